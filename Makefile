@@ -1,0 +1,47 @@
+# Fingerpost: `make demo` and `make test` are all a newcomer needs; both set up what they use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv installs the pinned set in seconds; pip does the same in minutes where uv cannot run or has no index of its own.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt $(1) || $(BIN)/python -m pip install --quiet -c constraints.txt $(1)
+
+.PHONY: setup demo test lint format constraints clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing the program into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(call INSTALL,-e .)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the development tools into $(VENV) ..."
+	@$(call INSTALL,-e .[dev])
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/fingerpost demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# Resolves the pinned set anew, for Python 3.11 and later.
+constraints: $(VENV)/.installed
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml build-tools.in -o constraints.txt
+
+clean:
+	rm -rf $(VENV) .fingerpost build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

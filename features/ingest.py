@@ -1,0 +1,150 @@
+"""Ingest: batches from the inbox, checked row by row, into the lake; what is refused goes beside it, counted."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fingerpost.lake import INBOX, QUARANTINE, date_of, parquet_files, partition, service_folder, write_atomically
+from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
+from fingerpost.schemas import arrow_schema
+from features.checks import refusals
+from features.hosts import known_hosts, remember_hosts
+
+_KINDS: dict[str, tuple[Column, ...]] = {"samples": HOST_SAMPLE, "requests": REQUEST_RECORD}
+_US = 1_000_000
+
+
+@dataclass
+class IngestReport:
+    """What one ingest did; `refused` counts rows, `refused_files` whole files, both by reason."""
+
+    files: int = 0
+    request_records: int = 0
+    host_samples: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    refused_files: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "files": self.files,
+            "request_records": self.request_records,
+            "host_samples": self.host_samples,
+            "refused": dict(self.refused),
+            "refused_files": dict(self.refused_files),
+        }
+
+
+def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_s: float | None = None) -> IngestReport:
+    """Takes every batch of one service from the inbox into the lake. Killed and run again, it ends the same.
+
+    Good rows go to `requests/` and `samples/` under their own date; refused rows and unreadable files to `quarantine/`
+    with the reason. A batch leaves the inbox only when both are written, and is written under its own name.
+
+    Args:
+        clock_skew_s: how far in the future a time may lie.
+        max_age_s: how old a time may be.
+        now_s: the present, seconds since 1970; None: the clock's.
+    """
+    now = time.time() if now_s is None else now_s
+    bounds = (int((now - max_age_s) * _US), int((now + clock_skew_s) * _US))
+    report = IngestReport()
+    # Requests are listed before samples are read, so that the samples sent before them are surely in.
+    request_batches = list(parquet_files(service_folder(lake / INBOX, "requests", service)))
+    for batch in parquet_files(service_folder(lake / INBOX, "samples", service)):
+        _ingest_batch(lake, "samples", service, batch, bounds, None, report)
+    hosts = known_hosts(lake, service)
+    for batch in request_batches:
+        _ingest_batch(lake, "requests", service, batch, bounds, hosts, report)
+    return report
+
+
+def _ingest_batch(
+    lake: Path,
+    kind: str,
+    service: str,
+    batch: Path,
+    bounds: tuple[int, int],
+    hosts: frozenset[str] | None,
+    report: IngestReport,
+) -> None:
+    columns = _KINDS[kind]
+    report.files += 1
+    try:
+        table = _read(batch, columns)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        _refuse_file(lake, kind, service, batch, error, report)
+        return
+    reasons = refusals(table, columns, bounds, service, hosts)
+    good = table.filter(pa.array([reason is None for reason in reasons]))
+    bad = table.filter(pa.array([reason is not None for reason in reasons]))
+    named = [reason for reason in reasons if reason is not None]
+    if named:
+        report.refused.update(named)
+        bad = bad.append_column("reason", pa.array(named, pa.string()))
+        target = partition(lake / QUARANTINE, kind, service, date_of(bounds[1])) / batch.name
+        write_atomically(target, partial(_write, bad))
+    for date, rows in _by_date(good):
+        write_atomically(partition(lake, kind, service, date) / batch.name, partial(_write, rows))
+    if kind == "samples":
+        report.host_samples += good.num_rows
+        remember_hosts(lake, service, good.column("host").unique().to_pylist())
+    else:
+        report.request_records += good.num_rows
+    batch.unlink()
+
+
+def _read(batch: Path, columns: tuple[Column, ...]) -> pa.Table:
+    """Reads a batch as our columns; optional ones that are absent are null, others are dropped.
+
+    Raises:
+        ValueError: a required column is missing, or a column's type does not fit.
+    """
+    table = pq.ParquetFile(batch).read()
+    schema = arrow_schema(columns)
+    arrays = []
+    for column, target in zip(columns, schema, strict=True):
+        if column.name not in table.column_names:
+            if column.required:
+                raise ValueError(f"column {column.name!r} is missing")
+            arrays.append(pa.nulls(table.num_rows, target.type))
+            continue
+        try:
+            arrays.append(table.column(column.name).cast(target.type))
+        except pa.ArrowException as error:
+            raise ValueError(f"column {column.name!r} is {table.schema.field(column.name).type}") from error
+    # Rows are checked one by one, so no field may promise here that it is never null.
+    return pa.table(arrays, schema=pa.schema([target.with_nullable(True) for target in schema]))
+
+
+def _refuse_file(
+    lake: Path, kind: str, service: str, batch: Path, error: Exception, report: IngestReport
+) -> None:
+    reason = "file:columns" if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException) else "file:unreadable"
+    report.refused_files[reason] += 1
+    folder = lake / QUARANTINE / "files" / f"service={service}" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    note = json.dumps({"reason": reason, "error": str(error)[:1000]})
+    (folder / f"{batch.name}.json").write_text(note)
+    shutil.move(batch, folder / batch.name)
+
+
+def _by_date(table: pa.Table) -> list[tuple[str, pa.Table]]:
+    if not table.num_rows:
+        return []
+    days = table.column("time").to_numpy().astype("datetime64[D]")
+    return [(str(day), table.filter(pa.array(days == day))) for day in np.unique(days)]
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd")
+
+

@@ -1,0 +1,31 @@
+"""The command line. Only what `--help` needs is imported here; a command imports its room when it runs."""
+
+import sys
+from importlib import import_module
+
+import typer
+
+app = typer.Typer(
+    name="fingerpost",
+    help="Predictive load balancing for unequal hosts: measure, predict, route, and keep the predictions good.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _module in ("demo", "agent", "platform", "inspect", "fleet"):
+    import_module(f"fingerpost.cli.{_module}").register(app)
+
+
+def main() -> None:
+    """Runs the command line; errors meant for people end as one line and exit code 1."""
+    from fingerpost.errors import FingerpostError
+
+    try:
+        app()
+    except FingerpostError as error:
+        print(f"fingerpost: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("fingerpost: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,21 @@
+"""Structured logs: one JSON object a line on standard error, or plain lines for people."""
+
+import logging
+import sys
+
+
+def configure_logs(level: str = "INFO", log_format: str = "json") -> None:
+    """Sets the root logger up; extra fields go in as `logger.info("what", extra={...})`."""
+    handler = logging.StreamHandler(sys.stderr)
+    if log_format == "json":
+        from pythonjsonlogger.json import JsonFormatter
+
+        handler.setFormatter(
+            JsonFormatter(
+                "%(asctime)s %(levelname)s %(name)s %(message)s",
+                rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            )
+        )
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)

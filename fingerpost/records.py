@@ -1,0 +1,141 @@
+"""The words of the telemetry as columns: request record, host sample, window.
+
+Plain Python, so that the agent can use it without loading Arrow or pandas. `fingerpost.schemas` turns it into
+Arrow schemas, `fleet.batches` into Parquet files; the bounds are what every door checks.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fingerpost.names import is_name
+
+Kind = Literal["timestamp", "string", "int64", "float64"]
+MAX_TEXT = 512
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Args:
+        kind: the Arrow type; a `timestamp` is microseconds since 1970, UTC.
+        required: a row without it is refused.
+        low, high: inclusive bounds of a number; None: unbounded.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    required: bool = False
+    low: float | None = None
+    high: float | None = None
+
+
+REQUEST_RECORD: tuple[Column, ...] = (
+    Column("time", "timestamp", "when the request ended", required=True),
+    Column("service", "string", "service it was for", required=True),
+    Column("host", "string", "host that served it", required=True),
+    Column("method", "string", "HTTP method", required=True),
+    Column("route", "string", "route template, without ids and query", required=True),
+    Column("status", "int64", "HTTP status", required=True, low=100, high=599),
+    Column("bytes_in", "int64", "bytes of the request's body", required=True, low=0, high=2**40),
+    Column("bytes_out", "int64", "bytes of the response's body", required=True, low=0, high=2**40),
+    Column("auth", "string", "auth method: none, basic, bearer, api-key, cookie, other", required=True),
+    Column("user_agent_class", "string", "browser, mobile, bot, library, service, other", required=True),
+    Column("region", "string", "coarse region of the client, or `none`", required=True),
+    Column("duration_s", "float64", "seconds, as the client side of the proxy saw it", required=True, low=0, high=3600),
+    Column("service_time_s", "float64", "seconds the upstream took", low=0, high=3600),
+    Column("inflight", "int64", "requests on the host when it was sent", low=0, high=10**6),
+    Column("cpu_s", "float64", "CPU-seconds it cost the host, if known", low=0, high=3600),
+    Column("policy", "string", "routing policy that sent it"),
+    Column("arm", "string", "experiment arm"),
+    Column("model_version", "string", "model version that sent it"),
+    Column("propensity", "float64", "probability with which this host was chosen", low=0, high=1),
+    Column("predicted_cost", "float64", "cost predicted for this host", low=0),
+)
+
+HOST_SAMPLE: tuple[Column, ...] = (
+    Column("time", "timestamp", "when it was measured", required=True),
+    Column("service", "string", "service the host serves", required=True),
+    Column("host", "string", "host", required=True),
+    Column("cpu_util", "float64", "share of the cores it may use, since the last sample", required=True, low=0, high=1),
+    Column("cores", "float64", "cores it may use", required=True, low=0.001, high=4096),
+    Column("mem_bytes", "int64", "memory in use, bytes", required=True, low=0, high=2**50),
+    Column("mem_limit_bytes", "int64", "memory it may use, bytes", required=True, low=1, high=2**50),
+    Column("inflight", "int64", "requests on the host", low=0, high=10**6),
+    Column("slots", "int64", "requests it serves at once", low=1, high=10**6),
+)
+
+WINDOW: tuple[Column, ...] = (
+    Column("time", "timestamp", "when the window ended", required=True),
+    Column("service", "string", "service", required=True),
+    Column("host", "string", "host", required=True),
+    Column("category", "string", "category", required=True),
+    Column("window_s", "float64", "length of the window, seconds", required=True, low=0),
+    Column("requests", "int64", "requests that ended in it", required=True, low=0),
+    Column("errors", "int64", "of which with status 500 and above", required=True, low=0),
+    Column("rate_rps", "float64", "requests a second", required=True, low=0),
+    Column("latency_mean_s", "float64", "mean duration, seconds", required=True, low=0),
+    Column("latency_p50_s", "float64", "median duration, seconds", required=True, low=0),
+    Column("latency_p90_s", "float64", "90th percentile of duration, seconds", required=True, low=0),
+    Column("latency_p99_s", "float64", "99th percentile of duration, seconds", required=True, low=0),
+    Column("service_time_min_s", "float64", "shortest upstream time, seconds", low=0),
+    Column("bytes_in_mean", "float64", "mean bytes of the request's body", low=0),
+    Column("cpu_s", "float64", "CPU-seconds attributed to its requests", low=0),
+    Column("mem_bytes", "float64", "memory attributed to its requests, bytes", low=0),
+    Column("inflight_mean", "float64", "mean in-flight when its requests were sent", low=0),
+    Column("throughput_rps", "float64", "rate the host could serve this category at, alone", low=0),
+)
+
+
+def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: int, latest_us: int) -> str | None:
+    """Why a row is refused, or None if it is good.
+
+    Args:
+        row: column name to value.
+        earliest_us, latest_us: inclusive bounds of its times, microseconds since 1970.
+
+    Returns:
+        `<column>:<what>`, what being one of missing, type, negative, too_small, too_large, not_finite, too_long,
+        bad_name, too_old, future; the first that applies, in the order of the columns.
+    """
+    for column in columns:
+        value = row.get(column.name)
+        problem = _missing(column) if value is None else _problem(column, value, earliest_us, latest_us)
+        if problem:
+            return f"{column.name}:{problem}"
+    return None
+
+
+def _missing(column: Column) -> str | None:
+    return "missing" if column.required else None
+
+
+def _problem(column: Column, value: Any, earliest_us: int, latest_us: int) -> str | None:
+    if column.kind == "string":
+        return _text_problem(column, value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "type"
+    if not math.isfinite(value):
+        return "not_finite"
+    if column.kind in ("timestamp", "int64") and value != int(value):
+        return "type"
+    if column.kind == "timestamp":
+        return "too_old" if value < earliest_us else "future" if value > latest_us else None
+    if column.low is not None and value < column.low:
+        return "negative" if value < 0 else "too_small"
+    if column.high is not None and value > column.high:
+        return "too_large"
+    return None
+
+
+def _text_problem(column: Column, value: Any) -> str | None:
+    if not isinstance(value, str):
+        return "type"
+    if len(value) > MAX_TEXT:
+        return "too_long"
+    if column.name in ("service", "host") and not is_name(value):
+        return "bad_name"
+    return None

@@ -1,0 +1,58 @@
+"""Batches of telemetry as files in the lake's inbox; Arrow by arro3, a tenth of the memory of the usual library."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import arro3.core as arrow
+from arro3.io import write_parquet
+
+from fingerpost.lake import INBOX, QUARANTINE, date_of, partition, write_atomically, write_text_atomically
+from fingerpost.records import Column
+
+_INT64, _FLOAT64, _TEXT = arrow.DataType.int64(), arrow.DataType.float64(), arrow.DataType.utf8()
+_TIMESTAMP = arrow.DataType.timestamp("us", tz="UTC")
+_STORED = {"timestamp": _INT64, "int64": _INT64, "float64": _FLOAT64, "string": _TEXT}
+_MAX_QUARANTINED_CHARS = 4096
+
+
+def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[dict[str, Any]], name: str) -> Path:
+    """Writes rows as one Parquet file into the inbox: `inbox/KIND/service=S/date=D/NAME.parquet`.
+
+    Args:
+        rows: at least one, each checked; the first gives service and date.
+        name: of the file; the same name replaces, which makes a repeated report harmless.
+    """
+    fields, arrays = [], []
+    for column in columns:
+        array = arrow.Array([_stored(column, row.get(column.name)) for row in rows], type=_STORED[column.kind])
+        if column.kind == "timestamp":
+            array = array.cast(_TIMESTAMP)
+        arrays.append(array)
+        fields.append(arrow.Field(column.name, array.type, nullable=not column.required))
+    batch = arrow.RecordBatch.from_arrays(arrays, schema=arrow.Schema(fields))
+    folder = partition(lake / INBOX, kind, rows[0]["service"], date_of(rows[0]["time"]))
+    path = folder / f"{name}.parquet"
+    write_atomically(path, lambda temporary: write_parquet(batch, str(temporary), compression="zstd(1)"))
+    return path
+
+
+def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: list[tuple[str, bytes]]) -> Path:
+    """Keeps refused log lines with their reasons: `quarantine/lines/service=S/date=D/NAME.jsonl`.
+
+    Args:
+        lines: (reason, line); of a line the first 4096 characters are kept.
+    """
+    path = partition(lake / QUARANTINE, "lines", service, date_of(time_us)) / f"{name}.jsonl"
+    text = "".join(
+        json.dumps({"reason": reason, "line": line.decode("utf-8", "replace")[:_MAX_QUARANTINED_CHARS]}) + "\n"
+        for reason, line in lines
+    )
+    write_text_atomically(path, text)
+    return path
+
+
+def _stored(column: Column, value: Any) -> Any:
+    if value is None or column.kind == "string":
+        return value
+    return float(value) if column.kind == "float64" else int(value)

@@ -1,0 +1,100 @@
+"""Real work of six kinds, each a function of how much of it there is to do."""
+
+import hashlib
+import os
+import sqlite3
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+_LOCAL = threading.local()
+_ROWS = 2000
+_TEMPLATE = """<table>{% for row in rows %}<tr class="{{ loop.cycle('odd', 'even') }}"><td>{{ row.id }}</td>
+<td>{{ row.name|title }}</td><td>{{ '%.2f'|format(row.price) }}</td></tr>{% endfor %}</table>"""
+
+
+def hash_password(payload: bytes, amount: float) -> int:
+    """CPU-bound: a key derivation, 4000 rounds at amount 1."""
+    return len(hashlib.pbkdf2_hmac("sha256", payload[:64] or b"-", b"salt", max(1, round(4000 * amount))))
+
+
+def sort_records(payload: bytes, amount: float) -> int:
+    """Memory-heavy: builds, copies and sorts a list of numbers, 8000 at amount 1."""
+    seed = (len(payload) * 2654435761) % 2**32
+    numbers = [(seed + index * 40503) % 1000003 for index in range(max(1, round(8000 * amount)))]
+    return len(sorted(numbers)) + len(bytes(len(numbers) * 64))
+
+
+def compress(payload: bytes, amount: float) -> int:
+    """Compression: zlib over half-random bytes, 96 KiB at amount 1."""
+    size = max(256, round(96 * 1024 * amount))
+    block = (payload[:4096] + os.urandom(2048)) * 4
+    return len(zlib.compress((block * (size // len(block) + 1))[:size], 6))
+
+
+def query_orders(payload: bytes, amount: float) -> int:
+    """SQLite: grouped queries over 2000 orders, 4 at amount 1."""
+    connection = _connection()
+    total = 0
+    for number in range(max(1, round(4 * amount))):
+        rows = connection.execute(
+            "SELECT customer, count(*), sum(price) FROM orders WHERE price > ? GROUP BY customer ORDER BY 3 DESC LIMIT 20",
+            ((len(payload) + number) % 50,),
+        )
+        total += len(rows.fetchall())
+    return total
+
+
+def store_files(payload: bytes, amount: float) -> int:
+    """File I/O: writes, reads back and removes files of 64 KiB, 8 at amount 1."""
+    block = (payload + bytes(64 * 1024))[: 64 * 1024]
+    total = 0
+    for _ in range(max(1, round(8 * amount))):
+        with tempfile.TemporaryDirectory(prefix="fingerpost-host-") as folder:
+            path = Path(folder) / "upload"
+            path.write_bytes(block)
+            total += len(path.read_bytes())
+    return total
+
+
+def render_page(payload: bytes, amount: float) -> int:
+    """Rendering: an HTML table from a template, 250 rows at amount 1."""
+    name = f"item {len(payload)}"
+    rows = [{"id": number, "name": name, "price": number * 1.1} for number in range(max(1, round(250 * amount)))]
+    return len(_page().render(rows=rows))
+
+
+KINDS: dict[str, Callable[[bytes, float], int]] = {
+    "hash": hash_password,
+    "sort": sort_records,
+    "compress": compress,
+    "query": query_orders,
+    "files": store_files,
+    "render": render_page,
+}
+
+
+def amount_of_work(payload_bytes: int, multiplier: float) -> float:
+    """How much work a request is: it grows with the square root of its payload, and by the host's class."""
+    return multiplier * (0.5 + 0.25 * (payload_bytes / 1024) ** 0.5)
+
+
+def _connection() -> sqlite3.Connection:
+    if not hasattr(_LOCAL, "connection"):
+        connection = sqlite3.connect(":memory:")
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, price REAL)")
+        connection.executemany(
+            "INSERT INTO orders VALUES (?, ?, ?)", ((n, n * 7919 % 97, n * 31 % 100) for n in range(_ROWS))
+        )
+        _LOCAL.connection = connection
+    return _LOCAL.connection  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1)
+def _page():  # type: ignore[no-untyped-def]
+    from jinja2 import Environment
+
+    return Environment(autoescape=True).from_string(_TEMPLATE)

@@ -1,0 +1,121 @@
+"""Following a log file as it grows, through rotation and truncation."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_LINE_BYTES = 64 * 1024
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a reader stands: in which file (inode), after how many bytes."""
+
+    inode: int = 0
+    offset: int = 0
+
+
+class LogTail:
+    """Reads the complete lines that were added to a log since the last call.
+
+    A renamed (rotated) log is read to its end before the new one is opened; a truncated one is read anew from its
+    beginning. A line longer than 64 KiB comes cut to that length, its rest skipped.
+
+    Args:
+        path: the log; it need not exist yet.
+        position: where an earlier reader stood; used if the file is still the same.
+    """
+
+    def __init__(self, path: Path, position: Position | None = None) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._resume = position or Position()
+        self._partial = b""
+        self._skipping = False
+        self._position = self._resume
+
+    @property
+    def position(self) -> Position:
+        """After the last complete line that was handed out."""
+        return self._position
+
+    def lines(self) -> Iterator[bytes]:
+        """The complete lines added since the last call, without their line ends."""
+        if self._file is None and not self._open():
+            return
+        if self._truncated():
+            self._seek(0)
+        yield from self._read()
+        if self._rotated():
+            yield from self._read()
+            if self._partial:
+                yield self._partial  # the file is finished, so its last line is as complete as it will be
+            self.close()
+            if self._open():
+                yield from self._read()
+
+    def rewind(self) -> None:
+        """Forgets what was read but not handed out, to hand it out the next time."""
+        if self._file:
+            self._seek(self._position.offset)
+
+    @property
+    def _open_file(self) -> BinaryIO:
+        if self._file is None:
+            raise ValueError("the log is not open")
+        return self._file
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        self._file, self._partial, self._skipping = None, b"", False
+
+    def _open(self) -> bool:
+        try:
+            self._file = self._path.open("rb")
+        except FileNotFoundError:
+            return False
+        same = self._inode() == self._resume.inode and self._size() >= self._resume.offset
+        self._seek(self._resume.offset if same else 0)
+        self._resume = Position()
+        return True
+
+    def _seek(self, offset: int) -> None:
+        self._open_file.seek(offset)
+        self._partial, self._skipping = b"", False
+        self._position = Position(self._inode(), offset)
+
+    def _read(self) -> Iterator[bytes]:
+        while chunk := self._open_file.read(_CHUNK_BYTES):
+            *complete, rest = (self._partial + chunk).split(b"\n")
+            for line in complete:
+                self._position = Position(self._position.inode, self._position.offset + len(line) + 1)
+                if self._skipping:
+                    self._skipping = False
+                elif line.strip():
+                    yield line[:MAX_LINE_BYTES]
+            if len(rest) > MAX_LINE_BYTES:
+                if not self._skipping:
+                    yield rest[:MAX_LINE_BYTES]
+                self._skipping = True
+                self._position = Position(self._position.inode, self._position.offset + len(rest))
+                rest = b""
+            self._partial = rest
+
+    def _truncated(self) -> bool:
+        return self._size() < self._open_file.tell()
+
+    def _rotated(self) -> bool:
+        try:
+            return self._path.stat().st_ino != self._inode()
+        except FileNotFoundError:
+            return False
+
+    def _inode(self) -> int:
+        return os.fstat(self._open_file.fileno()).st_ino
+
+    def _size(self) -> int:
+        return os.fstat(self._open_file.fileno()).st_size

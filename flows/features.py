@@ -1,0 +1,35 @@
+"""The features flow: records to windows, training rows and the latest fingerprints."""
+
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from features.build import FeaturesReport, build_features
+from fingerpost.settings import get_settings
+
+
+@flow(name="features", timeout_seconds=1800)
+def features_flow() -> dict[str, Any]:
+    """Builds the features of the service; leaves a report of hosts and categories."""
+    settings = get_settings()
+    report = build_features(
+        settings.lake,
+        settings.service,
+        settings.window_s,
+        settings.halflife_s,
+        settings.max_categories,
+        settings.min_category_requests,
+    )
+    create_markdown_artifact(key="features", markdown=_markdown(report), description="What the features were built from")
+    return asdict(report)
+
+
+def _markdown(report: FeaturesReport) -> str:
+    categories = "\n".join(f"- `{name}`" for name in report.categories)
+    return (
+        f"# Features as of {report.as_of}\n\n{report.request_records} request records, {report.windows} windows, "
+        f"{report.training_rows} training rows (schema {report.schema_hash}).\n\n**Hosts:** {', '.join(report.hosts)}\n\n"
+        f"**Categories** (version {report.category_version}):\n\n{categories}\n"
+    )

@@ -1,0 +1,36 @@
+"""The ingest flow: batches from the inbox into the lake, and what is too old out of it."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from features.ingest import IngestReport, ingest
+from features.retention import apply_retention
+from fingerpost.settings import get_settings
+
+_DAY_S = 86400.0
+
+
+@flow(name="ingest", timeout_seconds=600)
+def ingest_flow() -> dict[str, Any]:
+    """Ingests every waiting batch of the service; leaves a table of what came and what was refused."""
+    settings = get_settings()
+    max_age_s = settings.max_age_days * _DAY_S
+    report = ingest(settings.lake, settings.service, settings.clock_skew_s, max_age_s)
+    apply_retention(settings.lake, settings.service, settings.max_age_days, settings.max_quarantine_mb)
+    create_table_artifact(
+        key="ingest", table=_table(report), description=f"Ingest of service `{settings.service}`"
+    )
+    return report.to_json()
+
+
+def _table(report: IngestReport) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"what": "batches", "reason": "", "count": report.files},
+        {"what": "request records", "reason": "accepted", "count": report.request_records},
+        {"what": "host samples", "reason": "accepted", "count": report.host_samples},
+    ]
+    rows += [{"what": "rows", "reason": f"refused {name}", "count": n} for name, n in sorted(report.refused.items())]
+    rows += [{"what": "files", "reason": f"refused {name}", "count": n} for name, n in report.refused_files.items()]
+    return rows

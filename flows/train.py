@@ -1,0 +1,35 @@
+"""The training flow: tune, train, evaluate, register."""
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from fingerpost.settings import get_settings
+from training.train import TrainingReport, train
+
+logger = logging.getLogger(__name__)
+
+
+@flow(name="train", timeout_seconds=7200)
+def train_flow() -> dict[str, Any]:
+    """Trains a new model version of the service; leaves a table of its skill."""
+    settings = get_settings()
+    report = train(settings.lake, settings, progress=lambda text: logger.info("training: %s", text))
+    create_markdown_artifact(key="training", markdown=_markdown(report), description="How good the new version is")
+    return {**asdict(report), "skill": {target: each.skill for target, each in report.scores.items()}}
+
+
+def _markdown(report: TrainingReport) -> str:
+    rows = "\n".join(
+        f"| {target} | {each.rows} | {each.model:.4f} | {each.best_naive} {each.naive[each.best_naive]:.4f} | {each.skill:+.3f} |"
+        for target, each in report.scores.items()
+    )
+    role = "champion" if report.champion else "not champion"
+    return (
+        f"# {report.model_name} version {report.model_version}: {role}\n\n{report.reason}.\n\n"
+        f"Trained on {report.train_rows} rows, tested on the {report.test_rows} after them.\n\n"
+        f"| target | rows | log-MAE | best naive | skill |\n|---|---|---|---|---|\n{rows}\n"
+    )

@@ -1,0 +1,36 @@
+"""The cost of sending a request to a host."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def routing_cost(
+    inflight: ArrayLike,
+    throughput_rps: ArrayLike,
+    latency_s: ArrayLike = 0.0,
+    success_rate: ArrayLike = 1.0,
+    latency_weight: float = 0.0,
+) -> NDArray[np.float64]:
+    """Expected seconds a request costs on each host; the least is the host to send it to.
+
+    `((1 - w) * (inflight + 1) / throughput + w * latency) / success_rate`: the time to drain what is there and this
+    request, blended with the predicted latency. With w = 0 it is the MaxWeight / MinDrift family's rule (Tassiulas
+    and Ephremides, 1992) with service rates that depend on the class of the request.
+
+    Args:
+        inflight: requests on the host now, shape (..., hosts), at least 0.
+        throughput_rps: rate the host could serve this category at, same shape; not above 0 or not finite: never chosen.
+        latency_s: predicted latency, same shape.
+        success_rate: predicted share of requests that succeed, 0..1.
+        latency_weight: w, 0..1.
+
+    Returns:
+        Costs in seconds, same shape; infinite where the host cannot serve.
+    """
+    rate = np.asarray(throughput_rps, dtype=np.float64)
+    success = np.asarray(success_rate, dtype=np.float64)
+    usable = np.isfinite(rate) & (rate > 0) & (success > 0)
+    drain = (np.asarray(inflight, dtype=np.float64) + 1) / np.where(usable, rate, 1.0)
+    cost = (1 - latency_weight) * drain + latency_weight * np.asarray(latency_s, dtype=np.float64)
+    cost = cost / np.where(usable, success, 1.0)
+    return np.where(usable & np.isfinite(cost), cost, np.inf)

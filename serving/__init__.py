@@ -1,0 +1,4 @@
+"""The prediction engine: the champion over the latest fingerprints, by HTTP.
+
+May import `training`, `features`, `routing`, `fleet` and `fingerpost`.
+"""

@@ -1,0 +1,21 @@
+"""How MLflow loads a registered model: text files in, no pickles (a `loader_module` of an MLflow pyfunc)."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from training.bundle import ModelBundle
+
+
+class BundleModel:
+    """The interface that MLflow asks for."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        self.bundle = bundle
+
+    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return self.bundle.predict(frame)
+
+
+def _load_pyfunc(data_path: str) -> BundleModel:
+    return BundleModel(ModelBundle.load(Path(data_path)))
