@@ -1,0 +1,130 @@
+"""The demo's processes: their commands, their ports, and how to tell that each is ready."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from fingerpost.settings import Settings
+from fingerpost.stack.ports import PortUse
+from fleet.demo.classes import DemoHost
+from routing.envoy import Upstream, envoy_config
+
+_PYTHON = sys.executable
+HOST_MEMORY_MB = 256
+# What fits a fleet that is watched for a minute or two; whatever the user sets wins.
+_DEFAULTS = {
+    "window_s": "5",
+    "halflife_s": "30",
+    "max_categories": "24",
+    "min_category_requests": "120",
+    "agent_batch_s": "2",
+    "tuning_trials": "12",
+    "tuning_timeout_s": "30",
+    "model_poll_s": "2",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the demo keeps its things; all under `<home>/demo`, the lake anew in every run."""
+
+    home: Path
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def lake(self) -> Path:
+        return self.home / "lake"
+
+    @property
+    def access_log(self) -> Path:
+        return self.home / "access.log"
+
+    @property
+    def result(self) -> Path:
+        return self.home / "pipeline.json"
+
+
+def demo_settings(settings: Settings) -> Settings:
+    """The settings with the demo's defaults for what the user left open."""
+    chosen = {name: value for name, value in _DEFAULTS.items() if name not in settings.model_fields_set}
+    return Settings(**{**settings.model_dump(), **chosen, "home": settings.home / "demo"})
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """The settings as the variables that give the same settings to a child."""
+    return {f"FINGERPOST_{name.upper()}": str(value) for name, value in settings.model_dump().items()}
+
+
+def port_uses(settings: Settings, hosts: list[DemoHost]) -> list[PortUse]:
+    """Every port the demo binds, with the setting that moves it."""
+    host = settings.bind_host
+    return [
+        PortUse("Envoy", host, settings.envoy_port, "FINGERPOST_ENVOY_PORT"),
+        PortUse("Envoy admin", "127.0.0.1", settings.envoy_admin_port, "FINGERPOST_ENVOY_ADMIN_PORT"),
+        PortUse("engine", host, settings.engine_port, "FINGERPOST_ENGINE_PORT"),
+        PortUse("MLflow", host, settings.mlflow_port, "FINGERPOST_MLFLOW_PORT"),
+        PortUse("Prefect", host, settings.prefect_port, "FINGERPOST_PREFECT_PORT"),
+        *(PortUse(f"demo host {each.name}", host, each.port, "FINGERPOST_HOST_PORT_BASE") for each in hosts),
+    ]
+
+
+def fingerpost(*arguments: str) -> list[str]:
+    """A command of this program."""
+    return [_PYTHON, "-m", "fingerpost", *arguments]
+
+
+def prefect_command(settings: Settings) -> list[str]:
+    return [
+        *(_PYTHON, "-m", "prefect", "server", "start"),
+        *("--host", settings.bind_host, "--port", str(settings.prefect_port)),
+    ]
+
+
+def mlflow_command(settings: Settings) -> list[str]:
+    return [
+        *(_PYTHON, "-m", "mlflow", "server", "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{settings.home / 'mlflow.db'}"),
+        *("--artifacts-destination", str(settings.home / "mlartifacts")),
+        *("--host", settings.bind_host, "--port", str(settings.mlflow_port)),
+    ]
+
+
+def envoy_command(settings: Settings, layout: Layout, hosts: list[DemoHost]) -> list[str]:
+    """Writes Envoy's configuration and returns its command."""
+    upstreams = [Upstream(each.name, settings.bind_host, each.port) for each in hosts]
+    config = envoy_config(
+        upstreams, layout.access_log, settings.bind_host, settings.envoy_port, settings.envoy_admin_port
+    )
+    path = layout.home / "envoy.json"
+    path.write_text(json.dumps(config, indent=1))
+    return [
+        *(str(Path(_PYTHON).parent / "envoy"), "-c", str(path), "--concurrency", "1", "-l", "warn"),
+        # Two Envoys on one machine need different ids; the port is one that is surely ours.
+        *("--base-id", str(settings.envoy_admin_port), "--file-flush-interval-msec", "250"),
+    ]
+
+
+def host_command(host: DemoHost) -> list[str]:
+    return fingerpost("fleet", "host", "--class", host.host_class, "--port", str(host.port))
+
+
+def agent_command(settings: Settings, layout: Layout, host: DemoHost, pid: int) -> list[str]:
+    return fingerpost(
+        *("agent", "--host", host.name, "--access-log", str(layout.access_log), "--pid", str(pid)),
+        *("--cores", "1", "--mem-limit-mb", str(HOST_MEMORY_MB)),
+        *("--stats-url", f"http://{settings.bind_host}:{host.port}/fingerpost/stats"),
+    )
+
+
+def answers(url: str) -> bool:
+    """True if a GET of the URL is answered with 200."""
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

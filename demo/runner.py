@@ -1,0 +1,218 @@
+"""The demo from start to end: fleet, telemetry, flows, engine, predictions."""
+
+import json
+import shutil
+import signal
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from demo.outcome import Outcome, print_outcome
+from demo.processes import (
+    Layout,
+    agent_command,
+    answers,
+    demo_settings,
+    envoy_command,
+    fingerpost,
+    host_command,
+    mlflow_command,
+    port_uses,
+    prefect_command,
+    settings_environment,
+)
+from demo.progress import Progress
+from fingerpost.environment import tool_environment
+from fingerpost.errors import FingerpostError
+from fingerpost.lake import INBOX, parquet_files
+from fingerpost.settings import Settings
+from fingerpost.stack.ports import check_ports
+from fingerpost.stack.processes import Child, Stack
+from fleet.demo.classes import demo_hosts
+
+_START_TIMEOUT_S = 120
+_PIPELINE_TIMEOUT_S = 600
+_SETTLE_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the user asked for; see `fingerpost demo --help`."""
+
+    once: bool
+    json_output: bool
+    hosts: int
+    seconds: float
+    rate: float
+    seed: int
+
+
+class Demo:
+    """One run. `run` returns after the table with `once`, else when it is interrupted; no process outlives it.
+
+    Raises:
+        FingerpostError: a port is taken, a process died or did not answer; the message says which.
+    """
+
+    def __init__(self, settings: Settings, options: DemoOptions) -> None:
+        self._settings = demo_settings(settings)
+        self._options = options
+        self._layout = Layout(self._settings.home)
+        self._hosts = demo_hosts(options.hosts, self._settings.host_port_base)
+        self._console = Console(stderr=True)
+        self._progress = Progress(self._console)
+        self._began = time.monotonic()
+
+    def run(self) -> None:
+        check_ports(port_uses(self._settings, self._hosts))
+        signal.signal(signal.SIGTERM, _interrupt)
+        self._clear()
+        environment = {**settings_environment(self._settings), **tool_environment(self._settings)}
+        with Stack(self._layout.logs, environment) as stack:
+            outcome = self._loop(stack)
+            if self._options.json_output:
+                print(json.dumps(outcome.to_json(), indent=1), flush=True)
+            else:
+                print_outcome(outcome, Console())
+            if not self._options.once:
+                self._stay(stack, outcome)
+
+    def _loop(self, stack: Stack) -> Outcome:
+        settings = self._settings
+        with self._phase("starting the fleet, Envoy, MLflow and Prefect"):
+            stack.start("prefect", prefect_command(settings))
+            stack.start("mlflow", mlflow_command(settings))
+            self._start_fleet(stack)
+            for name, url in self._health_urls().items():
+                stack.wait_until(lambda url=url: answers(url), _START_TIMEOUT_S, f"{name} does not answer at {url}")  # type: ignore[misc]
+        with self._phase(f"driving {len(self._hosts)} hosts for {self._options.seconds:.0f} s"):
+            load = self._drive(stack)
+        answered = sum(count for status, count in load["statuses"].items() if status.isdigit())
+        with self._phase(f"waiting for the agents' reports of {answered} requests"):
+            stack.wait_until(
+                lambda: self._reported() >= answered,
+                _SETTLE_TIMEOUT_S,
+                f"the agents reported {self._reported()} of {answered} requests",
+            )
+        with self._phase("ingest, features, tuning, training (Prefect flows)"):
+            engine = stack.start("engine", fingerpost("engine"))
+            pipeline = self._pipeline(stack)
+        with self._phase("asking the prediction engine"):
+            answer = self._ask(stack, engine, pipeline)
+        return Outcome(load, pipeline, answer, self._urls(), time.monotonic() - self._began)
+
+    def _start_fleet(self, stack: Stack) -> None:
+        settings, layout = self._settings, self._layout
+        for host in self._hosts:
+            process = stack.start(f"host-{host.name}", host_command(host)).process
+            stack.start(f"agent-{host.name}", agent_command(settings, layout, host, process.pid))
+        stack.start("envoy", envoy_command(settings, layout, self._hosts))
+
+    def _drive(self, stack: Stack) -> dict[str, Any]:
+        options = self._options
+        command = fingerpost(
+            *("fleet", "load", "--url", self._urls()["envoy"], "--seconds", str(options.seconds)),
+            *("--rate", str(options.rate), "--seed", str(options.seed)),
+        )
+        child = stack.start("load", command)
+        began = time.monotonic()
+
+        def tick() -> None:
+            self._progress.note(f"{min(options.seconds, time.monotonic() - began):.0f} of {options.seconds:.0f} s")
+
+        stack.finish(child, options.seconds + _SETTLE_TIMEOUT_S + _START_TIMEOUT_S, tick)
+        report: dict[str, Any] = json.loads(child.log.read_text().splitlines()[-1])
+        return report
+
+    def _reported(self) -> int:
+        import pyarrow.parquet as pq
+
+        files = parquet_files(self._layout.lake / INBOX / "requests")
+        return sum(pq.ParquetFile(path).metadata.num_rows for path in files)
+
+    def _pipeline(self, stack: Stack) -> dict[str, Any]:
+        child = stack.start("pipeline", fingerpost("run", "pipeline", "--output", str(self._layout.result)))
+        stack.finish(child, _PIPELINE_TIMEOUT_S, lambda: self._progress.note(_last_message(child)))
+        result: dict[str, Any] = json.loads(self._layout.result.read_text())
+        if not result["train"]["champion"]:
+            raise FingerpostError(
+                f"version {result['train']['model_version']} was not made champion: it {result['train']['reason']}; "
+                "drive the fleet for longer (--seconds)"
+            )
+        return result
+
+    def _ask(self, stack: Stack, engine: Child, pipeline: dict[str, Any]) -> dict[str, Any]:
+        url, wanted = self._urls()["engine"], pipeline["train"]["model_version"]
+        answer: dict[str, Any] = {}
+
+        def serves_it() -> bool:
+            if not answers(f"{url}/readyz"):
+                return False
+            response = httpx.post(
+                f"{url}/v1/predict", json={"service": self._settings.service}, timeout=30, trust_env=False
+            )
+            answer.update(response.json() if response.is_success else {})
+            return bool(answer.get("model_version") == wanted)
+
+        stack.wait_until(serves_it, _START_TIMEOUT_S, f"the engine does not serve version {wanted}; see {engine.log}")
+        return answer
+
+    def _stay(self, stack: Stack, outcome: Outcome) -> None:
+        stack.start("schedule", fingerpost("schedule"))
+        for name, url in outcome.urls.items():
+            self._console.print(f"  {name:8} {url}")
+        self._console.print("The flows now run on their schedules. Ctrl-C stops everything.")
+        try:
+            while True:
+                stack.check()
+                time.sleep(0.3)
+        except KeyboardInterrupt:
+            self._console.print("stopping ...")
+
+    def _health_urls(self) -> dict[str, str]:
+        settings, urls = self._settings, self._urls()
+        hosts = {f"host {each.name}": f"http://{settings.bind_host}:{each.port}/healthz" for each in self._hosts}
+        return {
+            **hosts,
+            "Envoy": f"http://127.0.0.1:{settings.envoy_admin_port}/ready",
+            "MLflow": f"{urls['mlflow']}/health",
+            "Prefect": f"{settings.prefect}/health",
+        }
+
+    def _urls(self) -> dict[str, str]:
+        settings = self._settings
+        base = f"http://{settings.bind_host}"
+        return {
+            "envoy": f"{base}:{settings.envoy_port}",
+            "engine": f"{base}:{settings.engine_port}",
+            "mlflow": settings.mlflow,
+            "prefect": settings.prefect.removesuffix("/api"),
+        }
+
+    def _clear(self) -> None:
+        """Removes what the last run measured; the registry and the runs' history stay."""
+        layout = self._layout
+        layout.home.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(layout.lake, ignore_errors=True)
+        for path in (layout.access_log, layout.result):
+            path.unlink(missing_ok=True)
+
+    def _phase(self, what: str) -> AbstractContextManager[None]:
+        return self._progress.phase(what)
+
+
+def _last_message(child: Child) -> str:
+    """The last message of a child that logs JSON lines."""
+    try:
+        return str(json.loads(child.log.read_text().splitlines()[-1])["message"])
+    except (IndexError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,88 @@
+"""`fingerpost run`, `fingerpost schedule`, `fingerpost engine`: the parts of the platform, one process each."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(run)
+    app.command()(schedule)
+    app.command()(engine)
+
+
+def run(
+    flow: Annotated[str, typer.Argument(help="ingest, features, train, or pipeline: the three in series.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the result, as JSON, to this file too.")] = None,
+) -> None:
+    """Runs one flow now, in this process; it shows in the Prefect UI."""
+    import json
+
+    from fingerpost.environment import apply_tool_environment
+    from fingerpost.errors import FingerpostError
+    from fingerpost.lake import write_text_atomically
+    from fingerpost.logs import configure_logs
+    from fingerpost.settings import get_settings
+    from flows.run import FLOWS, run_flow
+
+    settings = get_settings()
+    if flow not in FLOWS:
+        raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
+    _need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
+    if flow in ("train", "pipeline"):
+        _need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
+    apply_tool_environment(settings)
+    configure_logs(settings.log_level, settings.log_format)
+    result = run_flow(flow)
+    text = json.dumps(result, indent=2)
+    if output:
+        write_text_atomically(output, text)
+    if json_output:
+        typer.echo(text)
+    elif not output:
+        typer.echo(f"{flow} is done; see {settings.prefect.removesuffix('/api')}")
+
+
+def schedule() -> None:
+    """Serves the deployments: ingest, features and training on their schedules, until stopped."""
+    from fingerpost.environment import apply_tool_environment
+    from fingerpost.logs import configure_logs
+    from fingerpost.settings import get_settings
+
+    settings = get_settings()
+    _need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
+    apply_tool_environment(settings)
+    configure_logs(settings.log_level, settings.log_format)
+    from flows.schedule import serve_deployments
+
+    serve_deployments(settings)
+
+
+def engine() -> None:
+    """Serves the prediction engine, until stopped."""
+    from fingerpost.environment import tool_environment
+    from fingerpost.settings import get_settings
+    from fingerpost.stack.ports import PortUse, check_ports
+
+    settings = get_settings()
+    check_ports([PortUse("engine", settings.bind_host, settings.engine_port, "FINGERPOST_ENGINE_PORT")])
+    os.environ.update(tool_environment(settings))
+    service = ["serving.engine:PredictionEngine", "--host", settings.bind_host, "--port", str(settings.engine_port)]
+    os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", *service])  # noqa: S606
+
+
+def _need_server(what: str, health_url: str, setting: str) -> None:
+    import httpx
+
+    from fingerpost.errors import FingerpostError
+
+    try:
+        httpx.get(health_url, timeout=10, trust_env=False).raise_for_status()
+    except httpx.HTTPError as error:
+        raise FingerpostError(
+            f"{what} does not answer at {health_url} ({type(error).__name__}): start it, or point {setting} at it"
+        ) from error
