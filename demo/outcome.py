@@ -65,7 +65,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     skills = ", ".join(f"{target} {skill:+.1%}" for target, skill in outcome.pipeline["train"]["skill"].items())
     console.print(
         f"{outcome.answer['model_name']} version {outcome.answer['model_version']}, from "
-        f"{outcome.pipeline['ingest']['request_records']} request records; better than the best naive forecast by: {skills}"
+        f"{outcome.pipeline['ingest']['request_records']} request records; better than the best naive forecast by: "
+        f"{skills}"
     )
 
 

@@ -16,10 +16,10 @@ _PYTHON = sys.executable
 HOST_MEMORY_MB = 256
 # What fits a fleet that is watched for a minute or two; whatever the user sets wins.
 _DEFAULTS = {
-    "window_s": "5",
+    "window_s": "3",
     "halflife_s": "30",
-    "max_categories": "24",
-    "min_category_requests": "120",
+    "max_categories": "20",
+    "min_category_requests": "250",
     "agent_batch_s": "2",
     "tuning_trials": "12",
     "tuning_timeout_s": "30",

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-import signal
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import httpx
@@ -28,7 +26,6 @@ from demo.processes import (
 )
 from demo.progress import Progress
 from fingerpost.environment import tool_environment
-from fingerpost.errors import FingerpostError
 from fingerpost.lake import INBOX, parquet_files
 from fingerpost.settings import Settings
 from fingerpost.stack.ports import check_ports
@@ -70,10 +67,10 @@ class Demo:
 
     def run(self) -> None:
         check_ports(port_uses(self._settings, self._hosts))
-        signal.signal(signal.SIGTERM, _interrupt)
         self._clear()
         environment = {**settings_environment(self._settings), **tool_environment(self._settings)}
         with Stack(self._layout.logs, environment) as stack:
+            stack.catch_signals()
             outcome = self._loop(stack)
             if self._options.json_output:
                 print(json.dumps(outcome.to_json(), indent=1), flush=True)
@@ -139,15 +136,12 @@ class Demo:
         child = stack.start("pipeline", fingerpost("run", "pipeline", "--output", str(self._layout.result)))
         stack.finish(child, _PIPELINE_TIMEOUT_S, lambda: self._progress.note(_last_message(child)))
         result: dict[str, Any] = json.loads(self._layout.result.read_text())
-        if not result["train"]["champion"]:
-            raise FingerpostError(
-                f"version {result['train']['model_version']} was not made champion: it {result['train']['reason']}; "
-                "drive the fleet for longer (--seconds)"
-            )
         return result
 
     def _ask(self, stack: Stack, engine: Child, pipeline: dict[str, Any]) -> dict[str, Any]:
-        url, wanted = self._urls()["engine"], pipeline["train"]["model_version"]
+        url, trained = self._urls()["engine"], pipeline["train"]
+        if not trained["champion"]:
+            self._console.print(f"version {trained['model_version']}: {trained['reason']}")
         answer: dict[str, Any] = {}
 
         def serves_it() -> bool:
@@ -157,9 +151,9 @@ class Demo:
                 f"{url}/v1/predict", json={"service": self._settings.service}, timeout=30, trust_env=False
             )
             answer.update(response.json() if response.is_success else {})
-            return bool(answer.get("model_version") == wanted)
+            return answer.get("model_version") == trained["model_version"] or (not trained["champion"] and bool(answer))
 
-        stack.wait_until(serves_it, _START_TIMEOUT_S, f"the engine does not serve version {wanted}; see {engine.log}")
+        stack.wait_until(serves_it, _START_TIMEOUT_S, f"the engine does not serve the champion; see {engine.log}")
         return answer
 
     def _stay(self, stack: Stack, outcome: Outcome) -> None:
@@ -212,7 +206,3 @@ def _last_message(child: Child) -> str:
         return str(json.loads(child.log.read_text().splitlines()[-1])["message"])
     except (IndexError, ValueError, KeyError, TypeError):
         return ""
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -54,7 +54,8 @@ def build_features(
     samples = _load(lake, "samples", service, HOST_SAMPLE, [column.name for column in HOST_SAMPLE])
     if requests.empty:
         raise NoDataError(
-            f"no request records of service {service!r} in {lake}: run `fingerpost run ingest` after an agent has reported"
+            f"no request records of service {service!r} in {lake}: run `fingerpost run ingest` "
+            "after an agent has reported"
         )
     table = fit_categories(category_counts(requests), max_categories, min_category_requests)
     hosts = host_windows(samples, requests, window_s)
@@ -126,4 +127,3 @@ def _write_frame(frame: pd.DataFrame, schema: pa.Schema | None, metadata: dict[s
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
     write_atomically(path, partial(pq.write_table, table, compression="zstd"))
-

@@ -12,7 +12,7 @@ from fingerpost.category import CategoryTable, category_attributes
 
 _US = 1_000_000
 _HOST_VALUES = ["cpu_util", "mem_share", "inflight", "background_cores", "cores", "slots"]
-# Before this many windows there is next to nothing to predict from.
+# Before this many windows with requests there is next to nothing to predict from.
 MIN_HISTORY_WINDOWS = 3
 
 
@@ -40,7 +40,12 @@ class Replay:
     """
 
     def __init__(
-        self, windows: pd.DataFrame, host_windows: pd.DataFrame, table: CategoryTable, window_s: float, halflife_s: float
+        self,
+        windows: pd.DataFrame,
+        host_windows: pd.DataFrame,
+        table: CategoryTable,
+        window_s: float,
+        halflife_s: float,
     ) -> None:
         self.hosts = sorted(set(windows["host"]) | set(host_windows["host"]))
         seen = set(windows["category"])
@@ -59,16 +64,18 @@ class Replay:
         """
         prints = self._new()
         parts: list[pd.DataFrame] = []
-        for number, step in enumerate(self._steps()):
+        history = 0
+        for step in self._steps():
             began_us = step.end_us - round(self._window_s * _US)
             # A gap: what is known is older than the window's beginning, which `age_s` would not tell.
-            if number >= MIN_HISTORY_WINDOWS and began_us == prints.now_us and step.host.size:
+            if history >= MIN_HISTORY_WINDOWS and began_us == prints.now_us and step.host.size:
                 frame = self._frame(prints, step.host, step.category)
                 for target, values in zip(TARGETS, step.values, strict=False):
                     frame[target] = values
                 frame["requests"] = step.traffic[0]
                 parts.append(frame)
             self._observe(prints, step)
+            history += step.host.size > 0
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def latest(self) -> pd.DataFrame:
@@ -108,18 +115,23 @@ class Replay:
         category_index = {name: index for index, name in enumerate(self.categories)}
         hosts_at = dict(tuple(self._host_windows.groupby("time")))
         windows_at = dict(tuple(self._windows.groupby("time")))
-        for time in sorted(set(hosts_at) | set(windows_at)):
+        times: list[pd.Timestamp] = sorted({*self._host_windows["time"], *self._windows["time"]})
+        for time in times:
             cells = windows_at.get(time, self._windows.iloc[:0])
             sampled = hosts_at.get(time, self._host_windows.iloc[:0])
             yield _Step(
-                int(pd.Timestamp(time).as_unit("us").asm8.astype(np.int64)),
-                cells["host"].map(host_index).to_numpy(np.int64),
-                cells["category"].map(category_index).to_numpy(np.int64),
+                int(time.as_unit("us").asm8.astype(np.int64)),
+                _indices(cells["host"], host_index),
+                _indices(cells["category"], category_index),
                 _quantities(cells),
                 cells[["requests", "errors", "bytes_in_mean", "inflight_mean"]].to_numpy(np.float64).T,
-                sampled["host"].map(host_index).to_numpy(np.int64),
+                _indices(sampled["host"], host_index),
                 sampled[_HOST_VALUES].to_numpy(np.float64).T,
             )
+
+
+def _indices(names: pd.Series, index: dict[str, int]) -> Ints:
+    return np.array([index[name] for name in names], dtype=np.int64)
 
 
 def _quantities(cells: pd.DataFrame) -> Floats:

@@ -9,10 +9,11 @@ TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")
 QUANTITIES = (*TARGETS, "cpu_request_s")
 NAIVE = ("last", "ewma", "median")
 
-CELL_FEATURES = tuple(
-    f"{quantity}_{view}" for quantity in QUANTITIES for view in ("last", "ewma", "median", "fleet", "host")
-)
-TRAFFIC_FEATURES = ("rate_rps_ewma", "error_rate_ewma", "bytes_in_ewma", "inflight_ewma", "age_s")
+# Of the cell: last window, rolling average, slow robust level, running median. Of others: the fleet's mean for the
+# category, the host's mean ratio to the fleet, and how far the host is off its levels just now.
+VIEWS = ("last", "ewma", "level", "median", "fleet", "host", "now")
+CELL_FEATURES = tuple(f"{quantity}_{view}" for quantity in QUANTITIES for view in VIEWS)
+TRAFFIC_FEATURES = ("rate_rps_ewma", "rate_rps_last", "error_rate_ewma", "bytes_in_ewma", "inflight_ewma", "age_s")
 HOST_FEATURES = (
     "host_cpu_util",
     "host_cpu_util_ewma",
@@ -22,6 +23,8 @@ HOST_FEATURES = (
     "host_cores",
     "host_slots",
     "host_rate_rps_ewma",
+    "host_rate_rps_last",
+    "fleet_rate_rps_last",
 )
 NUMERIC_FEATURES = (*CELL_FEATURES, *TRAFFIC_FEATURES, *HOST_FEATURES)
 CATEGORICAL_FEATURES = ATTRIBUTES

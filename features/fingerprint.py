@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 from features.definition import NUMERIC_FEATURES, QUANTITIES, TARGETS
 
 MEDIAN_WINDOWS = 9
+# The level follows each new window by this share of its distance, which is cut at LEVEL_CLIP (on a log scale).
+LEVEL_GAIN = 0.06
+LEVEL_CLIP = 0.3
 _US = 1_000_000
 _TINY = 1e-9
 
@@ -34,6 +37,8 @@ class Fingerprints:
         self._now_us = 0
         self._weight = np.zeros((kinds, *cells))
         self._sum = np.zeros((kinds, *cells))
+        self._level = np.full((kinds, *cells), np.nan)
+        self._now = np.full((kinds, hosts), np.nan)
         self._last = np.full((kinds, *cells), np.nan)
         self._recent = np.full((MEDIAN_WINDOWS, kinds, *cells), np.nan)
         self._median = np.full((kinds, *cells), np.nan)
@@ -42,6 +47,7 @@ class Fingerprints:
         self._time_weight = 0.0
         self._traffic = np.zeros((4, *cells))  # requests, errors, bytes in, in-flight: sums over requests
         self._inflight_weight = np.zeros(cells)
+        self._requests_now = np.zeros(cells)
         self._host_now = np.full((6, hosts), np.nan)  # as in `observe`
         self._host_util = np.zeros((2, hosts))  # weight, sum
 
@@ -88,10 +94,14 @@ class Fingerprints:
         self._median[:, host, category] = np.where(
             any_known, np.nanmedian(np.where(any_known, recent, 0.0), axis=0), np.nan
         )
+        self._now = self._off_level(host, category, values)
+        self._follow_level(host, category, values)
         self._seen[host, category] += 1
         self._seen_us[host, category] = end_us
         self._time_weight += self._window_s
         inflight_known = np.isfinite(traffic[3])
+        self._requests_now = np.zeros(self._seen.shape)
+        self._requests_now[host, category] = requests
         self._traffic[0, host, category] += requests
         self._traffic[1, host, category] += traffic[1]
         self._traffic[2, host, category] += traffic[2] * requests
@@ -109,14 +119,17 @@ class Fingerprints:
             columns += [
                 self._last[kind, host, category],
                 ewma[kind, host, category],
+                self._level[kind, host, category],
                 self._median[kind, host, category],
                 fleet[kind, category],
                 host_level[kind, host],
+                self._now[kind, host],
             ]
         requests = self._traffic[0, host, category]
         seen = self._seen[host, category] > 0
         columns += [
             requests / max(self._time_weight, _TINY),
+            self._requests_now[host, category] / self._window_s,
             _share(self._traffic[1, host, category], requests),
             _share(self._traffic[2, host, category], requests),
             _share(self._traffic[3, host, category], self._inflight_weight[host, category]),
@@ -132,6 +145,8 @@ class Fingerprints:
             cores,
             slots,
             self._traffic[0].sum(axis=1)[host] / max(self._time_weight, _TINY),
+            self._requests_now.sum(axis=1)[host] / self._window_s,
+            np.full(len(host), self._requests_now.sum() / self._window_s),
         ]
         matrix = np.stack(columns, axis=1)
         if matrix.shape[1] != len(NUMERIC_FEATURES):
@@ -154,10 +169,25 @@ class Fingerprints:
             for name, view in views.items()
         }
 
+    def _follow_level(self, host: Ints, category: Ints, values: Floats) -> None:
+        """A slow, robust level: the running median at first, then a recursive Huber location estimate.
+
+        What one window can move it by is bounded, so rare slow requests do not; it remembers some 16 windows.
+        """
+        level = self._level[:, host, category]
+        young = np.isnan(level) | (self._seen[host, category] < MEDIAN_WINDOWS)
+        step = LEVEL_GAIN * np.clip(np.nan_to_num(values - level), -LEVEL_CLIP, LEVEL_CLIP)
+        self._level[:, host, category] = np.where(young, self._median[:, host, category], level + step)
+
+    def _off_level(self, host: Ints, category: Ints, values: Floats) -> Floats:
+        """Mean over a window's cells of their distance from their level, by host, shape (kinds, H)."""
+        off = np.full(self._sum.shape, np.nan)
+        off[:, host, category] = values - self._level[:, host, category]
+        return _nanmean(off, axis=2)
+
     def _levels(self) -> tuple[Floats, Floats, Floats]:
         """Cells' EWMAs (kinds, H, C); the fleet's mean of each category (kinds, C); each host's mean ratio to it."""
-        known = self._weight > _TINY
-        ewma = np.where(known, self._sum / np.where(known, self._weight, 1.0), np.nan)
+        ewma = _share(self._sum, self._weight)
         fleet = _nanmean(ewma, axis=1)
         return ewma, fleet, _nanmean(ewma - fleet[:, None, :], axis=2)
 
@@ -165,7 +195,7 @@ class Fingerprints:
         elapsed_s = (end_us - self._now_us) / _US if self._now_us else self._window_s
         factor = 0.5 ** (elapsed_s / self._halflife_s)
         for state in (self._weight, self._sum, self._traffic, self._inflight_weight, self._host_util):
-            state *= factor
+            np.multiply(state, factor, out=state)
         # Time without windows counts too: a silent cell's rate falls.
         self._time_weight = self._time_weight * factor + max(0.0, elapsed_s - self._window_s)
         self._now_us = end_us

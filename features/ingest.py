@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.checks import refusals
+from features.hosts import known_hosts, remember_hosts
 from fingerpost.lake import INBOX, QUARANTINE, date_of, parquet_files, partition, service_folder, write_atomically
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
 from fingerpost.schemas import arrow_schema
-from features.checks import refusals
-from features.hosts import known_hosts, remember_hosts
 
 _KINDS: dict[str, tuple[Column, ...]] = {"samples": HOST_SAMPLE, "requests": REQUEST_RECORD}
 _US = 1_000_000
@@ -125,10 +125,12 @@ def _read(batch: Path, columns: tuple[Column, ...]) -> pa.Table:
     return pa.table(arrays, schema=pa.schema([target.with_nullable(True) for target in schema]))
 
 
-def _refuse_file(
-    lake: Path, kind: str, service: str, batch: Path, error: Exception, report: IngestReport
-) -> None:
-    reason = "file:columns" if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException) else "file:unreadable"
+def _refuse_file(lake: Path, kind: str, service: str, batch: Path, error: Exception, report: IngestReport) -> None:
+    reason = (
+        "file:columns"
+        if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException)
+        else "file:unreadable"
+    )
     report.refused_files[reason] += 1
     folder = lake / QUARANTINE / "files" / f"service={service}" / kind
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,5 +148,3 @@ def _by_date(table: pa.Table) -> list[tuple[str, pa.Table]]:
 
 def _write(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd")
-
-

@@ -1,5 +1,7 @@
 """Windows: request records and host samples, aggregated over fixed spans of time."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -20,7 +22,7 @@ def category_counts(requests: pd.DataFrame) -> list[tuple[Key, int]]:
         requests: request records.
     """
     counts = _key_frame(requests).value_counts()
-    return [(_key(parts), int(count)) for parts, count in counts.items()]
+    return [(_key(parts), int(count)) for parts, count in zip(counts.index, counts, strict=True)]
 
 
 def assign_categories(requests: pd.DataFrame, table: CategoryTable) -> pd.Series:
@@ -44,24 +46,22 @@ def host_windows(samples: pd.DataFrame, requests: pd.DataFrame, window_s: float)
     frame = samples.assign(
         time=_window_end(samples["time"], window_s), mem_share=samples["mem_bytes"] / samples["mem_limit_bytes"]
     )
-    means = frame.groupby(["time", "host"], as_index=False).agg(
+    means: pd.DataFrame = frame.groupby(["time", "host"], as_index=False).agg(
         cpu_util=("cpu_util", "mean"),
         cores=("cores", "last"),
         mem_share=("mem_share", "mean"),
         inflight=("inflight", "mean"),
         slots=("slots", "last"),
     )
-    used = requests.assign(time=_window_end(requests["time"], window_s)).groupby(["time", "host"])["cpu_s"].sum()
-    used = used.rename("request_cpu_s").reset_index()
+    ended = requests.assign(time=_window_end(requests["time"], window_s))
+    used = ended.groupby(["time", "host"])["cpu_s"].sum().rename("request_cpu_s").reset_index()
     means = means.merge(used, how="left", on=["time", "host"])
     request_cores = means.pop("request_cpu_s").fillna(0.0) / window_s
     means["background_cores"] = (means["cpu_util"] * means["cores"] - request_cores).clip(lower=0.0)
     return means[_HOST_COLUMNS]
 
 
-def build_windows(
-    requests: pd.DataFrame, hosts: pd.DataFrame, table: CategoryTable, window_s: float
-) -> pd.DataFrame:
+def build_windows(requests: pd.DataFrame, hosts: pd.DataFrame, table: CategoryTable, window_s: float) -> pd.DataFrame:
     """Windows of (host, category), as `fingerpost.records.WINDOW` defines them.
 
     Args:
@@ -90,7 +90,7 @@ def build_windows(
         cpu_mean_s=("cpu_s", "mean"),
         inflight_mean=("inflight", "mean"),
     )
-    quantiles = groups["duration_s"].quantile([0.5, 0.9, 0.99]).unstack()
+    quantiles = groups["duration_s"].quantile(np.array([0.5, 0.9, 0.99])).unstack()
     windows[["latency_p50_s", "latency_p90_s", "latency_p99_s"]] = quantiles.to_numpy()
     windows = windows.reset_index()
     windows["window_s"] = window_s
@@ -99,7 +99,10 @@ def build_windows(
     windows["mem_bytes"] = np.nan
     capacity = windows[["time", "host"]].merge(hosts, how="left", on=["time", "host"])
     windows["throughput_rps"] = throughput_rps(
-        windows["cpu_mean_s"], capacity["cores"] - capacity["background_cores"], windows["service_time_min_s"], capacity["slots"]
+        windows["cpu_mean_s"],
+        capacity["cores"] - capacity["background_cores"],
+        windows["service_time_min_s"],
+        capacity["slots"],
     )
     return windows[[column.name for column in WINDOW]].sort_values(["time", "host", "category"], ignore_index=True)
 
@@ -120,6 +123,5 @@ def _key_frame(requests: pd.DataFrame) -> pd.DataFrame:
     return keys[_KEY]
 
 
-def _key(parts: object) -> Key:
-    method, route, size, auth, user_agent, region = parts  # type: ignore[misc]
-    return category_key(method, route, size, auth, user_agent, region)
+def _key(parts: Iterable[object]) -> Key:
+    return category_key(*map(str, parts))

@@ -4,7 +4,12 @@ import pyarrow as pa
 
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, WINDOW, Column
 
-_TYPES = {"timestamp": pa.timestamp("us", tz="UTC"), "string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+_TYPES = {
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+}
 
 
 def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:

@@ -15,41 +15,62 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FINGERPOST_", extra="ignore")
 
-    service: str = Field("shop", description="The service that is measured, predicted and routed.")
-    home: Path = Field(Path(".fingerpost"), description="Directory of all local state: lake, databases, logs.")
-    bind_host: str = Field("127.0.0.1", description="Address the servers listen on.")
-    envoy_port: int = Field(8080, ge=1, le=65535, description="Envoy's port for clients.")
-    envoy_admin_port: int = Field(9901, ge=1, le=65535, description="Envoy's admin port.")
-    engine_port: int = Field(3000, ge=1, le=65535, description="The prediction engine's port.")
-    mlflow_port: int = Field(5000, ge=1, le=65535, description="The MLflow server's port.")
-    prefect_port: int = Field(4200, ge=1, le=65535, description="The Prefect server's port.")
-    host_port_base: int = Field(9100, ge=1, le=65000, description="Port of the first demo host; the others follow.")
-    mlflow_url: str = Field("", description="MLflow tracking server; empty: the local one on `mlflow_port`.")
-    prefect_url: str = Field("", description="Prefect API; empty: the local one on `prefect_port`.")
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
-    log_format: str = Field("json", description="`json` (one object a line) or `console`.")
-    window_s: float = Field(10.0, gt=0, le=3600, description="Length of a window, and the prediction horizon, seconds.")
-    halflife_s: float = Field(60.0, gt=0, description="Time after which an old observation weighs half, seconds.")
-    max_categories: int = Field(256, ge=1, le=4096, description="Categories kept for one service, `other` included.")
+    service: str = Field(default="shop", description="The service that is measured, predicted and routed.")
+    home: Path = Field(default=Path(".fingerpost"), description="Directory of all local state: lake, databases, logs.")
+    bind_host: str = Field(default="127.0.0.1", description="Address the servers listen on.")
+    envoy_port: int = Field(default=8080, ge=1, le=65535, description="Envoy's port for clients.")
+    envoy_admin_port: int = Field(default=9901, ge=1, le=65535, description="Envoy's admin port.")
+    engine_port: int = Field(default=3000, ge=1, le=65535, description="The prediction engine's port.")
+    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="The MLflow server's port.")
+    prefect_port: int = Field(default=4200, ge=1, le=65535, description="The Prefect server's port.")
+    host_port_base: int = Field(
+        default=9100, ge=1, le=65000, description="Port of the first demo host; the others follow."
+    )
+    mlflow_url: str = Field(default="", description="MLflow tracking server; empty: the local one on `mlflow_port`.")
+    prefect_url: str = Field(default="", description="Prefect API; empty: the local one on `prefect_port`.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field(default="json", description="`json` (one object a line) or `console`.")
+    window_s: float = Field(
+        default=10.0, gt=0, le=3600, description="Length of a window, and the prediction horizon, seconds."
+    )
+    halflife_s: float = Field(
+        default=60.0, gt=0, description="Time after which an old observation weighs half, seconds."
+    )
+    max_categories: int = Field(
+        default=256, ge=1, le=4096, description="Categories kept for one service, `other` included."
+    )
     min_category_requests: int = Field(
-        30, ge=1, description="Requests below which a category is folded into a coarser one."
+        default=30, ge=1, description="Requests below which a category is folded into a coarser one."
     )
-    clock_skew_s: float = Field(5.0, ge=0, description="How far in the future a time may lie before it is refused.")
-    max_age_days: float = Field(30.0, gt=0, description="Telemetry older than this is refused, and removed from the lake.")
-    max_quarantine_mb: float = Field(256.0, gt=0, description="Size of the quarantine; the oldest files go first.")
-    agent_batch_s: float = Field(5.0, gt=0, description="Seconds between an agent's batches.")
-    agent_sample_s: float = Field(1.0, gt=0, description="Seconds between an agent's host samples.")
-    tuning_trials: int = Field(20, ge=1, description="Most Optuna trials in one tuning.")
-    tuning_timeout_s: float = Field(600.0, gt=0, description="Most seconds spent in one tuning.")
-    test_share: float = Field(0.25, gt=0, lt=1, description="Share of the windows, the latest, kept for evaluation.")
-    max_training_rows: int = Field(1_000_000, ge=100, description="Training rows kept, the latest first.")
+    clock_skew_s: float = Field(
+        default=5.0, ge=0, description="How far in the future a time may lie before it is refused."
+    )
+    max_age_days: float = Field(
+        default=30.0, gt=0, description="Telemetry older than this is refused, and removed from the lake."
+    )
+    max_quarantine_mb: float = Field(
+        default=256.0, gt=0, description="Size of the quarantine; the oldest files go first."
+    )
+    agent_batch_s: float = Field(default=5.0, gt=0, description="Seconds between an agent's batches.")
+    agent_sample_s: float = Field(default=1.0, gt=0, description="Seconds between an agent's host samples.")
+    tuning_trials: int = Field(default=20, ge=1, description="Most Optuna trials in one tuning.")
+    tuning_timeout_s: float = Field(default=600.0, gt=0, description="Most seconds spent in one tuning.")
+    test_share: float = Field(
+        default=0.25, gt=0, lt=1, description="Share of the windows, the latest, kept for evaluation."
+    )
+    max_training_rows: int = Field(default=1_000_000, ge=100, description="Training rows kept, the latest first.")
     latency_weight: float = Field(
-        0.0, ge=0, le=1, description="Weight of predicted latency in the cost, beside (in-flight + 1) / throughput."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Weight of predicted latency in the cost, beside (in-flight + 1) / throughput.",
     )
-    model_poll_s: float = Field(10.0, gt=0, description="Seconds between the engine's looks at the champion alias.")
-    ingest_every_s: float = Field(60.0, gt=0, description="Schedule of the ingest flow, seconds.")
-    features_every_s: float = Field(300.0, gt=0, description="Schedule of the features flow, seconds.")
-    train_cron: str = Field("0 3 * * *", description="Schedule of the training flow, cron, UTC.")
+    model_poll_s: float = Field(
+        default=10.0, gt=0, description="Seconds between the engine's looks at the champion alias."
+    )
+    ingest_every_s: float = Field(default=60.0, gt=0, description="Schedule of the ingest flow, seconds.")
+    features_every_s: float = Field(default=300.0, gt=0, description="Schedule of the features flow, seconds.")
+    train_cron: str = Field(default="0 3 * * *", description="Schedule of the training flow, cron, UTC.")
 
     @field_validator("service")
     @classmethod
@@ -106,7 +127,7 @@ def get_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"FINGERPOST_{'_'.join(str(part) for part in problem['loc']).upper()}={problem['input']!r}: {problem['msg']}"
+            f"FINGERPOST_{'_'.join(map(str, problem['loc'])).upper()}={problem['input']!r}: {problem['msg']}"
             for problem in error.errors()
         ]
         raise FingerpostError("settings refused: " + "; ".join(lines) + " (see docs/settings.md)") from error

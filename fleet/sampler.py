@@ -61,8 +61,8 @@ class HostSampler:
         if self._process is None:
             times = psutil.cpu_times()
             return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-        times = self._process.cpu_times()
-        return times.user + times.system + times.children_user + times.children_system
+        own = self._process.cpu_times()
+        return own.user + own.system + own.children_user + own.children_system
 
     def _memory(self) -> int:
         if self._process is None:

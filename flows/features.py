@@ -22,7 +22,9 @@ def features_flow() -> dict[str, Any]:
         settings.max_categories,
         settings.min_category_requests,
     )
-    create_markdown_artifact(key="features", markdown=_markdown(report), description="What the features were built from")
+    create_markdown_artifact(
+        key="features", markdown=_markdown(report), description="What the features were built from"
+    )
     return asdict(report)
 
 
@@ -30,6 +32,7 @@ def _markdown(report: FeaturesReport) -> str:
     categories = "\n".join(f"- `{name}`" for name in report.categories)
     return (
         f"# Features as of {report.as_of}\n\n{report.request_records} request records, {report.windows} windows, "
-        f"{report.training_rows} training rows (schema {report.schema_hash}).\n\n**Hosts:** {', '.join(report.hosts)}\n\n"
+        f"{report.training_rows} training rows (schema {report.schema_hash}).\n\n"
+        f"**Hosts:** {', '.join(report.hosts)}\n\n"
         f"**Categories** (version {report.category_version}):\n\n{categories}\n"
     )

@@ -19,9 +19,7 @@ def ingest_flow() -> dict[str, Any]:
     max_age_s = settings.max_age_days * _DAY_S
     report = ingest(settings.lake, settings.service, settings.clock_skew_s, max_age_s)
     apply_retention(settings.lake, settings.service, settings.max_age_days, settings.max_quarantine_mb)
-    create_table_artifact(
-        key="ingest", table=_table(report), description=f"Ingest of service `{settings.service}`"
-    )
+    create_table_artifact(key="ingest", table=_table(report), description=f"Ingest of service `{settings.service}`")
     return report.to_json()
 
 

@@ -22,10 +22,16 @@ def deployments(settings: Settings) -> list[Any]:
     common["concurrency_limit"] = 1
     return [
         ingest_flow.to_deployment(
-            "scheduled", interval=timedelta(seconds=settings.ingest_every_s), description="Batches into the lake.", **common
+            "scheduled",
+            interval=timedelta(seconds=settings.ingest_every_s),
+            description="Batches into the lake.",
+            **common,
         ),
         features_flow.to_deployment(
-            "scheduled", interval=timedelta(seconds=settings.features_every_s), description="Windows and features.", **common
+            "scheduled",
+            interval=timedelta(seconds=settings.features_every_s),
+            description="Windows and features.",
+            **common,
         ),
         train_flow.to_deployment(
             "scheduled", cron=settings.train_cron, description="Tune, train, evaluate, register.", **common

@@ -24,7 +24,8 @@ def train_flow() -> dict[str, Any]:
 
 def _markdown(report: TrainingReport) -> str:
     rows = "\n".join(
-        f"| {target} | {each.rows} | {each.model:.4f} | {each.best_naive} {each.naive[each.best_naive]:.4f} | {each.skill:+.3f} |"
+        f"| {target} | {each.rows} | {each.model:.4f} | {each.best_naive} {each.naive[each.best_naive]:.4f} "
+        f"| {each.skill:+.3f} |"
         for target, each in report.scores.items()
     )
     role = "champion" if report.champion else "not champion"

@@ -74,7 +74,9 @@ def envoy_config(
                 {
                     "name": "clients",
                     "address": _address(bind_host, port),
-                    "filter_chains": [{"filters": [_http_filter(access_log, access_log_format(policy, len(upstreams)))]}],
+                    "filter_chains": [
+                        {"filters": [_http_filter(access_log, access_log_format(policy, len(upstreams)))]}
+                    ],
                 }
             ],
             "clusters": [
@@ -126,7 +128,11 @@ def _http_filter(access_log: Path, log_format: dict[str, Any]) -> dict[str, Any]
                         "response_rules": [
                             {
                                 "header": header,
-                                "on_header_present": {"metadata_namespace": "fingerpost", "key": name, "type": "NUMBER"},
+                                "on_header_present": {
+                                    "metadata_namespace": "fingerpost",
+                                    "key": name,
+                                    "type": "NUMBER",
+                                },
                                 "remove": True,
                             }
                             for name, header in _HOST_HEADERS.items()

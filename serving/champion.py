@@ -62,5 +62,7 @@ class ChampionFollower:
             except Exception as error:  # whatever is wrong with registry or artifact, the engine goes on serving
                 self.problem = f"{type(error).__name__}: {error}"
                 logger.warning("cannot load the champion: %s", self.problem)
-            if self._stop.wait(self._settings.model_poll_s if self._champion else min(1.0, self._settings.model_poll_s)):
+            if self._stop.wait(
+                self._settings.model_poll_s if self._champion else min(1.0, self._settings.model_poll_s)
+            ):
                 return

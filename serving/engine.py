@@ -27,7 +27,7 @@ class PredictionEngine:
         self._follower = ChampionFollower(self._settings)
         self._follower.start()
 
-    @bentoml.api(route="/v1/predict")  # type: ignore[misc]
+    @bentoml.api(route="/v1/predict")
     def predict(
         self, service: str, hosts: list[str] | None = None, categories: list[str] | None = None
     ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class PredictionEngine:
             "cells": cells_to_json(cells[wanted]),
         }
 
-    @bentoml.on_shutdown  # type: ignore[misc]
+    @bentoml.on_shutdown
     def close(self) -> None:
         self._follower.stop()
 

@@ -1,7 +1,7 @@
 """What is registered as one model: a booster for each target, the encoder, and what they fit to. Plain text files."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import TARGETS, naive_column, schema_hash
+from features.definition import TARGETS, schema_hash
+from training.blend import Blend
 from training.encoder import Encoder
 
 if TYPE_CHECKING:
     from lightgbm import Booster
 
 _FORMAT = 1
-# Predictions further than this from the naive forecast, as a ratio, are not believed.
+# Corrections by more than this ratio are not believed.
 _MAX_CORRECTION = np.log(20.0)
 
 
@@ -26,15 +27,15 @@ class SchemaMismatchError(ValueError):
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """Predicts every target as a naive forecast times a learned correction: log y = log naive + f(features).
+    """Predicts every target as a blend of naive forecasts times a learned correction: log y = blend + f(features).
 
     Args:
         boosters: target to booster of the correction, on a log scale.
-        bases: target to the naive forecast it corrects: last, ewma or median.
+        blends: target to the blend it corrects.
     """
 
     boosters: dict[str, "Booster"]
-    bases: dict[str, str]
+    blends: dict[str, Blend]
     encoder: Encoder
 
     def predict_log(self, frame: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
@@ -45,7 +46,7 @@ class ModelBundle:
         """
         matrix = self.encoder.encode(frame)
         return {
-            target: frame[naive_column(self.bases[target], target)].to_numpy(np.float64)
+            target: self.blends[target].predict(frame, target)
             + np.clip(booster.predict(matrix), -_MAX_CORRECTION, _MAX_CORRECTION)
             for target, booster in self.boosters.items()
         }
@@ -63,7 +64,7 @@ class ModelBundle:
         about = {
             "format": _FORMAT,
             "schema_hash": schema_hash(),
-            "bases": self.bases,
+            "blends": {target: asdict(blend) for target, blend in self.blends.items()},
             "vocabulary": self.encoder.vocabulary,
         }
         (folder / "bundle.json").write_text(json.dumps(about, indent=1))
@@ -84,4 +85,5 @@ class ModelBundle:
                 f"{_FORMAT} and {schema_hash()}: train a new version"
             )
         boosters = {target: Booster(model_str=(folder / f"{target}.txt").read_text()) for target in TARGETS}
-        return cls(boosters, about["bases"], Encoder(about["vocabulary"]))
+        blends = {target: Blend(tuple(map(float, each["weights"]))) for target, each in about["blends"].items()}
+        return cls(boosters, blends, Encoder(about["vocabulary"]))

@@ -1,4 +1,4 @@
-"""Fitting LightGBM to the corrections of naive forecasts."""
+"""Fitting LightGBM to the corrections of blended naive forecasts."""
 
 from typing import Any
 
@@ -6,18 +6,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import CATEGORICAL_FEATURES, FEATURES, NAIVE, TARGETS, naive_column
+from features.definition import CATEGORICAL_FEATURES, FEATURES, TARGETS
 from fingerpost.errors import NoDataError
+from training.blend import Blend
 from training.bundle import ModelBundle
 from training.encoder import Encoder
 
 DEFAULT_PARAMS: dict[str, Any] = {
-    "learning_rate": 0.05,
-    "num_leaves": 15,
-    "min_data_in_leaf": 20,
-    "feature_fraction": 0.7,
+    "learning_rate": 0.03,
+    "num_leaves": 8,
+    "min_data_in_leaf": 60,
+    "feature_fraction": 0.6,
     "bagging_fraction": 0.8,
-    "lambda_l2": 1.0,
+    "lambda_l2": 10.0,
 }
 _FIXED: dict[str, Any] = {
     "objective": "regression_l1",
@@ -33,57 +34,72 @@ _ROUNDS = 400
 _PATIENCE = 30
 
 
-def best_base(rows: pd.DataFrame, target: str) -> str:
-    """The naive forecast with the least mean absolute error of logs on these rows."""
-    return min(NAIVE, key=lambda view: float(np.nanmean(np.abs(rows[target] - rows[naive_column(view, target)]))))
-
-
 def fit_target(
-    train: pd.DataFrame, valid: pd.DataFrame, target: str, base: str, encoder: Encoder, params: dict[str, Any]
+    train: pd.DataFrame, valid: pd.DataFrame, target: str, blend: Blend, encoder: Encoder, params: dict[str, Any]
 ) -> Any:
     """Fits one booster, stopped where the later rows no longer gain.
 
     Args:
         train, valid: training rows, the later ones in `valid`.
-        base: the naive forecast to correct.
+        blend: what to correct.
 
     Returns:
-        A `lightgbm.Booster` cut to its best iteration.
+        A `lightgbm.Booster` with its `best_iteration`.
 
     Raises:
         NoDataError: the target was never measured.
     """
     import lightgbm
 
-    parts = []
-    for rows in (train, valid):
-        known = np.isfinite(rows[target].to_numpy(np.float64))
-        if not known.any():
-            raise NoDataError(f"{target} was not measured in any window: is CPU or are slots reported by the agents?")
-        rows = rows[known]
-        correction = (rows[target] - rows[naive_column(base, target)]).to_numpy(np.float64)
-        parts.append((encoder.encode(rows), correction, _weights(rows)))
-    names = {"feature_name": list(FEATURES), "categorical_feature": list(CATEGORICAL_FEATURES)}
-    train_set = lightgbm.Dataset(parts[0][0], parts[0][1], weight=parts[0][2], free_raw_data=False, **names)
-    valid_set = train_set.create_valid(parts[1][0], parts[1][1], weight=parts[1][2])
-    booster = lightgbm.train(
+    train_set = _dataset(train, target, blend, encoder)
+    matrix, correction, weight = _learnable(valid, target, blend, encoder)
+    return lightgbm.train(
         {**_FIXED, **params},
         train_set,
         num_boost_round=_ROUNDS,
-        valid_sets=[valid_set],
+        valid_sets=[train_set.create_valid(matrix, correction, weight=weight)],
         callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
     )
-    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
 
 
 def fit_bundle(train: pd.DataFrame, valid: pd.DataFrame, params: dict[str, Any]) -> ModelBundle:
-    """Fits all targets."""
-    encoder = Encoder.fit(train)
-    bases = {target: best_base(train, target) for target in TARGETS}
-    boosters = {target: fit_target(train, valid, target, bases[target], encoder, params) for target in TARGETS}
-    return ModelBundle(boosters, bases, encoder)
+    """Fits all targets: how many rounds is found on the later rows, then all rows are learned for as many."""
+    import lightgbm
+
+    rows = pd.concat([train, valid], ignore_index=True)
+    encoder = Encoder.fit(rows)
+    boosters, blends = {}, {}
+    for target in TARGETS:
+        stopped = fit_target(train, valid, target, Blend.fit(train, target), encoder, params)
+        blends[target] = Blend.fit(rows, target)
+        data = _dataset(rows, target, blends[target], encoder)
+        boosters[target] = lightgbm.train({**_FIXED, **params}, data, num_boost_round=stopped.best_iteration)
+    return ModelBundle(boosters, blends, encoder)
 
 
-def _weights(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """A window of many requests is measured better; the gain flattens, since load differs within a window too."""
-    return np.sqrt(rows["requests"].to_numpy(np.float64))
+def _dataset(rows: pd.DataFrame, target: str, blend: Blend, encoder: Encoder) -> Any:
+    import lightgbm
+
+    matrix, correction, weight = _learnable(rows, target, blend, encoder)
+    return lightgbm.Dataset(
+        matrix,
+        correction,
+        weight=weight,
+        feature_name=list(FEATURES),
+        categorical_feature=list(CATEGORICAL_FEATURES),
+        free_raw_data=False,
+    )
+
+
+def _learnable(
+    rows: pd.DataFrame, target: str, blend: Blend, encoder: Encoder
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Matrix, correction to learn, and weight of the rows where the target was measured.
+
+    A window of many requests is measured better; the gain flattens, since load differs within a window too.
+    """
+    known = rows[np.isfinite(rows[target].to_numpy(np.float64))]
+    if known.empty:
+        raise NoDataError(f"{target} was not measured in any window: is CPU or are slots reported by the agents?")
+    correction = known[target].to_numpy(np.float64) - blend.predict(known, target)
+    return encoder.encode(known), correction, np.sqrt(known["requests"].to_numpy(np.float64))

@@ -38,6 +38,7 @@ class Candidate:
 def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
     """Logs a run with all evidence, registers the model; returns the new version."""
     import mlflow
+    from mlflow.data.pandas_dataset import from_pandas
 
     mlflow.set_tracking_uri(tracking_url)
     mlflow.set_experiment(f"{model_name}-training")
@@ -46,11 +47,13 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
         mlflow.log_metrics(_metrics(candidate.scores))
         mlflow.log_dict({"features": list(FEATURES), "schema_hash": schema_hash()}, "features.json")
         for by in ("host", "category"):
-            mlflow.log_text(error_table(candidate.bundle, candidate.test, by).to_csv(index=False), f"errors_by_{by}.csv")
+            mlflow.log_text(
+                error_table(candidate.bundle, candidate.test, by).to_csv(index=False), f"errors_by_{by}.csv"
+            )
         for path, figure in all_plots(candidate.bundle, candidate.test, candidate.scores, candidate.tuning).items():
             mlflow.log_figure(figure, path)
         for rows, context in ((candidate.train, "training"), (candidate.test, "evaluation")):
-            dataset = mlflow.data.from_pandas(rows[[*FEATURES, *TARGETS]], name=f"{service}-features-{context}")
+            dataset = from_pandas(rows[[*FEATURES, *TARGETS]], name=f"{service}-features-{context}")
             mlflow.log_input(dataset, context=context)
         return _log_model(candidate, model_name)
 
@@ -93,7 +96,7 @@ def _log_model(candidate: Candidate, model_name: str) -> str:
     from mlflow.models import infer_signature
 
     inputs = candidate.test[[*FEATURES, *(naive_column(view, target) for view in NAIVE for target in TARGETS)]]
-    inputs = inputs.astype({name: object for name in CATEGORICAL_FEATURES})
+    inputs = inputs.astype(dict.fromkeys(CATEGORICAL_FEATURES, object))
     with tempfile.TemporaryDirectory() as folder:
         candidate.bundle.save(Path(folder) / "bundle")
         logged = mlflow.pyfunc.log_model(
@@ -121,7 +124,6 @@ def _data_window(candidate: Candidate) -> dict[str, Any]:
         "categories": train["category"].nunique(),
         "window_s": candidate.window_s,
         "halflife_s": candidate.halflife_s,
-        **{f"base_{target}": base for target, base in candidate.bundle.bases.items()},
     }
 
 

@@ -9,9 +9,7 @@ from fingerpost.errors import NoDataError
 MIN_PART_ROWS = 20
 
 
-def time_split(
-    times: pd.Series, later_share: float, gap: pd.Timedelta
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def time_split(times: pd.Series, later_share: float, gap: pd.Timedelta) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Masks of the earlier and the later rows, by their distinct times of prediction.
 
     Args:
@@ -31,6 +29,7 @@ def time_split(
     for name, part in (("earlier", earlier), ("later", later)):
         if part.sum() < MIN_PART_ROWS:
             raise NoDataError(
-                f"only {part.sum()} rows in the {name} part of a split by time, {MIN_PART_ROWS} are needed: measure for longer"
+                f"only {part.sum()} rows in the {name} part of a split by time, {MIN_PART_ROWS} are needed: "
+                "measure for longer"
             )
     return earlier, later

@@ -18,6 +18,10 @@ from training.tune import tune
 logger = logging.getLogger(__name__)
 
 
+def silent(_text: str) -> None:
+    """Progress that nobody looks at."""
+
+
 @dataclass(frozen=True)
 class TrainingReport:
     """The outcome of a training.
@@ -36,9 +40,7 @@ class TrainingReport:
     test_rows: int
 
 
-def make_candidate(
-    rows: pd.DataFrame, settings: Settings, progress: Callable[[str], None] = lambda text: None
-) -> Candidate:
+def make_candidate(rows: pd.DataFrame, settings: Settings, progress: Callable[[str], None] = silent) -> Candidate:
     """Tunes, fits and scores a model on training rows; touches nothing outside."""
     gap = pd.Timedelta(seconds=settings.window_s)
     earlier, later = time_split(rows["time"], settings.test_share, gap)
@@ -56,11 +58,11 @@ def make_candidate(
     return Candidate(bundle, tuning, score(bundle, test), past, test, settings.window_s, settings.halflife_s)
 
 
-def train(lake: Path, settings: Settings, progress: Callable[[str], None] = lambda text: None) -> TrainingReport:
+def train(lake: Path, settings: Settings, progress: Callable[[str], None] = silent) -> TrainingReport:
     """Trains on the lake's features and registers the model.
 
     The new version becomes champion if, on held-out later windows, it beats the best naive forecast on average over the
-    targets.
+    targets; or if there is no champion at all, since the engine would have nothing to serve.
 
     Raises:
         NoDataError: there is too little to train on.
@@ -70,16 +72,14 @@ def train(lake: Path, settings: Settings, progress: Callable[[str], None] = lamb
     progress("registering")
     name = settings.model_name
     new_version = register(candidate, settings.mlflow, name, settings.service)
-    skill = mean_skill(candidate.scores)
-    better = skill > 0
+    skill, present = mean_skill(candidate.scores), champion_version(settings.mlflow, name)
+    verdict = f"{'beats' if skill > 0 else 'does not beat'} the best naive forecast: mean skill {skill:+.3f}"
+    better = skill > 0 or present is None
     if better:
         set_champion(settings.mlflow, name, new_version)
-        reason = f"beats the best naive forecast: mean skill {skill:+.3f}"
+        reason = verdict if skill > 0 else f"{verdict}; champion all the same, as the first version there is"
     else:
-        reason = (
-            f"does not beat the best naive forecast: mean skill {skill:+.3f}; "
-            f"champion stays {champion_version(settings.mlflow, name) or 'unset'}"
-        )
+        reason = f"{verdict}; version {present} stays champion"
     logger.info("trained", extra={"model_version": new_version, "champion": better, "reason": reason})
     return TrainingReport(
         name, new_version, better, reason, candidate.scores, len(candidate.train), len(candidate.test)

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from features.definition import TARGETS, naive_column
+from training.blend import Blend
 from training.encoder import Encoder
 from training.evaluate import log_mae
-from training.fit import DEFAULT_PARAMS, best_base, fit_target
+from training.fit import DEFAULT_PARAMS, fit_target
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Tuning:
     """The outcome of a tuning.
 
     Args:
-        value: mean over targets of model error / naive error, on the validation rows; less is better.
+        value: mean over targets of model error / EWMA error, on the validation rows; less is better.
         history: value of each trial, None where it was pruned.
     """
 
@@ -32,7 +33,7 @@ def tune(
     valid: pd.DataFrame,
     trials: int,
     timeout_s: float,
-    progress: Callable[[int, float], None] = lambda number, best: None,
+    progress: Callable[[int, float], None],
 ) -> Tuning:
     """Searches LightGBM's parameters, beginning with the defaults.
 
@@ -46,23 +47,30 @@ def tune(
 
     optuna.logging.set_verbosity(logging.WARNING)
     encoder = Encoder.fit(train)
-    bases = {target: best_base(train, target) for target in TARGETS}
+    blends = {target: Blend.fit(train, target) for target in TARGETS}
 
     def objective(trial: optuna.Trial) -> float:
         params = {
-            "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.2, log=True),
-            "num_leaves": trial.suggest_int("num_leaves", 4, 63, log=True),
-            "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 5, 100, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.1, log=True),
+            "num_leaves": trial.suggest_int("num_leaves", 4, 31, log=True),
+            "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 20, 200, log=True),
             "feature_fraction": trial.suggest_float("feature_fraction", 0.4, 1.0),
             "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
-            "lambda_l2": trial.suggest_float("lambda_l2", 0.01, 30.0, log=True),
+            "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 100.0, log=True),
         }
         ratios: list[float] = []
         for step, target in enumerate(TARGETS):
-            booster = fit_target(train, valid, target, bases[target], encoder, params)
-            base = valid[naive_column(bases[target], target)]
-            naive = log_mae(valid[target], base)
-            ratios.append(log_mae(valid[target], base + booster.predict(encoder.encode(valid))) / naive if naive else 1.0)
+            booster = fit_target(train, valid, target, blends[target], encoder, params)
+            base = blends[target].predict(valid, target)
+            naive = log_mae(valid[target], valid[naive_column("ewma", target)])
+            ratios.append(
+                log_mae(
+                    valid[target], base + booster.predict(encoder.encode(valid), num_iteration=booster.best_iteration)
+                )
+                / naive
+                if naive
+                else 1.0
+            )
             trial.report(sum(ratios) / len(ratios), step)
             if step + 1 < len(TARGETS) and trial.should_prune():
                 raise optuna.TrialPruned

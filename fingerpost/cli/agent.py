@@ -15,10 +15,14 @@ def register(app: typer.Typer) -> None:
 def agent(
     host: Annotated[str, typer.Option(help="Name of this host, as the access log calls it.")],
     service: Annotated[str | None, typer.Option(help="Service it serves; default FINGERPOST_SERVICE.")] = None,
-    access_log: Annotated[Path | None, typer.Option(help="Envoy's JSON access log; lines of other hosts are left.")] = None,
+    access_log: Annotated[
+        Path | None, typer.Option(help="Envoy's JSON access log; lines of other hosts are left.")
+    ] = None,
     pid: Annotated[int | None, typer.Option(min=1, help="The service's process; default: the whole machine.")] = None,
     cores: Annotated[float | None, typer.Option(min=0.01, help="Cores it may use; default: the machine's.")] = None,
-    mem_limit_mb: Annotated[float | None, typer.Option(min=1, help="Memory it may use; default: the machine's.")] = None,
+    mem_limit_mb: Annotated[
+        float | None, typer.Option(min=1, help="Memory it may use; default: the machine's.")
+    ] = None,
     stats_url: Annotated[str | None, typer.Option(help='Where the host tells {"inflight": n, "slots": n}.')] = None,
 ) -> None:
     """Reports this host's request records and samples into the lake, until stopped."""

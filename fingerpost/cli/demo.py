@@ -11,10 +11,12 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     once: Annotated[bool, typer.Option("--once", help="End after the table instead of staying up.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON; progress goes to stderr.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as JSON; progress goes to stderr.")
+    ] = False,
     hosts: Annotated[int, typer.Option(min=3, max=24, help="Hosts of the fleet, in three classes.")] = 6,
-    seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long the fleet is driven.")] = 100,
-    rate: Annotated[float, typer.Option(min=1, max=1000, help="Requests a second, on average.")] = 80,
+    seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long the fleet is driven.")] = 120,
+    rate: Annotated[float, typer.Option(min=1, max=1000, help="Requests a second, on average.")] = 110,
     seed: Annotated[int, typer.Option(help="The same seed plans the same requests.")] = 1,
 ) -> None:
     """Runs the whole loop on this machine: a real fleet, its telemetry, a model, served predictions."""

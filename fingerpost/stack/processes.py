@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import psutil
 
@@ -53,12 +53,21 @@ class Stack:
         self._log_dir = log_dir
         self._env = {**os.environ, **env}
         self._children: list[Child] = []
+        self._interrupts = 0
         log_dir.mkdir(parents=True, exist_ok=True)
+
+    def catch_signals(self) -> None:
+        """Has SIGINT and SIGTERM noted, to be acted on in `check`: an exception out of a handler can strike, and be
+        swallowed, anywhere. Call it from the main thread; a second signal while stopping ends the waiting."""
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, self._note_signal)
 
     def __enter__(self) -> "Stack":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> Child:
@@ -72,7 +81,7 @@ class Stack:
                 stderr=subprocess.STDOUT,
                 env={**self._env, **(env or {})},
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (we have no threads)
             )
         child = Child(name, process, log)
         self._children.append(child)
@@ -82,6 +91,7 @@ class Stack:
         """Waits until `ready()` is true, as long as every process lives.
 
         Raises:
+            KeyboardInterrupt: a signal came.
             ProcessDiedError: a process ended; its name, how, and the end of its log.
             NotReadyError: the time was up.
         """
@@ -109,7 +119,9 @@ class Stack:
         _end_group(child, signal.SIGKILL)
 
     def check(self) -> None:
-        """Raises ProcessDiedError if a process has ended."""
+        """Raises KeyboardInterrupt after a signal, and ProcessDiedError if a process has ended."""
+        if self._interrupts:
+            raise KeyboardInterrupt
         for child in self._children:
             if child.process.poll() is not None:
                 raise ProcessDiedError(child.failure())
@@ -121,11 +133,11 @@ class Stack:
         for child in children:
             if child.process.poll() is None:
                 child.process.terminate()
-        deadline = time.monotonic() + grace_s
-        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: no more waiting
-            for child in children:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.process.wait(max(0.0, deadline - time.monotonic()))
+        deadline, heard = time.monotonic() + grace_s, self._interrupts
+        while any(child.process.poll() is None for child in children):
+            if time.monotonic() > deadline or self._interrupts > heard:
+                break
+            time.sleep(_POLL_S)
         for child in children:
             _end_group(child, signal.SIGKILL)
             child.process.wait()
@@ -133,6 +145,9 @@ class Stack:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(tree, timeout=grace_s)
+
+    def _note_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        self._interrupts += 1
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

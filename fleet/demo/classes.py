@@ -40,6 +40,10 @@ def demo_hosts(count: int, port_base: int) -> list[DemoHost]:
     """`count` hosts, the classes in turn, on ports from `port_base` on."""
     classes = list(HOST_CLASSES)
     return [
-        DemoHost(f"{classes[index % len(classes)]}-{index // len(classes) + 1}", classes[index % len(classes)], port_base + index)
+        DemoHost(
+            f"{classes[index % len(classes)]}-{index // len(classes) + 1}",
+            classes[index % len(classes)],
+            port_base + index,
+        )
         for index in range(count)
     ]

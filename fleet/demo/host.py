@@ -27,6 +27,11 @@ class DemoHostApp:
         self._inflight = 0
         self._threads = ThreadPoolExecutor(self._class.slots, thread_name_prefix="slot")
 
+    def warm_up(self) -> None:
+        """Does every kind of work once in every slot, so that no request pays for what is only done the first time."""
+        for kind in KINDS:
+            list(self._threads.map(lambda _slot, kind=kind: self._do(kind, b""), range(4 * self._class.slots)))
+
     def application(self) -> Starlette:
         return Starlette(
             routes=[
@@ -66,5 +71,6 @@ class DemoHostApp:
 
 def serve(host_class: str, bind_host: str, port: int) -> None:
     """Serves one demo host until it is told to stop."""
-    application = DemoHostApp(host_class).application()
-    uvicorn.run(application, host=bind_host, port=port, log_level="warning", access_log=False)
+    host = DemoHostApp(host_class)
+    host.warm_up()
+    uvicorn.run(host.application(), host=bind_host, port=port, log_level="warning", access_log=False)

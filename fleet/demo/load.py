@@ -1,6 +1,7 @@
 """Clients of the demo fleet: arrivals that burst, and a mix of routes, sizes, auth methods, agents and regions."""
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
@@ -13,6 +14,9 @@ from fleet.demo.work import KINDS
 
 _MAX_PAYLOAD = 128 * 1024
 _MAX_IN_FLIGHT = 200
+_WAVE_S, _CALM_S, _BURST_S = 40.0, 10.0, 1.5
+_MEAN = (_CALM_S + 2.0 * _BURST_S) / (_CALM_S + _BURST_S)
+_HIGHEST = 1.5 * 2.0 / _MEAN
 _AUTH: list[dict[str, str]] = [
     {},
     {"authorization": "Bearer demo"},
@@ -49,20 +53,25 @@ class LoadReport:
 
 
 def arrivals(rate_rps: float, seconds: float, seed: int) -> Iterator[Arrival]:
-    """Arrivals of a Poisson process that switches between calm (0.7 of the rate) and burst (2.2), on average the rate.
+    """Arrivals of a Poisson process whose rate breathes (0.5 to 1.5 of the mean, every 40 s) and bursts.
 
-    Calm lasts 8 s on average, burst 2 s; sizes are log-normal (median 1 KiB), the mix of kinds drifts slowly.
+    A burst, twice the rate, begins every 10 s and lasts 1.5 s, both on average. Sizes are log-normal (median 1 KiB),
+    the mix of kinds drifts slowly.
     """
     dice = random.Random(seed)
-    now, burst, switch_at = 0.0, False, dice.expovariate(1 / 8)
+    now, burst, switch_at = 0.0, False, dice.expovariate(1 / _CALM_S)
     kinds = list(KINDS)
     while True:
-        now += dice.expovariate(rate_rps * (2.2 if burst else 0.7))
+        # Thinning (Lewis and Shedler, 1979): candidates at the highest rate, kept in proportion to the present one.
+        now += dice.expovariate(rate_rps * _HIGHEST)
         if now >= seconds:
             return
         while now >= switch_at:
             burst = not burst
-            switch_at += dice.expovariate(1 / 2 if burst else 1 / 8)
+            switch_at += dice.expovariate(1 / (_BURST_S if burst else _CALM_S))
+        wave = 1 + 0.5 * math.sin(2 * math.pi * now / _WAVE_S)
+        if dice.random() * _HIGHEST > wave * (2.0 if burst else 1.0) / _MEAN:
+            continue
         favoured = int(now / 20) % len(kinds)
         kind = dice.choices(kinds, [2.0 if index == favoured else 1.0 for index in range(len(kinds))])[0]
         size = 0 if dice.random() < 0.3 else min(_MAX_PAYLOAD, int(dice.lognormvariate(6.93, 1.6)))

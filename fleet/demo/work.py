@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from jinja2 import Environment, Template
+
 _LOCAL = threading.local()
 _ROWS = 2000
 _TEMPLATE = """<table>{% for row in rows %}<tr class="{{ loop.cycle('odd', 'even') }}"><td>{{ row.id }}</td>
@@ -17,31 +19,32 @@ _TEMPLATE = """<table>{% for row in rows %}<tr class="{{ loop.cycle('odd', 'even
 
 
 def hash_password(payload: bytes, amount: float) -> int:
-    """CPU-bound: a key derivation, 32000 rounds at amount 1."""
-    return len(hashlib.pbkdf2_hmac("sha256", payload[:64] or b"-", b"salt", max(1, round(32_000 * amount))))
+    """CPU-bound: a key derivation, 24000 rounds at amount 1."""
+    return len(hashlib.pbkdf2_hmac("sha256", payload[:64] or b"-", b"salt", max(1, round(24_000 * amount))))
 
 
 def sort_records(payload: bytes, amount: float) -> int:
-    """Memory-heavy: builds, copies and sorts a list of numbers, 64000 at amount 1."""
+    """Memory-heavy: builds, copies and sorts a list of numbers, 45000 at amount 1."""
     seed = (len(payload) * 2654435761) % 2**32
-    numbers = [(seed + index * 40503) % 1000003 for index in range(max(1, round(64_000 * amount)))]
+    numbers = [(seed + index * 40503) % 1000003 for index in range(max(1, round(45_000 * amount)))]
     return len(sorted(numbers)) + len(bytes(len(numbers) * 64))
 
 
 def compress(payload: bytes, amount: float) -> int:
-    """Compression: zlib over half-random bytes, 1 MiB at amount 1."""
-    size = max(256, round(1024 * 1024 * amount))
+    """Compression: zlib over half-random bytes, 768 KiB at amount 1."""
+    size = max(256, round(768 * 1024 * amount))
     block = (payload[:4096] + os.urandom(2048)) * 4
     return len(zlib.compress((block * (size // len(block) + 1))[:size], 6))
 
 
 def query_orders(payload: bytes, amount: float) -> int:
-    """SQLite: grouped queries over 2000 orders, 16 at amount 1."""
+    """SQLite: grouped queries over 2000 orders, 12 at amount 1."""
     connection = _connection()
     total = 0
-    for number in range(max(1, round(16 * amount))):
+    for number in range(max(1, round(12 * amount))):
         rows = connection.execute(
-            "SELECT customer, count(*), sum(price) FROM orders WHERE price > ? GROUP BY customer ORDER BY 3 DESC LIMIT 20",
+            "SELECT customer, count(*), sum(price) FROM orders WHERE price > ? "
+            "GROUP BY customer ORDER BY 3 DESC LIMIT 20",
             ((len(payload) + number) % 50,),
         )
         total += len(rows.fetchall())
@@ -49,10 +52,10 @@ def query_orders(payload: bytes, amount: float) -> int:
 
 
 def store_files(payload: bytes, amount: float) -> int:
-    """File I/O: writes, reads back and removes files of 64 KiB, 24 at amount 1."""
+    """File I/O: writes, reads back and removes files of 64 KiB, 18 at amount 1."""
     block = (payload + bytes(64 * 1024))[: 64 * 1024]
     total = 0
-    for _ in range(max(1, round(24 * amount))):
+    for _ in range(max(1, round(18 * amount))):
         with tempfile.TemporaryDirectory(prefix="fingerpost-host-") as folder:
             path = Path(folder) / "upload"
             path.write_bytes(block)
@@ -61,9 +64,9 @@ def store_files(payload: bytes, amount: float) -> int:
 
 
 def render_page(payload: bytes, amount: float) -> int:
-    """Rendering: an HTML table from a template, 900 rows at amount 1."""
+    """Rendering: an HTML table from a template, 650 rows at amount 1."""
     name = f"item {len(payload)}"
-    rows = [{"id": number, "name": name, "price": number * 1.1} for number in range(max(1, round(900 * amount)))]
+    rows = [{"id": number, "name": name, "price": number * 1.1} for number in range(max(1, round(650 * amount)))]
     return len(_page().render(rows=rows))
 
 
@@ -84,17 +87,16 @@ def amount_of_work(payload_bytes: int, multiplier: float) -> float:
 
 def _connection() -> sqlite3.Connection:
     if not hasattr(_LOCAL, "connection"):
-        connection = sqlite3.connect(":memory:")
-        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, price REAL)")
-        connection.executemany(
+        created = sqlite3.connect(":memory:")
+        created.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, price REAL)")
+        created.executemany(
             "INSERT INTO orders VALUES (?, ?, ?)", ((n, n * 7919 % 97, n * 31 % 100) for n in range(_ROWS))
         )
-        _LOCAL.connection = connection
-    return _LOCAL.connection  # type: ignore[no-any-return]
+        _LOCAL.connection = created
+    connection: sqlite3.Connection = _LOCAL.connection
+    return connection
 
 
 @lru_cache(maxsize=1)
-def _page():  # type: ignore[no-untyped-def]
-    from jinja2 import Environment
-
+def _page() -> Template:
     return Environment(autoescape=True).from_string(_TEMPLATE)

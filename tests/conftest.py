@@ -1,0 +1,116 @@
+"""Telemetry made for tests: an unequal fleet, with known ratios between hosts."""
+
+import random
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
+from fleet.batches import write_batch
+
+US = 1_000_000
+
+# Two cores shared with the servers under test: how fast examples come says nothing about the code.
+settings.register_profile("shared", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """A good request record, with changes."""
+    return {
+        "time": time.time_ns() // 1000 - US,
+        "service": "shop",
+        "host": "h1",
+        "method": "POST",
+        "route": "/work/hash",
+        "status": 200,
+        "bytes_in": 100,
+        "bytes_out": 10,
+        "auth": "none",
+        "user_agent_class": "browser",
+        "region": "DE",
+        "duration_s": 0.01,
+        "service_time_s": 0.009,
+        "inflight": 1,
+        "cpu_s": 0.005,
+        "policy": "random",
+        "propensity": 0.5,
+        **changes,
+    }
+
+
+def sample(**changes: Any) -> dict[str, Any]:
+    """A good host sample, with changes."""
+    return {
+        "time": time.time_ns() // 1000 - US,
+        "service": "shop",
+        "host": "h1",
+        "cpu_util": 0.4,
+        "cores": 1.0,
+        "mem_bytes": 100,
+        "mem_limit_bytes": 1000,
+        "inflight": 1,
+        "slots": 4,
+        **changes,
+    }
+
+
+@pytest.fixture(scope="session")
+def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ingested lake: 4 hosts, 3 routes, 3 minutes; `h3` takes three times as long for `/work/hash`.
+
+    Latency follows a load that rises and falls, so that there is something to learn beyond an average.
+    """
+    from features.ingest import ingest
+
+    lake = tmp_path_factory.mktemp("measured") / "lake"
+    dice = random.Random(3)
+    end = time.time_ns() // 1000 - US
+    begin = end - 180 * US
+    for host in ("h1", "h2", "h3", "h4"):
+        rows, samples = [], []
+        for number in range(4000):
+            at = begin + number * 45_000
+            busy = ((at - begin) // (20 * US)) % 2
+            route = dice.choice(["/work/hash", "/work/sort", "/work/query"])
+            cpu = 0.004 * (3 if (host, route) == ("h3", "/work/hash") else 1) * dice.lognormvariate(0, 0.2)
+            duration = cpu * (2.5 if busy else 1.2)
+            rows.append(
+                record(time=at, host=host, route=route, cpu_s=cpu, duration_s=duration, service_time_s=duration * 0.95)
+            )
+        for second in range(180):
+            samples.append(sample(time=begin + second * US, host=host, cpu_util=0.3 + 0.3 * ((second // 20) % 2)))
+        write_batch(lake, "samples", HOST_SAMPLE, samples, f"{host}-1")
+        write_batch(lake, "requests", REQUEST_RECORD, rows, f"{host}-1")
+    ingest(lake, "shop", clock_skew_s=5, max_age_s=86400)
+    return lake
+
+
+@pytest.fixture(scope="session")
+def featured_lake(measured_lake: Path) -> Path:
+    """`measured_lake` with windows of 5 s, training rows and fingerprints."""
+    from features.build import build_features
+
+    build_features(measured_lake, "shop", 5, 30, 16, 30)
+    return measured_lake
+
+
+@pytest.fixture
+def free_ports() -> Callable[[int], list[int]]:
+    """Finds ports that are free now."""
+
+    def find(count: int) -> list[int]:
+        sockets = [socket.socket() for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in sockets]
+        for each in sockets:
+            each.close()
+        return ports
+
+    return find

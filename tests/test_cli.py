@@ -1,0 +1,100 @@
+"""The command line: light to start, and plain about what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fingerpost.settings import settings_table
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"pandas", "numpy", "pyarrow", "mlflow", "prefect", "bentoml", "lightgbm", "httpx", "pydantic"}
+
+
+def fingerpost(*arguments, **env):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "fingerpost", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        timeout=120,
+        check=False,
+    )
+
+
+def modules_after(statement):
+    code = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in json.loads(done.stdout)}
+
+
+def test_help_loads_nothing_heavy():
+    assert not HEAVY & modules_after("import fingerpost.cli")
+
+
+def test_the_agent_loads_nothing_heavy():
+    assert not HEAVY & modules_after("import fleet.agent_main, fleet.agent")
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["agent"], ["run"], ["schedule"], ["engine"], ["settings"], ["fleet"]]
+)
+def test_every_command_explains_itself(command):
+    done = fingerpost(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_settings_are_documented_as_they_are():
+    assert settings_table() in (ROOT / "docs" / "settings.md").read_text()
+
+
+def test_a_bad_setting_is_named():
+    done = fingerpost("settings", FINGERPOST_ENVOY_PORT="99999")
+    assert done.returncode == 1
+    assert "FINGERPOST_ENVOY_PORT='99999'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_come_from_the_environment():
+    done = fingerpost("settings", "--json", FINGERPOST_SERVICE="bank", FINGERPOST_WINDOW_S="3")
+    values = json.loads(done.stdout)
+    assert (values["service"], values["window_s"]) == ("bank", 3.0)
+
+
+def test_an_unknown_flow_is_named():
+    done = fingerpost("run", "nonsense")
+    assert done.returncode == 1
+    assert "'nonsense'" in done.stderr
+    assert "pipeline" in done.stderr
+
+
+def test_a_server_that_does_not_answer_is_named(free_ports):
+    (port,) = free_ports(1)
+    done = fingerpost("run", "ingest", FINGERPOST_PREFECT_PORT=str(port))
+    assert done.returncode == 1
+    assert f"Prefect does not answer at http://127.0.0.1:{port}" in done.stderr
+    assert "FINGERPOST_PREFECT_URL" in done.stderr
+
+
+def test_a_host_name_that_is_a_path_is_refused():
+    done = fingerpost("agent", "--host", "../x")
+    assert done.returncode == 1
+    assert "'../x'" in done.stderr
+
+
+def test_a_port_in_use_ends_the_demo_at_once():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = fingerpost("demo", "--once", FINGERPOST_ENGINE_PORT=str(port))
+    assert done.returncode == 1
+    assert f"port {port} (engine) is in use" in done.stderr
+    assert "FINGERPOST_ENGINE_PORT" in done.stderr

@@ -1,0 +1,136 @@
+"""Splits, models, evaluation, and the registry on a real MLflow database."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.build import load_training_rows
+from features.definition import CATEGORICAL_FEATURES, NAIVE, TARGETS, naive_column
+from fingerpost.errors import NoDataError
+from fingerpost.settings import Settings
+from training.blend import Blend
+from training.bundle import ModelBundle, SchemaMismatchError
+from training.evaluate import error_table, log_mae, score
+from training.registry import champion_version, load_version, register, set_champion
+from training.splits import time_split
+from training.train import make_candidate
+
+START = pd.Timestamp("2026-01-01", tz="UTC")
+SETTINGS = Settings(window_s=5, halflife_s=30, tuning_trials=3, tuning_timeout_s=30)
+
+
+@pytest.fixture(scope="module")
+def candidate(featured_lake):
+    return make_candidate(load_training_rows(featured_lake, "shop", 10**6), SETTINGS)
+
+
+@given(st.lists(st.integers(0, 200), min_size=60, max_size=300, unique=False), st.floats(0.1, 0.5))
+def test_split_leaves_a_gap_in_time(seconds, share):
+    times = pd.Series(START + pd.to_timedelta(sorted(seconds), unit="s"))
+    gap = pd.Timedelta(seconds=10)
+    try:
+        earlier, later = time_split(times, share, gap)
+    except NoDataError:
+        return
+    assert times[earlier].max() + gap <= times[later].min()
+
+
+def test_too_little_to_split_is_said_plainly():
+    with pytest.raises(NoDataError, match="measure for longer"):
+        time_split(pd.Series([START] * 50), 0.25, pd.Timedelta(seconds=5))
+
+
+def test_model_beats_remembering_where_there_is_something_to_learn(candidate):
+    scores = candidate.scores
+    assert set(scores) == set(TARGETS)
+    assert scores["latency_p50_s"].skill > 0.03
+    for each in scores.values():
+        assert each.rows > 50
+        assert each.skill == pytest.approx(1 - each.model / min(each.naive.values()))
+
+
+def test_predictions_rank_the_slow_host_last(candidate, featured_lake):
+    latest = pd.read_parquet(featured_lake / "fingerprints" / "service=shop" / "latest.parquet")
+    cells = pd.concat([latest[["host", "category", "request_type"]], candidate.bundle.predict(latest)], axis=1)
+    hashes = cells[cells["request_type"] == "POST /work/hash"]
+    assert len(hashes) >= 4
+    for _, row in hashes.groupby("category"):
+        assert row.set_index("host")["throughput_rps"].idxmin() == "h3"
+    assert (cells["latency_p99_s"] >= cells["latency_p50_s"]).all()
+
+
+def test_saved_and_loaded_models_predict_the_same(candidate, tmp_path):
+    candidate.bundle.save(tmp_path)
+    copy = ModelBundle.load(tmp_path)
+    pd.testing.assert_frame_equal(copy.predict(candidate.test), candidate.bundle.predict(candidate.test))
+
+
+def test_a_model_for_other_features_is_refused(candidate, tmp_path):
+    candidate.bundle.save(tmp_path)
+    about = json.loads((tmp_path / "bundle.json").read_text())
+    (tmp_path / "bundle.json").write_text(json.dumps({**about, "schema_hash": "other"}))
+    with pytest.raises(SchemaMismatchError, match="other"):
+        ModelBundle.load(tmp_path)
+
+
+def test_unknown_categories_and_hosts_are_predicted(candidate):
+    rows = candidate.test.head(5).assign(**dict.fromkeys(CATEGORICAL_FEATURES, "never seen"), host="new")
+    assert np.isfinite(candidate.bundle.predict(rows)).all(axis=None)
+    with pytest.raises(ValueError, match="host_cpu_util"):
+        candidate.bundle.predict(rows.drop(columns=["host_cpu_util"]))
+
+
+def test_log_mae_passes_over_what_was_not_measured():
+    assert log_mae([0.0, np.nan, 2.0], [1.0, 1.0, np.inf]) == 1.0
+    assert np.isnan(log_mae([np.nan], [1.0]))
+
+
+def test_blend_of_a_constant_target_is_the_constant():
+    rows = pd.DataFrame({naive_column(view, "latency_p50_s"): np.full(50, -4.0) for view in NAIVE})
+    rows = rows.assign(
+        latency_p50_s=-4.0,
+        latency_p50_s_level=-4.0,
+        latency_p50_s_fleet=-4.0,
+        latency_p50_s_host=0.0,
+        latency_p50_s_now=0.0,
+    )
+    assert Blend.fit(rows, "latency_p50_s").predict(rows, "latency_p50_s") == pytest.approx(np.full(50, -4.0))
+
+
+def test_error_tables_cover_every_host(candidate):
+    table = error_table(candidate.bundle, candidate.test, "host")
+    assert sorted(table["host"]) == ["h1", "h2", "h3", "h4"]
+    assert table["rows"].sum() == len(candidate.test)
+
+
+def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    url = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    mlflow.set_tracking_uri(url)
+    assert champion_version(url, "fingerpost-shop") is None
+    version = register(candidate, url, "fingerpost-shop", "shop")
+    set_champion(url, "fingerpost-shop", version)
+    assert champion_version(url, "fingerpost-shop") == version
+
+    client = mlflow.MlflowClient(url)
+    run = client.get_run(client.get_model_version("fingerpost-shop", version).run_id)
+    assert float(run.data.metrics["latency_p50_s.skill"]) == pytest.approx(candidate.scores["latency_p50_s"].skill)
+    assert run.data.params["train_rows"] == str(len(candidate.train))
+    assert {"train_from", "train_to", "test_from", "num_leaves"} <= set(run.data.params)
+    assert len(run.inputs.dataset_inputs) == 2
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"features.json", "plots", "errors_by_host.csv", "errors_by_category.csv"} <= artifacts
+    assert len(client.list_artifacts(run.info.run_id, "plots")) == 4
+
+    loaded = mlflow.pyfunc.load_model("models:/fingerpost-shop@champion")
+    assert {column.name for column in loaded.metadata.signature.outputs.inputs} == set(TARGETS)
+    bundle = load_version(url, "fingerpost-shop", version)
+    pd.testing.assert_frame_equal(bundle.predict(candidate.test), candidate.bundle.predict(candidate.test))
+    assert score(bundle, candidate.test) == candidate.scores
+    assert not list((tmp_path).rglob("*.pkl"))
