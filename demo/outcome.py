@@ -53,7 +53,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     for cell in cells:
         by_category.setdefault(cell["category"], {})[cell["host"]] = cell
     table = Table(
-        title="predicted throughput (requests/s) and median latency (ms) - ★ is the best host for a category",
+        title="predicted throughput and median latency; ★ marks the best host for a category",
         row_styles=["", "dim"],
     )
     table.add_column("category")
@@ -73,8 +73,9 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
 def _cell(cell: dict[str, Any]) -> str:
     if cell["throughput_rps"] is None:
         return "-"
-    text = f"{cell['throughput_rps']:.0f}/s {cell['latency_p50_s'] * 1000:.1f}"
-    return f"[bold green]★ {text}[/]" if cell["best"] else text
+    latency = f"{cell['latency_p50_s'] * 1000:.1f} ms"
+    rate = f"{cell['throughput_rps']:.0f}/s"
+    return f"[bold green]★ {rate}\n{latency}[/]" if cell["best"] else f"{rate}\n{latency}"
 
 
 def _short(category: str) -> str:

@@ -11,10 +11,13 @@ class BundleModel:
     """The interface that MLflow asks for."""
 
     def __init__(self, bundle: ModelBundle) -> None:
-        self.bundle = bundle
+        self._bundle = bundle
+
+    def get_raw_model(self) -> ModelBundle:
+        return self._bundle
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return self.bundle.predict(frame)
+        return self._bundle.predict(frame)
 
 
 def _load_pyfunc(data_path: str) -> BundleModel:

@@ -85,7 +85,7 @@ def load_version(tracking_url: str, model_name: str, model_version: str) -> Mode
 
     mlflow.set_tracking_uri(tracking_url)
     model = mlflow.pyfunc.load_model(f"models:/{model_name}/{model_version}")
-    bundle = model.get_raw_model().bundle
+    bundle = model.get_raw_model()
     if not isinstance(bundle, ModelBundle):
         raise TypeError(f"version {model_version} of {model_name} is not a Fingerpost model")
     return bundle
