@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from fingerpost.settings import Settings
+from fingerpost.settings import LOOPBACK, Settings
 from fingerpost.stack.ports import PortUse
 from fleet.demo.classes import DemoHost
 from routing.envoy import Upstream, envoy_config
@@ -66,11 +66,11 @@ def port_uses(settings: Settings, hosts: list[DemoHost]) -> list[PortUse]:
     host = settings.bind_host
     return [
         PortUse("Envoy", host, settings.envoy_port, "FINGERPOST_ENVOY_PORT"),
-        PortUse("Envoy admin", "127.0.0.1", settings.envoy_admin_port, "FINGERPOST_ENVOY_ADMIN_PORT"),
+        PortUse("Envoy admin", LOOPBACK, settings.envoy_admin_port, "FINGERPOST_ENVOY_ADMIN_PORT"),
         PortUse("engine", host, settings.engine_port, "FINGERPOST_ENGINE_PORT"),
-        PortUse("MLflow", host, settings.mlflow_port, "FINGERPOST_MLFLOW_PORT"),
-        PortUse("Prefect", host, settings.prefect_port, "FINGERPOST_PREFECT_PORT"),
-        *(PortUse(f"demo host {each.name}", host, each.port, "FINGERPOST_HOST_PORT_BASE") for each in hosts),
+        PortUse("MLflow", LOOPBACK, settings.mlflow_port, "FINGERPOST_MLFLOW_PORT"),
+        PortUse("Prefect", LOOPBACK, settings.prefect_port, "FINGERPOST_PREFECT_PORT"),
+        *(PortUse(f"demo host {each.name}", LOOPBACK, each.port, "FINGERPOST_HOST_PORT_BASE") for each in hosts),
     ]
 
 
@@ -82,7 +82,7 @@ def fingerpost(*arguments: str) -> list[str]:
 def prefect_command(settings: Settings) -> list[str]:
     return [
         *(_PYTHON, "-m", "prefect", "server", "start"),
-        *("--host", settings.bind_host, "--port", str(settings.prefect_port)),
+        *("--host", LOOPBACK, "--port", str(settings.prefect_port)),
     ]
 
 
@@ -91,13 +91,13 @@ def mlflow_command(settings: Settings) -> list[str]:
         *(_PYTHON, "-m", "mlflow", "server", "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{settings.home / 'mlflow.db'}"),
         *("--artifacts-destination", str(settings.home / "mlartifacts")),
-        *("--host", settings.bind_host, "--port", str(settings.mlflow_port)),
+        *("--host", LOOPBACK, "--port", str(settings.mlflow_port)),
     ]
 
 
 def envoy_command(settings: Settings, layout: Layout, hosts: list[DemoHost]) -> list[str]:
     """Writes Envoy's configuration and returns its command."""
-    upstreams = [Upstream(each.name, settings.bind_host, each.port) for each in hosts]
+    upstreams = [Upstream(each.name, LOOPBACK, each.port) for each in hosts]
     config = envoy_config(
         upstreams, layout.access_log, settings.bind_host, settings.envoy_port, settings.envoy_admin_port
     )
@@ -114,11 +114,11 @@ def host_command(host: DemoHost) -> list[str]:
     return fingerpost("fleet", "host", "--class", host.host_class, "--port", str(host.port))
 
 
-def agent_command(settings: Settings, layout: Layout, host: DemoHost, pid: int) -> list[str]:
+def agent_command(layout: Layout, host: DemoHost, pid: int) -> list[str]:
     return fingerpost(
         *("agent", "--host", host.name, "--access-log", str(layout.access_log), "--pid", str(pid)),
         *("--cores", "1", "--mem-limit-mb", str(HOST_MEMORY_MB)),
-        *("--stats-url", f"http://{settings.bind_host}:{host.port}/fingerpost/stats"),
+        *("--stats-url", f"http://{LOOPBACK}:{host.port}/fingerpost/stats"),
     )
 
 

@@ -27,7 +27,7 @@ from demo.processes import (
 from demo.progress import Progress
 from fingerpost.environment import tool_environment
 from fingerpost.lake import INBOX, parquet_files
-from fingerpost.settings import Settings
+from fingerpost.settings import LOOPBACK, Settings
 from fingerpost.stack.ports import check_ports
 from fingerpost.stack.processes import Child, Stack
 from fleet.demo.classes import demo_hosts
@@ -107,7 +107,7 @@ class Demo:
         settings, layout = self._settings, self._layout
         for host in self._hosts:
             process = stack.start(f"host-{host.name}", host_command(host)).process
-            stack.start(f"agent-{host.name}", agent_command(settings, layout, host, process.pid))
+            stack.start(f"agent-{host.name}", agent_command(layout, host, process.pid))
         stack.start("envoy", envoy_command(settings, layout, self._hosts))
 
     def _drive(self, stack: Stack) -> dict[str, Any]:
@@ -170,17 +170,17 @@ class Demo:
 
     def _health_urls(self) -> dict[str, str]:
         settings, urls = self._settings, self._urls()
-        hosts = {f"host {each.name}": f"http://{settings.bind_host}:{each.port}/healthz" for each in self._hosts}
+        hosts = {f"host {each.name}": f"http://{LOOPBACK}:{each.port}/healthz" for each in self._hosts}
         return {
             **hosts,
-            "Envoy": f"http://127.0.0.1:{settings.envoy_admin_port}/ready",
+            "Envoy": f"http://{LOOPBACK}:{settings.envoy_admin_port}/ready",
             "MLflow": f"{urls['mlflow']}/health",
             "Prefect": f"{settings.prefect}/health",
         }
 
     def _urls(self) -> dict[str, str]:
         settings = self._settings
-        base = f"http://{settings.bind_host}"
+        base = f"http://{settings.reach_host}"
         return {
             "envoy": f"{base}:{settings.envoy_port}",
             "engine": f"{base}:{settings.engine_port}",

@@ -19,6 +19,9 @@ def tool_environment(settings: Settings) -> dict[str, str]:
         **QUIET,
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": settings.prefect,
+        # Runs leave the history as telemetry leaves the lake.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(round(settings.max_age_days * 86400)),
         "PREFECT_RUNNER_POLL_FREQUENCY": "2",
         # Our own processes log through the root logger; Prefect's copies of each line would double the log.
         "PREFECT_LOGGING_LEVEL": "WARNING",

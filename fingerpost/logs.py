@@ -19,3 +19,5 @@ def configure_logs(level: str = "INFO", log_format: str = "json") -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # A line for every poll of a server would fill the log of a process that runs for months.
+    logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLevelName(level)))

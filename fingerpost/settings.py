@@ -9,6 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from fingerpost.errors import FingerpostError
 from fingerpost.names import check_name
 
+LOOPBACK = "127.0.0.1"
+_ANY = {"0.0.0.0", "::"}  # noqa: S104 (to tell it, not to bind it)
+
 
 class Settings(BaseSettings):
     """One flat set of settings, shared by every part; each field's description is its documentation."""
@@ -17,7 +20,9 @@ class Settings(BaseSettings):
 
     service: str = Field(default="shop", description="The service that is measured, predicted and routed.")
     home: Path = Field(default=Path(".fingerpost"), description="Directory of all local state: lake, databases, logs.")
-    bind_host: str = Field(default="127.0.0.1", description="Address the servers listen on.")
+    bind_host: str = Field(
+        default="127.0.0.1", description="Address that Envoy and the engine listen on; all else stays on 127.0.0.1."
+    )
     envoy_port: int = Field(default=8080, ge=1, le=65535, description="Envoy's port for clients.")
     envoy_admin_port: int = Field(default=9901, ge=1, le=65535, description="Envoy's admin port.")
     engine_port: int = Field(default=3000, ge=1, le=65535, description="The prediction engine's port.")
@@ -103,12 +108,17 @@ class Settings(BaseSettings):
     @property
     def mlflow(self) -> str:
         """Address of the MLflow tracking server."""
-        return self.mlflow_url or f"http://{self.bind_host}:{self.mlflow_port}"
+        return self.mlflow_url or f"http://{LOOPBACK}:{self.mlflow_port}"
 
     @property
     def prefect(self) -> str:
         """Address of the Prefect API."""
-        return self.prefect_url or f"http://{self.bind_host}:{self.prefect_port}/api"
+        return self.prefect_url or f"http://{LOOPBACK}:{self.prefect_port}/api"
+
+    @property
+    def reach_host(self) -> str:
+        """Where Envoy and the engine are reached from this machine."""
+        return LOOPBACK if self.bind_host in _ANY else self.bind_host
 
     @property
     def model_name(self) -> str:

@@ -31,6 +31,8 @@ def all_plots(
 
 def predicted_vs_actual(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
     """A point a held-out cell and window, by target; the diagonal is perfection."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     figure = _figure(4.2 * len(TARGETS), 4.2)
     predicted = bundle.predict_log(rows)
     for place, target in enumerate(TARGETS, start=1):
@@ -41,6 +43,10 @@ def predicted_vs_actual(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
         if known.size:
             axes.loglog([known.min(), known.max()], [known.min(), known.max()], color="grey", linewidth=1)
         axes.set(title=target, xlabel="measured", ylabel="predicted")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            axis.set_major_formatter(EngFormatter("s" if target.endswith("_s") else ""))
+            axis.set_minor_formatter(NullFormatter())
     return figure
 
 

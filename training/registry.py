@@ -42,7 +42,10 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
 
     mlflow.set_tracking_uri(tracking_url)
     mlflow.set_experiment(f"{model_name}-training")
-    with mlflow.start_run(tags={"service": service, "schema_hash": schema_hash()}):
+    with mlflow.start_run(
+        run_name=f"{service} to {candidate.test['time'].max():%Y-%m-%d %H:%M:%S}",
+        tags={"service": service, "schema_hash": schema_hash()},
+    ):
         mlflow.log_params({**candidate.tuning.params, **_data_window(candidate)})
         mlflow.log_metrics(_metrics(candidate.scores))
         mlflow.log_dict({"features": list(FEATURES), "schema_hash": schema_hash()}, "features.json")
@@ -56,6 +59,13 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
             dataset = from_pandas(rows[[*FEATURES, *TARGETS]], name=f"{service}-features-{context}")
             mlflow.log_input(dataset, context=context)
         return _log_model(candidate, model_name)
+
+
+def describe(tracking_url: str, model_name: str, model_version: str, text: str) -> None:
+    """Says of a version, where people look for it, what it is worth."""
+    import mlflow
+
+    mlflow.MlflowClient(tracking_url).update_model_version(model_name, model_version, description=text)
 
 
 def set_champion(tracking_url: str, model_name: str, model_version: str) -> None:

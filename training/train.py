@@ -11,7 +11,7 @@ from features.build import load_training_rows
 from fingerpost.settings import Settings
 from training.evaluate import TargetScore, mean_skill, score
 from training.fit import fit_bundle
-from training.registry import Candidate, champion_version, register, set_champion
+from training.registry import Candidate, champion_version, describe, register, set_champion
 from training.splits import time_split
 from training.tune import tune
 
@@ -80,6 +80,7 @@ def train(lake: Path, settings: Settings, progress: Callable[[str], None] = sile
         reason = verdict if skill > 0 else f"{verdict}; champion all the same, as the first version there is"
     else:
         reason = f"{verdict}; version {present} stays champion"
+    describe(settings.mlflow, name, new_version, reason)
     logger.info("trained", extra={"model_version": new_version, "champion": better, "reason": reason})
     return TrainingReport(
         name, new_version, better, reason, candidate.scores, len(candidate.train), len(candidate.test)

@@ -18,13 +18,13 @@ def host(
 ) -> None:
     """Serves one demo host, until stopped."""
     from fingerpost.errors import FingerpostError
-    from fingerpost.settings import get_settings
+    from fingerpost.settings import LOOPBACK
     from fleet.demo.classes import HOST_CLASSES
     from fleet.demo.host import serve
 
     if host_class not in HOST_CLASSES:
         raise FingerpostError(f"--class {host_class!r} is not one of {', '.join(HOST_CLASSES)}")
-    serve(host_class, get_settings().bind_host, port)
+    serve(host_class, LOOPBACK, port)
 
 
 def load(
