@@ -39,8 +39,9 @@ format: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# Resolves the pinned set anew, for Python 3.11 and later.
-constraints: $(VENV)/.installed
+# Resolves the pinned set anew, for Python 3.11 and later; what is pinned and still fits stays as it is.
+constraints: | $(VENV)/bin/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml build-tools.in -o constraints.txt
 
 clean:

@@ -28,6 +28,7 @@ class RunningDemo:
             **{f"FINGERPOST_{name}": str(port) for name, port in zip(variables, ports, strict=False)},
             "FINGERPOST_HOST_PORT_BASE": str(ports[-1]),
             "FINGERPOST_HOME": str(home),
+            "FINGERPOST_INGEST_EVERY_S": "15",
         }
         self.output = home / "stdout"
         self.messages = home / "stderr"
@@ -153,6 +154,19 @@ def test_a_deployment_runs_when_asked_for(staying):
         assert done.returncode == 0, done.stdout + done.stderr
         artifacts = client.post(f"{api}/artifacts/latest/filter", json={}).json()
     assert {artifact["key"] for artifact in artifacts} >= {"ingest", "features", "training"}
+
+
+def test_the_schedule_runs_by_itself(staying):
+    wanted = {
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}, "tags": {"all_": ["auto-scheduled"]}},
+        "flows": {"name": {"any_": ["ingest"]}},
+    }
+    deadline = time.monotonic() + 90
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        while not client.post(f"{staying.urls['prefect']}/api/flow_runs/filter", json=wanted).json():
+            assert time.monotonic() < deadline
+            time.sleep(1)
+    assert "ERROR" not in (staying.home / "demo" / "logs" / "prefect.log").read_text()
 
 
 def test_ctrl_c_leaves_no_process(staying):
