@@ -75,6 +75,21 @@ def test_stopping_reaches_the_children_of_children(tmp_path):
     assert not psutil.pid_exists(grandchild)
 
 
+def test_stopping_reaches_what_outlived_its_parent(tmp_path):
+    code = (
+        "import subprocess, sys, time; "
+        f"print(subprocess.Popen({FOREVER!r}, start_new_session=True).pid, flush=True); time.sleep(60)"
+    )
+    with Stack(tmp_path, {}) as stack:
+        child = stack.start("server", [sys.executable, "-c", code])
+        stack.wait_until(lambda: bool(child.log.read_text().strip()), 20, "no child")
+        orphan = int(child.log.read_text())
+        child.process.kill()
+        child.process.wait()
+        assert psutil.pid_exists(orphan)
+    assert not psutil.pid_exists(orphan)
+
+
 def test_a_child_that_ends_well_is_let_go(tmp_path):
     with Stack(tmp_path, {"WORD": "hello"}) as stack:
         child = stack.start("load", [sys.executable, "-c", "import os; print(os.environ['WORD'])"])

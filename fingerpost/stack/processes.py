@@ -1,7 +1,8 @@
 """A set of child processes that live and die together.
 
 Each child leads a session of its own, so that the terminal's Ctrl-C reaches only us and stopping can reach all of a
-child's own children; on Linux each is also told to end when we die, however we die.
+child's own children, also those that outlived it: they carry a mark in their environment. On Linux each child is also
+told to end when we die, however we die.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from fingerpost.errors import NotReadyError, ProcessDiedError
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1
+_MARK = "FINGERPOST_STACK_ID"
 
 
 @dataclass
@@ -51,7 +54,8 @@ class Stack:
 
     def __init__(self, log_dir: Path, env: Mapping[str, str]) -> None:
         self._log_dir = log_dir
-        self._env = {**os.environ, **env}
+        self._mark = uuid.uuid4().hex
+        self._env = {**os.environ, **env, _MARK: self._mark}
         self._children: list[Child] = []
         self._interrupts = 0
         log_dir.mkdir(parents=True, exist_ok=True)
@@ -129,7 +133,6 @@ class Stack:
     def stop(self, grace_s: float = 10.0) -> None:
         """Ends every process and its descendants, last started first; politely, then not. Safe to call again."""
         children, self._children = list(reversed(self._children)), []
-        tree = [process for child in children for process in _descendants(child.process.pid)]
         for child in children:
             if child.process.poll() is None:
                 child.process.terminate()
@@ -138,23 +141,27 @@ class Stack:
             if time.monotonic() > deadline or self._interrupts > heard:
                 break
             time.sleep(_POLL_S)
+        left = _marked(self._mark)
         for child in children:
             _end_group(child, signal.SIGKILL)
             child.process.wait()
-        for process in tree:
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(tree, timeout=grace_s)
+        psutil.wait_procs(left, timeout=grace_s)
 
     def _note_signal(self, _signal: int, _frame: FrameType | None) -> None:
         self._interrupts += 1
 
 
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+def _marked(mark: str) -> list[psutil.Process]:
+    """Every process with our mark in its environment: also those whose parent is gone, or that left its session."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
 
 
 def _end_group(child: Child, how: signal.Signals) -> None:
