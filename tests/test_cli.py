@@ -87,6 +87,31 @@ def test_a_host_name_that_is_a_path_is_refused():
     assert "'../x'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["agent", "--host", "h1", "--pid", "4194304"], "--pid 4194304: there is no such process"),
+        (["agent", "--host", "h1", "--stats-url", "ftp://x"], "--stats-url 'ftp://x'"),
+        (["fleet", "load", "--url", "nowhere"], "--url 'nowhere'"),
+        (["fleet", "host", "--class", "fast", "--port", "1"], "--class 'fast' is not one of compute"),
+    ],
+)
+def test_wrong_arguments_are_named(command, words, tmp_path):
+    done = fingerpost(*command, FINGERPOST_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = fingerpost("agent", "--host", "h1", FINGERPOST_HOME=str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert str(tmp_path / "file") in done.stderr
+    assert "FINGERPOST_HOME" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_port_in_use_ends_the_demo_at_once():
     import socket
 

@@ -13,18 +13,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in ("demo", "agent", "platform", "inspect", "fleet"):
+for _module in ("demo", "agent", "platform", "inspect", "bench", "fleet"):
     import_module(f"fingerpost.cli.{_module}").register(app)
 
 
 def main() -> None:
-    """Runs the command line; errors meant for people end as one line and exit code 1."""
+    """Runs the command line; errors for people and files that cannot be used end as one line, exit code 1."""
     from fingerpost.errors import FingerpostError
 
     try:
         app()
     except FingerpostError as error:
         print(f"fingerpost: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        # A file or folder that cannot be used: its name says more than where in the code it happened.
+        if error.filename is None:
+            raise
+        print(f"fingerpost: {error.strerror}: {error.filename} (FINGERPOST_HOME moves local state)", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("fingerpost: interrupted", file=sys.stderr)

@@ -28,6 +28,8 @@ def agent(
     """Reports this host's request records and samples into the lake, until stopped."""
     import json
 
+    import psutil
+
     from fingerpost.errors import FingerpostError
     from fingerpost.names import check_name
     from fingerpost.settings import get_settings
@@ -38,6 +40,10 @@ def agent(
         check_name(service or settings.service, "--service")
     except ValueError as error:
         raise FingerpostError(str(error)) from error
+    if pid and not psutil.pid_exists(pid):
+        raise FingerpostError(f"--pid {pid}: there is no such process")
+    # A lake that cannot be written at all is said here, to a person; later the agent would wait for it to come back.
+    settings.lake.mkdir(parents=True, exist_ok=True)
     if stats_url and not stats_url.startswith(("http://", "https://")):
         raise FingerpostError(f"--stats-url {stats_url!r} must begin with http:// or https://")
     options = {

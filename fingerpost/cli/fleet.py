@@ -38,8 +38,11 @@ def load(
     import json
     import statistics
 
+    from fingerpost.errors import FingerpostError
     from fleet.demo.load import arrivals, drive
 
+    if not url.startswith(("http://", "https://")):
+        raise FingerpostError(f"--url {url!r} must begin with http:// or https://")
     report = asyncio.run(drive(url, arrivals(rate, seconds, seed)))
     durations = report.durations_s
     cuts = statistics.quantiles(durations, n=100) if len(durations) > 1 else [0.0] * 99
