@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import time
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from fingerpost.errors import RefusedError
 from fingerpost.lake import write_text_atomically
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fleet.batches import quarantine_lines, write_batch
-from fleet.envoy_log import claimed_host, parse_line
+from fleet.log_formats import LOG_FORMATS
 from fleet.sampler import HostSampler
 from fleet.tail import LogTail, Position
 
@@ -36,6 +37,7 @@ class AgentOptions:
     service: str
     host: str
     access_log: Path | None = None
+    log_format: str = "envoy"
     pid: int | None = None
     cores: float | None = None
     mem_limit_bytes: int | None = None
@@ -61,9 +63,11 @@ class Agent:
         state = options.lake / "agents" / f"service={options.service}"
         state.mkdir(parents=True, exist_ok=True)
         self._checkpoint = state / f"{options.host}.json"
-        self._claim_path = state / "unclaimed-lines.lock"
+        # One lock a log: agents on logs of their own must not wait for each other.
+        self._claim_path = state / f"unclaimed-{zlib.crc32(str(options.access_log).encode()):08x}.lock"
         self._claim: IO[str] | None = None
         self._tail = LogTail(options.access_log, self._load_position()) if options.access_log else None
+        self._format = LOG_FORMATS[options.log_format]
         self._batch_start = self._tail.position if self._tail else Position()
         self._sampler = HostSampler(
             options.service, options.host, options.pid, options.cores, options.mem_limit_bytes, options.stats_url
@@ -114,9 +118,9 @@ class Agent:
             self.counts["records"] += len(self._records)
         if self._refused:
             now_us = time.time_ns() // 1000
-            quarantine_lines(
-                options.lake, options.service, now_us, f"{options.host}-{start.inode}-{start.offset}", self._refused
-            )
+            # Named by where and with what it begins: the same when reported again, another after a truncation.
+            name = f"{options.host}-{start.offset}-{zlib.crc32(self._refused[0][1]):08x}"
+            quarantine_lines(options.lake, options.service, now_us, name, self._refused)
         self._records, self._samples, self._refused = [], [], []
         if self._tail:
             self._batch_start = self._tail.position
@@ -165,7 +169,7 @@ class Agent:
         return True
 
     def _take(self, line: bytes) -> None:
-        host = claimed_host(line)
+        host = self._format.claim(line, self._options.host)
         if host is not None and host != self._options.host:
             self.counts["foreign"] += 1
             return
@@ -173,7 +177,7 @@ class Agent:
             self.counts["unclaimed"] += 1
             return
         try:
-            row = parse_line(line, self._options.service)
+            row = self._format.parse(line, self._options.service, self._options.host)
             reason = refusal(row, REQUEST_RECORD, *self._time_bounds())
         except RefusedError as error:
             reason = error.reason

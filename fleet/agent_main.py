@@ -13,7 +13,7 @@ from fleet.agent import Agent, AgentOptions
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    configure_logs(given.pop("log_level"), given.pop("log_format"))
+    configure_logs(given.pop("log_level"), given.pop("own_log_format"))
     given["lake"] = Path(given["lake"])
     given["access_log"] = Path(given["access_log"]) if given["access_log"] else None
     Agent(AgentOptions(**given)).run()

@@ -1,0 +1,34 @@
+"""The access-log formats an agent can follow, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fleet import combined_log, envoy_log, haproxy_log
+
+
+@dataclass(frozen=True)
+class LogFormat:
+    """How to read one format.
+
+    Args:
+        claim: (line, own host) to the host the line is about, without parsing it; None: nobody can claim the line.
+        parse: (line, service, own host) to a request record; raises RefusedError.
+    """
+
+    claim: Callable[[bytes, str], str | None]
+    parse: Callable[[bytes, str, str], dict[str, Any]]
+
+
+LOG_FORMATS: dict[str, LogFormat] = {
+    "envoy": LogFormat(
+        lambda line, _host: envoy_log.claimed_host(line),
+        lambda line, service, _host: envoy_log.parse_line(line, service),
+    ),
+    # A combined log does not name the host: it is the host's own.
+    "combined": LogFormat(lambda _line, host: host, combined_log.parse_line),
+    "haproxy": LogFormat(
+        lambda line, _host: haproxy_log.claimed_host(line),
+        lambda line, service, _host: haproxy_log.parse_line(line, service),
+    ),
+}
