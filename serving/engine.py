@@ -50,7 +50,7 @@ class PredictionEngine:
         if champion is None:
             raise ServiceUnavailable(f"no model yet: {self._follower.problem}")
         if fingerprints is None:
-            raise ServiceUnavailable("no fingerprints yet: the features flow has not run")
+            raise ServiceUnavailable(f"no fingerprints yet: {self._fingerprints.problem}")
         cells = predict_cells(champion.bundle, fingerprints, self._settings.latency_weight)
         wanted = cells["host"].isin(hosts or cells["host"]) & cells["category"].isin(categories or cells["category"])
         return {
