@@ -51,7 +51,7 @@ class LogTail:
         yield from self._read()
         if self._rotated():
             yield from self._read()
-            if self._partial:
+            if self._partial and not self._skipping:
                 yield self._partial  # the file is finished, so its last line is as complete as it will be
             self.close()
             if self._open():
