@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,25 +80,25 @@ class Demo:
 
     def _loop(self, stack: Stack) -> Outcome:
         settings = self._settings
-        with self._phase("starting the fleet, Envoy, MLflow and Prefect"):
+        with self._progress.phase("starting the fleet, Envoy, MLflow and Prefect"):
             stack.start("prefect", prefect_command(settings))
             stack.start("mlflow", mlflow_command(settings))
             self._start_fleet(stack)
             for name, url in self._health_urls().items():
                 stack.wait_until(lambda url=url: answers(url), _START_TIMEOUT_S, f"{name} does not answer at {url}")  # type: ignore[misc]
-        with self._phase(f"driving {len(self._hosts)} hosts for {self._options.seconds:.0f} s"):
+        with self._progress.phase(f"driving {len(self._hosts)} hosts for {self._options.seconds:.0f} s"):
             load = self._drive(stack)
         answered = sum(count for status, count in load["statuses"].items() if status.isdigit())
-        with self._phase(f"waiting for the agents' reports of {answered} requests"):
+        with self._progress.phase(f"waiting for the agents' reports of {answered} requests"):
             stack.wait_until(
                 lambda: self._reported() >= answered,
                 _SETTLE_TIMEOUT_S,
                 f"the agents reported {self._reported()} of {answered} requests",
             )
-        with self._phase("ingest, features, tuning, training (Prefect flows)"):
+        with self._progress.phase("ingest, features, tuning, training (Prefect flows)"):
             engine = stack.start("engine", fingerpost("engine"))
             pipeline = self._pipeline(stack)
-        with self._phase("asking the prediction engine"):
+        with self._progress.phase("asking the prediction engine"):
             answer = self._ask(stack, engine, pipeline)
         return Outcome(load, pipeline, answer, self._urls(), time.monotonic() - self._began)
 
@@ -195,9 +194,6 @@ class Demo:
         shutil.rmtree(layout.lake, ignore_errors=True)
         for path in (layout.access_log, layout.result):
             path.unlink(missing_ok=True)
-
-    def _phase(self, what: str) -> AbstractContextManager[None]:
-        return self._progress.phase(what)
 
 
 def _last_message(child: Child) -> str:

@@ -61,7 +61,7 @@ def build_features(
     hosts = host_windows(samples, requests, window_s)
     windows = build_windows(requests, hosts, table, window_s)
     replay = Replay(windows, hosts, table, window_s, halflife_s)
-    rows, latest = replay.training_rows(), replay.latest()
+    rows, latest = replay.run()
     write_text_atomically(categories_path(lake, service), json.dumps(table.to_json(), indent=1))
     _write_by_date(lake, "windows", service, windows, WINDOW_SCHEMA)
     if not rows.empty:

@@ -55,14 +55,16 @@ class Replay:
         self._windows = windows.sort_values("time", kind="stable")
         self._host_windows = host_windows.sort_values("time", kind="stable")
 
-    def training_rows(self) -> pd.DataFrame:
-        """One row for every cell of every window that had requests, features as of the window's beginning.
+    def run(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Replays all windows, once.
 
         Returns:
-            `time` (the window's beginning: the time of prediction), `host`, `category`, FEATURES, the naive forecasts
-            and the TARGETS (as logs, NaN where not measured), and `requests` of the window.
+            The training rows: one for every cell of every window that had requests, features as of the window's
+            beginning; `time` (the window's beginning: the time of prediction), `host`, `category`, FEATURES, the naive
+            forecasts and the TARGETS (as logs, NaN where not measured), and `requests` of the window.
+            And the latest: features and naive forecasts of every host for every category, as of the last window's end.
         """
-        prints = self._new()
+        prints = Fingerprints(len(self.hosts), len(self.categories), self._window_s, self._halflife_s)
         parts: list[pd.DataFrame] = []
         history = 0
         for step in self._steps():
@@ -74,26 +76,13 @@ class Replay:
                     frame[target] = values
                 frame["requests"] = step.traffic[0]
                 parts.append(frame)
-            self._observe(prints, step)
+            prints.observe(
+                step.end_us, step.host, step.category, step.values, step.traffic, step.host_rows, step.host_values
+            )
             history += step.host.size > 0
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-    def latest(self) -> pd.DataFrame:
-        """Features of every host for every category, as of the end of the last window."""
-        prints = self._new()
-        for step in self._steps():
-            self._observe(prints, step)
+        rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         host, category = np.meshgrid(np.arange(len(self.hosts)), np.arange(len(self.categories)), indexing="ij")
-        return self._frame(prints, host.ravel(), category.ravel())
-
-    def _new(self) -> Fingerprints:
-        return Fingerprints(len(self.hosts), len(self.categories), self._window_s, self._halflife_s)
-
-    @staticmethod
-    def _observe(prints: Fingerprints, step: _Step) -> None:
-        prints.observe(
-            step.end_us, step.host, step.category, step.values, step.traffic, step.host_rows, step.host_values
-        )
+        return rows, self._frame(prints, host.ravel(), category.ravel())
 
     def _frame(self, prints: Fingerprints, host: Ints, category: Ints) -> pd.DataFrame:
         frame = pd.DataFrame(prints.features(host, category), columns=list(NUMERIC_FEATURES))

@@ -13,7 +13,7 @@ def predict_cells(bundle: ModelBundle, fingerprints: pd.DataFrame, latency_weigh
     """Predictions of all cells, with the cost of the next request.
 
     Args:
-        fingerprints: of `features.dataset.Replay.latest`.
+        fingerprints: of `features.dataset.Replay.run`, the latest.
         latency_weight: of `routing_cost`.
 
     Returns:

@@ -85,7 +85,7 @@ def test_windows_hold_their_beginning_not_their_end():
 
 def test_no_feature_depends_on_the_future():
     requests, samples = random_telemetry()
-    rows = replay(requests, samples).training_rows()
+    rows = replay(requests, samples).run()[0]
     cut = START + pd.Timedelta(seconds=60)
     late = requests["time"] >= cut
     changed = requests.assign(
@@ -93,7 +93,7 @@ def test_no_feature_depends_on_the_future():
         cpu_s=requests["cpu_s"].where(~late, 0.9),
     )
     changed_samples = samples.assign(cpu_util=samples["cpu_util"].where(samples["time"] < cut, 1.0))
-    perturbed = replay(changed, changed_samples).training_rows()
+    perturbed = replay(changed, changed_samples).run()[0]
     known = [*FEATURES, *(naive_column(view, target) for view in NAIVE for target in TARGETS)]
     before, after = rows[rows["time"] <= cut], perturbed[perturbed["time"] <= cut]
     assert len(before) > 30
@@ -103,9 +103,9 @@ def test_no_feature_depends_on_the_future():
 
 def test_served_features_equal_those_of_training():
     requests, samples = random_telemetry()
-    rows = replay(requests, samples).training_rows()
+    rows = replay(requests, samples).run()[0]
     for at in sorted(rows["time"].unique())[::5]:
-        served = replay(requests[requests["time"] < at], samples[samples["time"] < at]).latest()
+        served = replay(requests[requests["time"] < at], samples[samples["time"] < at]).run()[1]
         assert (served["time"] == at).all()
         trained = rows[rows["time"] == at]
         both = trained[["host", "category"]].merge(served, on=["host", "category"], how="left")
@@ -115,7 +115,7 @@ def test_served_features_equal_those_of_training():
 def test_every_host_is_served_for_every_category_seen():
     requests = requests_frame([(t * 1.0, "h1", "/a" if t % 2 else "/b", 0.01, 0.005) for t in range(40)])
     samples = samples_frame([(t, host, 0.1, 1.0, 4) for t in range(40) for host in ("h1", "h2")])
-    latest = replay(requests, samples).latest()
+    latest = replay(requests, samples).run()[1]
     assert len(latest) == 4
     unseen = latest[latest["host"] == "h2"]
     assert unseen["latency_p50_s_ewma"].isna().all()

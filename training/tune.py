@@ -48,6 +48,9 @@ def tune(
     optuna.logging.set_verbosity(logging.WARNING)
     encoder = Encoder.fit(train)
     blends = {target: Blend.fit(train, target) for target in TARGETS}
+    matrix = encoder.encode(valid)
+    bases = {target: blends[target].predict(valid, target) for target in TARGETS}
+    naive = {target: log_mae(valid[target], valid[naive_column("ewma", target)]) for target in TARGETS}
 
     def objective(trial: optuna.Trial) -> float:
         params = {
@@ -61,16 +64,9 @@ def tune(
         ratios: list[float] = []
         for step, target in enumerate(TARGETS):
             booster = fit_target(train, valid, target, blends[target], encoder, params)
-            base = blends[target].predict(valid, target)
-            naive = log_mae(valid[target], valid[naive_column("ewma", target)])
-            ratios.append(
-                log_mae(
-                    valid[target], base + booster.predict(encoder.encode(valid), num_iteration=booster.best_iteration)
-                )
-                / naive
-                if naive
-                else 1.0
-            )
+            correction = booster.predict(matrix, num_iteration=booster.best_iteration)
+            error = log_mae(valid[target], bases[target] + correction)
+            ratios.append(error / naive[target] if naive[target] else 1.0)
             trial.report(sum(ratios) / len(ratios), step)
             if step + 1 < len(TARGETS) and trial.should_prune():
                 raise optuna.TrialPruned
