@@ -13,9 +13,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 
-from fingerpost.routes import RouteTable, learn_templates
-from fingerpost.routes import route_template as route_template
+from fingerpost.routes import RouteTable, learn_templates, route_template
 
+__all__ = [
+    "ATTRIBUTES",
+    "OTHER",
+    "SEPARATOR",
+    "CategoryTable",
+    "Key",
+    "category_attributes",
+    "category_id",
+    "category_key",
+    "fit_categories",
+    "route_template",
+    "size_bucket",
+]
 ATTRIBUTES = ("request_type", "size_bucket", "auth", "user_agent_class", "region")
 OTHER = "other"
 SEPARATOR = "|"

@@ -108,7 +108,8 @@ class Profile:
         new = Profile(categories, self._halflife_s, 0.0)
         new._decay = self._decay
         target = np.asarray(new_index, dtype=np.intp)
-        np.add.at(new._sums, (slice(None), target), self._sums)
+        for row, sums in zip(new._sums, self._sums, strict=True):
+            np.add.at(row, target, sums)
         np.add.at(new._inflight_known, target, self._inflight_known)
         np.add.at(new._sketches.weights, target, self._sketches.weights)
         np.maximum.at(new._last_s, target, self._last_s)
@@ -129,7 +130,8 @@ class Profile:
         self._sums[_SUMS.index(name)] += self._totals(category, values)
 
     def _totals(self, category: NDArray[np.intp], values: Floats) -> Floats:
-        return np.bincount(category, weights=values, minlength=self._sums.shape[1])
+        totals: Floats = np.bincount(category, weights=values, minlength=self._sums.shape[1]).astype(np.float64)
+        return totals
 
     def _stay_in_range(self, now_s: float) -> None:
         factor = self._decay.rescaling(now_s)
