@@ -13,14 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-import psutil
-
 from fingerpost.errors import RefusedError
 from fingerpost.lake import write_text_atomically
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fleet.batches import quarantine_lines, write_batch
 from fleet.log_formats import LOG_FORMATS
-from fleet.sampler import HostSampler
+from fleet.sampling import SamplingError, Subject
+from fleet.sampling.process import ProcessSampler
 from fleet.tail import LogTail, Position
 
 logger = logging.getLogger(__name__)
@@ -69,9 +68,8 @@ class Agent:
         self._tail = LogTail(options.access_log, self._load_position()) if options.access_log else None
         self._format = LOG_FORMATS[options.log_format]
         self._batch_start = self._tail.position if self._tail else Position()
-        self._sampler = HostSampler(
-            options.service, options.host, options.pid, options.cores, options.mem_limit_bytes, options.stats_url
-        )
+        subject = Subject(options.service, options.host, options.cores, options.mem_limit_bytes, options.stats_url)
+        self._sampler = ProcessSampler(subject, options.pid)
         self._records: list[dict[str, Any]] = []
         self._samples: list[dict[str, Any]] = []
         self._refused: list[tuple[str, bytes]] = []
@@ -94,7 +92,7 @@ class Agent:
         """Takes one host sample; a host that is gone is counted, and looked for again the next time."""
         try:
             row = self._sampler.sample()
-        except psutil.Error as error:
+        except SamplingError as error:
             self.counts["samples_failed"] += 1
             logger.warning("cannot sample the host: %s", error)
             return

@@ -3,15 +3,17 @@
 import os
 import random
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
+from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fleet.batches import write_batch
 
 US = 1_000_000
@@ -68,6 +70,13 @@ def sample(**changes: Any) -> dict[str, Any]:
     }
 
 
+def good_sample(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, if it is a good host sample of now."""
+    now = time.time_ns() // 1000
+    assert refusal(row, HOST_SAMPLE, now - 10**7, now + 10**6) is None
+    return row
+
+
 @pytest.fixture(scope="session")
 def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ingested lake: 4 hosts, 3 routes, 3 minutes; `h3` takes three times as long for `/work/hash`.
@@ -122,3 +131,28 @@ def free_ports() -> Callable[[int], list[int]]:
         return ports
 
     return find
+
+
+@pytest.fixture
+def endpoint() -> Iterator[dict[str, Any]]:
+    """Serves `text` (or what `answer` writes) at `url`."""
+    state: dict[str, Any] = {"text": "", "answer": None, "status": 200}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(state["status"])
+            self.end_headers()
+            if state["answer"]:
+                state["answer"](self.wfile)
+            else:
+                self.wfile.write(state["text"].encode())
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    state["url"] = f"http://127.0.0.1:{server.server_address[1]}/metrics"
+    yield state
+    server.shutdown()
+    server.server_close()
