@@ -1,4 +1,4 @@
-"""The words of the telemetry as columns: request record, host sample, window.
+"""The words of the telemetry as columns: request record, host sample, window, fingerprint.
 
 Plain Python, so that the agent can use it without loading Arrow or pandas. `fingerpost.schemas` turns it into
 Arrow schemas, `fleet.batches` into Parquet files; the bounds are what every door checks.
@@ -42,7 +42,7 @@ REQUEST_RECORD: tuple[Column, ...] = (
     Column("status", "int64", "HTTP status", required=True, low=100, high=599),
     Column("bytes_in", "int64", "bytes of the request's body", required=True, low=0, high=2**40),
     Column("bytes_out", "int64", "bytes of the response's body", required=True, low=0, high=2**40),
-    Column("auth", "string", "auth method: none, basic, bearer, api-key, cookie, other", required=True),
+    Column("auth", "string", "auth method: none, basic, bearer, api-key, mtls, cookie, other", required=True),
     Column("user_agent_class", "string", "browser, mobile, bot, library, service, other", required=True),
     Column("region", "string", "coarse region of the client, or `none`", required=True),
     Column("duration_s", "float64", "seconds, as the client side of the proxy saw it, if known", low=0, high=3600),
@@ -87,6 +87,45 @@ WINDOW: tuple[Column, ...] = (
     Column("mem_bytes", "float64", "memory attributed to its requests, bytes", low=0),
     Column("inflight_mean", "float64", "mean in-flight when its requests were sent", low=0),
     Column("throughput_rps", "float64", "rate the host could serve this category at, alone", low=0),
+)
+
+# What a fingerprint says of its host, and of each category on it; what is not known is null (NaN on the wire).
+FINGERPRINT_HOST: tuple[Column, ...] = (
+    Column("cpu_util", "float64", "share of the host's cores in use, rolling", low=0, high=1),
+    Column("cores", "float64", "cores it may use", low=0.001, high=4096),
+    Column("host_mem_bytes", "float64", "memory in use, bytes", low=0, high=2**50),
+    Column("mem_limit_bytes", "float64", "memory it may use, bytes", low=1, high=2**50),
+    Column("host_inflight", "float64", "requests on the host, when last told", low=0, high=10**6),
+    Column("slots", "float64", "requests it serves at once", low=1, high=10**6),
+    Column("background_cores", "float64", "cores in use by what is no request", low=0, high=4096),
+    Column("host_rate_rps", "float64", "requests a second, rolling", low=0, high=10**9),
+)
+FINGERPRINT_CELL: tuple[Column, ...] = (
+    Column("requests", "float64", "number of requests it rests on, the old ones weighing less", low=0, high=10**12),
+    Column("rate_rps", "float64", "requests a second", low=0, high=10**9),
+    Column("error_rate", "float64", "share that failed at the server", low=0, high=1),
+    Column("latency_mean_s", "float64", "mean duration, seconds", low=0, high=3600),
+    Column("latency_p50_s", "float64", "median duration, seconds", low=0, high=3600),
+    Column("latency_p99_s", "float64", "99th percentile of duration, seconds", low=0, high=3600),
+    Column("cpu_s", "float64", "CPU-seconds a request, measured or attributed", low=0, high=3600),
+    Column("cpu_error_s", "float64", "standard error of `cpu_s` where it is attributed", low=0, high=10**6),
+    Column("cpu_known", "float64", "share of requests whose CPU was measured", low=0, high=1),
+    Column("mem_bytes", "float64", "memory a request holds, measured or attributed, bytes", low=0, high=2**50),
+    Column("inflight_mean", "float64", "mean in-flight on the host when its requests were sent", low=0, high=10**6),
+    Column("age_s", "float64", "since its last request, seconds", low=0, high=10**9),
+)
+# A fingerprint in the lake: a row a category.
+FINGERPRINT: tuple[Column, ...] = (
+    Column("time", "timestamp", "what it is as of", required=True),
+    Column("service", "string", "service", required=True),
+    Column("host", "string", "host", required=True),
+    Column("boot_id", "string", "life of the agent that numbered it", required=True),
+    Column("sequence", "int64", "its number in that life", required=True, low=0),
+    Column("halflife_s", "float64", "age at which an observation weighs half, seconds", required=True, low=0),
+    Column("category_version", "string", "version of the category table", required=True),
+    Column("category", "string", "category", required=True),
+    *FINGERPRINT_HOST,
+    *FINGERPRINT_CELL,
 )
 
 
