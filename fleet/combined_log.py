@@ -1,17 +1,13 @@
 """The combined log format of Apache and nginx, alone or with request times and other fields at its end."""
 
 import re
-from datetime import UTC, datetime, timedelta, timezone
-from functools import lru_cache
 from typing import Any
 
-from fingerpost.category import route_template
-from fingerpost.clients import user_agent_class
+from fingerpost.clients import MAX_USER_AGENT, user_agent_class
 from fingerpost.errors import RefusedError
+from fleet.log_fields import client_of, midnight_s, route_of
 
 _US = 1_000_000
-MAX_USER_AGENT = 256
-MAX_CLIENT = 256
 # Possessive: a quote that never ends is given up at once. Digits are bounded: longer numbers are no numbers.
 _QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _LINE = re.compile(
@@ -20,29 +16,29 @@ _LINE = re.compile(
     rf"(?: {_QUOTED} (?P<agent>{_QUOTED}))?(?P<extra>(?: .*)?)",
     re.ASCII | re.DOTALL,
 )
-_EXTRA = re.compile(rf"\s+(?:(?P<key>[A-Za-z_]\w*)=)?(?P<value>{_QUOTED}|[^\s\"]+)", re.ASCII)
+# With several upstreams, nginx separates their times by commas and colons.
+_EXTRA = re.compile(
+    rf"\s+(?:(?P<key>[A-Za-z_]\w*)=)?(?P<value>{_QUOTED}|[^\s\",]+(?:(?:,\s*| : )[^\s\",]+)*)", re.ASCII
+)
 _REQUEST = re.compile(r'"(?P<method>[A-Z]{3,16}) (?P<path>\S+?)(?: HTTP/[\d.]+)?"', re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
-# With several upstreams, nginx separates their times by commas and colons.
 _UPSTREAMS = re.compile(r"\s*[,:]\s*")
 _CLOCK = re.compile(
     r"(?P<day>\d\d/[A-Z][a-z]{2}/\d{4}):(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d) (?P<zone>[+-]\d{4})", re.ASCII
 )
-_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-MONTHS = {name: number for number, name in enumerate(_NAMES, start=1)}
 
 
 def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
     """One line as a request record of `host`; its values are not yet checked against their bounds.
 
     After the user agent, or after the size in the common format, may come, in any order: a number, the request time, in
-    seconds if it has a point (nginx's `$request_time`), in microseconds if not (Apache's `%D`); `rt=`, `urt=` and `rl=`,
-    nginx's `$request_time`, `$upstream_response_time` and `$request_length`, quoted or not; quoted texts and other
-    `key=value` fields, which are ignored. Without a time `duration_s` is None. The size of the request is `rl`, which
-    includes the headers, or 0. The format does not tell the host's load.
+    seconds if it has a point (nginx's `$request_time`), in microseconds if not (Apache's `%D`); `rt=`, `urt=` and
+    `rl=`, nginx's `$request_time`, `$upstream_response_time` and `$request_length`, quoted or not; quoted texts and
+    other `key=value` fields, which are ignored. Without a time `duration_s` is None. The size of the request is `rl`,
+    which includes the headers, or 0. The format does not tell the host's load.
 
-    `client` is the address of the connection as text, not checked, None if the log hides it: to look the region up, never
-    to be stored. What a client says of itself (`X-Forwarded-For`) is not believed.
+    `client` is the address of the connection as text, not checked, None if the log hides it: to look the region up,
+    never to be stored. What a client says of itself (`X-Forwarded-For`) is not believed.
 
     Raises:
         RefusedError: `line:malformed`, `request:malformed` (no method and path), `time:malformed`,
@@ -60,21 +56,24 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
         "service": service,
         "host": host,
         "method": request["method"],
-        "route": route_template(request["path"]),
+        "route": route_of(request["path"]),
         "status": int(status),
         "bytes_in": 0,
         "bytes_out": 0 if sent == "-" else int(sent),
         "auth": "none" if user in ("-", '""') else "basic",
-        "user_agent_class": user_agent_class(agent[1 : MAX_USER_AGENT + 1].removesuffix('"').removeprefix("-"))
-        if agent
-        else "other",
+        "user_agent_class": _user_agent_class(agent),
         "region": "none",
         "duration_s": None,
-        "client": None if client == "-" else client[:MAX_CLIENT],
+        "client": client_of(client),
     }
     if extra:
         row.update(_extra(extra))
     return row
+
+
+def _user_agent_class(quoted: str | None) -> str:
+    text = (quoted or "")[1:-1][:MAX_USER_AGENT]
+    return user_agent_class("" if text == "-" else text)
 
 
 def _extra(text: str) -> dict[str, float | int | None]:
@@ -94,8 +93,8 @@ def _extra(text: str) -> dict[str, float | int | None]:
         elif key == "rt":
             known["duration_s"] = _number(value, "duration_s")
         elif key == "urt":
-            # Unquoted, what comes after a comma are fields of their own: the last upstream is the one that answered.
-            known["service_time_s"] = _number(_UPSTREAMS.split(value.rstrip(","))[-1], "service_time_s")
+            # The last upstream is the one that answered.
+            known["service_time_s"] = _number(_UPSTREAMS.split(value)[-1], "service_time_s")
         elif key == "rl":
             length = _number(value, "bytes_in")
             known["bytes_in"] = 0 if length is None else int(length)
@@ -124,15 +123,4 @@ def time_us(text: str) -> int:
     # A leap second, 60, is the first of the next minute.
     if hour > "23" or minute > "59" or second > "60":
         raise RefusedError("time:malformed")
-    return (_midnight_s(day, zone) + seconds) * _US
-
-
-@lru_cache(maxsize=256)
-def _midnight_s(day: str, zone: str) -> int:
-    """Seconds since 1970 at which a day such as `17/May/2015` began in a time zone such as `+0200`."""
-    try:
-        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:])) * (-1 if zone[0] == "-" else 1)
-        began = datetime(int(day[7:]), MONTHS[day[3:6]], int(day[:2]), tzinfo=timezone(offset)).astimezone(UTC)
-    except (LookupError, ValueError, OverflowError) as error:
-        raise RefusedError("time:malformed") from error
-    return round(began.timestamp())
+    return (midnight_s(day, zone) + seconds) * _US
