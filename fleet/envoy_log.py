@@ -10,7 +10,7 @@ from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
 from fleet.log_fields import client_of, route_of
 
-_HOST = re.compile(rb'"host":"([^"]{1,64})"')
+_HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
 _START = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
 _US = 1_000_000
 _MAX_NUMBER = 2**63
@@ -18,7 +18,7 @@ _MAX_NUMBER = 2**63
 
 def claimed_host(line: bytes) -> str | None:
     """The host that a whole line names, found without parsing it; None for a line nobody can claim."""
-    found = _HOST.search(line) if line.endswith(b"}") else None
+    found = _HOST.search(line) if line.rstrip().endswith(b"}") else None
     host = found.group(1).decode("ascii", "replace") if found else None
     return host if is_name(host) else None
 
@@ -39,15 +39,15 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         raise RefusedError("line:malformed") from error
     if not isinstance(entry, dict):
         raise RefusedError("line:not_an_object")
-    claimed = claimed_host(line)
-    if claimed is not None and claimed != entry.get("host"):
+    claimed, host = claimed_host(line), entry.get("host")
+    if claimed != host and (claimed or is_name(host)):
         raise RefusedError("host:mismatch")
     duration_us = _number(entry, "duration_us")
     service_us = _number(entry, "service_time_us")
     return {
         "time": _end_us(entry, duration_us),
         "service": service,
-        "host": entry.get("host"),
+        "host": host,
         "method": _text(entry, "method"),
         "route": route_of(_text(entry, "path") or "/"),
         "status": entry.get("status"),

@@ -52,7 +52,7 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
     if not request:
         raise RefusedError("request:malformed")
     claimed = claimed_host(line)
-    if claimed is not None and claimed != found["server"]:
+    if claimed != found["server"] and (claimed or is_name(found["server"])):
         raise RefusedError("host:mismatch")
     timers = [int(part) for part in found["timers"].replace("+", "").split("/")]
     response_ms, total_ms = timers[3], timers[4]
