@@ -11,7 +11,7 @@ _US = 1_000_000
 # Possessive: a quote that never ends is given up at once. Digits are bounded: longer numbers are no numbers.
 _QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _LINE = re.compile(
-    r"(?P<client>\S+) \S+ (?P<user>""|(?:[^"\\]|\\.)*?) \[(?P<time>[^\]]{20,40})\] "
+    r'(?P<client>\S+) \S+ (?P<user>""|(?:[^"\\]|\\.)*?) \[(?P<time>[^\]]{20,40})\] '
     rf"(?P<request>{_QUOTED}) (?P<status>\d{{3}}) (?P<bytes>\d{{1,18}}|-)"
     rf"(?: {_QUOTED} (?P<agent>{_QUOTED}))?(?P<extra>(?: .*)?)",
     re.ASCII | re.DOTALL,
