@@ -48,7 +48,7 @@ class _Run:
 def measure_attribution(
     hosts: int, seconds: float, rate_rps: float, seed: int, progress: Callable[[str], None] = lambda _text: None
 ) -> dict[str, Any]:
-    """Drives real demo hosts through Envoy with two agents beside each, one fed by the middleware, one by the log alone.
+    """Drives real demo hosts through Envoy, two agents beside each: one fed by the middleware, one by the log alone.
 
     Returns:
         `cells`: for each host and category with at least 50 requests: `requests`, CPU-seconds a request `alone_s`,
@@ -60,9 +60,15 @@ def measure_attribution(
         planned = list(arrivals(rate_rps, seconds, seed))
         counts = Counter(_key(arrival) for arrival in planned)
         table = fit_categories(counts.items(), _MAX_CATEGORIES, _MIN_REQUESTS * hosts)
-        fleet = [DemoHost(each.name, each.host_class, port) for each, port in zip(demo_hosts(hosts, 1), ports, strict=False)]
+        fleet = [
+            DemoHost(each.name, each.host_class, port) for each, port in zip(demo_hosts(hosts, 1), ports, strict=False)
+        ]
         run = _Run(Path(folder), fleet, ports[-2], ports[-1], planned, table)
-        environment = {"FINGERPOST_SERVICE": _SERVICE, "FINGERPOST_HALFLIFE_S": "600", "FINGERPOST_LOG_LEVEL": "WARNING"}
+        environment = {
+            "FINGERPOST_SERVICE": _SERVICE,
+            "FINGERPOST_HALFLIFE_S": "600",
+            "FINGERPOST_LOG_LEVEL": "WARNING",
+        }
         with Stack(run.home / "logs", environment) as stack:
             progress(f"driving {hosts} hosts for {seconds:.0f} s")
             processes, agents = _start(stack, run)
@@ -92,7 +98,10 @@ def _start(stack: Stack, run: _Run) -> tuple[dict[str, psutil.Process], list[Chi
         processes[host.name] = psutil.Process(child.process.pid)
         common = ["agent", "--host", host.name, "--pid", str(child.process.pid), "--cores", "2"]
         common += ["--stats-url", f"http://{LOOPBACK}:{host.port}/fingerpost/stats"]
-        for way, source in (("middleware", ["--middleware-socket", str(socket)]), ("regression", ["--access-log", str(log)])):
+        for way, source in (
+            ("middleware", ["--middleware-socket", str(socket)]),
+            ("regression", ["--access-log", str(log)]),
+        ):
             home = {"FINGERPOST_HOME": str(run.home / way)}
             agents.append(stack.start(f"agent-{way}-{host.name}", fingerpost(*common, *source), home))
     stack.start("envoy", envoy_command(run.hosts, run.home, log, LOOPBACK, run.envoy_port, run.admin_port))
@@ -120,7 +129,9 @@ def _alone(host: DemoHost, process: psutil.Process, run: _Run) -> dict[str, floa
     return costs
 
 
-def _cells(host: DemoHost, alone: dict[str, float], found: dict[str, dict[tuple[str, str], dict[str, Any]]]) -> list[dict[str, Any]]:
+def _cells(
+    host: DemoHost, alone: dict[str, float], found: dict[str, dict[tuple[str, str], dict[str, Any]]]
+) -> list[dict[str, Any]]:
     cells = []
     for category, alone_s in alone.items():
         middleware = found["middleware"].get((host.name, category))

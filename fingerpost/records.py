@@ -140,7 +140,7 @@ def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: in
 
     Returns:
         `<column>:<what>`, what being one of missing, type, negative, too_small, too_large, not_finite, too_long,
-        bad_name, too_old, future; the first that applies, in the order of the columns.
+        not_unicode, bad_name, too_old, future; the first that applies, in the order of the columns.
     """
     for column in columns:
         value = row.get(column.name)
@@ -159,7 +159,8 @@ def _problem(column: Column, value: Any, earliest_us: int, latest_us: int) -> st
         return _text_problem(column, value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "type"
-    if not math.isfinite(value):
+    # An integer is finite, and may be too large to be asked.
+    if isinstance(value, float) and not math.isfinite(value):
         return "not_finite"
     if column.kind in ("timestamp", "int64") and value != int(value):
         return "type"
@@ -177,6 +178,17 @@ def _text_problem(column: Column, value: Any) -> str | None:
         return "type"
     if len(value) > MAX_TEXT:
         return "too_long"
+    if not value.isascii() and _has_surrogates(value):
+        return "not_unicode"
     if column.name in ("service", "host") and not is_name(value):
         return "bad_name"
     return None
+
+
+def _has_surrogates(text: str) -> bool:
+    """Half characters, which JSON can hold and files cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

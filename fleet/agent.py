@@ -9,7 +9,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from fingerpost.fingerprint import Fingerprint, pack
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
@@ -18,7 +17,7 @@ from fleet.batches import fingerprint_rows, quarantine_lines, write_batch
 from fleet.category_book import CategoryBook
 from fleet.fingerprint.maker import FingerprintMaker
 from fleet.intake import Intake
-from fleet.sampling.base import SamplingError
+from fleet.sampling.base import Sampler, SamplingError
 from fleet.sender import Sender
 from fleet.sources import Source
 
@@ -36,7 +35,7 @@ class Agent:
 
     Args:
         source: of request records; None: there are none.
-        sampler: of the host; its `sample` and `cpu_seconds`.
+        sampler: of the host.
         sender: of fingerprints; None: they only go to the lake.
     """
 
@@ -44,7 +43,7 @@ class Agent:
         self,
         options: AgentOptions,
         source: Source | None,
-        sampler: Any,
+        sampler: Sampler,
         intake: Intake,
         book: CategoryBook,
         sender: Sender | None = None,
@@ -81,14 +80,17 @@ class Agent:
         self._notice_jump()
         since_s = self._sampled_s
         try:
-            row, cpu_s = self._sampler.sample()
+            row = self._sampler.sample()
         except SamplingError as error:
             self.counts["samples_failed"] += 1
             logger.warning("cannot sample the host: %s", error)
             return
         self._sampled_s = row["time"] / 1e6
+        used_cpu_s = row.pop("used_cpu_s")
+        if used_cpu_s is None:
+            used_cpu_s = row["cpu_util"] * row["cores"] * max(0.0, self._sampled_s - since_s)
         if self._intake.take_sample(row):
-            self._maker.add_sample(row, cpu_s, since_s)
+            self._maker.add_sample(row, used_cpu_s, since_s)
 
     def report(self) -> None:
         """Writes what was collected into the lake's inbox, with a fingerprint, then notes how far was read.

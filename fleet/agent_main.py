@@ -18,7 +18,6 @@ from fleet.agent_options import AgentOptions
 from fleet.category_book import CategoryBook
 from fleet.door import Door, TakeTraces
 from fleet.intake import Intake
-from fleet.middleware.receiver import MiddlewareReceiver
 from fleet.sampling import SamplerOptions, Subject, make_sampler
 from fleet.sender import Sender, Target
 from fleet.sources import LogSource, QueueSource, Source
@@ -66,13 +65,15 @@ def _source(options: AgentOptions, boot_id: str) -> tuple[Source | None, TakeTra
         log = LogSource(options.access_log, options.log_format, options.service, options.host, options.state)
         return log, None
     if options.middleware_socket:
+        from fleet.middleware.receiver import MiddlewareReceiver
+
         receiver = MiddlewareReceiver(options.middleware_socket)
-        return QueueSource(receiver.records, options.service, options.host, boot_id), None
+        return QueueSource(receiver, options.service, options.host, boot_id), None
     if options.otlp:
         from fleet.otlp_queue import OtlpQueue
 
-        queue = OtlpQueue()
-        return QueueSource(queue.records, options.service, options.host, boot_id), queue.take
+        queue = OtlpQueue(options.service, options.host)
+        return QueueSource(queue, options.service, options.host, boot_id), queue.take
     return None, None
 
 

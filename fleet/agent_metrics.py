@@ -31,7 +31,7 @@ class AgentMetrics:
     def __init__(self, agent: "Agent", book: "CategoryBook", sender: "Sender | None") -> None:
         self._agent, self._book, self._sender = agent, book, sender
         self._registry = CollectorRegistry()
-        self._registry.register(self)  # type: ignore[arg-type]
+        self._registry.register(self)
 
     def text(self) -> bytes:
         return bytes(generate_latest(self._registry))

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fingerpost.regions import Detail
+
 
 @dataclass(frozen=True)
 class AgentOptions:
@@ -32,6 +34,7 @@ class AgentOptions:
     prometheus_url: str | None = None
     prometheus_labels: dict[str, str] = field(default_factory=dict)
     cores: float | None = None
+    slots: int | None = None
     mem_limit_bytes: int | None = None
     stats_url: str | None = None
     batch_s: float = 5.0
@@ -44,7 +47,7 @@ class AgentOptions:
     min_category_requests: int = 30
     route_templates: tuple[str, ...] = ()
     region_rules: dict[str, str] = field(default_factory=dict)
-    region_detail: str = "country"
+    region_detail: Detail = "country"
     geoip_database: Path | None = None
     bind_host: str = "127.0.0.1"
     http_port: int = 0

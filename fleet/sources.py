@@ -19,7 +19,9 @@ from fleet.tail import LogTail, Position
 class Source(Protocol):
     """What the agent asks of a source."""
 
-    counts: Counter[str]
+    @property
+    def counts(self) -> Counter[str]:
+        """Events by name."""
 
     def read(self, intake: Intake, report: Callable[[], bool]) -> None:
         """Puts what has come into the intake; while that is full, `report` is tried, and False ends the reading."""
@@ -29,6 +31,15 @@ class Source(Protocol):
 
     def commit(self) -> None:
         """What was read so far has been reported, and need not be read again."""
+
+
+class Queue(Protocol):
+    """What a `QueueSource` takes its rows from."""
+
+    counts: Counter[str]
+
+    def records(self) -> list[dict[str, Any]]:
+        """What has come since the last call."""
 
 
 class LogSource:
@@ -110,23 +121,26 @@ class QueueSource:
     """Takes request records that come by themselves, from a socket or by HTTP.
 
     Args:
-        fetch: gives the rows that have come since the last call; bounded by whoever fills it.
+        queue: its `records` gives the rows that have come since the last call; it is bounded, and counts what it drops.
         service, host: what the rows are set to: they speak of no other host than ours.
         life: sets the batches of this life of the agent apart from others.
     """
 
-    def __init__(self, fetch: Callable[[], list[dict[str, Any]]], service: str, host: str, life: str) -> None:
-        self._fetch = fetch
+    def __init__(self, queue: Queue, service: str, host: str, life: str) -> None:
+        self._queue = queue
         self._identity = {"service": service, "host": host}
         self._life = life
         self._batch = 0
-        self.counts: Counter[str] = Counter()
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self._queue.counts
 
     def read(self, intake: Intake, report: Callable[[], bool]) -> None:
         """Takes in what has come. What comes while nothing can be reported is dropped, and counted, by its sender."""
         if intake.full and not report():
             return
-        for row in self._fetch():
+        for row in self._queue.records():
             intake.take({**row, **self._identity}, repr(row).encode()[:4096])
 
     def batch_name(self) -> str:

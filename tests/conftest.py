@@ -1,11 +1,14 @@
 """Telemetry made for tests: an unequal fleet, with known ratios between hosts."""
 
+import contextlib
 import os
 import random
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
+from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fleet.batches import write_batch
 
 US = 1_000_000
@@ -81,6 +84,13 @@ def made_fingerprint(**changes: Any) -> Fingerprint:
     return replace(good, **changes)
 
 
+def good_sample(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, if it is a good host sample of now."""
+    now = time.time_ns() // 1000
+    assert refusal(row, HOST_SAMPLE, now - 10**7, now + 10**6) is None
+    return row
+
+
 @pytest.fixture(scope="session")
 def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ingested lake: 4 hosts, 3 routes, 3 minutes; `h3` takes three times as long for `/work/hash`.
@@ -135,3 +145,29 @@ def free_ports() -> Callable[[int], list[int]]:
         return ports
 
     return find
+
+
+@pytest.fixture
+def endpoint() -> Iterator[dict[str, Any]]:
+    """Serves `text` (or what `answer` writes) at `url`."""
+    state: dict[str, Any] = {"text": "", "answer": None, "status": 200}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(state["status"])
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                if state["answer"]:
+                    state["answer"](self.wfile)
+                else:
+                    self.wfile.write(state["text"].encode())
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    state["url"] = f"http://127.0.0.1:{server.server_address[1]}/metrics"
+    yield state
+    server.shutdown()
+    server.server_close()

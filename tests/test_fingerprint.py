@@ -1,6 +1,7 @@
 """Profiles, sketches, attribution, and how fingerprints travel."""
 
 import gzip
+from itertools import pairwise
 
 import msgpack
 import numpy as np
@@ -49,7 +50,9 @@ def test_an_empty_sketch_knows_nothing():
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 500), st.floats(0.001, 10)), min_size=1, max_size=40), st.randoms(), st.integers(1, 5)
+    st.lists(st.tuples(st.floats(0, 500), st.floats(0.001, 10)), min_size=1, max_size=40),
+    st.randoms(),
+    st.integers(1, 5),
 )
 def test_a_profile_depends_on_when_requests_came_not_on_their_order(requests, dice, parts):
     def profile(ordered):
@@ -103,7 +106,9 @@ def test_folding_categories_keeps_the_sums():
     assert columns["requests"].tolist() == [1.0, 2.0]
 
 
-@given(hnp.arrays(np.float64, (12, 5), elements=st.floats(-5, 5)), hnp.arrays(np.float64, 12, elements=st.floats(-5, 5)))
+@given(
+    hnp.arrays(np.float64, (12, 5), elements=st.floats(-5, 5)), hnp.arrays(np.float64, 12, elements=st.floats(-5, 5))
+)
 def test_least_squares_agree_with_the_reference(matrix, wanted):
     from scipy.optimize import nnls
 
@@ -122,9 +127,7 @@ def test_shares_of_time_add_up_over_spans(requests):
     begin = np.array([each[0] for each in requests])
     end = begin + np.array([each[1] for each in requests])
     edges = np.linspace(-1, 30, 12)
-    parts, seconds = zip(
-        *(shared_time(begin, end, span) for span in zip(edges[:-1], edges[1:], strict=True)), strict=True
-    )
+    parts, seconds = zip(*(shared_time(begin, end, span) for span in pairwise(edges)), strict=True)
     np.testing.assert_allclose(sum(parts), 1.0, atol=1e-6)
     whole = shared_time(begin, end, (-1.0, 30.0))[1]
     np.testing.assert_allclose(sum(seconds), whole, atol=1e-6)

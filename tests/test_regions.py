@@ -74,9 +74,7 @@ def test_rules_agree_with_a_search_through_all(ranges, value):
     assert rules.region(address) == (max(holding)[1] if holding else None)
 
 
-@pytest.mark.parametrize(
-    ("rules", "named"), [({"10.0.0.0/99": "a"}, "10.0.0.0/99"), ({"10.0.0.0/8": "a|b"}, "a\\|b")]
-)
+@pytest.mark.parametrize(("rules", "named"), [({"10.0.0.0/99": "a"}, "10.0.0.0/99"), ({"10.0.0.0/8": "a|b"}, "a\\|b")])
 def test_bad_rules_are_named(rules, named):
     with pytest.raises(FingerpostError, match=named):
         AddressRules(rules)

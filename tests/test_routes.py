@@ -17,7 +17,9 @@ segments = st.sampled_from(["a", "b", "c", "*"])
 routes = st.lists(segments, max_size=4).map(lambda parts: "/" + "/".join(parts))
 
 
-@pytest.mark.parametrize("text", ["/users/{id}/orders", "/users/:id/orders", "/users/<int:id>/orders/", "/users/*/orders"])
+@pytest.mark.parametrize(
+    "text", ["/users/{id}/orders", "/users/:id/orders", "/users/<int:id>/orders/", "/users/*/orders"]
+)
 def test_templates_are_taken_as_people_write_them(text):
     assert normal_template(text) == "/users/*/orders"
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -78,7 +78,6 @@ def agent(
     Request records come from one of: an access log, the middleware in the service, OpenTelemetry spans.
     """
     import psutil
-    from fleet.sampling import SAMPLERS
 
     from fingerpost.errors import FingerpostError
     from fingerpost.names import check_name
@@ -86,6 +85,7 @@ def agent(
     from fingerpost.stack.ports import PortUse, check_ports
     from fleet.agent_options import AgentOptions
     from fleet.log_formats import LOG_FORMATS
+    from fleet.sampling import SAMPLERS
 
     settings = get_settings()
     try:
@@ -94,9 +94,7 @@ def agent(
     except ValueError as error:
         raise FingerpostError(str(error)) from error
     if sum([access_log is not None, middleware_socket is not None, otlp]) > 1:
-        raise FingerpostError(
-            "give one of --access-log, --middleware-socket and --otlp: else requests count twice"
-        )
+        raise FingerpostError("give one of --access-log, --middleware-socket and --otlp: else requests count twice")
     if log_format not in LOG_FORMATS:
         raise FingerpostError(f"--log-format {log_format!r} is not one of {', '.join(LOG_FORMATS)}")
     if sampler not in SAMPLERS:
@@ -136,7 +134,7 @@ def agent(
     _become(options, settings)
 
 
-def _from_settings(settings: "Settings") -> dict[str, object]:
+def _from_settings(settings: "Settings") -> dict[str, Any]:
     return {
         "batch_s": settings.agent_batch_s,
         "sample_s": settings.agent_sample_s,
@@ -161,7 +159,7 @@ def _labels(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
             raise FingerpostError(f"--prometheus-label {pair!r}: write it as name=value")
-    return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _become(options: "AgentOptions", settings: "Settings") -> None:
