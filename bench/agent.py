@@ -168,7 +168,7 @@ def _parse_rate(lines: list[bytes]) -> float:
 def _categorise_rate(count: int) -> float:
     """Records a second through a full table of 256 categories, whole columns at a time."""
     dice = random.Random(7)
-    columns = {
+    columns: dict[str, Any] = {
         "method": dice.choices(["GET", "POST"], k=count),
         "route": dice.choices([f"/{name}/*/orders" for name in "abcdefghijkl"], k=count),
         "bytes_in": [int(dice.lognormvariate(7, 2)) for _ in range(count)],

@@ -71,17 +71,19 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
 
 def _text(entry: dict[str, Any], name: str) -> str | None:
     value = entry.get(name)
-    if value is not None and not isinstance(value, str):
-        raise RefusedError(f"{name}:type")
-    return value
+    if value is None or isinstance(value, str):
+        return value
+    raise RefusedError(f"{name}:type")
 
 
 def _number(entry: dict[str, Any], name: str) -> float | None:
     value = entry.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+    if value is None or type(value) is float:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
         raise RefusedError(f"{name}:type")
     # An integer of any length is good JSON, but no float.
-    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+    if abs(value) > _MAX_NUMBER:
         raise RefusedError(f"{name}:too_large")
     return value
 
