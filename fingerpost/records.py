@@ -108,9 +108,11 @@ FINGERPRINT_CELL: tuple[Column, ...] = (
     Column("latency_p50_s", "float64", "median duration, seconds", low=0, high=3600),
     Column("latency_p99_s", "float64", "99th percentile of duration, seconds", low=0, high=3600),
     Column("cpu_s", "float64", "CPU-seconds a request, measured or attributed", low=0, high=3600),
-    Column("cpu_error_s", "float64", "standard error of `cpu_s` where it is attributed", low=0, high=10**6),
+    Column("cpu_attributed_s", "float64", "CPU-seconds a request, attributed from the host's CPU", low=0, high=3600),
+    Column("cpu_error_s", "float64", "standard error of `cpu_attributed_s`", low=0, high=10**6),
     Column("cpu_known", "float64", "share of requests whose CPU was measured", low=0, high=1),
     Column("mem_bytes", "float64", "memory a request holds, measured or attributed, bytes", low=0, high=2**50),
+    Column("mem_error_bytes", "float64", "standard error of `mem_bytes` where it is attributed", low=0, high=2**60),
     Column("inflight_mean", "float64", "mean in-flight on the host when its requests were sent", low=0, high=10**6),
     Column("age_s", "float64", "since its last request, seconds", low=0, high=10**9),
 )

@@ -7,13 +7,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fleet.batches import write_batch
 
@@ -69,6 +72,16 @@ def sample(**changes: Any) -> dict[str, Any]:
         "slots": 4,
         **changes,
     }
+
+
+def made_fingerprint(**changes: Any) -> Fingerprint:
+    """A good fingerprint of two categories, with changes."""
+    cells = np.full((2, len(CELL_COLUMNS)), 0.5)
+    host_values = np.ones(len(HOST_COLUMNS))
+    good = Fingerprint(
+        "shop", "h1", "boot1", 0, 1_700_000_000_000_000, 60.0, "v1", ("POST /a|1K", "other"), host_values, cells
+    )
+    return replace(good, **changes)
 
 
 def good_sample(row: dict[str, Any]) -> dict[str, Any]:

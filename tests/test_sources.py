@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
 from fleet import combined_log, envoy_log, haproxy_log
-from fleet.agent import Agent, AgentOptions
+from fleet.agent_main import build_agent
+from fleet.agent_options import AgentOptions
 from fleet.log_fields import client_of
 from fleet.log_formats import LOG_FORMATS
 from fleet.tail import LogTail
@@ -110,13 +111,14 @@ def test_an_agent_counts_every_line_of_the_corpus(tmp_path, name):
     lines = [line for kind in ("parsed", "refused") for line in corpus(f"{name}-{kind}")]
     log.write_bytes(b"\n".join(lines) + b"\n")
     options = AgentOptions(tmp_path / "lake", "shop", "h1", log, log_format=name, max_age_s=FORTY_YEARS_US / US)
-    agent = Agent(options)
-    agent.read_log()
+    agent, _, _ = build_agent(options)
+    agent.read()
     agent.report()
-    refused = sum(count for key, count in agent.counts.items() if key.startswith("refused "))
-    assert agent.counts["records"] == len(corpus(f"{name}-parsed"))
-    assert agent.counts["records"] + refused + agent.counts["foreign"] == sum(1 for line in lines if line.strip())
-    assert agent.counts["foreign"] == 0
+    counts = agent.all_counts()
+    refused = sum(count for key, count in counts.items() if key.startswith("refused "))
+    assert counts["records"] == len(corpus(f"{name}-parsed"))
+    assert counts["records"] + refused == sum(1 for line in lines if line.strip())
+    assert "foreign" not in counts
 
 
 # --- what the lines tell

@@ -64,8 +64,9 @@ class Splitter:
             length: what the background is counted by: its seconds for CPU, 1 for memory.
             use: CPU-seconds used in it, or mean bytes held.
             requests: of each category, by the parts that lay in the span, shape (C,).
-            hints: their shares of the host's time, shape (C,); the requests themselves where those are not known.
+            hints: their shares of the host's time, shape (C,); zeros where those are not known.
         """
+        hints = hints if hints.any() else requests
         self._stay_in_range(time_s)
         weight = float(self._decay.weight(time_s))
         row = np.append(requests, length)

@@ -30,7 +30,7 @@ class ForwardDecay:
     def rescaling(self, now_s: float) -> float | None:
         """What all sums must be multiplied by to stay in range, or None; from then on the landmark is `now_s`."""
         halflives = (now_s - self._landmark_s) / self._halflife_s
-        if abs(halflives) < _MAX_HALFLIVES:
+        if halflives < _MAX_HALFLIVES:
             return None
         self._landmark_s = now_s
         return float(np.exp2(-halflives))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fleet.fingerprint.decay import ForwardDecay
 from fleet.fingerprint.sketch import LatencySketches
@@ -130,14 +130,18 @@ class Profile:
         self._sums[_SUMS.index(name)] += self._totals(category, values)
 
     def _totals(self, category: NDArray[np.intp], values: Floats) -> Floats:
-        totals: Floats = np.bincount(category, weights=values, minlength=self._sums.shape[1]).astype(np.float64)
-        return totals
+        return totals(category, values, self._sums.shape[1])
 
     def _stay_in_range(self, now_s: float) -> None:
         factor = self._decay.rescaling(now_s)
         if factor is not None:
             for state in (self._sums, self._inflight_known, self._sketches.weights):
                 np.multiply(state, factor, out=state)
+
+
+def totals(category: NDArray[np.intp], values: ArrayLike, count: int) -> Floats:
+    """Sums of values by category, shape (count,)."""
+    return np.bincount(category, weights=np.asarray(values), minlength=count).astype(np.float64)
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:

@@ -37,7 +37,8 @@ class Subject:
     Args:
         cores: cores it may use; None: what the sampler finds.
         mem_limit_bytes: memory it may use; None: what the sampler finds.
-        stats_url: where the host tells `{"inflight": n, "slots": n}`; None: both stay unknown.
+        stats_url: where the host tells `{"inflight": n, "slots": n}`; None: in-flight stays unknown.
+        slots: requests it serves at once, if nothing else tells.
     """
 
     service: str
@@ -45,9 +46,20 @@ class Subject:
     cores: float | None = None
     mem_limit_bytes: int | None = None
     stats_url: str | None = None
+    slots: int | None = None
 
-    def row(self, cpu_util: float, cores: float, mem_bytes: float, mem_limit_bytes: float) -> dict[str, Any]:
-        """The host sample of now; its values are not yet checked against their bounds."""
+    def row(
+        self,
+        cpu_util: float,
+        cores: float,
+        mem_bytes: float,
+        mem_limit_bytes: float,
+        used_cpu_s: float | None = None,
+    ) -> dict[str, Any]:
+        """The host sample of now; its values are not yet checked against their bounds.
+
+        `used_cpu_s`, the CPU-seconds since the last sample where they are measured, is for the agent and never stored.
+        """
         return {
             "time": time.time_ns() // 1000,
             "service": self.service,
@@ -56,12 +68,13 @@ class Subject:
             "cores": cores,
             "mem_bytes": int(mem_bytes),
             "mem_limit_bytes": int(mem_limit_bytes),
+            "used_cpu_s": used_cpu_s,
             **self._stats(),
         }
 
     def _stats(self) -> dict[str, int | None]:
         if self.stats_url is None:
-            return {"inflight": None, "slots": None}
+            return {"inflight": None, "slots": self.slots}
         try:
             with urllib.request.urlopen(self.stats_url, timeout=_STATS_TIMEOUT_S) as answer:  # noqa: S310
                 stats = json.loads(answer.read(_MAX_STATS_BYTES))
@@ -75,7 +88,7 @@ class Subject:
             ArithmeticError,
             RecursionError,
         ):
-            return {"inflight": None, "slots": None}
+            return {"inflight": None, "slots": self.slots}
 
 
 class CpuMeter:
@@ -89,6 +102,7 @@ class CpuMeter:
     def __init__(self, restarts: bool) -> None:
         self._restarts = restarts
         self._last: tuple[float, float] | None = None
+        self.used_s = 0.0
 
     def utilisation(self, now_s: float, busy_s: float, cores: float) -> float | None:
         """Share of the cores that was used since the last call, 0 to 1; None at the first call.
@@ -109,4 +123,5 @@ class CpuMeter:
         elapsed, used = now_s - last[0], busy_s - last[1]
         if used < 0:
             used = busy_s if self._restarts else 0.0
+        self.used_s = used
         return min(1.0, max(0.0, used / (elapsed * cores))) if elapsed > 0 else 0.0

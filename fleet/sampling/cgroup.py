@@ -117,7 +117,7 @@ class CgroupSampler:
 
     def sample(self) -> dict[str, Any]:
         """One host sample; raises SamplingError: the cgroup is gone."""
-        return self._subject.row(*self._measure())
+        return self._subject.row(*self._measure(), used_cpu_s=self._meter.used_s)
 
     def _measure(self) -> tuple[float, float, int, int]:
         limits = self._cgroup.limits()

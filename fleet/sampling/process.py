@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 
 from fleet.sampling.base import CpuMeter, SamplingError, Subject
+from fleet.sampling.cpu_clock import process_cpu_s
 
 # Looking for new children reads every process of the machine: not at every sample.
 _CHILDREN_EVERY_S = 5.0
@@ -43,7 +44,7 @@ class ProcessSampler:
     def sample(self) -> dict[str, Any]:
         """One host sample; raises SamplingError: the process is gone or may not be looked at."""
         cpu_util, mem_bytes = self._measure()
-        return self._subject.row(cpu_util or 0.0, self._cores, mem_bytes, self._mem_limit)
+        return self._subject.row(cpu_util or 0.0, self._cores, mem_bytes, self._mem_limit, self._meter.used_s)
 
     def _measure(self) -> tuple[float | None, int]:
         now = time.monotonic()
@@ -75,4 +76,5 @@ def _usage(process: psutil.Process, children: Iterable[psutil.Process]) -> tuple
 def _of(process: psutil.Process) -> tuple[float, int]:
     with process.oneshot():
         times = process.cpu_times()
-        return times.user + times.system + times.children_user + times.children_system, process.memory_info().rss
+        ended_children = times.children_user + times.children_system
+        return process_cpu_s(process.pid) + ended_children, process.memory_info().rss
