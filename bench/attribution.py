@@ -18,6 +18,7 @@ from fingerpost.category import CategoryTable, Key, category_key, fit_categories
 from fingerpost.clients import auth_method, user_agent_class
 from fingerpost.lake import INBOX, parquet_files, published_categories, service_folder, write_text_atomically
 from fingerpost.settings import LOOPBACK
+from fingerpost.stack.ports import free_ports
 from fingerpost.stack.processes import Child, Stack
 from fleet.demo.classes import DemoHost, demo_hosts
 from fleet.demo.load import Arrival, arrivals, drive
@@ -56,7 +57,7 @@ def measure_attribution(
         cells off by at most 15%), `*_worst` and `*_median` (relative errors).
     """
     with tempfile.TemporaryDirectory(prefix="fingerpost-bench-") as folder:
-        ports = _free_ports(hosts + 2)
+        ports = free_ports(hosts + 2)
         planned = list(arrivals(rate_rps, seconds, seed))
         counts = Counter(_key(arrival) for arrival in planned)
         table = fit_categories(counts.items(), _MAX_CATEGORIES, _MIN_REQUESTS * hosts)
@@ -183,15 +184,3 @@ def _key(arrival: Arrival) -> Key:
         user_agent_class(headers["user-agent"]),
         headers.get("cf-ipcountry", "none"),
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    import socket
-
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind((LOOPBACK, 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

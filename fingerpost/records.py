@@ -49,6 +49,7 @@ REQUEST_RECORD: tuple[Column, ...] = (
     Column("service_time_s", "float64", "seconds the upstream took", low=0, high=3600),
     Column("inflight", "int64", "requests on the host when it was sent", low=0, high=10**6),
     Column("cpu_s", "float64", "CPU-seconds it cost the host, if known", low=0, high=3600),
+    Column("mem_bytes", "int64", "memory it held on the host, bytes, if known", low=0, high=2**50),
     Column("policy", "string", "routing policy that sent it"),
     Column("arm", "string", "experiment arm"),
     Column("model_version", "string", "model version that sent it"),

@@ -35,7 +35,7 @@ class OtlpQueue:
             self._records.extend(spans.records[:room])
             self.counts["spans_dropped"] += max(0, len(spans.records) - room)
             self.counts.update({f"span_{name}": count for name, count in spans.skipped.items()})
-            self.counts.update({f"refused {reason}": count for reason, count in spans.refused.items()})
+            self.counts.update({f"span_refused {reason}": count for reason, count in spans.refused.items()})
         return (b"{}", JSON) if content_type.startswith(JSON) else (b"", content_type)
 
     def records(self) -> list[dict[str, Any]]:

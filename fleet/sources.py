@@ -134,7 +134,7 @@ class QueueSource:
 
     @property
     def counts(self) -> Counter[str]:
-        return self._queue.counts
+        return Counter({f"queue_{name}": count for name, count in self._queue.counts.items()})
 
     def read(self, intake: Intake, report: Callable[[], bool]) -> None:
         """Takes in what has come. What comes while nothing can be reported is dropped, and counted, by its sender."""

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,17 +133,9 @@ def featured_lake(measured_lake: Path) -> Path:
 @pytest.fixture
 def free_ports() -> Callable[[int], list[int]]:
     """Finds ports that are free now."""
+    from fingerpost.stack.ports import free_ports
 
-    def find(count: int) -> list[int]:
-        sockets = [socket.socket() for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
-        for each in sockets:
-            each.close()
-        return ports
-
-    return find
+    return free_ports
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`fingerpost fleet host|load`: the demo fleet's hosts and clients, one process each."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,16 +16,28 @@ def register(app: typer.Typer) -> None:
 def host(
     host_class: Annotated[str, typer.Option("--class", help="compute, storage or general.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")],
+    name: Annotated[str | None, typer.Option(help="Name of the host; default CLASS-PORT.")] = None,
+    service: Annotated[str | None, typer.Option(help="Service it serves; default FINGERPOST_SERVICE.")] = None,
+    middleware_socket: Annotated[
+        Path | None, typer.Option(help="Socket of the agent that takes its request records.")
+    ] = None,
 ) -> None:
     """Serves one demo host, until stopped."""
     from fingerpost.errors import FingerpostError
-    from fingerpost.settings import LOOPBACK
+    from fingerpost.names import check_name
+    from fingerpost.settings import LOOPBACK, get_settings
     from fleet.demo.classes import HOST_CLASSES
     from fleet.demo.host import serve
 
     if host_class not in HOST_CLASSES:
         raise FingerpostError(f"--class {host_class!r} is not one of {', '.join(HOST_CLASSES)}")
-    serve(host_class, LOOPBACK, port)
+    name, service = name or f"{host_class}-{port}", service or get_settings().service
+    try:
+        check_name(name, "--name")
+        check_name(service, "--service")
+    except ValueError as error:
+        raise FingerpostError(str(error)) from error
+    serve(host_class, LOOPBACK, port, service, name, middleware_socket)
 
 
 def load(
