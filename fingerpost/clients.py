@@ -37,7 +37,8 @@ def auth_method(authorization: str | None, api_key: bool, cookie: bool, mtls: bo
 
 def user_agent_class(user_agent: str) -> str:
     """The class of a user agent by its first 256 characters: browser, mobile, bot, library, service or other."""
-    return _user_agent_class(user_agent[:MAX_USER_AGENT])
+    # Half characters, which some formats can carry, are nothing that a pattern could meet.
+    return _user_agent_class(user_agent[:MAX_USER_AGENT].encode("utf-8", "replace").decode())
 
 
 @lru_cache(maxsize=4096)

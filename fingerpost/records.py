@@ -190,15 +190,17 @@ def _text_problem(name: str, value: Any) -> str | None:
         return "type"
     if len(value) > MAX_TEXT:
         return "too_long"
-    if not value.isascii() and _has_surrogates(value):
+    if has_surrogates(value):
         return "not_unicode"
     if name in _NAMES and not is_name(value):
         return "bad_name"
     return None
 
 
-def _has_surrogates(text: str) -> bool:
-    """Half characters, which JSON can hold and files cannot."""
+def has_surrogates(text: str) -> bool:
+    """Whether there are half characters in a text, which JSON can hold and files cannot."""
+    if text.isascii():
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -8,6 +8,7 @@ from typing import Any
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
+from fingerpost.records import has_surrogates
 from fleet.log_fields import client_of, route_of
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
@@ -31,7 +32,8 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
 
     Raises:
         RefusedError: `line:malformed` (not JSON, cut off, not UTF-8), `line:not_an_object`, `<field>:type`,
-            `<field>:too_large`, or `host:mismatch` (the line is not about the host it was claimed for).
+            `<field>:not_unicode`, `<field>:too_large`, or `host:mismatch` (the line is not about the host it was
+            claimed for).
     """
     try:
         entry = json.loads(line.decode())
@@ -71,9 +73,13 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
 
 def _text(entry: dict[str, Any], name: str) -> str | None:
     value = entry.get(name)
-    if value is None or isinstance(value, str):
+    if value is None or (isinstance(value, str) and value.isascii()):
         return value
-    raise RefusedError(f"{name}:type")
+    if not isinstance(value, str):
+        raise RefusedError(f"{name}:type")
+    if has_surrogates(value):
+        raise RefusedError(f"{name}:not_unicode")
+    return value
 
 
 def _number(entry: dict[str, Any], name: str) -> float | None:

@@ -4,7 +4,7 @@ import threading
 from collections import Counter, deque
 from typing import Any
 
-from fleet.otlp import JSON, parse_traces
+from fleet.otlp import export_response, parse_traces
 
 _MAX_RECORDS = 50_000
 
@@ -36,7 +36,7 @@ class OtlpQueue:
             self.counts["spans_dropped"] += max(0, len(spans.records) - room)
             self.counts.update({f"span_{name}": count for name, count in spans.skipped.items()})
             self.counts.update({f"span_refused {reason}": count for reason, count in spans.refused.items()})
-        return (b"{}", JSON) if content_type.startswith(JSON) else (b"", content_type)
+        return export_response(content_type, spans.refused.total(), spans.refused), content_type
 
     def records(self) -> list[dict[str, Any]]:
         """What has come since the last call."""
