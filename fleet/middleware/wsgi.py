@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from fleet.middleware.threads import charge_threads
 Environ = dict[str, Any]
 WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-_VARIABLES = {f"HTTP_{name.upper().replace('-', '_')}": name for name in HEADERS} | {"CONTENT_LENGTH": "content-length"}
+_VARIABLES = (
+    *((f"HTTP_{name.upper().replace('-', '_')}", name) for name in HEADERS if name != "content-length"),
+    ("CONTENT_LENGTH", "content-length"),
+)
 
 
 class FingerpostWsgiMiddleware:
@@ -149,16 +153,19 @@ class _Response:
         return route_template(_text(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")))
 
     def _end(self) -> None:
-        environ, exchange = self._environ, self._exchange
-        headers = {name: environ[variable] for variable, name in _VARIABLES.items() if environ.get(variable)}
-        exchange.bytes_in = exchange.bytes_in or body_length(headers)
-        verified = environ.get("SSL_CLIENT_VERIFY") == "SUCCESS"
-        facts = {
-            "method": method_name(environ.get("REQUEST_METHOD", "")),
-            **client_facts(headers, environ.get("REMOTE_ADDR"), verified),
-            "route": self._chosen or self._route(),
-        }
-        self._owner.instrument.end(exchange, facts)
+        environ = self._environ
+        # What is kept for the reporter is these few values, not the environ with its streams.
+        headers = {name: environ[variable] for variable, name in _VARIABLES if variable in environ}
+        facts = partial(
+            _facts,
+            self._exchange,
+            self._chosen or self._route(),
+            environ.get("REQUEST_METHOD", ""),
+            headers,
+            environ.get("REMOTE_ADDR"),
+            environ.get("SSL_CLIENT_VERIFY") == "SUCCESS",
+        )
+        self._owner.instrument.end(self._exchange, facts)
 
     def _charged(self, function: Callable[..., Any], *args: Any) -> Any:
         token = CURRENT.set(self._exchange)
@@ -173,6 +180,18 @@ class _Response:
             switch(before)
             CURRENT.reset(token)
             self._left_at = time.perf_counter()
+
+
+def _facts(
+    exchange: Exchange,
+    route: str,
+    method: str,
+    headers: dict[str, str],
+    client: str | None,
+    verified: bool,
+) -> dict[str, Any]:
+    exchange.bytes_in = exchange.bytes_in or body_length(headers)
+    return {"method": method_name(method), "route": route, **client_facts(headers, client, verified)}
 
 
 class _CountedInput:
