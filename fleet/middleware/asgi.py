@@ -108,7 +108,7 @@ class FingerpostMiddleware:
         finally:
             # Servers may end the process by a signal right after this.
             if self._instrument.reporter:
-                self._instrument.reporter.flush()
+                self._instrument.reporter.finish()
 
     def _end(self, exchange: Exchange, scope: Scope, path: str) -> None:
         # What is kept for the reporter is these few values, not the scope with all that applications put there.

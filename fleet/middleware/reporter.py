@@ -16,7 +16,7 @@ import msgpack
 
 from fleet.middleware.wire import MAX_DATAGRAM, VERSION
 
-_FLUSH_S, _RETRY_S = 0.2, 0.05
+_FLUSH_S, _RETRY_S, _FINISH_S = 0.2, 0.05, 0.3
 _MAX_HELD = 4096
 _SEND_BUFFER = 2**20
 _HEADROOM = 64
@@ -68,6 +68,14 @@ class Reporter:
             while len(self._packed) > _MAX_HELD:
                 self._packed.popleft()
                 self._drop()
+
+    def finish(self) -> None:
+        """Flushes at the end of a process: waits up to 0.3 s for an agent that is there, but has not read on yet."""
+        deadline = time.monotonic() + _FINISH_S
+        self.flush()
+        while self._packed and self._socket is not None and time.monotonic() < deadline:
+            time.sleep(_RETRY_S)
+            self.flush()
 
     def close(self) -> None:
         """Flushes, and ends thread and socket; what comes after is not sent."""
@@ -186,8 +194,7 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     for reporter in list(_ALL):
-        with contextlib.suppress(OSError):
-            reporter.flush()
+        reporter.finish()
 
 
 atexit.register(_at_exit)
