@@ -4,7 +4,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from fleet.batches import write_batch
+from fleet.middleware import MiddlewareReceiver
 
 US = 1_000_000
 
@@ -106,6 +107,20 @@ def featured_lake(measured_lake: Path) -> Path:
 
     build_features(measured_lake, "shop", 5, 30, 16, 30)
     return measured_lake
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[MiddlewareReceiver]:
+    """The agent's side of a middleware socket."""
+    made = MiddlewareReceiver(tmp_path / "agent.sock")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agent_socket(receiver: MiddlewareReceiver) -> Path:
+    """The path that the middleware of an application is given."""
+    return receiver.path
 
 
 @pytest.fixture
