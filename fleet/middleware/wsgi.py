@@ -90,7 +90,7 @@ class _Response:
         self._pieces: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] = iter(())
         self._declared: int | None = None
-        self._failed = False
+        self._ready = self._failed = False
         self._exchange = owner.instrument.begin()
         self._left_at = self._exchange.started_at
 
@@ -102,6 +102,8 @@ class _Response:
         try:
             self._pieces = self._charged(self._owner.app, environ, self._start)
             self._iterator = iter(self._pieces)
+            # A list is made already; going through it costs less than measuring that would.
+            self._ready = isinstance(self._pieces, list | tuple)
         except BaseException:
             self._end()
             raise
@@ -112,7 +114,11 @@ class _Response:
     def __next__(self) -> bytes:
         exchange = self._exchange
         exchange.waited_s += time.perf_counter() - self._left_at
-        piece = self._charged(next, self._iterator, None)
+        if self._ready:
+            piece = next(self._iterator, None)
+            self._left_at = time.perf_counter()
+        else:
+            piece = self._charged(next, self._iterator, None)
         if piece is None:
             exchange.ended_at = self._left_at
             raise StopIteration
@@ -142,15 +148,13 @@ class _Response:
         added = self._owner.instrument.headers(self._exchange, code)
         return self._start_response(status, [*headers, *added], *exc_info)
 
-    def _route(self) -> str:
+    def _route(self) -> str | None:
         environ, route_of = self._environ, self._owner.route_of
         route = route_of(environ) if route_of else None
-        if route:
-            return route
         rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
-        if rule is not None:
-            return framework_route(_text(environ.get("SCRIPT_NAME", "")), str(rule.rule))
-        return route_template(_text(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")))
+        if route or rule is None:
+            return route
+        return framework_route(_text(environ.get("SCRIPT_NAME", "")), str(rule.rule))
 
     def _end(self) -> None:
         environ = self._environ
@@ -160,6 +164,7 @@ class _Response:
             _facts,
             self._exchange,
             self._chosen or self._route(),
+            environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
             environ.get("REQUEST_METHOD", ""),
             headers,
             environ.get("REMOTE_ADDR"),
@@ -184,14 +189,19 @@ class _Response:
 
 def _facts(
     exchange: Exchange,
-    route: str,
+    route: str | None,
+    path: str,
     method: str,
     headers: dict[str, str],
     client: str | None,
     verified: bool,
 ) -> dict[str, Any]:
     exchange.bytes_in = exchange.bytes_in or body_length(headers)
-    return {"method": method_name(method), "route": route, **client_facts(headers, client, verified)}
+    return {
+        "method": method_name(method),
+        "route": route or route_template(_text(path)),
+        **client_facts(headers, client, verified),
+    }
 
 
 class _CountedInput:
