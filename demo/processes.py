@@ -58,7 +58,10 @@ def demo_settings(settings: Settings) -> Settings:
 
 def settings_environment(settings: Settings) -> dict[str, str]:
     """The settings as the variables that give the same settings to a child."""
-    return {f"FINGERPOST_{name.upper()}": str(value) for name, value in settings.model_dump().items()}
+    return {
+        f"FINGERPOST_{name.upper()}": json.dumps(value) if isinstance(value, list | dict) else str(value)
+        for name, value in settings.model_dump(mode="json", exclude_none=True).items()
+    }
 
 
 def port_uses(settings: Settings, hosts: list[DemoHost]) -> list[PortUse]:
@@ -95,18 +98,17 @@ def mlflow_command(settings: Settings) -> list[str]:
     ]
 
 
-def envoy_command(settings: Settings, layout: Layout, hosts: list[DemoHost]) -> list[str]:
-    """Writes Envoy's configuration and returns its command."""
+def envoy_command(
+    hosts: list[DemoHost], home: Path, access_log: Path, bind_host: str, port: int, admin_port: int
+) -> list[str]:
+    """Writes Envoy's configuration into `home` and returns its command."""
     upstreams = [Upstream(each.name, LOOPBACK, each.port) for each in hosts]
-    config = envoy_config(
-        upstreams, layout.access_log, settings.bind_host, settings.envoy_port, settings.envoy_admin_port
-    )
-    path = layout.home / "envoy.json"
-    path.write_text(json.dumps(config, indent=1))
+    path = home / "envoy.json"
+    path.write_text(json.dumps(envoy_config(upstreams, access_log, bind_host, port, admin_port), indent=1))
     return [
         *(str(Path(_PYTHON).parent / "envoy"), "-c", str(path), "--concurrency", "1", "-l", "warn"),
         # Two Envoys on one machine need different ids; the port is one that is surely ours.
-        *("--base-id", str(settings.envoy_admin_port), "--file-flush-interval-msec", "250"),
+        *("--base-id", str(admin_port), "--file-flush-interval-msec", "250"),
     ]
 
 

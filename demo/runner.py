@@ -107,7 +107,8 @@ class Demo:
         for host in self._hosts:
             process = stack.start(f"host-{host.name}", host_command(host)).process
             stack.start(f"agent-{host.name}", agent_command(layout, host, process.pid))
-        stack.start("envoy", envoy_command(settings, layout, self._hosts))
+        ports = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port)
+        stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *ports))
 
     def _drive(self, stack: Stack) -> dict[str, Any]:
         options = self._options

@@ -6,37 +6,40 @@ and in the end into `other`, so that a service never has more than a given numbe
 """
 
 import hashlib
-import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heapify, heappop, heappush
 
+from fingerpost.routes import RouteTable, learn_templates, route_template
+
+__all__ = [
+    "ATTRIBUTES",
+    "OTHER",
+    "SEPARATOR",
+    "CategoryTable",
+    "Key",
+    "category_attributes",
+    "category_id",
+    "category_key",
+    "fit_categories",
+    "route_template",
+    "size_bucket",
+]
 ATTRIBUTES = ("request_type", "size_bucket", "auth", "user_agent_class", "region")
 OTHER = "other"
 SEPARATOR = "|"
 
-_ID = re.compile(r"\d+|[0-9a-fA-F]{8,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{4,}|[A-Za-z0-9_-]{20,}")
-_SIZES = ((1, "0"), (2**10, "1K"), (2**14, "16K"), (2**18, "256K"), (2**22, "4M"))
-_MAX_SEGMENTS = 6
-
-
-def route_template(path: str) -> str:
-    """The route of a path: no query, ids collapsed to `*`, at most six segments.
-
-    >>> route_template("/users/42/orders/9f8e7d6c5b4a?page=2")
-    '/users/*/orders/*'
-    """
-    segments = [segment for segment in path.split("?", 1)[0].split("/") if segment]
-    kept = ["*" if _ID.fullmatch(segment) else segment[:64].replace(SEPARATOR, "_") for segment in segments]
-    if len(kept) > _MAX_SEGMENTS:
-        kept = [*kept[:_MAX_SEGMENTS], "*"]
-    return "/" + "/".join(kept)
+# Payload sizes up to the first limit that is larger; past the last, `big`.
+SIZE_LIMITS = (1, 2**10, 2**14, 2**18, 2**22)
+SIZE_NAMES = ("0", "1K", "16K", "256K", "4M", "big")
 
 
 def size_bucket(bytes_in: float) -> str:
     """The payload-size bucket: the first of 0, 1K, 16K, 256K, 4M bytes that is larger than the payload, or `big`."""
-    return next((name for limit, name in _SIZES if bytes_in < limit), "big")
+    return SIZE_NAMES[bisect_right(SIZE_LIMITS, bytes_in)]
 
 
 Key = tuple[str, ...]
@@ -54,40 +57,64 @@ class CategoryTable:
 
     Args:
         keys: categories as attribute prefixes, 1 to 5 long, in order; `other` is not listed and always exists.
+        routes: route templates that requests are brought to first; see `RouteTable`.
     """
 
     keys: tuple[Key, ...] = ()
+    routes: tuple[str, ...] = ()
     _known: frozenset[Key] = field(init=False, repr=False, compare=False, default=frozenset())
+    _routes: RouteTable = field(init=False, repr=False, compare=False, default_factory=RouteTable)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_known", frozenset(self.keys))
+        object.__setattr__(self, "_routes", RouteTable(self.routes))
 
     def assign(self, key: Key) -> str:
-        """The name of the finest category that holds a request with this key."""
+        """The name of the finest category that holds a request with this key, which may be a coarser prefix."""
+        key = _with_route(key, self._routes) if key else key
         for length in range(len(key), 0, -1):
             if key[:length] in self._known:
                 return SEPARATOR.join(key[:length])
         return OTHER
 
-    @property
+    def fold(self, name: str) -> str:
+        """The category of this table that holds all requests of a category of another table, by its name."""
+        return OTHER if name == OTHER else self.assign(tuple(name.split(SEPARATOR)))
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of all categories, `other` last."""
+        """The names of all categories, `other` last; a category's place is its index."""
         return (*(SEPARATOR.join(key) for key in self.keys), OTHER)
 
     @cached_property
     def version(self) -> str:
         """A hash of the table: the same categories have the same version in every process."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:12]
+        return hashlib.sha256("\n".join((*self.names, *self.routes)).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, object]:
-        return {"version": self.version, "attributes": list(ATTRIBUTES), "keys": [list(key) for key in self.keys]}
+        return {
+            "version": self.version,
+            "attributes": list(ATTRIBUTES),
+            "keys": [list(key) for key in self.keys],
+            "routes": list(self.routes),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, object]) -> "CategoryTable":
-        keys = data["keys"]
-        if not isinstance(keys, list):
-            raise TypeError("a category table needs a list of keys")
-        return cls(tuple(tuple(str(part) for part in key) for key in keys))
+        """The table that `to_json` wrote.
+
+        Raises:
+            TypeError: `data` is not such a table.
+        """
+        keys, routes = data.get("keys"), data.get("routes", [])
+        if not isinstance(keys, list) or not isinstance(routes, list):
+            raise TypeError("a category table needs a list of keys and a list of routes")
+        return cls(tuple(tuple(str(part) for part in key) for key in keys), tuple(str(route) for route in routes))
+
+
+def category_id(name: str) -> int:
+    """The number of a category, 32 bits of a hash of its name: the same in every process, for ever."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 def category_attributes(name: str) -> dict[str, str]:
@@ -96,29 +123,66 @@ def category_attributes(name: str) -> dict[str, str]:
     return dict(zip(ATTRIBUTES, [*parts, *[""] * len(ATTRIBUTES)], strict=False))
 
 
-def fit_categories(keys: Iterable[tuple[Key, int]], max_categories: int, min_requests: int) -> CategoryTable:
+def fit_categories(
+    keys: Iterable[tuple[Key, int]], max_categories: int, min_requests: int, templates: Sequence[str] = ()
+) -> CategoryTable:
     """Chooses the categories of a service from counts of its finest keys.
 
-    Level by level from the finest, a category with fewer than `min_requests` is folded into the one without its last
-    attribute; then the rarest go, finest first among equals, until `max_categories` are left, `other` included. The
-    result depends on the counts alone, not on their order.
+    Routes are brought to the given templates and to learned ones. Then, level by level from the finest, a category with
+    fewer than `min_requests` is folded into the one without its last attribute; then the rarest go, finest first among
+    equals, until `max_categories` are left, `other` included. The result depends on the counts alone, not on their
+    order.
 
     Args:
         keys: finest keys with their number of requests; a key may come more than once.
         max_categories: most categories, `other` included, at least 1.
         min_requests: least requests of a category of its own.
+        templates: route templates given by people, as `normal_template` returns them.
     """
-    counts: Counter[Key] = Counter()
+    found: Counter[Key] = Counter()
     for key, count in keys:
-        counts[key] += count
+        found[key] += count
+    routes = _fit_routes(found, templates, max_categories)
+    counts: Counter[Key] = Counter()
+    for key, count in found.items():
+        counts[_with_route(key, routes)] += count
     for length in range(len(ATTRIBUTES), 0, -1):
         for key in [key for key in counts if len(key) == length and counts[key] < min_requests]:
             _fold(counts, key)
-    while len(counts) - (() in counts) > max_categories - 1:
-        candidates = [key for key in counts if key]
-        _fold(counts, min(candidates, key=lambda key: (counts[key], -len(key), key)))
+    _fold_rarest(counts, max_categories - 1)
     counts.pop((), None)
-    return CategoryTable(tuple(sorted(counts)))
+    return CategoryTable(tuple(sorted(counts)), routes.templates)
+
+
+def _fit_routes(counts: Counter[Key], templates: Sequence[str], max_categories: int) -> RouteTable:
+    """The given templates and the busiest learned ones, at most four for every category there may be."""
+    given = RouteTable(templates)
+    traffic: Counter[str] = Counter()
+    for key, count in counts.items():
+        if key:
+            traffic[given.match(key[0].partition(" ")[2])] += count
+    learned = RouteTable(learn_templates(traffic.items()))
+    held: Counter[str] = Counter()
+    for route, count in traffic.items():
+        held[learned.match(route)] += count
+    busiest = sorted(learned.templates, key=lambda route: (-held[route], route))[: 4 * max_categories]
+    return RouteTable([*given.templates, *busiest])
+
+
+def _with_route(key: Key, routes: RouteTable) -> Key:
+    method, space, route = key[0].partition(" ")
+    return (f"{method}{space}{routes.match(route)}", *key[1:])
+
+
+def _fold_rarest(counts: Counter[Key], most: int) -> None:
+    heap = [(count, -len(key), key) for key, count in counts.items() if key]
+    heapify(heap)
+    while len(counts) - (() in counts) > most:
+        count, _, key = heappop(heap)
+        if counts.get(key) == count:  # else it has grown since: its newer entry is in the heap
+            _fold(counts, key)
+            if key[:-1]:
+                heappush(heap, (counts[key[:-1]], -len(key[:-1]), key[:-1]))
 
 
 def _fold(counts: Counter[Key], key: Key) -> None:

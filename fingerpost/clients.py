@@ -1,7 +1,13 @@
-"""What the client's headers say of it: auth method, user-agent class, region. Never the secrets in them."""
+"""What the client's headers say of it: auth method, user-agent class. Never the secrets in them."""
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from fingerpost.regions import NO_REGION, country_of_header
+
+if TYPE_CHECKING:
+    from ua_parser import Parser
 
 _LIBRARY = re.compile(
     r"^(python|curl|wget|go-http|java|okhttp|axios|node|ruby|php|perl|libwww|httpx|aiohttp|apache-httpclient|guzzle|dart)",
@@ -10,26 +16,33 @@ _LIBRARY = re.compile(
 _BOT = re.compile(r"bot\b|crawl|spider|slurp|monitor|uptime|scan", re.IGNORECASE)
 _SERVICE = re.compile(r"^(envoy|grpc|istio|kube|prometheus|fingerpost|[a-z0-9-]+-service)\b", re.IGNORECASE)
 _MOBILE_SYSTEMS = {"iOS", "Android", "Windows Phone", "KaiOS", "HarmonyOS"}
-_REGION = re.compile(r"[A-Za-z]{2}")
+# Longer user agents are cut: what tells their class stands at the front, and a megabyte of it is an attack.
+MAX_USER_AGENT = 256
 
 
-def auth_method(authorization: str | None, api_key: bool, cookie: bool) -> str:
-    """The auth method: none, basic, bearer, api-key, cookie or other.
+def auth_method(authorization: str | None, api_key: bool, cookie: bool, mtls: bool = False) -> str:
+    """The auth method: none, basic, bearer, api-key, mtls, cookie or other; the most explicit one that was sent.
 
     Args:
         authorization: the beginning (six characters are enough) of the Authorization header, or None.
         api_key: whether an API-key header was sent.
-        cookie: whether a cookie was sent.
+        cookie: whether a (session) cookie was sent.
+        mtls: whether the client showed a certificate.
     """
     if authorization:
         scheme = authorization.strip().lower()
         return "basic" if scheme.startswith("basic") else "bearer" if scheme.startswith("bearer") else "other"
-    return "api-key" if api_key else "cookie" if cookie else "none"
+    return "api-key" if api_key else "mtls" if mtls else "cookie" if cookie else "none"
+
+
+def user_agent_class(user_agent: str) -> str:
+    """The class of a user agent by its first 256 characters: browser, mobile, bot, library, service or other."""
+    # Half characters, which some formats can carry, are nothing that a pattern could meet.
+    return _user_agent_class(user_agent[:MAX_USER_AGENT].encode("utf-8", "replace").decode())
 
 
 @lru_cache(maxsize=4096)
-def user_agent_class(user_agent: str) -> str:
-    """The class of a user agent: browser, mobile, bot, library, service or other."""
+def _user_agent_class(user_agent: str) -> str:
     if not user_agent:
         return "other"
     if _BOT.search(user_agent):
@@ -38,14 +51,24 @@ def user_agent_class(user_agent: str) -> str:
         return "service"
     if _LIBRARY.match(user_agent):
         return "library"
-    import ua_parser
-
-    system = ua_parser.parse_os(user_agent)
+    parser = _parser()
+    system = parser.parse_os(user_agent)
     if system and system.family in _MOBILE_SYSTEMS:
         return "mobile"
-    return "browser" if ua_parser.parse_user_agent(user_agent) else "other"
+    return "browser" if parser.parse_user_agent(user_agent) else "other"
+
+
+@lru_cache(maxsize=1)
+def _parser() -> "Parser":
+    """ua-parser without its device patterns, which are most of its memory and tell us nothing."""
+    from ua_parser import Parser
+    from ua_parser.loaders import load_lazy_builtins
+    from ua_parser.regex import Resolver
+
+    agents, systems, _devices = load_lazy_builtins()
+    return Parser(Resolver((agents, systems, [])))
 
 
 def coarse_region(header: str | None) -> str:
     """The client's region from a two-letter country header such as `cf-ipcountry`, or `none`."""
-    return header.upper() if header and _REGION.fullmatch(header) else "none"
+    return country_of_header(header) or NO_REGION

@@ -20,6 +20,11 @@ def service_folder(lake: Path, kind: str, service: str) -> Path:
     return lake / kind / f"service={service}"
 
 
+def published_categories(lake: Path, service: str) -> Path:
+    """The file of a service's category table, as the features step chose it."""
+    return lake / "categories" / f"service={service}.json"
+
+
 def date_of(time_us: int) -> str:
     """The UTC date of a time in microseconds since 1970, as `YYYY-MM-DD`."""
     return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d")

@@ -1,4 +1,4 @@
-"""The words of the telemetry as columns: request record, host sample, window.
+"""The words of the telemetry as columns: request record, host sample, window, fingerprint.
 
 Plain Python, so that the agent can use it without loading Arrow or pandas. `fingerpost.schemas` turns it into
 Arrow schemas, `fleet.batches` into Parquet files; the bounds are what every door checks.
@@ -6,13 +6,16 @@ Arrow schemas, `fleet.batches` into Parquet files; the bounds are what every doo
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from fingerpost.names import is_name
 
 Kind = Literal["timestamp", "string", "int64", "float64"]
 MAX_TEXT = 512
+_NAMES = ("service", "host")
+_PLAIN: dict[str, type] = {"int64": int, "float64": float, "string": str}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,15 @@ class Column:
     required: bool = False
     low: float | None = None
     high: float | None = None
+    # The type of a value that needs no closer look, and its bounds as numbers.
+    plain: type | None = field(init=False, repr=False)
+    least: float = field(init=False, repr=False)
+    most: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", _PLAIN.get(self.kind) if self.name not in _NAMES else None)
+        object.__setattr__(self, "least", -math.inf if self.low is None else self.low)
+        object.__setattr__(self, "most", math.inf if self.high is None else self.high)
 
 
 REQUEST_RECORD: tuple[Column, ...] = (
@@ -42,7 +54,7 @@ REQUEST_RECORD: tuple[Column, ...] = (
     Column("status", "int64", "HTTP status", required=True, low=100, high=599),
     Column("bytes_in", "int64", "bytes of the request's body", required=True, low=0, high=2**40),
     Column("bytes_out", "int64", "bytes of the response's body", required=True, low=0, high=2**40),
-    Column("auth", "string", "auth method: none, basic, bearer, api-key, cookie, other", required=True),
+    Column("auth", "string", "auth method: none, basic, bearer, api-key, mtls, cookie, other", required=True),
     Column("user_agent_class", "string", "browser, mobile, bot, library, service, other", required=True),
     Column("region", "string", "coarse region of the client, or `none`", required=True),
     Column("duration_s", "float64", "seconds, as the client side of the proxy saw it, if known", low=0, high=3600),
@@ -90,6 +102,47 @@ WINDOW: tuple[Column, ...] = (
     Column("throughput_rps", "float64", "rate the host could serve this category at, alone", low=0),
 )
 
+# What a fingerprint says of its host, and of each category on it; what is not known is null (NaN on the wire).
+FINGERPRINT_HOST: tuple[Column, ...] = (
+    Column("cpu_util", "float64", "share of the host's cores in use, rolling", low=0, high=1),
+    Column("cores", "float64", "cores it may use", low=0.001, high=4096),
+    Column("host_mem_bytes", "float64", "memory in use, bytes", low=0, high=2**50),
+    Column("mem_limit_bytes", "float64", "memory it may use, bytes", low=1, high=2**50),
+    Column("host_inflight", "float64", "requests on the host, when last told", low=0, high=10**6),
+    Column("slots", "float64", "requests it serves at once", low=1, high=10**6),
+    Column("background_cores", "float64", "cores in use by what is no request", low=0, high=4096),
+    Column("host_rate_rps", "float64", "requests a second, rolling", low=0, high=10**9),
+)
+FINGERPRINT_CELL: tuple[Column, ...] = (
+    Column("requests", "float64", "number of requests it rests on, the old ones weighing less", low=0, high=10**12),
+    Column("rate_rps", "float64", "requests a second", low=0, high=10**9),
+    Column("error_rate", "float64", "share that failed at the server", low=0, high=1),
+    Column("latency_mean_s", "float64", "mean duration, seconds", low=0, high=3600),
+    Column("latency_p50_s", "float64", "median duration, seconds", low=0, high=3600),
+    Column("latency_p99_s", "float64", "99th percentile of duration, seconds", low=0, high=3600),
+    Column("cpu_s", "float64", "CPU-seconds a request, measured or attributed", low=0, high=3600),
+    Column("cpu_attributed_s", "float64", "CPU-seconds a request, attributed from the host's CPU", low=0, high=3600),
+    Column("cpu_error_s", "float64", "standard error of `cpu_attributed_s`", low=0, high=10**6),
+    Column("cpu_known", "float64", "share of requests whose CPU was measured", low=0, high=1),
+    Column("mem_bytes", "float64", "memory a request holds, measured or attributed, bytes", low=0, high=2**50),
+    Column("mem_error_bytes", "float64", "standard error of `mem_bytes` where it is attributed", low=0, high=2**60),
+    Column("inflight_mean", "float64", "mean in-flight on the host when its requests were sent", low=0, high=10**6),
+    Column("age_s", "float64", "since its last request, seconds", low=0, high=10**9),
+)
+# A fingerprint in the lake: a row a category.
+FINGERPRINT: tuple[Column, ...] = (
+    Column("time", "timestamp", "what it is as of", required=True),
+    Column("service", "string", "service", required=True),
+    Column("host", "string", "host", required=True),
+    Column("boot_id", "string", "life of the agent that numbered it", required=True),
+    Column("sequence", "int64", "its number in that life", required=True, low=0),
+    Column("halflife_s", "float64", "age at which an observation weighs half, seconds", required=True, low=0),
+    Column("category_version", "string", "version of the category table", required=True),
+    Column("category", "string", "category", required=True),
+    *FINGERPRINT_HOST,
+    *FINGERPRINT_CELL,
+)
+
 
 def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: int, latest_us: int) -> str | None:
     """Why a row is refused, or None if it is good.
@@ -100,26 +153,33 @@ def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: in
 
     Returns:
         `<column>:<what>`, what being one of missing, type, negative, too_small, too_large, not_finite, too_long,
-        bad_name, too_old, future; the first that applies, in the order of the columns.
+        not_unicode, bad_name, too_old, future; the first that applies, in the order of the columns.
     """
     for column in columns:
         value = row.get(column.name)
-        problem = _missing(column) if value is None else _problem(column, value, earliest_us, latest_us)
-        if problem:
-            return f"{column.name}:{problem}"
+        kind = type(value)
+        if value is None:
+            if column.required:
+                return f"{column.name}:missing"
+        # What is plainly good, most of what there is, costs no call.
+        elif kind is column.plain and (
+            column.least <= value <= column.most if kind is not str else len(value) <= MAX_TEXT and value.isascii()
+        ):
+            continue
+        else:
+            problem = _problem(column, value, earliest_us, latest_us)
+            if problem:
+                return f"{column.name}:{problem}"
     return None
-
-
-def _missing(column: Column) -> str | None:
-    return "missing" if column.required else None
 
 
 def _problem(column: Column, value: Any, earliest_us: int, latest_us: int) -> str | None:
     if column.kind == "string":
-        return _text_problem(column, value)
+        return _text_problem(column.name, value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "type"
-    if not math.isfinite(value):
+    # An integer is finite, and may be too large to be asked.
+    if isinstance(value, float) and not math.isfinite(value):
         return "not_finite"
     if column.kind in ("timestamp", "int64") and value != int(value):
         return "type"
@@ -132,11 +192,29 @@ def _problem(column: Column, value: Any, earliest_us: int, latest_us: int) -> st
     return None
 
 
-def _text_problem(column: Column, value: Any) -> str | None:
+def _text_problem(name: str, value: Any) -> str | None:
     if not isinstance(value, str):
         return "type"
     if len(value) > MAX_TEXT:
         return "too_long"
-    if column.name in ("service", "host") and not is_name(value):
+    if has_surrogates(value):
+        return "not_unicode"
+    if name in _NAMES and not _is_name(value):
         return "bad_name"
     return None
+
+
+@lru_cache(maxsize=1024)
+def _is_name(value: str) -> bool:
+    return is_name(value)
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether there are half characters in a text, which JSON can hold and files cannot."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

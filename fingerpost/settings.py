@@ -2,12 +2,14 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fingerpost.errors import FingerpostError
 from fingerpost.names import check_name
+from fingerpost.routes import normal_template
 
 LOOPBACK = "127.0.0.1"
 _ANY = {"0.0.0.0", "::"}  # noqa: S104 (to tell it, not to bind it)
@@ -41,11 +43,26 @@ class Settings(BaseSettings):
     halflife_s: float = Field(
         default=60.0, gt=0, description="Time after which an old observation weighs half, seconds."
     )
+    attribution_halflife_s: float = Field(
+        default=600.0, gt=0, description="The same for the split of a host's CPU over categories, seconds."
+    )
     max_categories: int = Field(
         default=256, ge=1, le=4096, description="Categories kept for one service, `other` included."
     )
     min_category_requests: int = Field(
         default=30, ge=1, description="Requests below which a category is folded into a coarser one."
+    )
+    route_templates: list[str] = Field(
+        default=[], description='Route templates known beforehand, as JSON: `["/users/{id}/orders"]`.'
+    )
+    region_rules: dict[str, str] = Field(
+        default={}, description='Regions of address ranges, as JSON: `{"10.0.0.0/8": "office"}`.'
+    )
+    region_detail: Literal["country", "continent"] = Field(
+        default="country", description="How coarse regions are: `country` or `continent`."
+    )
+    geoip_database: Path | None = Field(
+        default=None, description="A GeoIP database (`.mmdb`) that tells the country of client addresses."
     )
     clock_skew_s: float = Field(
         default=5.0, ge=0, description="How far in the future a time may lie before it is refused."
@@ -58,6 +75,13 @@ class Settings(BaseSettings):
     )
     agent_batch_s: float = Field(default=5.0, gt=0, description="Seconds between an agent's batches.")
     agent_sample_s: float = Field(default=1.0, gt=0, description="Seconds between an agent's host samples.")
+    agent_spool_mb: float = Field(
+        default=64.0, gt=0, description="Fingerprints that wait for the engine on an agent's disk; the oldest go first."
+    )
+    engine_url: str = Field(default="", description="Where agents send fingerprints; empty: they only go to the lake.")
+    engine_token: str = Field(
+        default="", description="Bearer token that the engine asks for; needed where it is bound beyond loopback."
+    )
     tuning_trials: int = Field(default=20, ge=1, description="Most Optuna trials in one tuning.")
     tuning_timeout_s: float = Field(default=600.0, gt=0, description="Most seconds spent in one tuning.")
     test_share: float = Field(
@@ -81,6 +105,11 @@ class Settings(BaseSettings):
     @classmethod
     def _service_is_a_name(cls, value: str) -> str:
         return check_name(value, "service")
+
+    @field_validator("route_templates")
+    @classmethod
+    def _templates_are_paths(cls, values: list[str]) -> list[str]:
+        return [normal_template(value) for value in values]
 
     @field_validator("home")
     @classmethod

@@ -1,213 +1,219 @@
-"""The agent beside a host: follows an access log, samples the host, and reports both into the lake in batches."""
+"""The agent beside a host: follows its requests, samples it, and reports both, and what it makes of them."""
 
-import contextlib
-import fcntl
-import json
 import logging
 import signal
+import threading
 import time
+import uuid
 import zlib
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
-from typing import IO, Any
 
-import psutil
-
-from fingerpost.errors import RefusedError
-from fingerpost.lake import write_text_atomically
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
-from fleet.batches import quarantine_lines, write_batch
-from fleet.log_formats import LOG_FORMATS
-from fleet.sampler import HostSampler
-from fleet.tail import LogTail, Position
+from fingerpost.fingerprint import Fingerprint, pack
+from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
+from fleet.agent_options import AgentOptions
+from fleet.batches import fingerprint_rows, quarantine_lines, write_batch
+from fleet.category_book import CategoryBook
+from fleet.fingerprint.maker import FingerprintMaker
+from fleet.intake import Intake
+from fleet.sampling.base import Sampler, SamplingError
+from fleet.sender import Sender
+from fleet.sources import Source
 
 logger = logging.getLogger(__name__)
-_US = 1_000_000
 _POLL_S = 0.25
-_MAX_ROWS = 50_000
-
-
-@dataclass(frozen=True)
-class AgentOptions:
-    """What one agent watches, and how often it reports; all times in seconds."""
-
-    lake: Path
-    service: str
-    host: str
-    access_log: Path | None = None
-    log_format: str = "envoy"
-    pid: int | None = None
-    cores: float | None = None
-    mem_limit_bytes: int | None = None
-    stats_url: str | None = None
-    batch_s: float = 5.0
-    sample_s: float = 1.0
-    clock_skew_s: float = 5.0
-    max_age_s: float = 30 * 86400.0
+# The wall clock and the one that never jumps may drift apart by this between two looks; more is a jump.
+_JUMP_S = 2.0
 
 
 class Agent:
-    """Collects request records of its host and host samples; `report` writes what was collected as batches.
+    """Collects request records and host samples; `report` writes them, and the fingerprint made of them, as batches.
 
-    Several agents may follow one log (that of a proxy before several hosts): each takes the lines that name its host.
-    Lines that nobody can claim are refused by just one of them, the one that holds the lock beside the lake.
+    After a crash an access log is read on from the last report: batches are named by where they begin, so what was
+    reported twice is in the lake once. Fingerprints wait in a spool until the engine has taken them.
 
-    After a crash the log is read on from the last report: batches are named by where they begin, so what was reported
-    twice is in the lake once.
+    Args:
+        source: of request records; None: there are none.
+        sampler: of the host.
+        sender: of fingerprints; None: they only go to the lake.
     """
 
-    def __init__(self, options: AgentOptions) -> None:
+    def __init__(
+        self,
+        options: AgentOptions,
+        source: Source | None,
+        sampler: Sampler,
+        intake: Intake,
+        book: CategoryBook,
+        sender: Sender | None = None,
+        boot_id: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._options = options
-        state = options.lake / "agents" / f"service={options.service}"
-        state.mkdir(parents=True, exist_ok=True)
-        self._checkpoint = state / f"{options.host}.json"
-        # One lock a log: agents on logs of their own must not wait for each other.
-        self._claim_path = state / f"unclaimed-{zlib.crc32(str(options.access_log).encode()):08x}.lock"
-        self._claim: IO[str] | None = None
-        self._tail = LogTail(options.access_log, self._load_position()) if options.access_log else None
-        self._format = LOG_FORMATS[options.log_format]
-        self._batch_start = self._tail.position if self._tail else Position()
-        self._sampler = HostSampler(
-            options.service, options.host, options.pid, options.cores, options.mem_limit_bytes, options.stats_url
-        )
-        self._records: list[dict[str, Any]] = []
-        self._samples: list[dict[str, Any]] = []
-        self._refused: list[tuple[str, bytes]] = []
+        self._source, self._sampler, self._sender = source, sampler, sender
+        self._intake, self._book = intake, book
+        self._clock = clock
+        self._boot_id = boot_id or uuid.uuid4().hex
+        self._maker = self._new_maker()
+        self._profiled = 0
+        self._clock_offset_s = clock() - time.monotonic()
+        self._sampled_s = clock()
+        self._last: Fingerprint | None = None
+        self._fingerprints: list[Fingerprint] = []
+        self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
+        self.reported_s = time.monotonic()
 
-    def read_log(self) -> None:
-        """Takes in what was added to the log; a line never stops it.
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """The last one that was made."""
+        return self._last
 
-        While the lake cannot be written to, at most 50,000 rows are held; the rest waits in the log.
-        """
-        if self._tail is None or self._full():
-            return
-        for line in self._tail.lines():
-            self._take(line)
-            if self._full() and not self._report_or_keep():
-                self._tail.rewind()
-                return
+    def read(self) -> None:
+        """Takes in the requests that came since the last call."""
+        if self._source:
+            self._source.read(self._intake, self.report_or_keep)
 
     def sample_host(self) -> None:
         """Takes one host sample; a host that is gone is counted, and looked for again the next time."""
+        self._notice_jump()
+        since_s = self._sampled_s
         try:
             row = self._sampler.sample()
-        except psutil.Error as error:
+        except SamplingError as error:
             self.counts["samples_failed"] += 1
             logger.warning("cannot sample the host: %s", error)
             return
-        reason = refusal(row, HOST_SAMPLE, *self._time_bounds())
-        if reason:
-            self.counts[f"refused {reason}"] += 1
-        else:
-            self._samples.append(row)
+        self._sampled_s = row["time"] / 1e6
+        used_cpu_s = row.pop("used_cpu_s")
+        if used_cpu_s is None:
+            used_cpu_s = row["cpu_util"] * row["cores"] * max(0.0, self._sampled_s - since_s)
+        if self._intake.take_sample(row):
+            self._maker.add_sample(row, used_cpu_s, since_s)
 
     def report(self) -> None:
-        """Writes what was collected into the lake's inbox, then notes how far the log was read."""
-        options, start = self._options, self._batch_start
-        # Samples first: they are what makes a host known to the ingest of its records.
-        if self._samples:
-            name = f"{options.host}-{self._samples[0]['time']}"
-            write_batch(options.lake, "samples", HOST_SAMPLE, self._samples, name)
-            self.counts["samples"] += len(self._samples)
-        if self._records:
-            name = f"{options.host}-{self._records[0]['time']}-{start.offset}"
-            write_batch(options.lake, "requests", REQUEST_RECORD, self._records, name)
-            self.counts["records"] += len(self._records)
-        if self._refused:
-            now_us = time.time_ns() // 1000
-            # Named by where and with what it begins: the same when reported again, another after a truncation.
-            name = f"{options.host}-{start.offset}-{zlib.crc32(self._refused[0][1]):08x}"
-            quarantine_lines(options.lake, options.service, now_us, name, self._refused)
-        self._records, self._samples, self._refused = [], [], []
-        if self._tail:
-            self._batch_start = self._tail.position
-            self._save_position()
+        """Writes what was collected into the lake's inbox, with a fingerprint, then notes how far was read.
 
-    def run(self) -> None:
-        """Collects and reports until SIGTERM or SIGINT, then reports once more."""
-        stopping = False
+        Raises:
+            OSError: the lake cannot be written; nothing is forgotten.
+        """
+        self._profile()
+        self._make_fingerprint()
+        self._write()
+        self._intake.clear()
+        self._profiled = 0
+        self._fingerprints = []
+        if self._source:
+            self._source.commit()
+        self.reported_s = time.monotonic()
 
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            nonlocal stopping
-            stopping = True
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        logger.info("agent started", extra={"host": self._options.host, "access_log": str(self._options.access_log)})
-        next_sample = next_report = time.monotonic()
-        while not stopping:
-            now = time.monotonic()
-            self.read_log()
-            if now >= next_sample:
-                self.sample_host()
-                next_sample = now + self._options.sample_s
-            if now >= next_report:
-                self._report_or_keep()
-                next_report = now + self._options.batch_s
-            time.sleep(min(_POLL_S, self._options.sample_s))
-        self.read_log()
-        self._report_or_keep()
-        logger.info("agent stopped", extra={"host": self._options.host, "counts": dict(self.counts)})
-
-    def _full(self) -> bool:
-        return len(self._records) + len(self._refused) >= _MAX_ROWS
-
-    def _report_or_keep(self) -> bool:
+    def report_or_keep(self) -> bool:
+        """Reports; while the lake cannot be written, what was collected is kept, up to the intake's bounds."""
         try:
             self.report()
         except OSError as error:
             self.counts["reports_failed"] += 1
             logger.error("cannot write to the lake, will try again: %s", error)
-            excess = len(self._samples) - _MAX_ROWS
-            if excess > 0:
-                del self._samples[:excess]
-                self.counts["samples_dropped"] += excess
             return False
         return True
 
-    def _take(self, line: bytes) -> None:
-        host = self._format.claim(line, self._options.host)
-        if host is not None and host != self._options.host:
-            self.counts["foreign"] += 1
-            return
-        if host is None and not self._holds_claim():
-            self.counts["unclaimed"] += 1
-            return
-        try:
-            row = self._format.parse(line, self._options.service, self._options.host)
-            reason = refusal(row, REQUEST_RECORD, *self._time_bounds())
-        except RefusedError as error:
-            reason = error.reason
-        if reason is None:
-            self._records.append(row)
-        else:
-            self.counts[f"refused {reason}"] += 1
-            self._refused.append((reason, line))
+    def run(self) -> None:
+        """Collects and reports until SIGTERM or SIGINT, then reports once more."""
+        stopping = threading.Event()
 
-    def _holds_claim(self) -> bool:
-        if self._claim is None:
-            handle = self._claim_path.open("w")
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            stopping.set()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        options = self._options
+        logger.info("agent started", extra={"host": options.host, "boot_id": self._boot_id})
+        next_sample = next_report = time.monotonic()
+        while not stopping.is_set():
+            now = time.monotonic()
+            self.read()
+            if now >= next_sample:
+                self.sample_host()
+                next_sample = now + options.sample_s
+            if now >= next_report:
+                self.report_or_keep()
+                next_report = now + options.batch_s
+            stopping.wait(min(_POLL_S, options.sample_s))
+        self.read()
+        self.report_or_keep()
+        if self._sender:
+            self._sender.stop()
+        logger.info("agent stopped", extra={"host": options.host, "counts": self.all_counts()})
+
+    def all_counts(self) -> dict[str, int]:
+        """Every count of what was taken, refused and failed."""
+        source = self._source.counts if self._source else Counter()
+        return dict(self.counts + self._intake.counts + source)
+
+    def _new_maker(self) -> FingerprintMaker:
+        options = self._options
+        return FingerprintMaker(
+            options.service,
+            options.host,
+            self._boot_id,
+            self._book.table,
+            options.halflife_s,
+            options.attribution_halflife_s,
+            self._clock(),
+        )
+
+    def _notice_jump(self) -> None:
+        """After a jump of the clock the ages of what was observed are wrong, so the fingerprint begins anew."""
+        offset = self._clock() - time.monotonic()
+        if abs(offset - self._clock_offset_s) > _JUMP_S:
+            logger.warning("the clock jumped by %.1f s: the fingerprint begins anew", offset - self._clock_offset_s)
+            self.counts["clock_jumps"] += 1
+            # A life of its own, so that the numbering says so, and the engine does not wait for the old time to return.
+            self._boot_id = uuid.uuid4().hex
+            self._maker = self._new_maker()
+            self._sampled_s = self._clock()
+        self._clock_offset_s = offset
+
+    def _profile(self) -> None:
+        """Has the records since the last call profiled; those that wait for the lake are not profiled twice."""
+        fresh = self._intake.records[self._profiled :]
+        mapping = self._book.refresh()
+        if mapping is not None:
+            self._maker.use_table(self._book.table, mapping)
+        if fresh:
+            self._maker.add_requests(fresh, self._book.assign(fresh), self._clock())
+        self._profiled = len(self._intake.records)
+
+    def _make_fingerprint(self) -> None:
+        if not self._maker.sampled:
+            return
+        made = self._maker.fingerprint(self._clock())
+        self._last = made
+        self._fingerprints.append(made)
+        del self._fingerprints[: -self._options.max_held_fingerprints]
+        self.counts["fingerprints"] += 1
+        if self._sender:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.close()
-                return False
-            self._claim = handle
-        return True
+                self._sender.put(pack(made))
+            except OSError as error:
+                self.counts["fingerprints_lost"] += 1
+                logger.error("cannot write to the spool, a fingerprint is lost: %s", error)
 
-    def _time_bounds(self) -> tuple[int, int]:
-        now = time.time()
-        return int((now - self._options.max_age_s) * _US), int((now + self._options.clock_skew_s) * _US)
-
-    def _load_position(self) -> Position:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            saved = json.loads(self._checkpoint.read_text())
-            return Position(int(saved["inode"]), int(saved["offset"]))
-        return Position()
-
-    def _save_position(self) -> None:
-        text = json.dumps({"inode": self._batch_start.inode, "offset": self._batch_start.offset})
-        write_text_atomically(self._checkpoint, text)
+    def _write(self) -> None:
+        options, intake = self._options, self._intake
+        name = self._source.batch_name() if self._source else self._boot_id
+        # Samples first: they are what makes a host known to the ingest of its records.
+        for kind, columns, rows in (
+            ("samples", HOST_SAMPLE, intake.samples),
+            ("requests", REQUEST_RECORD, intake.records),
+            ("fingerprints", FINGERPRINT, fingerprint_rows(self._fingerprints)),
+        ):
+            if rows:
+                suffix = f"-{name}" if kind == "requests" else ""
+                write_batch(options.lake, kind, columns, rows, f"{options.host}-{rows[0]['time']}{suffix}")
+        if intake.refused:
+            # Named by where and with what it begins: the same when reported again, another after a truncation.
+            mark = zlib.crc32(intake.refused[0][1])
+            file = f"{options.host}-{name}-{mark:08x}"
+            quarantine_lines(options.lake, options.service, time.time_ns() // 1000, file, intake.refused)

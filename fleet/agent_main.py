@@ -3,20 +3,96 @@
 A process of its own, started anew by the command line, so that the settings library does not stay in memory.
 """
 
-import json
+import functools
+import os
 import sys
-from pathlib import Path
+import time
+import uuid
 
+from fingerpost.lake import published_categories
 from fingerpost.logs import configure_logs
-from fleet.agent import Agent, AgentOptions
+from fingerpost.regions import Regions
+from fleet.agent import Agent
+from fleet.agent_metrics import AgentMetrics
+from fleet.agent_options import AgentOptions
+from fleet.category_book import CategoryBook
+from fleet.door import Door, TakeTraces
+from fleet.intake import Intake
+from fleet.sampling import SamplerOptions, Subject, make_sampler
+from fleet.sender import Sender, Target
+from fleet.sources import LogSource, QueueSource, Source
+from fleet.spool import Spool
+
+# Without a report for so many of its periods an agent is not well.
+_LATE_PERIODS = 5
+
+
+def build_agent(options: AgentOptions, engine_token: str = "") -> tuple[Agent, Door | None, Sender | None]:
+    """Everything an agent is made of, not yet started."""
+    options.state.mkdir(parents=True, exist_ok=True)
+    boot_id = uuid.uuid4().hex
+    book = CategoryBook(
+        published_categories(options.lake, options.service),
+        options.max_categories,
+        options.min_category_requests,
+        options.route_templates,
+    )
+    regions = Regions(options.region_rules, options.geoip_database, options.region_detail)
+    intake = Intake(regions, options.clock_skew_s, options.max_age_s)
+    sender = None
+    if options.engine_url:
+        spool = Spool(options.state / f"{options.host}.spool", options.spool_bytes)
+        sender = Sender(spool, Target(options.engine_url, engine_token))
+    source, take_traces = _source(options, boot_id)
+    subject = Subject(
+        options.service, options.host, options.cores, options.mem_limit_bytes, options.stats_url, options.slots
+    )
+    sampler = make_sampler(
+        subject,
+        SamplerOptions(options.sampler, options.pid, options.cgroup, options.prometheus_url, options.prometheus_labels),
+    )
+    agent = Agent(options, source, sampler, intake, book, sender, boot_id)
+    door = None
+    if options.http_port:
+        metrics = AgentMetrics(agent, book, sender)
+        health = functools.partial(_problem, agent, options)
+        door = Door(options.bind_host, options.http_port, metrics.text, health, take_traces)
+    return agent, door, sender
+
+
+def _source(options: AgentOptions, boot_id: str) -> tuple[Source | None, TakeTraces | None]:
+    if options.access_log:
+        log = LogSource(options.access_log, options.log_format, options.service, options.host, options.state)
+        return log, None
+    if options.middleware_socket:
+        from fleet.middleware.receiver import MiddlewareReceiver
+
+        receiver = MiddlewareReceiver(options.middleware_socket)
+        return QueueSource(receiver, options.service, options.host, boot_id), None
+    if options.otlp:
+        from fleet.otlp_queue import OtlpQueue
+
+        queue = OtlpQueue(options.service, options.host)
+        return QueueSource(queue, options.service, options.host, boot_id), queue.take
+    return None, None
+
+
+def _problem(agent: Agent, options: AgentOptions) -> str | None:
+    late_s = time.monotonic() - agent.reported_s
+    return f"no report for {late_s:.0f} s" if late_s > _LATE_PERIODS * options.batch_s else None
 
 
 def main() -> None:
-    given = json.loads(sys.argv[1])
-    configure_logs(given.pop("log_level"), given.pop("own_log_format"))
-    given["lake"] = Path(given["lake"])
-    given["access_log"] = Path(given["access_log"]) if given["access_log"] else None
-    Agent(AgentOptions(**given)).run()
+    configure_logs(os.environ.get("FINGERPOST_LOG_LEVEL", "INFO"), os.environ.get("FINGERPOST_LOG_FORMAT", "json"))
+    # The token stays out of the arguments, which anyone on the machine can read.
+    token = os.environ.get("FINGERPOST_ENGINE_TOKEN", "")
+    agent, door, sender = build_agent(AgentOptions.from_json(sys.argv[1]), token)
+    for part in (door, sender):
+        if part:
+            part.start()
+    agent.run()
+    if door:
+        door.stop()
 
 
 if __name__ == "__main__":

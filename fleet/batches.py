@@ -1,12 +1,14 @@
 """Batches of telemetry as files in the lake's inbox; Arrow by arro3, a tenth of the memory of the usual library."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import arro3.core as arrow
 from arro3.io import write_parquet
 
+from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
 from fingerpost.lake import INBOX, QUARANTINE, date_of, partition, write_atomically, write_text_atomically
 from fingerpost.records import Column
 
@@ -14,6 +16,7 @@ _INT64, _FLOAT64, _TEXT = arrow.DataType.int64(), arrow.DataType.float64(), arro
 _TIMESTAMP = arrow.DataType.timestamp("us", tz="UTC")
 _STORED = {"timestamp": _INT64, "int64": _INT64, "float64": _FLOAT64, "string": _TEXT}
 _MAX_QUARANTINED_CHARS = 4096
+_REQUESTS = CELL_COLUMNS.index("requests")
 
 
 def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[dict[str, Any]], name: str) -> Path:
@@ -25,7 +28,7 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
     """
     fields, arrays = [], []
     for column in columns:
-        array = arrow.Array([_stored(column, row.get(column.name)) for row in rows], type=_STORED[column.kind])
+        array = arrow.Array(_stored(column, [row.get(column.name) for row in rows]), type=_STORED[column.kind])
         if column.kind == "timestamp":
             array = array.cast(_TIMESTAMP)
         arrays.append(array)
@@ -35,6 +38,26 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
     path = folder / f"{name}.parquet"
     write_atomically(path, lambda temporary: write_parquet(batch, str(temporary), compression="zstd(1)"))
     return path
+
+
+def fingerprint_rows(fingerprints: list[Fingerprint]) -> list[dict[str, Any]]:
+    """Fingerprints as rows of FINGERPRINT, one for each category that has been seen."""
+    rows = []
+    for made in fingerprints:
+        common = {
+            "time": made.time_us,
+            "service": made.service,
+            "host": made.host,
+            "boot_id": made.boot_id,
+            "sequence": made.sequence,
+            "halflife_s": made.halflife_s,
+            "category_version": made.category_version,
+            **dict(zip(HOST_COLUMNS, made.host_values.tolist(), strict=True)),
+        }
+        for category, cell in zip(made.categories, made.cells.tolist(), strict=True):
+            if cell[_REQUESTS] > 0:
+                rows.append({**common, "category": category, **dict(zip(CELL_COLUMNS, cell, strict=True))})
+    return rows
 
 
 def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: list[tuple[str, bytes]]) -> Path:
@@ -52,7 +75,9 @@ def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: l
     return path
 
 
-def _stored(column: Column, value: Any) -> Any:
-    if value is None or column.kind == "string":
-        return value
-    return float(value) if column.kind == "float64" else int(value)
+def _stored(column: Column, values: list[Any]) -> list[Any]:
+    if column.kind == "string":
+        return values
+    if column.kind == "float64":
+        return [None if value is None or not math.isfinite(value) else float(value) for value in values]
+    return [None if value is None else int(value) for value in values]

@@ -1,78 +1,126 @@
-"""The combined log format of Apache and nginx, with or without a request time at its end."""
+"""The combined log format of Apache and nginx, alone or with request times and other fields at its end."""
 
 import re
-from datetime import UTC, datetime, timedelta, timezone
-from functools import lru_cache
 from typing import Any
 
-from fingerpost.category import route_template
-from fingerpost.clients import user_agent_class
+from fingerpost.clients import MAX_USER_AGENT, user_agent_class
 from fingerpost.errors import RefusedError
+from fleet.log_fields import client_of, midnight_s, route_of
 
 _US = 1_000_000
-_QUOTED = r'"((?:[^"\\]|\\.)*)"'
+# Possessive: a quote that never ends is given up at once. Digits are bounded: longer numbers are no numbers.
+_QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _LINE = re.compile(
-    r"(?P<client>\S+) \S+ (?P<user>.*?) \[(?P<time>[^\]]{20,40})\] "
-    + _QUOTED.replace("(", "(?P<request>", 1)
-    + r" (?P<status>\d{3}) (?P<bytes>\d+|-)"
-    + f"(?: {_QUOTED} {_QUOTED.replace('(', '(?P<agent>', 1)})?"
-    + r"(?: (?P<duration>\d+(?:\.\d+)?))?\s*"
+    r'(?P<client>\S+) \S+ (?P<user>""|(?:[^"\\]|\\.)*?) \[(?P<time>[^\]]{20,40})\] '
+    rf"(?P<request>{_QUOTED}) (?P<status>\d{{3}}) (?P<bytes>\d{{1,18}}|-)"
+    rf"(?: {_QUOTED} (?P<agent>{_QUOTED}))?(?P<extra>(?: .*)?)",
+    re.ASCII | re.DOTALL,
 )
-_REQUEST = re.compile(r"(?P<method>[A-Z]{3,16}) (?P<path>\S+)(?: HTTP/[\d.]+)?")
-_TIME = re.compile(r"(\d{2})/([A-Z][a-z]{2})/(\d{4}):(\d{2}):(\d{2}):(\d{2}) ([+-])(\d{2})(\d{2})")
-_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-MONTHS = {name: number for number, name in enumerate(_NAMES, start=1)}
+# With several upstreams, nginx separates their times by commas and colons.
+_EXTRA = re.compile(
+    rf"\s+(?:(?P<key>[A-Za-z_]\w*)=)?(?P<value>{_QUOTED}|[^\s\",]+(?:(?:,\s*| : )[^\s\",]+)*)", re.ASCII
+)
+_REQUEST = re.compile(r'"(?P<method>[A-Z]{3,16}) (?P<path>\S+?)(?: HTTP/[\d.]+)?"', re.ASCII)
+_NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
+_UPSTREAMS = re.compile(r"\s*[,:]\s*")
+_CLOCK = re.compile(
+    r"(?P<day>\d\d/[A-Z][a-z]{2}/\d{4}):(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d) (?P<zone>[+-]\d{4})", re.ASCII
+)
 
 
 def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
     """One line as a request record of `host`; its values are not yet checked against their bounds.
 
-    A last field is the request time: seconds if it has a point (nginx's `$request_time`), microseconds if not (Apache's
-    `%D`); without it `duration_s` is None. The format does not tell the size of the request (0), nor the host's load.
+    After the user agent, or after the size in the common format, may come, in any order: a number, the request time, in
+    seconds if it has a point (nginx's `$request_time`), in microseconds if not (Apache's `%D`); `rt=`, `urt=` and
+    `rl=`, nginx's `$request_time`, `$upstream_response_time` and `$request_length`, quoted or not; quoted texts and
+    other `key=value` fields, which are ignored. Without a time `duration_s` is None. The size of the request is `rl`,
+    which includes the headers, or 0. The format does not tell the host's load.
+
+    `client` is the address of the connection as text, not checked, None if the log hides it: to look the region up,
+    never to be stored. What a client says of itself (`X-Forwarded-For`) is not believed.
 
     Raises:
-        RefusedError: `line:malformed`, `request:malformed` (no method and path), or `time:malformed`.
+        RefusedError: `line:malformed`, `request:malformed` (no method and path), `time:malformed`,
+            or `duration_s:malformed`, `service_time_s:malformed`, `bytes_in:malformed`.
     """
-    found = _LINE.fullmatch(line.decode("utf-8", "replace"))
+    found = _LINE.fullmatch(line.decode("utf-8", "replace").rstrip())
     if not found:
         raise RefusedError("line:malformed")
-    request = _REQUEST.fullmatch(found["request"])
+    client, user, time_text, request_text, status, sent, agent, extra = found.groups()
+    request = _REQUEST.fullmatch(request_text)
     if not request:
         raise RefusedError("request:malformed")
-    sent = found["bytes"]
-    return {
-        "time": _time_us(found["time"]),
+    row = {
+        "time": time_us(time_text),
         "service": service,
         "host": host,
         "method": request["method"],
-        "route": route_template(request["path"]),
-        "status": int(found["status"]),
+        "route": route_of(request["path"]),
+        "status": int(status),
         "bytes_in": 0,
         "bytes_out": 0 if sent == "-" else int(sent),
-        "auth": "none" if found["user"] in ("-", '""') else "basic",
-        "user_agent_class": user_agent_class((found["agent"] or "")[:256].removeprefix("-")),
+        "auth": "none" if user in ("-", '""') else "basic",
+        "user_agent_class": _user_agent_class(agent),
         "region": "none",
-        "duration_s": _duration_s(found["duration"]),
+        "duration_s": None,
+        "client": client_of(client),
     }
+    if extra:
+        row.update(_extra(extra))
+    return row
 
 
-def _duration_s(text: str | None) -> float | None:
-    if text is None:
+def _user_agent_class(quoted: str | None) -> str:
+    text = (quoted or "")[1:-1][:MAX_USER_AGENT]
+    return user_agent_class("" if text == "-" else text)
+
+
+def _extra(text: str) -> dict[str, float | int | None]:
+    """The fields after the user agent that are known."""
+    known: dict[str, float | int | None] = {}
+    at = 0
+    while at < len(text):
+        found = _EXTRA.match(text, at)
+        if not found:
+            raise RefusedError("line:malformed")
+        at = found.end()
+        key, value = found["key"], found["value"].strip('"')
+        if key is None and not found["value"].startswith('"'):
+            if "duration_s" in known or not _NUMBER.fullmatch(value):
+                raise RefusedError("line:malformed")
+            known["duration_s"] = float(value) if "." in value else int(value) / _US
+        elif key == "rt":
+            known["duration_s"] = _number(value, "duration_s")
+        elif key == "urt":
+            # The last upstream is the one that answered.
+            known["service_time_s"] = _number(_UPSTREAMS.split(value)[-1], "service_time_s")
+        elif key == "rl":
+            length = _number(value, "bytes_in")
+            known["bytes_in"] = 0 if length is None else int(length)
+    return known
+
+
+def _number(text: str, column: str) -> float | None:
+    if text in ("-", ""):
         return None
-    return float(text) if "." in text else int(text) / _US
+    if not _NUMBER.fullmatch(text):
+        raise RefusedError(f"{column}:malformed")
+    return float(text)
 
 
-@lru_cache(maxsize=1024)
-def _time_us(text: str) -> int:
-    found = _TIME.fullmatch(text)
-    if not found or found[2] not in MONTHS:
+def time_us(text: str) -> int:
+    """Microseconds since 1970 of a time such as `17/May/2015:10:05:03 +0000`.
+
+    Raises:
+        RefusedError: `time:malformed`.
+    """
+    found = _CLOCK.fullmatch(text)
+    if not found:
         raise RefusedError("time:malformed")
-    day, month, year, hour, minute, second = found[1], MONTHS[found[2]], found[3], found[4], found[5], found[6]
-    offset = timedelta(hours=int(found[8]), minutes=int(found[9])) * (-1 if found[7] == "-" else 1)
-    try:
-        moment = datetime(
-            int(year), month, int(day), int(hour), int(minute), int(second), tzinfo=timezone(offset)
-        ).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise RefusedError("time:malformed") from error
-    return round(moment.timestamp()) * _US
+    day, hour, minute, second, zone = found.groups()
+    seconds = (int(hour) * 60 + int(minute)) * 60 + int(second)
+    # A leap second, 60, is the first of the next minute.
+    if hour > "23" or minute > "59" or second > "60":
+        raise RefusedError("time:malformed")
+    return (midnight_s(day, zone) + seconds) * _US

@@ -1,43 +1,58 @@
 """Envoy's JSON access log, as `routing.envoy` has it written: one line to one request record."""
 
-import json
+import math
 import re
 from typing import Any
 
-from fingerpost.category import route_template
+import orjson
+
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
+from fingerpost.names import is_name
+from fingerpost.records import has_surrogates
+from fleet.log_fields import client_of, route_of
 
-_HOST = re.compile(rb'"host":"([^"]{1,64})"')
+_HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
+_START = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
 _US = 1_000_000
+_MAX_NUMBER = 2**63
 
 
 def claimed_host(line: bytes) -> str | None:
     """The host that a whole line names, found without parsing it; None for a line nobody can claim."""
-    found = _HOST.search(line) if line.endswith(b"}") else None
-    return found.group(1).decode("ascii", "replace") if found else None
+    found = _HOST.search(line) if line.rstrip().endswith(b"}") else None
+    host = found.group(1).decode("ascii", "replace") if found else None
+    return host if is_name(host) else None
 
 
 def parse_line(line: bytes, service: str) -> dict[str, Any]:
     """One log line as a request record; its values are not yet checked against their bounds.
 
+    `client` is the client's address as text, not checked, None if the log does not tell it (see `log_client` of
+    `routing.envoy.access_log_format`): to look the region up, never to be stored.
+
     Raises:
-        RefusedError: `line:malformed` (not JSON, cut off, not UTF-8), `line:not_an_object`, or `<field>:type`.
+        RefusedError: `line:malformed` (not JSON, cut off, not UTF-8), `line:not_an_object`, `<field>:type`,
+            `<field>:not_unicode`, `<field>:too_large`, or `host:mismatch` (the line is not about the host it was
+            claimed for).
     """
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        entry = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
         raise RefusedError("line:malformed") from error
     if not isinstance(entry, dict):
         raise RefusedError("line:not_an_object")
+    claimed, host = claimed_host(line), entry.get("host")
+    if claimed != host and (claimed or is_name(host)):
+        raise RefusedError("host:mismatch")
     duration_us = _number(entry, "duration_us")
     service_us = _number(entry, "service_time_us")
     return {
         "time": _end_us(entry, duration_us),
         "service": service,
-        "host": entry.get("host"),
+        "host": host,
         "method": _text(entry, "method"),
-        "route": route_template(_text(entry, "path") or "/"),
+        "route": route_of(_text(entry, "path") or "/"),
         "status": entry.get("status"),
         "bytes_in": entry.get("bytes_in"),
         "bytes_out": entry.get("bytes_out"),
@@ -53,20 +68,30 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         "model_version": _text(entry, "model_version"),
         "propensity": _number(entry, "propensity"),
         "predicted_cost": _number(entry, "predicted_cost"),
+        "client": client_of(_text(entry, "client")),
     }
 
 
 def _text(entry: dict[str, Any], name: str) -> str | None:
     value = entry.get(name)
-    if value is not None and not isinstance(value, str):
+    if value is None or (isinstance(value, str) and value.isascii()):
+        return value
+    if not isinstance(value, str):
         raise RefusedError(f"{name}:type")
+    if has_surrogates(value):
+        raise RefusedError(f"{name}:not_unicode")
     return value
 
 
 def _number(entry: dict[str, Any], name: str) -> float | None:
     value = entry.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+    if value is None or type(value) is float:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
         raise RefusedError(f"{name}:type")
+    # An integer of any length is good JSON, but no float.
+    if abs(value) > _MAX_NUMBER:
+        raise RefusedError(f"{name}:too_large")
     return value
 
 
@@ -75,9 +100,9 @@ def _end_us(entry: dict[str, Any], duration_us: float | None) -> int:
     start = _text(entry, "start")
     if start is None:
         raise RefusedError("start:missing")
-    seconds, _, micros = start.partition(".")
-    try:
-        start_us = int(seconds) * _US + int(micros[:6].ljust(6, "0"))
-        return start_us + round(duration_us or 0)
-    except (ValueError, OverflowError) as error:
-        raise RefusedError("start:type") from error
+    found = _START.fullmatch(start)
+    if not found:
+        raise RefusedError("start:type")
+    start_us = int(found[1]) * _US + int((found[2] or "0")[:6].ljust(6, "0"))
+    # A duration that is no number is refused by its own name.
+    return start_us + (round(duration_us) if duration_us and math.isfinite(duration_us) else 0)

@@ -1,69 +1,82 @@
 """HAProxy's HTTP log format (`option httplog`), with or without the syslog header."""
 
 import re
-from datetime import datetime
 from typing import Any
 
-from fingerpost.category import route_template
+from fingerpost.clients import user_agent_class
 from fingerpost.errors import RefusedError
-from fleet.combined_log import MONTHS
+from fingerpost.names import is_name
+from fleet.log_fields import client_of, local_s, route_of
 
 _US, _MS = 1_000_000, 1000
+# The first place that fits is the line's own: a header that was captured comes later and may look the same.
 _LINE = re.compile(
-    r"(?:.* )?\S+:\d+ \[(?P<time>[^\]]{20,30})\] \S+ \S+/(?P<server>\S+) "
-    r"(?P<timers>-?\d+/-?\d+/-?\d+/-?\d+/\+?-?\d+) (?P<status>-?\d{1,3}) \+?(?P<bytes>\d+) \S+ \S+ \S{4} "
-    r"\d+/\d+/\d+/\d+/\+?\d+ \d+/\d+ (?:\{[^}]*\} ){0,2}"
-    r'"(?P<method>[A-Z]{3,16}) (?P<path>\S+)(?: HTTP/[\d.]+)?"\s*'
+    r"(?:.*? )??(?P<client>\S+):\d{1,5} "
+    r"\[(?P<day>\d\d/[A-Z][a-z]{2}/\d{4}):(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)\.(?P<ms>\d{3})\] "
+    r"\S++ [^\s/]++/(?P<server>\S++) "
+    r"(?P<timers>-?\d{1,15}/-?\d{1,15}/-?\d{1,15}/-?\d{1,15}/\+?-?\d{1,15}) "
+    r"(?P<status>-?\d{1,3}) \+?(?P<bytes>\d{1,18}) \S++ \S++ \S{4} "
+    r"\d{1,9}/\d{1,9}/\d{1,9}/\d{1,9}/\+?\d{1,9} \d{1,9}/\d{1,9} "
+    r"(?:\{(?P<headers>[^}]*)\} (?:\{[^}]*\} )?)?"
+    r'"(?P<request>[^"]*)"\s*',
+    re.ASCII | re.DOTALL,
 )
-_TIME = re.compile(r"(\d{2})/([A-Z][a-z]{2})/(\d{4}):(\d{2}):(\d{2}):(\d{2})\.(\d{3})")
-_SERVER = re.compile(rb"\] \S+ \S+/(\S+) -?\d+/")
+_REQUEST = re.compile(r"(?P<method>[A-Z]{3,16}) (?P<path>\S+)(?: HTTP/[\d.]+)?", re.ASCII)
+_SERVER = re.compile(rb"\] \S++ [^\s/]++/(\S++) -?\d+/")
+_ENCODED = re.compile(r"#([0-9A-F]{2})")
 
 
 def claimed_host(line: bytes) -> str | None:
-    """The server a line names, found without parsing it; None for a line nobody can claim."""
+    """The server a line names, found without parsing it; None for a line nobody can claim, such as `<NOSRV>`'s."""
     found = _SERVER.search(line)
-    return found.group(1).decode("utf-8", "replace") if found else None
+    host = found.group(1).decode("utf-8", "replace") if found else None
+    return host if is_name(host) else None
 
 
 def parse_line(line: bytes, service: str) -> dict[str, Any]:
     """One line as a request record of the server it names; its values are not yet checked against their bounds.
 
     HAProxy writes the time of the request's beginning in the time zone of its machine, which is taken to be ours. The
-    duration is the total time; the service time is what the server took to its response headers.
+    duration is the total time; the service time is what the server took to its response headers. Captured headers are
+    optional; if exactly two request headers are captured, `{host|user-agent}`, the second gives the user-agent class.
+    `client` is the address of the connection as text, not checked: to look the region up, never to be stored.
 
     Raises:
-        RefusedError: `line:malformed` or `time:malformed`.
+        RefusedError: `line:malformed`, `request:malformed` (no method and path, such as `<BADREQ>`), `time:malformed`,
+            or `host:mismatch` (the line is not about the server it was claimed for).
     """
     found = _LINE.fullmatch(line.decode("utf-8", "replace"))
     if not found:
         raise RefusedError("line:malformed")
+    request = _REQUEST.fullmatch(found["request"])
+    if not request:
+        raise RefusedError("request:malformed")
+    claimed = claimed_host(line)
+    if claimed != found["server"] and (claimed or is_name(found["server"])):
+        raise RefusedError("host:mismatch")
     timers = [int(part) for part in found["timers"].replace("+", "").split("/")]
     response_ms, total_ms = timers[3], timers[4]
+    begin_s = local_s(found["day"], int(found["hour"]), int(found["minute"]), int(found["second"]))
     return {
-        "time": _time_us(found["time"]) + total_ms * _MS,
+        "time": begin_s * _US + (int(found["ms"]) + total_ms) * _MS,
         "service": service,
         "host": found["server"],
-        "method": found["method"],
-        "route": route_template(found["path"]),
+        "method": request["method"],
+        "route": route_of(request["path"]),
         "status": int(found["status"]),
         "bytes_in": 0,
         "bytes_out": int(found["bytes"]),
         "auth": "none",
-        "user_agent_class": "other",
+        "user_agent_class": user_agent_class(_user_agent(found["headers"])),
         "region": "none",
         "duration_s": total_ms / _MS,
         # -1: the server never answered.
-        "service_time_s": response_ms / _MS if response_ms >= 0 else None,
+        "service_time_s": None if response_ms == -1 else response_ms / _MS,
+        "client": client_of(found["client"].strip("[]")),
     }
 
 
-def _time_us(text: str) -> int:
-    found = _TIME.fullmatch(text)
-    if not found or found[2] not in MONTHS:
-        raise RefusedError("time:malformed")
-    hour, minute, second = int(found[4]), int(found[5]), int(found[6])
-    try:
-        moment = datetime(int(found[3]), MONTHS[found[2]], int(found[1]), hour, minute, second).astimezone()
-    except (ValueError, OverflowError) as error:
-        raise RefusedError("time:malformed") from error
-    return round(moment.timestamp()) * _US + int(found[7]) * _MS
+def _user_agent(headers: str | None) -> str:
+    """The second of two captured headers; HAProxy writes what would break its format as `#` and two digits."""
+    captured = (headers or "").split("|")
+    return _ENCODED.sub(lambda found: chr(int(found[1], 16)), captured[1]) if len(captured) == 2 else ""

@@ -13,7 +13,8 @@ class LogFormat:
 
     Args:
         claim: (line, own host) to the host the line is about, without parsing it; None: nobody can claim the line.
-        parse: (line, service, own host) to a request record; raises RefusedError.
+        parse: (line, service, own host) to a request record, with the client's address under the private key `client`;
+            raises RefusedError.
     """
 
     claim: Callable[[bytes, str], str | None]

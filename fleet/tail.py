@@ -1,5 +1,6 @@
 """Following a log file as it grows, through rotation and truncation."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import BinaryIO
 
 MAX_LINE_BYTES = 64 * 1024
 _CHUNK_BYTES = 1 << 20
+_MARK_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,10 @@ class Position:
 class LogTail:
     """Reads the complete lines that were added to a log since the last call.
 
-    A renamed (rotated) log is read to its end before the new one is opened; a truncated one is read anew from its
-    beginning. A line longer than 64 KiB comes cut to that length, its rest skipped.
+    A renamed (rotated) log is read on until something is in the new one, for its writer goes on for a while; also by a
+    reader that was away, if it is still in the same folder. A truncated one is read anew from its beginning, even if it
+    has grown past where we stood. What such an end leaves of a line comes as a line. A line longer than 64 KiB comes
+    cut to that length, its rest skipped.
 
     Args:
         path: the log; it need not exist yet.
@@ -35,6 +39,7 @@ class LogTail:
         self._resume = position or Position()
         self._partial = b""
         self._skipping = False
+        self._mark = b""
         self._position = self._resume
 
     @property
@@ -47,12 +52,12 @@ class LogTail:
         if self._file is None and not self._open():
             return
         if self._truncated():
+            yield from self._last_line()
             self._seek(0)
         yield from self._read()
         if self._rotated():
             yield from self._read()
-            if self._partial and not self._skipping:
-                yield self._partial  # the file is finished, so its last line is as complete as it will be
+            yield from self._last_line()
             self.close()
             if self._open():
                 yield from self._read()
@@ -75,7 +80,7 @@ class LogTail:
 
     def _open(self) -> bool:
         try:
-            self._file = self._path.open("rb")
+            self._file = (self._renamed() or self._path).open("rb")
         except FileNotFoundError:
             return False
         same = self._inode() == self._resume.inode and self._size() >= self._resume.offset
@@ -83,13 +88,37 @@ class LogTail:
         self._resume = Position()
         return True
 
+    def _renamed(self) -> Path | None:
+        """The log where an earlier reader stood, if it was renamed since."""
+        wanted = self._resume
+        if not wanted.inode or self._is_at(self._path, wanted):
+            return None
+        siblings = [each for each in self._path.parent.iterdir() if each.name.startswith(self._path.stem)]
+        return next((each for each in siblings if self._is_at(each, wanted)), None)
+
+    @staticmethod
+    def _is_at(path: Path, wanted: Position) -> bool:
+        """Whether a path is the file of a position, and still as long."""
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            return found.st_ino == wanted.inode and found.st_size >= wanted.offset
+        return False
+
+    def _last_line(self) -> Iterator[bytes]:
+        """The file is finished, so its last line is as complete as it will be."""
+        if self._partial and not self._skipping:
+            partial, self._partial = self._partial, b""
+            yield partial
+
     def _seek(self, offset: int) -> None:
         self._open_file.seek(offset)
+        self._mark = self._before(offset)
         self._partial, self._skipping = b"", False
         self._position = Position(self._inode(), offset)
 
     def _read(self) -> Iterator[bytes]:
         while chunk := self._open_file.read(_CHUNK_BYTES):
+            self._mark = (self._mark + chunk)[-_MARK_BYTES:]
             *complete, rest = (self._partial + chunk).split(b"\n")
             for line in complete:
                 self._position = Position(self._position.inode, self._position.offset + len(line) + 1)
@@ -106,13 +135,24 @@ class LogTail:
             self._partial = rest
 
     def _truncated(self) -> bool:
-        return self._size() < self._open_file.tell()
+        at = self._open_file.tell()
+        if self._size() < at:
+            return True
+        before = self._before(at)
+        # A writer that does not append leaves zeros where the log was, and goes on where it stood, as we do.
+        return before != self._mark and bool(before.strip(b"\0"))
+
+    def _before(self, offset: int) -> bytes:
+        """The last bytes before an offset: they change if the log was truncated and has grown again."""
+        size = min(offset, _MARK_BYTES)
+        return os.pread(self._open_file.fileno(), size, offset - size)
 
     def _rotated(self) -> bool:
         try:
-            return self._path.stat().st_ino != self._inode()
+            new = self._path.stat()
         except FileNotFoundError:
             return False
+        return new.st_ino != self._inode() and new.st_size > 0
 
     def _inode(self) -> int:
         return os.fstat(self._open_file.fileno()).st_ino

@@ -19,7 +19,7 @@ class Upstream:
     port: int
 
 
-def access_log_format(policy: str, hosts: int) -> dict[str, Any]:
+def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict[str, Any]:
     """The fields of an access-log line: what a request record needs and no secret.
 
     Of the Authorization header only the scheme's first six characters are kept, of the API key and the cookie that they
@@ -27,7 +27,10 @@ def access_log_format(policy: str, hosts: int) -> dict[str, Any]:
 
     Args:
         policy: the routing policy in force; with `random` every host is as likely, so the propensity is known.
+        log_client: also log the client's address, which is personal data: only where agents shall look regions up by
+            it. They drop it then; the log keeps it.
     """
+    client = {"client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"} if log_client else {}
     propensity = {"propensity": 1 / hosts} if policy == "random" and hosts else {}
     return {
         "start": "%START_TIME(%s.%6f)%",
@@ -46,19 +49,27 @@ def access_log_format(policy: str, hosts: int) -> dict[str, Any]:
         "user_agent": f"%REQ(USER-AGENT):{MAX_USER_AGENT}%",
         "region": "%REQ(CF-IPCOUNTRY):2%",
         "policy": policy,
+        **client,
         **propensity,
         **{name: f"%DYNAMIC_METADATA(fingerpost:{name})%" for name in _HOST_HEADERS},
     }
 
 
 def envoy_config(
-    upstreams: list[Upstream], access_log: Path, bind_host: str, port: int, admin_port: int, policy: str = "random"
+    upstreams: list[Upstream],
+    access_log: Path,
+    bind_host: str,
+    port: int,
+    admin_port: int,
+    policy: str = "random",
+    log_client: bool = False,
 ) -> dict[str, Any]:
     """A complete configuration: one listener, one cluster with the given hosts.
 
     Args:
         policy: `random`, `round_robin` or `least_request`. Random is what measures every pair of host and category
             alike, and gives each record a known propensity.
+        log_client: see `access_log_format`.
 
     Raises:
         ValueError: no hosts, or an unknown policy.
@@ -75,7 +86,7 @@ def envoy_config(
                     "name": "clients",
                     "address": _address(bind_host, port),
                     "filter_chains": [
-                        {"filters": [_http_filter(access_log, access_log_format(policy, len(upstreams)))]}
+                        {"filters": [_http_filter(access_log, access_log_format(policy, len(upstreams), log_client))]}
                     ],
                 }
             ],

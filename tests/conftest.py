@@ -1,17 +1,22 @@
 """Telemetry made for tests: an unequal fleet, with known ratios between hosts."""
 
+import contextlib
 import os
 import random
-import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
+from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fleet.batches import write_batch
 from fleet.middleware import MiddlewareReceiver
 
@@ -67,6 +72,23 @@ def sample(**changes: Any) -> dict[str, Any]:
         "slots": 4,
         **changes,
     }
+
+
+def made_fingerprint(**changes: Any) -> Fingerprint:
+    """A good fingerprint of two categories, with changes."""
+    cells = np.full((2, len(CELL_COLUMNS)), 0.5)
+    host_values = np.ones(len(HOST_COLUMNS))
+    good = Fingerprint(
+        "shop", "h1", "boot1", 0, 1_700_000_000_000_000, 60.0, "v1", ("POST /a|1K", "other"), host_values, cells
+    )
+    return replace(good, **changes)
+
+
+def good_sample(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, if it is a good host sample of now."""
+    now = time.time_ns() // 1000
+    assert refusal(row, HOST_SAMPLE, now - 10**7, now + 10**6) is None
+    return row
 
 
 @pytest.fixture(scope="session")
@@ -126,14 +148,32 @@ def agent_socket(receiver: MiddlewareReceiver) -> Path:
 @pytest.fixture
 def free_ports() -> Callable[[int], list[int]]:
     """Finds ports that are free now."""
+    from fingerpost.stack.ports import free_ports
 
-    def find(count: int) -> list[int]:
-        sockets = [socket.socket() for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
-        for each in sockets:
-            each.close()
-        return ports
+    return free_ports
 
-    return find
+
+@pytest.fixture
+def endpoint() -> Iterator[dict[str, Any]]:
+    """Serves `text` (or what `answer` writes) at `url`."""
+    state: dict[str, Any] = {"text": "", "answer": None, "status": 200}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(state["status"])
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                if state["answer"]:
+                    state["answer"](self.wfile)
+                else:
+                    self.wfile.write(state["text"].encode())
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    state["url"] = f"http://127.0.0.1:{server.server_address[1]}/metrics"
+    yield state
+    server.shutdown()
+    server.server_close()

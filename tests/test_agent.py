@@ -14,7 +14,9 @@ from fingerpost.errors import RefusedError
 from fingerpost.lake import parquet_files
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fingerpost.schemas import HOST_SAMPLE_SCHEMA, REQUEST_RECORD_SCHEMA
-from fleet.agent import Agent, AgentOptions
+from fleet.agent import Agent
+from fleet.agent_main import build_agent
+from fleet.agent_options import AgentOptions
 from fleet.batches import write_batch
 from fleet.envoy_log import claimed_host, parse_line
 from fleet.tail import MAX_LINE_BYTES, LogTail
@@ -45,9 +47,10 @@ def log_line(**changes):
     return json.dumps(entry, separators=(",", ":"), sort_keys=True).encode()
 
 
-def agent(tmp_path, host="h1", **changes):
+def agent(tmp_path, host="h1", **changes) -> Agent:
     log = tmp_path / "access.log"
-    return Agent(AgentOptions(tmp_path / "lake", "shop", host, log, **changes))
+    made, _, _ = build_agent(AgentOptions(tmp_path / "lake", "shop", host, log, **changes))
+    return made
 
 
 def accepted(tmp_path, kind="requests"):
@@ -112,19 +115,19 @@ def test_agents_share_a_log_and_refuse_a_line_nobody_claims_once(tmp_path):
     lines = [log_line(), log_line(host="h2"), b'{"host":"h1","dur', b"not json", log_line(duration_us=-5), b"\xff\xfe"]
     (tmp_path / "access.log").write_bytes(b"\n".join(lines) + b"\n")
     for each in (one, two):
-        each.read_log()
+        each.read()
         each.report()
     assert sorted(row["host"] for row in accepted(tmp_path)) == ["h1", "h2"]
     reasons = sorted(entry["reason"] for entry in quarantined(tmp_path))
     assert reasons == ["duration_s:negative", "line:malformed", "line:malformed", "line:malformed"]
-    assert one.counts["refused line:malformed"] == 3
-    assert two.counts["unclaimed"] == 3
+    assert one.all_counts()["refused line:malformed"] == 3
+    assert two.all_counts()["unclaimed"] == 3
 
 
 def test_a_future_record_is_refused(tmp_path):
     (tmp_path / "access.log").write_bytes(log_line(start=f"{time.time() + 3600:.6f}") + b"\n")
     each = agent(tmp_path)
-    each.read_log()
+    each.read()
     each.report()
     assert [entry["reason"] for entry in quarantined(tmp_path)] == ["time:future"]
 
@@ -133,12 +136,12 @@ def test_a_crash_between_reports_neither_loses_nor_doubles(tmp_path):
     log = tmp_path / "access.log"
     log.write_bytes((log_line(bytes_in=1) + b"\n") * 3)
     first = agent(tmp_path)
-    first.read_log()
+    first.read()
     first.report()
     log.write_bytes(log.read_bytes() + (log_line(bytes_in=2) + b"\n") * 2)
-    first.read_log()  # read, then lost in a crash before the report
+    first.read()  # read, then lost in a crash before the report
     second = agent(tmp_path)
-    second.read_log()
+    second.read()
     second.report()
     assert sorted(row["bytes_in"] for row in accepted(tmp_path)) == [1, 1, 1, 2, 2]
 
@@ -146,13 +149,13 @@ def test_a_crash_between_reports_neither_loses_nor_doubles(tmp_path):
 def test_while_the_lake_cannot_be_written_rows_are_kept(tmp_path):
     (tmp_path / "access.log").write_bytes((log_line() + b"\n") * 2)
     each = agent(tmp_path)
-    each.read_log()
+    each.read()
     (tmp_path / "lake" / "inbox").write_text("in the way")
-    assert not each._report_or_keep()
+    assert not each.report_or_keep()
     (tmp_path / "lake" / "inbox").unlink()
-    assert each._report_or_keep()
+    assert each.report_or_keep()
     assert len(accepted(tmp_path)) == 2
-    assert each.counts["reports_failed"] == 1
+    assert each.all_counts()["reports_failed"] == 1
 
 
 def test_host_samples_of_a_process(tmp_path):
@@ -175,7 +178,7 @@ def test_a_host_that_is_gone_does_not_stop_the_agent(tmp_path):
     process.kill()
     process.wait()
     each.sample_host()
-    assert each.counts["samples_failed"] == 1
+    assert each.all_counts()["samples_failed"] == 1
 
 
 def test_tail_follows_growth_rotation_and_truncation(tmp_path):

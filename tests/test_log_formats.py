@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from fingerpost.errors import RefusedError
 from fingerpost.lake import parquet_files
 from fleet import combined_log, haproxy_log
-from fleet.agent import Agent, AgentOptions
+from fleet.agent_main import build_agent
+from fleet.agent_options import AgentOptions
 from fleet.log_formats import LOG_FORMATS
 
 REAL_LOG = Path(__file__).parent.parent.parent / "shared" / "data" / "access-logs" / "apache-combined.log"
@@ -102,8 +103,8 @@ def test_an_agent_follows_a_combined_log(tmp_path):
     lines = [combined(time=now, duration="0.5"), b"nonsense", combined(time=now, duration="")]
     (tmp_path / "access.log").write_bytes(b"\n".join(lines) + b"\n")
     log = tmp_path / "access.log"
-    each = Agent(AgentOptions(tmp_path / "lake", "shop", "h1", log, log_format="combined"))
-    each.read_log()
+    each, _, _ = build_agent(AgentOptions(tmp_path / "lake", "shop", "h1", log, log_format="combined"))
+    each.read()
     each.report()
     files = parquet_files(tmp_path / "lake" / "inbox" / "requests")
     assert [row["duration_s"] for path in files for row in pq.ParquetFile(path).read().to_pylist()] == [0.5, None]

@@ -1,5 +1,6 @@
 """`fingerpost bench agent|scoring`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +9,7 @@ import typer
 def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measures what the program itself costs.", no_args_is_help=True)
     bench.command()(agent)
+    bench.command()(attribution)
     bench.command()(scoring)
     app.add_typer(bench, name="bench")
 
@@ -15,12 +17,32 @@ def register(app: typer.Typer) -> None:
 def agent(
     rate: Annotated[float, typer.Option(min=1, max=100_000, help="Log lines a second.")] = 200,
     seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long.")] = 30,
+    real_log: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A combined log (Apache, nginx) to parse too.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """CPU and memory of an agent beside a busy host."""
+    """CPU and memory of an agent beside a busy host, and what the middleware adds to a request."""
     from bench.agent import measure_agent
+    from bench.middleware import measure_middleware
 
-    _print(measure_agent(rate, seconds), json_output)
+    _print({**measure_agent(rate, seconds, real_log), "middleware": measure_middleware()}, json_output)
+
+
+def attribution(
+    hosts: Annotated[int, typer.Option(min=1, max=6, help="Demo hosts.")] = 3,
+    seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long they are driven.")] = 180,
+    rate: Annotated[float, typer.Option(min=1, max=500, help="Requests a second, on average.")] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed plans the same requests.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """How well fingerprints know the CPU a request costs, against the same requests done alone."""
+    from bench.attribution import measure_attribution
+
+    figures = measure_attribution(hosts, seconds, rate, seed, lambda text: typer.echo(text, err=True))
+    if not json_output:
+        _print_cells(figures.pop("cells"))
+    _print(figures, json_output)
 
 
 def scoring(
@@ -35,6 +57,23 @@ def scoring(
     from bench.scoring import measure_scoring
 
     _print(measure_scoring(hosts, categories), json_output)
+
+
+def _print_cells(cells: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "host", "category", "requests", "alone", "middleware", "regression", title="CPU-milliseconds a request"
+    )
+    for cell in cells:
+        alone, middleware, regression = (cell[f"{way}_s"] * 1000 for way in ("alone", "middleware", "regression"))
+        table.add_row(
+            *(cell["host"], cell["category"], str(cell["requests"]), f"{alone:.2f}"),
+            f"{middleware:.2f} ({middleware / alone - 1:+.0%})",
+            f"{regression:.2f} ± {cell['regression_error_s'] * 1000:.2f} ({regression / alone - 1:+.0%})",
+        )
+    Console().print(table)
 
 
 def _print(figures: dict[str, Any], json_output: bool) -> None:

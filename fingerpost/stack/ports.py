@@ -37,6 +37,17 @@ def check_ports(uses: list[PortUse]) -> None:
         raise PortInUseError("; ".join(problems))
 
 
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that nobody uses now."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind((host, 0))
+    found = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return found
+
+
 def _free(host: str, port: int) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

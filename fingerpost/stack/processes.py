@@ -122,6 +122,15 @@ class Stack:
         self._children.remove(child)
         _end_group(child, signal.SIGKILL)
 
+    def end(self, child: Child, grace_s: float = 10.0) -> None:
+        """Ends one process of the set, and lets go of it; politely, then not."""
+        self._children.remove(child)
+        child.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(grace_s)
+        _end_group(child, signal.SIGKILL)
+        child.process.wait()
+
     def check(self) -> None:
         """Raises KeyboardInterrupt after a signal, and ProcessDiedError if a process has ended."""
         if self._interrupts:

@@ -1,0 +1,186 @@
+"""How well fingerprints know what a request costs: against the same requests done one by one on a host left alone."""
+
+import asyncio
+import json
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from demo.processes import answers, envoy_command, fingerpost
+from fingerpost.category import CategoryTable, Key, category_key, fit_categories, size_bucket
+from fingerpost.clients import auth_method, user_agent_class
+from fingerpost.lake import INBOX, parquet_files, published_categories, service_folder, write_text_atomically
+from fingerpost.settings import LOOPBACK
+from fingerpost.stack.ports import free_ports
+from fingerpost.stack.processes import Child, Stack
+from fleet.demo.classes import DemoHost, demo_hosts
+from fleet.demo.load import Arrival, arrivals, drive
+from fleet.sampling.cpu_clock import process_cpu_s
+
+_SERVICE = "bench"
+_MAX_CATEGORIES, _MIN_REQUESTS = 24, 50
+_SETTLE_S = 8.0
+# Alone, each category is done until this much CPU was used.
+_ALONE_CPU_S = 0.5
+_MAX_ALONE = 400
+_START_TIMEOUT_S = 60
+WITHIN = 0.15
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run is made of."""
+
+    home: Path
+    hosts: list[DemoHost]
+    envoy_port: int
+    admin_port: int
+    planned: list[Arrival]
+    table: CategoryTable
+
+
+def measure_attribution(
+    hosts: int, seconds: float, rate_rps: float, seed: int, progress: Callable[[str], None] = lambda _text: None
+) -> dict[str, Any]:
+    """Drives real demo hosts through Envoy, two agents beside each: one fed by the middleware, one by the log alone.
+
+    Returns:
+        `cells`: for each host and category with at least 50 requests: `requests`, CPU-seconds a request `alone_s`,
+        `middleware_s`, `regression_s` with its `regression_error_s`; and for both ways `*_within_15` (share of the
+        cells off by at most 15%), `*_worst` and `*_median` (relative errors).
+    """
+    with tempfile.TemporaryDirectory(prefix="fingerpost-bench-") as folder:
+        ports = free_ports(hosts + 2)
+        planned = list(arrivals(rate_rps, seconds, seed))
+        counts = Counter(_key(arrival) for arrival in planned)
+        table = fit_categories(counts.items(), _MAX_CATEGORIES, _MIN_REQUESTS * hosts)
+        fleet = [
+            DemoHost(each.name, each.host_class, port) for each, port in zip(demo_hosts(hosts, 1), ports, strict=False)
+        ]
+        run = _Run(Path(folder), fleet, ports[-2], ports[-1], planned, table)
+        environment = {
+            "FINGERPOST_SERVICE": _SERVICE,
+            "FINGERPOST_HALFLIFE_S": "600",
+            "FINGERPOST_LOG_LEVEL": "WARNING",
+        }
+        with Stack(run.home / "logs", environment) as stack:
+            progress(f"driving {hosts} hosts for {seconds:.0f} s")
+            processes, agents = _start(stack, run)
+            asyncio.run(drive(f"http://{LOOPBACK}:{run.envoy_port}", iter(planned)))
+            time.sleep(_SETTLE_S)
+            found = {way: _last_fingerprints(run.home / way / "lake") for way in ("middleware", "regression")}
+            for child in agents:
+                stack.end(child)
+            cells = []
+            for host in fleet:
+                progress(f"measuring {host.name} alone")
+                alone = _alone(host, processes[host.name], run)
+                cells += _cells(host, alone, found)
+        return {"hosts": hosts, "seconds": seconds, "rate_rps": rate_rps, **_summary(cells), "cells": cells}
+
+
+def _start(stack: Stack, run: _Run) -> tuple[dict[str, psutil.Process], list[Child]]:
+    processes, agents = {}, []
+    log = run.home / "access.log"
+    for way in ("middleware", "regression"):
+        path = published_categories(run.home / way / "lake", _SERVICE)
+        write_text_atomically(path, json.dumps(run.table.to_json()))
+    for host in run.hosts:
+        socket = run.home / f"{host.name}.sock"
+        command = fingerpost("fleet", "host", "--class", host.host_class, "--port", str(host.port))
+        child = stack.start(f"host-{host.name}", [*command, "--middleware-socket", str(socket)])
+        processes[host.name] = psutil.Process(child.process.pid)
+        common = ["agent", "--host", host.name, "--pid", str(child.process.pid), "--cores", "2"]
+        common += ["--stats-url", f"http://{LOOPBACK}:{host.port}/fingerpost/stats"]
+        for way, source in (
+            ("middleware", ["--middleware-socket", str(socket)]),
+            ("regression", ["--access-log", str(log)]),
+        ):
+            home = {"FINGERPOST_HOME": str(run.home / way)}
+            agents.append(stack.start(f"agent-{way}-{host.name}", fingerpost(*common, *source), home))
+    stack.start("envoy", envoy_command(run.hosts, run.home, log, LOOPBACK, run.envoy_port, run.admin_port))
+    urls = [f"http://{LOOPBACK}:{host.port}/healthz" for host in run.hosts]
+    for url in [*urls, f"http://{LOOPBACK}:{run.admin_port}/ready"]:
+        stack.wait_until(lambda url=url: answers(url), _START_TIMEOUT_S, f"{url} does not answer")  # type: ignore[misc]
+    return processes, agents
+
+
+def _alone(host: DemoHost, process: psutil.Process, run: _Run) -> dict[str, float]:
+    """CPU-seconds a request of each category, one at a time, nothing else under way: the process' own, all of it."""
+    by_category: dict[str, list[Arrival]] = defaultdict(list)
+    for arrival in run.planned:
+        by_category[run.table.assign(_key(arrival))].append(arrival)
+    costs = {}
+    payload = bytes(4 * 2**20)
+    with httpx.Client(base_url=f"http://{LOOPBACK}:{host.port}", trust_env=False, timeout=30) as client:
+        for category, members in sorted(by_category.items()):
+            before, done = process_cpu_s(process.pid), 0
+            while done < _MAX_ALONE and (done < 20 or process_cpu_s(process.pid) - before < _ALONE_CPU_S):
+                arrival = members[done * 7919 % len(members)]
+                client.post(f"/work/{arrival.kind}", content=payload[: arrival.payload_bytes], headers=arrival.headers)
+                done += 1
+            costs[category] = (process_cpu_s(process.pid) - before) / done
+    return costs
+
+
+def _cells(
+    host: DemoHost, alone: dict[str, float], found: dict[str, dict[tuple[str, str], dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    cells = []
+    for category, alone_s in alone.items():
+        middleware = found["middleware"].get((host.name, category))
+        regression = found["regression"].get((host.name, category))
+        if middleware and regression and regression["requests"] >= _MIN_REQUESTS:
+            cells.append(
+                {
+                    "host": host.name,
+                    "category": category,
+                    "requests": round(regression["requests"]),
+                    "alone_s": round(alone_s, 6),
+                    "middleware_s": round(middleware["cpu_s"], 6),
+                    "regression_s": round(regression["cpu_attributed_s"], 6),
+                    "regression_error_s": round(regression["cpu_error_s"], 6),
+                }
+            )
+    return cells
+
+
+def _summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for way in ("middleware", "regression"):
+        errors = sorted(abs(cell[f"{way}_s"] / cell["alone_s"] - 1) for cell in cells)
+        summary[f"{way}_within_15"] = round(sum(error <= WITHIN for error in errors) / max(1, len(errors)), 3)
+        summary[f"{way}_median"] = round(errors[len(errors) // 2], 4) if errors else None
+        summary[f"{way}_worst"] = round(errors[-1], 4) if errors else None
+    return summary
+
+
+def _last_fingerprints(lake: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The last row of every (host, category)."""
+    import pyarrow.parquet as pq
+
+    rows = [
+        row
+        for path in parquet_files(service_folder(lake / INBOX, "fingerprints", _SERVICE))
+        for row in pq.ParquetFile(path).read().to_pylist()
+    ]
+    return {(row["host"], row["category"]): row for row in sorted(rows, key=lambda row: row["time"])}
+
+
+def _key(arrival: Arrival) -> Key:
+    headers = arrival.headers
+    return category_key(
+        "POST",
+        f"/work/{arrival.kind}",
+        size_bucket(arrival.payload_bytes),
+        auth_method(headers.get("authorization"), "x-api-key" in headers, "cookie" in headers),
+        user_agent_class(headers["user-agent"]),
+        headers.get("cf-ipcountry", "none"),
+    )

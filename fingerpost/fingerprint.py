@@ -1,0 +1,210 @@
+"""The fingerprint of a host, and how it travels: msgpack in gzip, checked at the door."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.errors import RefusedError
+from fingerpost.names import is_name
+from fingerpost.records import FINGERPRINT_CELL, FINGERPRINT_HOST, MAX_TEXT, Column
+
+SCHEMA_VERSION = 1
+CELL_COLUMNS = tuple(column.name for column in FINGERPRINT_CELL)
+HOST_COLUMNS = tuple(column.name for column in FINGERPRINT_HOST)
+MAX_CATEGORIES = 4096
+MAX_MESSAGE_BYTES = 4 * 2**20
+MAX_UNPACKED_BYTES = 32 * 2**20
+MAX_FINGERPRINTS = 1000
+MEDIA_TYPE = "application/vnd.fingerpost.fingerprints+msgpack"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What one host is like, as of a time.
+
+    Args:
+        boot_id: life of the agent; `sequence` counts within it, from 0.
+        time_us: what it is as of, microseconds since 1970.
+        halflife_s: age at which an observation weighs half.
+        category_version: version of the table that `categories` come from.
+        categories: names, C of them.
+        host_values: HOST_COLUMNS, shape (len(HOST_COLUMNS),); NaN where not known.
+        cells: CELL_COLUMNS of every category, shape (C, len(CELL_COLUMNS)); NaN where not known.
+    """
+
+    service: str
+    host: str
+    boot_id: str
+    sequence: int
+    time_us: int
+    halflife_s: float
+    category_version: str
+    categories: tuple[str, ...]
+    host_values: Floats
+    cells: Floats
+
+
+def pack(fingerprint: Fingerprint) -> bytes:
+    """One fingerprint as compact bytes, 32-bit floats."""
+    packed: bytes = msgpack.packb(
+        {
+            "schema": SCHEMA_VERSION,
+            "service": fingerprint.service,
+            "host": fingerprint.host,
+            "boot_id": fingerprint.boot_id,
+            "sequence": fingerprint.sequence,
+            "time_us": fingerprint.time_us,
+            "halflife_s": fingerprint.halflife_s,
+            "category_version": fingerprint.category_version,
+            "categories": list(fingerprint.categories),
+            "host_columns": HOST_COLUMNS,
+            "host_values": fingerprint.host_values.astype("<f4").tobytes(),
+            "cell_columns": CELL_COLUMNS,
+            "cells": fingerprint.cells.astype("<f4").tobytes(),
+        }
+    )
+    return packed
+
+
+def message(packed: Sequence[bytes]) -> bytes:
+    """Several packed fingerprints as one message: the body of `POST /v1/fingerprints`."""
+    return gzip.compress(msgpack.packb(list(packed)), compresslevel=1)
+
+
+def open_message(body: bytes) -> list[bytes]:
+    """The packed fingerprints of a message, not yet looked into.
+
+    Raises:
+        RefusedError: `message:too_large`, `message:malformed` or `message:too_many`.
+    """
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise RefusedError("message:too_large")
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(body)) as unpacker:
+            plain = unpacker.read(MAX_UNPACKED_BYTES + 1)
+        if len(plain) > MAX_UNPACKED_BYTES:
+            raise RefusedError("message:too_large")
+        parts = msgpack.unpackb(plain)
+    except (OSError, EOFError, zlib.error, ValueError, msgpack.UnpackException) as error:
+        if isinstance(error, RefusedError):
+            raise
+        raise RefusedError("message:malformed") from error
+    if not isinstance(parts, list) or not all(isinstance(part, bytes) for part in parts):
+        raise RefusedError("message:malformed")
+    if len(parts) > MAX_FINGERPRINTS:
+        raise RefusedError("message:too_many")
+    return parts
+
+
+def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
+    """One fingerprint, checked: its schema, names, times, and every number against its bounds.
+
+    Columns that this program does not know are left out, known ones that are not there are NaN.
+
+    Args:
+        earliest_us, latest_us: inclusive bounds of its time, microseconds since 1970.
+
+    Raises:
+        RefusedError: `<field>:<what>`, as in `fingerpost.records.refusal`, or `schema:unknown`.
+    """
+    try:
+        given = msgpack.unpackb(packed, max_array_len=MAX_CATEGORIES + 64)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RefusedError("fingerprint:malformed") from error
+    if not isinstance(given, dict):
+        raise RefusedError("fingerprint:malformed")
+    if given.get("schema") != SCHEMA_VERSION:
+        raise RefusedError("schema:unknown")
+    for field in ("service", "host", "boot_id"):
+        if not is_name(given.get(field)):
+            raise RefusedError(f"{field}:bad_name")
+    categories = _categories(given.get("categories"))
+    host_values = _matrix(given, "host_columns", "host_values", FINGERPRINT_HOST, 1)[0]
+    return Fingerprint(
+        given["service"],
+        given["host"],
+        given["boot_id"],
+        _integer(given, "sequence", 0, 2**53),
+        _time(given, earliest_us, latest_us),
+        _positive(given, "halflife_s"),
+        _text(given, "category_version"),
+        categories,
+        host_values,
+        _matrix(given, "cell_columns", "cells", FINGERPRINT_CELL, len(categories)),
+    )
+
+
+def _matrix(given: dict[str, Any], names: str, values: str, columns: tuple[Column, ...], rows: int) -> Floats:
+    sent, raw = given.get(names), given.get(values)
+    if not isinstance(sent, list) or not all(isinstance(name, str) for name in sent) or len(set(sent)) != len(sent):
+        raise RefusedError(f"{names}:type")
+    if not isinstance(raw, bytes) or len(raw) != 4 * rows * len(sent):
+        raise RefusedError(f"{values}:size")
+    matrix = np.frombuffer(raw, dtype="<f4").reshape(rows, len(sent)).astype(np.float64)
+    known = np.full((rows, len(columns)), np.nan)
+    for place, column in enumerate(columns):
+        if column.name in sent:
+            known[:, place] = matrix[:, sent.index(column.name)]
+            _check(column, known[:, place])
+    return known
+
+
+def _check(column: Column, values: Floats) -> None:
+    if np.isinf(values).any():
+        raise RefusedError(f"{column.name}:not_finite")
+    # Bounds in the precision of the wire, where a limit may have been rounded up.
+    if column.low is not None and (values < np.float32(column.low)).any():
+        raise RefusedError(f"{column.name}:{'negative' if (values < 0).any() else 'too_small'}")
+    if column.high is not None and (values > np.float32(column.high)).any():
+        raise RefusedError(f"{column.name}:too_large")
+
+
+def _categories(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise RefusedError("categories:type")
+    if len(given) > MAX_CATEGORIES:
+        raise RefusedError("categories:too_many")
+    if any(len(name) > MAX_TEXT for name in given):
+        raise RefusedError("categories:too_long")
+    if len(set(given)) != len(given):
+        raise RefusedError("categories:repeated")
+    return tuple(given)
+
+
+def _text(given: dict[str, Any], field: str) -> str:
+    value = given.get(field)
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise RefusedError(f"{field}:type")
+    return value
+
+
+def _integer(given: dict[str, Any], field: str, low: int, high: int) -> int:
+    value = given.get(field)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RefusedError(f"{field}:type")
+    return value
+
+
+def _time(given: dict[str, Any], earliest_us: int, latest_us: int) -> int:
+    value = _integer(given, "time_us", -(2**62), 2**62)
+    if value < earliest_us:
+        raise RefusedError("time:too_old")
+    if value > latest_us:
+        raise RefusedError("time:future")
+    return value
+
+
+def _positive(given: dict[str, Any], field: str) -> float:
+    value = given.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise RefusedError(f"{field}:type")
+    return float(value)

@@ -1,0 +1,72 @@
+"""What an agent is told to do; travels to its process as one JSON object."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from fingerpost.regions import Detail
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """All times in seconds, all sizes in bytes. Of the three sources of request records at most one is given.
+
+    Args:
+        access_log, log_format: the source is an access log.
+        middleware_socket: the source is the middleware in the service's process.
+        otlp: the source is OpenTelemetry spans sent to our own HTTP port.
+        slots: requests the host serves at once, if nothing else tells.
+        http_port: where `/metrics`, `/healthz` and, with `otlp`, `/v1/traces` are; 0: nowhere.
+        engine_url: where fingerprints are sent; empty: only into the lake.
+        max_held_fingerprints: kept in memory while the lake cannot be written.
+    """
+
+    lake: Path
+    service: str
+    host: str
+    access_log: Path | None = None
+    log_format: str = "envoy"
+    middleware_socket: Path | None = None
+    otlp: bool = False
+    sampler: str = "auto"
+    pid: int | None = None
+    cgroup: Path | None = None
+    prometheus_url: str | None = None
+    prometheus_labels: dict[str, str] = field(default_factory=dict)
+    cores: float | None = None
+    slots: int | None = None
+    mem_limit_bytes: int | None = None
+    stats_url: str | None = None
+    batch_s: float = 5.0
+    sample_s: float = 1.0
+    clock_skew_s: float = 5.0
+    max_age_s: float = 30 * 86400.0
+    halflife_s: float = 60.0
+    attribution_halflife_s: float = 600.0
+    max_categories: int = 256
+    min_category_requests: int = 30
+    route_templates: tuple[str, ...] = ()
+    region_rules: dict[str, str] = field(default_factory=dict)
+    region_detail: Detail = "country"
+    geoip_database: Path | None = None
+    bind_host: str = "127.0.0.1"
+    http_port: int = 0
+    engine_url: str = ""
+    spool_bytes: int = 64 * 2**20
+    max_held_fingerprints: int = 100
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> "AgentOptions":
+        """What `to_json` wrote."""
+        given = json.loads(text)
+        for name in ("lake", "access_log", "middleware_socket", "cgroup", "geoip_database"):
+            given[name] = Path(given[name]) if given[name] else None
+        return cls(**{**given, "route_templates": tuple(given["route_templates"])})
+
+    @property
+    def state(self) -> Path:
+        """Folder of what the agents of the service must remember."""
+        return self.lake / "agents" / f"service={self.service}"

@@ -1,0 +1,128 @@
+"""A host's measured CPU or memory, split over the categories of the requests that were on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet.fingerprint.decay import ForwardDecay
+from fleet.fingerprint.nnls import nnls_normal
+
+Floats = NDArray[np.float64]
+# How far a category's cost may lie from what its share of the host's time suggests, before data say so: its relative
+# standard deviation. Of work that waits for disks or locks the time says little, so it is not trusted further.
+_PRIOR_SPREAD = 0.3
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What one request of each category costs.
+
+    Args:
+        cost: shape (C,), in the unit of what was split; NaN for a category that was not seen.
+        error: standard error of each, shape (C,).
+        background: what was used with no request there, per second of time (CPU) or at any time (memory).
+    """
+
+    cost: Floats
+    error: Floats
+    background: float
+
+
+class Splitter:
+    """Non-negative least squares of use on counts, with forgetting and a prior.
+
+    Use in a span = background x length + sum over categories of cost x requests in it. Costs are drawn to those that
+    the categories' shares of the host's time suggest, the more so the fewer requests there were; with no such shares,
+    to one cost for all. (Utilisation-law regression: Spinner, Casale, Brosig and Kounev, 2015, survey such estimators.)
+
+    Args:
+        categories: number of categories, C.
+        halflife_s: age at which a span weighs half.
+        began_s: seconds of any one clock.
+    """
+
+    def __init__(self, categories: int, halflife_s: float, began_s: float) -> None:
+        self._decay = ForwardDecay(halflife_s, began_s)
+        size = categories + 1  # the last one is the background
+        self._gram = np.zeros((size, size))
+        self._moment = np.zeros(size)
+        self._requests = np.zeros(categories)
+        self._hints = np.zeros(categories)
+        # Moments of (hints, length, use), to bring the hints to the unit of use.
+        self._scale = np.zeros((3, 3))
+        self._spans = np.zeros(1)
+        self._last_s = began_s
+
+    def observe(self, time_s: float, length: float, use: float, requests: Floats, hints: Floats) -> None:
+        """Takes one span in.
+
+        Args:
+            time_s: its end, seconds.
+            length: what the background is counted by: its seconds for CPU, 1 for memory.
+            use: CPU-seconds used in it, or mean bytes held.
+            requests: of each category, by the parts that lay in the span, shape (C,).
+            hints: their shares of the host's time, shape (C,); zeros where those are not known.
+        """
+        hints = hints if hints.any() else requests
+        self._stay_in_range(time_s)
+        weight = float(self._decay.weight(time_s))
+        row = np.append(requests, length)
+        there = np.flatnonzero(row)
+        self._gram[np.ix_(there, there)] += weight * np.outer(row[there], row[there])
+        self._moment[there] += weight * use * row[there]
+        self._requests += weight * requests
+        self._hints += weight * hints
+        total = np.array([hints.sum(), length, use])
+        self._scale += weight * np.outer(total, total)
+        self._spans += weight
+        self._last_s = time_s
+
+    def attribution(self) -> Attribution:
+        """The costs as of the last span."""
+        cost, error = np.full(self._requests.shape, np.nan), np.full(self._requests.shape, np.nan)
+        present = float(self._decay.weight(self._last_s))
+        seen = self._requests / present > _LEAST
+        if not seen.any():
+            return Attribution(cost, error, 0.0)
+        free = np.append(seen, True)
+        gram, moment = self._gram[np.ix_(free, free)] / present, self._moment[free] / present
+        scale, spans = self._scale / present, float(self._spans[0]) / present
+        centre, precision = self._prior(seen, scale)
+        found = centre
+        for _ in range(3):  # how much the prior counts depends on the noise, which only the fit tells
+            noise = max(_LEAST, float(scale[2, 2] - 2 * moment @ found + found @ gram @ found) / spans)
+            normal = gram + noise * np.diag(precision)
+            found = nnls_normal(normal, moment + noise * precision * centre)
+        deviation = np.sqrt(noise * np.maximum(np.diag(np.linalg.inv(normal)), 0.0))
+        cost[seen], error[seen] = found[:-1], deviation[:-1]
+        return Attribution(cost, error, float(found[-1]))
+
+    def _prior(self, seen: NDArray[np.bool_], scale: Floats) -> tuple[Floats, Floats]:
+        """Where the costs and the background are expected, and with which precision (1 / variance)."""
+        ridge = 1e-9 * np.diag(np.maximum(np.diag(scale)[:2], _LEAST))
+        per_hint, background = nnls_normal(scale[:2, :2] + ridge, scale[:2, 2])
+        each = per_hint * self._hints[seen] / self._requests[seen]
+        each = np.maximum(each, 0.05 * each.mean() + _LEAST)
+        # The background is left to the data.
+        loose = 10 * np.sqrt(scale[2, 2] / max(scale[1, 1], _LEAST)) + _LEAST
+        return np.append(each, background), 1.0 / np.append(_PRIOR_SPREAD * each, loose) ** 2
+
+    def folded(self, new_index: Sequence[int], categories: int) -> "Splitter":
+        """The same state over other categories; `new_index` gives for each of ours the one that takes its requests."""
+        new = Splitter(categories, 1.0, 0.0)
+        new._decay, new._scale, new._spans, new._last_s = self._decay, self._scale, self._spans, self._last_s
+        target = np.append(np.asarray(new_index, dtype=np.intp), categories)
+        np.add.at(new._gram, (target[:, None], target[None, :]), self._gram)
+        np.add.at(new._moment, target, self._moment)
+        np.add.at(new._requests, target[:-1], self._requests)
+        np.add.at(new._hints, target[:-1], self._hints)
+        return new
+
+    def _stay_in_range(self, now_s: float) -> None:
+        factor = self._decay.rescaling(now_s)
+        if factor is not None:
+            for state in (self._gram, self._moment, self._requests, self._hints, self._scale, self._spans):
+                np.multiply(state, factor, out=state)

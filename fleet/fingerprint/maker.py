@@ -1,0 +1,196 @@
+"""From request records and host samples to fingerprints."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.category import CategoryTable
+from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+from fleet.fingerprint.attribution import Splitter
+from fleet.fingerprint.decay import ForwardDecay
+from fleet.fingerprint.profile import Observations, Profile, totals
+from fleet.fingerprint.work import shared_time
+
+_US = 1_000_000
+_SERVER_ERROR = 500
+# A span of the host's CPU is split once requests have been seen that ended so much later than it, and so are complete.
+_SETTLE_S = 2.0
+# Or, where no more requests come, after this.
+_PATIENCE_S = 30.0
+_MAX_SPANS = 600
+_MAX_REQUESTS = 50_000
+_KNOWN = 0.5
+
+
+@dataclass(frozen=True)
+class _Span:
+    begin_s: float
+    end_s: float
+    cpu_s: float
+    mem_bytes: float
+
+
+class FingerprintMaker:
+    """Follows one host; all times are the wall clock's, seconds since 1970.
+
+    Args:
+        service, host, boot_id: of the fingerprints.
+        table: the categories that `add_requests` is given indices of.
+        halflife_s: of the profile.
+        attribution_halflife_s: of the split of CPU and memory, which needs more data and changes more slowly.
+        now_s: the present.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        host: str,
+        boot_id: str,
+        table: CategoryTable,
+        halflife_s: float,
+        attribution_halflife_s: float,
+        now_s: float,
+    ) -> None:
+        count = len(table.names)
+        self._identity = (service, host, boot_id)
+        self._table = table
+        self._halflife_s = halflife_s
+        self._sequence = 0
+        self._profile = Profile(count, halflife_s, now_s)
+        self._cpu = Splitter(count, attribution_halflife_s, now_s)
+        self._memory = Splitter(count, attribution_halflife_s, now_s)
+        self._spans: deque[_Span] = deque(maxlen=_MAX_SPANS)
+        self._requests = np.zeros((3, 0))  # begin, end, category of those that may reach into a span not yet split
+        self._utilisation = np.zeros(2)  # weighted sum and weight
+        self._decay = ForwardDecay(halflife_s, now_s)
+        self._host: dict[str, float] = {}
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the host has been sampled: before that there is nothing to say of it."""
+        return bool(self._host)
+
+    def use_table(self, table: CategoryTable, new_index: Sequence[int]) -> None:
+        """Goes over to other categories; `new_index` gives for each old one the new one that takes its requests."""
+        count = len(table.names)
+        self._table = table
+        self._profile = self._profile.folded(new_index, count)
+        self._cpu = self._cpu.folded(new_index, count)
+        self._memory = self._memory.folded(new_index, count)
+        self._requests[2] = np.asarray(new_index, dtype=np.float64)[self._requests[2].astype(np.intp)]
+
+    def add_requests(self, rows: list[dict[str, Any]], category: NDArray[np.int32], now_s: float) -> None:
+        """Takes in request records that have passed the door, with the index of each one's category."""
+        if not rows:
+            return
+        end = np.minimum(_column(rows, "time") / _US, now_s)
+        duration, service_time = _column(rows, "duration_s"), _column(rows, "service_time_s")
+        self._profile.add(
+            Observations(
+                end,
+                category.astype(np.intp),
+                _column(rows, "status") >= _SERVER_ERROR,
+                duration,
+                _column(rows, "cpu_s"),
+                _column(rows, "mem_bytes"),
+                _column(rows, "inflight"),
+            )
+        )
+        length = np.nan_to_num(np.where(np.isfinite(service_time), service_time, duration))
+        arrived = np.stack([end - length, end, category.astype(np.float64)])
+        self._requests = np.concatenate([self._requests, arrived], axis=1)[:, -_MAX_REQUESTS:]
+
+    def add_sample(self, sample: dict[str, Any], cpu_s: float, since_s: float) -> None:
+        """Takes in a host sample.
+
+        Args:
+            sample: that has passed the door.
+            cpu_s: CPU-seconds that the host used since the sample before.
+            since_s: when that one was taken.
+        """
+        now_s = sample["time"] / _US
+        factor = self._decay.rescaling(now_s)
+        if factor is not None:
+            self._utilisation *= factor
+        weight = float(self._decay.weight(now_s))
+        self._utilisation += weight * np.array([sample["cpu_util"], 1.0])
+        self._host = {name: np.nan if value is None else value for name, value in sample.items() if name != "host"}
+        if since_s < now_s:  # else the clock went back, and whose time it was is not known
+            self._spans.append(_Span(since_s, now_s, cpu_s, float(sample["mem_bytes"])))
+
+    def fingerprint(self, now_s: float) -> Fingerprint:
+        """The next fingerprint, as of now."""
+        self._split(now_s)
+        cells = self._profile.columns(now_s)
+        cpu, memory = self._cpu.attribution(), self._memory.attribution()
+        measured = cells["cpu_known"] >= _KNOWN
+        weighed = np.isfinite(cells["mem_bytes"])
+        cells["cpu_attributed_s"], cells["cpu_error_s"] = cpu.cost, cpu.error
+        cells["mem_error_bytes"] = np.where(weighed, np.nan, memory.error)
+        cells["cpu_s"] = np.where(measured, cells["cpu_s"], cpu.cost)
+        cells["mem_bytes"] = np.where(weighed, cells["mem_bytes"], memory.cost)
+        service, host, boot_id = self._identity
+        made = Fingerprint(
+            service,
+            host,
+            boot_id,
+            self._sequence,
+            round(now_s * _US),
+            self._halflife_s,
+            self._table.version,
+            self._table.names,
+            self._host_values(cells),
+            np.stack([cells[name] for name in CELL_COLUMNS], axis=1),
+        )
+        self._sequence += 1
+        return made
+
+    def _host_values(self, cells: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        known = self._host
+        util = self._utilisation[0] / self._utilisation[1] if self._utilisation[1] > 0 else np.nan
+        requests_cores = float(np.nansum(cells["rate_rps"] * np.nan_to_num(cells["cpu_s"])))
+        values = {
+            "cpu_util": util,
+            "cores": known.get("cores", np.nan),
+            "host_mem_bytes": known.get("mem_bytes", np.nan),
+            "mem_limit_bytes": known.get("mem_limit_bytes", np.nan),
+            "host_inflight": known.get("inflight", np.nan),
+            "slots": known.get("slots", np.nan),
+            "background_cores": max(0.0, util * known.get("cores", np.nan) - requests_cores) if known else np.nan,
+            "host_rate_rps": float(cells["rate_rps"].sum()),
+        }
+        return np.array([values[name] for name in HOST_COLUMNS], dtype=np.float64)
+
+    def _split(self, now_s: float) -> None:
+        """Splits the spans whose requests have all been seen."""
+        begin, end, category = self._requests
+        latest = end.max(initial=-np.inf)
+        while self._spans:
+            span = self._spans[0]
+            if latest < span.end_s + _SETTLE_S and now_s < span.end_s + _PATIENCE_S:
+                break
+            self._spans.popleft()
+            there = (begin < span.end_s) & (end > span.begin_s)
+            self._split_one(span, begin[there], end[there], category[there].astype(np.intp))
+        waiting = self._spans[0].begin_s if self._spans else now_s - _PATIENCE_S
+        self._requests = self._requests[:, end > waiting]
+
+    def _split_one(
+        self, span: _Span, begin: NDArray[np.float64], end: NDArray[np.float64], category: NDArray[np.intp]
+    ) -> None:
+        count, length = len(self._table.names), span.end_s - span.begin_s
+        slots = self._host.get("slots", np.nan)
+        part, seconds = shared_time(begin, end, (span.begin_s, span.end_s), slots if slots > 0 else np.inf)
+        requests = totals(category, part, count)
+        hints = totals(category, seconds, count)
+        self._cpu.observe(span.end_s, length, span.cpu_s, requests, hints)
+        present = totals(category, part * (end - begin), count) / length
+        self._memory.observe(span.end_s, 1.0, span.mem_bytes, present, present)
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+    return np.array([np.nan if (value := row.get(name)) is None else value for row in rows], dtype=np.float64)

@@ -1,0 +1,85 @@
+"""The agent's door: completes and checks request records and host samples, and holds them until they are reported."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from fingerpost.clients import user_agent_class
+from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
+from fingerpost.regions import Regions
+
+_US = 1_000_000
+MAX_ROWS = 50_000
+
+
+class Intake:
+    """Rows that passed the door, and what was refused with its reason.
+
+    Args:
+        regions: finds the region of a client.
+        clock_skew_s: how far in the future a time may lie.
+        max_age_s: how old a time may be.
+        clock: the present, seconds since 1970.
+    """
+
+    def __init__(
+        self, regions: Regions, clock_skew_s: float, max_age_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._regions = regions
+        self._limits = (max_age_s, clock_skew_s)
+        self._clock = clock
+        self.records: list[dict[str, Any]] = []
+        self.samples: list[dict[str, Any]] = []
+        self.refused: list[tuple[str, bytes]] = []
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def full(self) -> bool:
+        """Whether no more request records should be taken before a report."""
+        return len(self.records) + len(self.refused) >= MAX_ROWS
+
+    def take(self, row: dict[str, Any], origin: bytes) -> None:
+        """Takes a request record as a source made it; `origin` is what it was made from, for the quarantine.
+
+        What sources tell of the client in their own words (`user_agent`, `region_header`, `client`: its address) is
+        turned into class and region here, and goes no further.
+        """
+        agent, header, client = row.pop("user_agent", None), row.pop("region_header", None), row.pop("client", None)
+        if agent is not None:
+            row["user_agent_class"] = user_agent_class(agent)
+        if header is not None or client is not None or "region" not in row:
+            row["region"] = self._regions.region(header or row.get("region"), client)
+        reason = refusal(row, REQUEST_RECORD, *self._time_bounds())
+        if reason is None:
+            self.records.append(row)
+        else:
+            self.refuse(reason, origin)
+
+    def take_sample(self, row: dict[str, Any]) -> bool:
+        """Takes a host sample; False if it is refused."""
+        reason = refusal(row, HOST_SAMPLE, *self._time_bounds())
+        if reason:
+            self.counts[f"refused {reason}"] += 1
+            return False
+        self.samples.append(row)
+        excess = len(self.samples) - MAX_ROWS
+        if excess > 0:
+            del self.samples[:excess]
+            self.counts["samples_dropped"] += excess
+        return True
+
+    def refuse(self, reason: str, origin: bytes) -> None:
+        """Counts a refusal, and keeps what was refused."""
+        self.counts[f"refused {reason}"] += 1
+        self.refused.append((reason, origin))
+
+    def clear(self) -> None:
+        """Forgets what has been reported."""
+        self.counts["records"] += len(self.records)
+        self.counts["samples"] += len(self.samples)
+        self.records, self.samples, self.refused = [], [], []
+
+    def _time_bounds(self) -> tuple[int, int]:
+        now, (max_age_s, clock_skew_s) = self._clock(), self._limits
+        return int((now - max_age_s) * _US), int((now + clock_skew_s) * _US)

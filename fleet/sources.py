@@ -1,0 +1,150 @@
+"""Where an agent's request records come from: an access log, or a queue that others fill."""
+
+import contextlib
+import fcntl
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from fingerpost.errors import RefusedError
+from fingerpost.lake import write_text_atomically
+from fleet.intake import Intake
+from fleet.log_formats import LOG_FORMATS
+from fleet.tail import LogTail, Position
+
+
+class Source(Protocol):
+    """What the agent asks of a source."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Events by name."""
+
+    def read(self, intake: Intake, report: Callable[[], bool]) -> None:
+        """Puts what has come into the intake; while that is full, `report` is tried, and False ends the reading."""
+
+    def batch_name(self) -> str:
+        """A name for the rows read since the last `commit`: the same if they are read again."""
+
+    def commit(self) -> None:
+        """What was read so far has been reported, and need not be read again."""
+
+
+class Queue(Protocol):
+    """What a `QueueSource` takes its rows from."""
+
+    counts: Counter[str]
+
+    def records(self) -> list[dict[str, Any]]:
+        """What has come since the last call."""
+
+
+class LogSource:
+    """Follows an access log.
+
+    Several agents may follow one log (that of a proxy before several hosts): each takes the lines that name its host.
+    Lines that nobody can claim are refused by just one of them, the one that holds the lock in the state folder.
+
+    Args:
+        log: the access log; it need not exist yet.
+        log_format: a name of LOG_FORMATS.
+        service, host: whose lines are taken.
+        state: folder for the checkpoint and the lock, shared by the agents of the service.
+    """
+
+    def __init__(self, log: Path, log_format: str, service: str, host: str, state: Path) -> None:
+        self._service, self._host = service, host
+        self._format = LOG_FORMATS[log_format]
+        self._checkpoint = state / f"{host}.json"
+        # One lock a log: agents on logs of their own must not wait for each other.
+        self._claim_path = state / f"unclaimed-{zlib.crc32(str(log).encode()):08x}.lock"
+        self._claim: IO[str] | None = None
+        self._tail = LogTail(log, self._load_position())
+        self._batch_start = self._tail.position
+        self.counts: Counter[str] = Counter()
+
+    def read(self, intake: Intake, report: Callable[[], bool]) -> None:
+        """Takes in what was added to the log; a line never stops it. What cannot be held waits in the log."""
+        if intake.full:
+            return
+        for line in self._tail.lines():
+            self._take(line, intake)
+            if intake.full and not report():
+                self._tail.rewind()
+                return
+
+    def batch_name(self) -> str:
+        return str(self._batch_start.offset)
+
+    def commit(self) -> None:
+        self._batch_start = self._tail.position
+        text = json.dumps({"inode": self._batch_start.inode, "offset": self._batch_start.offset})
+        write_text_atomically(self._checkpoint, text)
+
+    def _take(self, line: bytes, intake: Intake) -> None:
+        host = self._format.claim(line, self._host)
+        if host is not None and host != self._host:
+            self.counts["foreign"] += 1
+            return
+        if host is None and not self._holds_claim():
+            self.counts["unclaimed"] += 1
+            return
+        try:
+            row = self._format.parse(line, self._service, self._host)
+        except RefusedError as error:
+            intake.refuse(error.reason, line)
+        else:
+            intake.take(row, line)
+
+    def _holds_claim(self) -> bool:
+        if self._claim is None:
+            handle = self._claim_path.open("w")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.close()
+                return False
+            self._claim = handle
+        return True
+
+    def _load_position(self) -> Position:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            saved = json.loads(self._checkpoint.read_text())
+            return Position(int(saved["inode"]), int(saved["offset"]))
+        return Position()
+
+
+class QueueSource:
+    """Takes request records that come by themselves, from a socket or by HTTP.
+
+    Args:
+        queue: its `records` gives the rows that have come since the last call; it is bounded, and counts what it drops.
+        service, host: what the rows are set to: they speak of no other host than ours.
+        life: sets the batches of this life of the agent apart from others.
+    """
+
+    def __init__(self, queue: Queue, service: str, host: str, life: str) -> None:
+        self._queue = queue
+        self._identity = {"service": service, "host": host}
+        self._life = life
+        self._batch = 0
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter({f"queue_{name}": count for name, count in self._queue.counts.items()})
+
+    def read(self, intake: Intake, report: Callable[[], bool]) -> None:
+        """Takes in what has come. What comes while nothing can be reported is dropped, and counted, by its sender."""
+        if intake.full and not report():
+            return
+        for row in self._queue.records():
+            intake.take({**row, **self._identity}, repr(row).encode()[:4096])
+
+    def batch_name(self) -> str:
+        return f"{self._life}-{self._batch}"
+
+    def commit(self) -> None:
+        self._batch += 1
