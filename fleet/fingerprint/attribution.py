@@ -13,8 +13,9 @@ Floats = NDArray[np.float64]
 # How far a category's cost may lie from what its share of the host's time suggests, before data say so: its relative
 # standard deviation. Of work that waits for disks or locks the time says little, so it is not trusted further.
 _PRIOR_SPREAD = 0.3
-# No cost is expected below this share of the typical one, and no fit is believed to be better than this share of use.
-_LEAST_COST = 1e-3
+# Times are told in whole milliseconds, or seconds: by this share of the typical cost any cost may lie off its share.
+_LEAST_SPREAD = 0.05
+# No fit is believed to leave less than this share of use unexplained.
 _LEAST_NOISE = 1e-6
 _LEAST = 1e-12
 
@@ -70,7 +71,6 @@ class Splitter:
             requests: of each category, by the parts that lay in the span, shape (C,).
             hints: their shares of the host's time, shape (C,); zeros where those are not known.
         """
-        hints = hints if hints.any() else requests
         self._stay_in_range(time_s)
         weight = float(self._decay.weight(time_s))
         row = np.append(requests, length)
@@ -116,13 +116,13 @@ class Splitter:
         size = np.sqrt(np.maximum(np.diag(scale)[:2], _LEAST))
         normal = scale[:2, :2] / np.outer(size, size) + 1e-9 * np.eye(2)
         _, background = nnls_normal(normal, scale[:2, 2] / size) / size
-        above = max(0.0, self._totals[2] - background * self._totals[1]) / self._totals[0]
-        each = above * self._hints[seen] / self._requests[seen]
+        hints, total = (self._hints, self._totals[0]) if self._totals[0] > 0 else (self._requests, self._requests.sum())
+        above = max(0.0, self._totals[2] - background * self._totals[1]) / total
+        each = above * hints[seen] / self._requests[seen]
         typical = self._totals[2] / self._requests.sum()
-        each = np.maximum(each, _LEAST_COST * typical + _LEAST)
         # The background is left to the data.
         loose = 10 * np.sqrt(scale[2, 2] / max(scale[1, 1], _LEAST)) + _LEAST
-        return np.append(each, background), np.append(_PRIOR_SPREAD * each, loose)
+        return np.append(each, background), np.append(_PRIOR_SPREAD * each + _LEAST_SPREAD * typical + _LEAST, loose)
 
     def folded(self, new_index: Sequence[int], categories: int) -> "Splitter":
         """The same state over other categories; `new_index` gives for each of ours the one that takes its requests."""
