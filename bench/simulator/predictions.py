@@ -1,0 +1,137 @@
+"""Where a run's predictions come from: the truth, the truth with errors, what telemetry teaches, or nonsense."""
+
+from typing import Protocol
+
+import numpy as np
+
+from bench.simulator.fleet import TICK_S, Fleet, Floats
+from bench.simulator.scenario import Scenario
+from bench.simulator.simulation import Chunk, Table
+
+# How much a cell's own mean counts beside what its host and category suggest: variance of one measurement over the
+# variance between cells (1 / 0.45^2), as in empirical Bayes.
+_PRIOR_REQUESTS = 5.0
+
+
+class Predictor(Protocol):
+    """What makes tables. Anything that learns from records and host samples fits in here."""
+
+    def observe(self, chunk: Chunk) -> None:
+        """Takes in what a span emitted."""
+
+    def table(self, now_s: float) -> Table:
+        """Predictions as of now."""
+
+
+class Oracle:
+    """The truth as of now, times an error of its own for every cell, lognormal with `sigma`."""
+
+    def __init__(self, fleet: Fleet, sigma: float, seed: int) -> None:
+        self._fleet = fleet
+        _, categories, hosts = fleet.service_s.shape
+        self._error = np.random.default_rng([seed, 4]).lognormal(0, sigma, (hosts, categories))
+
+    def observe(self, chunk: Chunk) -> None:
+        """Needs no telemetry."""
+
+    def table(self, now_s: float) -> Table:
+        """The service times of this tick."""
+        tick = min(int(now_s / TICK_S), len(self._fleet.service_s) - 1)
+        service = self._fleet.service_s[tick].T * self._error
+        return Table(self._fleet.slots[:, None] / service, service)
+
+
+class Learned:
+    """Fading means of measured service times; a cell with few is drawn to its category's mean times its host's ratio.
+
+    A throughput is a host's slots over the service time, the bottleneck law where slots are the resource.
+
+    Args:
+        memory_s: time in which what was measured fades to 1/e.
+    """
+
+    def __init__(self, slots: Floats, categories: int, memory_s: float) -> None:
+        self._slots, self._memory_s = slots, memory_s
+        shape = (len(slots), categories)
+        self._count, self._service, self._duration = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+
+    def observe(self, chunk: Chunk) -> None:
+        """Adds a span's good requests."""
+        keep = float(np.exp(-(chunk.end_s - chunk.begin_s) / self._memory_s))
+        counts, service, duration = cell_sums(chunk, self._count.shape)
+        self._count = keep * self._count + counts
+        self._service = keep * self._service + service
+        self._duration = keep * self._duration + duration
+
+    def table(self, now_s: float) -> Table:  # noqa: ARG002
+        """What is known by now; all hosts equal as long as nothing was measured."""
+        service = _shrunk(self._service, self._count)
+        return Table(self._slots[:, None] / service, _shrunk(self._duration, self._count))
+
+
+class Absurd:
+    """Another predictor's tables made useless from `from_s` on.
+
+    `shuffled`: every category's row of hosts in a wrong order; `all_equal`; `ten_times_off`: every cell ten times too
+    high or too low, by a coin of its own.
+    """
+
+    def __init__(self, inner: Predictor, kind: str, from_s: float, hosts: int, categories: int, seed: int) -> None:
+        self._inner, self._kind, self._from_s = inner, kind, from_s
+        dice = np.random.default_rng([seed, 5])
+        self._order = dice.permuted(np.tile(np.arange(hosts)[:, None], (1, categories)), axis=0)
+        self._factor = np.where(dice.random((hosts, categories)) < 0.5, 10.0, 0.1)
+
+    def observe(self, chunk: Chunk) -> None:
+        """Passes on what a span emitted."""
+        self._inner.observe(chunk)
+
+    def table(self, now_s: float) -> Table:
+        """The inner table, spoiled."""
+        table = self._inner.table(now_s)
+        if now_s < self._from_s:
+            return table
+        if self._kind == "shuffled":
+            return Table(
+                np.take_along_axis(table.throughput_rps, self._order, axis=0),
+                np.take_along_axis(table.latency_s, self._order, axis=0),
+            )
+        if self._kind == "all_equal":
+            return Table(np.ones_like(table.throughput_rps), np.ones_like(table.latency_s))
+        return Table(table.throughput_rps * self._factor, table.latency_s / self._factor)
+
+
+def predictor_for(scenario: Scenario, fleet: Fleet, seed: int) -> Predictor:
+    """The predictor the scenario asks for."""
+    wanted = scenario.predictions
+    if wanted.kind in ("oracle", "noisy"):
+        return Oracle(fleet, wanted.sigma if wanted.kind == "noisy" else 0.0, seed)
+    learned = Learned(fleet.slots.astype(np.float64), scenario.categories, wanted.memory_s)
+    if wanted.kind == "learned":
+        return learned
+    return Absurd(learned, wanted.kind, wanted.absurd_from_s, scenario.hosts, scenario.categories, seed)
+
+
+def cell_sums(chunk: Chunk, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+    """Counts, sums of service time and sums of duration of a span's good requests, shape (H, C) each."""
+    records, cells = chunk.records, int(np.prod(shape))
+    good = ~records.error
+    cell = records.host[good] * shape[1] + records.category[good]
+    return (
+        np.bincount(cell, minlength=cells).reshape(shape).astype(np.float64),
+        np.bincount(cell, records.service_time_s[good], cells).reshape(shape),
+        np.bincount(cell, records.duration_s[good], cells).reshape(shape),
+    )
+
+
+def _shrunk(sums: Floats, counts: Floats) -> Floats:
+    """Means of cells, shape (H, C), drawn to `category mean x host ratio` by `_PRIOR_REQUESTS`."""
+    total = counts.sum()
+    if total <= 0:
+        return np.ones_like(sums)
+    overall = sums.sum() / total
+    category = (sums.sum(axis=0) + overall * _PRIOR_REQUESTS) / (counts.sum(axis=0) + _PRIOR_REQUESTS)
+    expected = (counts * category).sum(axis=1)
+    ratio = (sums.sum(axis=1) + overall * _PRIOR_REQUESTS) / (expected + overall * _PRIOR_REQUESTS)
+    prior = category * ratio[:, None]
+    return (sums + prior * _PRIOR_REQUESTS) / (counts + _PRIOR_REQUESTS)
