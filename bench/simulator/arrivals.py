@@ -13,6 +13,8 @@ from bench.simulator.scenario import Scenario
 from fingerpost.errors import FingerpostError
 
 _MAX_ROWS = 5_000_000
+# Of the warm-up; the rest of it is at the run's own load, for queues to settle.
+_CALM_SHARE = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,18 @@ class ArrivalStream:
     """Draws arrivals span by span.
 
     Args:
-        rate_rps: mean rate over the run.
+        bound_rps, load: the rate is their product, over the run.
         envelope: relative rate over the run in equal parts, mean 1; `[1]` is Poisson.
     """
 
     def __init__(
-        self, scenario: Scenario, fleet: Fleet, rate_rps: float, pickers: int, seed: int, envelope: Floats
+        self, scenario: Scenario, fleet: Fleet, bound_rps: float, load: float, pickers: int, seed: int, envelope: Floats
     ) -> None:
-        self._scenario, self._fleet, self._rate, self._pickers = scenario, fleet, rate_rps, pickers
+        self._scenario, self._fleet, self._pickers = scenario, fleet, pickers
+        self._rate = load * bound_rps
+        # A fleet that nobody knows yet is not met with full load, by any policy.
+        self._calm_rate = min(load, scenario.warmup_load) * bound_rps
+        self._calm_s = scenario.warmup_s * _CALM_SHARE
         self._dice = np.random.default_rng([seed, 2])
         self._envelope = envelope
         self._part_s = (scenario.warmup_s + scenario.duration_s) / len(envelope)
@@ -51,7 +57,8 @@ class ArrivalStream:
         """Arrivals in [begin, end)."""
         edges = np.unique(np.concatenate([[begin_s, end_s], self._edges(begin_s, end_s)]))
         part = np.minimum(((edges[:-1] + edges[1:]) / 2 / self._part_s).astype(np.int64), len(self._envelope) - 1)
-        counts = self._dice.poisson(self._rate * self._envelope[part] * np.diff(edges))
+        rate = np.where(edges[:-1] < self._calm_s, self._calm_rate, self._rate)
+        counts = self._dice.poisson(rate * self._envelope[part] * np.diff(edges))
         time = np.sort(np.repeat(edges[:-1], counts) + self._dice.random(counts.sum()) * np.repeat(np.diff(edges), counts))
         return Arrivals(
             time=time,
@@ -61,7 +68,7 @@ class ArrivalStream:
         )
 
     def _edges(self, begin_s: float, end_s: float) -> Floats:
-        every = np.arange(len(self._envelope)) * self._part_s
+        every = np.append(np.arange(len(self._envelope)) * self._part_s, self._calm_s)
         return every[(every > begin_s) & (every < end_s)]
 
     def _categories(self, time: Floats) -> NDArray[np.int64]:

@@ -115,9 +115,10 @@ def _drift(drift: Drift, ticks: int, categories: int, hosts: int, dice: np.rando
         offset = dice.random((categories, hosts)) * drift.period_s
         at = ((np.arange(ticks)[:, None, None] * TICK_S + offset) / drift.period_s).astype(np.int64)
         return np.take_along_axis(values, at, axis=0)
-    # A reflected random walk, which is uniform between its walls in the long run; it crosses them in about a period.
+    # A random walk between walls, uniform in the long run; steps such that it forgets where it was in a period
+    # (reflected Brownian motion on a unit interval forgets at the rate pi^2 / 2 x its variance a second).
     position = dice.random((categories, hosts))
-    moves = dice.normal(0, np.sqrt(TICK_S / drift.period_s), (ticks, categories, hosts))
+    moves = dice.normal(0, np.sqrt(2 * TICK_S / (np.pi**2 * drift.period_s)), (ticks, categories, hosts))
     path = np.mod(position + np.cumsum(moves, axis=0), 2.0)
     return drift.low + span * np.where(path > 1, 2 - path, path)
 

@@ -8,9 +8,11 @@ from bench.simulator.fleet import TICK_S, Fleet, Floats
 from bench.simulator.scenario import Scenario
 from bench.simulator.simulation import Chunk, Table
 
-# How much a cell's own mean counts beside what its host and category suggest: variance of one measurement over the
-# variance between cells (1 / 0.45^2), as in empirical Bayes.
-_PRIOR_REQUESTS = 5.0
+# How many requests a prior counts for: variance of a single one (1) over the variance it leaves to be known, as in
+# empirical Bayes; log differences of 0.45 between cells, of 0.2 in time.
+_CELL_REQUESTS = 5.0
+_DRIFT_REQUESTS = 25.0
+_LONGER = 10.0
 
 
 class Predictor(Protocol):
@@ -42,31 +44,62 @@ class Oracle:
 
 
 class Learned:
-    """Fading means of measured service times; a cell with few is drawn to its category's mean times its host's ratio.
+    """What telemetry teaches: fading means of measured service times in two spans of memory.
 
-    A throughput is a host's slots over the service time, the bottleneck law where slots are the resource.
+    The long one, drawn to category mean x host ratio where a cell has few requests, says how a host usually is; the
+    short one, drawn to the long one, how it is now. A throughput is a host's slots over the service time, the
+    bottleneck law where slots are the resource.
 
     Args:
-        memory_s: time in which what was measured fades to 1/e.
+        memory_s: time in which what was measured fades to 1/e in the short memory; ten times that in the long one.
     """
 
     def __init__(self, slots: Floats, categories: int, memory_s: float) -> None:
-        self._slots, self._memory_s = slots, memory_s
+        self._slots = slots
         shape = (len(slots), categories)
-        self._count, self._service, self._duration = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self._now, self._usual = _Means(shape, memory_s), _Means(shape, _LONGER * memory_s)
+        self._wait = _Means(shape, memory_s)
 
     def observe(self, chunk: Chunk) -> None:
         """Adds a span's good requests."""
-        keep = float(np.exp(-(chunk.end_s - chunk.begin_s) / self._memory_s))
-        counts, service, duration = cell_sums(chunk, self._count.shape)
-        self._count = keep * self._count + counts
-        self._service = keep * self._service + service
-        self._duration = keep * self._duration + duration
+        counts, service, duration = cell_sums(chunk, self._now.count.shape)
+        span_s = chunk.end_s - chunk.begin_s
+        self._now.add(counts, service, span_s)
+        self._usual.add(counts, service, span_s)
+        self._wait.add(counts, duration, span_s)
 
     def table(self, now_s: float) -> Table:  # noqa: ARG002
         """What is known by now; all hosts equal as long as nothing was measured."""
-        service = _shrunk(self._service, self._count)
-        return Table(self._slots[:, None] / service, _shrunk(self._duration, self._count))
+        if self._usual.count.sum() <= 0:
+            return Table(np.ones_like(self._now.count), np.ones_like(self._now.count))
+        usual = self._usual.drawn_to(self._usual.category_by_host(), _CELL_REQUESTS)
+        service = self._now.drawn_to(usual, _DRIFT_REQUESTS)
+        duration = self._wait.drawn_to(self._wait.category_by_host(), _CELL_REQUESTS)
+        return Table(self._slots[:, None] / service, duration)
+
+
+class _Means:
+    """Fading sums over the cells, shape (H, C), and means made from them."""
+
+    def __init__(self, shape: tuple[int, ...], memory_s: float) -> None:
+        self.count, self.total, self._memory_s = np.zeros(shape), np.zeros(shape), memory_s
+
+    def add(self, count: Floats, total: Floats, span_s: float) -> None:
+        keep = float(np.exp(-span_s / self._memory_s))
+        self.count = keep * self.count + count
+        self.total = keep * self.total + total
+
+    def category_by_host(self) -> Floats:
+        """Category mean times host ratio, seconds: what a cell would be if hosts differed in speed alone."""
+        overall = self.total.sum() / self.count.sum()
+        weight = overall * _CELL_REQUESTS
+        category = (self.total.sum(axis=0) + weight) / (self.count.sum(axis=0) + _CELL_REQUESTS)
+        ratio = (self.total.sum(axis=1) + weight) / ((self.count * category).sum(axis=1) + weight)
+        return category * ratio[:, None]
+
+    def drawn_to(self, prior: Floats, requests: float) -> Floats:
+        """Means of the cells, with the prior counted as so many requests."""
+        return (self.total + prior * requests) / (self.count + requests)
 
 
 class Absurd:
@@ -123,15 +156,3 @@ def cell_sums(chunk: Chunk, shape: tuple[int, ...]) -> tuple[Floats, Floats, Flo
         np.bincount(cell, records.duration_s[good], cells).reshape(shape),
     )
 
-
-def _shrunk(sums: Floats, counts: Floats) -> Floats:
-    """Means of cells, shape (H, C), drawn to `category mean x host ratio` by `_PRIOR_REQUESTS`."""
-    total = counts.sum()
-    if total <= 0:
-        return np.ones_like(sums)
-    overall = sums.sum() / total
-    category = (sums.sum(axis=0) + overall * _PRIOR_REQUESTS) / (counts.sum(axis=0) + _PRIOR_REQUESTS)
-    expected = (counts * category).sum(axis=1)
-    ratio = (sums.sum(axis=1) + overall * _PRIOR_REQUESTS) / (expected + overall * _PRIOR_REQUESTS)
-    prior = category * ratio[:, None]
-    return (sums + prior * _PRIOR_REQUESTS) / (counts + _PRIOR_REQUESTS)

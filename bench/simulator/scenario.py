@@ -154,7 +154,8 @@ class Scenario(_Part):
     arrivals: Arrivals = Arrivals()
     predictions: Predictions = Predictions()
     picker: Picker = Picker()
-    warmup_s: Seconds = 20.0
+    warmup_s: Seconds = 30.0
+    warmup_load: Annotated[float, Field(gt=0, le=1)] = 0.5
     duration_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     slo_s: Positive = 0.5
 
