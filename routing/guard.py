@@ -18,36 +18,34 @@ _STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Sums of a regression of measured on predicted differences between hosts.
+class Window:
+    """A regression of measured on predicted differences by cell, shape (hosts, categories); `n` requests were measured.
 
     Attributes:
-        spread: of the predictions, sum of `requests * x^2` with older evidence fading, x the predicted log difference.
-        agreement: sum of `requests * x * y`, y the measured relative difference.
-        last_spread, last_agreement: the same of the newest window alone.
+        spread: `n * x^2`, x the predicted log difference from the category's mean.
+        agreement: `n * x * y`, y the measured relative difference from it.
     """
 
-    spread: float = 0.0
-    agreement: float = 0.0
-    last_spread: float = 0.0
-    last_agreement: float = 0.0
+    spread: Floats
+    agreement: Floats
 
 
-def weigh(
-    evidence: Evidence, predicted_s: ArrayLike, measured_sum_s: ArrayLike, requests: ArrayLike, keep: float
-) -> Evidence:
-    """Adds a window in which the predictions were in force.
+@dataclass(frozen=True)
+class Evidence:
+    """The newest window, and all of them with older ones fading."""
+
+    all: Window
+    last: Window
+
+
+def compare(predicted_s: ArrayLike, measured_sum_s: ArrayLike, requests: ArrayLike) -> Window:
+    """Sets the predictions that were in force for a window against what was measured in it.
 
     Args:
-        evidence: what is known so far.
         predicted_s: predicted service time of every cell, seconds (any unit, any scale per category), shape (hosts,
             categories); not above 0 or not finite: no prediction, the cell is left out.
         measured_sum_s: sum of the measured service times in the window, same shape.
         requests: their number, same shape.
-        keep: share of the older evidence that is kept, 0..1; `exp(-window / memory)`.
-
-    Returns:
-        The evidence with the window in it.
     """
     predicted = np.asarray(predicted_s, dtype=np.float64)
     sums = np.asarray(measured_sum_s, dtype=np.float64)
@@ -57,40 +55,41 @@ def weigh(
     sums = np.where(counts > 0, sums, 0.0)
     total = counts.sum(axis=0)
     mean = sums.sum(axis=0) / np.maximum(total, 1.0)
-    judged = (total > 0) & (mean > 0)
-    x = np.log(np.where(usable, predicted, 1.0))
-    x = x - (counts * x).sum(axis=0) / np.maximum(total, 1.0)
+    # A category that took no time at all says nothing of its hosts.
+    counts = np.where(mean > 0, counts, 0.0)
+    logs = np.log(np.where(usable, predicted, 1.0))
+    logs = logs - (counts * logs).sum(axis=0) / np.maximum(total, 1.0)
     # Linear in what was measured, so that few or scattered measurements do not bias it.
-    y_weighted = sums / np.where(judged, mean, 1.0) - counts
-    spread = float((counts * x**2)[:, judged].sum())
-    agreement = float((x * y_weighted)[:, judged].sum())
-    return Evidence(keep * evidence.spread + spread, keep * evidence.agreement + agreement, spread, agreement)
+    measured = np.where(mean > 0, sums / np.where(mean > 0, mean, 1.0) - counts, 0.0)
+    return Window(counts * logs**2, measured * logs)
 
 
-def trust(evidence: Evidence, variation: float = 1.0) -> float:
+def remember(evidence: Evidence | None, window: Window, keep: float) -> Evidence:
+    """Adds a window; `keep` is the share of the older evidence that stays, `exp(-window length / memory)`."""
+    if evidence is None:
+        return Evidence(window, window)
+    old = evidence.all
+    return Evidence(
+        Window(keep * old.spread + window.spread, keep * old.agreement + window.agreement), window
+    )
+
+
+def trust(evidence: Evidence | None) -> float:
     """The exponent of the predictions: the share of predicted differences that was found in what was measured.
 
-    It is the slope of measured on predicted log differences, which is the exponent that minimises the error that
-    remains (calibration slope; Cox, 1958), taken two standard errors low: predictions must prove themselves. Where the
-    newest window alone disproves it, by two standard errors, the window counts: slow to trust, quick to doubt.
-
-    Args:
-        evidence: from `weigh`.
-        variation: coefficient of variation of single service times.
+    It is the slope of measured on predicted log differences, the exponent that leaves the least error (calibration
+    slope; Cox, 1958), taken two standard errors low: predictions must prove themselves. The errors are clustered by
+    cell (Liang and Zeger, 1986): a thousand requests that agree by chance on one host are one coincidence. Where the newest window alone disproves the slope, the window counts: slow to trust, quick to doubt.
 
     Returns:
-        0..1; 1 where the predictions do not differ, since then they do not matter.
+        0..1; 0 without evidence, and where the predictions do not differ, when it does not matter.
     """
-    if evidence.spread <= 0:
-        return 1.0 if evidence.last_spread <= 0 else 0.0
-    low = _slope(evidence.spread, evidence.agreement, -_STANDARD_ERRORS * variation)
-    if evidence.last_spread > 0:
-        low = min(low, _slope(evidence.last_spread, evidence.last_agreement, _STANDARD_ERRORS * variation))
-    return float(np.clip(low, 0.0, 1.0))
-
-
-def _slope(spread: float, agreement: float, errors: float) -> float:
-    return agreement / spread + errors / np.sqrt(spread)
+    if evidence is None:
+        return 0.0
+    slope, error = _slope(evidence.all)
+    low = slope - _STANDARD_ERRORS * error
+    slope, error = _slope(evidence.last)
+    return float(np.clip(min(low, slope + _STANDARD_ERRORS * error), 0.0, 1.0))
 
 
 def trusted_throughput(throughput_rps: ArrayLike, exponent: float) -> Floats:
@@ -107,4 +106,15 @@ def trusted_throughput(throughput_rps: ArrayLike, exponent: float) -> Floats:
     usable = np.isfinite(rate) & (rate > 0)
     logs = np.log(np.where(usable, rate, 1.0))
     middle = logs.sum(axis=0) / np.maximum(usable.sum(axis=0), 1)
-    return np.where(usable, np.exp(middle + exponent * (logs - middle)), rate)
+    # Exactly equal at 0: hosts that differ by rounding would never tie.
+    return np.where(usable, np.exp(middle + exponent * np.where(usable, logs - middle, 0.0)), rate)
+
+
+def _slope(window: Window) -> tuple[float, float]:
+    """Slope of measured on predicted differences, and its standard error clustered by cell."""
+    spread = float(window.spread.sum())
+    if spread <= 0:
+        return 0.0, 0.0
+    slope = float(window.agreement.sum()) / spread
+    error = float(np.sqrt(((window.agreement - slope * window.spread) ** 2).sum())) / spread
+    return slope, error

@@ -13,7 +13,7 @@ from bench.simulator.fleet import TICK_S, Fleet, build_fleet
 from bench.simulator.predictions import Predictor, cell_sums, predictor_for
 from bench.simulator.scenario import Scenario
 from bench.simulator.simulation import Chunk, Simulation, Table
-from routing.guard import Evidence, trust, trusted_throughput, weigh
+from routing.guard import Evidence, compare, remember, trust, trusted_throughput
 
 _STEP_S = 1.0
 _GUARD_MEMORY_S = 15.0
@@ -114,7 +114,7 @@ class Router:
         self._coming: deque[tuple[float, Table]] = deque()
         self._next_refresh_s = 0.0
         self._table: Table | None = None
-        self._evidence = Evidence()
+        self._evidence: Evidence | None = None
         self.exponents: list[float] = []
 
     def table(self, now_s: float) -> Table:
@@ -137,7 +137,7 @@ class Router:
         counts, service, _ = cell_sums(chunk, self._table.throughput_rps.shape)
         predicted = chunk.samples.slots[:, None] / self._table.throughput_rps
         keep = float(np.exp(-(chunk.end_s - chunk.begin_s) / _GUARD_MEMORY_S))
-        self._evidence = weigh(self._evidence, predicted, service, counts, keep)
+        self._evidence = remember(self._evidence, compare(predicted, service, counts), keep)
 
 
 def _figures(
