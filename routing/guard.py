@@ -69,9 +69,7 @@ def remember(evidence: Evidence | None, window: Window, keep: float) -> Evidence
     if evidence is None:
         return Evidence(window, window)
     old = evidence.all
-    return Evidence(
-        Window(keep * old.spread + window.spread, keep * old.agreement + window.agreement), window
-    )
+    return Evidence(Window(keep * old.spread + window.spread, keep * old.agreement + window.agreement), window)
 
 
 def trust(evidence: Evidence | None) -> float:
@@ -79,7 +77,8 @@ def trust(evidence: Evidence | None) -> float:
 
     It is the slope of measured on predicted log differences, the exponent that leaves the least error (calibration
     slope; Cox, 1958), taken two standard errors low: predictions must prove themselves. The errors are clustered by
-    cell (Liang and Zeger, 1986): a thousand requests that agree by chance on one host are one coincidence. Where the newest window alone disproves the slope, the window counts: slow to trust, quick to doubt.
+    cell (Liang and Zeger, 1986): a thousand requests that agree by chance on one host are one coincidence. Where the
+    newest window alone disproves the slope, the window counts: slow to trust, quick to doubt.
 
     Returns:
         0..1; 0 without evidence, and where the predictions do not differ, when it does not matter.

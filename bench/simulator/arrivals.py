@@ -59,7 +59,9 @@ class ArrivalStream:
         part = np.minimum(((edges[:-1] + edges[1:]) / 2 / self._part_s).astype(np.int64), len(self._envelope) - 1)
         rate = np.where(edges[:-1] < self._calm_s, self._calm_rate, self._rate)
         counts = self._dice.poisson(rate * self._envelope[part] * np.diff(edges))
-        time = np.sort(np.repeat(edges[:-1], counts) + self._dice.random(counts.sum()) * np.repeat(np.diff(edges), counts))
+        time = np.sort(
+            np.repeat(edges[:-1], counts) + self._dice.random(counts.sum()) * np.repeat(np.diff(edges), counts)
+        )
         return Arrivals(
             time=time,
             category=self._categories(time),

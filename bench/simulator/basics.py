@@ -41,7 +41,7 @@ def draw_host(up: Ints, random: Ints) -> int:
 
 
 @compiled
-def least_of(cost: Floats, up: Ints, random: Ints) -> int:
+def least_of(cost: Floats | Ints, up: Ints, random: Ints) -> int:
     """The host that is up and costs least, ties at random; -1 if there is none."""
     best, least, ties = -1, np.inf, 0
     for host in range(len(up)):

@@ -98,7 +98,9 @@ def _nominal(scenario: Scenario, dice: np.random.Generator) -> Floats:
     fleet = scenario.fleet
     if not isinstance(fleet, ClassFleet):
         return np.asarray(fleet.service_time_s, dtype=np.float64)
-    means = fleet.mean_service_s * dice.lognormal(-(fleet.category_sigma**2) / 2, fleet.category_sigma, fleet.categories)
+    means = fleet.mean_service_s * dice.lognormal(
+        -(fleet.category_sigma**2) / 2, fleet.category_sigma, fleet.categories
+    )
     affinity = dice.lognormal(0, fleet.affinity_sigma, (fleet.categories, fleet.classes))
     own = dice.lognormal(0, fleet.host_sigma, fleet.hosts)
     return means[:, None] * affinity[:, np.arange(fleet.hosts) % fleet.classes] * own

@@ -106,7 +106,14 @@ def report(row_f: Floats, row_i: Ints, now: float) -> None:
 
 @compiled
 def lose(
-    requests_i: Ints, row_f: Floats, hosts_i: Ints, heap_time: Floats, heap_place: Ints, counters: Ints, host: int, now: float
+    requests_i: Ints,
+    row_f: Floats,
+    hosts_i: Ints,
+    heap_time: Floats,
+    heap_place: Ints,
+    counters: Ints,
+    host: int,
+    now: float,
 ) -> Ints:
     """Takes a host down; returns the places of the requests that were on it."""
     row = hosts_i[host]

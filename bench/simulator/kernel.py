@@ -1,7 +1,7 @@
 """The event loop, compiled: arrivals, finishes, answers and what befalls hosts, in order of time.
 
 Time runs as the hosts see it, half a round trip after the pickers: a request is at its host when it is sent, and its
-picker hears of its end a round trip after the end. The order of events is the same, since the delay is the same for all.
+picker hears of its end a round trip after the end. The order of events is the same: the delay is the same for all.
 """
 
 from typing import NamedTuple
@@ -99,7 +99,7 @@ def advance(state: State, given: Input, out: Output) -> None:
         finish = state.heap_time[0] if counters[SERVED] > 0 else np.inf
         answer = requests_f[counters[FIRST], ANSWER] if counters[FIRST] >= 0 else np.inf
         event = given.event_time[counters[EVENT]] if counters[EVENT] < len(given.event_time) else np.inf
-        now = min(min(arrival, finish), min(answer, event))
+        now = min(arrival, finish, answer, event)
         if now >= given.until:
             return
         if event == now:
@@ -225,7 +225,16 @@ def _befall(state: State, given: Input, now: float) -> None:
 @compiled
 def _lose(state: State, given: Input, host: int, now: float) -> None:
     """Every request on the host ends with an error: those being served, and those that wait."""
-    places = lose(state.requests_i, state.hosts_f[host], state.hosts_i, state.heap_time, state.heap_place, state.counters, host, now)
+    places = lose(
+        state.requests_i,
+        state.hosts_f[host],
+        state.hosts_i,
+        state.heap_time,
+        state.heap_place,
+        state.counters,
+        host,
+        now,
+    )
     for place in places:
         state.requests_i[place, FLAGS] |= ERROR
         state.requests_i[place, REPORTED] = -2

@@ -152,7 +152,6 @@ def cell_sums(chunk: Chunk, shape: tuple[int, ...]) -> tuple[Floats, Floats, Flo
     cell = records.host[good] * shape[1] + records.category[good]
     return (
         np.bincount(cell, minlength=cells).reshape(shape).astype(np.float64),
-        np.bincount(cell, records.service_time_s[good], cells).reshape(shape),
-        np.bincount(cell, records.duration_s[good], cells).reshape(shape),
+        np.bincount(cell, records.service_time_s[good], cells).reshape(shape).astype(np.float64),
+        np.bincount(cell, records.duration_s[good], cells).reshape(shape).astype(np.float64),
     )
-

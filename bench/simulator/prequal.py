@@ -83,7 +83,15 @@ def prequal(up: Ints, mine: Floats, pool: Floats, rifs: Ints, now: float, random
 
 @compiled
 def prequal_probe(
-    up: Ints, picker: int, hosts_i: Ints, latencies: Floats, way: Floats, counters: Ints, now: float, rtt: float, random: Ints
+    up: Ints,
+    picker: int,
+    hosts_i: Ints,
+    latencies: Floats,
+    way: Floats,
+    counters: Ints,
+    now: float,
+    rtt: float,
+    random: Ints,
 ) -> None:
     """Sends a request's three probes; what hosts answer is known a round trip later. A lost host does not answer."""
     first, second = -1, -1

@@ -61,9 +61,7 @@ class Bench:
 
     def simulation(self, policy: str, load: float, pickers: int) -> Simulation:
         """A run that has not begun, at `load` times the bound."""
-        arrivals = ArrivalStream(
-            self.scenario, self.fleet, self.bound_rps, load, pickers, self.seed, self._envelope
-        )
+        arrivals = ArrivalStream(self.scenario, self.fleet, self.bound_rps, load, pickers, self.seed, self._envelope)
         return Simulation(self.scenario, self.fleet, policy, arrivals, pickers, self.seed)
 
     def run(

@@ -176,9 +176,9 @@ class Scenario(_Part):
         for mix in self.mix:
             if len(mix.weights) != self.categories:
                 raise ValueError(f"a mix has {len(mix.weights)} weights for {self.categories} categories")
-        for event in (*self.antagonists, *self.events):
-            if event.host >= self.hosts:
-                raise ValueError(f"host {event.host} of {self.hosts} (the first is 0)")
+        for host in [each.host for each in self.antagonists] + [each.host for each in self.events]:
+            if host >= self.hosts:
+                raise ValueError(f"host {host} of {self.hosts} (the first is 0)")
         return self
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.simulator.arrivals import ArrivalStream
-from bench.simulator.fleet import TICK_S, Bools, Fleet, Floats, Ints
 from bench.simulator.choice import REPORTED, SCALED
+from bench.simulator.fleet import TICK_S, Bools, Fleet, Floats, Ints
 from bench.simulator.kernel import ERROR, EXPLORED, Input, Output, advance
 from bench.simulator.policies import POLICIES, PREQUAL
 from bench.simulator.scenario import Scenario

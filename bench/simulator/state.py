@@ -116,6 +116,4 @@ def with_room(state: State, arriving: int) -> State:
     requests_i[-1, NEXT] = state.counters[FREE]
     state.counters[FREE] = capacity
     state.counters[FREE_COUNT] += added
-    return state._replace(
-        requests_i=requests_i, requests_f=np.concatenate([state.requests_f, np.zeros((added, 5))])
-    )
+    return state._replace(requests_i=requests_i, requests_f=np.concatenate([state.requests_f, np.zeros((added, 5))]))
