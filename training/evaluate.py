@@ -40,7 +40,7 @@ def score(bundle: ModelBundle, rows: pd.DataFrame) -> dict[str, TargetScore]:
     """Scores a model and the naive forecasts on the same rows, target by target."""
     predicted = bundle.predict_log(rows)
     scores = {}
-    for target in TARGETS:
+    for target in bundle.targets:
         actual = rows[target].to_numpy(np.float64)
         scores[target] = TargetScore(
             rows=int(np.isfinite(actual).sum()),
