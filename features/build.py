@@ -7,38 +7,22 @@ the first of them. Memory is bounded by a date's records, whatever the length of
 import json
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from features.definition import schema_hash
-from features.partitions import (
-    bounds_us,
-    counts_from_json,
-    counts_to_json,
-    dates,
-    input_files,
-    manifest,
-    read_manifest,
-    write_manifest,
-)
+from features.partitions import dates, input_files
+from features.prepare import FeatureSettings, count_categories, make_windows, names_of, write_table
 from features.replay import Replay
 from features.state import Kept, load_state, save_state
-from features.windows import build_windows, category_counts, loads_table, windowed_of, windows_table
+from features.windows import windowed_of
 from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.errors import NoDataError
-from fingerpost.lake import parquet_files, partition, service_folder, write_atomically, write_text_atomically
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
-from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA, arrow_schema
+from fingerpost.lake import parquet_files, partition, service_folder, write_text_atomically
 
-_RECORD_COLUMNS = [
-    *("time", "service", "host", "method", "route", "status", "bytes_in", "auth", "user_agent_class", "region"),
-    *("duration_s", "service_time_s", "inflight", "cpu_s"),
-]
 # New categories are adopted when at least this share of all requests would be in another one than now.
 _CATEGORY_DRIFT = 0.05
 
@@ -64,23 +48,6 @@ class FeaturesReport:
     dates_replayed: list[str]
 
 
-@dataclass(frozen=True)
-class FeatureSettings:
-    """What features depend on, beside the records.
-
-    Args:
-        window_s, halflife_s: seconds.
-        shift_s: windows begin this much later than at multiples of their length, and all times are told as if they
-            did not: other windows over the same records, to learn from.
-    """
-
-    window_s: float
-    halflife_s: float
-    max_categories: int
-    min_category_requests: int
-    shift_s: float = 0.0
-
-
 def build_features(lake: Path, service: str, settings: FeatureSettings, out: Path | None = None) -> FeaturesReport:
     """Brings windows, training rows and latest fingerprints of one service up to date with its records.
 
@@ -102,13 +69,13 @@ def build_features(lake: Path, service: str, settings: FeatureSettings, out: Pat
             f"no request records of service {service!r} in {lake}: run `fingerpost run ingest` "
             "after an agent has reported"
         )
-    counts = {day: _counts(lake, target, service, day) for day in days}
+    counts = {day: count_categories(lake, target, service, day) for day in days}
     table = _categories(target, service, counts, settings)
-    made = [day for day in days if _make_windows(lake, target, service, day, table, settings)]
+    made = [day for day in days if make_windows(lake, target, service, day, table, settings)]
     replay, replayed = _replay(target, service, days, made, table, settings)
     latest = replay.latest()
     metadata = {"schema_hash": schema_hash(), "category_version": table.version}
-    _write(pa.Table.from_pandas(latest, preserve_index=False), metadata, fingerprints_path(target, service))
+    write_table(pa.Table.from_pandas(latest, preserve_index=False), metadata, fingerprints_path(target, service))
     return FeaturesReport(
         sum(count for each in counts.values() for _, count in each),
         _rows(target, "windows", service),
@@ -157,17 +124,6 @@ def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
     return frame.sort_values(order, ignore_index=True).tail(max_rows).reset_index(drop=True)
 
 
-def _counts(lake: Path, target: Path, service: str, day: str) -> list[tuple[Key, int]]:
-    """Requests of each finest category on a date; counted again only if its records changed."""
-    folder = partition(target, "counts", service, day)
-    wanted = manifest(lake, service, day, 1.0, {})
-    if read_manifest(folder) != wanted:
-        requests = _load(lake, "requests", service, day, 1.0, REQUEST_RECORD, _RECORD_COLUMNS[:10])
-        write_text_atomically(folder / "counts.json", counts_to_json(category_counts(requests)))
-        write_manifest(folder, wanted)
-    return counts_from_json((folder / "counts.json").read_text())
-
-
 def _categories(
     target: Path, service: str, counts: dict[str, list[tuple[Key, int]]], settings: FeatureSettings
 ) -> CategoryTable:
@@ -187,40 +143,22 @@ def _categories(
     return fitted
 
 
-def _make_windows(
-    lake: Path, target: Path, service: str, day: str, table: CategoryTable, settings: FeatureSettings
-) -> bool:
-    """Makes the windows of a date, if they are not what its records would give; tells whether it did."""
-    folder = partition(target, "windows", service, day)
-    depends = {"window_s": str(settings.window_s), "categories": table.version, "schema_hash": schema_hash(), "shift_s": str(settings.shift_s)}
-    wanted = manifest(lake, service, day, settings.window_s, depends)
-    if read_manifest(folder) == wanted:
-        return False
-    requests = _load(lake, "requests", service, day, settings.window_s, REQUEST_RECORD, _RECORD_COLUMNS)
-    samples = _load(lake, "samples", service, day, settings.window_s, HOST_SAMPLE, [each.name for each in HOST_SAMPLE])
-    for frame in (requests, samples):
-        frame["time"] = frame["time"] - pd.Timedelta(seconds=settings.shift_s)
-    windowed = build_windows(requests, samples, table, settings.window_s)
-    _write(loads_table(windowed), {}, partition(target, "loads", service, day) / "loads.parquet")
-    _write(windows_table(windowed, service, settings.window_s), {"schema_hash": schema_hash()}, folder / "windows.parquet")
-    # What was replayed from the windows before is out of date from here on.
-    (partition(target, "history", service, day) / "history.npz").unlink(missing_ok=True)
-    write_manifest(folder, wanted)
-    return True
-
-
 def _replay(
     target: Path, service: str, days: list[str], made: list[str], table: CategoryTable, settings: FeatureSettings
 ) -> tuple[Replay, list[str]]:
     """Replays the dates from the first one that has no history of these settings on."""
-    known = {day: _names(target, service, day) for day in days}
+    known = {day: names_of(target, service, day) for day in days}
     hosts = sorted({name for each in known.values() for name in each[0]})
     seen = {name for each in known.values() for name in each[1]}
     categories = [name for name in table.names if name in seen]
-    first = next((place for place, day in enumerate(days) if day in made or not _kept(target, service, day, settings)), None)
+    first = next(
+        (place for place, day in enumerate(days) if day in made or not _kept(target, service, day, settings)), None
+    )
     start = len(days) if first is None else first
     kept = (
-        load_state(_history_path(target, service, days[start - 1]), hosts, categories, settings.window_s, settings.halflife_s)
+        load_state(
+            _history_path(target, service, days[start - 1]), hosts, categories, settings.window_s, settings.halflife_s
+        )
         if start
         else None
     )
@@ -235,7 +173,7 @@ def _replay(
         if rows.empty:
             path.unlink(missing_ok=True)
         else:
-            _write(pa.Table.from_pandas(rows, preserve_index=False), {"schema_hash": schema_hash()}, path)
+            write_table(pa.Table.from_pandas(rows, preserve_index=False), {"schema_hash": schema_hash()}, path)
         save_state(_history_path(target, service, day), Kept(replay.history, hosts, categories, replay.windows_seen))
         write_text_atomically(_history_path(target, service, day).with_suffix(".json"), json.dumps(_depends(settings)))
     return replay, days[start:]
@@ -255,33 +193,5 @@ def _history_path(target: Path, service: str, day: str) -> Path:
     return partition(target, "history", service, day) / "history.npz"
 
 
-def _names(target: Path, service: str, day: str) -> tuple[set[str], set[str]]:
-    """Hosts and categories of a date's windows and loads."""
-    windows = pq.read_table(partition(target, "windows", service, day) / "windows.parquet", columns=["host", "category"], partitioning=None)
-    loads = pq.read_table(partition(target, "loads", service, day) / "loads.parquet", columns=["host"], partitioning=None)
-    hosts = {*windows.column("host").unique().to_pylist(), *loads.column("host").unique().to_pylist()}
-    return hosts, set(windows.column("category").unique().to_pylist())
-
-
-def _load(
-    lake: Path, kind: str, service: str, day: str, window_s: float, columns: tuple[Column, ...], names: list[str]
-) -> pd.DataFrame:
-    """The records whose windows begin on a date."""
-    files = [str(path) for path in input_files(lake, kind, service, day, window_s)]
-    schema = arrow_schema(columns)
-    if not files:
-        return schema.empty_table().select(names).to_pandas()
-    low, high = (pa.scalar(edge, pa.timestamp("us", tz="UTC")) for edge in bounds_us(day, window_s))
-    wanted = (ds.field("time") >= low) & (ds.field("time") < high)
-    table = ds.dataset(files, schema=schema, format="parquet").to_table(columns=names, filter=wanted)
-    # In order of time: `last seen` must not depend on how files happen to be listed.
-    return table.sort_by("time").to_pandas()
-
-
 def _rows(target: Path, kind: str, service: str) -> int:
     return sum(pq.ParquetFile(path).metadata.num_rows for path in parquet_files(service_folder(target, kind, service)))
-
-
-def _write(table: pa.Table, metadata: dict[str, str], path: Path) -> None:
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
-    write_atomically(path, partial(pq.write_table, table, compression="zstd"))

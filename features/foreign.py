@@ -72,7 +72,9 @@ def _samples(frame: pd.DataFrame) -> pd.DataFrame:
         if "cores_used" in frame:
             # Cores in use over their share: noisy where little is in use, so the host's median stands for all.
             each = frame["cores_used"] / frame["cpu_util"].where(frame["cpu_util"] > 0)
-            frame["cores"] = each.groupby(frame["host"], observed=True).transform("median").clip(0.001, 4096).fillna(1.0)
+            frame["cores"] = (
+                each.groupby(frame["host"], observed=True).transform("median").clip(0.001, 4096).fillna(1.0)
+            )
     if "mem_bytes" not in frame:
         frame["mem_bytes"] = frame.get("mem_share", pd.Series(0.0, frame.index)) * _NOMINAL_LIMIT
     if "mem_limit_bytes" not in frame:

@@ -16,7 +16,18 @@ REQUEST_FIELDS = frozenset(
     | {"region", "duration_s", "service_time_s", "cpu_s", "inflight"}
 )
 SAMPLE_FIELDS = frozenset(
-    {"time", "host", "cpu_util", "cores", "cores_used", "mem_bytes", "mem_limit_bytes", "mem_share", "inflight", "slots"}
+    {
+        "time",
+        "host",
+        "cpu_util",
+        "cores",
+        "cores_used",
+        "mem_bytes",
+        "mem_limit_bytes",
+        "mem_share",
+        "inflight",
+        "slots",
+    }
 )
 
 
@@ -64,8 +75,12 @@ class TableMapping:
             present = set(_column_names(path))
             chosen = {name: source for name, source in self.columns.items() if source.name in present}
             wanted = sorted({source.name for source in chosen.values()})
-            frame = pd.read_csv(path, usecols=wanted) if path.suffix == ".csv" else pd.read_parquet(path, columns=wanted)
-            parts.append(pd.DataFrame({name: _converted(frame[source.name], name, source) for name, source in chosen.items()}))
+            frame = (
+                pd.read_csv(path, usecols=wanted) if path.suffix == ".csv" else pd.read_parquet(path, columns=wanted)
+            )
+            parts.append(
+                pd.DataFrame({name: _converted(frame[source.name], name, source) for name, source in chosen.items()})
+            )
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -121,7 +136,10 @@ def _table(data: dict[str, Any], fields: frozenset[str]) -> TableMapping:
         raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
     columns = {
         name: Source(
-            str(each["from"]), float(each.get("scale", 1.0)), str(each.get("unit", "us")), bool(each.get("optional", False))
+            str(each["from"]),
+            float(each.get("scale", 1.0)),
+            str(each.get("unit", "us")),
+            bool(each.get("optional", False)),
         )
         for name, each in data["columns"].items()
     }

@@ -72,7 +72,12 @@ class Replay:
                     mask = (host == chosen) & np.isin(category, hidden)
                     if mask.any():
                         found = cell_features(
-                            without_cells(history, chosen, hidden), values, self._types, began_us, host[mask], category[mask]
+                            without_cells(history, chosen, hidden),
+                            values,
+                            self._types,
+                            began_us,
+                            host[mask],
+                            category[mask],
                         )
                         rows.add(began_us, host[mask], category[mask], found, outcomes[:, mask], requests[mask], True)
             self.history.observe(end_us, step, at(loads, end_us))
@@ -84,9 +89,7 @@ class Replay:
         host, category = np.meshgrid(np.arange(len(self.hosts)), np.arange(len(self.categories)), indexing="ij")
         now_us = self.history.now_us
         host, category = host.ravel(), category.ravel()
-        found = cell_features(
-            self.history.columns(), self.history.host_values(), self._types, now_us, host, category
-        )
+        found = cell_features(self.history.columns(), self.history.host_values(), self._types, now_us, host, category)
         return frame_of(np.full(len(host), now_us), host, category, found, self.hosts, self.categories)
 
     def _as_if_new(self, end_us: int, present: Ints, history: Floats) -> tuple[int, Ints]:

@@ -27,7 +27,9 @@ def save_state(path: Path, kept: Kept) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, windows_seen=seen, **names, **{f"state_{key}": each for key, each in kept.history.state.items()})
+            np.savez(
+                file, windows_seen=seen, **names, **{f"state_{key}": each for key, each in kept.history.state.items()}
+            )
 
     write_atomically(path, write)
 

@@ -63,9 +63,7 @@ def assign_categories(requests: pd.DataFrame, table: CategoryTable) -> tuple[Int
     return (places[codes] if len(codes) else np.zeros(0, dtype=np.int64)), names
 
 
-def build_windows(
-    requests: pd.DataFrame, samples: pd.DataFrame, table: CategoryTable, window_s: float
-) -> Windowed:
+def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: CategoryTable, window_s: float) -> Windowed:
     """Windows of (host, category) and loads of hosts.
 
     Args:
@@ -77,7 +75,12 @@ def build_windows(
     category, categories = assign_categories(requests, table)
     columns: dict[str, NDArray[np.generic]] = {name: _numbers(requests[name]) for name in _MEASURED}
     windows = aggregate(
-        {"time_us": _micros(requests["time"]), "host": _places(requests["host"], hosts), "category": category, **columns},
+        {
+            "time_us": _micros(requests["time"]),
+            "host": _places(requests["host"], hosts),
+            "category": category,
+            **columns,
+        },
         window_s,
     )
     left = _numbers(samples["mem_limit_bytes"]) - _numbers(samples["mem_bytes"])
@@ -153,7 +156,9 @@ def _table(schema: pa.Schema, arrays: Arrays, names: dict[str, pa.Array]) -> pa.
 
 
 def _names(names: list[str], places: NDArray[np.generic]) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), pa.array(names, pa.string())).cast(pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), pa.array(names, pa.string())).cast(
+        pa.string()
+    )
 
 
 def _places(values: pd.Series, names: list[str]) -> Ints:

@@ -284,13 +284,13 @@ def log_values(windows: Mapping[str, NDArray[np.generic]]) -> Floats:
 _PACED = (len(PACES), _KINDS)
 CELL_STATE: dict[str, tuple[tuple[int, ...], float]] = {
     **{"weight": (_PACED, 0.0), "sum": (_PACED, 0.0), "traffic": ((5,), 0.0), "requests_last": ((), 0.0)},
-    **{name: ((_KINDS,), np.nan) for name in ("last", "previous", "level", "median", "lasting", "bias")},
+    **dict.fromkeys(("last", "previous", "level", "median", "lasting", "bias"), ((_KINDS,), np.nan)),
     "error": ((len(FORECASTS), _KINDS), np.nan),
     "recent": ((MEDIAN_WINDOWS, _KINDS), np.nan),
-    **{name: ((), 0) for name in ("seen", "seen_us", "first_us")},
+    **dict.fromkeys(("seen", "seen_us", "first_us"), ((), 0)),
 }
 HOST_STATE: dict[str, tuple[tuple[int, ...], float]] = {
-    **{name: ((), 0) for name in ("host_seen_us", "host_first_us", "sampled_us", "gap_end_us")},
+    **dict.fromkeys(("host_seen_us", "host_first_us", "sampled_us", "gap_end_us"), ((), 0)),
     **{"host_traffic": ((2,), 0.0), "load_sum": ((2,), 0.0), "drift": ((2, _KINDS), 0.0)},
     **{"host_requests": ((), 0.0), "gap_s": ((), 0.0), "load": ((len(LOADS),), np.nan), "off": ((_KINDS,), np.nan)},
 }

@@ -78,9 +78,7 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
         windows[name] = _quantile(sorted_durations, first, timed, share)
     windows["latency_min_s"] = np.where(timed > 0, sorted_durations[first], np.nan)
     service = _optional(requests, "service_time_s", order)
-    windows["service_time_min_s"] = (
-        np.full(len(first), np.nan) if service is None else np.fmin.reduceat(service, first)
-    )
+    windows["service_time_min_s"] = np.full(len(first), np.nan) if service is None else np.fmin.reduceat(service, first)
     for name, source in _MEANS:
         windows[name] = _known_mean(_optional(requests, source, order), first)
     return windows

@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from features.dataset import Replay
+from features.fingerprint import Fingerprints
+from features.throughput import throughput_rps
 from hypothesis import given
 from hypothesis import strategies as st
 
 from features.build import build_features, load_categories, load_training_rows
-from features.dataset import Replay
 from features.definition import FEATURES, NAIVE, TARGETS, naive_column
-from features.fingerprint import Fingerprints
-from features.throughput import throughput_rps
 from features.windows import build_windows, host_windows
 from fingerpost.category import CategoryTable
 from fingerpost.errors import NoDataError

@@ -55,7 +55,9 @@ class Assessment:
     def to_json(self) -> dict[str, Any]:
         targets = {}
         for name, each in self.scores.items():
-            targets[name] = {"rows": 0} if each is None else {**asdict(each), "best_naive": each.best_naive, "skill": each.skill}
+            targets[name] = (
+                {"rows": 0} if each is None else {**asdict(each), "best_naive": each.best_naive, "skill": each.skill}
+            )
         return {**{name: value for name, value in vars(self).items() if name != "scores"}, "targets": targets}
 
 
@@ -136,5 +138,7 @@ def _scores(
 def _only_service(lake: Path) -> str:
     services = sorted(path.name.removeprefix("service=") for path in (lake / "requests").glob("service=*"))
     if len(services) != 1:
-        raise NoDataError(f"{service_folder(lake, 'requests', '...')} holds {len(services)} services: name one with --service")
+        raise NoDataError(
+            f"{service_folder(lake, 'requests', '...')} holds {len(services)} services: name one with --service"
+        )
     return services[0]

@@ -23,7 +23,7 @@ DEFAULT_PARAMS: dict[str, Any] = {
     "learning_rate": 0.05,
     "num_leaves": 24,
     "min_data_in_leaf": 80,
-    "feature_fraction": 0.3,
+    "feature_fraction": 0.2,
     "bagging_fraction": 0.7,
     "lambda_l2": 5.0,
 }
@@ -41,8 +41,6 @@ _PATIENCE = 40
 _LEAST_ROUNDS = 20
 # What a row counts that was rehearsed, beside one that happened.
 _REHEARSED_WEIGHT = 0.5
-# A window of this many requests counts for half of one of many: its quantiles are noisy.
-_HALF_WEIGHT_REQUESTS = 1.0
 # Before this long there is no telling the time of day or week from the course of time.
 _DAYS = {"day": 3.0, "week": 15.0}
 # Physics: more requests on a host never make it faster; fewer cores never give more throughput.
@@ -77,8 +75,8 @@ def learnable(rows: pd.DataFrame, matrix: Floats, target: str) -> Learnable:
     known = np.isfinite(outcome)
     if not known.any():
         raise NoDataError(f"{target} was not measured in any window: is CPU or are slots reported by the agents?")
-    requests = rows["requests"].to_numpy(np.float64)[known]
-    weight = requests / (requests + _HALF_WEIGHT_REQUESTS)
+    # A window of many requests is measured better; the gain flattens, since load differs within a window too.
+    weight = np.log1p(rows["requests"].to_numpy(np.float64)[known])
     weight = np.where(rows["rehearsed"].to_numpy(bool)[known], _REHEARSED_WEIGHT * weight, weight)
     return Learnable(matrix[known], outcome[known], weight)
 
@@ -95,8 +93,13 @@ def training_matrix(encoder: Encoder, rows: pd.DataFrame) -> Floats:
 
 
 def fit_booster(
-    train: Learnable, blend: Blend, target: str, params: dict[str, Any], valid: Learnable | None = None,
-    rounds: int = ROUNDS, seed: int = 7,
+    train: Learnable,
+    blend: Blend,
+    target: str,
+    params: dict[str, Any],
+    valid: Learnable | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 7,
 ) -> Any:
     """Fits one booster to what the blend leaves; with `valid`, stopped where that no longer gains.
 
@@ -114,7 +117,12 @@ def fit_booster(
     settings = {**_FIXED, **params, "seed": seed, "objective": quantile_objective(), **_constraints(target)}
     settings.setdefault("num_threads", 1)
     return lightgbm.train(
-        settings, train_set, num_boost_round=rounds, valid_sets=sets, feval=absolute_error if sets else None, callbacks=callbacks
+        settings,
+        train_set,
+        num_boost_round=rounds,
+        valid_sets=sets,
+        feval=absolute_error if sets else None,
+        callbacks=callbacks,
     )
 
 
@@ -158,7 +166,7 @@ def fit_bundle(
 
 
 def _constraints(target: str) -> dict[str, Any]:
-    signs = _MONOTONE[target.split("_")[0]]
+    signs = _MONOTONE[target.split("_", maxsplit=1)[0]]
     return {"monotone_constraints": [signs.get(name, 0) for name in FEATURES]}
 
 

@@ -37,9 +37,7 @@ def time_split(times: pd.Series, later_share: float, gap: pd.Timedelta) -> tuple
     return earlier, later
 
 
-def purged_folds(
-    times: pd.Series, folds: int, gap: pd.Timedelta
-) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def purged_folds(times: pd.Series, folds: int, gap: pd.Timedelta) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """Masks of earlier and later rows, fold by fold: the later parts follow each other, all before them is earlier.
 
     Time-series cross-validation, purged (Lopez de Prado, Advances in financial machine learning, 2018, chapter 7):

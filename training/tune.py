@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from features.definition import TARGETS, naive_column
+from features.definition import TARGETS, naive_column, schema_hash
 from training.blend import Blend
 from training.encoder import Encoder
 from training.evaluate import log_mae
@@ -16,8 +16,6 @@ from training.splits import purged_folds
 
 _FOLDS = 2
 _ROUNDS = 200
-# Old studies of the same name are of no use with other features: the name carries the schema.
-_KEEP_TRIALS = 500
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,8 @@ def tune(
 
     study = optuna.create_study(
         storage=budget.storage,
-        study_name=budget.study,
+        # Trials of other features say little of these.
+        study_name=f"{budget.study}-{schema_hash()}",
         load_if_exists=True,
         direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=7),

@@ -18,7 +18,9 @@ def evaluate(
         Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A lake, or foreign telemetry.")
     ],
     window: Annotated[float, typer.Option(min=0.1, max=3600, help="Length of a window, seconds.")] = 10.0,
-    test_share: Annotated[float, typer.Option(min=0.05, max=0.9, help="Share of the windows, the latest, to test on.")] = 0.3,
+    test_share: Annotated[
+        float, typer.Option(min=0.05, max=0.9, help="Share of the windows, the latest, to test on.")
+    ] = 0.3,
     mapping: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="How to read foreign telemetry (TOML).")
     ] = None,
