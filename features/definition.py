@@ -3,7 +3,8 @@
 import hashlib
 
 from fingerpost.category import ATTRIBUTES
-from fleet.history import ERRORS, HISTORY_COLUMNS, HOST_COLUMNS, QUANTITIES
+from fleet.history import HISTORY_COLUMNS, HOST_COLUMNS
+from fleet.history_state import ERRORS, QUANTITIES
 
 TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")
 # What is measured and could be predicted; rows carry them all.

@@ -11,7 +11,8 @@ import numpy as np
 from features.definition import ERROR_VIEWS, NAIVE, NUMERIC_FEATURES, OUTCOMES, OWN_VIEWS
 from features.peers import Floats, Ints, Shared, share
 from fingerpost.category import category_attributes
-from fleet.history import HISTORY_COLUMNS, HOST_COLUMNS, QUANTITIES
+from fleet.history import HISTORY_COLUMNS, HOST_COLUMNS
+from fleet.history_state import QUANTITIES
 
 _H = {name: index for index, name in enumerate(HISTORY_COLUMNS)}
 _M = {name: index for index, name in enumerate(HOST_COLUMNS)}

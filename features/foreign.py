@@ -3,6 +3,7 @@
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from fingerpost.schemas import arrow_schema
 _HOUR_US = 3_600_000_000
 # Times are impossible further out than the span of the middle 98% of them, or an hour if that is longer.
 _EDGE = 0.01
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     **{"method": "CALL", "auth": "none", "user_agent_class": "service", "region": "none"},
     **{"status": 200, "bytes_in": 0, "bytes_out": 0},
 }

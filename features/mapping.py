@@ -161,7 +161,7 @@ def _converted(values: "pd.Series", name: str, source: Source) -> "pd.Series":
 
     if name in ("time", "start"):
         if pd.api.types.is_numeric_dtype(values):
-            return pd.to_datetime(values, unit=source.unit, utc=True, errors="coerce")
+            return pd.to_datetime(values, unit=source.unit, utc=True, errors="coerce")  # type: ignore[call-overload]
         return pd.to_datetime(values, utc=True, errors="coerce")
     if name in ("host", "method", "route", "auth", "user_agent_class", "region"):
         return values.astype("str").astype("category").where(values.notna())

@@ -9,7 +9,8 @@ from features.definition import CATEGORICAL_FEATURES, NAIVE, NAIVE_COLUMNS, NUME
 from features.fleet_features import CellFeatures, cell_features, request_types, without_cells
 from features.peers import Floats, Ints
 from fingerpost.category import category_attributes
-from fleet.history import History, log_values
+from fleet.history import History
+from fleet.history_state import log_values
 from fleet.windows import US, Arrays, at
 
 # Before this many windows with requests there is next to nothing to predict from.
@@ -86,14 +87,14 @@ class Replay:
 
     def latest(self) -> pd.DataFrame:
         """Features and naive forecasts of every host for every category, as of the last window's end."""
-        host, category = np.meshgrid(np.arange(len(self.hosts)), np.arange(len(self.categories)), indexing="ij")
+        host = np.repeat(np.arange(len(self.hosts)), len(self.categories))
+        category = np.tile(np.arange(len(self.categories)), len(self.hosts))
         now_us = self.history.now_us
-        host, category = host.ravel(), category.ravel()
         found = cell_features(self.history.columns(), self.history.host_values(), self._types, now_us, host, category)
         return frame_of(np.full(len(host), now_us), host, category, found, self.hosts, self.categories)
 
     def _as_if_new(self, end_us: int, present: Ints, history: Floats) -> tuple[int, Ints]:
-        """A host of this window and the categories it shall not have served; by the window alone, so always the same."""
+        """A host of this window and the categories it shall not have served; the same whenever it is asked."""
         dice = np.random.default_rng((_SEED, end_us))
         return int(dice.choice(present)), np.flatnonzero(dice.random(history.shape[1]) >= _KEPT)
 
@@ -128,8 +129,8 @@ class _Rows:
             {view: np.concatenate([each.naive[view] for each in found], axis=1) for view in NAIVE},
             np.concatenate([each.own for each in found]),
         )
-        rows = [np.concatenate(each) for each in (times, host, category)]
-        frame = frame_of(*rows, features, hosts, categories)
+        time, host, category = (np.concatenate(each) for each in (times, host, category))
+        frame = frame_of(time, host, category, features, hosts, categories)
         measured = dict(zip(OUTCOMES, np.concatenate(outcomes, axis=1), strict=True))
         measured["requests"] = np.concatenate(requests)
         measured["rehearsed"] = np.concatenate(rehearsed)
@@ -142,15 +143,15 @@ def frame_of(
     """Features as a frame: `time`, `host`, `category`, FEATURES, the naive forecasts and `own`."""
     times = pd.Series(time_us.astype("datetime64[us]")).dt.tz_localize("UTC")
     names = {
-        "host": pd.Categorical.from_codes(host, hosts),
-        "category": pd.Categorical.from_codes(category, categories),
+        "host": pd.Categorical.from_codes(host, pd.Index(hosts)),
+        "category": pd.Categorical.from_codes(category, pd.Index(categories)),
     }
     attributes = [category_attributes(name) for name in categories]
     for attribute in CATEGORICAL_FEATURES:
         values = [each[attribute] for each in attributes]
         distinct = sorted(set(values))
         codes = np.array([distinct.index(value) for value in values])
-        names[attribute] = pd.Categorical.from_codes(codes[category], distinct)
+        names[attribute] = pd.Categorical.from_codes(codes[category], pd.Index(distinct))
     naive = np.concatenate([found.naive[view] for view in NAIVE])
     return pd.concat(
         [

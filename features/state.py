@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.lake import write_atomically
-from fleet.history import CELL_STATE, History, fresh_state
+from fleet.history import History
+from fleet.history_state import CELL_STATE, fresh_state
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,17 @@ class Kept:
 
 
 def save_state(path: Path, kept: Kept) -> None:
-    names = {"hosts": np.array(kept.hosts, dtype=np.str_), "categories": np.array(kept.categories, dtype=np.str_)}
-    seen = np.array([kept.windows_seen])
+    """Writes a history whole or not at all."""
+    arrays: dict[str, Any] = {
+        "hosts": np.array(kept.hosts, dtype=np.str_),
+        "categories": np.array(kept.categories, dtype=np.str_),
+    }
+    arrays["windows_seen"] = np.array([kept.windows_seen])
+    arrays.update({f"state_{name}": each for name, each in kept.history.state.items()})
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(
-                file, windows_seen=seen, **names, **{f"state_{key}": each for key, each in kept.history.state.items()}
-            )
+            np.savez(file, **arrays)
 
     write_atomically(path, write)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,7 @@ def category_counts(requests: pd.DataFrame) -> list[tuple[Key, int]]:
 
 
 def assign_categories(requests: pd.DataFrame, table: CategoryTable) -> tuple[Ints, list[str]]:
-    """The category of every request, as an index into the names returned; each distinct combination is looked up once."""
+    """The category of every request, as an index into the names returned; each combination is looked up once."""
     codes, keys = _coded_keys(requests)
     assigned = [table.assign(key) for key in keys]
     seen = set(assigned)
@@ -73,7 +74,7 @@ def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: Category
     """
     hosts = sorted(set(requests["host"].unique()) | set(samples["host"].unique()))
     category, categories = assign_categories(requests, table)
-    columns: dict[str, NDArray[np.generic]] = {name: _numbers(requests[name]) for name in _MEASURED}
+    columns: dict[str, NDArray[Any]] = {name: _numbers(requests[name]) for name in _MEASURED}
     windows = aggregate(
         {
             "time_us": _micros(requests["time"]),
@@ -155,7 +156,7 @@ def _table(schema: pa.Schema, arrays: Arrays, names: dict[str, pa.Array]) -> pa.
     return pa.table(columns, schema=schema)
 
 
-def _names(names: list[str], places: NDArray[np.generic]) -> pa.Array:
+def _names(names: list[str], places: NDArray[Any]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), pa.array(names, pa.string())).cast(
         pa.string()
     )

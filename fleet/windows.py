@@ -4,6 +4,7 @@ NumPy alone, so that an agent beside a host can compute what the features step c
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +13,7 @@ from fleet.throughput import throughput_rps
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 US = 1_000_000
 _SERVER_ERROR = 500
@@ -192,7 +193,7 @@ def _known_last(values: Floats | None, first: Ints) -> Floats:
     return np.where(last >= first, values[last], np.nan)
 
 
-def _ratio(part: Floats, whole: NDArray[np.generic]) -> Floats:
+def _ratio(part: Floats, whole: NDArray[Any]) -> Floats:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=np.asarray(whole) > 0)
 
 

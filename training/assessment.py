@@ -112,10 +112,19 @@ def assess(
             past.append(other[other["time"] <= last])
         scores, train_rows = _scores(past, test, test_share, gap, progress)
         return Assessment(
-            source, window_s, report.request_records, dict(refused), len(report.hosts), len(report.categories), train_rows,
-            len(test), past[0]["time"].min().isoformat(), test["time"].min().isoformat(), test["time"].max().isoformat(),
+            source,
+            window_s,
+            report.request_records,
+            dict(refused),
+            len(report.hosts),
+            len(report.categories),
+            train_rows,
+            len(test),
+            past[0]["time"].min().isoformat(),
+            test["time"].min().isoformat(),
+            test["time"].max().isoformat(),
             scores,
-        )  # fmt: skip
+        )
 
 
 def _scores(

@@ -1,7 +1,7 @@
 """Fitting LightGBM to the corrections of blended naive forecasts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +109,8 @@ def fit_booster(
     import lightgbm
 
     train_set = _dataset(train, blend, target)
-    callbacks, sets = [], []
+    callbacks: list[Callable[..., Any]] = []
+    sets: list[Any] = []
     if valid is not None:
         left = valid.outcome - blend.predict(valid.matrix, target)
         sets = [train_set.create_valid(valid.matrix, left, weight=valid.weight)]

@@ -23,9 +23,9 @@ def run_notes(candidate: "Candidate", service: str, commit: str) -> str:
         "### Trained on what",
         "",
         f"{len(happened)} windows of cells ({len(train) - len(happened)} more rehearsed as if a host were new), "
-        f"{_span(train)}, {happened['host'].nunique()} hosts, {happened['category'].nunique()} categories, windows of "
-        f"{candidate.window_s:g} s. {len(FEATURES)} features, schema `{schema_hash()}`, code `{commit}`. Parameters after "
-        f"{len(candidate.tuning.history)} trials: {_params(candidate)}.",
+        f"{_span(train)}, {happened['host'].nunique()} hosts, {happened['category'].nunique()} categories, windows "
+        f"of {candidate.window_s:g} s. {len(FEATURES)} features, schema `{schema_hash()}`, code `{commit}`. "
+        f"Parameters after {len(candidate.tuning.history)} trials: {_params(candidate)}.",
         "",
         "### How good, against what",
         "",
@@ -48,7 +48,7 @@ def run_notes(candidate: "Candidate", service: str, commit: str) -> str:
         + ".",
         "",
         f"**Ranking:** in {ranking.groups} windows and categories with several hosts, the host predicted best cost "
-        f"{ranking.regret:.1%} more than the truly best one (by its rolling average: {ranking.remembered:.1%}, at random: "
+        f"{ranking.regret:.1%} more than the truly best one (by rolling averages: {ranking.remembered:.1%}, at random: "
         f"{ranking.chance:.1%}); rank correlation {ranking.correlation:.2f}.",
         "",
         "### Where is it bad",

@@ -116,14 +116,14 @@ def calibration(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
 
 
 def shap_summary(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
-    """SHAP values (Lundberg and Lee, 2017) of the features that move the correction most: a point a row, red is high."""
+    """SHAP values (Lundberg and Lee, 2017) of the features that move the correction most; red is high."""
     figure = _figure(5.4 * len(TARGETS), 5.0)
     sample = rows.sample(min(len(rows), _MAX_SHAP_ROWS), random_state=7)
     matrix = bundle.encoder.encode(sample)
     dice = np.random.default_rng(7)
     for place, target in enumerate(TARGETS, start=1):
         axes = figure.add_subplot(1, len(TARGETS), place)
-        values = bundle.boosters[target][0].predict(matrix, pred_contrib=True)[:, :-1]
+        values = np.asarray(bundle.boosters[target][0].predict(matrix, pred_contrib=True))[:, :-1]
         top = np.argsort(np.abs(values).mean(axis=0))[-_TOP_FEATURES:]
         for height, index in enumerate(top):
             feature = matrix[:, index]

@@ -66,4 +66,4 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
 def rank_quality(table: pd.DataFrame) -> Ranking:
     """The means of a `rank_table`; NaN where there is no group."""
     means = table[["regret", "chance", "remembered", "correlation"]].mean()
-    return Ranking(len(table), **{name: float(value) for name, value in means.items()})
+    return Ranking(len(table), **{str(name): float(value) for name, value in means.items()})

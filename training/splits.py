@@ -57,7 +57,7 @@ def purged_folds(times: pd.Series, folds: int, gap: pd.Timedelta) -> list[tuple[
         for name, part in (("earlier", earlier), ("later", later)):
             if part.sum() < MIN_PART_ROWS:
                 raise NoDataError(
-                    f"only {part.sum()} rows in the {name} part of a fold, {MIN_PART_ROWS} are needed: measure for longer"
+                    f"only {part.sum()} rows in the {name} part of a fold, {MIN_PART_ROWS} needed: measure for longer"
                 )
         found.append((earlier, later))
     return found
