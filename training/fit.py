@@ -127,6 +127,14 @@ def fit_booster(
     )
 
 
+def boosted(matrix: Floats, outcome: Floats, weight: Floats, params: dict[str, Any], rounds: int, seed: int) -> Any:
+    """A booster of any features, shape (n, features), with the loss, but not the constraints, of `fit_booster`."""
+    import lightgbm
+
+    settings = {**_FIXED, **params, "seed": seed, "objective": quantile_objective(), "num_threads": 1}
+    return lightgbm.train(settings, lightgbm.Dataset(matrix, outcome, weight=weight), num_boost_round=rounds)
+
+
 def fit_bundle(
     train: pd.DataFrame,
     valid: pd.DataFrame,

@@ -1,4 +1,4 @@
-"""`fingerpost bench agent|scoring`."""
+"""`fingerpost bench agent|scoring|windowing|training`."""
 
 from typing import Annotated, Any
 
@@ -9,6 +9,8 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measures what the program itself costs.", no_args_is_help=True)
     bench.command()(agent)
     bench.command()(scoring)
+    bench.command()(windowing)
+    bench.command()(training)
     app.add_typer(bench, name="bench")
 
 
@@ -35,6 +37,27 @@ def scoring(
     from bench.scoring import measure_scoring
 
     _print(measure_scoring(hosts, categories), json_output)
+
+
+def windowing(
+    records: Annotated[int, typer.Option(min=1000, max=50_000_000, help="Request records.")] = 2_000_000,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Request records a second that become windows."""
+    from bench.windowing import measure_windowing
+
+    _print(measure_windowing(records), json_output)
+
+
+def training(
+    rows: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Training rows.")] = 1_000_000,
+    columns: Annotated[int, typer.Option(min=2, max=500, help="Features.")] = 40,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Seconds to fit the boosters of all targets."""
+    from bench.training import measure_training
+
+    _print(measure_training(rows, columns), json_output)
 
 
 def _print(figures: dict[str, Any], json_output: bool) -> None:
