@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     )
     tuning_trials: int = Field(default=20, ge=1, description="Most Optuna trials in one tuning.")
     tuning_timeout_s: float = Field(default=600.0, gt=0, description="Most seconds spent in one tuning.")
+    tuning_storage: str = Field(
+        default="", description="Database URL of Optuna's trials; empty: SQLite, `tuning.db` in `home`."
+    )
     test_share: float = Field(
         default=0.25, gt=0, lt=1, description="Share of the windows, the latest, kept for evaluation."
     )

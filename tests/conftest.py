@@ -126,8 +126,9 @@ def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def featured_lake(measured_lake: Path) -> Path:
     """`measured_lake` with windows of 5 s, training rows and fingerprints."""
     from features.build import build_features
+    from features.prepare import FeatureSettings
 
-    build_features(measured_lake, "shop", 5, 30, 16, 30)
+    build_features(measured_lake, "shop", FeatureSettings(5, 30, 16, 30))
     return measured_lake
 
 

@@ -1,4 +1,4 @@
-"""`fingerpost bench agent|scoring`."""
+"""`fingerpost bench agent|scoring|windowing|training`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,8 @@ def register(app: typer.Typer) -> None:
     bench.command()(agent)
     bench.command()(attribution)
     bench.command()(scoring)
+    bench.command()(windowing)
+    bench.command()(training)
     app.add_typer(bench, name="bench")
 
 
@@ -74,6 +76,27 @@ def _print_cells(cells: list[dict[str, Any]]) -> None:
             f"{regression:.2f} ± {cell['regression_error_s'] * 1000:.2f} ({regression / alone - 1:+.0%})",
         )
     Console().print(table)
+
+
+def windowing(
+    records: Annotated[int, typer.Option(min=1000, max=50_000_000, help="Request records.")] = 2_000_000,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Request records a second that become windows."""
+    from bench.windowing import measure_windowing
+
+    _print(measure_windowing(records), json_output)
+
+
+def training(
+    rows: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Training rows.")] = 1_000_000,
+    columns: Annotated[int, typer.Option(min=2, max=500, help="Features.")] = 40,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Seconds to fit the boosters of all targets."""
+    from bench.training import measure_training
+
+    _print(measure_training(rows, columns), json_output)
 
 
 def _print(figures: dict[str, Any], json_output: bool) -> None:
