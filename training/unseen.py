@@ -51,7 +51,9 @@ def score_unseen_hosts(
         rows, predicted = _fold(windowed, range(fold, len(windowed.hosts), _FOLDS), settings, test_share, target)
         errors["model"].append(np.abs(rows[target].to_numpy() - predicted))
         for view in ("last", "ewma", "median"):
-            errors.setdefault(view, []).append(np.abs(rows[target] - rows[f"naive_{view}_{target}"]).to_numpy())
+            errors.setdefault(view, []).append(
+                np.abs(rows[target].to_numpy() - rows[f"naive_{view}_{target}"].to_numpy())
+            )
     means = {name: log_mae(np.concatenate(each), 0.0) for name, each in errors.items()}
     measured = int(np.isfinite(np.concatenate(errors["model"])).sum())
     return TargetScore(measured, means.pop("model"), means)
@@ -64,17 +66,19 @@ def _fold(
     parts = (windowed.windows, windowed.loads)
     ends = np.unique(windowed.windows["end_us"])
     join_us = ends[round(len(ends) * (1 - test_share))]
-    earlier = [_where(each, ~np.isin(each["host"], held_out) & (each["end_us"] <= join_us)) for each in parts]
-    joined = [_where(each, ~np.isin(each["host"], held_out) | (each["end_us"] > join_us)) for each in parts]
+    kept = [~np.isin(each["host"], held_out) for each in parts]
+    early = [each["end_us"] <= join_us for each in parts]
+    earlier = [_where(parts[place], kept[place] & early[place]) for place in (0, 1)]
+    joined = [_where(parts[place], kept[place] | ~early[place]) for place in (0, 1)]
 
     def rows_of(windows: Arrays, loads: Arrays, rehearse: bool) -> pd.DataFrame:
         replay = Replay(windowed.hosts, windowed.categories, settings.window_s, settings.halflife_s)
         return replay.run(windows, loads, rehearse)
 
-    past = rows_of(*earlier, True).sort_values(["time", "host", "category"], ignore_index=True)
+    past = rows_of(earlier[0], earlier[1], True).sort_values(["time", "host", "category"], ignore_index=True)
     fitting, validating = time_split(past["time"], 0.25, pd.Timedelta(seconds=settings.window_s))
     bundle = fit_bundle(past[fitting], past[validating], DEFAULT_PARAMS, (target,))
-    rows = rows_of(*joined, False)
+    rows = rows_of(joined[0], joined[1], False)
     new = rows["host"].isin([windowed.hosts[host] for host in held_out])
     rows = rows[new & (np.expm1(rows["seen_windows"]) <= MAX_SEEN + 1e-9)].reset_index(drop=True)
     return rows, bundle.predict_log(rows)[target]

@@ -25,9 +25,7 @@ def evaluate(
         Path | None, typer.Option(exists=True, dir_okay=False, help="How to read foreign telemetry (TOML).")
     ] = None,
     service: Annotated[str | None, typer.Option(help="The service, of a lake with several.")] = None,
-    unseen_hosts: Annotated[
-        bool, typer.Option("--unseen-hosts", help="Also score hosts held out of training.")
-    ] = False,
+    unseen_hosts: Annotated[bool, typer.Option("--unseen-hosts", help="Also score held-out hosts.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Tells how much better than remembering telemetry can be predicted: trains on its past, tests on the rest."""
