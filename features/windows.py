@@ -14,6 +14,7 @@ from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
 from fleet.windows import Arrays, Ints, aggregate, aggregate_loads, with_background, with_throughput
 
 _KEY = ["method", "route", "size", "auth", "user_agent_class", "region"]
+_MOST_CODES = 2**40
 _MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "bytes_in", "inflight")
 
 
@@ -176,9 +177,12 @@ def _numbers(values: pd.Series) -> NDArray[np.float64]:
 
 def _coded_keys(requests: pd.DataFrame) -> tuple[Ints, list[Key]]:
     """The finest category of every request as a code, and the categories by code."""
-    sizes, size_codes = np.unique(requests["bytes_in"].to_numpy(), return_inverse=True)
-    buckets = np.array([size_bucket(value) for value in sizes], dtype=object)
-    combined = np.zeros(len(requests), dtype=np.int64)
+    size_codes, sizes = pd.factorize(requests["bytes_in"])
+    names = [size_bucket(value) for value in sizes]
+    buckets = np.array(sorted(set(names)), dtype=object)
+    places = np.array([buckets.tolist().index(name) for name in names], dtype=np.int64)
+    size_codes = places[size_codes] if len(places) else size_codes
+    combined, size = np.zeros(len(requests), dtype=np.int64), 1
     parts: list[tuple[Ints, NDArray[np.object_]]] = []
     for name in _KEY:
         if name == "size":
@@ -187,10 +191,15 @@ def _coded_keys(requests: pd.DataFrame) -> tuple[Ints, list[Key]]:
             codes, uniques = pd.factorize(requests[name])
             values = np.asarray(uniques, dtype=object)
         parts.append((codes, values))
-        # Packed again at every step, so that the product of all counts need not fit a number.
-        combined = np.unique(combined * max(len(values), 1) + codes, return_inverse=True)[1]
-    first = np.unique(combined, return_index=True)[1]
-    return combined, [_key(values[codes[row]] for codes, values in parts) for row in first]
+        if size * len(values) > _MOST_CODES:
+            # Only the combinations that there are, so that the product of all counts need not fit a number.
+            combined = np.unique(combined, return_inverse=True)[1]
+            size = int(combined.max(initial=0)) + 1
+        combined, size = combined * max(len(values), 1) + codes, size * max(len(values), 1)
+    codes, present = pd.factorize(combined)
+    first = np.zeros(len(present), dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return codes.astype(np.int64), [_key(values[part[row]] for part, values in parts) for row in first]
 
 
 def _key(parts: Iterable[object]) -> Key:

@@ -20,6 +20,7 @@ from fingerpost.settings import Settings
 from training.evaluate import TargetScore, score
 from training.fit import DEFAULT_PARAMS, fit_bundle
 from training.splits import MIN_PART_ROWS, time_split
+from training.unseen import score_unseen_hosts
 
 _NAMES = {"throughput_rps": "throughput", **{f"latency_{each}_s": f"latency_{each}" for each in ("p50", "p90", "p99")}}
 _BAGS = 3
@@ -37,6 +38,7 @@ class Assessment:
         source: `lake`, or the name of the mapping.
         refused: rows left out, by reason.
         scores: `throughput`, `latency_p50`, ...; None where it was not measured.
+        unseen: throughput (or else latency_p50) of hosts that were held out; None: not asked for.
     """
 
     source: str
@@ -51,14 +53,17 @@ class Assessment:
     test_from: str
     test_to: str
     scores: dict[str, TargetScore | None]
+    unseen: TargetScore | None
 
     def to_json(self) -> dict[str, Any]:
-        targets = {}
-        for name, each in self.scores.items():
-            targets[name] = (
-                {"rows": 0} if each is None else {**asdict(each), "best_naive": each.best_naive, "skill": each.skill}
-            )
-        return {**{name: value for name, value in vars(self).items() if name != "scores"}, "targets": targets}
+        targets = {name: {"rows": 0} if each is None else _score_json(each) for name, each in self.scores.items()}
+        found = {name: value for name, value in vars(self).items() if name not in ("scores", "unseen")}
+        unseen = {} if self.unseen is None else {"unseen_hosts": _score_json(self.unseen)}
+        return {**found, "targets": targets, **unseen}
+
+
+def _score_json(each: TargetScore) -> dict[str, Any]:
+    return {**asdict(each), "best_naive": each.best_naive, "skill": each.skill}
 
 
 def assess(
@@ -68,6 +73,7 @@ def assess(
     settings: Settings,
     mapping: Path | None = None,
     service: str | None = None,
+    unseen_hosts: bool = False,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> Assessment:
     """Trains on the earlier part of some telemetry and scores on the later; touches neither.
@@ -77,6 +83,7 @@ def assess(
         test_share: share of the windows, the latest, that is only scored.
         mapping: how to read foreign telemetry; None: the shipped one that fits.
         service: of a lake with several.
+        unseen_hosts: also hold out hosts.
         progress: called with what is being done.
 
     Raises:
@@ -111,6 +118,11 @@ def assess(
             other["time"] = other["time"] + pd.Timedelta(seconds=shift_s)
             past.append(other[other["time"] <= last])
         scores, train_rows = _scores(past, test, test_share, gap, progress)
+        unseen = None
+        if unseen_hosts:
+            progress("holding out hosts")
+            target = "throughput_rps" if scores["throughput"] else "latency_p50_s"
+            unseen = score_unseen_hosts(home / "phase-0", name, features, test_share, target)
         return Assessment(
             source,
             window_s,
@@ -124,6 +136,7 @@ def assess(
             test["time"].min().isoformat(),
             test["time"].max().isoformat(),
             scores,
+            unseen,
         )
 
 

@@ -32,6 +32,7 @@ _FIXED: dict[str, Any] = {
     "bagging_freq": 1,
     "boost_from_average": False,
     "min_data_per_group": 200,
+    "max_bin": 127,
     "verbosity": -1,
     "deterministic": True,
     "force_col_wise": True,
@@ -39,6 +40,8 @@ _FIXED: dict[str, Any] = {
 ROUNDS = 300
 _PATIENCE = 40
 _LEAST_ROUNDS = 20
+# A tree sees at most about this many rows: more add time, and nothing to a tree of a few leaves.
+_TREE_ROWS = 200_000
 # What a row counts that was rehearsed, beside one that happened.
 _REHEARSED_WEIGHT = 0.5
 # Before this long there is no telling the time of day or week from the course of time.
@@ -115,8 +118,7 @@ def fit_booster(
         left = valid.outcome - blend.predict(valid.matrix, target)
         sets = [train_set.create_valid(valid.matrix, left, weight=valid.weight)]
         callbacks = [lightgbm.early_stopping(_PATIENCE, verbose=False)]
-    settings = {**_FIXED, **params, "seed": seed, "objective": quantile_objective(), **_constraints(target)}
-    settings.setdefault("num_threads", 1)
+    settings = {**_settings(params, len(train.outcome), seed), **_constraints(target)}
     return lightgbm.train(
         settings,
         train_set,
@@ -131,7 +133,7 @@ def boosted(matrix: Floats, outcome: Floats, weight: Floats, params: dict[str, A
     """A booster of any features, shape (n, features), with the loss, but not the constraints, of `fit_booster`."""
     import lightgbm
 
-    settings = {**_FIXED, **params, "seed": seed, "objective": quantile_objective(), "num_threads": 1}
+    settings = _settings(params, len(outcome), seed)
     return lightgbm.train(settings, lightgbm.Dataset(matrix, outcome, weight=weight), num_boost_round=rounds)
 
 
@@ -172,6 +174,13 @@ def fit_bundle(
         {target: blend for target, (blend, _) in fitted.items()},
         encoder,
     )
+
+
+def _settings(params: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:
+    """LightGBM's settings; one thread, since a booster is fitted in a thread of its own."""
+    bagging = min(params.get("bagging_fraction", 1.0), _TREE_ROWS / rows)
+    chosen = {**_FIXED, **params, "bagging_fraction": bagging, "seed": seed, "objective": quantile_objective()}
+    return {"num_threads": 1, **chosen}
 
 
 def _constraints(target: str) -> dict[str, Any]:

@@ -28,10 +28,15 @@ def quantile_objective(share: float = 0.5) -> Callable[[Floats, Any], tuple[Floa
 
     def objective(predicted: Floats, data: Any) -> tuple[Floats, Floats]:
         error = predicted - data.get_label()
-        root = np.sqrt(error**2 + SMOOTH**2)
+        curvature = SMOOTH / np.sqrt(error * error + SMOOTH**2)
+        gradient = error * curvature
+        if share != 0.5:
+            gradient += SMOOTH * (1 - 2 * share)
         weight = data.get_weight()
-        scale = SMOOTH * (np.ones(len(error)) if weight is None else weight)
-        return scale * (error / root + 1 - 2 * share), scale / root
+        if weight is not None:
+            gradient *= weight
+            curvature *= weight
+        return gradient, curvature
 
     return objective
 

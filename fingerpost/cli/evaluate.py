@@ -25,6 +25,7 @@ def evaluate(
         Path | None, typer.Option(exists=True, dir_okay=False, help="How to read foreign telemetry (TOML).")
     ] = None,
     service: Annotated[str | None, typer.Option(help="The service, of a lake with several.")] = None,
+    unseen_hosts: Annotated[bool, typer.Option("--unseen-hosts", help="Also score held-out hosts.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Tells how much better than remembering telemetry can be predicted: trains on its past, tests on the rest."""
@@ -35,7 +36,7 @@ def evaluate(
     from training.assessment import assess
 
     found = assess(
-        folder, window, test_share, get_settings(), mapping, service,
+        folder, window, test_share, get_settings(), mapping, service, unseen_hosts,
         progress=lambda text: print(f"fingerpost: {text} ...", file=sys.stderr),
     )  # fmt: skip
     if json_output:
@@ -50,7 +51,7 @@ def _print(found: "Assessment") -> None:
 
     views = next((list(each.naive) for each in found.scores.values() if each), [])
     table = Table("target", "rows", "model", *views, "best", "skill", title="mean |log error| of the next window")
-    for name, each in found.scores.items():
+    for name, each in {**found.scores, **({"unseen hosts": found.unseen} if found.unseen else {})}.items():
         if each is None:
             table.add_row(name, "0", *["-"] * (len(views) + 2), "not measured")
             continue
