@@ -2,14 +2,14 @@
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint, pack
+from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint, message, pack
 
 _US = 1_000_000
 Floats = NDArray[np.float64]
@@ -86,6 +86,14 @@ class MadeFleet:
         """The fingerprints of all hosts."""
         return [pack(self.fingerprint(host, sequence, time_us)) for host in range(len(self.hosts))]
 
+    def packed_messages(self, sequence: int) -> list[bytes]:
+        """The fingerprints of all hosts, each as a message of its own, as agents send them."""
+        return [message([each]) for each in self.packed(sequence)]
+
+    def renamed(self, host: str) -> "MadeFleet":
+        """The same with another name for its first and only host."""
+        return replace(self, hosts=(host,))
+
 
 def fit_cell_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor: float = 1.0) -> Any:
     """A CellModel that corrects the fleet's noisy estimates towards the truth times `factor`, without lingering."""
@@ -127,6 +135,11 @@ def register_model(model: Any, tracking_url: str, name: str, alias: str | None =
     import mlflow
 
     mlflow.set_tracking_uri(tracking_url)
+    experiment = mlflow.get_experiment_by_name(f"{name}-made")
+    if experiment is None:
+        # Beside the database: the default is the folder we happen to run in.
+        beside = Path(tracking_url.removeprefix("sqlite:///")).parent / "mlartifacts"
+        mlflow.create_experiment(f"{name}-made", artifact_location=beside.as_uri())
     mlflow.set_experiment(f"{name}-made")
     with mlflow.start_run(), tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "bundle")

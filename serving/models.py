@@ -20,6 +20,8 @@ from training.bundle import SchemaMismatchError
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.25
+# Where `fingerpost deploy` puts the model of a Bento.
+SHIPPED = Path(__file__).parent / "pinned_model"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Models:
 
     def refresh(self, service: str) -> None:
         """Looks at what was written of the aliases last, and takes in what is new."""
+        if self._settings.model_version and service == self._settings.service and self._take_shipped(service):
+            return
         stamp = self.files.stamp(service)
         if stamp is None or stamp == self._stamps.get(service):
             return
@@ -95,6 +99,18 @@ class Models:
         for alias, found in zip(ALIASES, (state.champion, state.challenger), strict=True):
             self._take(service, alias, found)
         self._metrics_of_problems()
+
+    def _take_shipped(self, service: str) -> bool:
+        """Takes the pinned model out of the program's own folder, where a Bento has it; whether it is there."""
+        wanted = self._settings.model_version
+        try:
+            if (SHIPPED / "version").read_text() != wanted:
+                return False
+        except OSError:
+            return False
+        self.registry_problem = None
+        self._take(service, "champion", Found(wanted, str(SHIPPED)))
+        return True
 
     def _take(self, service: str, alias: str, found: Found | None) -> None:
         slot = self.slot(service, alias)

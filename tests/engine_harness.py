@@ -1,5 +1,6 @@
 """A real engine for tests: `fingerpost engine` on a free port, with a home of its own."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,8 +56,12 @@ class RunningEngine:
         return EngineClient(self.url, **options)
 
     def worker_pids(self) -> list[int]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [each.pid for each in children if "_bentoml_impl.worker.service" in " ".join(each.cmdline())]
+        found = []
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it may end while we look
+                if "_bentoml_impl.worker.service" in " ".join(each.cmdline()):
+                    found.append(each.pid)
+        return found
 
     def wait_for(self, condition, timeout_s: float = 30):
         """The first truthy value of `condition()`; an engine that does not answer yet is waited for."""

@@ -5,8 +5,8 @@ import sqlite3
 import threading
 
 import pytest
-
 from postgres import running_postgres
+
 from serving.store import Arrival, FingerprintStore, Limits, StoreError
 
 LIMITS = Limits(hosts=50, services=3, ttl_us=60_000_000)
@@ -58,7 +58,9 @@ def test_only_what_is_newer_is_stored(store):
 
 
 def test_a_batch_is_in_order_by_itself(store):
-    answers = store.put([arrival(sequence=1, time_us=1), arrival(sequence=3, time_us=3), arrival(sequence=2, time_us=2)])
+    answers = store.put(
+        [arrival(sequence=1, time_us=1), arrival(sequence=3, time_us=3), arrival(sequence=2, time_us=2)]
+    )
     assert answers == [None, None, "stale"]
     assert [row.sequence for row in store.changed("shop", 0)] == [3]
 

@@ -66,7 +66,7 @@ def test_a_cell_never_served_is_the_fleets_mean_times_the_hosts_ratio(made):
     cut = Fingerprint(**{**vars(print_), "categories": print_.categories[:-1], "cells": print_.cells[:-1]})
     table, _ = table_of({**states, made.hosts[0]: state(cut)})
     assert np.isfinite(table.throughput_rps[-1, 0])
-    alike = [place for place in range(3, 12, 3)]
+    alike = list(range(3, 12, 3))
     assert table.throughput_rps[-1, 0] < 4 * table.throughput_rps[-1, alike].max()
 
 
@@ -224,9 +224,9 @@ def test_requests_are_predicted_and_routed(made):
         category_of(table, Characteristics(path="/elsewhere"))
 
 
-def test_too_many_cells_are_not_answered_at_once(made):
+def test_too_many_cells_are_not_answered_at_once():
     table, _ = table_of(states_of(MadeFleet.make(200, 101)))
-    with pytest.raises(TooMuchError, match="20200|name hosts"):
+    with pytest.raises(TooMuchError, match="name hosts"):
         predict(table, PredictRequest(service="shop"), "m", 0.0)
 
 
