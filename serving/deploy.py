@@ -66,12 +66,12 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
             shutil.copytree(source / room, context / room, ignore=shutil.ignore_patterns("__pycache__"))
         fetch(settings.mlflow, settings.model_name, chosen, context / "serving" / SHIPPED.name)
         (context / "serving" / SHIPPED.name / "version").write_text(chosen)
-        environment: Any = [
-            {"name": "FINGERPOST_SERVICE", "value": settings.service},
-            {"name": "FINGERPOST_MODEL_VERSION", "value": chosen},
+        environment = {
+            "FINGERPOST_SERVICE": settings.service,
+            "FINGERPOST_MODEL_VERSION": chosen,
             # A container listens for others than itself.
-            {"name": "FINGERPOST_BIND_HOST", "value": "0.0.0.0"},  # noqa: S104
-        ]
+            "FINGERPOST_BIND_HOST": "0.0.0.0",  # noqa: S104
+        }
         bento = bentoml.build(
             "serving.engine:PredictionEngine",
             build_ctx=str(context),
@@ -79,7 +79,7 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
             labels={"model": settings.model_name, "model_version": chosen},
             include=[f"{room}/**" for room in _ROOMS],
             python={"packages": _pinned_requirements(), "lock_packages": False},
-            envs=environment,
+            docker={"env": environment},
         )
     return {
         "tag": str(bento.tag),
