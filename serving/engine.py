@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+from typing import Any
 
 import bentoml
 
@@ -16,10 +17,11 @@ from serving.api import app
 
 # BentoML's own traffic metrics have a series for every path anybody asks for, without bound; ours are by endpoint.
 # Its tracing and access log cost more than the answers themselves.
-_OPTIONS = {
+_OPTIONS: dict[str, Any] = {
     "workers": get_settings().engine_workers,
     "traffic": {"timeout": 60},
     "metrics": {"enabled": False},
+    "tracing": {"excluded_urls": ".*"},
     "logging": {"access": {"enabled": False}},
 }
 

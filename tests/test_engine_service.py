@@ -35,7 +35,7 @@ def engine(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     home = tmp_path_factory.mktemp("engine")
-    with RunningEngine(home, port, workers=2, max_categories=50, shadow_every_s=1) as running:
+    with RunningEngine(home, port, workers=2, max_categories=50, shadow_every_s=1, fingerprint_ttl_s=900) as running:
         yield running
 
 
@@ -245,6 +245,7 @@ def test_no_request_of_the_openapi_document_makes_it_fail(engine, tmp_path):
         "run",
         f"{engine.url}/v1/openapi.json",
     ]
+    env = {**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)}
     options = [
         "--checks",
         "not_a_server_error,status_code_conformance,content_type_conformance",
@@ -252,7 +253,9 @@ def test_no_request_of_the_openapi_document_makes_it_fail(engine, tmp_path):
         "12",
     ]
     options += ["--phases", "examples,coverage,fuzzing", "--generation-deterministic", "--request-timeout", "30"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout[-4000:]
 
 
