@@ -7,6 +7,7 @@ Arrow schemas, `fleet.batches` into Parquet files; the bounds are what every doo
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from fingerpost.names import is_name
@@ -14,6 +15,7 @@ from fingerpost.names import is_name
 Kind = Literal["timestamp", "string", "int64", "float64"]
 MAX_TEXT = 512
 _NAMES = ("service", "host")
+_PLAIN: dict[str, type] = {"int64": int, "float64": float, "string": str}
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Column:
     required: bool = False
     low: float | None = None
     high: float | None = None
-    # The type of a number that needs no closer look, and its bounds as numbers.
+    # The type of a value that needs no closer look, and its bounds as numbers.
     plain: type | None = field(init=False, repr=False)
     least: float = field(init=False, repr=False)
     most: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "plain", {"int64": int, "float64": float}.get(self.kind))
+        object.__setattr__(self, "plain", _PLAIN.get(self.kind) if self.name not in _NAMES else None)
         object.__setattr__(self, "least", -math.inf if self.low is None else self.low)
         object.__setattr__(self, "most", math.inf if self.high is None else self.high)
 
@@ -155,11 +157,16 @@ def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: in
     """
     for column in columns:
         value = row.get(column.name)
+        kind = type(value)
         if value is None:
             if column.required:
                 return f"{column.name}:missing"
-        # Numbers that are plainly good, most of what there is, cost no call.
-        elif type(value) is not column.plain or not column.least <= value <= column.most:
+        # What is plainly good, most of what there is, costs no call.
+        elif kind is column.plain and (
+            column.least <= value <= column.most if kind is not str else len(value) <= MAX_TEXT and value.isascii()
+        ):
+            continue
+        else:
             problem = _problem(column, value, earliest_us, latest_us)
             if problem:
                 return f"{column.name}:{problem}"
@@ -192,9 +199,14 @@ def _text_problem(name: str, value: Any) -> str | None:
         return "too_long"
     if has_surrogates(value):
         return "not_unicode"
-    if name in _NAMES and not is_name(value):
+    if name in _NAMES and not _is_name(value):
         return "bad_name"
     return None
+
+
+@lru_cache(maxsize=1024)
+def _is_name(value: str) -> bool:
+    return is_name(value)
 
 
 def has_surrogates(text: str) -> bool:

@@ -28,7 +28,7 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
     """
     fields, arrays = [], []
     for column in columns:
-        array = arrow.Array([_stored(column, row.get(column.name)) for row in rows], type=_STORED[column.kind])
+        array = arrow.Array(_stored(column, [row.get(column.name) for row in rows]), type=_STORED[column.kind])
         if column.kind == "timestamp":
             array = array.cast(_TIMESTAMP)
         arrays.append(array)
@@ -75,9 +75,9 @@ def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: l
     return path
 
 
-def _stored(column: Column, value: Any) -> Any:
-    if value is None or column.kind == "string":
-        return value
+def _stored(column: Column, values: list[Any]) -> list[Any]:
+    if column.kind == "string":
+        return values
     if column.kind == "float64":
-        return float(value) if math.isfinite(value) else None
-    return int(value)
+        return [None if value is None or not math.isfinite(value) else float(value) for value in values]
+    return [None if value is None else int(value) for value in values]

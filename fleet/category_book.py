@@ -47,13 +47,14 @@ class CategoryBook:
 
     def assign(self, rows: list[dict[str, Any]]) -> NDArray[np.int32]:
         """The index of every record's category, shape (n,); counts those in a coarser category than their own."""
-        index = self._categoriser.assign(**{name: [row[name] for row in rows] for name in _COLUMNS})
+        columns = {name: [row[name] for row in rows] for name in _COLUMNS}
+        index = self._categoriser.assign(**columns)
         coarse = sum(self._is_coarse[place] for place in index.tolist())
         self.counts["requests"] += len(rows)
         self.counts["folded"] += coarse
         if self._stamp is None:
             self._since_fit.update(requests=len(rows), folded=coarse)
-            self._count_keys(rows)
+            self._count_keys(columns)
         return index
 
     def refresh(self) -> list[int] | None:
@@ -84,11 +85,11 @@ class CategoryBook:
             and known["folded"] > _COARSE_SHARE * known["requests"]
         )
 
-    def _count_keys(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            size = size_bucket(row["bytes_in"])
-            key = category_key(row["method"], row["route"], size, row["auth"], row["user_agent_class"], row["region"])
-            self._keys[key] += 1
+    def _count_keys(self, columns: dict[str, list[Any]]) -> None:
+        sizes = [size_bucket(size) for size in columns["bytes_in"]]
+        for attributes, count in Counter(zip(*{**columns, "bytes_in": sizes}.values(), strict=True)).items():
+            method, route, size, auth, agent, region = attributes
+            self._keys[category_key(method, route, size, auth, agent, region)] += count
         if len(self._keys) > _MAX_KEYS:
             # The rarest half goes: a category that matters comes again.
             kept = self._keys.most_common(_MAX_KEYS // 2)

@@ -1,9 +1,10 @@
 """Envoy's JSON access log, as `routing.envoy` has it written: one line to one request record."""
 
-import json
 import math
 import re
 from typing import Any
+
+import orjson
 
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
@@ -36,8 +37,8 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
             claimed for).
     """
     try:
-        entry = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
+        entry = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
         raise RefusedError("line:malformed") from error
     if not isinstance(entry, dict):
         raise RefusedError("line:not_an_object")

@@ -19,7 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_WANTED = {name.encode(): name for name in HEADERS}
+_WANTED = tuple((name.encode(), name) for name in HEADERS)
 
 
 class FingerpostMiddleware:
@@ -120,18 +120,15 @@ class FingerpostMiddleware:
             charge_threads()
 
     def _facts(self, scope: Scope, path: str, exchange: Exchange) -> dict[str, Any]:
-        headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            if name in _WANTED:
-                headers.setdefault(_WANTED[name], value.decode("latin-1"))
+        sent = dict(scope["headers"])
+        headers = {name: sent[raw].decode("latin-1") for raw, name in _WANTED if raw in sent}
+        # A body may be left unread, and need not declare its length.
         exchange.bytes_in = max(exchange.bytes_in, body_length(headers))
         peer = scope.get("client")
-        tls = (scope.get("extensions") or {}).get("tls") or {}
-        verified = bool(tls.get("client_cert_name")) and not tls.get("client_cert_error")
         return {
             "method": method_name(scope["method"]),
             "route": (self._route_of and self._route_of(scope)) or _route(scope, path),
-            **client_facts(headers, peer[0] if peer else None, verified),
+            **client_facts(headers, peer[0] if peer else None, _verified(scope)),
         }
 
 
@@ -185,6 +182,12 @@ class _Client:
         exchange.waited_s += now - began
         if last:
             exchange.ended_at = now
+
+
+def _verified(scope: Scope) -> bool:
+    extensions = scope.get("extensions")
+    tls = extensions.get("tls") if extensions else None
+    return bool(tls and tls.get("client_cert_name") and not tls.get("client_cert_error"))
 
 
 def _route(scope: Scope, path: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from fingerpost.category import route_template
@@ -46,19 +47,22 @@ def client_facts(headers: Mapping[str, str], client: str | None, verified: bool)
 
 def client_certificate(headers: Mapping[str, str]) -> bool:
     """Whether a proxy says that it verified the client's certificate (Envoy's and nginx's headers)."""
-    return bool(headers.get("x-forwarded-client-cert")) or headers.get("ssl-client-verify", "").upper() == "SUCCESS"
+    return "x-forwarded-client-cert" in headers or headers.get("ssl-client-verify") == "SUCCESS"
 
 
 def body_length(headers: Mapping[str, str]) -> int:
     """The declared length of the request's body, or 0."""
-    text = headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 15 else 0
+    text = headers.get("content-length")
+    if text is None:
+        return 0
+    return int(text) if text.isdecimal() and len(text) < 15 else 0
 
 
 def method_name(method: str) -> str:
     return method[:_MAX_METHOD]
 
 
+@lru_cache(maxsize=1024)
 def framework_route(prefix: str, template: str) -> str:
     """The route of a framework's template, as `route_template` would have it: every parameter is `*`.
 

@@ -20,15 +20,11 @@ T = TypeVar("T")
 class Meter:
     """What one request has used so far: `cpu_s`, CPU-seconds. Threads may charge it at the same time."""
 
-    __slots__ = ("_lock", "cpu_s")
+    __slots__ = ("cpu_s", "lock")
 
     def __init__(self) -> None:
         self.cpu_s = 0.0
-        self._lock = threading.Lock()
-
-    def charge(self, seconds: float) -> None:
-        with self._lock:
-            self.cpu_s += seconds
+        self.lock = threading.Lock()
 
 
 CURRENT: ContextVar[Meter | None] = ContextVar("fingerpost_meter", default=None)
@@ -52,7 +48,8 @@ def switch(meter: Meter | None) -> Meter | None:
     now = time.thread_time()
     before = lane.meter
     if before is not None:
-        before.charge(now - lane.since)
+        with before.lock:
+            before.cpu_s += now - lane.since
     lane.meter = meter
     lane.since = now
     return before

@@ -15,10 +15,11 @@ import msgpack
 
 from fleet.middleware.wire import MAX_DATAGRAM, VERSION
 
-_FLUSH_S = 0.2
+_FLUSH_S, _RETRY_S = 0.2, 0.05
 _MAX_HELD = 4096
 _SEND_BUFFER = 2**20
 _HEADROOM = 64
+_FEW, _PAUSE_S = 64, 0.0005
 
 
 class Reporter:
@@ -60,7 +61,7 @@ class Reporter:
         with self._lock:
             if self._closed:
                 return
-            self._pack()
+            self._pack(_MAX_HELD)
             while (self._packed or self.dropped) and self._send_batch():
                 pass
             while len(self._packed) > _MAX_HELD:
@@ -92,8 +93,14 @@ class Reporter:
                 )
                 self._thread.start()
 
-    def _pack(self) -> None:
-        for _ in range(len(self._records)):
+    def pack_some(self) -> bool:
+        """Packs a few records, so that the thread that does it holds up others for a moment only; whether more wait."""
+        with self._lock:
+            self._pack(_FEW)
+        return bool(self._records)
+
+    def _pack(self, most: int) -> None:
+        for _ in range(min(most, len(self._records))):
             record = self._records.popleft()
             try:
                 packed = msgpack.packb(record, unicode_errors="replace")
@@ -157,15 +164,16 @@ _ALL: "weakref.WeakSet[Reporter]" = weakref.WeakSet()
 def _flush_for_ever(reference: "weakref.ref[Reporter]") -> None:
     """The thread of a reporter; it sleeps while there is nothing to send, and ends with it."""
     while (reporter := reference()) is not None and not reporter._closed:
-        waiting = bool(reporter._packed)
-        wake = reporter._wake
+        blocked, wake = bool(reporter._packed), reporter._wake
         del reporter
-        if not waiting:
+        if not blocked:
             wake.wait()
         wake.clear()
-        time.sleep(_FLUSH_S)
+        time.sleep(_RETRY_S if blocked else _FLUSH_S)
         reporter = reference()
         if reporter is not None:
+            while reporter.pack_some():
+                time.sleep(_PAUSE_S)
             reporter.flush()
             del reporter
 

@@ -1,6 +1,5 @@
 """The WSGI middleware: for Flask, Django, Bottle, and plain WSGI applications."""
 
-import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -97,9 +96,8 @@ class _Response:
         if "CONTENT_LENGTH" not in environ and "wsgi.input" in environ:
             environ["wsgi.input"] = _CountedInput(environ["wsgi.input"], self._exchange)
         try:
-            with self._charged():
-                self._pieces = self._owner.app(environ, self._start)
-                self._iterator = iter(self._pieces)
+            self._pieces = self._charged(self._owner.app, environ, self._start)
+            self._iterator = iter(self._pieces)
         except BaseException:
             self._end()
             raise
@@ -110,8 +108,7 @@ class _Response:
     def __next__(self) -> bytes:
         exchange = self._exchange
         exchange.waited_s += time.perf_counter() - self._left_at
-        with self._charged():
-            piece = next(self._iterator, None)
+        piece = self._charged(next, self._iterator, None)
         if piece is None:
             exchange.ended_at = self._left_at
             raise StopIteration
@@ -122,8 +119,7 @@ class _Response:
         try:
             close = getattr(self._pieces, "close", None)
             if close is not None:
-                with self._charged():
-                    close()
+                self._charged(close)
         finally:
             exchange = self._exchange
             # Some servers stop asking once the declared length is sent.
@@ -134,7 +130,9 @@ class _Response:
 
     def _start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
         code = int(status[:3]) if status[:3].isdigit() else FAILED
-        self._declared = next((int(value) for name, value in headers if name.lower() == "content-length"), None)
+        for name, value in headers:
+            if name.lower() == "content-length":
+                self._declared = int(value)
         # Now, since Flask takes its request out of the environ when it is done.
         self._chosen = self._route()
         added = self._owner.instrument.headers(self._exchange, code)
@@ -162,12 +160,11 @@ class _Response:
         }
         self._owner.instrument.end(exchange, facts)
 
-    @contextlib.contextmanager
-    def _charged(self) -> Iterator[None]:
+    def _charged(self, function: Callable[..., Any], *args: Any) -> Any:
         token = CURRENT.set(self._exchange)
         before = switch(self._exchange)
         try:
-            yield
+            return function(*args)
         except BaseException:
             self._exchange.status = FAILED
             self._failed = True
