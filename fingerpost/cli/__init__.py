@@ -13,7 +13,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in ("demo", "agent", "platform", "inspect", "bench", "fleet"):
+for _module in ("demo", "agent", "platform", "inspect", "bench", "fleet", "envoy", "router"):
     import_module(f"fingerpost.cli.{_module}").register(app)
 
 

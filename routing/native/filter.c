@@ -166,7 +166,8 @@ static void decide(slot *at, void *envoy) {
 }
 
 static void log_text(void *envoy, buffer key, text value) {
-    CALL(http_set_dynamic_metadata_string)(envoy, LITERAL(SPACE), key, (buffer){value.at, value.size});
+    if (value.size)
+        CALL(http_set_dynamic_metadata_string)(envoy, LITERAL(SPACE), key, (buffer){value.at, value.size});
 }
 
 static void log_number(void *envoy, buffer key, double value) {
@@ -254,23 +255,4 @@ HOOK void envoy_dynamic_module_on_http_filter_stream_complete(void *envoy, filte
 HOOK void envoy_dynamic_module_on_http_filter_destroy(filter *gone) {
     slot_free(gone->slot);
     free(gone);
-}
-
-#define PASSES(event)                                                                                                  \
-    HOOK int envoy_dynamic_module_on_http_filter_##event(void *envoy, void *of, bool end) {                            \
-        (void)envoy, (void)of, (void)end;                                                                              \
-        return CONTINUE;                                                                                               \
-    }
-PASSES(request_body)
-PASSES(response_headers)
-PASSES(response_body)
-
-HOOK int envoy_dynamic_module_on_http_filter_request_trailers(void *envoy, void *of) {
-    (void)envoy, (void)of;
-    return CONTINUE;
-}
-
-HOOK int envoy_dynamic_module_on_http_filter_response_trailers(void *envoy, void *of) {
-    (void)envoy, (void)of;
-    return CONTINUE;
 }

@@ -29,6 +29,8 @@ void slot_free(slot *gone);
 /* The slot that a header's value names, or the one that was used with this context; NULL if there is none. */
 slot *slot_find(buffer header, const void *context);
 void slot_remember(slot *with, const void *context);
+/* Gives back this thread's memory. Envoy's workers live as long as the process and never need it. */
+void slots_close(void);
 enum { SLOT_TEXT = 16 };
 void slot_text(const slot *of, char written[SLOT_TEXT]);
 

@@ -103,6 +103,13 @@ static uint32_t hex8(const char *at) {
     return value;
 }
 
+void slots_close(void) {
+    for (uint32_t page = 0; mine && page < PAGES; page++)
+        free(mine->pages[page]);
+    free(mine);
+    mine = NULL;
+}
+
 slot *slot_find(buffer header, const void *context) {
     worker *at = book();
     if (!at)

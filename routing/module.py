@@ -1,0 +1,77 @@
+"""Builds the native picker, an Envoy dynamic module of a few small C files, at set-up or at first use."""
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fingerpost.errors import FingerpostError
+
+NAME = "fingerpost"
+SOURCES = Path(__file__).parent / "native"
+FLAGS = (
+    *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow"),
+    *("-fPIC", "-fvisibility=hidden", "-fstack-protector-strong"),
+)
+_LINK = ("-shared", "-Wl,-z,relro,-z,now", "-lm", "-lpthread")
+_HARDENED = "-D_FORTIFY_SOURCE=2"
+
+
+def compiler() -> list[str] | None:
+    """A C compiler: `$CC`, `cc`, `gcc` or `clang`, else the one of the PyPI package `ziglang`; None if there is none."""
+    chosen = os.environ.get("CC")
+    if chosen:
+        return chosen.split()
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"]
+    return None
+
+
+def module_path() -> Path:
+    """Where the built module is: in the user's cache, one folder for each state of the sources and kind of machine."""
+    digest = hashlib.sha256(" ".join((*FLAGS, *_LINK, platform.machine())).encode())
+    for path in sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]):
+        digest.update(path.read_bytes())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "fingerpost" / f"native-{digest.hexdigest()[:16]}" / f"lib{NAME}.so"
+
+
+def build_module() -> Path:
+    """The module's path; compiles it if this state of the sources was not compiled on this machine yet.
+
+    Raises:
+        FingerpostError: there is no compiler, or it failed.
+    """
+    path = module_path()
+    if path.exists():
+        return path
+    command = compiler()
+    if command is None:
+        raise FingerpostError(
+            "the native picker needs a C compiler: install gcc or clang, or `pip install ziglang`, which carries one"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside its place and moved there, so that two builds at once do not meet.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        sources = sorted(str(source) for source in SOURCES.glob("*.c"))
+        # Zig defines the macro itself.
+        hardened = [] if "ziglang" in command else [_HARDENED]
+        done = subprocess.run(
+            [*command, *FLAGS, *hardened, *sources, *_LINK, "-o", str(built)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise FingerpostError(f"the native picker does not compile with {command[0]}:\n{done.stderr[-2000:]}")
+        built.replace(path)
+    return path
