@@ -5,7 +5,7 @@ from typing import Any
 from routing.upstream import Upstream
 
 TYPE = "type.googleapis.com/envoy.extensions."
-POLICIES = ("fingerpost", "least_request", "round_robin", "random", "orca")
+POLICIES = ("fingerpost", "least_request", "least_request_full", "round_robin", "random", "orca")
 _LB = TYPE + "load_balancing_policies."
 
 
@@ -56,7 +56,7 @@ def hosts_cluster(upstreams: list[Upstream], policy: str, health_path: str | Non
 
 
 def _balancing(policy: str) -> dict[str, Any]:
-    """A policy by its name; round robin, least request and ORCA weights are Envoy's own, as it has them by default."""
+    """A policy by its name; all but ours are Envoy's own. Least request draws two hosts, or looks at all with `_full`."""
     if policy == "fingerpost":
         config = {
             "@type": _LB + "dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
@@ -71,10 +71,12 @@ def _balancing(policy: str) -> dict[str, Any]:
             "weight_update_period": "1s",
         }
         return {"name": "envoy.load_balancing_policies.client_side_weighted_round_robin", "typed_config": config}
-    message = {"least_request": "LeastRequest", "round_robin": "RoundRobin", "random": "Random"}[policy]
+    full = {"selection_method": "FULL_SCAN"} if policy == "least_request_full" else {}
+    name = policy.removesuffix("_full")
+    message = {"least_request": "LeastRequest", "round_robin": "RoundRobin", "random": "Random"}[name]
     return {
-        "name": f"envoy.load_balancing_policies.{policy}",
-        "typed_config": {"@type": f"{_LB}{policy}.v3.{message}"},
+        "name": f"envoy.load_balancing_policies.{name}",
+        "typed_config": {"@type": f"{_LB}{name}.v3.{message}", **full},
     }
 
 

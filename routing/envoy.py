@@ -26,7 +26,8 @@ def envoy_config(
     """A complete configuration: one listener, one cluster with the given hosts.
 
     Args:
-        policy: `fingerpost` (the native picker), or Envoy's own `random`, `round_robin`, `least_request` or `orca`.
+        policy: `fingerpost` (the native picker), or Envoy's own `random`, `round_robin`, `least_request`,
+            `least_request_full` or `orca`.
             Random is what measures every pair of host and category alike, and gives each record a known propensity.
         log_client: see `access_log_format`.
         table: file that the router keeps fresh, for `fingerpost`; it need not be there yet.

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from fingerpost.errors import FingerpostError
@@ -53,25 +54,39 @@ def build_module() -> Path:
     path = module_path()
     if path.exists():
         return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside its place and moved there, so that two builds at once do not meet.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        _compile([*FLAGS, _HARDENED], sorted(SOURCES.glob("*.c")), _LINK, built)
+        built.replace(path)
+    return path
+
+
+def build_harness(path: Path, flags: Sequence[str] = ()) -> Path:
+    """Compiles the program that runs the picker without Envoy (`native/harness/harness.c`), for tests and measurements.
+
+    Args:
+        flags: such as `-fsanitize=address,undefined`.
+
+    Raises:
+        FingerpostError: there is no compiler, or it failed.
+    """
+    sources = [*sorted(SOURCES.glob("*.c")), SOURCES / "harness" / "harness.c"]
+    _compile([*FLAGS, "-Wno-conversion", *flags], sources, ("-lm", "-lpthread"), path)
+    return path
+
+
+def _compile(flags: Sequence[str], sources: Sequence[Path], link: Sequence[str], output: Path) -> None:
     command = compiler()
     if command is None:
         raise FingerpostError(
             "the native picker needs a C compiler: install gcc or clang, or `pip install ziglang`, which carries one"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its place and moved there, so that two builds at once do not meet.
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = Path(folder) / path.name
-        sources = sorted(str(source) for source in SOURCES.glob("*.c"))
-        # Zig defines the macro itself.
-        hardened = [] if "ziglang" in command else [_HARDENED]
-        done = subprocess.run(
-            [*command, *FLAGS, *hardened, *sources, *_LINK, "-o", str(built)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise FingerpostError(f"the native picker does not compile with {command[0]}:\n{done.stderr[-2000:]}")
-        built.replace(path)
-    return path
+    # Zig's compiler defines the macro itself.
+    chosen = [flag for flag in flags if flag != _HARDENED or "ziglang" not in command]
+    done = subprocess.run(
+        [*command, *chosen, *map(str, sources), *link, "-o", str(output)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise FingerpostError(f"the native picker does not compile with {command[0]}:\n{done.stderr[-2000:]}")

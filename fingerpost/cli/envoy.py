@@ -19,7 +19,7 @@ def config(
         Path | None, typer.Option(exists=True, dir_okay=False, help="A file with a host a line, in the same form.")
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="fingerpost, least_request, round_robin, random or orca.")
+        str, typer.Option(help="fingerpost, least_request, least_request_full, round_robin, random or orca.")
     ] = "fingerpost",
     table: Annotated[
         Path | None, typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table.")

@@ -21,12 +21,12 @@ def router(
     import signal
     import threading
 
-    from fingerpost.logs import set_up_logs
+    from fingerpost.logs import configure_logs
     from fingerpost.settings import LOOPBACK, get_settings
     from routing.router import Router
 
     settings = get_settings()
-    set_up_logs(settings)
+    configure_logs(settings.log_level, settings.log_format)
     path = table or settings.home / "routing" / f"{settings.service}.table"
     path.parent.mkdir(parents=True, exist_ok=True)
     follower = Router(engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}", path, settings)
