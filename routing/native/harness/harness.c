@@ -106,9 +106,9 @@ void CALL(http_set_dynamic_metadata_string)(void *to, buffer space, buffer key, 
 }
 
 void CALL(http_set_dynamic_metadata_number)(void *to, buffer space, buffer key, double value) {
-    char text[40];
+    char written[40];
     (void)space;
-    log_value(to, key, text, (size_t)snprintf(text, sizeof text, "%.9g", value));
+    log_value(to, key, written, (size_t)snprintf(written, sizeof written, "%.9g", value));
 }
 
 static int define(size_t *id) {
@@ -149,9 +149,9 @@ static host *healthy_host(fleet *of, size_t index) {
 }
 
 static bool tell(const host *of, bool address, buffer *value) {
-    const char *text = !of ? NULL : address ? of->address : of->name;
-    *value = text ? (buffer){text, strlen(text)} : (buffer){NULL, 0};
-    return text;
+    const char *told = !of ? NULL : address ? of->address : of->name;
+    *value = told ? (buffer){told, strlen(told)} : (buffer){NULL, 0};
+    return told;
 }
 
 bool CALL(lb_get_healthy_host_address)(void *lb, uint32_t p, size_t index, buffer *value) {
