@@ -23,7 +23,6 @@ def hosts_cluster(upstreams: list[Upstream], policy: str, health_path: str | Non
         health_path: path that a healthy host answers with 200; None: no active health checks.
     """
     checks = {"health_checks": [_health_check(health_path)]} if health_path else {}
-    protocol = {"typed_extension_protocol_options": _without_slot_header()} if policy == "fingerpost" else {}
     return {
         "name": "hosts",
         "type": "STATIC",
@@ -34,7 +33,6 @@ def hosts_cluster(upstreams: list[Upstream], policy: str, health_path: str | Non
             "endpoints": [{"lb_endpoints": [_endpoint(upstream) for upstream in upstreams]}],
         },
         **checks,
-        **protocol,
         # A host that resets or refuses is left out for a while. Errors that hosts answer with do not count: they may
         # be the requests' own. At most half of the fleet: what all hosts have is no host's fault.
         "outlier_detection": {
@@ -77,25 +75,6 @@ def _balancing(policy: str) -> dict[str, Any]:
     return {
         "name": f"envoy.load_balancing_policies.{name}",
         "typed_config": {"@type": f"{_LB}{name}.v3.{message}", **full},
-    }
-
-
-def _without_slot_header() -> dict[str, Any]:
-    """Takes away the picker's word to itself once the host is chosen: no host sees it. (A route would do it before.)"""
-    mutation = {
-        "@type": TYPE + "filters.http.header_mutation.v3.HeaderMutation",
-        "mutations": {"request_mutations": [{"remove": "x-fingerpost-slot"}]},
-    }
-    codec = {"@type": TYPE + "filters.http.upstream_codec.v3.UpstreamCodec"}
-    return {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": TYPE + "upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http_protocol_options": {}},
-            "http_filters": [
-                {"name": "envoy.filters.http.header_mutation", "typed_config": mutation},
-                {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
-            ],
-        }
     }
 
 

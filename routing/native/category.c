@@ -141,7 +141,7 @@ static bool names_service(text agent) {
     return any_starts(agent, KNOWN, true) || has_ending(name, "-service", 1);
 }
 
-static const char *agent_of(text agent) {
+static const char *class_of(text low) {
     static const char *const BOTS[] = {"crawl", "spider", "slurp", "monitor", "uptime", "scan", NULL};
     static const char *const LIBRARIES[] = {"python", "curl", "wget", "go-http", "java", "okhttp", "axios",
                                             "node", "ruby", "php", "perl", "libwww", "httpx", "aiohttp",
@@ -151,12 +151,7 @@ static const char *agent_of(text agent) {
     static const char *const BROWSERS[] = {"applewebkit", "gecko", "msie", "trident", "presto", "webkit",
                                            "opera", "netfront", "up.browser", NULL};
     static const char *const TEXT_BROWSERS[] = {"lynx/", "links", "elinks", "w3m/", NULL};
-    char copy[MAX_USER_AGENT];
-    uint32_t size = agent.size < MAX_USER_AGENT ? agent.size : MAX_USER_AGENT;
-    for (uint32_t place = 0; place < size; place++)
-        copy[place] = lower(agent.at[place]);
-    text low = {copy, size};
-    if (!size)
+    if (!low.size)
         return "other";
     if (has_ending(low, "bot", 0) || any_in(low, BOTS))
         return "bot";
@@ -167,6 +162,27 @@ static const char *agent_of(text agent) {
     if (any_in(low, MOBILE))
         return "mobile";
     return any_in(low, BROWSERS) || any_starts(low, TEXT_BROWSERS, false) ? "browser" : "other";
+}
+
+/* Clients are few kinds, and looking for thirty words in a user agent takes microseconds: what was found is kept. */
+static const char *agent_of(text agent) {
+    typedef struct {
+        uint32_t size;
+        char agent[MAX_USER_AGENT];
+        const char *found;
+    } entry;
+    static _Thread_local entry known[64];
+    agent.size = agent.size < MAX_USER_AGENT ? agent.size : MAX_USER_AGENT;
+    entry *at = &known[hash_bytes(0, agent.at, agent.size) % 64];
+    if (!at->found || at->size != agent.size || memcmp(at->agent, agent.at, agent.size)) {
+        char low[MAX_USER_AGENT];
+        for (uint32_t place = 0; place < agent.size; place++)
+            low[place] = lower(agent.at[place]);
+        memcpy(at->agent, agent.at, agent.size);
+        at->size = agent.size;
+        at->found = class_of((text){low, agent.size});
+    }
+    return at->found;
 }
 
 uint32_t category_name(const table *with, const request *what, char *name, uint32_t ends[5]) {

@@ -125,7 +125,7 @@ static request request_of(void *envoy) {
 }
 
 /* The arm of a key, the same in every proxy: routing/arms.py is the definition. */
-static const arm *arm_of(const table *with, void *envoy) {
+static const arm *arm_of(const table *with, void *envoy, text id) {
     if (with->arm_count == 1)
         return &with->arms[0];
     text key = {"", 0};
@@ -136,7 +136,7 @@ static const arm *arm_of(const table *with, void *envoy) {
     } else if (with->arm_mode == ARM_BY_HEADER)
         key = header(envoy, (buffer){with->arm_header.at, with->arm_header.size}, NULL);
     if (!key.size)
-        key = header(envoy, LITERAL("x-request-id"), NULL);
+        key = id;
     hash = hash_bytes(hash, key.at, key.size);
     hash = (hash ^ (hash >> 33)) * 0xff51afd7ed558ccdu; /* MurmurHash3's finaliser */
     hash = (hash ^ (hash >> 33)) * 0xc4ceb9fe1a85ec53u;
@@ -147,7 +147,7 @@ static const arm *arm_of(const table *with, void *envoy) {
     return &with->arms[with->arm_count - 1];
 }
 
-static void decide(slot *at, void *envoy) {
+static void decide(slot *at, void *envoy, text id) {
     at->policy = POLICY_LEAST_REQUEST;
     at->category = NONE;
     if (!at->table) {
@@ -156,7 +156,7 @@ static void decide(slot *at, void *envoy) {
     }
     request what = request_of(envoy);
     at->category = category_of(at->table, &what);
-    at->arm = arm_of(at->table, envoy);
+    at->arm = arm_of(at->table, envoy, id);
     at->policy = at->arm->policy;
     at->explore = at->policy == POLICY_FINGERPOST && dice_share(dice()) < (double)at->table->exploration;
     if ((uint64_t)now_ms(CLOCK_REALTIME) * 1000 >= at->table->expires_us)
@@ -165,36 +165,35 @@ static void decide(slot *at, void *envoy) {
         at->fell = FELL_NO_CATEGORY;
 }
 
-static void log_text(void *envoy, buffer key, text value) {
-    if (value.size)
-        CALL(http_set_dynamic_metadata_string)(envoy, LITERAL(SPACE), key, (buffer){value.at, value.size});
-}
-
-static void log_number(void *envoy, buffer key, double value) {
-    CALL(http_set_dynamic_metadata_number)(envoy, LITERAL(SPACE), key, value);
-}
-
 static void log_choice(const slot *of, void *envoy) {
     static const text POLICY_NAMES[] = {{"fingerpost", 10}, {"least_request", 13}, {"random", 6}};
     static const text REASONS[] = {{"", 0}, {"no_table", 8}, {"expired", 7}, {"no_category", 11}, {"no_row", 6}};
-    if (of->table && of->category != NONE)
-        log_text(envoy, LITERAL("category"), of->table->category[of->category]);
-    if (of->table) {
-        log_text(envoy, LITERAL("table_version"), of->table->version);
-        log_text(envoy, LITERAL("arm"), of->arm->name);
-        log_text(envoy, LITERAL("model_version"), of->arm->model_version);
-    }
-    if (!of->chosen)
-        return;
-    log_text(envoy, LITERAL("policy"), POLICY_NAMES[of->policy]);
-    if (of->fell)
-        log_text(envoy, LITERAL("fallback"), REASONS[of->fell]);
-    if (of->explore)
-        log_number(envoy, LITERAL("explored"), 1);
-    if (of->propensity > 0)
-        log_number(envoy, LITERAL("propensity"), of->propensity);
-    if (of->cost > 0)
-        log_number(envoy, LITERAL("predicted_cost"), of->cost);
+    static const text NOTHING = {"", 0};
+    const table *with = of->table;
+    struct {
+        const char *key;
+        text value;
+    } texts[] = {
+        {"category", with && of->category != NONE ? with->category[of->category] : NOTHING},
+        {"table_version", with ? with->version : NOTHING},
+        {"arm", with ? of->arm->name : NOTHING},
+        {"model_version", with ? of->arm->model_version : NOTHING},
+        {"policy", of->chosen ? POLICY_NAMES[of->policy] : NOTHING},
+        {"fallback", of->chosen ? REASONS[of->fell] : NOTHING},
+        {"explored", of->chosen && of->explore ? (text){"1", 1} : NOTHING},
+    };
+    key_value pairs[sizeof texts / sizeof *texts];
+    size_t count = 0;
+    for (size_t each = 0; each < sizeof texts / sizeof *texts; each++)
+        if (texts[each].value.size)
+            pairs[count++] =
+                (key_value){texts[each].key, strlen(texts[each].key), texts[each].value.at, texts[each].value.size};
+    if (count)
+        CALL(http_set_dynamic_metadata_string_batch)(envoy, LITERAL(SPACE), pairs, count);
+    if (of->chosen && of->propensity > 0)
+        CALL(http_set_dynamic_metadata_number)(envoy, LITERAL(SPACE), LITERAL("propensity"), of->propensity);
+    if (of->chosen && of->cost > 0)
+        CALL(http_set_dynamic_metadata_number)(envoy, LITERAL(SPACE), LITERAL("predicted_cost"), of->cost);
 }
 
 HOOK const char *envoy_dynamic_module_on_program_init(void) { return ENVOY_ABI_VERSION; }
@@ -237,16 +236,13 @@ HOOK void *envoy_dynamic_module_on_http_filter_new(filter_config *config, void *
 
 HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter *of, bool end) {
     (void)end;
-    char value[SLOT_TEXT];
     slot *at = of->slot;
     refresh(of->config, envoy);
     table_release(at->table);
     at->table = current_table(of->config);
-    decide(at, envoy);
-    slot_text(at, value);
-    buffer slot_value = at->place == NONE ? (buffer){NULL, 0} : (buffer){value, SLOT_TEXT};
-    /* Whatever the client sent under this name is overwritten. */
-    CALL(http_set_header)(envoy, REQUEST_HEADERS, LITERAL(SLOT_HEADER), slot_value);
+    text id = header(envoy, LITERAL(ID_HEADER), NULL);
+    decide(at, envoy, id);
+    slot_name(at, id);
     return CONTINUE;
 }
 

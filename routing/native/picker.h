@@ -5,17 +5,20 @@
 #include "envoy_abi.h"
 #include "table.h"
 
-#define SLOT_HEADER "x-fingerpost-slot"
 #define SPACE "fingerpost"
+/* Envoy gives every request an id, tells it to hosts anyway, and keeps it over retries: the policy knows requests by it. */
+#define ID_HEADER "x-request-id"
 
 enum { FELL_NOT, FELL_NO_TABLE, FELL_EXPIRED, FELL_NO_CATEGORY, FELL_NO_ROW, FELL_REASONS };
+enum { MAX_ID = 64 };
 
 /* One for every request under way; the filter makes it, the policy finds it and writes down what it chose. */
 typedef struct slot {
-    uint32_t place, generation; /* where it is in its thread's book, and how often that place was used */
-    struct slot *next_free;
-    bool in_use;
-    const void *context; /* Envoy's name for the request, by which the policy knows it again at a retry */
+    struct slot *next_free, *next_same;
+    bool lone; /* outside of the book */
+    char id[MAX_ID];
+    uint32_t id_size;
+    uint64_t id_hash;
     table *table;        /* as it was when the request came; held until the request is done */
     uint32_t category, fell; /* `fell`: why the request is not sent by prediction */
     const arm *arm;
@@ -26,13 +29,12 @@ typedef struct slot {
 
 slot *slot_new(void);
 void slot_free(slot *gone);
-/* The slot that a header's value names, or the one that was used with this context; NULL if there is none. */
-slot *slot_find(buffer header, const void *context);
-void slot_remember(slot *with, const void *context);
+/* Gives the request its id; ids of more than 64 bytes are none. */
+void slot_name(slot *of, text id);
+/* The request under way with this id, the latest if clients send one twice; NULL if there is none. */
+slot *slot_find(text id);
 /* Gives back this thread's memory. Envoy's workers live as long as the process and never need it. */
 void slots_close(void);
-enum { SLOT_TEXT = 16 };
-void slot_text(const slot *of, char written[SLOT_TEXT]);
 
 uint64_t dice(void);
 /* 0 <= share < 1 */

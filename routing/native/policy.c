@@ -199,17 +199,11 @@ static bool still_there(const choice *by, size_t host) {
            same_text(one, other);
 }
 
-static slot *slot_of(void *context, bool *retry) {
-    buffer header = {NULL, 0};
-    if (!context)
+static slot *slot_of(void *context) {
+    buffer id = {NULL, 0};
+    if (!context || !CALL(lb_context_get_downstream_header)(context, LITERAL(ID_HEADER), &id, 0, NULL) || !id.ptr)
         return NULL;
-    if (!CALL(lb_context_get_downstream_header)(context, LITERAL(SLOT_HEADER), &header, 0, NULL))
-        header = (buffer){NULL, 0};
-    slot *found = slot_find(header, context);
-    *retry = found && found->chosen;
-    if (found)
-        slot_remember(found, context);
-    return found;
+    return slot_find((text){id.ptr, id.length <= MAX_ID ? (uint32_t)id.length : 0});
 }
 
 HOOK bool envoy_dynamic_module_on_lb_choose_host(void *envoy, balancer *of, void *context, uint32_t *priority,
@@ -220,10 +214,10 @@ HOOK bool envoy_dynamic_module_on_lb_choose_host(void *envoy, balancer *of, void
         at++;
     if (at == priorities)
         return false;
-    choice by = {of, envoy, context, false};
     slot unknown = {.fell = FELL_NO_TABLE, .policy = POLICY_LEAST_REQUEST};
-    slot *found = slot_of(context, &by.retry);
+    slot *found = slot_of(context);
     slot *with = found ? found : &unknown;
+    choice by = {of, envoy, context, with->chosen};
     for (int tries = 0; tries < 2; tries++) {
         if (!survey(of, envoy, at, with->table)) {
             forget(of);

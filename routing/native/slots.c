@@ -5,13 +5,13 @@
 #include <string.h>
 #include <time.h>
 
-enum { PAGE = 256, PAGES = 256, CONTEXTS = 4096 };
+enum { PAGE = 256, PAGES = 256, BUCKETS = 8192 };
 
 typedef struct {
     slot *pages[PAGES];
     uint32_t used;
     slot *first_free;
-    slot *by_context[CONTEXTS];
+    slot *by_id[BUCKETS]; /* by the hash of a request id: the chains go through `next_same` */
     uint64_t state;
 } worker;
 
@@ -47,60 +47,68 @@ static slot *fresh(worker *at) {
     slot **page = &at->pages[at->used / PAGE];
     if (!*page && !(*page = calloc(PAGE, sizeof **page)))
         return NULL;
-    slot *found = &(*page)[at->used % PAGE];
-    found->place = at->used++;
-    return found;
+    return &(*page)[at->used++ % PAGE];
 }
 
 slot *slot_new(void) {
     worker *at = book();
     slot *made = at ? fresh(at) : NULL;
-    if (!made) {
-        /* The book is full: a slot that the policy will not find, so that the request falls back. */
-        made = calloc(1, sizeof *made);
-        if (made)
-            made->place = NONE;
-        return made;
-    }
-    *made = (slot){.place = made->place, .generation = made->generation + 1, .in_use = true};
+    if (made)
+        memset(made, 0, sizeof *made);
+    else if ((made = calloc(1, sizeof *made)))
+        made->lone = true; /* the book is full: the policy will not find this one, and the request falls back */
     return made;
 }
 
-static slot **context_place(worker *at, const void *context) {
-    return &at->by_context[((uintptr_t)context * 0x9e3779b97f4a7c15u >> 48) % CONTEXTS];
+static slot **bucket(worker *at, uint64_t hash) { return &at->by_id[hash % BUCKETS]; }
+
+static void forget_id(worker *at, slot *gone) {
+    if (!gone->id_size)
+        return;
+    for (slot **link = bucket(at, gone->id_hash); *link; link = &(*link)->next_same)
+        if (*link == gone) {
+            *link = gone->next_same;
+            break;
+        }
+    gone->id_size = 0;
 }
 
 void slot_free(slot *gone) {
     table_release(gone->table);
     gone->table = NULL;
-    if (gone->place == NONE) {
+    if (gone->lone) {
         free(gone);
         return;
     }
     worker *at = book();
-    if (gone->context && *context_place(at, gone->context) == gone)
-        *context_place(at, gone->context) = NULL;
-    gone->context = NULL;
-    gone->in_use = false;
+    forget_id(at, gone);
     gone->next_free = at->first_free;
     at->first_free = gone;
 }
 
-void slot_remember(slot *with, const void *context) {
+void slot_name(slot *of, text id) {
     worker *at = book();
-    if (!at || with->context)
+    if (of->lone || !at)
         return;
-    with->context = context;
-    *context_place(at, context) = with;
+    forget_id(at, of);
+    if (!id.size || id.size > MAX_ID)
+        return;
+    memcpy(of->id, id.at, id.size);
+    of->id_size = id.size;
+    of->id_hash = hash_bytes(0, id.at, id.size);
+    slot **first = bucket(at, of->id_hash);
+    of->next_same = *first;
+    *first = of;
 }
 
-static uint32_t hex8(const char *at) {
-    uint32_t value = 0;
-    for (uint32_t place = 0; place < 8; place++) {
-        uint32_t c = (unsigned char)at[place];
-        value = value << 4 | (c >= 'a' ? c - 'a' + 10 : c - '0');
-    }
-    return value;
+slot *slot_find(text id) {
+    worker *at = book();
+    if (!at || !id.size || id.size > MAX_ID)
+        return NULL;
+    slot *found = *bucket(at, hash_bytes(0, id.at, id.size));
+    while (found && (found->id_size != id.size || memcmp(found->id, id.at, id.size)))
+        found = found->next_same;
+    return found;
 }
 
 void slots_close(void) {
@@ -108,24 +116,4 @@ void slots_close(void) {
         free(mine->pages[page]);
     free(mine);
     mine = NULL;
-}
-
-slot *slot_find(buffer header, const void *context) {
-    worker *at = book();
-    if (!at)
-        return NULL;
-    if (header.ptr && header.length == SLOT_TEXT) {
-        uint32_t place = hex8(header.ptr), generation = hex8(header.ptr + 8);
-        slot *found = place < at->used ? &at->pages[place / PAGE][place % PAGE] : NULL;
-        return found && found->in_use && found->generation == generation ? found : NULL;
-    }
-    slot *found = *context_place(at, context);
-    return found && found->context == context ? found : NULL;
-}
-
-void slot_text(const slot *of, char written[SLOT_TEXT]) {
-    static const char DIGITS[] = "0123456789abcdef";
-    uint64_t value = (uint64_t)of->place << 32 | of->generation;
-    for (uint32_t place = SLOT_TEXT; place-- > 0; value >>= 4)
-        written[place] = DIGITS[value & 15];
 }

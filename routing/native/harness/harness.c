@@ -19,9 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADERS = 9, SLOT = 8, KEYS = 9, LINE = 256, PRIORITY = 0 };
+enum { HEADERS = 9, ID = 8, KEYS = 9, LINE = 256, PRIORITY = 0 };
 static const char *const HEADER_NAMES[HEADERS] = {":method", ":path", "authorization", "user-agent", "cf-ipcountry",
-                                                  "content-length", "x-api-key", "cookie", SLOT_HEADER};
+                                                  "content-length", "x-api-key", "cookie", ID_HEADER};
 static const char *const KEY_NAMES[KEYS] = {"category", "host", "policy", "arm", "model_version",
                                             "propensity", "predicted_cost", "fallback", "explored"};
 
@@ -39,7 +39,7 @@ typedef struct {
 
 typedef struct {
     buffer headers[HEADERS];
-    char slot[SLOT_TEXT], logged[KEYS][LINE];
+    char id[24], logged[KEYS][LINE];
     bool refuse_first; /* asks for another host than the first */
 } stream;
 
@@ -83,15 +83,10 @@ bool CALL(lb_context_get_downstream_header)(void *of, buffer key, buffer *value,
     return header_of(of, key, value, values);
 }
 
-bool CALL(http_set_header)(void *of, int kind, buffer key, buffer value) {
-    (void)kind;
-    stream *to = of;
-    if (!named(key, SLOT_HEADER))
-        abort();
-    if (value.ptr)
-        memcpy(to->slot, value.ptr, SLOT_TEXT);
-    to->headers[SLOT] = value.ptr ? (buffer){to->slot, SLOT_TEXT} : (buffer){NULL, 0};
-    return true;
+static void give_id(stream *to) {
+    static atomic_uint ids;
+    snprintf(to->id, sizeof to->id, "%u", atomic_fetch_add(&ids, 1));
+    to->headers[ID] = (buffer){to->id, strlen(to->id)};
 }
 
 static void log_value(stream *to, buffer key, const char *value, size_t size) {
@@ -100,9 +95,11 @@ static void log_value(stream *to, buffer key, const char *value, size_t size) {
             snprintf(to->logged[each], LINE, "%.*s", (int)size, value);
 }
 
-void CALL(http_set_dynamic_metadata_string)(void *to, buffer space, buffer key, buffer value) {
+bool CALL(http_set_dynamic_metadata_string_batch)(void *to, buffer space, const key_value *pairs, size_t count) {
     (void)space;
-    log_value(to, key, value.ptr, value.length);
+    for (size_t each = 0; each < count; each++)
+        log_value(to, (buffer){pairs[each].key, pairs[each].key_length}, pairs[each].value, pairs[each].value_length);
+    return true;
 }
 
 void CALL(http_set_dynamic_metadata_number)(void *to, buffer space, buffer key, double value) {
@@ -204,7 +201,7 @@ static fleet read_hosts(const char *path) {
 
 static bool read_request(stream *to) {
     *to = (stream){0};
-    for (size_t each = 0; each < SLOT; each++) {
+    for (size_t each = 0; each < ID; each++) {
         uint32_t size = 0;
         if (fread(&size, 4, 1, stdin) != 1)
             return false;
@@ -215,11 +212,12 @@ static bool read_request(stream *to) {
             exit(2);
         to->headers[each] = (buffer){bytes, size};
     }
+    give_id(to);
     return true;
 }
 
 static void free_request(stream *gone) {
-    for (size_t each = 0; each < SLOT; each++)
+    for (size_t each = 0; each < ID; each++)
         free((char *)(uintptr_t)gone->headers[each].ptr);
 }
 
@@ -309,8 +307,7 @@ static void *storm_on(void *argument) {
         size_t at = dice() % UNDER_WAY;
         uint32_t priority = 0, index = 0;
         if (filters[at] && dice() % 2) {
-            /* A retry; by now the header that named the slot is gone. */
-            streams[at].headers[SLOT] = (buffer){NULL, 0};
+            /* A retry. */
             streams[at].refuse_first = true;
             bool chosen = envoy_dynamic_module_on_lb_choose_host(&hosts, balancer, &streams[at], &priority, &index);
             if (chosen && !healthy_host(&hosts, index))
@@ -321,7 +318,9 @@ static void *storm_on(void *argument) {
             filters[at] = NULL;
         } else {
             streams[at] = (stream){.headers = {LITERAL("GET"), LITERAL("/a/12345678/x"), {NULL, 0}, LITERAL("curl/8")}};
-            streams[at].headers[SLOT] = LITERAL("00000000ffffffff");
+            give_id(&streams[at]);
+            if (dice() % 8 == 0) /* one that another may have, or none */
+                streams[at].headers[ID] = (buffer){"7", dice() % 2};
             filters[at] = envoy_dynamic_module_on_http_filter_new(of->shared.filters, &streams[at]);
             if (dice() % 8)
                 envoy_dynamic_module_on_http_filter_request_headers(&streams[at], filters[at], false);
