@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         default=1.0, ge=1, description="Proxies that share the fleet's traffic: each sees that part of what is in flight."
     )
     scan_limit: int = Field(
-        default=128, ge=1, le=16384, description="Hosts up to which a picker looks at all; else at `sample_hosts`."
+        default=1024, ge=1, le=16384, description="Hosts up to which a picker looks at all; else at `sample_hosts`."
     )
     sample_hosts: int = Field(default=64, ge=1, le=16384, description="Hosts drawn for a request in larger fleets.")
     fallback_choices: int = Field(

@@ -53,7 +53,7 @@ class PickerSettings:
         salt: other salts give other arms to the same keys.
     """
 
-    scan_limit: int = 128
+    scan_limit: int = 1024
     sample: int = 64
     choices: int = 2
     exploration: float = 0.01
