@@ -167,7 +167,10 @@ def _figures(outcome: Outcome, slo_s: float) -> dict[str, Any]:
     return {
         "requests": total,
         "failed": failed,
-        **{f"{name}_ms": round(float(cut) * 1000, 1) for name, cut in zip(("p50", "p90", "p99", "p999"), cuts, strict=True)},
+        **{
+            f"{name}_ms": round(float(cut) * 1000, 1)
+            for name, cut in zip(("p50", "p90", "p99", "p999"), cuts, strict=True)
+        },
         "within_slo": round(float((answered <= slo_s).sum()) / max(total, 1), 4),
         "sent_late_ms": round(outcome.late_s * 1000, 1),
     }

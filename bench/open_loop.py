@@ -1,4 +1,4 @@
-"""Requests at planned times, whatever has become of those before: latency counts from the plan, not from the sending."""
+"""Requests at planned times, whatever became of those before: latency counts from the plan, not from the sending."""
 
 import asyncio
 import time

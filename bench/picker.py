@@ -27,9 +27,7 @@ from routing.table_file import PickerSettings, PickerTable
 
 _CATEGORIES = 100
 _ROUNDS = 20_000
-_AGENT = (
-    b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"  # a browser
-)
+_AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 
 
 def measure_picker(seconds: float, rounds: int) -> dict[str, Any]:

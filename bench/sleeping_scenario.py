@@ -1,4 +1,4 @@
-"""The fleet that real Envoy is measured with: its service times, what it can carry at most, and its planned requests."""
+"""The fleet that real Envoy is measured with: service times, what it can carry at most, and planned requests."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ class Scenario:
 
 
 def make_scenario(hosts: int, categories: int, slots: int, mean_s: float, sigma: float, seed: int) -> Scenario:
-    """Service times of `mean_s` times lognormal affinities (median 1, sigma) of four host classes and the categories."""
+    """Service times: `mean_s` times lognormal affinities (median 1, sigma) of four host classes and the categories."""
     dice = np.random.default_rng(seed)
     classes = dice.lognormal(0.0, sigma, (categories, 4))
     service_s = mean_s * classes[:, np.arange(hosts) % 4] * dice.lognormal(0.0, 0.05, (categories, hosts))

@@ -98,7 +98,9 @@ class Settings(BaseSettings):
         default=0.01, ge=0, le=1, description="Share of the requests that a picker sends at random, to keep measuring."
     )
     pickers: float = Field(
-        default=1.0, ge=1, description="Proxies that share the fleet's traffic: each sees that part of what is in flight."
+        default=1.0,
+        ge=1,
+        description="Proxies that share the fleet's traffic: each sees that part of what is in flight.",
     )
     scan_limit: int = Field(
         default=1024, ge=1, le=16384, description="Hosts up to which a picker looks at all; else at `sample_hosts`."

@@ -54,7 +54,7 @@ def hosts_cluster(upstreams: list[Upstream], policy: str, health_path: str | Non
 
 
 def _balancing(policy: str) -> dict[str, Any]:
-    """A policy by its name; all but ours are Envoy's own. Least request draws two hosts, or looks at all with `_full`."""
+    """A policy by its name; all but ours are Envoy's own. Least request draws two hosts, with `_full` it scans all."""
     if policy == "fingerpost":
         config = {
             "@type": _LB + "dynamic_modules.v3.DynamicModulesLoadBalancerConfig",

@@ -24,7 +24,7 @@ _HARDENED = "-D_FORTIFY_SOURCE=2"
 
 
 def compiler() -> list[str] | None:
-    """A C compiler: `$CC`, `cc`, `gcc` or `clang`, else the one of the PyPI package `ziglang`; None if there is none."""
+    """A C compiler: `$CC`, `cc`, `gcc`, `clang`, or the one of the PyPI package `ziglang`; None if there is none."""
     chosen = os.environ.get("CC")
     if chosen:
         return chosen.split()

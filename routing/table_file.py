@@ -202,7 +202,7 @@ def _checksum(body: bytes) -> int:
 
 
 def arms_of_shares(shares: Sequence[tuple[Arm, float]]) -> tuple[Arm, ...]:
-    """Arms with their shares of the requests as parts of 0..1, one after the other; shares are brought to a sum of 1."""
+    """Arms with their shares as parts of 0..1, one after the other; the shares are brought to a sum of 1."""
     total, ends, at = sum(share for _, share in shares), [], 0.0
     for arm, share in shares:
         at += share / total

@@ -56,7 +56,9 @@ class Harness:
         if table is not None:
             path.write_bytes(encode(table) if isinstance(table, PickerTable) else table)
         listed = self.folder / "hosts"
-        listed.write_text("".join(f"{name} {active} {healthy} {weight}\n" for name, active, healthy, weight in self.hosts))
+        listed.write_text(
+            "".join(f"{name} {active} {healthy} {weight}\n" for name, active, healthy, weight in self.hosts)
+        )
         done = self.call("run", str(path), str(listed), data=b"".join(each.packed() for each in requests))
         return [dict(zip(FIELDS, line.split("\t"), strict=True)) for line in done.decode().splitlines()]
 

@@ -8,20 +8,49 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from picker_harness import Harness, Sent, build, made_table
 
 from fingerpost.category import OTHER, CategoryTable, category_key, size_bucket
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fleet.log_fields import route_of
 from routing.arms import arm_of, time_key
 from routing.table_file import Arm, PickerSettings
-from picker_harness import Harness, Sent, build, made_table
 
-_WORDS = ("users", "orders", "7", "12345678", "deadbeef", "a-b", "x" * 70, "|", "v2", "1f0e3dad-9990-4a3b-8c1d", "q" * 20)
+_WORDS = (
+    "users",
+    "orders",
+    "7",
+    "12345678",
+    "deadbeef",
+    "a-b",
+    "x" * 70,
+    "|",
+    "v2",
+    "1f0e3dad-9990-4a3b-8c1d",
+    "q" * 20,
+)
 _AGENTS = (
     *("curl/8", "kube-probe/1.27", "cart-service/2", "a_b-service", "x-services", "Googlebot/2.1", "robots", "bot_x"),
-    *("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Safari/537.36", "", "-service"),
-    *("Mozilla/5.0 (iPhone; CPU iPhone OS 17_0) AppleWebKit/605", "Mozilla/4.0 (compatible;)", "Lynx/2.8", "Python-urllib"),
-    *("grpc-go/1.5", "grpcurl", "envoy", "ENVOY-x", "Opera 9.6", "monitor", "Mozilla/5.0 (compatible; theoldreader.com)"),
+    *(
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Safari/537.36",
+        "",
+        "-service",
+    ),
+    *(
+        "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0) AppleWebKit/605",
+        "Mozilla/4.0 (compatible;)",
+        "Lynx/2.8",
+        "Python-urllib",
+    ),
+    *(
+        "grpc-go/1.5",
+        "grpcurl",
+        "envoy",
+        "ENVOY-x",
+        "Opera 9.6",
+        "monitor",
+        "Mozilla/5.0 (compatible; theoldreader.com)",
+    ),
 )
 path = st.one_of(
     st.lists(st.sampled_from(_WORDS), max_size=9).map(lambda words: "/" + "/".join(words)),
@@ -35,7 +64,9 @@ agent = st.one_of(
 ascii_text = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=9)
 requests = st.builds(
     lambda method, path, auth, agent, country, length, key, cookie: Sent(
-        method.encode(), path.encode(), *(None if t is None else t.encode() for t in (auth, agent, country, length, key, cookie))
+        method.encode(),
+        path.encode(),
+        *(None if t is None else t.encode() for t in (auth, agent, country, length, key, cookie)),
     ),
     st.sampled_from(("GET", "POST", "DELETE")),
     path,
@@ -164,7 +195,11 @@ def test_large_fleets_are_sampled(harness):
 
 
 def test_arms_are_those_of_the_definition(harness):
-    arms = (Arm("a", "least_request", 0, 0.3, "1"), Arm("b", "random", 0, 0.6, "2"), Arm("c", "fingerpost", 0, 1.0, "3"))
+    arms = (
+        Arm("a", "least_request", 0, 0.3, "1"),
+        Arm("b", "random", 0, 0.6, "2"),
+        Arm("c", "fingerpost", 0, 1.0, "3"),
+    )
     by_header = PickerSettings(arm_mode="header", arm_header="cookie", salt="s1", exploration=0.0)
     table = made_table(["h0"], [OTHER], arms=arms, settings=by_header)
     keys = [f"user-{number}".encode() for number in range(300)]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from picker_harness import build, made_table
 
 from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.settings import Settings
 from routing.cost import cost_terms, routing_cost
 from routing.picker_table import table_from_json
 from routing.table_file import Arm, PickerSettings, decode, encode
-from picker_harness import build, made_table
 
 names = st.lists(st.text(min_size=1, max_size=12), max_size=6, unique=True)
 
@@ -29,7 +29,9 @@ def test_what_is_written_is_read(hosts, categories, matrices, exploration, scan)
         offset=dice.random(shape, dtype=np.float32),
         routes=("/a/*",),
         arms=(Arm("a", "random", 0, 0.5, "7"), Arm("b", "fingerpost", matrices - 1, 1.0, "8")),
-        settings=PickerSettings(scan_limit=scan, exploration=exploration, arm_mode="header", arm_header="x-u", salt="s"),
+        settings=PickerSettings(
+            scan_limit=scan, exploration=exploration, arm_mode="header", arm_header="x-u", salt="s"
+        ),
     )
     read = decode(encode(table))
     assert np.array_equal(read.slope, table.slope)
@@ -55,7 +57,9 @@ def test_too_much_is_refused():
 def test_the_native_reader_takes_good_files_and_no_others(tmp_path):
     """Under the address and undefined-behaviour sanitizers: cut files, changed bytes, and plain noise."""
     program = build(tmp_path, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    good = encode(made_table(["h0", "h1"], ["GET /a", "other"], routes=("/a/*", "/*/b"), arms=(Arm("x", until=0.3), Arm())))
+    good = encode(
+        made_table(["h0", "h1"], ["GET /a", "other"], routes=("/a/*", "/*/b"), arms=(Arm("x", until=0.3), Arm()))
+    )
     dice = random.Random(1)
     cases = [good, *(good[:size] for size in range(0, len(good), 7)), *(dice.randbytes(size) for size in range(300))]
     for _ in range(600):

@@ -36,7 +36,10 @@ def engine():
         def do_GET(self):
             state["asked"].append((self.path, self.headers.get("if-none-match"), self.headers.get("authorization")))
             same = self.headers.get("if-none-match") == f'"{state["version"]}"'
-            body = state["body"] or json.dumps({**TABLE, **{k: state[k] for k in ("version",)}, "expires_at": state["expires"]}).encode()
+            body = (
+                state["body"]
+                or json.dumps({**TABLE, **{k: state[k] for k in ("version",)}, "expires_at": state["expires"]}).encode()
+            )
             self.send_response(304 if same and state["status"] == 200 else state["status"])
             self.send_header("etag", f'"{state["version"]}"')
             self.send_header("x-fingerpost-expires-at", f"{state['expires']:.3f}")
@@ -61,7 +64,7 @@ def read(path: Path):
 
 def test_the_file_is_what_the_engine_says(engine, tmp_path):
     path = tmp_path / "t"
-    router = Router(engine["url"], path, Settings(engine_token="secret"))
+    router = Router(engine["url"], path, Settings(engine_token="secret"))  # noqa: S106
     assert router.sync()
     assert read(path).version == "v1"
     assert engine["asked"][0] == ("/v1/services/shop/table", None, "Bearer secret")

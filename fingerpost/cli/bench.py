@@ -25,9 +25,8 @@ def agent(
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """CPU and memory of an agent beside a busy host, and what the middleware adds to a request."""
-    from bench.middleware import measure_middleware
-
     from bench.agent import measure_agent
+    from bench.middleware import measure_middleware
 
     _print({**measure_agent(rate, seconds, real_log), "middleware": measure_middleware()}, json_output)
 

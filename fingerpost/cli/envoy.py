@@ -22,7 +22,8 @@ def config(
         str, typer.Option(help="fingerpost, least_request, least_request_full, round_robin, random or orca.")
     ] = "fingerpost",
     table: Annotated[
-        Path | None, typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table.")
+        Path | None,
+        typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
     ] = None,
     access_log: Annotated[Path | None, typer.Option(help="Default FINGERPOST_HOME/access.log.")] = None,
     health_path: Annotated[str | None, typer.Option(help="Path for active health checks, such as /healthz.")] = None,

@@ -18,6 +18,7 @@ from fleet.middleware.orca import HEADER, load_report
 
 _MAX_HEAD = 16_384
 _REPORT_S = 0.5
+_LENGTH = b"content-length"
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class _Connection(asyncio.Protocol):
         lines = head.split(b"\r\n")
         for line in lines[1:]:
             name, _, value = line.partition(b":")
-            if name.lower() == b"content-length" and value.strip().isdigit():
+            if name.lower() == _LENGTH and value.strip().isdigit():
                 self._skip = int(value)
         self._unread = rest
         self._task = asyncio.get_running_loop().create_task(self._answer(lines[0]))
