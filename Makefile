@@ -17,6 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing the program into $(VENV) ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@$(call INSTALL,-e .)
+	@$(BIN)/fingerpost envoy build >/dev/null || echo "routing by prediction needs the native picker; all else works without it" >&2
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

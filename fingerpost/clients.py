@@ -2,20 +2,20 @@
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from fingerpost.regions import NO_REGION, country_of_header
 
-if TYPE_CHECKING:
-    from ua_parser import Parser
-
+# Rules of fixed strings, so that the native picker has the very same (routing/native/category.c); ASCII throughout.
+_FLAGS = re.IGNORECASE | re.ASCII
+_BOT = re.compile(r"bot\b|crawl|spider|slurp|monitor|uptime|scan", _FLAGS)
+_SERVICE = re.compile(r"(envoy|grpc|istio|kube|prometheus|fingerpost|[a-z0-9-]+-service)\b", _FLAGS)
 _LIBRARY = re.compile(
-    r"^(python|curl|wget|go-http|java|okhttp|axios|node|ruby|php|perl|libwww|httpx|aiohttp|apache-httpclient|guzzle|dart)",
-    re.IGNORECASE,
+    r"python|curl|wget|go-http|java|okhttp|axios|node|ruby|php|perl|libwww|httpx|aiohttp|apache-httpclient|guzzle|dart",
+    _FLAGS,
 )
-_BOT = re.compile(r"bot\b|crawl|spider|slurp|monitor|uptime|scan", re.IGNORECASE)
-_SERVICE = re.compile(r"^(envoy|grpc|istio|kube|prometheus|fingerpost|[a-z0-9-]+-service)\b", re.IGNORECASE)
-_MOBILE_SYSTEMS = {"iOS", "Android", "Windows Phone", "KaiOS", "HarmonyOS"}
+_MOBILE = re.compile(r"android|iphone|ipad|ipod|windows phone|kaios|harmonyos|mobilesafari|silk/", _FLAGS)
+_BROWSER = re.compile(r"applewebkit|gecko|msie|trident|presto|webkit|opera|netfront|up\.browser", _FLAGS)
+_TEXT_BROWSER = re.compile(r"lynx/|links|elinks|w3m/", _FLAGS)
 # Longer user agents are cut: what tells their class stands at the front, and a megabyte of it is an attack.
 MAX_USER_AGENT = 256
 
@@ -51,22 +51,9 @@ def _user_agent_class(user_agent: str) -> str:
         return "service"
     if _LIBRARY.match(user_agent):
         return "library"
-    parser = _parser()
-    system = parser.parse_os(user_agent)
-    if system and system.family in _MOBILE_SYSTEMS:
+    if _MOBILE.search(user_agent):
         return "mobile"
-    return "browser" if parser.parse_user_agent(user_agent) else "other"
-
-
-@lru_cache(maxsize=1)
-def _parser() -> "Parser":
-    """ua-parser without its device patterns, which are most of its memory and tell us nothing."""
-    from ua_parser import Parser
-    from ua_parser.loaders import load_lazy_builtins
-    from ua_parser.regex import Resolver
-
-    agents, systems, _devices = load_lazy_builtins()
-    return Parser(Resolver((agents, systems, [])))
+    return "browser" if _BROWSER.search(user_agent) or _TEXT_BROWSER.match(user_agent) else "other"
 
 
 def coarse_region(header: str | None) -> str:

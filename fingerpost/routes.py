@@ -11,7 +11,7 @@ MAX_SEGMENTS = 6
 MAX_SEGMENT_CHARS = 64
 # More different words than this in one place of a path, and they are names of things, not of operations.
 MAX_WORDS = 24
-_ID = re.compile(r"\d+|[0-9a-fA-F]{8,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{4,}|[A-Za-z0-9_-]{20,}")
+_ID = re.compile(r"\d+|[0-9a-fA-F]{8,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{4,}|[A-Za-z0-9_-]{20,}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\*|\{[^/{}]*\}|:[A-Za-z_]\w*|<[^/<>]*>")
 _CACHED_PATHS = 16_384
 

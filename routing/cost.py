@@ -27,10 +27,28 @@ def routing_cost(
     Returns:
         Costs in seconds, same shape; infinite where the host cannot serve.
     """
+    slope, offset = cost_terms(throughput_rps, latency_s, success_rate, latency_weight)
+    load = np.asarray(inflight, dtype=np.float64) + 1
+    usable = np.isfinite(slope)
+    cost = np.where(usable, slope, 0.0) * load + offset
+    return np.where(usable & np.isfinite(cost), cost, np.inf)
+
+
+def cost_terms(
+    throughput_rps: ArrayLike, latency_s: ArrayLike = 0.0, success_rate: ArrayLike = 1.0, latency_weight: float = 0.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The cost as a line over the load: `cost = slope * (inflight + 1) + offset`; what pickers keep of a prediction.
+
+    Args:
+        throughput_rps, latency_s, success_rate, latency_weight: as in `routing_cost`.
+
+    Returns:
+        Slope and offset in seconds, of the arguments' common shape; the slope is infinite where the host cannot serve.
+    """
     rate = np.asarray(throughput_rps, dtype=np.float64)
     success = np.asarray(success_rate, dtype=np.float64)
     usable = np.isfinite(rate) & (rate > 0) & (success > 0)
-    drain = (np.asarray(inflight, dtype=np.float64) + 1) / np.where(usable, rate, 1.0)
-    cost = (1 - latency_weight) * drain + latency_weight * np.asarray(latency_s, dtype=np.float64)
-    cost = cost / np.where(usable, success, 1.0)
-    return np.where(usable & np.isfinite(cost), cost, np.inf)
+    share = np.where(usable, success, 1.0)
+    slope = (1 - latency_weight) / np.where(usable, rate, 1.0) / share
+    offset = latency_weight * np.asarray(latency_s, dtype=np.float64) / share
+    return np.where(usable & np.isfinite(offset), slope, np.inf), np.broadcast_to(offset, slope.shape)

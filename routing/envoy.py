@@ -1,58 +1,14 @@
 """Envoy's configuration as data; its JSON is what Envoy reads."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_TYPE = "type.googleapis.com/envoy.extensions."
-# Measured at the host, sent as response headers, moved into the log, never shown to the client.
-_HOST_HEADERS = {"inflight": "x-fingerpost-inflight", "cpu_s": "x-fingerpost-cpu-s"}
-MAX_USER_AGENT = 256
+from routing.access_log import HOST_HEADERS, access_log_format
+from routing.clusters import POLICIES, TYPE, address, dynamic_module, hosts_cluster
+from routing.upstream import Upstream
 
-
-@dataclass(frozen=True)
-class Upstream:
-    """A host behind Envoy; the name is what the access log calls it."""
-
-    name: str
-    address: str
-    port: int
-
-
-def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict[str, Any]:
-    """The fields of an access-log line: what a request record needs and no secret.
-
-    Of the Authorization header only the scheme's first six characters are kept, of the API key and the cookie that they
-    were sent, and the query is left out. Times are microseconds, the start is seconds since 1970.
-
-    Args:
-        policy: the routing policy in force; with `random` every host is as likely, so the propensity is known.
-        log_client: also log the client's address, which is personal data: only where agents shall look regions up by
-            it. They drop it then; the log keeps it.
-    """
-    client = {"client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"} if log_client else {}
-    propensity = {"propensity": 1 / hosts} if policy == "random" and hosts else {}
-    return {
-        "start": "%START_TIME(%s.%6f)%",
-        "host": "%UPSTREAM_HOST_NAME%",
-        "method": "%REQ(:METHOD)%",
-        "path": "%PATH(NQ):512%",
-        "status": "%RESPONSE_CODE%",
-        "response_flags": "%RESPONSE_FLAGS%",
-        "bytes_in": "%BYTES_RECEIVED%",
-        "bytes_out": "%BYTES_SENT%",
-        "duration_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
-        "service_time_us": "%COMMON_DURATION(US_TX_BEG:US_RX_END:us)%",
-        "auth_scheme": "%REQ(AUTHORIZATION):6%",
-        "api_key": "%CEL('x-api-key' in request.headers)%",
-        "cookie": "%CEL('cookie' in request.headers)%",
-        "user_agent": f"%REQ(USER-AGENT):{MAX_USER_AGENT}%",
-        "region": "%REQ(CF-IPCOUNTRY):2%",
-        "policy": policy,
-        **client,
-        **propensity,
-        **{name: f"%DYNAMIC_METADATA(fingerpost:{name})%" for name in _HOST_HEADERS},
-    }
+__all__ = ["POLICIES", "Upstream", "access_log_format", "envoy_config"]
+_FILTERS = TYPE + "filters.http."
 
 
 def envoy_config(
@@ -63,105 +19,119 @@ def envoy_config(
     admin_port: int,
     policy: str = "random",
     log_client: bool = False,
+    table: Path | None = None,
+    health_path: str | None = None,
+    timeout_s: float = 30.0,
 ) -> dict[str, Any]:
     """A complete configuration: one listener, one cluster with the given hosts.
 
     Args:
-        policy: `random`, `round_robin` or `least_request`. Random is what measures every pair of host and category
-            alike, and gives each record a known propensity.
+        policy: `fingerpost` (the native picker), or Envoy's own `random`, `round_robin`, `least_request`,
+            `least_request_full` or `orca`.
+            Random is what measures every pair of host and category alike, and gives each record a known propensity.
         log_client: see `access_log_format`.
+        table: file that the router keeps fresh, for `fingerpost`; it need not be there yet.
+        health_path: see `hosts_cluster`.
+        timeout_s: of a request.
 
     Raises:
-        ValueError: no hosts, or an unknown policy.
+        ValueError: no hosts, an unknown policy, or `fingerpost` without a table.
     """
     if not upstreams:
         raise ValueError("Envoy needs at least one host")
-    if policy not in ("random", "round_robin", "least_request"):
-        raise ValueError(f"unknown policy {policy!r}: use random, round_robin or least_request")
+    if policy not in POLICIES:
+        raise ValueError(f"unknown policy {policy!r}: use {', '.join(POLICIES)}")
+    if policy == "fingerpost" and table is None:
+        raise ValueError("the policy fingerpost needs the path of a table")
+    log_format = access_log_format(policy, len(upstreams), log_client)
     return {
-        "admin": {"address": _address("127.0.0.1", admin_port)},
+        "admin": {"address": address("127.0.0.1", admin_port)},
         "static_resources": {
             "listeners": [
                 {
                     "name": "clients",
-                    "address": _address(bind_host, port),
-                    "filter_chains": [
-                        {"filters": [_http_filter(access_log, access_log_format(policy, len(upstreams), log_client))]}
-                    ],
+                    "address": address(bind_host, port),
+                    "filter_chains": [{"filters": [_manager(access_log, log_format, table, policy, timeout_s)]}],
                 }
             ],
-            "clusters": [
-                {
-                    "name": "hosts",
-                    "type": "STATIC",
-                    "connect_timeout": "1s",
-                    "lb_policy": policy.upper(),
-                    "load_assignment": {
-                        "cluster_name": "hosts",
-                        "endpoints": [{"lb_endpoints": [_endpoint(upstream) for upstream in upstreams]}],
-                    },
-                }
-            ],
+            "clusters": [hosts_cluster(upstreams, policy, health_path)],
         },
     }
 
 
-def _http_filter(access_log: Path, log_format: dict[str, Any]) -> dict[str, Any]:
+def _manager(
+    access_log: Path, log_format: dict[str, Any], table: Path | None, policy: str, timeout_s: float
+) -> dict[str, Any]:
+    picker = [_picker_filter(table)] if policy == "fingerpost" and table else []
     return {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
-            "@type": _TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "clients",
             "access_log": [
                 {
                     "name": "envoy.access_loggers.file",
                     "typed_config": {
-                        "@type": _TYPE + "access_loggers.file.v3.FileAccessLog",
+                        "@type": TYPE + "access_loggers.file.v3.FileAccessLog",
                         "path": str(access_log),
                         "log_format": {"json_format": log_format},
                     },
                 }
             ],
-            "route_config": {
-                "virtual_hosts": [
-                    {
-                        "name": "all",
-                        "domains": ["*"],
-                        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "hosts", "timeout": "30s"}}],
-                    }
-                ]
-            },
+            "route_config": {"virtual_hosts": [_virtual_host(timeout_s)]},
             "http_filters": [
-                {
-                    "name": "envoy.filters.http.header_to_metadata",
-                    "typed_config": {
-                        "@type": _TYPE + "filters.http.header_to_metadata.v3.Config",
-                        "response_rules": [
-                            {
-                                "header": header,
-                                "on_header_present": {
-                                    "metadata_namespace": "fingerpost",
-                                    "key": name,
-                                    "type": "NUMBER",
-                                },
-                                "remove": True,
-                            }
-                            for name, header in _HOST_HEADERS.items()
-                        ],
-                    },
-                },
-                {
-                    "name": "envoy.filters.http.router",
-                    "typed_config": {"@type": _TYPE + "filters.http.router.v3.Router"},
-                },
+                *picker,
+                _host_headers_filter(),
+                {"name": "envoy.filters.http.router", "typed_config": {"@type": _FILTERS + "router.v3.Router"}},
             ],
         },
     }
 
 
-def _endpoint(upstream: Upstream) -> dict[str, Any]:
-    return {"endpoint": {"hostname": upstream.name, "address": _address(upstream.address, upstream.port)}}
+def _virtual_host(timeout_s: float) -> dict[str, Any]:
+    route = {
+        "cluster": "hosts",
+        "timeout": f"{timeout_s}s",
+        # Only what no host has seen is sent again, and not to the host that did not take it.
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream",
+            "num_retries": 2,
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {"@type": TYPE + "retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+                }
+            ],
+            "host_selection_retry_max_attempts": 3,
+        },
+    }
+    return {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
 
 
-def _address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
+def _picker_filter(table: Path) -> dict[str, Any]:
+    return {
+        "name": "fingerpost",
+        "typed_config": {
+            "@type": _FILTERS + "dynamic_modules.v3.DynamicModuleFilter",
+            "dynamic_module_config": dynamic_module(),
+            "filter_name": "categorise",
+            "filter_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": str(table)},
+        },
+    }
+
+
+def _host_headers_filter() -> dict[str, Any]:
+    return {
+        "name": "envoy.filters.http.header_to_metadata",
+        "typed_config": {
+            "@type": _FILTERS + "header_to_metadata.v3.Config",
+            "response_rules": [
+                {
+                    "header": header,
+                    "on_header_present": {"metadata_namespace": "fingerpost", "key": name, "type": "NUMBER"},
+                    "remove": True,
+                }
+                for name, header in HOST_HEADERS.items()
+            ],
+        },
+    }

@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from features.build import categories_path, load_categories
+from features.build import load_categories
 from fingerpost.category import OTHER, SEPARATOR, CategoryTable
+from fingerpost.lake import published_categories
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
@@ -31,7 +32,7 @@ class Categories:
         if service in self._kept and now - looked < _LOOK_EVERY_S:
             return table
         try:
-            found = categories_path(self._lake, service).stat().st_mtime_ns
+            found = published_categories(self._lake, service).stat().st_mtime_ns
             if found != stamp:
                 table, stamp = load_categories(self._lake, service), found
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from fingerpost.records import REQUEST_RECORD, refusal
 from fleet.envoy_log import parse_line
 from routing.cost import routing_cost
-from routing.envoy import Upstream, envoy_config
+from routing.envoy import POLICIES, Upstream, envoy_config
+from routing.module import build_module, compiler
 
 ENVOY = str(Path(sys.executable).parent / "envoy")
 
@@ -40,12 +42,22 @@ def test_cost_rises_with_load_and_falls_with_throughput(inflight, rate, success)
     assert routing_cost(inflight, rate * 2, success_rate=success) < routing_cost(inflight, rate, success_rate=success)
 
 
-@pytest.mark.parametrize("policy", ["random", "round_robin", "least_request"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_envoy_accepts_the_configuration(tmp_path, policy):
-    config = envoy_config([Upstream("h1", "127.0.0.1", 9)], tmp_path / "log", "127.0.0.1", 1234, 1235, policy)
+    if policy == "fingerpost" and compiler() is None:
+        pytest.skip("there is no C compiler")
+    hosts = [Upstream("h1", "127.0.0.1", 9), Upstream("h2", "::1", 9)]
+    config = envoy_config(
+        hosts, tmp_path / "log", "127.0.0.1", 1234, 1235, policy, table=tmp_path / "table", health_path="/healthz"
+    )
     (tmp_path / "envoy.json").write_text(json.dumps(config))
+    module = {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(build_module().parent)} if policy == "fingerpost" else {}
     done = subprocess.run(
-        [ENVOY, "--mode", "validate", "-c", str(tmp_path / "envoy.json")], capture_output=True, text=True, check=False
+        [ENVOY, "--mode", "validate", "-c", str(tmp_path / "envoy.json"), "--base-id", "77"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **module},
     )
     assert done.returncode == 0, done.stderr
 
@@ -55,6 +67,8 @@ def test_bad_configurations_are_refused(tmp_path):
         envoy_config([], tmp_path, "127.0.0.1", 1, 2)
     with pytest.raises(ValueError, match="'best'"):
         envoy_config([Upstream("h1", "127.0.0.1", 9)], tmp_path, "127.0.0.1", 1, 2, "best")
+    with pytest.raises(ValueError, match="table"):
+        envoy_config([Upstream("h1", "127.0.0.1", 9)], tmp_path, "127.0.0.1", 1, 2, "fingerpost")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -10,6 +10,8 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measures what the program itself costs.", no_args_is_help=True)
     bench.command()(agent)
     bench.command()(attribution)
+    bench.command()(envoy)
+    bench.command()(picker)
     bench.command()(scoring)
     bench.command()(windowing)
     bench.command()(training)
@@ -46,6 +48,43 @@ def attribution(
     if not json_output:
         _print_cells(figures.pop("cells"))
     _print(figures, json_output)
+
+
+def envoy(
+    hosts: Annotated[int, typer.Option(min=2, max=200, help="Sleeping hosts, of 4 slots each.")] = 20,
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long each policy meets each load.")] = 15,
+    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.7,0.9",
+    policies: Annotated[
+        str, typer.Option(help="Envoy's own, and fingerpost.")
+    ] = "round_robin,least_request,least_request_full,orca,fingerpost",
+    slo_ms: Annotated[float, typer.Option(min=1, help="The p99 that a load must keep to count as held.")] = 500,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Real Envoy before an emulated fleet: its own policies and ours, on the same arrivals."""
+    from bench.envoy import measure_envoy
+
+    figures = measure_envoy(
+        hosts,
+        seconds,
+        [float(load) for load in loads.split(",")],
+        policies.split(","),
+        slo_ms / 1000,
+        seed,
+        lambda text: typer.echo(text, err=True),
+    )
+    _print(figures, json_output)
+
+
+def picker(
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 3,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """What a decision of the native picker costs, by itself and in Envoy beside least request."""
+    from bench.picker import measure_picker
+
+    _print(measure_picker(seconds, rounds), json_output)
 
 
 def scoring(

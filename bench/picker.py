@@ -1,0 +1,151 @@
+"""`fingerpost bench picker`: what a decision costs, by itself and in Envoy beside least request."""
+
+import asyncio
+import json
+import shutil
+import statistics
+import struct
+import subprocess
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from bench.envoy import running_envoy
+from bench.open_loop import drive
+from fingerpost.settings import LOOPBACK
+from fingerpost.stack.ports import free_ports
+from routing.clusters import TYPE, address
+from routing.envoy import Upstream, envoy_config
+from routing.module import build_harness
+from routing.router import write_table
+from routing.table_file import PickerSettings, PickerTable
+
+_CATEGORIES = 100
+_ROUNDS = 20_000
+_AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
+
+
+def measure_picker(seconds: float, rounds: int) -> dict[str, Any]:
+    """Nanoseconds a decision (filter, choice) at 50 and 1000 hosts, and Envoy's CPU a request at 50 hosts."""
+    with tempfile.TemporaryDirectory(prefix="fingerpost-bench-") as text:
+        folder = Path(text)
+        harness = build_harness(folder / "harness")
+        alone = {
+            "50_hosts": _alone(harness, folder, 50, 128),
+            "1000_hosts_sample_64": _alone(harness, folder, 1000, 128),
+            "1000_hosts_scan": _alone(harness, folder, 1000, 1000),
+        }
+        return {"decision_us": alone, "envoy_50_hosts": _in_envoy(folder, seconds, rounds)}
+
+
+def _table(hosts: int, scan_limit: int) -> PickerTable:
+    dice = np.random.default_rng(1)
+    slope = dice.uniform(0.005, 0.1, (1, _CATEGORIES, hosts + 1)).astype(np.float32)
+    now = time.time_ns() // 1000
+    names = (*(f"GET /c{number}|0|none|browser|none" for number in range(_CATEGORIES - 1)), "other")
+    settings = PickerSettings(scan_limit=scan_limit)
+    hosts_names = tuple(f"h{number}" for number in range(hosts))
+    routes = tuple(f"/team{number}/*/orders" for number in range(50))
+    return replace(
+        PickerTable("bench", now, now + 3_600_000_000, hosts_names, names, routes, slope, np.zeros_like(slope)),
+        settings=settings,
+    )
+
+
+def _alone(harness: Path, folder: Path, hosts: int, scan_limit: int) -> dict[str, float]:
+    """Without Envoy: its callbacks are played, which is about as much work as they are."""
+    write_table(folder / "alone.table", _table(hosts, scan_limit))
+    (folder / "hosts").write_text("".join(f"h{number} {number % 7} 1 1\n" for number in range(hosts)))
+    requests = b"".join(
+        b"".join(
+            struct.pack("<I", 0xFFFFFFFF if text is None else len(text)) + (text or b"")
+            for text in (b"GET", b"/c%d/orders" % number, None, _AGENT, b"DE", None, None, None)
+        )
+        for number in range(64)
+    )
+    command = [str(harness), "time", str(folder / "alone.table"), str(folder / "hosts"), str(_ROUNDS)]
+    best = [float("inf")] * 2
+    for _ in range(5):
+        done = subprocess.run(command, input=requests, capture_output=True, check=True)
+        best = [min(pair) for pair in zip(best, map(float, done.stdout.split()), strict=True)]
+    return {"filter": round(best[0] / 1000, 2), "choice": round(best[1] / 1000, 2)}
+
+
+def _in_envoy(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
+    """Envoy before 50 ports of another Envoy that answers by itself; load by wrk if there is one, else our own."""
+    ports = free_ports(53)
+    upstreams = [Upstream(f"h{number}", LOOPBACK, port) for number, port in enumerate(ports[:50])]
+    write_table(folder / "envoy.table", _table(50, 128))
+    by = "wrk" if shutil.which("wrk") else "own loader"
+    rates: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    with running_envoy(_answering(ports[:50], ports[50]), folder, ports[50]):
+        for _ in range(rounds):
+            for policy in ("least_request", "fingerpost"):
+                config = envoy_config(
+                    upstreams, Path("/dev/null"), LOOPBACK, ports[51], ports[52], policy, table=folder / "envoy.table"
+                )
+                with running_envoy(config, folder, ports[52]) as pid:
+                    _load(ports[51], 1.0)
+                    before = _cpu_s(pid)
+                    count, took = _load(ports[51], seconds)
+                    cpu.setdefault(policy, []).append((_cpu_s(pid) - before) / max(count, 1) * 1e6)
+                    rates.setdefault(policy, []).append(count / took)
+    median = {policy: statistics.median(values) for policy, values in cpu.items()}
+    rate = {policy: statistics.median(values) for policy, values in rates.items()}
+    return {
+        "load": by,
+        "requests_per_s": {policy: round(value) for policy, value in rate.items()},
+        "cpu_us_per_request": {policy: round(value, 2) for policy, value in median.items()},
+        "throughput_share": round(rate["fingerpost"] / rate["least_request"], 3),
+        "cpu_share": round(median["least_request"] / median["fingerpost"], 3),
+        "added_cpu_us": round(median["fingerpost"] - median["least_request"], 2),
+    }
+
+
+def _load(port: int, seconds: float) -> tuple[int, float]:
+    """Requests answered, and how long it took."""
+    if shutil.which("wrk"):
+        command = ["wrk", "-t1", "-c32", f"-d{max(1, round(seconds))}s", "-H", f"user-agent: {_AGENT.decode()}"]
+        done = subprocess.run(
+            [*command, f"http://{LOOPBACK}:{port}/c7"], capture_output=True, text=True, check=True
+        ).stdout
+        line = next(line for line in done.splitlines() if "requests in" in line)
+        count, _, _, took, *_ = line.replace(",", "").split()
+        return int(count), float(took.removesuffix("s"))
+    request = b"GET /c7 HTTP/1.1\r\nhost: bench\r\nuser-agent: " + _AGENT + b"\r\n\r\n"
+    planned = [(number / 2000, request) for number in range(round(seconds * 2000))]
+    outcome = asyncio.run(drive(port, planned, 5))
+    return outcome.statuses["200"], seconds
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _answering(ports: list[int], admin: int) -> dict[str, Any]:
+    """An Envoy that answers every request on many ports with an empty 200."""
+    route = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
+    manager = {
+        "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "answers",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": TYPE + "filters.http.router.v3.Router"},
+            }
+        ],
+    }
+    filters = json.loads(json.dumps([{"name": "manager", "typed_config": manager}]))
+    listeners = [
+        {"name": f"port-{port}", "address": address(LOOPBACK, port), "filter_chains": [{"filters": filters}]}
+        for port in ports
+    ]
+    return {"admin": {"address": address(LOOPBACK, admin)}, "static_resources": {"listeners": listeners}}

@@ -1,0 +1,43 @@
+"""`fingerpost router`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(router)
+
+
+def router(
+    table: Annotated[
+        Path | None, typer.Option(help="The picker's file; default FINGERPOST_HOME/routing/SERVICE.table.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="URL of the engine; default FINGERPOST_ENGINE_URL.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Write the table once and stop.")] = False,
+) -> None:
+    """Follows the engine's routing table and keeps the file that the picker in Envoy reads."""
+    import signal
+    import threading
+
+    from fingerpost.logs import configure_logs
+    from fingerpost.settings import LOOPBACK, get_settings
+    from routing.router import Router
+
+    settings = get_settings()
+    configure_logs(settings.log_level, settings.log_format)
+    path = table or settings.home / "routing" / f"{settings.service}.table"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    follower = Router(engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}", path, settings)
+    try:
+        if once:
+            follower.sync()
+            typer.echo(path)
+            return
+        stop = threading.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: stop.set())
+        follower.follow(stop)
+    finally:
+        follower.close()

@@ -1,0 +1,103 @@
+"""The hosts' cluster in Envoy's configuration: load balancing, health checks, outlier detection."""
+
+from typing import Any
+
+from routing.upstream import Upstream
+
+TYPE = "type.googleapis.com/envoy.extensions."
+POLICIES = ("fingerpost", "least_request", "least_request_full", "round_robin", "random", "orca")
+_LB = TYPE + "load_balancing_policies."
+
+
+def dynamic_module() -> dict[str, Any]:
+    """The native picker, found through ENVOY_DYNAMIC_MODULES_SEARCH_PATH; its counters are `fingerpost.*`."""
+    from routing.module import NAME
+
+    return {"name": NAME, "do_not_close": True, "metrics_namespace": "fingerpost"}
+
+
+def hosts_cluster(upstreams: list[Upstream], policy: str, health_path: str | None) -> dict[str, Any]:
+    """The cluster `hosts`.
+
+    Args:
+        health_path: path that a healthy host answers with 200; None: no active health checks.
+    """
+    checks = {"health_checks": [_health_check(health_path)]} if health_path else {}
+    return {
+        "name": "hosts",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _balancing(policy)}]},
+        "load_assignment": {
+            "cluster_name": "hosts",
+            "endpoints": [{"lb_endpoints": [_endpoint(upstream) for upstream in upstreams]}],
+        },
+        **checks,
+        # A host that resets or refuses is left out for a while. Errors that hosts answer with do not count: they may
+        # be the requests' own. At most half of the fleet: what all hosts have is no host's fault.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 5,
+            "enforcing_success_rate": 0,
+            "enforcing_local_origin_success_rate": 0,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "interval": "1s",
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+        # No breaker below what an open loop of clients can have under way: a full fleet shows as latency, not as 503.
+        "circuit_breakers": {
+            "thresholds": [{"max_connections": 65536, "max_pending_requests": 65536, "max_requests": 65536}]
+        },
+    }
+
+
+def _balancing(policy: str) -> dict[str, Any]:
+    """A policy by its name; all but ours are Envoy's own. Least request draws two hosts, with `_full` it scans all."""
+    if policy == "fingerpost":
+        config = {
+            "@type": _LB + "dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
+            "dynamic_module_config": dynamic_module(),
+            "lb_policy_name": "least_predicted_cost",
+        }
+        return {"name": "envoy.load_balancing_policies.dynamic_modules", "typed_config": config}
+    if policy == "orca":
+        config = {
+            "@type": _LB + "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
+            "blackout_period": "2s",
+            "weight_update_period": "1s",
+        }
+        return {"name": "envoy.load_balancing_policies.client_side_weighted_round_robin", "typed_config": config}
+    full = {"selection_method": "FULL_SCAN"} if policy == "least_request_full" else {}
+    name = policy.removesuffix("_full")
+    message = {"least_request": "LeastRequest", "round_robin": "RoundRobin", "random": "Random"}[name]
+    return {
+        "name": f"envoy.load_balancing_policies.{name}",
+        "typed_config": {"@type": f"{_LB}{name}.v3.{message}", **full},
+    }
+
+
+def _health_check(path: str) -> dict[str, Any]:
+    return {
+        "timeout": "1s",
+        "interval": "2s",
+        "interval_jitter": "0.2s",
+        "unhealthy_interval": "1s",
+        "no_traffic_interval": "2s",
+        "unhealthy_threshold": 3,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": path},
+    }
+
+
+def _endpoint(upstream: Upstream) -> dict[str, Any]:
+    return {
+        "endpoint": {"hostname": upstream.name, "address": address(upstream.address, upstream.port)},
+        # By this name the picker finds the host in its table.
+        "metadata": {"filter_metadata": {"fingerpost": {"host": upstream.name}}},
+    }
+
+
+def address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}

@@ -1,0 +1,222 @@
+/* The category of a request: the same rules as fingerpost/category.py, routes.py and clients.py, to the byte. */
+#define _GNU_SOURCE
+#include "table.h"
+
+#include <string.h>
+
+enum { MAX_PATH = 512, MAX_SEGMENT = 64, MAX_USER_AGENT = 256, MAX_METHOD = 32 };
+static const uint64_t SIZE_LIMITS[] = {1, 1u << 10, 1u << 14, 1u << 18, 1u << 22};
+static const char *const SIZE_NAMES[] = {"0", "1K", "16K", "256K", "4M", "big"};
+
+static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c; }
+static bool is_hex(char c) { return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'f'); }
+static bool is_word(char c) { return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'z') || c == '_'; }
+
+/* Digits; 8 or more hexadecimal digits; a UUID or what looks like one; 20 or more letters, digits, '_' and '-'. */
+static bool is_id(text segment) {
+    bool digits = true, hex = true, uuid = segment.size >= 18, words = segment.size >= 20;
+    for (uint32_t place = 0; place < segment.size; place++) {
+        char c = segment.at[place];
+        digits = digits && is_digit(c);
+        hex = hex && is_hex(c);
+        uuid = uuid && (place == 8 || place == 13 ? c == '-' : is_hex(c) || (place > 13 && c == '-'));
+        words = words && (is_word(c) || c == '-');
+    }
+    return segment.size && (digits || (hex && segment.size >= 8) || uuid || words);
+}
+
+static bool walk(const table *with, uint32_t node, const text *segments, uint32_t count, uint32_t depth, bool *star) {
+    if (depth == count)
+        return with->nodes[node].ends;
+    uint32_t word = NONE, wild = NONE;
+    for (uint32_t child = with->nodes[node].child; child != NONE; child = with->nodes[child].next) {
+        text segment = with->nodes[child].segment;
+        if (segment.size == segments[depth].size && !memcmp(segment.at, segments[depth].at, segment.size))
+            word = child;
+        if (segment.size == 1 && segment.at[0] == '*')
+            wild = child;
+    }
+    star[depth] = false;
+    if (word != NONE && walk(with, word, segments, count, depth + 1, star))
+        return true;
+    star[depth] = true;
+    return wild != NONE && walk(with, wild, segments, count, depth + 1, star);
+}
+
+static uint32_t append(char *to, uint32_t size, text what, uint32_t most) {
+    for (uint32_t place = 0; place < what.size && place < most; place++)
+        to[size++] = what.at[place] == '|' ? '_' : what.at[place];
+    return size;
+}
+
+/* The route's template, at most 7 * 65 bytes. */
+static uint32_t append_route(const table *with, text path, char *to, uint32_t size) {
+    char kept[MAX_SEGMENTS * MAX_SEGMENT];
+    text segments[MAX_SEGMENTS];
+    bool star[MAX_SEGMENTS] = {false};
+    uint32_t count = 0, end = 0, used = 0;
+    while (end < path.size && path.at[end] != '?' && end < MAX_PATH)
+        end++;
+    for (uint32_t at = 0; at < end && count < MAX_SEGMENTS;) {
+        uint32_t stop = at;
+        while (stop < end && path.at[stop] != '/')
+            stop++;
+        text segment = {path.at + at, stop - at};
+        if (segment.size && (count == MAX_SEGMENTS - 1 || is_id(segment)))
+            segments[count++] = (text){"*", 1};
+        else if (segment.size) {
+            uint32_t begin = used;
+            used = append(kept, used, segment, MAX_SEGMENT);
+            segments[count++] = (text){kept + begin, used - begin};
+        }
+        at = stop + 1;
+    }
+    bool known = with->templates && walk(with, 0, segments, count, 0, star);
+    if (!count)
+        to[size++] = '/';
+    for (uint32_t place = 0; place < count; place++) {
+        to[size++] = '/';
+        size = append(to, size, known && star[place] ? (text){"*", 1} : segments[place], MAX_SEGMENT);
+    }
+    return size;
+}
+
+static bool starts(text what, const char *with) {
+    size_t size = strlen(with);
+    return what.size >= size && !memcmp(what.at, with, size);
+}
+
+static const char *auth_of(const request *what) {
+    char scheme[6];
+    text sent = what->authorization;
+    uint32_t size = 0;
+    if (sent.size) {
+        uint32_t end = sent.size < sizeof scheme ? sent.size : (uint32_t)sizeof scheme, at = 0;
+        while (at < end && (sent.at[at] == ' ' || sent.at[at] == '\t'))
+            at++;
+        while (at < end)
+            scheme[size++] = lower(sent.at[at++]);
+        text found = {scheme, size};
+        return starts(found, "basic") ? "basic" : starts(found, "bearer") ? "bearer" : "other";
+    }
+    return what->api_key ? "api-key" : what->cookie ? "cookie" : "none";
+}
+
+static bool has(text what, const char *token) { return memmem(what.at, what.size, token, strlen(token)); }
+
+static bool any_in(text what, const char *const *tokens) {
+    for (; *tokens; tokens++)
+        if (has(what, *tokens))
+            return true;
+    return false;
+}
+
+static bool any_starts(text what, const char *const *tokens, bool whole_word) {
+    for (; *tokens; tokens++)
+        if (starts(what, *tokens)) {
+            size_t size = strlen(*tokens);
+            if (!whole_word || size == what.size || !is_word(what.at[size]))
+                return true;
+        }
+    return false;
+}
+
+/* `token` where no word goes on after it, at `from` or later. */
+static bool has_ending(text what, const char *token, uint32_t from) {
+    size_t size = strlen(token);
+    for (uint32_t at = from; at + size <= what.size; at++)
+        if (!memcmp(what.at + at, token, size) && (at + size == what.size || !is_word(what.at[at + size])))
+            return true;
+    return false;
+}
+
+static bool names_service(text agent) {
+    static const char *const KNOWN[] = {"envoy", "grpc", "istio", "kube", "prometheus", "fingerpost", NULL};
+    uint32_t run = 0; /* letters, digits and '-', of which a name such as `cart-service` is made */
+    while (run < agent.size && ((is_word(agent.at[run]) && agent.at[run] != '_') || agent.at[run] == '-'))
+        run++;
+    /* What follows the run may still go on as a word, with '_'. */
+    text name = {agent.at, run < agent.size ? run + 1 : run};
+    return any_starts(agent, KNOWN, true) || has_ending(name, "-service", 1);
+}
+
+static const char *class_of(text low) {
+    static const char *const BOTS[] = {"crawl", "spider", "slurp", "monitor", "uptime", "scan", NULL};
+    static const char *const LIBRARIES[] = {"python", "curl", "wget", "go-http", "java", "okhttp", "axios",
+                                            "node", "ruby", "php", "perl", "libwww", "httpx", "aiohttp",
+                                            "apache-httpclient", "guzzle", "dart", NULL};
+    static const char *const MOBILE[] = {"android", "iphone", "ipad", "ipod", "windows phone", "kaios",
+                                         "harmonyos", "mobilesafari", "silk/", NULL};
+    static const char *const BROWSERS[] = {"applewebkit", "gecko", "msie", "trident", "presto", "webkit",
+                                           "opera", "netfront", "up.browser", NULL};
+    static const char *const TEXT_BROWSERS[] = {"lynx/", "links", "elinks", "w3m/", NULL};
+    if (!low.size)
+        return "other";
+    if (has_ending(low, "bot", 0) || any_in(low, BOTS))
+        return "bot";
+    if (names_service(low))
+        return "service";
+    if (any_starts(low, LIBRARIES, false))
+        return "library";
+    if (any_in(low, MOBILE))
+        return "mobile";
+    return any_in(low, BROWSERS) || any_starts(low, TEXT_BROWSERS, false) ? "browser" : "other";
+}
+
+/* Clients are few kinds, and looking for thirty words in a user agent takes microseconds: what was found is kept. */
+static const char *agent_of(text agent) {
+    typedef struct {
+        uint32_t size;
+        char agent[MAX_USER_AGENT];
+        const char *found;
+    } entry;
+    static _Thread_local entry known[64];
+    agent.size = agent.size < MAX_USER_AGENT ? agent.size : MAX_USER_AGENT;
+    entry *at = &known[hash_bytes(0, agent.at, agent.size) % 64];
+    if (!at->found || at->size != agent.size || memcmp(at->agent, agent.at, agent.size)) {
+        char low[MAX_USER_AGENT];
+        for (uint32_t place = 0; place < agent.size; place++)
+            low[place] = lower(agent.at[place]);
+        memcpy(at->agent, agent.at, agent.size);
+        at->size = agent.size;
+        at->found = class_of((text){low, agent.size});
+    }
+    return at->found;
+}
+
+uint32_t category_name(const table *with, const request *what, char *name, uint32_t ends[5]) {
+    uint32_t bucket = 0;
+    while (bucket < 5 && what->length >= SIZE_LIMITS[bucket])
+        bucket++;
+    char region[3] = "";
+    text sent = what->country;
+    if (sent.size >= 2)
+        for (uint32_t place = 0; place < 2; place++)
+            region[place] = (char)(lower(sent.at[place]) - 32);
+    bool known = region[0] >= 'A' && region[0] <= 'Z' && region[1] >= 'A' && region[1] <= 'Z' && strcmp(region, "XX");
+    const char *parts[] = {SIZE_NAMES[bucket], auth_of(what), agent_of(what->user_agent), known ? region : "none"};
+    uint32_t size = append(name, 0, what->method, MAX_METHOD);
+    name[size++] = ' ';
+    ends[0] = size = append_route(with, what->path, name, size);
+    for (uint32_t place = 0; place < 4; place++) {
+        name[size++] = '|';
+        ends[place + 1] = size = append(name, size, (text){parts[place], (uint32_t)strlen(parts[place])}, 16);
+    }
+    return size;
+}
+
+uint32_t category_of(const table *with, const request *what) {
+    char name[MAX_ROUTE];
+    uint32_t ends[5], begin = 0;
+    uint64_t hash = 0, hashes[5];
+    category_name(with, what, name, ends);
+    for (uint32_t level = 0; level < 5; begin = ends[level++])
+        hashes[level] = hash = hash_bytes(hash, name + begin, ends[level] - begin);
+    for (uint32_t level = 5; level-- > 0;) {
+        uint32_t found = find_name(&with->category_index, hashes[level], (text){name, ends[level]});
+        if (found != NONE)
+            return found;
+    }
+    return with->other;
+}

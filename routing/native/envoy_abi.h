@@ -1,0 +1,57 @@
+/* The part of Envoy's dynamic-module interface that the picker uses, as Envoy 1.40 has it (its version v0.2.0).
+ *
+ * Names, order and meaning of the arguments are Envoy's (source/extensions/dynamic_modules/abi/abi.h). What a function
+ * hands out belongs to Envoy and lives until the event that asked for it returns.
+ */
+#ifndef FINGERPOST_ENVOY_ABI_H
+#define FINGERPOST_ENVOY_ABI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ENVOY_ABI_VERSION "v0.2.0"
+#define HOOK __attribute__((visibility("default")))
+
+typedef struct {
+    const char *ptr;
+    size_t length;
+} buffer;
+
+enum { REQUEST_HEADERS = 0 };
+enum { STAT_ACTIVE_REQUESTS = 7 };
+enum { CONTINUE = 0 };
+
+#define CALL(name) envoy_dynamic_module_callback_##name
+
+typedef struct {
+    const char *key;
+    size_t key_length;
+    const char *value;
+    size_t value_length;
+} key_value;
+
+/* The HTTP filter's stream. */
+bool CALL(http_get_header)(void *filter, int kind, buffer key, buffer *value, size_t index, size_t *values);
+void CALL(http_set_dynamic_metadata_number)(void *filter, buffer space, buffer key, double value);
+bool CALL(http_set_dynamic_metadata_string_batch)(void *filter, buffer space, const key_value *pairs, size_t count);
+int CALL(http_filter_config_define_counter)(void *config, buffer name, buffer *labels, size_t count, size_t *id);
+int CALL(http_filter_increment_counter)(void *filter, size_t id, buffer *labels, size_t count, uint64_t by);
+
+/* The load-balancing policy's hosts, by priority and place: among its healthy hosts where the name says so, else among
+ * all of them. The host that a policy chooses is told by its place among the healthy ones. */
+size_t CALL(lb_get_priority_set_size)(void *lb);
+size_t CALL(lb_get_hosts_count)(void *lb, uint32_t priority);
+size_t CALL(lb_get_healthy_hosts_count)(void *lb, uint32_t priority);
+uint32_t CALL(lb_get_healthy_host_weight)(void *lb, uint32_t priority, size_t index);
+bool CALL(lb_get_healthy_host_address)(void *lb, uint32_t priority, size_t index, buffer *value);
+uint64_t CALL(lb_get_host_stat)(void *lb, uint32_t priority, size_t index, int stat);
+bool CALL(lb_get_host_address)(void *lb, uint32_t priority, size_t index, buffer *value);
+bool CALL(lb_get_host_metadata_string)(void *lb, uint32_t priority, size_t index, buffer space, buffer key,
+                                       buffer *value);
+bool CALL(lb_context_get_downstream_header)(void *context, buffer key, buffer *value, size_t index, size_t *values);
+bool CALL(lb_context_should_select_another_host)(void *lb, void *context, uint32_t priority, size_t index);
+int CALL(lb_config_define_counter)(void *config, buffer name, buffer *labels, size_t count, size_t *id);
+int CALL(lb_config_increment_counter)(void *config, size_t id, buffer *labels, size_t count, uint64_t by);
+
+#endif

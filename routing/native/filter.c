@@ -1,0 +1,254 @@
+/* The HTTP filter: keeps the table fresh, finds a request's category and arm, and logs what the policy chose. */
+#include "picker.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <fcntl.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LOOK_EVERY_MS = 250, MAX_FILE = 256 << 20 };
+
+typedef struct {
+    char *path;
+    pthread_mutex_t lock; /* of `current` */
+    table *current;
+    pthread_mutex_t loading; /* of what follows */
+    struct stat known;
+    atomic_int_fast64_t look_at_ms;
+    size_t loaded, refused; /* counters */
+} filter_config;
+
+static int64_t now_ms(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static table *read_file(const char *path, struct stat *about) {
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file < 0)
+        return NULL;
+    table *made = NULL;
+    char *bytes = NULL;
+    if (!fstat(file, about) && S_ISREG(about->st_mode) && about->st_size > 0 && about->st_size <= MAX_FILE &&
+        (bytes = malloc((size_t)about->st_size))) {
+        size_t size = (size_t)about->st_size, got = 0;
+        ssize_t now = 0;
+        while (got < size && (now = read(file, bytes + got, size - got)) > 0)
+            got += (size_t)now;
+        made = got == size ? table_parse(bytes, size) : NULL;
+        if (!made)
+            free(bytes);
+    }
+    close(file);
+    return made;
+}
+
+static bool changed(const struct stat *one, const struct stat *other) {
+    return one->st_ino != other->st_ino || one->st_size != other->st_size ||
+           one->st_mtim.tv_sec != other->st_mtim.tv_sec || one->st_mtim.tv_nsec != other->st_mtim.tv_nsec;
+}
+
+/* Looks at the file at most every 250 ms, one thread at a time; the others go on with the table there is. */
+static void refresh(filter_config *config, void *filter) {
+    int64_t now = now_ms(CLOCK_MONOTONIC);
+    if (now < atomic_load(&config->look_at_ms) || pthread_mutex_trylock(&config->loading))
+        return;
+    struct stat found;
+    if (!stat(config->path, &found) && changed(&found, &config->known)) {
+        table *made = read_file(config->path, &found);
+        config->known = found;
+        if (made) {
+            pthread_mutex_lock(&config->lock);
+            table *old = config->current;
+            config->current = made;
+            pthread_mutex_unlock(&config->lock);
+            table_release(old);
+        }
+        if (filter)
+            CALL(http_filter_increment_counter)(filter, made ? config->loaded : config->refused, NULL, 0, 1);
+    }
+    atomic_store(&config->look_at_ms, now + LOOK_EVERY_MS);
+    pthread_mutex_unlock(&config->loading);
+}
+
+static table *current_table(filter_config *config) {
+    pthread_mutex_lock(&config->lock);
+    table *held = config->current;
+    if (held)
+        table_hold(held);
+    pthread_mutex_unlock(&config->lock);
+    return held;
+}
+
+typedef struct {
+    filter_config *config;
+    slot *slot;
+} filter;
+
+static text header(void *envoy, buffer name, bool *sent) {
+    buffer value = {NULL, 0};
+    size_t values = 0;
+    bool good = CALL(http_get_header)(envoy, REQUEST_HEADERS, name, &value, 0, &values);
+    if (sent)
+        *sent = good && values > 0;
+    if (!good || !value.ptr)
+        return (text){"", 0};
+    return (text){value.ptr, value.length < UINT32_MAX ? (uint32_t)value.length : UINT32_MAX};
+}
+
+/* A length that is not declared, as in chunked requests, counts as none. */
+static uint64_t declared_length(text value) {
+    uint64_t length = 0;
+    for (uint32_t place = 0; place < value.size && place < 18; place++) {
+        if (value.at[place] < '0' || value.at[place] > '9')
+            return 0;
+        length = length * 10 + (uint64_t)(value.at[place] - '0');
+    }
+    return length;
+}
+
+static request request_of(void *envoy) {
+    request what = {0};
+    what.method = header(envoy, LITERAL(":method"), NULL);
+    what.path = header(envoy, LITERAL(":path"), NULL);
+    what.authorization = header(envoy, LITERAL("authorization"), NULL);
+    what.user_agent = header(envoy, LITERAL("user-agent"), NULL);
+    what.country = header(envoy, LITERAL("cf-ipcountry"), NULL);
+    what.length = declared_length(header(envoy, LITERAL("content-length"), NULL));
+    header(envoy, LITERAL("x-api-key"), &what.api_key);
+    header(envoy, LITERAL("cookie"), &what.cookie);
+    return what;
+}
+
+/* The arm of a key, the same in every proxy: routing/arms.py is the definition. */
+static const arm *arm_of(const table *with, void *envoy, text id) {
+    if (with->arm_count == 1)
+        return &with->arms[0];
+    text key = {"", 0};
+    uint64_t span = 0, hash = hash_bytes(0, with->salt.at, with->salt.size);
+    if (with->arm_mode == ARM_BY_TIME) {
+        span = (uint64_t)now_ms(CLOCK_REALTIME) / 1000 / with->arm_seconds;
+        key = (text){(const char *)&span, sizeof span};
+    } else if (with->arm_mode == ARM_BY_HEADER)
+        key = header(envoy, (buffer){with->arm_header.at, with->arm_header.size}, NULL);
+    if (!key.size)
+        key = id;
+    hash = hash_bytes(hash, key.at, key.size);
+    hash = (hash ^ (hash >> 33)) * 0xff51afd7ed558ccdu; /* MurmurHash3's finaliser */
+    hash = (hash ^ (hash >> 33)) * 0xc4ceb9fe1a85ec53u;
+    double share = dice_share(key.size ? hash ^ (hash >> 33) : dice());
+    for (uint32_t place = 0; place < with->arm_count; place++)
+        if (share < (double)with->arms[place].until)
+            return &with->arms[place];
+    return &with->arms[with->arm_count - 1];
+}
+
+static void decide(slot *at, void *envoy, text id) {
+    at->policy = POLICY_LEAST_REQUEST;
+    at->category = NONE;
+    if (!at->table) {
+        at->fell = FELL_NO_TABLE;
+        return;
+    }
+    request what = request_of(envoy);
+    at->category = category_of(at->table, &what);
+    at->arm = arm_of(at->table, envoy, id);
+    at->policy = at->arm->policy;
+    at->explore = at->policy == POLICY_FINGERPOST && dice_share(dice()) < (double)at->table->exploration;
+    if ((uint64_t)now_ms(CLOCK_REALTIME) * 1000 >= at->table->expires_us)
+        at->fell = FELL_EXPIRED;
+    else if (at->category == NONE)
+        at->fell = FELL_NO_CATEGORY;
+}
+
+static void log_choice(const slot *of, void *envoy) {
+    static const text POLICY_NAMES[] = {{"fingerpost", 10}, {"least_request", 13}, {"random", 6}};
+    static const text REASONS[] = {{"", 0}, {"no_table", 8}, {"expired", 7}, {"no_category", 11}, {"no_row", 6}};
+    static const text NOTHING = {"", 0};
+    const table *with = of->table;
+    struct {
+        const char *key;
+        text value;
+    } texts[] = {
+        {"category", with && of->category != NONE ? with->category[of->category] : NOTHING},
+        {"table_version", with ? with->version : NOTHING},
+        {"arm", with ? of->arm->name : NOTHING},
+        {"model_version", with ? of->arm->model_version : NOTHING},
+        {"policy", of->chosen ? POLICY_NAMES[of->policy] : NOTHING},
+        {"fallback", of->chosen ? REASONS[of->fell] : NOTHING},
+        {"explored", of->chosen && of->explore ? (text){"1", 1} : NOTHING},
+    };
+    key_value pairs[sizeof texts / sizeof *texts];
+    size_t count = 0;
+    for (size_t each = 0; each < sizeof texts / sizeof *texts; each++)
+        if (texts[each].value.size)
+            pairs[count++] =
+                (key_value){texts[each].key, strlen(texts[each].key), texts[each].value.at, texts[each].value.size};
+    if (count)
+        CALL(http_set_dynamic_metadata_string_batch)(envoy, LITERAL(SPACE), pairs, count);
+    if (of->chosen && of->propensity > 0)
+        CALL(http_set_dynamic_metadata_number)(envoy, LITERAL(SPACE), LITERAL("propensity"), of->propensity);
+    if (of->chosen && of->cost > 0)
+        CALL(http_set_dynamic_metadata_number)(envoy, LITERAL(SPACE), LITERAL("predicted_cost"), of->cost);
+}
+
+HOOK const char *envoy_dynamic_module_on_program_init(void) { return ENVOY_ABI_VERSION; }
+
+/* `settings`: the path of the table's file. It need not be there yet. */
+HOOK void *envoy_dynamic_module_on_http_filter_config_new(void *envoy, buffer name, buffer settings) {
+    (void)name;
+    filter_config *made = calloc(1, sizeof *made);
+    if (!made || !settings.length || !(made->path = strndup(settings.ptr, settings.length))) {
+        free(made);
+        return NULL;
+    }
+    pthread_mutex_init(&made->lock, NULL);
+    pthread_mutex_init(&made->loading, NULL);
+    CALL(http_filter_config_define_counter)(envoy, LITERAL("tables_loaded"), NULL, 0, &made->loaded);
+    CALL(http_filter_config_define_counter)(envoy, LITERAL("tables_refused"), NULL, 0, &made->refused);
+    return made;
+}
+
+HOOK void envoy_dynamic_module_on_http_filter_config_destroy(filter_config *gone) {
+    table_release(gone->current);
+    pthread_mutex_destroy(&gone->lock);
+    pthread_mutex_destroy(&gone->loading);
+    free(gone->path);
+    free(gone);
+}
+
+HOOK void *envoy_dynamic_module_on_http_filter_new(filter_config *config, void *envoy) {
+    (void)envoy;
+    filter *made = malloc(sizeof *made);
+    if (!made)
+        return NULL;
+    *made = (filter){config, slot_new()};
+    if (!made->slot) {
+        free(made);
+        return NULL;
+    }
+    return made;
+}
+
+HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter *of, bool end) {
+    (void)end;
+    slot *at = of->slot;
+    refresh(of->config, envoy);
+    table_release(at->table);
+    at->table = current_table(of->config);
+    text id = header(envoy, LITERAL(ID_HEADER), NULL);
+    decide(at, envoy, id);
+    slot_name(at, id);
+    return CONTINUE;
+}
+
+HOOK void envoy_dynamic_module_on_http_filter_stream_complete(void *envoy, filter *of) { log_choice(of->slot, envoy); }
+
+HOOK void envoy_dynamic_module_on_http_filter_destroy(filter *gone) {
+    slot_free(gone->slot);
+    free(gone);
+}

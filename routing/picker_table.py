@@ -1,0 +1,126 @@
+"""The picker's table out of the engine's: costs instead of predictions, with the settings of this router."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.category import OTHER
+from fingerpost.errors import FingerpostError
+from fingerpost.settings import Settings
+from routing.cost import cost_terms
+from routing.table_file import POLICIES, Arm, Floats32, PickerSettings, PickerTable, arms_of_shares
+
+Floats = NDArray[np.float64]
+
+
+def picker_settings(settings: Settings) -> PickerSettings:
+    """The part of the settings that goes with every table."""
+    return PickerSettings(
+        settings.scan_limit,
+        settings.sample_hosts,
+        settings.fallback_choices,
+        settings.exploration,
+        settings.pickers,
+        settings.arm_by,
+        settings.arm_header,
+        settings.arm_seconds,
+        settings.arm_salt,
+    )
+
+
+def picker_arms(settings: Settings, model_version: str) -> tuple[Arm, ...]:
+    """The arms that the settings name; one that predicts if they name none.
+
+    Raises:
+        FingerpostError: a policy that pickers do not know, or no share above 0.
+    """
+    shares = settings.arm_shares or {"fingerpost": 1.0}
+    if unknown := set(shares) - set(POLICIES):
+        raise FingerpostError(f"arm_shares: unknown policy {sorted(unknown)[0]!r}: use {', '.join(POLICIES)}")
+    if not sum(shares.values()) > 0 or min(shares.values()) < 0:
+        raise FingerpostError("arm_shares: shares must be at least 0, and one above it")
+    if len(shares) == 1:
+        return (Arm("main", next(iter(shares)), 0, 1.0, model_version),)
+    return arms_of_shares([(Arm(policy, policy, 0, 1.0, model_version), share) for policy, share in shares.items()])
+
+
+def table_from_json(data: Mapping[str, Any], settings: Settings, created_us: int) -> PickerTable:
+    """The picker's table out of the JSON of `GET /v1/services/{service}/table`.
+
+    Raises:
+        FingerpostError: `data` is not such a table.
+    """
+    try:
+        hosts = data["hosts"]
+        names = tuple(str(host["name"]) for host in hosts)
+        categories = tuple(str(name) for name in data["categories"])
+        throughput, latency, success = (
+            _matrix(data[name], len(categories), len(names))
+            for name in ("throughput_rps", "latency_p50_s", "success_rate")
+        )
+        weights = np.array([host.get("weight", 1.0) for host in hosts], dtype=np.float64)
+        expires_us = round(float(data["expires_at"]) * 1e6)
+        routes, version = tuple(map(str, data["routes"])), str(data["version"])
+        model_version = str(data.get("model_version") or "")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FingerpostError(f"the engine's table does not fit: {error!r}") from error
+    slope, offset = picker_cells(throughput, latency, success, weights, settings)
+    if OTHER not in categories:
+        # Requests of no known category fall back; a row of nothing says so.
+        categories = (*categories, OTHER)
+        slope = np.concatenate([slope, np.full((1, len(names) + 1), np.inf, dtype=np.float32)])
+        offset = np.concatenate([offset, np.zeros((1, len(names) + 1), dtype=np.float32)])
+    return PickerTable(
+        version,
+        created_us,
+        expires_us,
+        names,
+        categories,
+        routes,
+        slope[None],
+        offset[None],
+        picker_arms(settings, model_version),
+        picker_settings(settings),
+    )
+
+
+def picker_cells(
+    throughput_rps: Floats, latency_s: Floats, success_rate: Floats, weights: Floats, settings: Settings
+) -> tuple[Floats32, Floats32]:
+    """The cost's terms for every category and host, and a last column for hosts that are not in the table.
+
+    Where nothing is known of a pair (NaN), and for unknown hosts, the category's median stands in: a new host gets its
+    share of the traffic and is measured. A throughput of 0 says that the host cannot serve, and stays.
+
+    Args:
+        throughput_rps, latency_s, success_rate: shape (categories, hosts).
+        weights: of the hosts, above 0 (slow start), shape (hosts,).
+
+    Returns:
+        Slope and offset, shape (categories, hosts + 1).
+    """
+    rate, latency, success = (
+        np.concatenate([values, np.full((len(values), 1), np.nan)], axis=1)
+        for values in (throughput_rps, latency_s, success_rate)
+    )
+    median = _medians(np.where(rate > 0, rate, np.nan))
+    rate = np.where(np.isnan(rate), median, rate)
+    rate = np.where(rate > 0, np.where(rate > 0, rate / median, 1.0) ** settings.prediction_trust * median, rate)
+    latency = np.where(np.isnan(latency), _medians(latency), latency)
+    success = np.where(np.isnan(success), 1.0, success)
+    rate = rate * np.append(np.where(weights > 0, weights, 1.0), 1.0)
+    slope, offset = cost_terms(rate, np.nan_to_num(latency), success, settings.latency_weight)
+    return slope.astype(np.float32), np.where(np.isfinite(slope), offset, 0.0).astype(np.float32)
+
+
+def _medians(values: Floats) -> Floats:
+    """Medians of the known values of each row, shape (rows, 1); NaN where none is known."""
+    none = np.isnan(values).all(axis=1, keepdims=True)
+    return np.where(none, np.nan, np.nanmedian(np.where(none, 1.0, values), axis=1, keepdims=True))
+
+
+def _matrix(rows: Sequence[Sequence[float | None]], categories: int, hosts: int) -> Floats:
+    values = np.array(rows, dtype=np.float64).reshape(categories, hosts)
+    return np.where(np.isinf(values), np.nan, values)

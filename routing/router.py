@@ -1,0 +1,114 @@
+"""The router: follows the engine's table and keeps the picker's file. Requests never wait for it."""
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+
+from fingerpost.errors import FingerpostError
+from fingerpost.settings import Settings
+from routing.picker_table import table_from_json
+from routing.table_file import PickerTable, encode
+
+_LOG = logging.getLogger("fingerpost.router")
+_MAX_BODY = 256 * 2**20
+# The engine answers a waiting request when it has another table; the file's expiry is renewed in between.
+_WAIT_S = 5.0
+_MOST_PAUSE_S = 10.0
+
+
+def write_table(path: Path, table: PickerTable) -> None:
+    """Writes the picker's file: whole or not at all.
+
+    Raises:
+        ValueError: the table is more than a picker takes.
+    """
+    data = encode(table)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class Router:
+    """Copies the engine's table of one service into the picker's file.
+
+    Args:
+        engine: URL of the engine.
+        path: the picker's file.
+    """
+
+    def __init__(self, engine: str, path: Path, settings: Settings) -> None:
+        self._path, self._settings = path, settings
+        self._url = f"{engine.rstrip('/')}/v1/services/{settings.service}/table"
+        headers = {"accept": "application/json"}
+        if settings.engine_token:
+            headers["authorization"] = f"Bearer {settings.engine_token}"
+        self._client = httpx.Client(headers=headers, timeout=_WAIT_S + 5, trust_env=False)
+        self._etag = ""
+        self.table: PickerTable | None = None
+
+    def close(self) -> None:
+        self._client.close()
+
+    def sync(self, wait_s: float = 0.0) -> bool:
+        """Asks once for the table and writes it; False if it is the one that is there, whose expiry is renewed.
+
+        Raises:
+            FingerpostError: the engine does not answer, or not with a table.
+        """
+        try:
+            return self._sync(wait_s)
+        except httpx.HTTPError as error:
+            raise FingerpostError(f"no table from {self._url}: {error or type(error).__name__}") from error
+        except ValueError as error:
+            raise FingerpostError(f"no table from {self._url}: {error}") from error
+
+    def _sync(self, wait_s: float) -> bool:
+        params = {"wait": wait_s} if wait_s else {}
+        headers = {"if-none-match": self._etag} if self._etag else {}
+        with self._client.stream("GET", self._url, params=params, headers=headers) as answer:
+            if answer.status_code == httpx.codes.NOT_MODIFIED and self.table:
+                expires = answer.headers.get("x-fingerpost-expires-at")
+                if expires:
+                    self._keep(replace(self.table, expires_us=round(float(expires) * 1e6)))
+                return False
+            answer.raise_for_status()
+            body = b""
+            for part in answer.iter_bytes():
+                body += part
+                if len(body) > _MAX_BODY:
+                    raise ValueError("the answer is too large")
+            etag = answer.headers.get("etag", "")
+        import orjson
+
+        self._keep(table_from_json(orjson.loads(body), self._settings, time.time_ns() // 1000))
+        self._etag = etag
+        return True
+
+    def _keep(self, table: PickerTable) -> None:
+        write_table(self._path, table)
+        self.table = table
+
+    def follow(self, stop: threading.Event) -> None:
+        """Keeps the file fresh until told to stop. While the engine is away the file stays as it is, and expires."""
+        pause = 0.2
+        while not stop.is_set():
+            try:
+                if self.sync(_WAIT_S if self._etag else 0.0):
+                    _LOG.info("table %s", self.table.version if self.table else "")
+                pause = 0.2
+            except (FingerpostError, OSError) as error:
+                _LOG.warning("%s; the table there is stays in force until it expires", error)
+                pause = min(pause * 2, _MOST_PAUSE_S)
+            stop.wait(pause)

@@ -1,0 +1,221 @@
+"""The native picker does what its Python definitions say: categories, costs, arms, fallbacks."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from picker_harness import Harness, Sent, build, made_table
+
+from fingerpost.category import OTHER, CategoryTable, category_key, size_bucket
+from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fleet.log_fields import route_of
+from routing.arms import arm_of, time_key
+from routing.table_file import Arm, PickerSettings
+
+_WORDS = (
+    "users",
+    "orders",
+    "7",
+    "12345678",
+    "deadbeef",
+    "a-b",
+    "x" * 70,
+    "|",
+    "v2",
+    "1f0e3dad-9990-4a3b-8c1d",
+    "q" * 20,
+)
+_AGENTS = (
+    *("curl/8", "kube-probe/1.27", "cart-service/2", "a_b-service", "x-services", "Googlebot/2.1", "robots", "bot_x"),
+    *(
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Safari/537.36",
+        "",
+        "-service",
+    ),
+    *(
+        "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0) AppleWebKit/605",
+        "Mozilla/4.0 (compatible;)",
+        "Lynx/2.8",
+        "Python-urllib",
+    ),
+    *(
+        "grpc-go/1.5",
+        "grpcurl",
+        "envoy",
+        "ENVOY-x",
+        "Opera 9.6",
+        "monitor",
+        "Mozilla/5.0 (compatible; theoldreader.com)",
+    ),
+)
+path = st.one_of(
+    st.lists(st.sampled_from(_WORDS), max_size=9).map(lambda words: "/" + "/".join(words)),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=600).map(lambda text: "/" + text),
+)
+agent = st.one_of(
+    st.sampled_from(_AGENTS),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=300),
+    st.lists(st.sampled_from((*_AGENTS, "bot", "-service", "_", " ", "scan")), max_size=4).map("".join),
+)
+ascii_text = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=9)
+requests = st.builds(
+    lambda method, path, auth, agent, country, length, key, cookie: Sent(
+        method.encode(),
+        path.encode(),
+        *(None if t is None else t.encode() for t in (auth, agent, country, length, key, cookie)),
+    ),
+    st.sampled_from(("GET", "POST", "DELETE")),
+    path,
+    st.none() | st.sampled_from(("Bearer x", "basic", "BASI", "Digest y", "bearerx")) | ascii_text,
+    st.none() | agent,
+    st.none() | st.sampled_from(("DE", "us", "XX", "T1", "DEU", "D")) | ascii_text,
+    st.none() | st.sampled_from(("0", "1", "1023", "1024", "99999999")),
+    st.none() | st.just("k"),
+    st.none() | st.just("c"),
+)
+
+
+def key_of(sent: Sent) -> tuple[str, ...]:
+    """The category key as agents find it from the access log's line of the same request."""
+    texts = {name: (value or b"").decode() for name, value in vars(sent).items()}
+    auth = auth_method(texts["authorization"][:6] or None, sent.api_key is not None, sent.cookie is not None)
+    return category_key(
+        texts["method"],
+        route_of(texts["path"].partition("?")[0][:512]),
+        size_bucket(int(texts["length"] or 0)),
+        auth,
+        user_agent_class(texts["user_agent"]),
+        coarse_region(texts["country"][:2]),
+    )
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("picker")
+    return Harness(build(folder), folder)
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(st.lists(requests, min_size=60, max_size=60), st.randoms(use_true_random=False))
+def test_categories_are_the_same_as_everywhere(harness, sent, dice):
+    """3,600 requests; a table of keys cut from them at random, and of templates with words and wildcards."""
+    templates = ("/users/*", "/users/*/orders", "/*/orders", "/users/7/orders", "/", "/v2/*/*/users")
+    plain = CategoryTable((), templates)
+    keys = {key_of(each)[: dice.randrange(1, 6)] for each in sent if dice.random() < 0.7}
+    routed = {(f"{key[0].partition(' ')[0]} {plain._routes.match(key[0].partition(' ')[2])}", *key[1:]) for key in keys}
+    table = CategoryTable(tuple(sorted(routed)), templates)
+    found = harness.run(made_table(["h0"], table.names, routes=table.routes), sent)
+    assert [each["category"] for each in found] == [table.assign(key_of(each)) for each in sent]
+
+
+def test_the_least_cost_is_chosen_among_healthy_hosts(harness):
+    dice = np.random.default_rng(2)
+    hosts = [f"h{number}" for number in range(20)]
+    slope = dice.uniform(0.01, 0.1, (1, 2, 21)).astype(np.float32)
+    offset = dice.uniform(0, 0.05, (1, 2, 21)).astype(np.float32)
+    slope[0, 0, 3] = np.inf
+    table = made_table(
+        hosts,
+        ["GET /a", OTHER],
+        slope=slope,
+        offset=offset,
+        settings=PickerSettings(exploration=0.0, inflight_scale=3.0),
+    )
+    for seed in range(12):
+        load = random.Random(seed)
+        # The last host is not in the table: it counts as its last column says.
+        listed = [(name, load.randrange(6), int(load.random() < 0.8), 1) for name in [*hosts[1:], "new"]]
+        load.shuffle(listed)
+        with_hosts = replace(harness, hosts=listed)
+        found = with_hosts.run(table, [Sent(path=b"/a")])[0]
+        columns = {name: hosts.index(name) if name in hosts else 20 for name, *_ in listed}
+        costs = {
+            name: slope[0, 0, columns[name]] * (3 * active + 1) + offset[0, 0, columns[name]]
+            for name, active, healthy, _ in listed
+            if healthy
+        }
+        assert found["host"] == min(costs, key=costs.__getitem__)
+        assert float(found["predicted_cost"]) == pytest.approx(min(costs.values()), rel=1e-5)
+        assert float(found["propensity"]) == 1.0
+
+
+def test_exploration_has_its_share_and_its_propensity(harness):
+    table = made_table(["h0", "h1", "h2", "h3"], [OTHER], settings=PickerSettings(exploration=0.4))
+    table.slope[0, 0] = [0.01, 0.02, 0.03, 0.04, 0.05]
+    four = replace(harness, hosts=[(f"h{n}", 0, 1, 1) for n in range(4)])
+    found = four.run(table, [Sent()] * 4000)
+    counts = Counter(each["host"] for each in found)
+    assert counts["h0"] == pytest.approx(0.7 * 4000, abs=130)
+    assert counts["h3"] == pytest.approx(0.1 * 4000, abs=90)
+    for each in found:
+        assert float(each["propensity"]) == pytest.approx(0.7 if each["host"] == "h0" else 0.1, rel=1e-5)
+        assert each["host"] == "h0" or each["explored"] == "1"
+
+
+def test_ties_break_at_random(harness):
+    two = replace(harness, hosts=[(f"h{n}", 0, 1, 1) for n in range(2)])
+    table = made_table(["h0", "h1"], [OTHER], settings=PickerSettings(exploration=0.0))
+    found = two.run(table, [Sent()] * 400)
+    assert 130 < Counter(each["host"] for each in found)["h0"] < 270
+    assert {float(each["propensity"]) for each in found} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (None, "no_table"),
+        (b"FPTABLE\x01 but broken", "no_table"),
+        (made_table(["h0"], [OTHER], expires_us=1), "expired"),
+        (made_table(["h0"], ["GET /b"]), "no_category"),
+        (made_table(["h0"], [OTHER], slope=np.full((1, 1, 2), np.inf, dtype=np.float32)), "no_row"),
+    ],
+)
+def test_without_predictions_it_is_least_request(harness, table, reason):
+    hosts = replace(harness, hosts=[("h0", 9, 1, 1), ("h1", 9, 0, 1), ("h2", 0, 1, 1)])
+    found = hosts.run(table, [Sent(path=b"/a")] * 300)
+    assert {each["fallback"] for each in found} == {reason}
+    assert {each["policy"] for each in found} == {"least_request"}
+    counts = Counter(each["host"] for each in found)
+    # Of two drawn among two, both are the loaded one a quarter of the time.
+    assert counts["h1"] == 0
+    assert counts["h2"] == pytest.approx(225, abs=40)
+
+
+def test_large_fleets_are_sampled(harness):
+    hosts = [f"h{number}" for number in range(200)]
+    table = made_table(hosts, [OTHER], settings=PickerSettings(scan_limit=100, sample=20, exploration=0.0))
+    many = replace(harness, hosts=[(name, 0, 1, 1) for name in hosts])
+    found = many.run(table, [Sent()] * 400)
+    assert len({each["host"] for each in found}) > 100
+    assert {each["propensity"] for each in found} == {""}
+
+
+def test_arms_are_those_of_the_definition(harness):
+    arms = (
+        Arm("a", "least_request", 0, 0.3, "1"),
+        Arm("b", "random", 0, 0.6, "2"),
+        Arm("c", "fingerpost", 0, 1.0, "3"),
+    )
+    by_header = PickerSettings(arm_mode="header", arm_header="cookie", salt="s1", exploration=0.0)
+    table = made_table(["h0"], [OTHER], arms=arms, settings=by_header)
+    keys = [f"user-{number}".encode() for number in range(300)]
+    found = harness.run(table, [Sent(cookie=key) for key in keys])
+    expected = [arm_of(table, key) for key in keys]
+    assert [each["arm"] for each in found] == [arm.name for arm in expected]
+    assert [each["policy"] for each in found] == [arm.policy for arm in expected]
+    assert [each["model_version"] for each in found] == [arm.model_version for arm in expected]
+    assert set(Counter(each["arm"] for each in found)) == {"a", "b", "c"}
+
+
+def test_arms_by_time_change_with_it(harness):
+    arms = (Arm("a", until=0.5), Arm("b"))
+    table = made_table(["h0"], [OTHER], arms=arms, settings=PickerSettings(arm_mode="time", arm_seconds=1_000_000_000))
+    found = harness.run(table, [Sent()] * 5)
+    import time
+
+    assert {each["arm"] for each in found} == {arm_of(table, time_key(1_000_000_000, time.time())).name}
+    assert len({arm_of(table, time_key(60, minute * 60.0)).name for minute in range(30)}) == 2
