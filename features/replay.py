@@ -49,7 +49,8 @@ class Replay:
         """Takes in windows, all later than those before.
 
         Args:
-            windows, loads: of `fleet.windows`, ordered by time.
+            windows, loads: of `fleet.windows`, ordered by time. Cells of windows that are `hidden` (an optional column)
+                get their rows, but the history never hears of them.
             rehearse: also make rows of hosts as if they were new to most categories, for models to learn from.
 
         Returns:
@@ -81,7 +82,8 @@ class Replay:
                             category[mask],
                         )
                         rows.add(began_us, host[mask], category[mask], found, outcomes[:, mask], requests[mask], True)
-            self.history.observe(end_us, step, at(loads, end_us))
+            shown = ~step["hidden"] if "hidden" in step else slice(None)
+            self.history.observe(end_us, {name: each[shown] for name, each in step.items()}, at(loads, end_us))
             self.windows_seen += host.size > 0
         return rows.frame(self.hosts, self.categories)
 
