@@ -7,7 +7,7 @@
 #error "the table file is little-endian"
 #endif
 
-static const char MAGIC[8] = "FPTABLE\x01";
+static const char MAGIC[8] = {'F', 'P', 'T', 'A', 'B', 'L', 'E', 1};
 static atomic_uint_fast64_t serials = 2; /* 1 is of a survey without a table */
 
 /* Reads forward and never past the end; one failure makes all that follows fail. */
