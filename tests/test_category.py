@@ -144,7 +144,9 @@ def library_class(agent):
 def test_fixed_strings_agree_with_the_parser_library_on_real_user_agents():
     agents = [line.rsplit('"', 2)[-2] for line in LOG.read_text(errors="replace").splitlines() if line.count('"') >= 6]
     told = [(agent, user_agent_class(agent)) for agent in agents]
-    people = [(agent, found) for agent, found in told if agent != "-" and found in ("browser", "mobile", "other")]
-    agree = sum(library_class(agent) == found for agent, found in people)
+    people = [(agent, found) for agent, found in told if found in ("browser", "mobile")]
     assert len(people) > 5000
-    assert agree > 0.98 * len(people)
+    assert all(library_class(agent) == found for agent, found in people)
+    # The library counts feed readers and some robots as browsers; beyond these nothing is missed.
+    missed = sum(found == "other" and library_class(agent) != "other" for agent, found in told)
+    assert missed < 0.05 * len(told)
