@@ -8,7 +8,7 @@ import pandas as pd
 
 from features.definition import CATEGORICAL_FEATURES, NAIVE, NUMERIC_FEATURES, TARGETS, naive_column
 from serving.predictor import predict_cells
-from training.blend import Blend
+from training.blend import NEW, OWN, Blend
 from training.bundle import ModelBundle
 from training.encoder import Encoder
 
@@ -67,5 +67,5 @@ def _bundle(rows: pd.DataFrame) -> ModelBundle:
     boosters = {}
     for target in TARGETS:
         wanted = matrix[:, dice.integers(0, len(NUMERIC_FEATURES), 6)].sum(axis=1) * 0.1
-        boosters[target] = lightgbm.train(params, lightgbm.Dataset(matrix, wanted), num_boost_round=_TREES)
-    return ModelBundle(boosters, {target: Blend((0.2,) * 5) for target in TARGETS}, encoder)
+        boosters[target] = [lightgbm.train(params, lightgbm.Dataset(matrix, wanted), num_boost_round=_TREES)]
+    return ModelBundle(boosters, {target: Blend((0.1,) * len(OWN), (0.2,) * len(NEW)) for target in TARGETS}, encoder)

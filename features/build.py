@@ -1,33 +1,40 @@
-"""The features step: from the lake's records to windows, training rows and the latest fingerprints, as Parquet."""
+"""The features step: from the lake's records to windows, training rows and the latest fingerprints, as Parquet.
+
+Date by date: only dates whose records changed are windowed again, and the replay goes on from the history kept before
+the first of them. Memory is bounded by a date's records, whatever the length of the history.
+"""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from features.dataset import Replay
 from features.definition import schema_hash
-from features.windows import build_windows, category_counts, host_windows
-from fingerpost.category import CategoryTable, fit_categories
+from features.partitions import dates, input_files
+from features.prepare import FeatureSettings, count_categories, make_windows, names_of, write_table
+from features.replay import Replay
+from features.state import Kept, load_state, save_state
+from features.windows import windowed_of
+from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.errors import NoDataError
-from fingerpost.lake import parquet_files, partition, service_folder, write_atomically, write_text_atomically
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
-from fingerpost.schemas import WINDOW_SCHEMA, arrow_schema
+from fingerpost.lake import parquet_files, partition, published_categories, service_folder, write_text_atomically
 
-_RECORD_COLUMNS = [
-    *("time", "service", "host", "method", "route", "status", "bytes_in", "auth", "user_agent_class", "region"),
-    *("duration_s", "service_time_s", "inflight", "cpu_s"),
-]
+# New categories are adopted when at least this share of all requests would be in another one than now.
+_CATEGORY_DRIFT = 0.05
 
 
 @dataclass(frozen=True)
 class FeaturesReport:
-    """What one features step made."""
+    """What one features step made.
+
+    Args:
+        dates_made: dates that were windowed in this run; all others were as they should be.
+        dates_replayed: dates whose training rows were made in this run.
+    """
 
     request_records: int
     windows: int
@@ -37,52 +44,50 @@ class FeaturesReport:
     category_version: str
     schema_hash: str
     as_of: str
+    dates_made: list[str]
+    dates_replayed: list[str]
 
 
-def build_features(
-    lake: Path, service: str, window_s: float, halflife_s: float, max_categories: int, min_category_requests: int
-) -> FeaturesReport:
-    """Builds windows, training rows and latest fingerprints of one service from all its records.
+def build_features(lake: Path, service: str, settings: FeatureSettings, out: Path | None = None) -> FeaturesReport:
+    """Brings windows, training rows and latest fingerprints of one service up to date with its records.
 
-    Writes `categories/service=S.json`, `windows/service=S/date=D/windows.parquet`, `features/service=S/date=D/
-    features.parquet` and `fingerprints/service=S/latest.parquet`; each whole or not at all.
+    Writes `categories/service=S.json`, and under `service=S/date=D` of each kind `windows/`, `loads/`, `features/` and
+    `history/`, and `fingerprints/service=S/latest.parquet`; each file whole or not at all. Killed and run again, or run
+    twice, it ends the same.
+
+    Args:
+        lake: where the records are.
+        out: where to write to; None: the lake.
 
     Raises:
         NoDataError: there are no request records.
     """
-    requests = _load(lake, "requests", service, REQUEST_RECORD, _RECORD_COLUMNS)
-    samples = _load(lake, "samples", service, HOST_SAMPLE, [column.name for column in HOST_SAMPLE])
-    if requests.empty:
+    target = out or lake
+    days = [day for day in dates(lake, "requests", service) if input_files(lake, "requests", service, day, 1.0)]
+    if not days:
         raise NoDataError(
             f"no request records of service {service!r} in {lake}: run `fingerpost run ingest` "
             "after an agent has reported"
         )
-    table = fit_categories(category_counts(requests), max_categories, min_category_requests)
-    hosts = host_windows(samples, requests, window_s)
-    windows = build_windows(requests, hosts, table, window_s)
-    replay = Replay(windows, hosts, table, window_s, halflife_s)
-    rows, latest = replay.run()
-    write_text_atomically(categories_path(lake, service), json.dumps(table.to_json(), indent=1))
-    _write_by_date(lake, "windows", service, windows, WINDOW_SCHEMA)
-    if not rows.empty:
-        _write_by_date(lake, "features", service, rows, None)
-    report = FeaturesReport(
-        len(requests),
-        len(windows),
-        len(rows),
+    counts = {day: count_categories(lake, target, service, day) for day in days}
+    table = _categories(target, service, counts, settings)
+    made = [day for day in days if make_windows(lake, target, service, day, table, settings)]
+    replay, replayed = _replay(target, service, days, made, table, settings)
+    latest = replay.latest()
+    metadata = {"schema_hash": schema_hash(), "category_version": table.version}
+    write_table(pa.Table.from_pandas(latest, preserve_index=False), metadata, fingerprints_path(target, service))
+    return FeaturesReport(
+        sum(count for each in counts.values() for _, count in each),
+        _rows(target, "windows", service),
+        _rows(target, "features", service),
         replay.hosts,
         replay.categories,
         table.version,
         schema_hash(),
         latest["time"].iloc[0].isoformat(),
+        made,
+        replayed,
     )
-    metadata = {"schema_hash": report.schema_hash, "category_version": table.version}
-    _write_frame(latest, None, metadata, fingerprints_path(lake, service))
-    return report
-
-
-def categories_path(lake: Path, service: str) -> Path:
-    return lake / "categories" / f"service={service}.json"
 
 
 def fingerprints_path(lake: Path, service: str) -> Path:
@@ -91,39 +96,99 @@ def fingerprints_path(lake: Path, service: str) -> Path:
 
 def load_categories(lake: Path, service: str) -> CategoryTable:
     """The service's categories, as the last features step chose them."""
-    return CategoryTable.from_json(json.loads(categories_path(lake, service).read_text()))
+    return CategoryTable.from_json(json.loads(published_categories(lake, service).read_text()))
 
 
 def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
-    """The latest training rows, ordered by time.
+    """The latest training rows, ordered by time; dates are read from the latest back, until there are enough.
 
     Raises:
         NoDataError: there are none.
     """
-    files = list(parquet_files(service_folder(lake, "features", service)))
-    if not files:
+    parts: list[pd.DataFrame] = []
+    for path in reversed(list(parquet_files(service_folder(lake, "features", service)))):
+        parts.append(pd.read_parquet(path))
+        if sum(map(len, parts)) >= max_rows:
+            break
+    if not parts:
         raise NoDataError(f"no features of service {service!r} in {lake}: run `fingerpost run features` first")
-    frame = pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
-    return frame.sort_values(["time", "host", "category"], ignore_index=True).tail(max_rows).reset_index(drop=True)
+    frame = pd.concat(parts, ignore_index=True)
+    for name in frame.columns:
+        if name in ("host", "category") or frame[name].dtype == object:
+            frame[name] = frame[name].astype("str").astype("category")
+    order = ["time", "host", "category", "rehearsed"]
+    return frame.sort_values(order, ignore_index=True).tail(max_rows).reset_index(drop=True)
 
 
-def _load(lake: Path, kind: str, service: str, columns: tuple[Column, ...], names: list[str]) -> pd.DataFrame:
-    files = [str(path) for path in parquet_files(service_folder(lake, kind, service))]
-    schema = arrow_schema(columns)
-    if not files:
-        return schema.empty_table().select(names).to_pandas()
-    # In order of time and file: `last seen` must not depend on how files happen to be listed.
-    table = ds.dataset(files, schema=schema, format="parquet").to_table(columns=names)
-    return table.sort_by("time").to_pandas()
+def _categories(
+    target: Path, service: str, counts: dict[str, list[tuple[Key, int]]], settings: FeatureSettings
+) -> CategoryTable:
+    """The categories in force: those there are, unless the traffic has come to differ much."""
+    total: Counter[Key] = Counter()
+    for each in counts.values():
+        for key, count in each:
+            total[key] += count
+    limits = (settings.max_categories, settings.min_category_requests)
+    fitted = fit_categories(total.items(), *limits, settings.route_templates)
+    if published_categories(target, service).exists():
+        present = load_categories(target, service)
+        moved = sum(count for key, count in total.items() if present.assign(key) != fitted.assign(key))
+        fits = len(present.names) <= settings.max_categories
+        if fits and moved < _CATEGORY_DRIFT * sum(total.values()):
+            return present
+    write_text_atomically(published_categories(target, service), json.dumps(fitted.to_json(), indent=1))
+    return fitted
 
 
-def _write_by_date(lake: Path, kind: str, service: str, frame: pd.DataFrame, schema: pa.Schema | None) -> None:
-    for date, rows in frame.groupby(frame["time"].dt.strftime("%Y-%m-%d")):
-        path = partition(lake, kind, service, str(date)) / f"{kind}.parquet"
-        _write_frame(rows, schema, {"schema_hash": schema_hash()}, path)
+def _replay(
+    target: Path, service: str, days: list[str], made: list[str], table: CategoryTable, settings: FeatureSettings
+) -> tuple[Replay, list[str]]:
+    """Replays the dates from the first one that has no history of these settings on."""
+    known = {day: names_of(target, service, day) for day in days}
+    hosts = sorted({name for each in known.values() for name in each[0]})
+    seen = {name for each in known.values() for name in each[1]}
+    categories = [name for name in table.names if name in seen]
+    first = next(
+        (place for place, day in enumerate(days) if day in made or not _kept(target, service, day, settings)), None
+    )
+    start = len(days) if first is None else first
+    kept = (
+        load_state(
+            _history_path(target, service, days[start - 1]), hosts, categories, settings.window_s, settings.halflife_s
+        )
+        if start
+        else None
+    )
+    replay = Replay(hosts, categories, settings.window_s, settings.halflife_s, *(kept or ()))
+    for day in days[start:]:
+        windowed = windowed_of(
+            pq.ParquetFile(partition(target, "windows", service, day) / "windows.parquet").read(),
+            pq.ParquetFile(partition(target, "loads", service, day) / "loads.parquet").read(),
+        )
+        rows = replay.run(*windowed.placed(hosts, categories))
+        path = partition(target, "features", service, day) / "features.parquet"
+        if rows.empty:
+            path.unlink(missing_ok=True)
+        else:
+            write_table(pa.Table.from_pandas(rows, preserve_index=False), {"schema_hash": schema_hash()}, path)
+        save_state(_history_path(target, service, day), Kept(replay.history, hosts, categories, replay.windows_seen))
+        write_text_atomically(_history_path(target, service, day).with_suffix(".json"), json.dumps(_depends(settings)))
+    return replay, days[start:]
 
 
-def _write_frame(frame: pd.DataFrame, schema: pa.Schema | None, metadata: dict[str, str], path: Path) -> None:
-    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
-    write_atomically(path, partial(pq.write_table, table, compression="zstd"))
+def _depends(settings: FeatureSettings) -> dict[str, str]:
+    return {"halflife_s": str(settings.halflife_s), "schema_hash": schema_hash(), "window_s": str(settings.window_s)}
+
+
+def _kept(target: Path, service: str, day: str, settings: FeatureSettings) -> bool:
+    path = _history_path(target, service, day)
+    about = path.with_suffix(".json")
+    return path.exists() and about.exists() and json.loads(about.read_text()) == _depends(settings)
+
+
+def _history_path(target: Path, service: str, day: str) -> Path:
+    return partition(target, "history", service, day) / "history.npz"
+
+
+def _rows(target: Path, kind: str, service: str) -> int:
+    return sum(pq.ParquetFile(path).metadata.num_rows for path in parquet_files(service_folder(target, kind, service)))

@@ -3,30 +3,41 @@
 import hashlib
 
 from fingerpost.category import ATTRIBUTES
+from fleet.history import HISTORY_COLUMNS, HOST_COLUMNS
+from fleet.history_state import ERRORS, QUANTITIES
 
 TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")
-# What a cell's fingerprint follows, all on a log scale.
-QUANTITIES = (*TARGETS, "cpu_request_s")
+# What is measured and could be predicted; rows carry them all.
+OUTCOMES = QUANTITIES[:4]
 NAIVE = ("last", "ewma", "median")
 
-# Of the cell: last window, rolling average, slow robust level, running median. Of others: the fleet's mean for the
-# category, the host's mean ratio to the fleet, and how far the host is off its levels just now.
-VIEWS = ("last", "ewma", "level", "median", "fleet", "host", "now")
+# Of every quantity, relative to the cell's rolling average (on a log scale), but for the average itself.
+OWN_VIEWS = ("last", "previous", "short", "long", "level", "median", "mixed")
+# How far off the forecasts of the cell were of late, as the cell's history has them.
+ERROR_VIEWS = (*ERRORS, "error_lasting", "bias")
+# What others know: the other hosts' mean for the category, the host's ratio in the same request type and over all
+# categories, the most similar hosts, and a compromise between these and the cell's own average.
+SHARED_VIEWS = ("fleet", "type", "host", "peers", "shrunk")
+# What is off its level just now: this host, the category on other hosts, the fleet, its worst host.
+OFF_VIEWS = ("host_off", "host_drift", "category_off", "fleet_off", "fleet_drift", "worst_off")
+VIEWS = ("ewma", *OWN_VIEWS, *ERROR_VIEWS, *SHARED_VIEWS, *OFF_VIEWS)
+
 CELL_FEATURES = tuple(f"{quantity}_{view}" for quantity in QUANTITIES for view in VIEWS)
-TRAFFIC_FEATURES = ("rate_rps_ewma", "rate_rps_last", "error_rate_ewma", "bytes_in_ewma", "inflight_ewma", "age_s")
-HOST_FEATURES = (
-    "host_cpu_util",
-    "host_cpu_util_ewma",
-    "host_mem_share",
-    "host_inflight",
-    "host_background_cores",
-    "host_cores",
-    "host_slots",
-    "host_rate_rps_ewma",
-    "host_rate_rps_last",
-    "fleet_rate_rps_last",
+TRAFFIC_FEATURES = (
+    "requests_last",
+    "rate_rps_last",
+    "rate_rps_ewma",
+    "error_share",
+    "bytes_in",
+    "inflight",
+    "seen_windows",
+    "evidence",
+    "age_s",
 )
-NUMERIC_FEATURES = (*CELL_FEATURES, *TRAFFIC_FEATURES, *HOST_FEATURES)
+HOST_FEATURES = tuple(name for name in HOST_COLUMNS if not name.endswith(("_off", "_drift")))
+FLEET_FEATURES = ("fleet_rate_rps_last", "fleet_rate_rps_ewma", "category_rate_rps_last", "category_hosts")
+TIME_FEATURES = ("day_sin", "day_cos", "week_sin", "week_cos")
+NUMERIC_FEATURES = (*CELL_FEATURES, *TRAFFIC_FEATURES, *HOST_FEATURES, *FLEET_FEATURES, *TIME_FEATURES)
 CATEGORICAL_FEATURES = ATTRIBUTES
 FEATURES = (*NUMERIC_FEATURES, *CATEGORICAL_FEATURES)
 
@@ -36,6 +47,9 @@ def naive_column(view: str, target: str) -> str:
     return f"naive_{view}_{target}"
 
 
+NAIVE_COLUMNS = tuple(naive_column(view, outcome) for view in NAIVE for outcome in OUTCOMES)
+
+
 def schema_hash() -> str:
-    """A hash of the features, in order: model and features fit if theirs are the same."""
-    return hashlib.sha256("\n".join(FEATURES).encode()).hexdigest()[:12]
+    """A hash of the features and of the history they come from, in order: what fits together has the same."""
+    return hashlib.sha256("\n".join((*FEATURES, *HISTORY_COLUMNS, *HOST_COLUMNS)).encode()).hexdigest()[:12]

@@ -16,10 +16,14 @@ import pyarrow.parquet as pq
 from features.checks import refusals
 from features.hosts import known_hosts, remember_hosts
 from fingerpost.lake import INBOX, QUARANTINE, date_of, parquet_files, partition, service_folder, write_atomically
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
+from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD, Column
 from fingerpost.schemas import arrow_schema
 
-_KINDS: dict[str, tuple[Column, ...]] = {"samples": HOST_SAMPLE, "requests": REQUEST_RECORD}
+_KINDS: dict[str, tuple[Column, ...]] = {
+    "samples": HOST_SAMPLE,
+    "requests": REQUEST_RECORD,
+    "fingerprints": FINGERPRINT,
+}
 _US = 1_000_000
 
 
@@ -30,6 +34,7 @@ class IngestReport:
     files: int = 0
     request_records: int = 0
     host_samples: int = 0
+    fingerprint_cells: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     refused_files: Counter[str] = field(default_factory=Counter)
 
@@ -38,6 +43,7 @@ class IngestReport:
             "files": self.files,
             "request_records": self.request_records,
             "host_samples": self.host_samples,
+            "fingerprint_cells": self.fingerprint_cells,
             "refused": dict(self.refused),
             "refused_files": dict(self.refused_files),
         }
@@ -46,8 +52,8 @@ class IngestReport:
 def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_s: float | None = None) -> IngestReport:
     """Takes every batch of one service from the inbox into the lake. Killed and run again, it ends the same.
 
-    Good rows go to `requests/` and `samples/` under their own date; refused rows and unreadable files to `quarantine/`
-    with the reason. A batch leaves the inbox only when both are written, and is written under its own name.
+    Good rows go to `requests/`, `samples/` and `fingerprints/` under their own date; refused rows and unreadable files
+    to `quarantine/` with the reason. A batch leaves the inbox only when both are written, and keeps its name.
 
     Args:
         clock_skew_s: how far in the future a time may lie.
@@ -57,13 +63,16 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
     now = time.time() if now_s is None else now_s
     bounds = (int((now - max_age_s) * _US), int((now + clock_skew_s) * _US))
     report = IngestReport()
-    # Requests are listed before samples are read, so that the samples sent before them are surely in.
-    request_batches = list(parquet_files(service_folder(lake / INBOX, "requests", service)))
+    # All else is listed before samples are read, so that the samples sent before them are surely in.
+    waiting = {
+        kind: list(parquet_files(service_folder(lake / INBOX, kind, service))) for kind in ("requests", "fingerprints")
+    }
     for batch in parquet_files(service_folder(lake / INBOX, "samples", service)):
         _ingest_batch(lake, "samples", service, batch, bounds, None, report)
     hosts = known_hosts(lake, service)
-    for batch in request_batches:
-        _ingest_batch(lake, "requests", service, batch, bounds, hosts, report)
+    for kind, batches in waiting.items():
+        for batch in batches:
+            _ingest_batch(lake, kind, service, batch, bounds, hosts, report)
     return report
 
 
@@ -97,8 +106,10 @@ def _ingest_batch(
     if kind == "samples":
         report.host_samples += good.num_rows
         remember_hosts(lake, service, good.column("host").unique().to_pylist())
-    else:
+    elif kind == "requests":
         report.request_records += good.num_rows
+    else:
+        report.fingerprint_cells += good.num_rows
     batch.unlink()
 
 

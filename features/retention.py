@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fingerpost.lake import QUARANTINE, remove_oldest, service_folder
 
-_KINDS = ("requests", "samples", "windows", "features")
+_KINDS = ("requests", "samples", "fingerprints", "counts", "windows", "loads", "features", "history")
 _DATE = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
 
 

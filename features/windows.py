@@ -1,18 +1,48 @@
-"""Windows: request records and host samples, aggregated over fixed spans of time."""
+"""Windows as frames: request records and host samples in, what `fleet.windows` makes of them out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from features.throughput import throughput_rps
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
-from fingerpost.records import WINDOW
+from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
+from fleet.windows import Arrays, Ints, aggregate, aggregate_loads, with_background, with_throughput
 
-_US = 1_000_000
-_SERVER_ERROR = 500
 _KEY = ["method", "route", "size", "auth", "user_agent_class", "region"]
-_HOST_COLUMNS = ["time", "host", "cpu_util", "cores", "mem_share", "inflight", "slots", "background_cores"]
+_MOST_CODES = 2**40
+_MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "bytes_in", "inflight")
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """Windows and loads of one service over some span of time, by index.
+
+    Args:
+        windows: of `fleet.windows.with_throughput`.
+        loads: of `fleet.windows.with_background`.
+        hosts, categories: names, in order of their indices.
+    """
+
+    windows: Arrays
+    loads: Arrays
+    hosts: list[str]
+    categories: list[str]
+
+    def placed(self, hosts: Sequence[str], categories: Sequence[str]) -> tuple[Arrays, Arrays]:
+        """Windows and loads with indices into other lists of names, which hold all of these."""
+        host = np.array([list(hosts).index(name) for name in self.hosts], dtype=np.int64)
+        category = np.array([list(categories).index(name) for name in self.categories], dtype=np.int64)
+        windows = {
+            **self.windows,
+            "host": host[self.windows["host"].astype(np.int64)],
+            "category": category[self.windows["category"].astype(np.int64)],
+        }
+        return windows, {**self.loads, "host": host[self.loads["host"].astype(np.int64)]}
 
 
 def category_counts(requests: pd.DataFrame) -> list[tuple[Key, int]]:
@@ -21,106 +51,155 @@ def category_counts(requests: pd.DataFrame) -> list[tuple[Key, int]]:
     Args:
         requests: request records.
     """
-    counts = _key_frame(requests).value_counts()
-    return [(_key(parts), int(count)) for parts, count in zip(counts.index, counts, strict=True)]
+    codes, keys = _coded_keys(requests)
+    return list(zip(keys, np.bincount(codes, minlength=len(keys)).tolist(), strict=True))
 
 
-def assign_categories(requests: pd.DataFrame, table: CategoryTable) -> pd.Series:
-    """The category name of every request; each distinct combination is looked up once."""
-    keys = _key_frame(requests)
-    codes = keys.groupby(_KEY, sort=False, observed=True).ngroup().to_numpy()
-    _, first = np.unique(codes, return_index=True)
-    names = np.array([table.assign(_key(keys.iloc[row])) for row in first], dtype=object)
-    return pd.Series(names[codes] if len(codes) else names, index=requests.index, name="category", dtype="str")
+def assign_categories(requests: pd.DataFrame, table: CategoryTable) -> tuple[Ints, list[str]]:
+    """The category of every request, as an index into the names returned; each combination is looked up once."""
+    codes, keys = _coded_keys(requests)
+    assigned = [table.assign(key) for key in keys]
+    seen = set(assigned)
+    names = [name for name in table.names if name in seen]
+    places = np.array([names.index(name) for name in assigned], dtype=np.int64)
+    return (places[codes] if len(codes) else np.zeros(0, dtype=np.int64)), names
 
 
-def host_windows(samples: pd.DataFrame, requests: pd.DataFrame, window_s: float) -> pd.DataFrame:
-    """Host samples averaged over windows, with the CPU that no request accounts for.
-
-    Returns:
-        One row a (window end, host): mean `cpu_util` (0..1), `mem_share` (0..1), `inflight`; `cores`, `slots` as last
-        seen; `background_cores` = cores in use less the cores its requests used, at least 0.
-    """
-    if samples.empty:
-        return pd.DataFrame(columns=_HOST_COLUMNS)
-    frame = samples.assign(
-        time=_window_end(samples["time"], window_s), mem_share=samples["mem_bytes"] / samples["mem_limit_bytes"]
-    )
-    means: pd.DataFrame = frame.groupby(["time", "host"], as_index=False).agg(
-        cpu_util=("cpu_util", "mean"),
-        cores=("cores", "last"),
-        mem_share=("mem_share", "mean"),
-        inflight=("inflight", "mean"),
-        slots=("slots", "last"),
-    )
-    ended = requests.assign(time=_window_end(requests["time"], window_s))
-    used = ended.groupby(["time", "host"])["cpu_s"].sum().rename("request_cpu_s").reset_index()
-    means = means.merge(used, how="left", on=["time", "host"])
-    request_cores = means.pop("request_cpu_s").fillna(0.0) / window_s
-    means["background_cores"] = (means["cpu_util"] * means["cores"] - request_cores).clip(lower=0.0)
-    return means[_HOST_COLUMNS]
-
-
-def build_windows(requests: pd.DataFrame, hosts: pd.DataFrame, table: CategoryTable, window_s: float) -> pd.DataFrame:
-    """Windows of (host, category), as `fingerpost.records.WINDOW` defines them.
+def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: CategoryTable, window_s: float) -> Windowed:
+    """Windows of (host, category) and loads of hosts.
 
     Args:
         requests: request records of one service.
-        hosts: of `host_windows`, for the throughput.
+        samples: host samples of the service.
         window_s: length of a window, seconds; windows end at multiples of it since 1970.
-
-    Returns:
-        One row a (window, host, category) that had requests, ordered by these.
     """
-    if requests.empty:
-        return pd.DataFrame(columns=[column.name for column in WINDOW])
-    frame = requests.assign(
-        time=_window_end(requests["time"], window_s),
-        category=assign_categories(requests, table),
-        error=requests["status"] >= _SERVER_ERROR,
+    hosts = sorted(set(requests["host"].unique()) | set(samples["host"].unique()))
+    category, categories = assign_categories(requests, table)
+    columns: dict[str, NDArray[Any]] = {name: _numbers(requests[name]) for name in _MEASURED}
+    windows = aggregate(
+        {
+            "time_us": _micros(requests["time"]),
+            "host": _places(requests["host"], hosts),
+            "category": category,
+            **columns,
+        },
+        window_s,
     )
-    groups = frame.groupby(["time", "host", "category"], observed=True)
-    windows = groups.agg(
-        service=("service", "first"),
-        requests=("duration_s", "size"),
-        errors=("error", "sum"),
-        latency_mean_s=("duration_s", "mean"),
-        service_time_min_s=("service_time_s", "min"),
-        bytes_in_mean=("bytes_in", "mean"),
-        cpu_mean_s=("cpu_s", "mean"),
-        inflight_mean=("inflight", "mean"),
+    left = _numbers(samples["mem_limit_bytes"]) - _numbers(samples["mem_bytes"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = _numbers(samples["mem_bytes"]) / _numbers(samples["mem_limit_bytes"])
+    loads = aggregate_loads(
+        {
+            "time_us": _micros(samples["time"]),
+            "host": _places(samples["host"], hosts),
+            "mem_share": share,
+            "mem_left_bytes": left,
+            **{name: _numbers(samples[name]) for name in ("cpu_util", "cores", "inflight", "slots")},
+        },
+        window_s,
     )
-    quantiles = groups["duration_s"].quantile(np.array([0.5, 0.9, 0.99])).unstack()
-    windows[["latency_p50_s", "latency_p90_s", "latency_p99_s"]] = quantiles.to_numpy()
-    windows = windows.reset_index()
-    windows["window_s"] = window_s
-    windows["rate_rps"] = windows["requests"] / window_s
-    windows["cpu_s"] = windows["cpu_mean_s"] * windows["requests"]
-    windows["mem_bytes"] = np.nan
-    capacity = windows[["time", "host"]].merge(hosts, how="left", on=["time", "host"])
-    windows["throughput_rps"] = throughput_rps(
-        windows["cpu_mean_s"],
-        capacity["cores"] - capacity["background_cores"],
-        windows["service_time_min_s"],
-        capacity["slots"],
+    loads = with_background(loads, windows, window_s)
+    return Windowed(with_throughput(windows, loads), loads, hosts, categories)
+
+
+def windows_table(windowed: Windowed, service: str, window_s: float) -> pa.Table:
+    """The windows as `fingerpost.records.WINDOW` defines them."""
+    arrays = dict(windowed.windows)
+    requests = arrays["requests"].astype(np.float64)
+    arrays.update(
+        time=arrays.pop("end_us"),
+        rate_rps=requests / window_s,
+        cpu_s=arrays["cpu_mean_s"].astype(np.float64) * requests,
+        mem_bytes=arrays["mem_mean_bytes"].astype(np.float64) * requests,
+        window_s=np.full(len(requests), window_s),
     )
-    return windows[[column.name for column in WINDOW]].sort_values(["time", "host", "category"], ignore_index=True)
+    names = {
+        "service": pa.array([service] * len(requests), pa.string()),
+        "host": _names(windowed.hosts, arrays.pop("host")),
+        "category": _names(windowed.categories, arrays.pop("category")),
+    }
+    return _table(WINDOW_SCHEMA, arrays, names)
 
 
-def _window_end(times: pd.Series, window_s: float) -> pd.Series:
-    """The end of the window that holds each time; a window holds its beginning, not its end."""
-    span = round(window_s * _US)
-    micros = times.dt.as_unit("us").astype("int64")
-    return ((micros // span + 1) * span).astype("datetime64[us, UTC]")
+def loads_table(windowed: Windowed) -> pa.Table:
+    """The loads as `fingerpost.records.LOAD` defines them."""
+    arrays = dict(windowed.loads)
+    arrays["time"] = arrays.pop("end_us")
+    return _table(LOAD_SCHEMA, arrays, {"host": _names(windowed.hosts, arrays.pop("host"))})
 
 
-def _key_frame(requests: pd.DataFrame) -> pd.DataFrame:
-    limits = requests["bytes_in"].to_numpy()
-    unique, codes = np.unique(limits, return_inverse=True)
-    buckets = np.array([size_bucket(value) for value in unique], dtype=object)
-    keys = requests[["method", "route", "auth", "user_agent_class", "region"]].copy()
-    keys.insert(2, "size", buckets[codes] if len(codes) else buckets)
-    return keys[_KEY]
+def windowed_of(windows: pa.Table, loads: pa.Table) -> Windowed:
+    """What `windows_table` and `loads_table` were made of."""
+    hosts = sorted({*windows.column("host").unique().to_pylist(), *loads.column("host").unique().to_pylist()})
+    categories = windows.column("category").unique().to_pylist()
+    return Windowed(
+        _arrays(windows, {"host": hosts, "category": categories}), _arrays(loads, {"host": hosts}), hosts, categories
+    )
+
+
+def _arrays(table: pa.Table, names: dict[str, list[str]]) -> Arrays:
+    arrays: Arrays = {}
+    for name in table.column_names:
+        column = table.column(name)
+        if name in names:
+            arrays[name] = _places(column.to_pandas(), names[name])
+        elif name == "time":
+            arrays["end_us"] = column.cast(pa.int64()).to_numpy()
+        elif name != "service":
+            arrays[name] = column.to_numpy()
+    return arrays
+
+
+def _table(schema: pa.Schema, arrays: Arrays, names: dict[str, pa.Array]) -> pa.Table:
+    columns = [
+        names[field.name] if field.name in names else pa.array(arrays[field.name]).cast(field.type) for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _names(names: list[str], places: NDArray[Any]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), pa.array(names, pa.string())).cast(
+        pa.string()
+    )
+
+
+def _places(values: pd.Series, names: list[str]) -> Ints:
+    return pd.Categorical(values, categories=names).codes.astype(np.int64)
+
+
+def _micros(times: pd.Series) -> Ints:
+    return times.dt.as_unit("us").astype("int64").to_numpy()
+
+
+def _numbers(values: pd.Series) -> NDArray[np.float64]:
+    return values.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _coded_keys(requests: pd.DataFrame) -> tuple[Ints, list[Key]]:
+    """The finest category of every request as a code, and the categories by code."""
+    size_codes, sizes = pd.factorize(requests["bytes_in"])
+    names = [size_bucket(value) for value in sizes]
+    buckets = np.array(sorted(set(names)), dtype=object)
+    places = np.array([buckets.tolist().index(name) for name in names], dtype=np.int64)
+    size_codes = places[size_codes] if len(places) else size_codes
+    combined, size = np.zeros(len(requests), dtype=np.int64), 1
+    parts: list[tuple[Ints, NDArray[np.object_]]] = []
+    for name in _KEY:
+        if name == "size":
+            codes, values = size_codes.astype(np.int64), buckets
+        else:
+            codes, uniques = pd.factorize(requests[name])
+            values = np.asarray(uniques, dtype=object)
+        parts.append((codes, values))
+        if size * len(values) > _MOST_CODES:
+            # Only the combinations that there are, so that the product of all counts need not fit a number.
+            combined = np.unique(combined, return_inverse=True)[1]
+            size = int(combined.max(initial=0)) + 1
+        combined, size = combined * max(len(values), 1) + codes, size * max(len(values), 1)
+    codes, present = pd.factorize(combined)
+    first = np.zeros(len(present), dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return codes.astype(np.int64), [_key(values[part[row]] for part, values in parts) for row in first]
 
 
 def _key(parts: Iterable[object]) -> Key:

@@ -94,9 +94,13 @@ WINDOW: tuple[Column, ...] = (
     Column("latency_p50_s", "float64", "median duration, seconds", low=0),
     Column("latency_p90_s", "float64", "90th percentile of duration, seconds", low=0),
     Column("latency_p99_s", "float64", "99th percentile of duration, seconds", low=0),
+    Column("latency_min_s", "float64", "shortest duration, seconds", low=0),
     Column("service_time_min_s", "float64", "shortest upstream time, seconds", low=0),
+    Column("service_time_mean_s", "float64", "mean upstream time, seconds", low=0),
     Column("bytes_in_mean", "float64", "mean bytes of the request's body", low=0),
+    Column("cpu_mean_s", "float64", "mean CPU-seconds of a request", low=0),
     Column("cpu_s", "float64", "CPU-seconds attributed to its requests", low=0),
+    Column("mem_mean_bytes", "float64", "mean memory of a request, bytes", low=0),
     Column("mem_bytes", "float64", "memory attributed to its requests, bytes", low=0),
     Column("inflight_mean", "float64", "mean in-flight when its requests were sent", low=0),
     Column("throughput_rps", "float64", "rate the host could serve this category at, alone", low=0),
@@ -120,7 +124,13 @@ FINGERPRINT_CELL: tuple[Column, ...] = (
     Column("latency_mean_s", "float64", "mean duration, seconds", low=0, high=3600),
     Column("latency_p50_s", "float64", "median duration, seconds", low=0, high=3600),
     Column("latency_p99_s", "float64", "99th percentile of duration, seconds", low=0, high=3600),
-    Column("cpu_s", "float64", "CPU-seconds a request, measured or attributed", low=0, high=3600),
+    Column(
+        "cpu_s",
+        "float64",
+        "CPU-seconds a request, measured with its overhead, or attributed",
+        low=0,
+        high=3600,
+    ),
     Column("cpu_attributed_s", "float64", "CPU-seconds a request, attributed from the host's CPU", low=0, high=3600),
     Column("cpu_error_s", "float64", "standard error of `cpu_attributed_s`", low=0, high=10**6),
     Column("cpu_known", "float64", "share of requests whose CPU was measured", low=0, high=1),
@@ -141,6 +151,18 @@ FINGERPRINT: tuple[Column, ...] = (
     Column("category", "string", "category", required=True),
     *FINGERPRINT_HOST,
     *FINGERPRINT_CELL,
+)
+
+LOAD: tuple[Column, ...] = (
+    Column("time", "timestamp", "when the window ended", required=True),
+    Column("host", "string", "host", required=True),
+    Column("cpu_util", "float64", "mean share of the cores it may use", low=0, high=1),
+    Column("mem_share", "float64", "mean share of the memory it may use", low=0),
+    Column("inflight", "float64", "mean requests on the host", low=0),
+    Column("cores", "float64", "cores it may use", low=0),
+    Column("slots", "float64", "requests it serves at once", low=0),
+    Column("mem_left_bytes", "float64", "memory it may still use, bytes"),
+    Column("background_cores", "float64", "cores in use that no request accounts for", low=0),
 )
 
 

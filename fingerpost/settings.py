@@ -1,5 +1,6 @@
 """All settings, read from `FINGERPOST_*` in the environment. `docs/settings.md` is this file as a table."""
 
+import ipaddress
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -84,6 +85,9 @@ class Settings(BaseSettings):
     )
     tuning_trials: int = Field(default=20, ge=1, description="Most Optuna trials in one tuning.")
     tuning_timeout_s: float = Field(default=600.0, gt=0, description="Most seconds spent in one tuning.")
+    tuning_storage: str = Field(
+        default="", description="Database URL of Optuna's trials; empty: SQLite, `tuning.db` in `home`."
+    )
     test_share: float = Field(
         default=0.25, gt=0, lt=1, description="Share of the windows, the latest, kept for evaluation."
     )
@@ -127,6 +131,38 @@ class Settings(BaseSettings):
     model_poll_s: float = Field(
         default=10.0, gt=0, description="Seconds between the engine's looks at the champion alias."
     )
+    model_version: str = Field(
+        default="", description="The one model version the engine serves; empty: it follows the champion alias."
+    )
+    ready_without_model: bool = Field(
+        default=False, description="Whether the engine calls itself ready with a store alone, before the first model."
+    )
+    swap_max_ratio: float = Field(
+        default=5.0, gt=1, description="A new champion whose predictions are off the old ones by more is refused."
+    )
+    store_url: str = Field(
+        default="", description="Database of the fingerprints (SQLAlchemy URL); empty: SQLite in `home`."
+    )
+    engine_workers: int = Field(default=1, ge=1, le=64, description="Processes of the engine on this machine.")
+    fingerprint_ttl_s: float = Field(
+        default=60.0, gt=0, description="Silence after which a host leaves the routing tables, seconds."
+    )
+    fingerprint_max_age_s: float = Field(
+        default=300.0, gt=0, description="A fingerprint older than this at its arrival is refused, seconds."
+    )
+    table_ttl_s: float = Field(default=30.0, gt=0, description="How long a fetched routing table may be used, seconds.")
+    table_refresh_s: float = Field(
+        default=0.5, gt=0, description="Least time between two routing tables of a service, seconds."
+    )
+    slow_start_s: float = Field(
+        default=60.0, ge=0, description="Time over which a new host is ramped up to its full weight, seconds."
+    )
+    max_hosts: int = Field(default=5000, ge=1, description="Hosts of one service the engine keeps.")
+    max_services: int = Field(default=100, ge=1, description="Services the engine keeps.")
+    shadow_every_s: float = Field(
+        default=30.0, gt=0, description="Seconds between logs of what champion and challenger predict."
+    )
+    max_shadow_mb: float = Field(default=256.0, gt=0, description="Size of those logs; the oldest files go first.")
     ingest_every_s: float = Field(default=60.0, gt=0, description="Schedule of the ingest flow, seconds.")
     features_every_s: float = Field(default=300.0, gt=0, description="Schedule of the features flow, seconds.")
     train_cron: str = Field(default="0 3 * * *", description="Schedule of the training flow, cron, UTC.")
@@ -175,6 +211,16 @@ class Settings(BaseSettings):
         return self.prefect_url or f"http://{LOOPBACK}:{self.prefect_port}/api"
 
     @property
+    def only_this_machine(self) -> bool:
+        """Whether what listens on `bind_host` can be reached from this machine alone."""
+        return is_loopback(self.bind_host)
+
+    @property
+    def fingerprint_store(self) -> str:
+        """SQLAlchemy URL of the engine's fingerprint store."""
+        return self.store_url or f"sqlite:///{self.home / 'fingerprints.db'}"
+
+    @property
     def reach_host(self) -> str:
         """Where Envoy and the engine are reached from this machine."""
         return LOOPBACK if self.bind_host in _ANY else self.bind_host
@@ -183,6 +229,16 @@ class Settings(BaseSettings):
     def model_name(self) -> str:
         """The service's registered model in MLflow."""
         return f"fingerpost-{self.service}"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address can be reached from this machine alone; a name other than `localhost` may be anything."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 @lru_cache(maxsize=1)

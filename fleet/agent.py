@@ -142,6 +142,8 @@ class Agent:
             stopping.wait(min(_POLL_S, options.sample_s))
         self.read()
         self.report_or_keep()
+        if self._source:
+            self._source.close()
         if self._sender:
             self._sender.stop()
         logger.info("agent stopped", extra={"host": options.host, "counts": self.all_counts()})
@@ -178,6 +180,7 @@ class Agent:
     def _profile(self) -> None:
         """Has the records since the last call profiled; those that wait for the lake are not profiled twice."""
         fresh = self._intake.records[self._profiled :]
+        self._book.note(fresh)
         mapping = self._book.refresh()
         if mapping is not None:
             self._maker.use_table(self._book.table, mapping)

@@ -52,12 +52,16 @@ def fingerprint_rows(fingerprints: list[Fingerprint]) -> list[dict[str, Any]]:
             "sequence": made.sequence,
             "halflife_s": made.halflife_s,
             "category_version": made.category_version,
-            **dict(zip(HOST_COLUMNS, made.host_values.tolist(), strict=True)),
+            **_known(HOST_COLUMNS, made.host_values.tolist()),
         }
         for category, cell in zip(made.categories, made.cells.tolist(), strict=True):
             if cell[_REQUESTS] > 0:
-                rows.append({**common, "category": category, **dict(zip(CELL_COLUMNS, cell, strict=True))})
+                rows.append({**common, "category": category, **_known(CELL_COLUMNS, cell)})
     return rows
+
+
+def _known(names: tuple[str, ...], values: list[float]) -> dict[str, float]:
+    return {name: value for name, value in zip(names, values, strict=True) if math.isfinite(value)}
 
 
 def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: list[tuple[str, bytes]]) -> Path:
@@ -79,5 +83,5 @@ def _stored(column: Column, values: list[Any]) -> list[Any]:
     if column.kind == "string":
         return values
     if column.kind == "float64":
-        return [None if value is None or not math.isfinite(value) else float(value) for value in values]
+        return [None if value is None else float(value) for value in values]
     return [None if value is None else int(value) for value in values]

@@ -35,7 +35,7 @@ class CategoryBook:
         self._limits = (max_categories, min_requests)
         self._templates = tuple(templates)
         self._keys: Counter[tuple[str, ...]] = Counter()
-        self._fitted_s = -_REFIT_S
+        self._fitted_s = 0.0
         self._categoriser = Categoriser(CategoryTable((), self._templates))
         self._is_coarse = [True]
         self._since_fit = Counter[str]()
@@ -54,7 +54,6 @@ class CategoryBook:
         self.counts["folded"] += coarse
         if self._stamp is None:
             self._since_fit.update(requests=len(rows), folded=coarse)
-            self._count_keys(columns)
         return index
 
     def refresh(self) -> list[int] | None:
@@ -79,13 +78,19 @@ class CategoryBook:
 
     def _wants_fit(self) -> bool:
         known = self._since_fit
+        if not self.table.keys:
+            return self._keys.total() >= self._limits[1]
         return (
             time.monotonic() - self._fitted_s >= _REFIT_S
             and known["requests"] >= self._limits[1]
             and known["folded"] > _COARSE_SHARE * known["requests"]
         )
 
-    def _count_keys(self, columns: dict[str, list[Any]]) -> None:
+    def note(self, rows: list[dict[str, Any]]) -> None:
+        """Counts what comes, for a table of our own; the published one makes that needless."""
+        if self._stamp is not None:
+            return
+        columns = {name: [row[name] for row in rows] for name in _COLUMNS}
         sizes = [size_bucket(size) for size in columns["bytes_in"]]
         for attributes, count in Counter(zip(*{**columns, "bytes_in": sizes}.values(), strict=True)).items():
             method, route, size, auth, agent, region = attributes

@@ -33,16 +33,17 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
 
     After the user agent, or after the size in the common format, may come, in any order: a number, the request time, in
     seconds if it has a point (nginx's `$request_time`), in microseconds if not (Apache's `%D`); `rt=`, `urt=` and
-    `rl=`, nginx's `$request_time`, `$upstream_response_time` and `$request_length`, quoted or not; quoted texts and
-    other `key=value` fields, which are ignored. Without a time `duration_s` is None. The size of the request is `rl`,
-    which includes the headers, or 0. The format does not tell the host's load.
+    `rl=`, nginx's `$request_time`, `$upstream_response_time` and `$request_length`, quoted or not; `end=`, its `$msec`,
+    finer than the whole seconds before; quoted texts and other `key=value` fields, which are ignored. Without a time
+    `duration_s` is None. The size of the request is `rl`, which includes the headers, or 0. The format does not tell
+    the host's load.
 
     `client` is the address of the connection as text, not checked, None if the log hides it: to look the region up,
     never to be stored. What a client says of itself (`X-Forwarded-For`) is not believed.
 
     Raises:
         RefusedError: `line:malformed`, `request:malformed` (no method and path), `time:malformed`,
-            or `duration_s:malformed`, `service_time_s:malformed`, `bytes_in:malformed`.
+            `duration_s:malformed`, `service_time_s:malformed` or `bytes_in:malformed`.
     """
     found = _LINE.fullmatch(line.decode("utf-8", "replace").rstrip())
     if not found:
@@ -95,6 +96,10 @@ def _extra(text: str) -> dict[str, float | int | None]:
         elif key == "urt":
             # The last upstream is the one that answered.
             known["service_time_s"] = _number(_UPSTREAMS.split(value)[-1], "service_time_s")
+        elif key == "end":
+            seconds = _number(value, "time")
+            if seconds is not None:
+                known["time"] = round(seconds * _US)
         elif key == "rl":
             length = _number(value, "bytes_in")
             known["bytes_in"] = 0 if length is None else int(length)

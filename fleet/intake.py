@@ -42,10 +42,12 @@ class Intake:
     def take(self, row: dict[str, Any], origin: bytes) -> None:
         """Takes a request record as a source made it; `origin` is what it was made from, for the quarantine.
 
-        What sources tell of the client in their own words (`user_agent`, `region_header`, `client`: its address) is
-        turned into class and region here, and goes no further.
+        What sources tell of the client in their own words (`user_agent`, `region_header`, `client`: its address, and
+        `client_cert`) is turned into class, region and auth method here, and goes no further.
         """
         agent, header, client = row.pop("user_agent", None), row.pop("region_header", None), row.pop("client", None)
+        if row.pop("client_cert", False) and row.get("auth") in ("none", "cookie"):
+            row["auth"] = "mtls"
         if agent is not None:
             row["user_agent_class"] = user_agent_class(agent)
         if header is not None or client is not None or "region" not in row:

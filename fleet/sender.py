@@ -12,7 +12,7 @@ from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE, message
 from fleet.spool import Spool
 
 logger = logging.getLogger(__name__)
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 10.0
 _BATCH = 100
 _LONGEST_PAUSE_S = 15.0
 _PATH = "/v1/fingerprints"

@@ -32,6 +32,9 @@ class Source(Protocol):
     def commit(self) -> None:
         """What was read so far has been reported, and need not be read again."""
 
+    def close(self) -> None:
+        """Lets go of files and sockets."""
+
 
 class Queue(Protocol):
     """What a `QueueSource` takes its rows from."""
@@ -40,6 +43,9 @@ class Queue(Protocol):
 
     def records(self) -> list[dict[str, Any]]:
         """What has come since the last call."""
+
+    def close(self) -> None:
+        """Takes no more."""
 
 
 class LogSource:
@@ -83,6 +89,11 @@ class LogSource:
         self._batch_start = self._tail.position
         text = json.dumps({"inode": self._batch_start.inode, "offset": self._batch_start.offset})
         write_text_atomically(self._checkpoint, text)
+
+    def close(self) -> None:
+        self._tail.close()
+        if self._claim:
+            self._claim.close()
 
     def _take(self, line: bytes, intake: Intake) -> None:
         host = self._format.claim(line, self._host)
@@ -148,3 +159,6 @@ class QueueSource:
 
     def commit(self) -> None:
         self._batch += 1
+
+    def close(self) -> None:
+        self._queue.close()

@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from features.build import FeaturesReport, build_features
+from features.build import FeatureSettings, FeaturesReport, build_features
 from fingerpost.settings import get_settings
 
 
@@ -14,14 +14,14 @@ from fingerpost.settings import get_settings
 def features_flow() -> dict[str, Any]:
     """Builds the features of the service; leaves a report of hosts and categories."""
     settings = get_settings()
-    report = build_features(
-        settings.lake,
-        settings.service,
+    chosen = FeatureSettings(
         settings.window_s,
         settings.halflife_s,
         settings.max_categories,
         settings.min_category_requests,
+        tuple(settings.route_templates),
     )
+    report = build_features(settings.lake, settings.service, chosen)
     create_markdown_artifact(
         key="features", markdown=_markdown(report), description="What the features were built from"
     )
@@ -33,6 +33,8 @@ def _markdown(report: FeaturesReport) -> str:
     return (
         f"# Features as of {report.as_of}\n\n{report.request_records} request records, {report.windows} windows, "
         f"{report.training_rows} training rows (schema {report.schema_hash}).\n\n"
+        f"**Dates windowed:** {', '.join(report.dates_made) or 'none: all are up to date'}; "
+        f"**replayed:** {', '.join(report.dates_replayed) or 'none'}\n\n"
         f"**Hosts:** {', '.join(report.hosts)}\n\n"
         f"**Categories** (version {report.category_version}):\n\n{categories}\n"
     )

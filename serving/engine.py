@@ -1,69 +1,86 @@
 """The prediction engine as a BentoML service: `bentoml serve serving.engine:PredictionEngine`."""
 
+import contextlib
 import logging
+import os
+import socket
+import sys
 from typing import Any
 
 import bentoml
-from bentoml.exceptions import InvalidArgument, NotFound, ServiceUnavailable
 
 from fingerpost.environment import apply_tool_environment
-from fingerpost.settings import get_settings
-from serving.champion import ChampionFollower
-from serving.fingerprints import LatestFingerprints
-from serving.predictor import cells_to_json, predict_cells
+from fingerpost.errors import FingerpostError
+from fingerpost.logs import configure_logs
+from fingerpost.settings import Settings, get_settings, is_loopback
+from serving.api import app
 
-logger = logging.getLogger(__name__)
-_MAX_FILTER = 1000
+# BentoML's own traffic metrics have a series for every path anybody asks for, without bound; ours are by endpoint.
+# Its tracing and access log cost more than the answers themselves.
+_OPTIONS: dict[str, Any] = {
+    "workers": get_settings().engine_workers,
+    "traffic": {"timeout": 60},
+    "metrics": {"enabled": False},
+    "tracing": {"excluded_urls": ".*"},
+    "logging": {"access": {"enabled": False}},
+}
 
 
-@bentoml.service(name="fingerpost-engine", workers=1, traffic={"timeout": 30})
+@bentoml.service(name="fingerpost-engine", **_OPTIONS)
+@bentoml.asgi_app(app, path="/")
 class PredictionEngine:
-    """Predicts throughput and latency of every host for every category, with the model that is champion now."""
+    """Fingerprints in, routing tables out: predicts throughput and latency of every host for every category."""
 
     def __init__(self) -> None:
-        self._settings = get_settings()
-        apply_tool_environment(self._settings)
-        self._fingerprints = LatestFingerprints(self._settings.lake, self._settings.service)
-        self._follower = ChampionFollower(self._settings)
-        self._follower.start()
+        from serving.core import Engine
 
-    @bentoml.api(route="/v1/predict")
-    def predict(
-        self, service: str, hosts: list[str] | None = None, categories: list[str] | None = None
-    ) -> dict[str, Any]:
-        """Predictions for hosts and categories.
-
-        Args:
-            service: the service.
-            hosts: only these; all if absent.
-            categories: only these; all if absent.
-
-        Returns:
-            `service`, `model_name`, `model_version`, `as_of` (end of the last window that was seen), and `cells`: host,
-            category, throughput_rps, latency_p50_s, latency_p99_s, cost_s, best.
-        """
-        if service != self._settings.service:
-            raise NotFound(f"service {service[:64]!r} is not known here; this engine serves {self._settings.service!r}")
-        if len(hosts or []) > _MAX_FILTER or len(categories or []) > _MAX_FILTER:
-            raise InvalidArgument(f"at most {_MAX_FILTER} hosts or categories can be asked for at once")
-        champion, fingerprints = self._follower.champion, self._fingerprints.read()
-        if champion is None:
-            raise ServiceUnavailable(f"no model yet: {self._follower.problem}")
-        if fingerprints is None:
-            raise ServiceUnavailable(f"no fingerprints yet: {self._fingerprints.problem}")
-        cells = predict_cells(champion.bundle, fingerprints, self._settings.latency_weight)
-        wanted = cells["host"].isin(hosts or cells["host"]) & cells["category"].isin(categories or cells["category"])
-        return {
-            "service": service,
-            "model_name": self._settings.model_name,
-            "model_version": champion.version,
-            "as_of": fingerprints["time"].iloc[0].isoformat(),
-            "cells": cells_to_json(cells[wanted]),
-        }
+        settings = get_settings()
+        apply_tool_environment(settings)
+        configure_logs(settings.log_level, settings.log_format)
+        # A line a request, formatted only to be thrown away, is a tenth of what a request costs.
+        logging.getLogger("uvicorn.access").propagate = False
+        refuse_open_door(settings, _listening_address() or settings.bind_host)
+        _load_what_models_need()
+        self._engine = Engine(settings)
+        app.state.engine = self._engine
+        self._engine.start()
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        self._follower.stop()
+        self._engine.stop()
 
     async def __is_ready__(self) -> bool:
-        return self._follower.champion is not None and self._fingerprints.read() is not None
+        return self._engine.ready()
+
+
+def refuse_open_door(settings: Settings, address: str) -> None:
+    """Refuses to serve others than this machine without a token.
+
+    Raises:
+        FingerpostError: it would.
+    """
+    if not settings.engine_token and not is_loopback(address):
+        raise FingerpostError(
+            f"the engine would listen on {address}, where anybody could send fingerprints: set FINGERPOST_ENGINE_TOKEN"
+        )
+
+
+def _listening_address() -> str | None:
+    """The address of the socket that BentoML hands to its workers (`--fd`); None if there is none."""
+    arguments = sys.argv
+    with contextlib.suppress(ValueError, IndexError, OSError):
+        descriptor = int(arguments[arguments.index("--fd") + 1])
+        with socket.socket(fileno=os.dup(descriptor)) as listening:
+            if listening.family in (socket.AF_INET, socket.AF_INET6):
+                return str(listening.getsockname()[0])
+            return "127.0.0.1"
+    return None
+
+
+def _load_what_models_need() -> None:
+    # Seconds of importing now, not while requests are served; and tables of user agents.
+    import lightgbm  # noqa: F401
+
+    from fingerpost.clients import user_agent_class
+
+    user_agent_class("Mozilla/5.0")

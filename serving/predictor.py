@@ -13,15 +13,15 @@ def predict_cells(bundle: ModelBundle, fingerprints: pd.DataFrame, latency_weigh
     """Predictions of all cells, with the cost of the next request.
 
     Args:
-        fingerprints: of `features.dataset.Replay.run`, the latest.
+        fingerprints: of `features.replay.Replay.latest`.
         latency_weight: of `routing_cost`.
 
     Returns:
         `host`, `category`, the targets, `cost_s`, and `best`: True for the host with the least cost of its category.
     """
-    cells = pd.concat([fingerprints[["host", "category"]], bundle.predict(fingerprints)], axis=1)
-    errors = fingerprints["error_rate_ewma"].fillna(0.0).clip(0.0, 1.0)
-    inflight = fingerprints["host_inflight"].fillna(0.0)
+    cells = pd.concat([fingerprints[["host", "category"]].astype("str"), bundle.predict(fingerprints)], axis=1)
+    errors = fingerprints["error_share"].fillna(0.0).clip(0.0, 1.0)
+    inflight = np.expm1(fingerprints["host_inflight"].fillna(0.0))  # the feature is on a log scale
     cells["cost_s"] = routing_cost(
         inflight, cells["throughput_rps"], cells["latency_p50_s"], 1.0 - errors, latency_weight
     )

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fleet.batches import write_batch
+from fleet.middleware import MiddlewareReceiver
 
 US = 1_000_000
 
@@ -125,9 +126,24 @@ def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def featured_lake(measured_lake: Path) -> Path:
     """`measured_lake` with windows of 5 s, training rows and fingerprints."""
     from features.build import build_features
+    from features.prepare import FeatureSettings
 
-    build_features(measured_lake, "shop", 5, 30, 16, 30)
+    build_features(measured_lake, "shop", FeatureSettings(5, 30, 16, 30))
     return measured_lake
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[MiddlewareReceiver]:
+    """The agent's side of a middleware socket."""
+    made = MiddlewareReceiver(tmp_path / "agent.sock")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agent_socket(receiver: MiddlewareReceiver) -> Path:
+    """The path that the middleware of an application is given."""
+    return receiver.path
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,3 +124,29 @@ def test_auth_method_knows_the_scheme_from_six_characters():
 )
 def test_coarse_region(header, region):
     assert coarse_region(header) == region
+
+
+LOG = Path(__file__).parent.parent.parent / "shared" / "data" / "access-logs" / "apache-combined.log"
+MOBILE_SYSTEMS = {"iOS", "Android", "Windows Phone", "KaiOS", "HarmonyOS"}
+
+
+def library_class(agent):
+    """Mobile, browser or other, as ua-parser has it."""
+    import ua_parser
+
+    system = ua_parser.parse_os(agent)
+    if system and system.family in MOBILE_SYSTEMS:
+        return "mobile"
+    return "browser" if ua_parser.parse_user_agent(agent) else "other"
+
+
+@pytest.mark.skipif(not LOG.exists(), reason="needs the real access log beside the project")
+def test_fixed_strings_agree_with_the_parser_library_on_real_user_agents():
+    agents = [line.rsplit('"', 2)[-2] for line in LOG.read_text(errors="replace").splitlines() if line.count('"') >= 6]
+    told = [(agent, user_agent_class(agent)) for agent in agents]
+    people = [(agent, found) for agent, found in told if found in ("browser", "mobile")]
+    assert len(people) > 5000
+    assert all(library_class(agent) == found for agent, found in people)
+    # The library counts feed readers and some robots as browsers; beyond these nothing is missed.
+    missed = sum(found == "other" and library_class(agent) != "other" for agent, found in told)
+    assert missed < 0.05 * len(told)

@@ -37,7 +37,8 @@ def test_help_loads_nothing_heavy():
 
 
 def test_the_agent_loads_nothing_heavy():
-    assert not HEAVY & modules_after("import fleet.agent_main, fleet.agent")
+    # Arrays are what a fingerprint is made of; all else that is large stays out.
+    assert (HEAVY - {"numpy"}).isdisjoint(modules_after("import fleet.agent_main, fleet.agent"))
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_the_registry_shows_run_plots_and_alias(staying):
         plots = client.get(f"{api}/artifacts/list", params={"run_id": run_id, "path": "plots"}).json()["files"]
         assert client.get(staying.urls["mlflow"]).status_code == 200
     assert "throughput_rps.skill" in {metric["key"] for metric in run["data"]["metrics"]}
-    assert len(plots) == 4
+    assert len(plots) == 8
 
 
 def test_the_engine_explains_what_it_cannot_do(staying):

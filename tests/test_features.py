@@ -7,14 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.build import build_features, load_categories, load_training_rows
-from features.dataset import Replay
-from features.definition import FEATURES, NAIVE, TARGETS, naive_column
-from features.fingerprint import Fingerprints
-from features.throughput import throughput_rps
-from features.windows import build_windows, host_windows
+from features.definition import FEATURES, NAIVE_COLUMNS, OUTCOMES, naive_column
+from features.prepare import FeatureSettings
+from features.replay import Replay
+from features.windows import build_windows, windowed_of, windows_table
+from features.windows import loads_table as table_of_loads
 from fingerpost.category import CategoryTable
 from fingerpost.errors import NoDataError
 from fingerpost.schemas import HOST_SAMPLE_SCHEMA, WINDOW_SCHEMA
+from fleet.history import HISTORY_COLUMNS, History
+from fleet.throughput import throughput_rps
+from fleet.windows import aggregate
 
 START = pd.Timestamp("2026-01-01", tz="UTC").as_unit("us")
 
@@ -47,9 +50,11 @@ def random_telemetry(seconds=120, seed=0):
     return requests_frame(rows), samples_frame(samples)
 
 
-def replay(requests, samples, window_s=5.0):
-    hosts = host_windows(samples, requests, window_s)
-    return Replay(build_windows(requests, hosts, TABLE, window_s), hosts, TABLE, window_s, 30.0)
+def replay(requests, samples, window_s=5.0, rehearse=False):
+    """The training rows, and the latest features."""
+    windowed = build_windows(requests, samples, TABLE, window_s)
+    told = Replay(windowed.hosts, windowed.categories, window_s, 30.0)
+    return told.run(windowed.windows, windowed.loads, rehearse), told.latest()
 
 
 def test_throughput_is_the_tightest_bound():
@@ -70,22 +75,69 @@ def test_windows_hold_their_beginning_not_their_end():
     requests = requests_frame(
         [(0.0, "h1", "/a", 0.1, 0.02), (9.999999, "h1", "/a", 0.3, 0.04), (10.0, "h1", "/a", 0.5, 0.1)]
     )
-    samples = samples_frame([(1, "h1", 0.5, 2.0, 4), (11, "h1", 0.5, 2.0, 4)])
-    hosts = host_windows(samples, requests, 10)
-    windows = build_windows(requests, hosts, TABLE, 10)
+    windowed = build_windows(requests, samples_frame([(1, "h1", 0.5, 2.0, 4), (11, "h1", 0.5, 2.0, 4)]), TABLE, 10)
+    windows = windows_table(windowed, "shop", 10.0).to_pandas()
     assert windows["time"].tolist() == [START + pd.Timedelta(seconds=10), START + pd.Timedelta(seconds=20)]
     first = windows.iloc[0]
     assert (first["requests"], first["rate_rps"], first["latency_p50_s"]) == (2, 0.2, pytest.approx(0.2))
     assert first["cpu_s"] == pytest.approx(0.06)
     # 1 core in use, 0.006 of it by requests; 1.006 left; 0.03 CPU-s a request; 4 slots / 0.1 s allow 40/s.
-    assert hosts["background_cores"].iloc[0] == pytest.approx(0.994)
+    assert windowed.loads["background_cores"][0] == pytest.approx(0.994)
     assert first["throughput_rps"] == pytest.approx(1.006 / 0.03)
     assert windows.columns.tolist() == WINDOW_SCHEMA.names
 
 
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2), st.floats(0, 100)), min_size=1, max_size=80))
+def test_windows_agree_with_pandas(rows):
+    seconds, category, durations = (np.array(each) for each in zip(*rows, strict=True))
+    zeros = np.zeros(len(rows), dtype=np.int64)
+    told = aggregate(
+        {
+            "time_us": seconds * 10**6,
+            "host": zeros,
+            "category": category,
+            "status": zeros + 500,
+            "duration_s": durations,
+        },
+        10.0,
+    )
+    frame = pd.DataFrame({"end": (seconds // 10 + 1) * 10**7, "category": category, "d": durations})
+    groups = frame.groupby(["end", "category"])["d"]
+    assert told["end_us"].tolist() == [key[0] for key in groups.groups]
+    assert told["requests"].tolist() == told["errors"].tolist() == groups.size().tolist()
+    for share, name in ((0.5, "latency_p50_s"), (0.9, "latency_p90_s"), (0.99, "latency_p99_s")):
+        np.testing.assert_allclose(told[name], groups.quantile(share), rtol=1e-5, atol=1e-30)
+
+
+def test_windows_read_back_are_what_was_written():
+    windowed = build_windows(*random_telemetry(60), TABLE, 5)
+    again = windowed_of(windows_table(windowed, "shop", 5.0), table_of_loads(windowed))
+    for written, read in ((windowed.windows, again.windows), (windowed.loads, again.loads)):
+        for name in written.keys() - {"category"}:
+            np.testing.assert_array_equal(written[name], read[name])
+
+
+def test_a_host_alone_has_the_history_it_has_in_the_fleet():
+    windowed = build_windows(*random_telemetry(), TABLE, 5.0)
+    count = len(windowed.categories)
+    fleet = History(2, count, 5.0, 30.0)
+    alone = [History(1, count, 5.0, 30.0) for _ in range(2)]
+    for end_us in np.unique(np.r_[windowed.windows["end_us"], windowed.loads["end_us"]]):
+        parts = [
+            {n: v[each["end_us"] == end_us] for n, v in each.items()} for each in (windowed.windows, windowed.loads)
+        ]
+        fleet.observe(int(end_us), *parts)
+        for place, history in enumerate(alone):
+            mine = [{n: v[each["host"] == place] for n, v in each.items()} for each in parts]
+            history.observe(int(end_us), *({**each, "host": each["host"] * 0} for each in mine))
+    for place, history in enumerate(alone):
+        np.testing.assert_array_equal(history.columns()[0], fleet.columns()[place])
+        np.testing.assert_array_equal(history.host_values()[0], fleet.host_values()[place])
+
+
 def test_no_feature_depends_on_the_future():
     requests, samples = random_telemetry()
-    rows = replay(requests, samples).run()[0]
+    rows = replay(requests, samples, rehearse=True)[0]
     cut = START + pd.Timedelta(seconds=60)
     late = requests["time"] >= cut
     changed = requests.assign(
@@ -93,8 +145,8 @@ def test_no_feature_depends_on_the_future():
         cpu_s=requests["cpu_s"].where(~late, 0.9),
     )
     changed_samples = samples.assign(cpu_util=samples["cpu_util"].where(samples["time"] < cut, 1.0))
-    perturbed = replay(changed, changed_samples).run()[0]
-    known = [*FEATURES, *(naive_column(view, target) for view in NAIVE for target in TARGETS)]
+    perturbed = replay(changed, changed_samples, rehearse=True)[0]
+    known = [*FEATURES, *NAIVE_COLUMNS]
     before, after = rows[rows["time"] <= cut], perturbed[perturbed["time"] <= cut]
     assert len(before) > 30
     pd.testing.assert_frame_equal(before[known], after[known])
@@ -103,56 +155,91 @@ def test_no_feature_depends_on_the_future():
 
 def test_served_features_equal_those_of_training():
     requests, samples = random_telemetry()
-    rows = replay(requests, samples).run()[0]
+    rows = replay(requests, samples)[0]
     for at in sorted(rows["time"].unique())[::5]:
-        served = replay(requests[requests["time"] < at], samples[samples["time"] < at]).run()[1]
+        served = replay(requests[requests["time"] < at], samples[samples["time"] < at])[1]
         assert (served["time"] == at).all()
         trained = rows[rows["time"] == at]
         both = trained[["host", "category"]].merge(served, on=["host", "category"], how="left")
         pd.testing.assert_frame_equal(both[list(FEATURES)], trained[list(FEATURES)].reset_index(drop=True))
 
 
+def test_after_a_gap_predictions_are_made_from_what_is_known_and_the_gap():
+    requests, samples = random_telemetry()
+    gap = [START + pd.Timedelta(seconds=each) for each in (40, 80)]
+    kept = [each[~each["time"].between(*gap, inclusive="left")] for each in (requests, samples)]
+    rows = replay(*kept)[0]
+    first = rows[rows["time"] == START + pd.Timedelta(seconds=80)]
+    assert np.expm1(first["age_s"]).to_numpy() == pytest.approx(40)
+    second = rows[rows["time"] == START + pd.Timedelta(seconds=85)]
+    assert np.expm1(second["host_gap_s"]).to_numpy() == pytest.approx(40)
+
+
 def test_every_host_is_served_for_every_category_seen():
     requests = requests_frame([(t * 1.0, "h1", "/a" if t % 2 else "/b", 0.01, 0.005) for t in range(40)])
     samples = samples_frame([(t, host, 0.1, 1.0, 4) for t in range(40) for host in ("h1", "h2")])
-    latest = replay(requests, samples).run()[1]
+    latest = replay(requests, samples)[1]
     assert len(latest) == 4
     unseen = latest[latest["host"] == "h2"]
-    assert unseen["latency_p50_s_ewma"].isna().all()
+    assert not unseen["own"].any()
     assert np.isfinite(unseen[naive_column("ewma", "latency_p50_s")]).all()
 
 
-def one_cell(prints, end_s, value, requests=1.0):
-    cell, nothing = np.array([0]), np.zeros(0, dtype=np.int64)
-    values = np.full((4, 1), value)
-    traffic = np.array([[requests], [0.0], [0.0], [np.nan]])
-    prints.observe(int(end_s * 1e6), cell, cell, values, traffic, nothing, np.zeros((6, 0)))
+def one_cell(history, end_s, value, requests=1.0):
+    values = dict.fromkeys(("throughput_rps", "latency_p50_s", "latency_p90_s", "latency_p99_s", "cpu_mean_s"), value)
+    windows = {name: np.exp([each]) for name, each in values.items()}
+    windows |= {
+        "host": np.array([0]),
+        "category": np.array([0]),
+        "requests": np.array([requests]),
+        "errors": np.zeros(1),
+    }
+    windows |= {"bytes_in_mean": np.zeros(1), "inflight_mean": np.array([np.nan])}
+    history.observe(int(end_s * 1e6), windows, {"host": np.zeros(0)})
+
+
+def view_of(history, name, now_s=None):
+    now_us = None if now_s is None else int(now_s * 1e6)
+    return history.columns(now_us)[0, 0, HISTORY_COLUMNS.index(name)]
 
 
 def test_ewma_halves_by_time_and_counts_by_requests():
-    prints = Fingerprints(1, 1, window_s=10, halflife_s=20)
-    one_cell(prints, 10, 1.0, requests=3)
-    one_cell(prints, 30, 5.0, requests=1)
-    at = np.array([0])
-    assert prints.naive(at, at)["ewma"][0, 0] == pytest.approx((3 * 0.5 * 1.0 + 5.0) / (3 * 0.5 + 1))
-    assert prints.naive(at, at)["last"][0, 0] == 5.0
-    assert prints.naive(at, at)["median"][0, 0] == 3.0
+    history = History(1, 1, window_s=10, halflife_s=20)
+    one_cell(history, 10, 1.0, requests=3)
+    one_cell(history, 30, 5.0, requests=1)
+    assert view_of(history, "latency_p50_s_ewma") == pytest.approx((3 * 0.5 * 1.0 + 5.0) / (3 * 0.5 + 1))
+    assert view_of(history, "latency_p50_s_last") == 5.0
+    assert view_of(history, "latency_p50_s_previous") == 1.0
+    assert view_of(history, "latency_p50_s_median") == 3.0
+    assert view_of(history, "age_s", 50) == 20
+    assert view_of(history, "rate_rps_last") == 0.1
+    assert view_of(history, "rate_rps_last", 50) == 0
+
+
+def test_the_mixed_forecast_follows_what_did_well():
+    history = History(1, 1, window_s=10, halflife_s=60)
+    for number in range(1, 60):
+        one_cell(history, number * 10, 1.0 if number < 40 else 3.0)
+    assert view_of(history, "latency_p50_s_mixed") == pytest.approx(3.0, abs=0.05)
+    assert view_of(history, "latency_p50_s_error_last") < view_of(history, "latency_p50_s_error_long")
 
 
 def test_windows_must_come_in_order():
-    prints = Fingerprints(1, 1, 10, 20)
-    one_cell(prints, 20, 1.0)
+    history = History(1, 1, 10, 20)
+    one_cell(history, 20, 1.0)
     with pytest.raises(ValueError, match="comes after"):
-        one_cell(prints, 20, 1.0)
+        one_cell(history, 20, 1.0)
+    with pytest.raises(ValueError, match="lies before"):
+        history.columns(10)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30))
 def test_averages_stay_within_what_was_seen(values):
-    prints, at = Fingerprints(1, 1, 10, 20), np.array([0])
+    history = History(1, 1, 10, 20)
     for number, value in enumerate(values, start=1):
-        one_cell(prints, number * 10, value)
-    for forecast in prints.naive(at, at).values():
-        assert min(values) - 1e-6 <= forecast[0, 0] <= max(values) + 1e-6
+        one_cell(history, number * 10, value)
+    for view in ("last", "short", "ewma", "long", "level", "median", "mixed"):
+        assert min(values) - 1e-6 <= view_of(history, f"latency_p50_s_{view}") <= max(values) + 1e-6
 
 
 def test_features_of_a_lake(featured_lake):
@@ -164,14 +251,31 @@ def test_features_of_a_lake(featured_lake):
 
 def test_no_records_is_said_plainly(tmp_path):
     with pytest.raises(NoDataError, match="no request records of service 'shop'"):
-        build_features(tmp_path, "shop", 5, 30, 16, 30)
+        build_features(tmp_path, "shop", FeatureSettings(5, 30, 16, 30))
     with pytest.raises(NoDataError, match="fingerpost run features"):
         load_training_rows(tmp_path, "shop", 10)
 
 
 def test_records_without_host_samples_still_make_windows():
     requests, _ = random_telemetry(30)
-    hosts = host_windows(HOST_SAMPLE_SCHEMA.empty_table().to_pandas(), requests, 5)
-    windows = build_windows(requests, hosts, TABLE, 5)
-    assert len(windows) > 10
-    assert windows["throughput_rps"].isna().all()
+    windows = build_windows(requests, HOST_SAMPLE_SCHEMA.empty_table().to_pandas(), TABLE, 5).windows
+    assert len(windows["end_us"]) > 10
+    assert np.isnan(windows["throughput_rps"]).all()
+
+
+def test_new_hosts_are_forecast_as_their_like():
+    """h1 and h3 are alike, h2 and h4 are: what h4 never served it is expected to serve as h2 does."""
+    dice, rows = np.random.default_rng(1), []
+    for second in range(200):
+        for host, slow in (("h1", "/a"), ("h2", "/b"), ("h3", "/a"), ("h4", "/b")):
+            for route in ("/a", "/b"):
+                if (host, route) != ("h4", "/b"):
+                    rows.append(
+                        (second, host, route, 0.01 * (4 if route == slow else 1) * dice.lognormal(0, 0.1), 0.001)
+                    )
+    latest = replay(requests_frame(rows), samples_frame([(1, "h1", 0.1, 1.0, 4)]))[1].set_index(["host", "category"])
+    cell = latest.loc[("h4", "GET /b")]
+    expected = cell["latency_p50_s_ewma"] + cell["latency_p50_s_peers"]
+    assert expected == pytest.approx(np.log(0.04), abs=0.15)
+    assert cell[naive_column("ewma", "latency_p50_s")] < np.log(0.03)
+    assert set(OUTCOMES) <= {name.removeprefix("naive_ewma_") for name in latest.columns}

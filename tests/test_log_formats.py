@@ -43,6 +43,13 @@ def test_combined_lines_become_records():
     assert combined_log.parse_line(combined(duration=""), "shop", "h1")["duration_s"] is None
 
 
+def test_a_finer_time_at_the_end_of_a_combined_line_is_taken():
+    row = combined_log.parse_line(combined(duration="rt=0.012 rl=512 end=1779005103.250"), "shop", "h1")
+    assert (row["time"], row["duration_s"], row["bytes_in"]) == (1_779_005_103_250_000, 0.012, 512)
+    with pytest.raises(RefusedError, match="time:malformed"):
+        combined_log.parse_line(combined(duration="end=soon"), "shop", "h1")
+
+
 def test_haproxy_lines_become_records():
     row = haproxy_log.parse_line(HAPROXY.encode(), "shop")
     assert haproxy_log.claimed_host(HAPROXY.encode()) == row["host"] == "h1"

@@ -110,18 +110,21 @@ def book(tmp_path, **changes):
 def test_an_agent_on_its_own_fits_categories_to_its_traffic(tmp_path):
     each = book(tmp_path)
     assert each.table.names == ("other",)
-    assert each.assign([record() for _ in range(10)]).tolist() == [0] * 10
+    rows = [record() for _ in range(10)]
+    assert each.assign(rows).tolist() == [0] * 10
     assert each.counts == {"requests": 10, "folded": 10}
+    assert each.refresh() is None
+    each.note(rows)
     assert each.refresh() == [each.table.names.index("other")]
     assert len(each.table.names) == 2
-    each.assign([record() for _ in range(10)])
+    each.assign(rows)
     assert each.counts["folded"] == 10
     assert each.refresh() is None
 
 
 def test_the_published_table_is_used_as_soon_as_it_is_there(tmp_path):
     each = book(tmp_path)
-    each.assign([record() for _ in range(10)])
+    each.note([record() for _ in range(10)])
     each.refresh()
     fine = each.table.names[0]
     table = CategoryTable((("POST /work/hash", "1K"),))
@@ -138,8 +141,10 @@ def test_the_published_table_is_used_as_soon_as_it_is_there(tmp_path):
 def test_a_thousand_new_categories_a_second_stay_bounded(tmp_path):
     each = book(tmp_path)
     for batch in range(20):
-        each.assign([record(route=f"/x{batch}-{number}/y") for number in range(1000)])
+        rows = [record(route=f"/x{batch}-{number}/y") for number in range(1000)]
+        each.note(rows)
         each.refresh()
+        each.assign(rows)
     assert len(each.table.names) <= 8
     assert each.counts["keys_dropped"] > 0
     assert len(each._keys) <= 8192

@@ -10,7 +10,7 @@ from features.build import fingerprints_path, load_training_rows
 from fingerpost.settings import Settings
 from serving.fingerprints import LatestFingerprints
 from serving.predictor import cells_to_json, predict_cells
-from training.train import make_candidate
+from training.candidate import make_candidate
 
 
 @pytest.fixture

@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.build import load_training_rows
-from features.definition import CATEGORICAL_FEATURES, NAIVE, TARGETS, naive_column
+from features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
 from training.blend import Blend
 from training.bundle import ModelBundle, SchemaMismatchError
+from training.calibration import share_under, shift_to
+from training.candidate import make_candidate
 from training.evaluate import error_table, log_mae, score
-from training.registry import champion_version, load_version, register, set_champion
-from training.splits import time_split
-from training.train import make_candidate
+from training.objective import quantile_objective
+from training.registry import champion_params, champion_version, load_version, register, set_champion
+from training.splits import purged_folds, time_split
+from training.tune import TuningBudget, tune
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 SETTINGS = Settings(window_s=5, halflife_s=30, tuning_trials=3, tuning_timeout_s=30)
@@ -90,15 +93,72 @@ def test_log_mae_passes_over_what_was_not_measured():
 
 
 def test_blend_of_a_constant_target_is_the_constant():
-    rows = pd.DataFrame({naive_column(view, "latency_p50_s"): np.full(50, -4.0) for view in NAIVE})
-    rows = rows.assign(
-        latency_p50_s=-4.0,
-        latency_p50_s_level=-4.0,
-        latency_p50_s_fleet=-4.0,
-        latency_p50_s_host=0.0,
-        latency_p50_s_now=0.0,
-    )
-    assert Blend.fit(rows, "latency_p50_s").predict(rows, "latency_p50_s") == pytest.approx(np.full(50, -4.0))
+    matrix = np.zeros((120, len(FEATURES)))
+    matrix[:, NUMERIC_FEATURES.index("latency_p50_s_ewma")] = -4.0
+    matrix[:60, NUMERIC_FEATURES.index("seen_windows")] = 1.0
+    blend = Blend.fit(matrix, np.full(120, -4.0), "latency_p50_s")
+    assert blend.predict(matrix, "latency_p50_s") == pytest.approx(np.full(120, -4.0))
+
+
+@given(st.lists(st.integers(0, 500), min_size=150, max_size=300))
+def test_folds_are_purged_and_go_forward(seconds):
+    times = pd.Series(START + pd.to_timedelta(sorted(seconds), unit="s"))
+    gap = pd.Timedelta(seconds=10)
+    try:
+        folds = purged_folds(times, 2, gap)
+    except NoDataError:
+        return
+    for earlier, later in folds:
+        assert times[earlier].max() + gap <= times[later].min()
+    assert not (folds[0][1] & folds[1][1]).any()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_the_smooth_loss_finds_the_quantile(share):
+    import lightgbm
+
+    dice = np.random.default_rng(2)
+    side = dice.integers(0, 2, 4000)
+    label = dice.normal(0, 1, 4000) + 3 * side
+    params = {"objective": quantile_objective(share), "verbosity": -1, "num_leaves": 2, "learning_rate": 0.3}
+    booster = lightgbm.train(params, lightgbm.Dataset(side[:, None].astype(float), label), 150)
+    found = booster.predict(side[:, None].astype(float))
+    assert (label <= found)[side == 1].mean() == pytest.approx(share, abs=0.02)
+    assert (label <= found).mean() == pytest.approx(share, abs=0.02)
+
+
+def test_latency_never_falls_with_inflight(candidate):
+    rows = candidate.test.head(200)
+    more = rows.assign(host_inflight=rows["host_inflight"] + 2, inflight=rows["inflight"] + 2)
+    for target in ("latency_p50_s", "latency_p99_s"):
+        assert (candidate.bundle.predict_log(more)[target] >= candidate.bundle.predict_log(rows)[target] - 1e-9).all()
+
+
+def test_the_shift_makes_the_promised_share(candidate):
+    predicted = candidate.bundle.predict_log(candidate.test)["latency_p99_s"]
+    shift = shift_to(candidate.test, predicted, 0.99)
+    assert share_under(candidate.test, predicted + shift) == pytest.approx(0.99, abs=1e-3)
+    assert 0.9 < candidate.coverage["latency_p99_s"]["served"] <= 1
+
+
+def test_ranking_beats_chance(candidate):
+    ranking = candidate.ranking
+    assert ranking.groups > 10
+    assert 0 <= ranking.regret < ranking.chance
+    assert ranking.correlation > 0
+
+
+def test_tuning_goes_on_where_it_was_stopped(candidate, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'tuning.db'}"
+    budget = TuningBudget(1, 30, storage, "shop")
+    gap = pd.Timedelta(seconds=5)
+    tune(candidate.train, gap, budget)
+    again = tune(candidate.train, gap, budget, (candidate.tuning.params,))
+    import optuna
+
+    [name] = optuna.get_all_study_names(storage)
+    assert len(optuna.load_study(study_name=name, storage=storage).trials) >= 2
+    assert len([value for value in again.history if value is not None]) == 1
 
 
 def test_error_tables_cover_every_host(candidate):
@@ -126,7 +186,14 @@ def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
     assert len(run.inputs.dataset_inputs) == 2
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"features.json", "plots", "errors_by_host.csv", "errors_by_category.csv"} <= artifacts
-    assert len(client.list_artifacts(run.info.run_id, "plots")) == 4
+    assert len(client.list_artifacts(run.info.run_id, "plots")) == 8
+
+    notes = run.data.tags["mlflow.note.content"]
+    assert all(
+        text in notes for text in ("Trained on what", "| latency_p50_s |", "Ranking", "Worst by host", "rolling")
+    )
+    assert {"ranking.regret", "latency_p99_s.share_under_served"} <= set(run.data.metrics)
+    assert champion_params(url, "fingerpost-shop") == pytest.approx(candidate.tuning.params)
 
     loaded = mlflow.pyfunc.load_model("models:/fingerpost-shop@champion")
     assert {column.name for column in loaded.metadata.signature.outputs.inputs} == set(TARGETS)

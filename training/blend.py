@@ -3,62 +3,89 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import naive_column
+from features.definition import NUMERIC_FEATURES
 
+Floats = NDArray[np.float64]
+
+# What a cell with a history of its own is blended from, and one without.
+OWN = ("last", "previous", "short", "long", "level", "median", "mixed", "shrunk", "host_off", "category_off")
+NEW = ("shrunk", "type", "peers", "host_off", "category_off")
 _MAX_ROWS = 50_000
-_HUBER = 0.1
+_MIN_ROWS = 50
+_SCALE = 0.1
+_PLACE = {name: place for place, name in enumerate(NUMERIC_FEATURES)}
 
 
 @dataclass(frozen=True)
 class Blend:
-    """log y = ewma + weights . (differences of the other views from it).
+    """log y = rolling average + weights . (differences of the other views from it).
 
     The weights lie in 0..1 and there is no constant: a combination of forecasts (Bates and Granger, 1969) errs little
-    outside of what it was fitted to, which a free regression over a short history does not promise.
+    outside of what it was fitted to, which a free regression over a short history does not promise. Where the cell has
+    no history of its own, the rolling average is the fleet's for the category times the host's ratio to it.
 
     Args:
-        weights: one for each of: last, level, median, fleet and host, the host just now.
+        own: a weight for each of OWN, for cells with a history.
+        new: a weight for each of NEW, for cells without.
     """
 
-    weights: tuple[float, ...]
+    own: tuple[float, ...]
+    new: tuple[float, ...]
 
     @classmethod
-    def fit(cls, rows: pd.DataFrame, target: str) -> "Blend":
-        """Fits by a smooth absolute loss (pseudo-Huber, scale 0.1); on the latest 50,000 rows at most."""
-        from scipy.optimize import minimize
+    def fit(cls, matrix: Floats, outcome: Floats, target: str) -> "Blend":
+        """Fits by a smooth absolute loss (pseudo-Huber, scale 0.1); on the latest 50,000 rows of either kind.
 
-        rows = rows[np.isfinite(rows[target].to_numpy(np.float64))].tail(_MAX_ROWS)
-        differences = _differences(rows, target)
-        wanted = (rows[target] - rows[naive_column("ewma", target)]).to_numpy(np.float64)
-        usable = np.isfinite(wanted)
-        differences, wanted = differences[usable], wanted[usable]
+        Args:
+            matrix: features as `training.encoder.Encoder` orders them, shape (n, features).
+            outcome: logs, shape (n,).
+        """
+        seen = _own(matrix)
+        own = _fit(matrix, outcome, target, OWN, seen)
+        new = _fit(matrix, outcome, target, NEW, ~seen)
+        # With too few to learn from, the compromise between similar hosts and the fleet stands.
+        return cls(
+            own if own is not None else tuple(1.0 if view == "mixed" else 0.0 for view in OWN),
+            new if new is not None else tuple(1.0 if view == "shrunk" else 0.0 for view in NEW),
+        )
 
-        def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            error = differences @ weights - wanted
-            root = np.sqrt(error**2 + _HUBER**2)
-            return float(root.mean()), differences.T @ (error / root) / len(error)
-
-        count = differences.shape[1]
-        found = minimize(loss, np.full(count, 0.1), jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * count)
-        return cls(tuple(float(weight) for weight in found.x))
-
-    def predict(self, rows: pd.DataFrame, target: str) -> NDArray[np.float64]:
-        """Logs of the forecast, shape (rows,)."""
-        ewma = rows[naive_column("ewma", target)].to_numpy(np.float64)
-        return ewma + _differences(rows, target) @ np.array(self.weights)
+    def predict(self, matrix: Floats, target: str) -> Floats:
+        """Logs of the forecast, shape (n,)."""
+        base = matrix[:, _PLACE[f"{target}_ewma"]]
+        own = _differences(matrix, target, OWN) @ np.array(self.own)
+        new = _differences(matrix, target, NEW) @ np.array(self.new)
+        blended: Floats = base + np.where(_own(matrix), own, new)
+        return blended
 
 
-def _differences(rows: pd.DataFrame, target: str) -> NDArray[np.float64]:
-    """The views less the EWMA, shape (rows, 5); a view that is not known agrees with the EWMA."""
-    ewma = rows[naive_column("ewma", target)].to_numpy(np.float64)
-    views = [
-        rows[naive_column("last", target)].to_numpy(np.float64) - ewma,
-        rows[f"{target}_level"].to_numpy(np.float64) - ewma,
-        rows[naive_column("median", target)].to_numpy(np.float64) - ewma,
-        rows[f"{target}_fleet"].to_numpy(np.float64) + rows[f"{target}_host"].to_numpy(np.float64) - ewma,
-        rows[f"{target}_now"].to_numpy(np.float64),
-    ]
-    return np.nan_to_num(np.stack(views, axis=1), nan=0.0, posinf=0.0, neginf=0.0)
+def _own(matrix: Floats) -> NDArray[np.bool_]:
+    seen: NDArray[np.bool_] = matrix[:, _PLACE["seen_windows"]] > 0
+    return seen
+
+
+def _differences(matrix: Floats, target: str, views: tuple[str, ...]) -> Floats:
+    """The views less the rolling average, shape (n, views); a view that is not known agrees with it."""
+    return np.nan_to_num(matrix[:, [_PLACE[f"{target}_{view}"] for view in views]], nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _fit(
+    matrix: Floats, outcome: Floats, target: str, views: tuple[str, ...], where: NDArray[np.bool_]
+) -> tuple[float, ...] | None:
+    from scipy.optimize import minimize
+
+    wanted = outcome - matrix[:, _PLACE[f"{target}_ewma"]]
+    usable = np.flatnonzero(where & np.isfinite(wanted))[-_MAX_ROWS:]
+    if len(usable) < _MIN_ROWS:
+        return None
+    differences, wanted = _differences(matrix[usable], target, views), wanted[usable]
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        error = differences @ weights - wanted
+        root = np.sqrt(error**2 + _SCALE**2)
+        return float(root.mean()), differences.T @ (error / root) / len(error)
+
+    count = len(views)
+    found = minimize(loss, np.full(count, 0.1), jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * count)
+    return tuple(float(weight) for weight in found.x)

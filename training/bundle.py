@@ -1,7 +1,7 @@
-"""What is registered as one model: a booster for each target, the encoder, and what they fit to. Plain text files."""
+"""What is registered as one model: boosters for each target, the encoder, and what they fit to. Plain text files."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from training.encoder import Encoder
 if TYPE_CHECKING:
     from lightgbm import Booster
 
-_FORMAT = 1
+_FORMAT = 2
 # Corrections by more than this ratio are not believed.
 _MAX_CORRECTION = np.log(20.0)
 
@@ -30,41 +30,58 @@ class ModelBundle:
     """Predicts every target as a blend of naive forecasts times a learned correction: log y = blend + f(features).
 
     Args:
-        boosters: target to booster of the correction, on a log scale.
+        boosters: target to boosters of the correction, on a log scale, whose mean counts.
         blends: target to the blend it corrects.
+        shifts: target to what is added to the log of what is served, so that a quantile holds the share of requests
+            that it should; see `training.calibration`.
     """
 
-    boosters: dict[str, "Booster"]
+    boosters: dict[str, list["Booster"]]
     blends: dict[str, Blend]
     encoder: Encoder
+    shifts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def targets(self) -> list[str]:
+        return list(self.boosters)
 
     def predict_log(self, frame: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
-        """Logs of the predicted targets, each of shape (rows,).
+        """Logs of the predicted targets, each of shape (rows,), as windows will measure them: without shifts.
 
         Args:
-            frame: FEATURES and the naive forecasts, as `features.dataset.Replay` makes them.
+            frame: FEATURES, as `features.replay.Replay` makes them.
         """
-        matrix = self.encoder.encode(frame)
-        return {
-            target: self.blends[target].predict(frame, target)
-            + np.clip(booster.predict(matrix), -_MAX_CORRECTION, _MAX_CORRECTION)
-            for target, booster in self.boosters.items()
-        }
+        return self.predict_matrix(self.encoder.encode(frame))
+
+    def predict_matrix(self, matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """As `predict_log`, of encoded features."""
+        predicted = {}
+        for target, boosters in self.boosters.items():
+            correction = np.mean([each.predict(matrix) for each in boosters], axis=0)
+            predicted[target] = self.blends[target].predict(matrix, target) + np.clip(
+                correction, -_MAX_CORRECTION, _MAX_CORRECTION
+            )
+        return predicted
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The predicted targets in their units; p99 is never below p50."""
-        predicted = {target: np.exp(values) for target, values in self.predict_log(frame).items()}
+        """The predicted targets in their units, as served: with shifts, and p99 never below p50."""
+        predicted = {
+            target: np.exp(values + self.shifts.get(target, 0.0)) for target, values in self.predict_log(frame).items()
+        }
         predicted["latency_p99_s"] = np.maximum(predicted["latency_p99_s"], predicted["latency_p50_s"])
         return pd.DataFrame(predicted, index=frame.index)[list(TARGETS)]
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for target, booster in self.boosters.items():
-            (folder / f"{target}.txt").write_text(booster.model_to_string())
+        for target, boosters in self.boosters.items():
+            for number, booster in enumerate(boosters):
+                (folder / f"{target}-{number}.txt").write_text(booster.model_to_string())
         about = {
             "format": _FORMAT,
             "schema_hash": schema_hash(),
-            "blends": {target: asdict(blend) for target, blend in self.blends.items()},
+            "boosters": {target: len(boosters) for target, boosters in self.boosters.items()},
+            "blends": {target: {"own": blend.own, "new": blend.new} for target, blend in self.blends.items()},
+            "shifts": self.shifts,
             "vocabulary": self.encoder.vocabulary,
         }
         (folder / "bundle.json").write_text(json.dumps(about, indent=1))
@@ -84,6 +101,13 @@ class ModelBundle:
                 f"the model has format {about['format']} and feature schema {about['schema_hash']}, this program "
                 f"{_FORMAT} and {schema_hash()}: train a new version"
             )
-        boosters = {target: Booster(model_str=(folder / f"{target}.txt").read_text()) for target in TARGETS}
-        blends = {target: Blend(tuple(map(float, each["weights"]))) for target, each in about["blends"].items()}
-        return cls(boosters, blends, Encoder(about["vocabulary"]))
+        boosters = {
+            target: [Booster(model_str=(folder / f"{target}-{number}.txt").read_text()) for number in range(int(count))]
+            for target, count in about["boosters"].items()
+        }
+        blends = {
+            target: Blend(tuple(map(float, each["own"])), tuple(map(float, each["new"])))
+            for target, each in about["blends"].items()
+        }
+        shifts = {target: float(shift) for target, shift in about["shifts"].items()}
+        return cls(boosters, blends, Encoder(about["vocabulary"]), shifts)

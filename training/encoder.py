@@ -21,7 +21,7 @@ class Encoder:
 
     @classmethod
     def fit(cls, frame: pd.DataFrame) -> "Encoder":
-        return cls({name: sorted(set(frame[name])) for name in CATEGORICAL_FEATURES})
+        return cls({name: sorted(map(str, frame[name].unique())) for name in CATEGORICAL_FEATURES})
 
     def encode(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """The matrix of a frame, shape (rows, features), in the order of FEATURES.
@@ -32,8 +32,12 @@ class Encoder:
         missing = [name for name in FEATURES if name not in frame.columns]
         if missing:
             raise ValueError(f"features are missing: {', '.join(missing)}")
-        columns = [frame[name].to_numpy(np.float64) for name in NUMERIC_FEATURES]
-        for name in CATEGORICAL_FEATURES:
+        matrix = np.empty((len(frame), len(FEATURES)))
+        matrix[:, : len(NUMERIC_FEATURES)] = frame[list(NUMERIC_FEATURES)].to_numpy(np.float64)
+        for place, name in enumerate(CATEGORICAL_FEATURES, start=len(NUMERIC_FEATURES)):
+            # Each distinct value is looked up once, however many rows there are.
+            values = frame[name].astype("category").cat
             codes = {value: float(code) for code, value in enumerate(self.vocabulary[name])}
-            columns.append(frame[name].map(codes).to_numpy(np.float64))
-        return np.stack(columns, axis=1)
+            table = np.array([*(codes.get(str(value), np.nan) for value in values.categories), np.nan])
+            matrix[:, place] = table[values.codes.to_numpy()]
+        return matrix

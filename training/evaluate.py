@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from features.definition import NAIVE, TARGETS, naive_column
+from features.definition import NAIVE, naive_column
 from training.bundle import ModelBundle
 
 
@@ -40,7 +40,7 @@ def score(bundle: ModelBundle, rows: pd.DataFrame) -> dict[str, TargetScore]:
     """Scores a model and the naive forecasts on the same rows, target by target."""
     predicted = bundle.predict_log(rows)
     scores = {}
-    for target in TARGETS:
+    for target in bundle.targets:
         actual = rows[target].to_numpy(np.float64)
         scores[target] = TargetScore(
             rows=int(np.isfinite(actual).sum()),
@@ -53,13 +53,13 @@ def score(bundle: ModelBundle, rows: pd.DataFrame) -> dict[str, TargetScore]:
 def error_table(bundle: ModelBundle, rows: pd.DataFrame, by: str) -> pd.DataFrame:
     """Log-MAE of model and EWMA by `host` or `category`, worst first by the model's throughput."""
     predicted = bundle.predict_log(rows)
-    errors = pd.DataFrame({by: rows[by]})
-    for target in TARGETS:
+    errors = pd.DataFrame({by: rows[by].astype("str")})
+    for target in bundle.targets:
         errors[f"{target}_model"] = np.abs(rows[target] - predicted[target])
         errors[f"{target}_ewma"] = np.abs(rows[target] - rows[naive_column("ewma", target)])
     table = errors.groupby(by).mean()
     table.insert(0, "rows", errors.groupby(by).size())
-    return table.sort_values(f"{TARGETS[0]}_model", ascending=False).reset_index()
+    return table.sort_values(f"{bundle.targets[0]}_model", ascending=False).reset_index()
 
 
 def mean_skill(scores: dict[str, TargetScore]) -> float:

@@ -1,105 +1,201 @@
 """Fitting LightGBM to the corrections of blended naive forecasts."""
 
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import CATEGORICAL_FEATURES, FEATURES, TARGETS
+from features.definition import CATEGORICAL_FEATURES, FEATURES, TARGETS, TIME_FEATURES
 from fingerpost.errors import NoDataError
 from training.blend import Blend
 from training.bundle import ModelBundle
 from training.encoder import Encoder
+from training.objective import absolute_error, quantile_objective
+
+Floats = NDArray[np.float64]
 
 DEFAULT_PARAMS: dict[str, Any] = {
-    "learning_rate": 0.03,
-    "num_leaves": 8,
-    "min_data_in_leaf": 60,
-    "feature_fraction": 0.6,
-    "bagging_fraction": 0.8,
-    "lambda_l2": 10.0,
+    "learning_rate": 0.05,
+    "num_leaves": 24,
+    "min_data_in_leaf": 80,
+    "feature_fraction": 0.2,
+    "bagging_fraction": 0.7,
+    "lambda_l2": 5.0,
 }
 _FIXED: dict[str, Any] = {
-    "objective": "regression_l1",
-    "metric": "l1",
+    "metric": "None",
     "bagging_freq": 1,
     "boost_from_average": False,
+    "min_data_per_group": 200,
+    "max_bin": 127,
     "verbosity": -1,
-    "seed": 7,
     "deterministic": True,
     "force_col_wise": True,
 }
-_ROUNDS = 400
-_PATIENCE = 30
+ROUNDS = 300
+_PATIENCE = 40
+_LEAST_ROUNDS = 20
+# A tree sees at most about this many rows: more add time, and nothing to a tree of a few leaves.
+_TREE_ROWS = 200_000
+# What a row counts that was rehearsed, beside one that happened.
+_REHEARSED_WEIGHT = 0.5
+# Before this long there is no telling the time of day or week from the course of time.
+_DAYS = {"day": 3.0, "week": 15.0}
+# Physics: more requests on a host never make it faster; fewer cores never give more throughput.
+_MONOTONE: dict[str, dict[str, int]] = {
+    "latency": {"inflight": 1, "host_inflight": 1},
+    "throughput": {"host_background_cores": -1, "host_cores": 1, "host_slots": 1},
+}
 
 
-def fit_target(
-    train: pd.DataFrame, valid: pd.DataFrame, target: str, blend: Blend, encoder: Encoder, params: dict[str, Any]
+@dataclass(frozen=True)
+class Learnable:
+    """What one target is learned from.
+
+    Args:
+        matrix: features, shape (n, features).
+        outcome: logs of the target, shape (n,); all finite.
+        weight: of each row, shape (n,).
+    """
+
+    matrix: Floats
+    outcome: Floats
+    weight: Floats
+
+
+def learnable(rows: pd.DataFrame, matrix: Floats, target: str) -> Learnable:
+    """The rows where a target was measured.
+
+    Raises:
+        NoDataError: it never was.
+    """
+    outcome = rows[target].to_numpy(np.float64)
+    known = np.isfinite(outcome)
+    if not known.any():
+        raise NoDataError(f"{target} was not measured in any window: is CPU or are slots reported by the agents?")
+    # A window of many requests is measured better; the gain flattens, since load differs within a window too.
+    weight = np.log1p(rows["requests"].to_numpy(np.float64)[known])
+    weight = np.where(rows["rehearsed"].to_numpy(bool)[known], _REHEARSED_WEIGHT * weight, weight)
+    return Learnable(matrix[known], outcome[known], weight)
+
+
+def training_matrix(encoder: Encoder, rows: pd.DataFrame) -> Floats:
+    """The encoded rows, without what this span of time cannot tell."""
+    matrix = encoder.encode(rows)
+    span_days = (rows["time"].max() - rows["time"].min()).total_seconds() / 86_400
+    hidden = [name for name in TIME_FEATURES if span_days < _DAYS[name.split("_")[0]]]
+    if span_days < _DAYS["day"]:
+        hidden.append("host_known_s")
+    matrix[:, [FEATURES.index(name) for name in hidden]] = np.nan
+    return matrix
+
+
+def fit_booster(
+    train: Learnable,
+    blend: Blend,
+    target: str,
+    params: dict[str, Any],
+    valid: Learnable | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 7,
 ) -> Any:
-    """Fits one booster, stopped where the later rows no longer gain.
+    """Fits one booster to what the blend leaves; with `valid`, stopped where that no longer gains.
+
+    Returns:
+        A `lightgbm.Booster`; its `best_iteration` is set where there is a `valid`.
+    """
+    import lightgbm
+
+    train_set = _dataset(train, blend, target)
+    callbacks: list[Callable[..., Any]] = []
+    sets: list[Any] = []
+    if valid is not None:
+        left = valid.outcome - blend.predict(valid.matrix, target)
+        sets = [train_set.create_valid(valid.matrix, left, weight=valid.weight)]
+        callbacks = [lightgbm.early_stopping(_PATIENCE, verbose=False)]
+    settings = {**_settings(params, len(train.outcome), seed), **_constraints(target)}
+    return lightgbm.train(
+        settings,
+        train_set,
+        num_boost_round=rounds,
+        valid_sets=sets,
+        feval=absolute_error if sets else None,
+        callbacks=callbacks,
+    )
+
+
+def boosted(matrix: Floats, outcome: Floats, weight: Floats, params: dict[str, Any], rounds: int, seed: int) -> Any:
+    """A booster of any features, shape (n, features), with the loss, but not the constraints, of `fit_booster`."""
+    import lightgbm
+
+    settings = _settings(params, len(outcome), seed)
+    return lightgbm.train(settings, lightgbm.Dataset(matrix, outcome, weight=weight), num_boost_round=rounds)
+
+
+def fit_bundle(
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    params: dict[str, Any],
+    targets: Sequence[str] = TARGETS,
+    bags: int = 1,
+) -> ModelBundle:
+    """Fits all targets: how many rounds is found on the later rows, then all rows are learned for as many.
 
     Args:
         train, valid: training rows, the later ones in `valid`.
-        blend: what to correct.
-
-    Returns:
-        A `lightgbm.Booster` with its `best_iteration`.
-
-    Raises:
-        NoDataError: the target was never measured.
+        bags: boosters a target, whose predictions are averaged.
     """
-    import lightgbm
-
-    train_set = _dataset(train, target, blend, encoder)
-    matrix, correction, weight = _learnable(valid, target, blend, encoder)
-    return lightgbm.train(
-        {**_FIXED, **params},
-        train_set,
-        num_boost_round=_ROUNDS,
-        valid_sets=[train_set.create_valid(matrix, correction, weight=weight)],
-        callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
-    )
-
-
-def fit_bundle(train: pd.DataFrame, valid: pd.DataFrame, params: dict[str, Any]) -> ModelBundle:
-    """Fits all targets: how many rounds is found on the later rows, then all rows are learned for as many."""
-    import lightgbm
-
     rows = pd.concat([train, valid], ignore_index=True)
     encoder = Encoder.fit(rows)
-    boosters, blends = {}, {}
-    for target in TARGETS:
-        stopped = fit_target(train, valid, target, Blend.fit(train, target), encoder, params)
-        blends[target] = Blend.fit(rows, target)
-        data = _dataset(rows, target, blends[target], encoder)
-        boosters[target] = lightgbm.train({**_FIXED, **params}, data, num_boost_round=stopped.best_iteration)
-    return ModelBundle(boosters, blends, encoder)
+    matrix = training_matrix(encoder, rows)
+    count = len(train)
 
+    def fit(target: str) -> tuple[Blend, list[Any]]:
+        early = learnable(train, matrix[:count], target)
+        late = learnable(valid, matrix[count:], target)
+        stopped = fit_booster(early, Blend.fit(early.matrix, early.outcome, target), target, params, late)
+        rounds = max(_LEAST_ROUNDS, stopped.best_iteration)
+        both = learnable(rows, matrix, target)
+        blend = Blend.fit(both.matrix, both.outcome, target)
+        return blend, [
+            fit_booster(both, blend, target, params, rounds=rounds, seed=7 + number) for number in range(bags)
+        ]
 
-def _dataset(rows: pd.DataFrame, target: str, blend: Blend, encoder: Encoder) -> Any:
-    import lightgbm
-
-    matrix, correction, weight = _learnable(rows, target, blend, encoder)
-    return lightgbm.Dataset(
-        matrix,
-        correction,
-        weight=weight,
-        feature_name=list(FEATURES),
-        categorical_feature=list(CATEGORICAL_FEATURES),
-        free_raw_data=False,
+    # A thread a booster, not many threads in one: beside other programs those wait for each other.
+    with ThreadPoolExecutor(max(1, min(len(targets), os.cpu_count() or 1))) as pool:
+        fitted = dict(zip(targets, pool.map(fit, targets), strict=True))
+    return ModelBundle(
+        {target: boosters for target, (_, boosters) in fitted.items()},
+        {target: blend for target, (blend, _) in fitted.items()},
+        encoder,
     )
 
 
-def _learnable(
-    rows: pd.DataFrame, target: str, blend: Blend, encoder: Encoder
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Matrix, correction to learn, and weight of the rows where the target was measured.
+def _settings(params: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:
+    """LightGBM's settings; one thread, since a booster is fitted in a thread of its own."""
+    bagging = min(params.get("bagging_fraction", 1.0), _TREE_ROWS / rows)
+    chosen = {**_FIXED, **params, "bagging_fraction": bagging, "seed": seed, "objective": quantile_objective()}
+    return {"num_threads": 1, **chosen}
 
-    A window of many requests is measured better; the gain flattens, since load differs within a window too.
-    """
-    known = rows[np.isfinite(rows[target].to_numpy(np.float64))]
-    if known.empty:
-        raise NoDataError(f"{target} was not measured in any window: is CPU or are slots reported by the agents?")
-    correction = known[target].to_numpy(np.float64) - blend.predict(known, target)
-    return encoder.encode(known), correction, np.sqrt(known["requests"].to_numpy(np.float64))
+
+def _constraints(target: str) -> dict[str, Any]:
+    signs = _MONOTONE[target.split("_", maxsplit=1)[0]]
+    return {"monotone_constraints": [signs.get(name, 0) for name in FEATURES]}
+
+
+def _dataset(data: Learnable, blend: Blend, target: str) -> Any:
+    import lightgbm
+
+    return lightgbm.Dataset(
+        data.matrix,
+        data.outcome - blend.predict(data.matrix, target),
+        weight=data.weight,
+        feature_name=list(FEATURES),
+        categorical_feature=list(CATEGORICAL_FEATURES),
+        params={"verbosity": -1},
+    )

@@ -7,25 +7,32 @@ import pandas as pd
 
 from features.definition import FEATURES, TARGETS
 from training.bundle import ModelBundle
+from training.calibration import PROMISED, calibration_curve
 from training.evaluate import TargetScore
 from training.tune import Tuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from training.candidate import Candidate
+
 _MODEL, _NAIVE = "#1f6f8b", "#c9a227"
 _TOP_FEATURES = 15
+_MAX_SHAP_ROWS = 1000
 
 
-def all_plots(
-    bundle: ModelBundle, rows: pd.DataFrame, scores: dict[str, TargetScore], tuning: Tuning
-) -> dict[str, "Figure"]:
-    """File name to figure: predicted against actual, errors against the naive forecasts, gains, tuning."""
+def all_plots(candidate: "Candidate") -> dict[str, "Figure"]:
+    """File name to figure: predictions, errors and residuals, calibration, gains, SHAP values, ranking, tuning."""
+    bundle, rows = candidate.bundle, candidate.test
     return {
         "plots/predicted_vs_actual.png": predicted_vs_actual(bundle, rows),
-        "plots/errors.png": errors(scores),
+        "plots/errors.png": errors(candidate.scores),
+        "plots/residuals.png": residuals(bundle, rows),
+        "plots/calibration.png": calibration(bundle, rows),
         "plots/feature_gain.png": feature_gain(bundle),
-        "plots/tuning.png": tuning_history(tuning),
+        "plots/shap.png": shap_summary(bundle, rows),
+        "plots/ranking.png": ranking(candidate.ranks),
+        "plots/tuning.png": tuning_history(candidate.tuning),
     }
 
 
@@ -66,12 +73,85 @@ def feature_gain(bundle: ModelBundle) -> "Figure":
     figure = _figure(5.0 * len(TARGETS), 4.6)
     for place, target in enumerate(TARGETS, start=1):
         axes = figure.add_subplot(1, len(TARGETS), place)
-        gain = bundle.boosters[target].feature_importance("gain").astype(float)
+        gain = np.sum([each.feature_importance("gain") for each in bundle.boosters[target]], axis=0).astype(float)
         share = gain / max(gain.sum(), 1e-12)
         top = np.argsort(share)[-_TOP_FEATURES:]
         axes.barh([FEATURES[index] for index in top], share[top], color=_MODEL)
         axes.set(title=target, xlabel="share of gain")
         axes.tick_params(axis="y", labelsize=7)
+    return figure
+
+
+def residuals(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
+    """Errors (measured less predicted, logs) over time, and how they are spread, by target."""
+    figure = _figure(4.2 * len(TARGETS), 6.0)
+    predicted = bundle.predict_log(rows)
+    for place, target in enumerate(TARGETS, start=1):
+        error = rows[target].to_numpy(np.float64) - predicted[target]
+        known = np.isfinite(error)
+        axes = figure.add_subplot(2, len(TARGETS), place)
+        axes.plot(rows["time"][known], error[known], ".", color=_MODEL, alpha=0.4, markersize=3)
+        axes.axhline(0.0, color="grey", linewidth=1)
+        axes.set(title=target, ylabel="log residual")
+        axes.tick_params(axis="x", labelsize=6, rotation=30)
+        axes = figure.add_subplot(2, len(TARGETS), len(TARGETS) + place)
+        axes.hist(np.clip(error[known], -2, 2), bins=41, color=_MODEL)
+        axes.set(xlabel="log residual", ylabel="windows")
+    return figure
+
+
+def calibration(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
+    """The share of requests under a predicted latency times a factor, and what is promised at factor 1, as served."""
+    figure = _figure(4.6 * len(PROMISED), 3.6)
+    predicted = bundle.predict_log(rows)
+    factors = np.linspace(-1.5, 1.5, 31)
+    for place, (target, share) in enumerate(PROMISED.items(), start=1):
+        axes = figure.add_subplot(1, len(PROMISED), place)
+        served = predicted[target] + bundle.shifts.get(target, 0.0)
+        axes.semilogx(np.exp(factors), calibration_curve(rows, served, factors), color=_MODEL)
+        axes.axhline(share, color=_NAIVE, linewidth=1)
+        axes.axvline(1.0, color="grey", linewidth=1)
+        axes.set(title=target, xlabel="factor on what is served", ylabel="share of requests under it", ylim=(0, 1.02))
+    return figure
+
+
+def shap_summary(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
+    """SHAP values (Lundberg and Lee, 2017) of the features that move the correction most; red is high."""
+    figure = _figure(5.4 * len(TARGETS), 5.0)
+    sample = rows.sample(min(len(rows), _MAX_SHAP_ROWS), random_state=7)
+    matrix = bundle.encoder.encode(sample)
+    dice = np.random.default_rng(7)
+    for place, target in enumerate(TARGETS, start=1):
+        axes = figure.add_subplot(1, len(TARGETS), place)
+        values = np.asarray(bundle.boosters[target][0].predict(matrix, pred_contrib=True))[:, :-1]
+        top = np.argsort(np.abs(values).mean(axis=0))[-_TOP_FEATURES:]
+        for height, index in enumerate(top):
+            feature = matrix[:, index]
+            rank = pd.Series(feature).rank(pct=True).fillna(0.5).to_numpy()
+            spread = height + dice.uniform(-0.3, 0.3, len(feature))
+            axes.scatter(values[:, index], spread, c=rank, cmap="coolwarm", s=3, vmin=0, vmax=1)
+        axes.set_yticks(range(len(top)), [FEATURES[index] for index in top], fontsize=7)
+        axes.axvline(0.0, color="grey", linewidth=1)
+        axes.set(title=target, xlabel="SHAP value (log)")
+    return figure
+
+
+def ranking(ranks: pd.DataFrame) -> "Figure":
+    """Regret of the host picked by the model, by the rolling average, and at random, as shares of windows."""
+    figure = _figure(5.4, 3.6)
+    axes = figure.add_subplot()
+    for name, label, colour in (
+        ("regret", "model", _MODEL),
+        ("remembered", "rolling average", _NAIVE),
+        ("chance", "random", "grey"),
+    ):
+        values = np.sort(ranks[name].to_numpy(np.float64))
+        axes.plot(values, np.arange(1, len(values) + 1) / max(len(values), 1), color=colour, label=label)
+    axes.set(
+        title=f"{len(ranks)} windows and categories", xlabel="true cost over the best, less 1", ylabel="share at most"
+    )
+    axes.set_xscale("symlog", linthresh=0.01)
+    axes.legend()
     return figure
 
 

@@ -1,38 +1,24 @@
 """The MLflow registry: one registered model a service, every version with what it is made of and how good it is."""
 
+import subprocess
 import tempfile
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from features.definition import CATEGORICAL_FEATURES, FEATURES, NAIVE, TARGETS, naive_column, schema_hash
+from features.definition import CATEGORICAL_FEATURES, FEATURES, OUTCOMES, schema_hash
+from fingerpost import __version__
 from training.bundle import ModelBundle
+from training.candidate import Candidate
 from training.evaluate import TargetScore, error_table
+from training.fit import DEFAULT_PARAMS
+from training.notes import run_notes
 from training.plots import all_plots
-from training.tune import Tuning
 
 CHAMPION = "champion"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trained model with its evidence.
-
-    Args:
-        train, test: the rows it was fitted to (validation included) and scored on.
-        halflife_s, window_s: of the features.
-    """
-
-    bundle: ModelBundle
-    tuning: Tuning
-    scores: dict[str, TargetScore]
-    train: pd.DataFrame
-    test: pd.DataFrame
-    window_s: float
-    halflife_s: float
 
 
 def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
@@ -44,19 +30,26 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
     mlflow.set_experiment(f"{model_name}-training")
     with mlflow.start_run(
         run_name=f"{service} to {candidate.test['time'].max():%Y-%m-%d %H:%M:%S}",
-        tags={"service": service, "schema_hash": schema_hash()},
+        tags={
+            "service": service,
+            "schema_hash": schema_hash(),
+            "git_commit": git_commit(),
+            # Where MLflow looks for the description of a run.
+            "mlflow.note.content": run_notes(candidate, service, git_commit()),
+        },
     ):
         mlflow.log_params({**candidate.tuning.params, **_data_window(candidate)})
-        mlflow.log_metrics(_metrics(candidate.scores))
+        mlflow.log_metrics({**_metrics(candidate.scores), **candidate.ranking.metrics(), **_coverage(candidate)})
         mlflow.log_dict({"features": list(FEATURES), "schema_hash": schema_hash()}, "features.json")
         for by in ("host", "category"):
             mlflow.log_text(
                 error_table(candidate.bundle, candidate.test, by).to_csv(index=False), f"errors_by_{by}.csv"
             )
-        for path, figure in all_plots(candidate.bundle, candidate.test, candidate.scores, candidate.tuning).items():
+        mlflow.log_text(candidate.ranks.groupby("category").mean(numeric_only=True).to_csv(), "ranking_by_category.csv")
+        for path, figure in all_plots(candidate).items():
             mlflow.log_figure(figure, path)
         for rows, context in ((candidate.train, "training"), (candidate.test, "evaluation")):
-            dataset = from_pandas(rows[[*FEATURES, *TARGETS]], name=f"{service}-features-{context}")
+            dataset = from_pandas(_plain(rows[[*FEATURES, *OUTCOMES]]), name=f"{service}-features-{context}")
             mlflow.log_input(dataset, context=context)
         return _log_model(candidate, model_name)
 
@@ -105,8 +98,7 @@ def _log_model(candidate: Candidate, model_name: str) -> str:
     import mlflow
     from mlflow.models import infer_signature
 
-    inputs = candidate.test[[*FEATURES, *(naive_column(view, target) for view in NAIVE for target in TARGETS)]]
-    inputs = inputs.astype(dict.fromkeys(CATEGORICAL_FEATURES, object))
+    inputs = _plain(candidate.test[list(FEATURES)])
     with tempfile.TemporaryDirectory() as folder:
         candidate.bundle.save(Path(folder) / "bundle")
         logged = mlflow.pyfunc.log_model(
@@ -121,6 +113,46 @@ def _log_model(candidate: Candidate, model_name: str) -> str:
     return str(logged.registered_model_version)
 
 
+def champion_params(tracking_url: str, model_name: str) -> dict[str, Any] | None:
+    """The parameters that the champion was trained with, or None: no champion, or not all are there."""
+    import mlflow
+
+    version_number = champion_version(tracking_url, model_name)
+    if version_number is None:
+        return None
+    client = mlflow.MlflowClient(tracking_url)
+    run_id = client.get_model_version(model_name, version_number).run_id
+    logged = client.get_run(str(run_id)).data.params
+    try:
+        return {name: type(default)(float(logged[name])) for name, default in DEFAULT_PARAMS.items()}
+    except (KeyError, ValueError):
+        return None
+
+
+def git_commit() -> str:
+    """The commit this program runs from; its version where it was installed without a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except OSError:
+        return f"release {__version__}"
+    return found.stdout.strip() if found.returncode == 0 else f"release {__version__}"
+
+
+def _plain(rows: pd.DataFrame) -> pd.DataFrame:
+    """Features with plain text where they are categorical: what a client can send."""
+    return rows.astype(dict.fromkeys(CATEGORICAL_FEATURES, object))
+
+
+def _coverage(candidate: Candidate) -> dict[str, float]:
+    return {
+        f"{target}.share_under_{name}": value
+        for target, each in candidate.coverage.items()
+        for name, value in each.items()
+        if name != "promised" and np.isfinite(value)
+    }
+
+
 def _data_window(candidate: Candidate) -> dict[str, Any]:
     train, test = candidate.train, candidate.test
     return {
@@ -129,6 +161,9 @@ def _data_window(candidate: Candidate) -> dict[str, Any]:
         "test_from": test["time"].min().isoformat(),
         "test_to": test["time"].max().isoformat(),
         "train_rows": len(train),
+        "rehearsed_rows": int(train["rehearsed"].sum()),
+        "requests": int(train.loc[~train["rehearsed"], "requests"].sum()),
+        "schema_hash": schema_hash(),
         "test_rows": len(test),
         "hosts": train["host"].nunique(),
         "categories": train["category"].nunique(),

@@ -13,7 +13,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in ("demo", "agent", "platform", "inspect", "bench", "fleet", "envoy", "router"):
+_MODULES = (
+    *("demo", "agent", "platform", "engine", "deploy", "evaluate", "envoy", "router"),
+    *("inspect", "bench", "simulate", "fleet"),
+)
+for _module in _MODULES:
     import_module(f"fingerpost.cli.{_module}").register(app)
 
 

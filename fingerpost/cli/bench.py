@@ -1,4 +1,4 @@
-"""`fingerpost bench agent|attribution|envoy|picker|scoring`."""
+"""`fingerpost bench ...`: what the program itself costs, and how good it is at what it does."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,9 @@ def register(app: typer.Typer) -> None:
     bench.command()(envoy)
     bench.command()(picker)
     bench.command()(scoring)
+    bench.command()(windowing)
+    bench.command()(training)
+    bench.command()(engine)
     app.add_typer(bench, name="bench")
 
 
@@ -113,6 +116,43 @@ def _print_cells(cells: list[dict[str, Any]]) -> None:
             f"{regression:.2f} ± {cell['regression_error_s'] * 1000:.2f} ({regression / alone - 1:+.0%})",
         )
     Console().print(table)
+
+
+def windowing(
+    records: Annotated[int, typer.Option(min=1000, max=50_000_000, help="Request records.")] = 2_000_000,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Request records a second that become windows."""
+    from bench.windowing import measure_windowing
+
+    _print(measure_windowing(records), json_output)
+
+
+def training(
+    rows: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Training rows.")] = 1_000_000,
+    columns: Annotated[int, typer.Option(min=2, max=500, help="Features.")] = 40,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Seconds to fit the boosters of all targets."""
+    from bench.training import measure_training
+
+    _print(measure_training(rows, columns), json_output)
+
+
+def engine(
+    hosts: Annotated[int, typer.Option(min=1, max=10_000, help="Hosts of the fleet that is scored.")] = 1000,
+    categories: Annotated[int, typer.Option(min=1, max=4096, help="Categories of its service.")] = 100,
+    reporting: Annotated[int, typer.Option(min=1, max=5000, help="Hosts that report every 5 s.")] = 2000,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 10,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Scoring, ingest, freshness, table fetches, a model swap under load, and memory."""
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from bench.engine import measure_engine
+
+    _print(measure_engine(hosts, categories, reporting, seconds), json_output)
 
 
 def _print(figures: dict[str, Any], json_output: bool) -> None:

@@ -1,6 +1,6 @@
 """`fingerpost settings` and `fingerpost version`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,8 +23,9 @@ def settings(
         typer.echo(settings_table(), nl=False)
         return
     current = get_settings()
+    shown = current.model_dump(mode="json")
     if json_output:
-        typer.echo(json.dumps(current.model_dump(mode="json"), indent=2))
+        typer.echo(json.dumps({name: _shown(name, value) for name, value in shown.items()}, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -32,9 +33,14 @@ def settings(
     table = Table("variable", "value", "meaning")
     for name, field in Settings.model_fields.items():
         mark = " *" if name in current.model_fields_set else ""
-        table.add_row(f"FINGERPOST_{name.upper()}", f"{getattr(current, name)}{mark}", field.description)
+        table.add_row(f"FINGERPOST_{name.upper()}", f"{_shown(name, shown[name])}{mark}", field.description)
     Console().print(table)
     typer.echo("* set in the environment")
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A setting as it may be shown: of a token only that there is one."""
+    return "***" if value and name.endswith("_token") else value
 
 
 def version() -> None:

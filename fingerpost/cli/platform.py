@@ -1,7 +1,5 @@
-"""`fingerpost run`, `fingerpost schedule`, `fingerpost engine`: the parts of the platform, one process each."""
+"""`fingerpost run`, `fingerpost schedule`: the flows, now or on their schedules."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +9,6 @@ import typer
 def register(app: typer.Typer) -> None:
     app.command()(run)
     app.command()(schedule)
-    app.command()(engine)
 
 
 def run(
@@ -60,19 +57,6 @@ def schedule() -> None:
     from flows.schedule import serve_deployments
 
     serve_deployments(settings)
-
-
-def engine() -> None:
-    """Serves the prediction engine, until stopped."""
-    from fingerpost.environment import tool_environment
-    from fingerpost.settings import get_settings
-    from fingerpost.stack.ports import PortUse, check_ports
-
-    settings = get_settings()
-    check_ports([PortUse("engine", settings.bind_host, settings.engine_port, "FINGERPOST_ENGINE_PORT")])
-    os.environ.update(tool_environment(settings))
-    service = ["serving.engine:PredictionEngine", "--host", settings.bind_host, "--port", str(settings.engine_port)]
-    os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", *service])  # noqa: S606
 
 
 def _need_server(what: str, health_url: str, setting: str) -> None:

@@ -13,6 +13,10 @@ Floats = NDArray[np.float64]
 # How far a category's cost may lie from what its share of the host's time suggests, before data say so: its relative
 # standard deviation. Of work that waits for disks or locks the time says little, so it is not trusted further.
 _PRIOR_SPREAD = 0.3
+# Times are told in whole milliseconds, or seconds: by this share of the typical cost any cost may lie off its share.
+_LEAST_SPREAD = 0.05
+# No fit is believed to leave less than this share of use unexplained.
+_LEAST_NOISE = 1e-6
 _LEAST = 1e-12
 
 
@@ -51,8 +55,9 @@ class Splitter:
         self._moment = np.zeros(size)
         self._requests = np.zeros(categories)
         self._hints = np.zeros(categories)
-        # Moments of (hints, length, use), to bring the hints to the unit of use.
+        # Moments of (requests, length, use), and totals of (hints, length, use).
         self._scale = np.zeros((3, 3))
+        self._totals = np.zeros(3)
         self._spans = np.zeros(1)
         self._last_s = began_s
 
@@ -66,7 +71,6 @@ class Splitter:
             requests: of each category, by the parts that lay in the span, shape (C,).
             hints: their shares of the host's time, shape (C,); zeros where those are not known.
         """
-        hints = hints if hints.any() else requests
         self._stay_in_range(time_s)
         weight = float(self._decay.weight(time_s))
         row = np.append(requests, length)
@@ -75,8 +79,9 @@ class Splitter:
         self._moment[there] += weight * use * row[there]
         self._requests += weight * requests
         self._hints += weight * hints
-        total = np.array([hints.sum(), length, use])
+        total = np.array([requests.sum(), length, use])
         self._scale += weight * np.outer(total, total)
+        self._totals += weight * np.array([hints.sum(), length, use])
         self._spans += weight
         self._last_s = time_s
 
@@ -90,30 +95,40 @@ class Splitter:
         free = np.append(seen, True)
         gram, moment = self._gram[np.ix_(free, free)] / present, self._moment[free] / present
         scale, spans = self._scale / present, float(self._spans[0]) / present
-        centre, precision = self._prior(seen, scale)
+        centre, spread = self._prior(seen, scale)
+        # In units of the prior's spread, so that costs of any size, and a background beside them, are solved alike.
+        gram, moment = gram * np.outer(spread, spread), moment * spread
+        centre = centre / spread
         found = centre
         for _ in range(3):  # how much the prior counts depends on the noise, which only the fit tells
-            noise = max(_LEAST, float(scale[2, 2] - 2 * moment @ found + found @ gram @ found) / spans)
-            normal = gram + noise * np.diag(precision)
-            found = nnls_normal(normal, moment + noise * precision * centre)
+            unexplained = scale[2, 2] - 2 * moment @ found + found @ gram @ found
+            noise = max(_LEAST_NOISE * scale[2, 2], float(unexplained), _LEAST) / spans
+            normal = gram + noise * np.eye(len(centre))
+            found = nnls_normal(normal, moment + noise * centre)
         deviation = np.sqrt(noise * np.maximum(np.diag(np.linalg.inv(normal)), 0.0))
-        cost[seen], error[seen] = found[:-1], deviation[:-1]
-        return Attribution(cost, error, float(found[-1]))
+        cost[seen], error[seen] = (found * spread)[:-1], (deviation * spread)[:-1]
+        return Attribution(cost, error, float(found[-1] * spread[-1]))
 
     def _prior(self, seen: NDArray[np.bool_], scale: Floats) -> tuple[Floats, Floats]:
-        """Where the costs and the background are expected, and with which precision (1 / variance)."""
-        ridge = 1e-9 * np.diag(np.maximum(np.diag(scale)[:2], _LEAST))
-        per_hint, background = nnls_normal(scale[:2, :2] + ridge, scale[:2, 2])
-        each = per_hint * self._hints[seen] / self._requests[seen]
-        each = np.maximum(each, 0.05 * each.mean() + _LEAST)
+        """Where the costs and the background are expected, and their standard deviations, both above 0."""
+        # The background is what is left at no requests; the rest goes by the hints. Fitting use to the hints would
+        # make little of them, since they are far noisier than counts.
+        size = np.sqrt(np.maximum(np.diag(scale)[:2], _LEAST))
+        normal = scale[:2, :2] / np.outer(size, size) + 1e-9 * np.eye(2)
+        _, background = nnls_normal(normal, scale[:2, 2] / size) / size
+        hints, total = (self._hints, self._totals[0]) if self._totals[0] > 0 else (self._requests, self._requests.sum())
+        above = max(0.0, self._totals[2] - background * self._totals[1]) / total
+        each = above * hints[seen] / self._requests[seen]
+        typical = self._totals[2] / self._requests.sum()
         # The background is left to the data.
         loose = 10 * np.sqrt(scale[2, 2] / max(scale[1, 1], _LEAST)) + _LEAST
-        return np.append(each, background), 1.0 / np.append(_PRIOR_SPREAD * each, loose) ** 2
+        return np.append(each, background), np.append(_PRIOR_SPREAD * each + _LEAST_SPREAD * typical + _LEAST, loose)
 
     def folded(self, new_index: Sequence[int], categories: int) -> "Splitter":
         """The same state over other categories; `new_index` gives for each of ours the one that takes its requests."""
         new = Splitter(categories, 1.0, 0.0)
-        new._decay, new._scale, new._spans, new._last_s = self._decay, self._scale, self._spans, self._last_s
+        new._decay, new._last_s = self._decay, self._last_s
+        new._scale, new._totals, new._spans = self._scale, self._totals, self._spans
         target = np.append(np.asarray(new_index, dtype=np.intp), categories)
         np.add.at(new._gram, (target[:, None], target[None, :]), self._gram)
         np.add.at(new._moment, target, self._moment)
@@ -124,5 +139,6 @@ class Splitter:
     def _stay_in_range(self, now_s: float) -> None:
         factor = self._decay.rescaling(now_s)
         if factor is not None:
-            for state in (self._gram, self._moment, self._requests, self._hints, self._scale, self._spans):
+            states = (self._gram, self._moment, self._requests, self._hints, self._scale, self._totals, self._spans)
+            for state in states:
                 np.multiply(state, factor, out=state)

@@ -12,7 +12,7 @@ from fingerpost.category import CategoryTable
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
 from fleet.fingerprint.attribution import Splitter
 from fleet.fingerprint.decay import ForwardDecay
-from fleet.fingerprint.profile import Observations, Profile, totals
+from fleet.fingerprint.profile import Floats, Observations, Profile, totals
 from fleet.fingerprint.work import shared_time
 
 _US = 1_000_000
@@ -63,8 +63,11 @@ class FingerprintMaker:
         self._profile = Profile(count, halflife_s, now_s)
         self._cpu = Splitter(count, attribution_halflife_s, now_s)
         self._memory = Splitter(count, attribution_halflife_s, now_s)
+        # What a request costs the host besides what is measured in it: the server's parsing and scheduling.
+        self._overhead = Splitter(1, attribution_halflife_s, now_s)
         self._spans: deque[_Span] = deque(maxlen=_MAX_SPANS)
-        self._requests = np.zeros((3, 0))  # begin, end, category of those that may reach into a span not yet split
+        # Begin, end, category and measured CPU of the requests that may reach into a span not yet split.
+        self._requests = np.zeros((4, 0))
         self._utilisation = np.zeros(2)  # weighted sum and weight
         self._decay = ForwardDecay(halflife_s, now_s)
         self._host: dict[str, float] = {}
@@ -89,19 +92,20 @@ class FingerprintMaker:
             return
         end = np.minimum(_column(rows, "time") / _US, now_s)
         duration, service_time = _column(rows, "duration_s"), _column(rows, "service_time_s")
+        cpu_s = _column(rows, "cpu_s")
         self._profile.add(
             Observations(
                 end,
                 category.astype(np.intp),
                 _column(rows, "status") >= _SERVER_ERROR,
                 duration,
-                _column(rows, "cpu_s"),
+                cpu_s,
                 _column(rows, "mem_bytes"),
                 _column(rows, "inflight"),
             )
         )
         length = np.nan_to_num(np.where(np.isfinite(service_time), service_time, duration))
-        arrived = np.stack([end - length, end, category.astype(np.float64)])
+        arrived = np.stack([end - length, end, category.astype(np.float64), cpu_s])
         self._requests = np.concatenate([self._requests, arrived], axis=1)[:, -_MAX_REQUESTS:]
 
     def add_sample(self, sample: dict[str, Any], cpu_s: float, since_s: float) -> None:
@@ -131,7 +135,8 @@ class FingerprintMaker:
         weighed = np.isfinite(cells["mem_bytes"])
         cells["cpu_attributed_s"], cells["cpu_error_s"] = cpu.cost, cpu.error
         cells["mem_error_bytes"] = np.where(weighed, np.nan, memory.error)
-        cells["cpu_s"] = np.where(measured, cells["cpu_s"], cpu.cost)
+        overhead_s = float(np.nan_to_num(self._overhead.attribution().cost[0]))
+        cells["cpu_s"] = np.where(measured, cells["cpu_s"] + overhead_s, cpu.cost)
         cells["mem_bytes"] = np.where(weighed, cells["mem_bytes"], memory.cost)
         service, host, boot_id = self._identity
         made = Fingerprint(
@@ -149,7 +154,7 @@ class FingerprintMaker:
         self._sequence += 1
         return made
 
-    def _host_values(self, cells: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def _host_values(self, cells: dict[str, Floats]) -> Floats:
         known = self._host
         util = self._utilisation[0] / self._utilisation[1] if self._utilisation[1] > 0 else np.nan
         requests_cores = float(np.nansum(cells["rate_rps"] * np.nan_to_num(cells["cpu_s"])))
@@ -167,30 +172,32 @@ class FingerprintMaker:
 
     def _split(self, now_s: float) -> None:
         """Splits the spans whose requests have all been seen."""
-        begin, end, category = self._requests
+        begin, end = self._requests[:2]
         latest = end.max(initial=-np.inf)
         while self._spans:
             span = self._spans[0]
             if latest < span.end_s + _SETTLE_S and now_s < span.end_s + _PATIENCE_S:
                 break
             self._spans.popleft()
-            there = (begin < span.end_s) & (end > span.begin_s)
-            self._split_one(span, begin[there], end[there], category[there].astype(np.intp))
+            self._split_one(span, self._requests[:, (begin < span.end_s) & (end > span.begin_s)])
         waiting = self._spans[0].begin_s if self._spans else now_s - _PATIENCE_S
         self._requests = self._requests[:, end > waiting]
 
-    def _split_one(
-        self, span: _Span, begin: NDArray[np.float64], end: NDArray[np.float64], category: NDArray[np.intp]
-    ) -> None:
+    def _split_one(self, span: _Span, there: Floats) -> None:
+        begin, end, category, cpu_s = there[0], there[1], there[2].astype(np.intp), there[3]
         count, length = len(self._table.names), span.end_s - span.begin_s
         slots = self._host.get("slots", np.nan)
         part, seconds = shared_time(begin, end, (span.begin_s, span.end_s), slots if slots > 0 else np.inf)
-        requests = totals(category, part, count)
-        hints = totals(category, seconds, count)
-        self._cpu.observe(span.end_s, length, span.cpu_s, requests, hints)
+        self._cpu.observe(
+            span.end_s, length, span.cpu_s, totals(category, part, count), totals(category, seconds, count)
+        )
         present = totals(category, part * (end - begin), count) / length
         self._memory.observe(span.end_s, 1.0, span.mem_bytes, present, present)
+        if np.isfinite(cpu_s).all():
+            unmeasured = max(0.0, span.cpu_s - float(part @ cpu_s))
+            requests = np.array([part.sum()])
+            self._overhead.observe(span.end_s, length, unmeasured, requests, requests)
 
 
-def _column(rows: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+def _column(rows: list[dict[str, Any]], name: str) -> Floats:
     return np.array([np.nan if (value := row.get(name)) is None else value for row in rows], dtype=np.float64)

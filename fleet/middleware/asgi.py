@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class FingerpostMiddleware:
                 exchange.status = CLIENT_GONE if client.gone else FAILED
         finally:
             CURRENT.reset(token)
-            self._instrument.end(exchange, self._facts(scope, path, exchange))
+            self._end(exchange, scope, path)
 
     async def _pass_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -107,7 +108,15 @@ class FingerpostMiddleware:
         finally:
             # Servers may end the process by a signal right after this.
             if self._instrument.reporter:
-                self._instrument.reporter.flush()
+                self._instrument.reporter.finish()
+
+    def _end(self, exchange: Exchange, scope: Scope, path: str) -> None:
+        # What is kept for the reporter is these few values, not the scope with all that applications put there.
+        route = (self._route_of and self._route_of(scope)) or scope.get("route")
+        extensions = scope.get("extensions")
+        tls = extensions.get("tls") if extensions else None
+        facts = partial(_facts, exchange, route, scope["method"], path, scope["headers"], scope.get("client"), tls)
+        self._instrument.end(exchange, facts)
 
     def _prepare_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -119,17 +128,19 @@ class FingerpostMiddleware:
         if self._threads:
             charge_threads()
 
-    def _facts(self, scope: Scope, path: str, exchange: Exchange) -> dict[str, Any]:
-        sent = dict(scope["headers"])
-        headers = {name: sent[raw].decode("latin-1") for raw, name in _WANTED if raw in sent}
-        # A body may be left unread, and need not declare its length.
-        exchange.bytes_in = max(exchange.bytes_in, body_length(headers))
-        peer = scope.get("client")
-        return {
-            "method": method_name(scope["method"]),
-            "route": (self._route_of and self._route_of(scope)) or _route(scope, path),
-            **client_facts(headers, peer[0] if peer else None, _verified(scope)),
-        }
+
+def _facts(exchange: Exchange, route: Any, method: str, path: str, raw: Any, peer: Any, tls: Any) -> dict[str, Any]:
+    """What the request says of itself; `route` is its route or the framework's object for it."""
+    sent = dict(raw)
+    headers = {name: sent[key].decode("latin-1") for key, name in _WANTED if key in sent}
+    # A body may be left unread, and need not declare its length.
+    exchange.bytes_in = max(exchange.bytes_in, body_length(headers))
+    verified = bool(tls and tls.get("client_cert_name") and not tls.get("client_cert_error"))
+    return {
+        "method": method_name(method),
+        "route": route if isinstance(route, str) else _route(route, path),
+        **client_facts(headers, peer[0] if peer else None, verified),
+    }
 
 
 class _Client:
@@ -184,15 +195,8 @@ class _Client:
             exchange.ended_at = now
 
 
-def _verified(scope: Scope) -> bool:
-    extensions = scope.get("extensions")
-    tls = extensions.get("tls") if extensions else None
-    return bool(tls and tls.get("client_cert_name") and not tls.get("client_cert_error"))
-
-
-def _route(scope: Scope, path: str) -> str:
-    """The template of the route that the framework chose, with the path of the mounts and routers it is under."""
-    route = scope.get("route")
+def _route(route: Any, path: str) -> str:
+    """The template of the framework's route, with the path of the mounts and routers it is under."""
     template, pattern = getattr(route, "path", None), getattr(route, "path_regex", None)
     if not isinstance(template, str) or pattern is None:
         return route_template(path)

@@ -1,6 +1,8 @@
 """What ASGI and WSGI have in common: a request comes, its response begins, it ends and is reported."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,32 +109,40 @@ class Instrument:
             added.append((HEADER, self._report[1]))
         return added
 
-    def end(self, exchange: Exchange, facts: dict[str, Any]) -> None:
+    def end(self, exchange: Exchange, facts: Callable[[], dict[str, Any]]) -> None:
         """Counts the request out and reports it.
 
         Args:
-            facts: method, route, and what the client says of itself.
+            facts: gives method, route, and what the client says of itself; called later, in the reporter's thread, so
+                that nobody waits for it.
         """
         self.load.leave()
         peak = self._peaks.leave(exchange) if self._peaks else None
         if self.reporter is None:
             return
-        now, now_us = time.perf_counter(), time.time_ns() // 1000
-        ended_at = exchange.ended_at or now
-        duration_s = ended_at - exchange.started_at
-        self.reporter.report(
-            {
-                "time": now_us - int((now - ended_at) * 1e6),
-                "service": self._service,
-                "host": self._host,
-                **facts,
-                "status": exchange.status or FAILED,
-                "bytes_in": exchange.bytes_in,
-                "bytes_out": exchange.bytes_out,
-                "duration_s": duration_s,
-                "service_time_s": max(0.0, duration_s - exchange.waited_s),
-                "inflight": exchange.inflight,
-                "cpu_s": exchange.cpu_s,
-                "mem_bytes": exchange.bytes_in + exchange.largest if self._memory == "bodies" else peak,
-            }
-        )
+        now = time.perf_counter()
+        ended_us = time.time_ns() // 1000
+        if exchange.ended_at:
+            ended_us -= int((now - exchange.ended_at) * 1e6)
+        else:
+            exchange.ended_at = now
+        self.reporter.report(partial(self._record, exchange, facts, ended_us, peak))
+
+    def _record(
+        self, exchange: Exchange, facts: Callable[[], dict[str, Any]], ended_us: int, peak: int | None
+    ) -> dict[str, Any]:
+        duration_s = exchange.ended_at - exchange.started_at
+        return {
+            "time": ended_us,
+            "service": self._service,
+            "host": self._host,
+            **facts(),
+            "status": exchange.status or FAILED,
+            "bytes_in": exchange.bytes_in,
+            "bytes_out": exchange.bytes_out,
+            "duration_s": duration_s,
+            "service_time_s": max(0.0, duration_s - exchange.waited_s),
+            "inflight": exchange.inflight,
+            "cpu_s": exchange.cpu_s,
+            "mem_bytes": exchange.bytes_in + exchange.largest if self._memory == "bodies" else peak,
+        }

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import msgpack
 
 from fleet.middleware.wire import MAX_DATAGRAM, VERSION
 
-_FLUSH_S, _RETRY_S = 0.2, 0.05
+_FLUSH_S, _RETRY_S, _FINISH_S = 0.2, 0.05, 0.3
 _MAX_HELD = 4096
 _SEND_BUFFER = 2**20
 _HEADROOM = 64
-_FEW, _PAUSE_S = 64, 0.0005
+_FEW, _PAUSE_S = 16, 0.0005
 
 
 class Reporter:
@@ -35,7 +36,7 @@ class Reporter:
         _ALL.add(self)
 
     def _begin(self) -> None:
-        self._records: deque[dict[str, Any]] = deque()
+        self._records: deque[Callable[[], dict[str, Any]]] = deque()
         self._packed: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._count_lock = threading.Lock()
@@ -45,8 +46,8 @@ class Reporter:
         self._closed = False
         self.dropped = 0
 
-    def report(self, record: dict[str, Any]) -> None:
-        """Takes a record; sent within 0.2 s."""
+    def report(self, record: Callable[[], dict[str, Any]]) -> None:
+        """Takes a record to be, which is made and sent within 0.2 s, by the reporter's own thread."""
         if len(self._records) >= _MAX_HELD:
             self._drop()
             return
@@ -67,6 +68,14 @@ class Reporter:
             while len(self._packed) > _MAX_HELD:
                 self._packed.popleft()
                 self._drop()
+
+    def finish(self) -> None:
+        """Flushes at the end of a process: waits up to 0.3 s for an agent that is there, but has not read on yet."""
+        deadline = time.monotonic() + _FINISH_S
+        self.flush()
+        while self._packed and self._socket is not None and time.monotonic() < deadline:
+            time.sleep(_RETRY_S)
+            self.flush()
 
     def close(self) -> None:
         """Flushes, and ends thread and socket; what comes after is not sent."""
@@ -94,7 +103,7 @@ class Reporter:
                 self._thread.start()
 
     def pack_some(self) -> bool:
-        """Packs a few records, so that the thread that does it holds up others for a moment only; whether more wait."""
+        """Makes a few records, so that the thread that does it holds up others for a moment only; whether more wait."""
         with self._lock:
             self._pack(_FEW)
         return bool(self._records)
@@ -103,8 +112,8 @@ class Reporter:
         for _ in range(min(most, len(self._records))):
             record = self._records.popleft()
             try:
-                packed = msgpack.packb(record, unicode_errors="replace")
-            except (TypeError, ValueError, OverflowError):
+                packed = msgpack.packb(record(), unicode_errors="replace")
+            except Exception:  # whatever strange servers and clients put into it, the thread must go on
                 self._drop()
                 continue
             if len(packed) < MAX_DATAGRAM - _HEADROOM:
@@ -185,8 +194,7 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     for reporter in list(_ALL):
-        with contextlib.suppress(OSError):
-            reporter.flush()
+        reporter.finish()
 
 
 atexit.register(_at_exit)

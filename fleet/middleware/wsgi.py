@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from fleet.middleware.threads import charge_threads
 Environ = dict[str, Any]
 WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-_VARIABLES = {f"HTTP_{name.upper().replace('-', '_')}": name for name in HEADERS} | {"CONTENT_LENGTH": "content-length"}
+_VARIABLES = (
+    *((f"HTTP_{name.upper().replace('-', '_')}", name) for name in HEADERS if name != "content-length"),
+    ("CONTENT_LENGTH", "content-length"),
+)
 
 
 class FingerpostWsgiMiddleware:
@@ -86,7 +90,7 @@ class _Response:
         self._pieces: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] = iter(())
         self._declared: int | None = None
-        self._failed = False
+        self._ready = self._failed = False
         self._exchange = owner.instrument.begin()
         self._left_at = self._exchange.started_at
 
@@ -98,6 +102,8 @@ class _Response:
         try:
             self._pieces = self._charged(self._owner.app, environ, self._start)
             self._iterator = iter(self._pieces)
+            # A list is made already; going through it costs less than measuring that would.
+            self._ready = isinstance(self._pieces, list | tuple)
         except BaseException:
             self._end()
             raise
@@ -108,7 +114,11 @@ class _Response:
     def __next__(self) -> bytes:
         exchange = self._exchange
         exchange.waited_s += time.perf_counter() - self._left_at
-        piece = self._charged(next, self._iterator, None)
+        if self._ready:
+            piece = next(self._iterator, None)
+            self._left_at = time.perf_counter()
+        else:
+            piece = self._charged(next, self._iterator, None)
         if piece is None:
             exchange.ended_at = self._left_at
             raise StopIteration
@@ -138,27 +148,29 @@ class _Response:
         added = self._owner.instrument.headers(self._exchange, code)
         return self._start_response(status, [*headers, *added], *exc_info)
 
-    def _route(self) -> str:
+    def _route(self) -> str | None:
         environ, route_of = self._environ, self._owner.route_of
         route = route_of(environ) if route_of else None
-        if route:
-            return route
         rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
-        if rule is not None:
-            return framework_route(_text(environ.get("SCRIPT_NAME", "")), str(rule.rule))
-        return route_template(_text(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")))
+        if route or rule is None:
+            return route
+        return framework_route(_text(environ.get("SCRIPT_NAME", "")), str(rule.rule))
 
     def _end(self) -> None:
-        environ, exchange = self._environ, self._exchange
-        headers = {name: environ[variable] for variable, name in _VARIABLES.items() if environ.get(variable)}
-        exchange.bytes_in = exchange.bytes_in or body_length(headers)
-        verified = environ.get("SSL_CLIENT_VERIFY") == "SUCCESS"
-        facts = {
-            "method": method_name(environ.get("REQUEST_METHOD", "")),
-            **client_facts(headers, environ.get("REMOTE_ADDR"), verified),
-            "route": self._chosen or self._route(),
-        }
-        self._owner.instrument.end(exchange, facts)
+        environ = self._environ
+        # What is kept for the reporter is these few values, not the environ with its streams.
+        headers = {name: environ[variable] for variable, name in _VARIABLES if variable in environ}
+        facts = partial(
+            _facts,
+            self._exchange,
+            self._chosen or self._route(),
+            environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+            environ.get("REQUEST_METHOD", ""),
+            headers,
+            environ.get("REMOTE_ADDR"),
+            environ.get("SSL_CLIENT_VERIFY") == "SUCCESS",
+        )
+        self._owner.instrument.end(self._exchange, facts)
 
     def _charged(self, function: Callable[..., Any], *args: Any) -> Any:
         token = CURRENT.set(self._exchange)
@@ -173,6 +185,23 @@ class _Response:
             switch(before)
             CURRENT.reset(token)
             self._left_at = time.perf_counter()
+
+
+def _facts(
+    exchange: Exchange,
+    route: str | None,
+    path: str,
+    method: str,
+    headers: dict[str, str],
+    client: str | None,
+    verified: bool,
+) -> dict[str, Any]:
+    exchange.bytes_in = exchange.bytes_in or body_length(headers)
+    return {
+        "method": method_name(method),
+        "route": route or route_template(_text(path)),
+        **client_facts(headers, client, verified),
+    }
 
 
 class _CountedInput:

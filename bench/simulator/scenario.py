@@ -1,0 +1,212 @@
+"""The scenario file: what fleet, what traffic, what goes wrong, and what the predictions are."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fingerpost.errors import FingerpostError
+
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(ge=0, le=3)]
+Host = Annotated[int, Field(ge=0)]
+
+MAX_HOSTS = 2000
+MAX_CATEGORIES = 512
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MatrixFleet(_Part):
+    """Mean service times as they are: one row a category, one column a host, seconds."""
+
+    kind: Literal["matrix"]
+    service_time_s: Annotated[
+        list[Annotated[list[Positive], Field(min_length=1, max_length=MAX_HOSTS)]],
+        Field(min_length=1, max_length=MAX_CATEGORIES),
+    ]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> "MatrixFleet":
+        if len({len(row) for row in self.service_time_s}) > 1:
+            raise ValueError("rows of different lengths: every category needs a time for every host")
+        return self
+
+
+class ClassFleet(_Part):
+    """Hosts in classes: a class's time for a category is the category's mean times a lognormal affinity."""
+
+    kind: Literal["classes"]
+    hosts: Annotated[int, Field(ge=1, le=MAX_HOSTS)] = 40
+    classes: Annotated[int, Field(ge=1, le=MAX_HOSTS)] = 5
+    categories: Annotated[int, Field(ge=1, le=MAX_CATEGORIES)] = 12
+    mean_service_s: Positive = 0.05
+    category_sigma: Spread = 0.5
+    affinity_sigma: Spread = 0.45
+    host_sigma: Spread = 0.0
+
+
+class ServiceTime(_Part):
+    """How single service times scatter about their mean; `cv` is the coefficient of variation of the lognormal."""
+
+    kind: Literal["exponential", "lognormal", "deterministic", "hyperexponential"] = "exponential"
+    cv: Annotated[float, Field(gt=0, le=10)] = 1.0
+
+
+class Drift(_Part):
+    """A host's speed for a category wanders between two factors; `wander` slowly, `step` to a new value at once."""
+
+    kind: Literal["none", "wander", "step"] = "none"
+    low: Annotated[float, Field(gt=0, le=10)] = 0.5
+    high: Annotated[float, Field(gt=0, le=10)] = 1.0
+    period_s: Positive = 60.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Drift":
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
+
+
+class Antagonist(_Part):
+    """A host is `factor` times as slow for everything, for a while."""
+
+    host: Host
+    at_s: Seconds
+    for_s: Positive
+    factor: Annotated[float, Field(ge=1, le=1000)]
+
+
+class HostEvent(_Part):
+    """A host is lost, or joins: one whose first event is `join` is not there before."""
+
+    host: Host
+    at_s: Seconds
+    kind: Literal["fail", "join"]
+
+
+class Mix(_Part):
+    """Weights of the categories from a time on; scaled to a sum of 1."""
+
+    at_s: Seconds = 0.0
+    weights: Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _some(self) -> "Mix":
+        if sum(self.weights) <= 0:
+            raise ValueError("weights sum to 0")
+        return self
+
+
+class Arrivals(_Part):
+    """Poisson, or Poisson within the bursts of a trace: its times are stretched to the run, its rate to the load."""
+
+    kind: Literal["poisson", "trace"] = "poisson"
+    path: Path | None = None
+    bins: Annotated[int, Field(ge=1, le=100_000)] = 60
+
+    @model_validator(mode="after")
+    def _has_path(self) -> "Arrivals":
+        if self.kind == "trace" and self.path is None:
+            raise ValueError("a trace needs a path")
+        return self
+
+
+class Predictions(_Part):
+    """Where the predictions come from, how often they are made, and how late they arrive."""
+
+    kind: Literal["oracle", "noisy", "learned", "shuffled", "all_equal", "ten_times_off"] = "learned"
+    sigma: Spread = 0.3
+    refresh_s: Positive = 1.0
+    delay_s: Seconds = 0.0
+    absurd_from_s: Seconds = 0.0
+    memory_s: Positive = 30.0
+
+
+class Picker(_Part):
+    """Settings of our policy."""
+
+    exploration: Share = 0.01
+    latency_weight: Share = 0.0
+    guard: bool = True
+    inflight: Literal["reported", "scaled", "own"] = "reported"
+
+
+class Scenario(_Part):
+    """A whole scenario; times in seconds from the start of the run, warm-up included."""
+
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    fleet: Annotated[MatrixFleet | ClassFleet, Field(discriminator="kind")]
+    slots: Annotated[int, Field(ge=1, le=4096)] | list[Annotated[int, Field(ge=1, le=4096)]] = 8
+    service_time: ServiceTime = ServiceTime()
+    mix: list[Mix] = []
+    drift: Drift = Drift()
+    antagonists: list[Antagonist] = []
+    events: list[HostEvent] = []
+    network_rtt_s: Annotated[float, Field(ge=0, le=10)] = 0.001
+    detection_s: Seconds = 1.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 1
+    arrivals: Arrivals = Arrivals()
+    predictions: Predictions = Predictions()
+    picker: Picker = Picker()
+    warmup_s: Seconds = 30.0
+    warmup_load: Annotated[float, Field(gt=0, le=1)] = 0.5
+    duration_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    slo_s: Positive = 0.5
+
+    @property
+    def hosts(self) -> int:
+        """Number of hosts, also those that join later."""
+        return self.fleet.hosts if isinstance(self.fleet, ClassFleet) else len(self.fleet.service_time_s[0])
+
+    @property
+    def categories(self) -> int:
+        """Number of categories."""
+        return self.fleet.categories if isinstance(self.fleet, ClassFleet) else len(self.fleet.service_time_s)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Scenario":
+        if isinstance(self.slots, list) and len(self.slots) != self.hosts:
+            raise ValueError(f"slots has {len(self.slots)} entries for {self.hosts} hosts")
+        for mix in self.mix:
+            if len(mix.weights) != self.categories:
+                raise ValueError(f"a mix has {len(mix.weights)} weights for {self.categories} categories")
+        for host in [each.host for each in self.antagonists] + [each.host for each in self.events]:
+            if host >= self.hosts:
+                raise ValueError(f"host {host} of {self.hosts} (the first is 0)")
+        return self
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Reads a scenario file; a trace's path is relative to it.
+
+    Raises:
+        FingerpostError: one line that names the file, the field and the value that is wrong.
+    """
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FingerpostError(f"{path}: not JSON: {error}") from None
+    try:
+        scenario = Scenario.model_validate(raw)
+    except ValidationError as error:
+        raise FingerpostError(f"{path}: {_first_problem(error)}") from None
+    trace = scenario.arrivals.path
+    if trace is None or trace.is_absolute():
+        return scenario
+    arrivals = scenario.arrivals.model_copy(update={"path": path.parent / trace})
+    return scenario.model_copy(update={"arrivals": arrivals})
+
+
+def _first_problem(error: ValidationError) -> str:
+    first, more = error.errors()[0], error.error_count() - 1
+    where = ".".join(str(part) for part in first["loc"]) or "scenario"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    value = first.get("input")
+    shown = "" if isinstance(value, dict | list) or first["type"] == "missing" else f", not {value!r:.60}"
+    return f"{where}: {message}{shown}" + (f" (and {more} more)" if more else "")

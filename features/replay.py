@@ -1,0 +1,167 @@
+"""Replaying windows through the history of their hosts: training rows on the way, the features to serve at the end."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from features.definition import CATEGORICAL_FEATURES, NAIVE, NAIVE_COLUMNS, NUMERIC_FEATURES, OUTCOMES
+from features.fleet_features import CellFeatures, cell_features, request_types, without_cells
+from features.peers import Floats, Ints
+from fingerpost.category import category_attributes
+from fleet.history import History
+from fleet.history_state import log_values
+from fleet.windows import US, Arrays, at
+
+# Before this many windows with requests there is next to nothing to predict from.
+MIN_HISTORY_WINDOWS = 3
+# Of the host that a window is rehearsed for as if it were new, this share of the categories stays known.
+_KEPT = 0.3
+_SEED = 7
+
+
+class Replay:
+    """The windows of one service in order of time.
+
+    Args:
+        hosts, categories: names; indices in windows are places in these.
+        window_s, halflife_s: seconds.
+        history: to go on from; None: a fresh one.
+        windows_seen: windows with requests that `history` has seen.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        categories: Sequence[str],
+        window_s: float,
+        halflife_s: float,
+        history: History | None = None,
+        windows_seen: int = 0,
+    ) -> None:
+        self.hosts, self.categories = list(hosts), list(categories)
+        self.history = history or History(len(hosts), len(categories), window_s, halflife_s)
+        self.windows_seen = windows_seen
+        self._span_us = round(window_s * US)
+        self._types = request_types(categories)
+
+    def run(self, windows: Arrays, loads: Arrays, rehearse: bool = True) -> pd.DataFrame:
+        """Takes in windows, all later than those before.
+
+        Args:
+            windows, loads: of `fleet.windows`, ordered by time. Cells of windows that are `hidden` (an optional column)
+                get their rows, but the history never hears of them.
+            rehearse: also make rows of hosts as if they were new to most categories, for models to learn from.
+
+        Returns:
+            The training rows: one for every cell of every window that had requests, features as of the window's
+            beginning; `time` (the window's beginning: the time of prediction), `host`, `category`, FEATURES, the naive
+            forecasts and the OUTCOMES (as logs, NaN where not measured), `requests` of the window, whether the cell
+            had a history of its `own`, and whether the row is `rehearsed`.
+        """
+        rows = _Rows()
+        for end_us in np.unique(np.r_[windows["end_us"], loads["end_us"]]).tolist():
+            step = at(windows, end_us)
+            host, category = step["host"].astype(np.int64), step["category"].astype(np.int64)
+            if self.windows_seen >= MIN_HISTORY_WINDOWS and host.size:
+                began_us = end_us - self._span_us
+                history, values = self.history.columns(began_us), self.history.host_values(began_us)
+                outcomes, requests = log_values(step)[: len(OUTCOMES)], step["requests"]
+                found = cell_features(history, values, self._types, began_us, host, category)
+                rows.add(began_us, host, category, found, outcomes, requests, rehearsed=False)
+                if rehearse:
+                    chosen, hidden = self._as_if_new(end_us, host, history)
+                    mask = (host == chosen) & np.isin(category, hidden)
+                    if mask.any():
+                        found = cell_features(
+                            without_cells(history, chosen, hidden),
+                            values,
+                            self._types,
+                            began_us,
+                            host[mask],
+                            category[mask],
+                        )
+                        rows.add(began_us, host[mask], category[mask], found, outcomes[:, mask], requests[mask], True)
+            shown = ~step["hidden"] if "hidden" in step else slice(None)
+            self.history.observe(end_us, {name: each[shown] for name, each in step.items()}, at(loads, end_us))
+            self.windows_seen += host.size > 0
+        return rows.frame(self.hosts, self.categories)
+
+    def latest(self) -> pd.DataFrame:
+        """Features and naive forecasts of every host for every category, as of the last window's end."""
+        host = np.repeat(np.arange(len(self.hosts)), len(self.categories))
+        category = np.tile(np.arange(len(self.categories)), len(self.hosts))
+        now_us = self.history.now_us
+        found = cell_features(self.history.columns(), self.history.host_values(), self._types, now_us, host, category)
+        return frame_of(np.full(len(host), now_us), host, category, found, self.hosts, self.categories)
+
+    def _as_if_new(self, end_us: int, present: Ints, history: Floats) -> tuple[int, Ints]:
+        """A host of this window and the categories it shall not have served; the same whenever it is asked."""
+        dice = np.random.default_rng((_SEED, end_us))
+        return int(dice.choice(present)), np.flatnonzero(dice.random(history.shape[1]) >= _KEPT)
+
+
+class _Rows:
+    """Training rows as they come, in pieces."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Ints, Ints, Ints, CellFeatures, Floats, Ints, np.ndarray]] = []
+
+    def add(
+        self,
+        began_us: int,
+        host: Ints,
+        category: Ints,
+        found: CellFeatures,
+        outcomes: Floats,
+        requests: np.ndarray,
+        rehearsed: bool,
+    ) -> None:
+        count = len(host)
+        self._parts.append(
+            (np.full(count, began_us), host, category, found, outcomes, requests, np.full(count, rehearsed))
+        )
+
+    def frame(self, hosts: Sequence[str], categories: Sequence[str]) -> pd.DataFrame:
+        if not self._parts:
+            return pd.DataFrame()
+        times, host, category, found, outcomes, requests, rehearsed = zip(*self._parts, strict=True)
+        features = CellFeatures(
+            np.concatenate([each.numeric for each in found]),
+            {view: np.concatenate([each.naive[view] for each in found], axis=1) for view in NAIVE},
+            np.concatenate([each.own for each in found]),
+        )
+        time, host, category = (np.concatenate(each) for each in (times, host, category))
+        frame = frame_of(time, host, category, features, hosts, categories)
+        measured = dict(zip(OUTCOMES, np.concatenate(outcomes, axis=1), strict=True))
+        measured["requests"] = np.concatenate(requests)
+        measured["rehearsed"] = np.concatenate(rehearsed)
+        return pd.concat([frame, pd.DataFrame(measured)], axis=1)
+
+
+def frame_of(
+    time_us: Ints, host: Ints, category: Ints, found: CellFeatures, hosts: Sequence[str], categories: Sequence[str]
+) -> pd.DataFrame:
+    """Features as a frame: `time`, `host`, `category`, FEATURES, the naive forecasts and `own`."""
+    times = pd.Series(time_us.astype("datetime64[us]")).dt.tz_localize("UTC")
+    names = {
+        "host": pd.Categorical.from_codes(host, pd.Index(hosts)),
+        "category": pd.Categorical.from_codes(category, pd.Index(categories)),
+    }
+    attributes = [category_attributes(name) for name in categories]
+    for attribute in CATEGORICAL_FEATURES:
+        values = [each[attribute] for each in attributes]
+        distinct = sorted(set(values))
+        codes = np.array([distinct.index(value) for value in values])
+        names[attribute] = pd.Categorical.from_codes(codes[category], pd.Index(distinct))
+    naive = np.concatenate([found.naive[view] for view in NAIVE])
+    return pd.concat(
+        [
+            pd.DataFrame({"time": times, "host": names.pop("host"), "category": names.pop("category")}),
+            pd.DataFrame(found.numeric, columns=list(NUMERIC_FEATURES)),
+            pd.DataFrame(names),
+            pd.DataFrame(naive.T, columns=list(NAIVE_COLUMNS)),
+            pd.DataFrame({"own": found.own}),
+        ],
+        axis=1,
+    )

@@ -1,0 +1,34 @@
+"""`fingerpost engine`: the prediction engine, until stopped."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(engine)
+
+
+def engine(
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes; default: the setting.")] = None,
+) -> None:
+    """Serves the prediction engine, until stopped."""
+    from fingerpost.environment import tool_environment
+    from fingerpost.errors import FingerpostError
+    from fingerpost.settings import get_settings
+    from fingerpost.stack.ports import PortUse, check_ports
+
+    settings = get_settings()
+    if not settings.engine_token and not settings.only_this_machine:
+        raise FingerpostError(
+            f"on {settings.bind_host} anybody could send the engine fingerprints: set FINGERPOST_ENGINE_TOKEN, "
+            "or FINGERPOST_BIND_HOST=127.0.0.1"
+        )
+    check_ports([PortUse("engine", settings.bind_host, settings.engine_port, "FINGERPOST_ENGINE_PORT")])
+    os.environ.update(tool_environment(settings))
+    if workers is not None:
+        os.environ["FINGERPOST_ENGINE_WORKERS"] = str(workers)
+    service = ["serving.engine:PredictionEngine", "--host", settings.bind_host, "--port", str(settings.engine_port)]
+    os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", *service])  # noqa: S606

@@ -1,0 +1,119 @@
+"""How far predictions can be trusted: what they said of the hosts is weighed against what was measured since.
+
+Pure functions on arrays, for whoever keeps a routing table: the router sync, and the simulator. Only how hosts differ
+within a category matters to the choice of a host, so only that is judged: predictions that are ten times off everywhere
+route as well as true ones. The remedy is an exponent: the cost is `(inflight + 1) / throughput ** trust`, which is the
+predictive rule at trust 1 and least request at trust 0.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+# Standard errors by which skill must be proven before it counts, and disproven before doubt does.
+_STANDARD_ERRORS = 2.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A regression of measured on predicted differences by cell, shape (hosts, categories); `n` requests were measured.
+
+    Attributes:
+        spread: `n * x^2`, x the predicted log difference from the category's mean.
+        agreement: `n * x * y`, y the measured relative difference from it.
+    """
+
+    spread: Floats
+    agreement: Floats
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The newest window, and all of them with older ones fading."""
+
+    all: Window
+    last: Window
+
+
+def compare(predicted_s: ArrayLike, measured_sum_s: ArrayLike, requests: ArrayLike) -> Window:
+    """Sets the predictions that were in force for a window against what was measured in it.
+
+    Args:
+        predicted_s: predicted service time of every cell, seconds (any unit, any scale per category), shape (hosts,
+            categories); not above 0 or not finite: no prediction, the cell is left out.
+        measured_sum_s: sum of the measured service times in the window, same shape.
+        requests: their number, same shape.
+    """
+    predicted = np.asarray(predicted_s, dtype=np.float64)
+    sums = np.asarray(measured_sum_s, dtype=np.float64)
+    counts = np.asarray(requests, dtype=np.float64)
+    usable = np.isfinite(predicted) & (predicted > 0) & np.isfinite(sums)
+    counts = np.where(usable, counts, 0.0)
+    sums = np.where(counts > 0, sums, 0.0)
+    total = counts.sum(axis=0)
+    mean = sums.sum(axis=0) / np.maximum(total, 1.0)
+    # A category that took no time at all says nothing of its hosts.
+    counts = np.where(mean > 0, counts, 0.0)
+    logs = np.log(np.where(usable, predicted, 1.0))
+    logs = logs - (counts * logs).sum(axis=0) / np.maximum(total, 1.0)
+    # Linear in what was measured, so that few or scattered measurements do not bias it.
+    measured = np.where(mean > 0, sums / np.where(mean > 0, mean, 1.0) - counts, 0.0)
+    return Window(counts * logs**2, measured * logs)
+
+
+def remember(evidence: Evidence | None, window: Window, keep: float) -> Evidence:
+    """Adds a window; `keep` is the share of the older evidence that stays, `exp(-window length / memory)`."""
+    if evidence is None:
+        return Evidence(window, window)
+    old = evidence.all
+    return Evidence(Window(keep * old.spread + window.spread, keep * old.agreement + window.agreement), window)
+
+
+def trust(evidence: Evidence | None) -> float:
+    """The exponent of the predictions: the share of predicted differences that was found in what was measured.
+
+    It is the slope of measured on predicted log differences, the exponent that leaves the least error (calibration
+    slope; Cox, 1958), taken two standard errors low: predictions must prove themselves. The errors are clustered by
+    cell (Liang and Zeger, 1986): a thousand requests that agree by chance on one host are one coincidence. Where the
+    newest window alone disproves the slope, the window counts: slow to trust, quick to doubt.
+
+    Returns:
+        0..1; 0 without evidence, and where the predictions do not differ, when it does not matter.
+    """
+    if evidence is None:
+        return 0.0
+    slope, error = _slope(evidence.all)
+    low = slope - _STANDARD_ERRORS * error
+    slope, error = _slope(evidence.last)
+    return float(np.clip(min(low, slope + _STANDARD_ERRORS * error), 0.0, 1.0))
+
+
+def trusted_throughput(throughput_rps: ArrayLike, exponent: float) -> Floats:
+    """Throughput with its differences between hosts raised to `exponent`, about each category's geometric mean.
+
+    The unit and scale stay, so that it can stand in for the throughput in `routing.cost.routing_cost`; at 0 all hosts
+    are equal there and the choice is least request, at 1 nothing is changed.
+
+    Args:
+        throughput_rps: shape (hosts, categories); not above 0 or not finite: the host cannot serve, left as it is.
+        exponent: 0..1, from `trust`.
+    """
+    rate = np.asarray(throughput_rps, dtype=np.float64)
+    usable = np.isfinite(rate) & (rate > 0)
+    logs = np.log(np.where(usable, rate, 1.0))
+    middle = logs.sum(axis=0) / np.maximum(usable.sum(axis=0), 1)
+    # Exactly equal at 0: hosts that differ by rounding would never tie.
+    return np.where(usable, np.exp(middle + exponent * np.where(usable, logs - middle, 0.0)), rate)
+
+
+def _slope(window: Window) -> tuple[float, float]:
+    """Slope of measured on predicted differences, and its standard error clustered by cell."""
+    spread = float(window.spread.sum())
+    if spread <= 0:
+        return 0.0, 0.0
+    slope = float(window.agreement.sum()) / spread
+    error = float(np.sqrt(((window.agreement - slope * window.spread) ** 2).sum())) / spread
+    return slope, error

@@ -1,0 +1,159 @@
+"""The bodies of the HTTP API, as its OpenAPI document describes them."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
+Text = Annotated[str, Field(max_length=512)]
+
+
+class Problem(BaseModel):
+    """Why a request was not served."""
+
+    error: str
+
+
+class Receipt(BaseModel):
+    """What became of a message's fingerprints."""
+
+    accepted: int
+    stale: int = Field(description="Not newer than what is there: replayed or out of order.")
+    refused: int
+    reasons: dict[str, int] = Field(description="Reason to number of refused fingerprints.")
+    category_version: str | None = Field(description="Version of the category table in force for the first service.")
+
+
+class Characteristics(BaseModel):
+    """A request, by what its category depends on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: Annotated[str, Field(max_length=32)] = "GET"
+    path: Annotated[str, Field(max_length=4096)] = "/"
+    bytes_in: Annotated[int, Field(ge=0, le=2**40)] = 0
+    auth: Annotated[str, Field(max_length=32)] = "none"
+    user_agent: Annotated[str, Field(max_length=4096)] = ""
+    region: Annotated[str, Field(max_length=16)] = "none"
+
+
+class PredictRequest(BaseModel):
+    """What to predict: for hosts and categories, or for one request's category."""
+
+    service: Name
+    hosts: Annotated[list[Text], Field(max_length=1000)] | None = Field(None, description="Only these; all if absent.")
+    categories: Annotated[list[Text], Field(max_length=1000)] | None = Field(
+        None, description="Only these; all if absent."
+    )
+    request: Characteristics | None = Field(None, description="Only the category of this request.")
+
+
+class Cell(BaseModel):
+    """A host's prediction for a category."""
+
+    host: str
+    category: str
+    throughput_rps: float | None
+    latency_p50_s: float | None
+    latency_p99_s: float | None
+    success_rate: float | None = None
+    cost_s: float | None
+    best: bool = Field(description="Whether this host has the least cost of the category.")
+    age_s: float | None = Field(None, description="Age of the fingerprint it was predicted from, seconds.")
+
+
+class Prediction(BaseModel):
+    """Predictions of one service."""
+
+    service: str
+    source: str
+    model_name: str
+    model_version: str
+    category: str | None = Field(None, description="Of the given request.")
+    as_of: str
+    cells: list[Cell]
+
+
+class RouteRequest(BaseModel):
+    """Where should a request go?"""
+
+    service: Name
+    category: Text | None = None
+    request: Characteristics | None = None
+    inflight: Annotated[dict[Text, Annotated[float, Field(ge=0, le=1e6)]], Field(max_length=10_000)] | None = Field(
+        None, description="Host to requests on it now; else what the hosts told last."
+    )
+    exclude: Annotated[list[Text], Field(max_length=1000)] = []
+
+
+class Route(BaseModel):
+    """The best host, and the cost of each in seconds; null: it cannot be chosen."""
+
+    service: str
+    category: str
+    host: str
+    cost_s: float
+    costs: dict[str, float | None]
+    source: str
+    model_version: str
+    version: str
+
+
+class HostInfo(BaseModel):
+    """A host the store knows."""
+
+    service: str
+    host: str
+    age_s: float
+    live: bool
+    first_seen: float
+
+
+class Hosts(BaseModel):
+    hosts: list[HostInfo]
+
+
+class AliasInfo(BaseModel):
+    """A model alias of a service."""
+
+    service: str
+    model_name: str
+    alias: str
+    version: str | None = Field(description="The version in use.")
+    points_at: str | None = Field(description="The version the alias points at.")
+    problem: str | None = Field(description="Why that one is not in use.")
+
+
+class Models(BaseModel):
+    registry_problem: str | None
+    models: list[AliasInfo]
+
+
+class Health(BaseModel):
+    """How the engine is; `status` is `ok` or `degraded`, and then `problems` says why."""
+
+    status: str
+    ready: bool
+    problems: dict[str, str]
+    services: dict[str, dict[str, Any]]
+
+
+class TableJson(BaseModel):
+    """A routing table: a row a category in every matrix, a place a host."""
+
+    expires_at: float = Field(description="After this time (seconds since 1970) the table is not to be used.")
+    service: str
+    version: str
+    source: str
+    model_version: str
+    category_version: str
+    as_of: float
+    hosts: list[dict[str, Any]]
+    categories: list[str]
+    routes: list[str]
+    throughput_rps: list[list[float | None]]
+    latency_p50_s: list[list[float | None]]
+    latency_p99_s: list[list[float | None]]
+    success_rate: list[list[float | None]]
+    age_s: list[list[float | None]]

@@ -1,0 +1,101 @@
+"""The engine of one worker: store, door, refresher and models, and how they are."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from fingerpost.settings import Settings
+from serving.categories import Categories
+from serving.fingerprints import LatestFingerprints
+from serving.ingest import Ingest
+from serving.metrics import engine_metrics
+from serving.model_files import ALIASES
+from serving.models import Models
+from serving.refresh import Refresher
+from serving.store import FingerprintStore, Limits
+from serving.views import ServiceView
+
+logger = logging.getLogger(__name__)
+_FIRST_TABLE_S = 10.0
+
+
+class Engine:
+    """Everything one worker holds; `start` and `stop` frame its life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = engine_metrics()
+        limits = Limits(settings.max_hosts, settings.max_services, round(settings.fingerprint_ttl_s * 1e6))
+        self.store = FingerprintStore(settings.fingerprint_store, limits)
+        self.categories = Categories(settings.lake)
+        self.ingest = Ingest(self.store, settings, self.metrics)
+        self.refresher = Refresher(self.store, settings, self.metrics, self.categories)
+        self.windows = LatestFingerprints(settings.lake, settings.service)
+
+    @property
+    def models(self) -> Models:
+        return self.refresher.models
+
+    def start(self) -> None:
+        self.ingest.start()
+        self.refresher.start()
+
+    def stop(self) -> None:
+        self.ingest.stop()
+        self.refresher.stop()
+        self.store.close()
+
+    async def view(self, service: str) -> ServiceView | None:
+        """The view of a service with live hosts; None without. The first time it waits for the first table."""
+        view = self.refresher.view(service)
+        if view is None:
+            return None
+        if view.published is None and not view.empty:
+            await view.changed(None, _FIRST_TABLE_S)
+        return view if view.published is not None else None
+
+    def stale(self) -> str | None:
+        """Why the tables may be old, or None."""
+        return f"store: {self.store.problem}" if self.store.problem else None
+
+    def ready(self) -> bool:
+        """Whether there is a store and, unless the settings say otherwise, a model."""
+        champion = self.models.slot(self.settings.service, "champion").model
+        return self.store.problem is None and (champion is not None or self.settings.ready_without_model)
+
+    def health(self) -> dict[str, Any]:
+        """Status, problems, and the age of every table."""
+        problems = {}
+        if self.store.problem:
+            problems["store"] = self.store.problem
+        if self.models.registry_problem:
+            problems["registry"] = self.models.registry_problem
+        for service in {self.settings.service, *self.refresher.services()}:
+            for alias in ALIASES:
+                slot = self.models.slot(service, alias)
+                if slot.problem:
+                    problems[f"{alias} of {service}"] = slot.problem
+        tables = [(view.service, view.published) for view in self.refresher.views()]
+        services = {
+            service: {
+                "hosts": len(published.table.hosts),
+                "table_age_s": round(max(0.0, time.time() - published.confirmed_s), 3),
+                "source": published.table.source,
+                "model_version": published.table.model_version,
+            }
+            for service, published in tables
+            if published is not None
+        }
+        status = "degraded" if problems else "ok"
+        return {"status": status, "ready": self.ready(), "problems": problems, "services": services}
+
+    async def first_look(self) -> None:
+        """Has the store opened once, so that what is wrong with it is known before the first request."""
+        await asyncio.to_thread(self._open_store)
+
+    def _open_store(self) -> None:
+        try:
+            self.store.mark()
+        except Exception as error:  # the engine starts without it, and says so
+            logger.error("the store cannot be used: %s", error)

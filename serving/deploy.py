@@ -1,0 +1,93 @@
+"""The engine as a Bento: the program, its pinned requirements, and one model version in it."""
+
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fingerpost.errors import NoDataError
+from fingerpost.settings import Settings
+
+_ROOMS = ("fingerpost", "fleet", "features", "training", "routing", "serving")
+_REQUIREMENTS = (
+    "bentoml",
+    "fastapi",
+    "httpx",
+    "lightgbm",
+    "mlflow",
+    "msgpack",
+    "numpy",
+    "orjson",
+    "pandas",
+    "prometheus-client",
+    "psutil",
+    "psycopg",
+    "psycopg-binary",
+    "pyarrow",
+    "pydantic",
+    "pydantic-settings",
+    "python-json-logger",
+    "scipy",
+    "sqlalchemy",
+    "starlette",
+    "typer",
+    "ua-parser",
+    "ua-parser-rs",
+    "ua-parser-builtins",
+)
+
+
+def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
+    """Builds a Bento that serves a model version, without the registry.
+
+    Args:
+        model_version: of the settings' service; empty: its champion.
+
+    Returns:
+        `tag`, `path`, `model_name` and `model_version`.
+
+    Raises:
+        NoDataError: there is no champion yet.
+    """
+    import bentoml
+
+    from serving.models import SHIPPED
+    from serving.registry_watch import fetch
+    from training.registry import champion_version
+
+    chosen = model_version or champion_version(settings.mlflow, settings.model_name)
+    if chosen is None:
+        raise NoDataError(f"{settings.model_name} has no champion in {settings.mlflow}: train first, or name a version")
+    with tempfile.TemporaryDirectory(prefix="fingerpost-bento-") as folder:
+        context = Path(folder)
+        source = Path(__file__).parent.parent
+        for room in _ROOMS:
+            shutil.copytree(source / room, context / room, ignore=shutil.ignore_patterns("__pycache__"))
+        fetch(settings.mlflow, settings.model_name, chosen, context / "serving" / SHIPPED.name)
+        (context / "serving" / SHIPPED.name / "version").write_text(chosen)
+        environment = {
+            "FINGERPOST_SERVICE": settings.service,
+            "FINGERPOST_MODEL_VERSION": chosen,
+            # A container listens for others than itself.
+            "FINGERPOST_BIND_HOST": "0.0.0.0",  # noqa: S104
+        }
+        bento = bentoml.build(
+            "serving.engine:PredictionEngine",
+            build_ctx=str(context),
+            version=f"model-{chosen}",
+            labels={"model": settings.model_name, "model_version": chosen},
+            include=[f"{room}/**" for room in _ROOMS],
+            python={"packages": _pinned_requirements(), "lock_packages": False},
+            docker={"env": environment},
+        )
+    return {
+        "tag": str(bento.tag),
+        "path": str(bento.path),
+        "model_name": settings.model_name,
+        "model_version": chosen,
+    }
+
+
+def _pinned_requirements() -> list[str]:
+    return [f"{name}=={version(name)}" for name in _REQUIREMENTS]

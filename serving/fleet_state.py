@@ -1,0 +1,149 @@
+"""What is known of a service's fleet at one moment, as arrays: hosts by categories."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+HOST = {name: place for place, name in enumerate(HOST_COLUMNS)}
+CELL = {name: place for place, name in enumerate(CELL_COLUMNS)}
+
+
+@dataclass(frozen=True)
+class HostState:
+    """One host's latest fingerprint.
+
+    Args:
+        packed: the fingerprint as it came, with what this program may not know.
+        received_us, first_seen_us: of the store.
+    """
+
+    fingerprint: Fingerprint
+    packed: bytes
+    received_us: int
+    first_seen_us: int
+
+
+@dataclass(frozen=True)
+class FleetState:
+    """The live hosts of a service; H hosts and C categories, both sorted by name.
+
+    The same hosts with the same fingerprints make the same state, whatever was before.
+
+    Args:
+        states: of the hosts, H of them.
+        host_values: HOST_COLUMNS, shape (H, 8); NaN where not known.
+        cells: CELL_COLUMNS, shape (H, C, 12); NaN where not known.
+        category_version: of the category table most hosts use.
+    """
+
+    service: str
+    hosts: tuple[str, ...]
+    categories: tuple[str, ...]
+    states: tuple[HostState, ...]
+    host_values: Floats
+    cells: Floats
+    category_version: str
+
+    @property
+    def times_us(self) -> Ints:
+        """Times of the fingerprints, microseconds since 1970, shape (H,)."""
+        return np.array([state.fingerprint.time_us for state in self.states], dtype=np.int64)
+
+    @property
+    def as_of_us(self) -> int:
+        """When the latest of its fingerprints came."""
+        return max((state.received_us for state in self.states), default=0)
+
+    def host_column(self, name: str) -> Floats:
+        """One of HOST_COLUMNS, shape (H,)."""
+        return self.host_values[:, HOST[name]]
+
+    def cell_column(self, name: str) -> Floats:
+        """One of CELL_COLUMNS, shape (H, C)."""
+        return self.cells[:, :, CELL[name]]
+
+
+def build_fleet(
+    service: str, states: Mapping[str, HostState], max_categories: int, before: FleetState | None = None
+) -> FleetState:
+    """The state of a fleet.
+
+    Args:
+        states: host to its state.
+        max_categories: most categories kept: those the most hosts report, so that one host cannot push out the others'.
+        before: an earlier state of the service, whose arrays are used again where they still hold.
+    """
+    hosts = tuple(sorted(states))
+    ordered = tuple(states[host] for host in hosts)
+    if before is not None and before.hosts == hosts and _same_categories(before.states, ordered):
+        return _with_changes(before, ordered)
+    categories = _choose_categories(ordered, max_categories)
+    place = {name: number for number, name in enumerate(categories)}
+    cells = np.full((len(hosts), len(categories), len(CELL_COLUMNS)), np.nan)
+    for row, state in enumerate(ordered):
+        _fill(cells[row], state.fingerprint, place)
+    return FleetState(service, hosts, categories, ordered, _host_values(ordered), cells, _version(ordered))
+
+
+def places(before: tuple[str, ...], after: tuple[str, ...]) -> Ints:
+    """The place in `before` of every name in `after`; -1 where it is not there."""
+    if before == after:
+        return np.arange(len(after))
+    known = {name: place for place, name in enumerate(before)}
+    return np.array([known.get(name, -1) for name in after], dtype=np.int64)
+
+
+def _same_categories(before: tuple[HostState, ...], after: tuple[HostState, ...]) -> bool:
+    return all(
+        old is new or old.fingerprint.categories == new.fingerprint.categories
+        for old, new in zip(before, after, strict=True)
+    )
+
+
+def _with_changes(before: FleetState, states: tuple[HostState, ...]) -> FleetState:
+    place = {name: number for number, name in enumerate(before.categories)}
+    cells = before.cells.copy()
+    for row, state in enumerate(states):
+        if state is not before.states[row]:
+            cells[row] = np.nan
+            _fill(cells[row], state.fingerprint, place)
+    version = _version(states)
+    return FleetState(before.service, before.hosts, before.categories, states, _host_values(states), cells, version)
+
+
+def _choose_categories(states: tuple[HostState, ...], most: int) -> tuple[str, ...]:
+    hosts: Counter[str] = Counter()
+    requests: Counter[str] = Counter()
+    for state in states:
+        names = state.fingerprint.categories
+        hosts.update(names)
+        counts = np.nan_to_num(state.fingerprint.cells[:, CELL["requests"]])
+        requests.update(dict(zip(names, counts.tolist(), strict=True)))
+    chosen = sorted(hosts, key=lambda name: (-hosts[name], -requests[name], name))[:most]
+    return tuple(sorted(chosen))
+
+
+def _fill(row: Floats, fingerprint: Fingerprint, place: dict[str, int]) -> None:
+    if len(fingerprint.categories) == len(place) and fingerprint.categories == tuple(place):
+        row[:] = fingerprint.cells
+        return
+    found = [(place[name], number) for number, name in enumerate(fingerprint.categories) if name in place]
+    if found:
+        to, of = np.array(found).T
+        row[to] = fingerprint.cells[of]
+
+
+def _host_values(states: tuple[HostState, ...]) -> Floats:
+    return np.array([state.fingerprint.host_values for state in states]).reshape(len(states), len(HOST_COLUMNS))
+
+
+def _version(states: tuple[HostState, ...]) -> str:
+    versions = Counter(state.fingerprint.category_version for state in states)
+    return min(versions, key=lambda name: (-versions[name], name), default="")

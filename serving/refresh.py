@@ -1,0 +1,222 @@
+"""Keeps the tables of the services that are asked for fresh; one thread, behind the requests."""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+from fingerpost.errors import RefusedError
+from fingerpost.fingerprint import unpack
+from fingerpost.settings import Settings
+from serving.baseline_scorer import BaselineScorer
+from serving.categories import Categories
+from serving.fleet_state import HostState, build_fleet
+from serving.metrics import EngineMetrics
+from serving.models import Models
+from serving.scorer import Scorer
+from serving.scoring import Scored, score_fleet
+from serving.shadow import ShadowLog
+from serving.store import FingerprintStore, Mark, Stored, StoreError
+from serving.table import build_table
+from serving.views import ServiceView
+
+logger = logging.getLogger(__name__)
+_TICK_S = 0.1
+_IDLE_S = 600.0
+_PURGE_EVERY_S = 60.0
+_BASELINE = BaselineScorer()
+
+
+@dataclass
+class _Work:
+    """What the thread knows of a service."""
+
+    view: ServiceView
+    states: dict[str, HostState] = field(default_factory=dict)
+    seen: Mark = field(default_factory=lambda: Mark("", 0))
+    dirty: bool = True
+    refreshed_s: float = 0.0
+    arrived_us: int = 0
+
+
+class Refresher:
+    """Pulls what has changed from the store, scores it, and publishes tables.
+
+    Fingerprints of hosts that fell silent leave the tables after `fingerprint_ttl_s`, the store after five times that.
+    """
+
+    def __init__(
+        self, store: FingerprintStore, settings: Settings, metrics: EngineMetrics, categories: Categories
+    ) -> None:
+        self._store, self._settings, self._metrics, self._categories = store, settings, metrics, categories
+        self._shadow = ShadowLog(settings, metrics)
+        self.models = Models(settings, metrics, self.services, self.scored)
+        self._work: dict[str, _Work] = {}
+        self._lock = threading.Lock()
+        self._known: dict[str, int] = {}
+        self._mark: Mark | None = None
+        self._known_s = self._purged_s = 0.0
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="refresh", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        self.models.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(10)
+        self.models.stop()
+
+    def services(self) -> list[str]:
+        """The services asked for lately."""
+        return list(self._work)
+
+    def views(self) -> list[ServiceView]:
+        """The views of the services asked for lately."""
+        return [work.view for work in list(self._work.values())]
+
+    def scored(self, service: str) -> Scored | None:
+        work = self._work.get(service)
+        return work.view.scored if work else None
+
+    def known(self, service: str) -> bool:
+        """Whether the store holds hosts of this service."""
+        return service in self._known or service in self._work
+
+    def view(self, service: str) -> ServiceView | None:
+        """The view of a service, which from now on is kept fresh; None if no such service is known."""
+        work = self._work.get(service)
+        if work is None:
+            if service not in self._known:
+                return None
+            with self._lock:
+                work = self._work.setdefault(service, _Work(ServiceView(service)))
+            self._wake.set()
+        work.view.asked_s = time.monotonic()
+        return work.view
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.wait(_TICK_S)
+            self._wake.clear()
+            try:
+                self._tick()
+            except Exception:  # what one round cannot do the next one may
+                logger.exception("a refresh failed")
+                time.sleep(_TICK_S)
+
+    def _tick(self) -> None:
+        now_s = time.time()
+        stored = self._look_at_store(now_s)
+        for service, work in list(self._work.items()):
+            if time.monotonic() - work.view.asked_s > _IDLE_S:
+                with self._lock:
+                    del self._work[service]
+                continue
+            if now_s - work.refreshed_s >= self._settings.table_refresh_s:
+                self._refresh(work, now_s, stored)
+            self._note_ages(work, now_s)
+
+    def _look_at_store(self, now_s: float) -> bool:
+        """Whether the store answers."""
+        try:
+            mark = self._store.mark()
+            if mark != self._mark or now_s - self._known_s > 5:
+                self._known, self._known_s, self._mark = self._store.services(), now_s, mark
+            if now_s - self._purged_s > _PURGE_EVERY_S:
+                self._store.purge(round((now_s - 5 * self._settings.fingerprint_ttl_s) * 1e6))
+                self._purged_s = now_s
+        except StoreError as error:
+            self._metrics.store_problem.set(1)
+            logger.warning("the store cannot be used: %s", error)
+            return False
+        self._metrics.store_problem.set(0)
+        return True
+
+    def _refresh(self, work: _Work, now_s: float, stored: bool) -> None:
+        service, view = work.view.service, work.view
+        work.refreshed_s = now_s
+        if stored:
+            stored = self._pull(work)
+        self._age(work, now_s)
+        champion = self.models.slot(service, "champion")
+        scorer: Scorer = champion.model.scorer if champion.model and champion.model.scorer else _BASELINE
+        if work.dirty or (view.scored is not None and view.scored.scorer is not scorer):
+            self._publish(work, scorer, champion.warmed, now_s)
+        elif stored and view.published is not None:
+            view.published.confirmed_s = now_s
+
+    def _pull(self, work: _Work) -> bool:
+        if self._mark is None or work.seen == self._mark:
+            return True
+        after = work.seen.change if work.seen.epoch == self._mark.epoch else 0
+        try:
+            rows = self._store.changed(work.view.service, after)
+        except StoreError as error:
+            self._metrics.store_problem.set(1)
+            logger.warning("the store cannot be used: %s", error)
+            return False
+        for row in rows:
+            self._take(work, row)
+        # Rows may be newer than the mark; they are only pulled again.
+        work.seen = Mark(self._mark.epoch, max([self._mark.change, *(row.change for row in rows)]))
+        return True
+
+    def _take(self, work: _Work, row: Stored) -> None:
+        present = work.states.get(row.host)
+        if present is not None and present.fingerprint.time_us >= row.time_us:
+            return
+        try:
+            # Its times were checked when it came.
+            fingerprint = unpack(row.packed, -(2**62), 2**62)
+        except RefusedError as error:
+            logger.warning("a stored fingerprint of %s cannot be read: %s", row.host, error.reason)
+            return
+        work.states[row.host] = HostState(fingerprint, row.packed, row.received_us, row.first_seen_us)
+        work.arrived_us = min(work.arrived_us or row.received_us, row.received_us)
+        work.dirty = True
+
+    def _age(self, work: _Work, now_s: float) -> None:
+        oldest = (now_s - self._settings.fingerprint_ttl_s) * 1e6
+        for host in [host for host, state in work.states.items() if state.received_us < oldest]:
+            del work.states[host]
+            work.dirty = True
+
+    def _publish(self, work: _Work, scorer: Scorer, warmed: Scored | None, now_s: float) -> None:
+        settings, view = self._settings, work.view
+        work.dirty = False
+        if not work.states:
+            view.scored = None
+            view.publish(None, now_s)
+            return
+        before = view.scored
+        if before is not None and before.scorer is not scorer and warmed is not None and warmed.scorer is scorer:
+            before = warmed
+        began = time.perf_counter()
+        fleet = build_fleet(view.service, work.states, settings.max_categories, before.fleet if before else None)
+        scored = score_fleet(fleet, scorer, before)
+        self._metrics.scored(scorer.source, scored.cells, time.perf_counter() - began)
+        routes = self._routes(view.service)
+        table = build_table(
+            fleet, scored.as_predictions(), scorer.source, scorer.version, routes, settings.slow_start_s
+        )
+        view.scored = scored
+        view.publish(table, now_s)
+        if work.arrived_us:
+            self._metrics.arrival_seconds.observe(max(0.0, time.time() - work.arrived_us / 1e6))
+            work.arrived_us = 0
+        self._shadow.consider(scored, self.models.slot(view.service, "challenger").model)
+
+    def _routes(self, service: str) -> tuple[str, ...]:
+        table = self._categories.table(service)
+        return table.routes if table else ()
+
+    def _note_ages(self, work: _Work, now_s: float) -> None:
+        service, published = work.view.service, work.view.published
+        self._metrics.hosts.labels(service).set(len(work.states))
+        if published is not None:
+            self._metrics.table_age.labels(service).set(max(0.0, now_s - published.confirmed_s))
+            self._metrics.prediction_age.labels(service).set(max(0.0, now_s - published.table.as_of_us / 1e6))

@@ -1,0 +1,84 @@
+"""What champion and challenger predict for the same cells, side by side, for comparison; never served."""
+
+import logging
+import time
+from typing import Any
+
+from fingerpost.lake import date_of, partition, remove_oldest, write_atomically
+from fingerpost.settings import Settings
+from serving.champion_scorer import LoadedModel
+from serving.metrics import EngineMetrics
+from serving.scorer import TARGETS
+from serving.scoring import Scored, score_fleet
+
+logger = logging.getLogger(__name__)
+KIND = "predictions"
+
+
+class ShadowLog:
+    """Writes `predictions/service=S/date=D/TIME.parquet` every `shadow_every_s`, while there is a challenger.
+
+    Files are named by the slot of time they are of, so that several workers of a machine write one between them.
+    """
+
+    def __init__(self, settings: Settings, metrics: EngineMetrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._done: dict[str, int] = {}
+
+    def consider(self, scored: Scored, challenger: LoadedModel | None) -> None:
+        """Logs the cells, if it is time and there is a challenger of the same features."""
+        if challenger is None or challenger.scorer is None:
+            return
+        service = scored.fleet.service
+        every_us = round(self._settings.shadow_every_s * 1e6)
+        slot = time.time_ns() // 1000 // every_us * every_us
+        if self._done.get(service) == slot:
+            return
+        self._done[service] = slot
+        path = partition(self._settings.lake, KIND, service, date_of(slot)) / f"{slot}.parquet"
+        try:
+            if path.exists():
+                return
+            began = time.perf_counter()
+            shadow = score_fleet(scored.fleet, challenger.scorer)
+            self._metrics.scored("challenger", shadow.cells, time.perf_counter() - began)
+            table = prediction_table(scored, shadow)
+            write_atomically(path, lambda temporary: _write(table, temporary))
+            remove_oldest(self._settings.lake / KIND, self._settings.max_shadow_mb * 1e6)
+            self._metrics.shadow_rows.inc(table.num_rows)
+        except Exception as error:  # a comparison that is lost is no reason not to serve
+            self._metrics.shadow_failures.inc()
+            logger.warning("predictions were not logged: %s: %s", type(error).__name__, error)
+
+
+def prediction_table(champion: Scored, challenger: Scored) -> Any:
+    """An Arrow table, a row a cell: time (of the fingerprint), service, host, category, and for champion and challenger
+    `<alias>_version` and `<alias>_<target>`."""
+    import numpy as np
+    import pyarrow as pa
+
+    fleet = champion.fleet
+    hosts, categories = len(fleet.hosts), len(fleet.categories)
+
+    def named(names: tuple[str, ...], places: Any) -> Any:
+        return pa.DictionaryArray.from_arrays(pa.array(places, type=pa.int32()), pa.array(names, type=pa.string()))
+
+    rows = hosts * categories
+    columns = {
+        "time": pa.array(np.repeat(fleet.times_us, categories), type=pa.timestamp("us", tz="UTC")),
+        "service": named((fleet.service,), np.zeros(rows)),
+        "host": named(fleet.hosts, np.repeat(np.arange(hosts), categories)),
+        "category": named(fleet.categories, np.tile(np.arange(categories), hosts)),
+    }
+    for alias, scored in (("champion", champion), ("challenger", challenger)):
+        columns[f"{alias}_version"] = named((scored.scorer.version,), np.zeros(rows))
+        for place, target in enumerate(TARGETS):
+            values = scored.predictions[..., place].reshape(-1).astype(np.float32)
+            columns[f"{alias}_{target}"] = pa.array(values, from_pandas=True)
+    return pa.table(columns)
+
+
+def _write(table: Any, path: Any) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, compression="zstd")

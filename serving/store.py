@@ -1,0 +1,252 @@
+"""The fingerprint store: the latest fingerprint of every host, shared by all workers and replicas."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, delete, func, select, tuple_, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from serving.store_schema import (
+    changes,
+    create_schema,
+    fingerprints,
+    insert,
+    open_database,
+    sqlite_path,
+    writing,
+)
+
+logger = logging.getLogger(__name__)
+_CHUNK = 400
+STALE = "stale"
+Result = TypeVar("Result")
+
+
+class StoreError(Exception):
+    """The database cannot be used now."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A checked fingerprint at the door: what orders it, and its bytes."""
+
+    service: str
+    host: str
+    boot_id: str
+    sequence: int
+    time_us: int
+    received_us: int
+    packed: bytes
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored fingerprint.
+
+    Args:
+        first_seen_us: when the host came, or came back after a silence.
+        change: number of the change that wrote it; later changes have greater numbers.
+    """
+
+    host: str
+    boot_id: str
+    sequence: int
+    time_us: int
+    received_us: int
+    first_seen_us: int
+    change: int
+    packed: bytes
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in the sequence of changes; another `epoch` is another database, whose numbers begin anew."""
+
+    epoch: str
+    change: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the store.
+
+    Args:
+        ttl_us: silence after which a host that comes back is new.
+    """
+
+    hosts: int
+    services: int
+    ttl_us: int
+
+
+class FingerprintStore:
+    """Keeps the latest fingerprint of every (service, host).
+
+    Made anew by itself when its file is gone. Every method raises StoreError when the database is locked, full or
+    not there; the next call tries again.
+
+    Args:
+        url: of the database, SQLAlchemy's form.
+    """
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        self._url, self._limits = url, limits
+        self._path = sqlite_path(url)
+        self._engine: Engine | None = None
+        self._inode: int | None = None
+        self._lock = threading.Lock()
+        self.problem: str | None = None
+
+    def put(self, arrivals: Sequence[Arrival]) -> list[str | None]:
+        """Stores what is newer than what is there, in one transaction.
+
+        Returns:
+            For each arrival None if it was stored, else `stale`, `hosts:too_many` or `services:too_many`.
+        """
+        return self._use(lambda engine: self._put(engine, arrivals)) if arrivals else []
+
+    def mark(self) -> Mark:
+        """Where the changes are now."""
+
+        def read(connection: Connection) -> Mark:
+            row = connection.execute(select(changes.c.epoch, changes.c.value)).one()
+            return Mark(row.epoch, row.value)
+
+        return self._read(read)
+
+    def changed(self, service: str, after: int) -> list[Stored]:
+        """The fingerprints of a service that changed after a change, in the order of their changes."""
+        columns = [fingerprints.c[name] for name in Stored.__dataclass_fields__]
+        wanted = (fingerprints.c.service == service) & (fingerprints.c.change > after)
+        query = select(*columns).where(wanted).order_by(fingerprints.c.change)
+        return self._read(lambda connection: [Stored(*row) for row in connection.execute(query)])
+
+    def hosts(self) -> list[tuple[str, str, int, int, int]]:
+        """(service, host, time_us, received_us, first_seen_us) of every host, in order."""
+        table = fingerprints.c
+        query = select(table.service, table.host, table.time_us, table.received_us, table.first_seen_us)
+        query = query.order_by(table.service, table.host)
+        return self._read(lambda connection: [tuple(row) for row in connection.execute(query)])
+
+    def services(self) -> dict[str, int]:
+        """The number of hosts of every service."""
+        return self._read(_count_hosts)
+
+    def purge(self, before_us: int) -> int:
+        """Removes the hosts that were silent since before a time; returns how many."""
+
+        def remove(engine: Engine) -> int:
+            with writing(engine) as connection:
+                gone: int = connection.execute(
+                    delete(fingerprints).where(fingerprints.c.received_us < before_us)
+                ).rowcount
+            return gone
+
+        return self._use(remove)
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _put(self, engine: Engine, arrivals: Sequence[Arrival]) -> list[str | None]:
+        with writing(engine) as connection:
+            # Taken first, it also keeps other writers out until the end: changes become visible in their order.
+            count = update(changes).values(value=changes.c.value + len(arrivals)).returning(changes.c.value)
+            change = connection.execute(count).scalar_one() - len(arrivals)
+            known = _known(connection, [(each.service, each.host) for each in arrivals])
+            counts = None
+            answers: list[str | None] = []
+            rows: dict[tuple[str, str], dict[str, Any]] = {}
+            for arrival in arrivals:
+                key = (arrival.service, arrival.host)
+                before = rows.get(key) or known.get(key)
+                answer = _stale(arrival, before) if before else None
+                if before is None:
+                    counts = _count_hosts(connection) if counts is None else counts
+                    answer = self._full(counts, arrival.service)
+                    if answer is None:
+                        counts[arrival.service] = counts.get(arrival.service, 0) + 1
+                answers.append(answer)
+                if answer is None:
+                    change += 1
+                    rows.pop(key, None)
+                    rows[key] = self._row(arrival, before, change)
+            if rows:
+                statement = insert(engine, fingerprints)
+                fresh = {name: statement.excluded[name] for name in next(iter(rows.values()))}
+                connection.execute(
+                    statement.on_conflict_do_update(index_elements=["service", "host"], set_=fresh), list(rows.values())
+                )
+        return answers
+
+    def _full(self, counts: dict[str, int], service: str) -> str | None:
+        if service not in counts and len(counts) >= self._limits.services:
+            return "services:too_many"
+        return "hosts:too_many" if counts.get(service, 0) >= self._limits.hosts else None
+
+    def _row(self, arrival: Arrival, before: dict[str, Any] | None, change: int) -> dict[str, Any]:
+        back = before is None or arrival.received_us - before["received_us"] > self._limits.ttl_us
+        first = arrival.received_us if back or before is None else before["first_seen_us"]
+        return {**vars(arrival), "first_seen_us": first, "change": change}
+
+    def _read(self, read: Callable[[Connection], Result]) -> Result:
+        def use(engine: Engine) -> Result:
+            with engine.begin() as connection:
+                return read(connection)
+
+        return self._use(use)
+
+    def _use(self, work: Callable[[Engine], Result]) -> Result:
+        try:
+            result = work(self._opened())
+        except (SQLAlchemyError, OSError) as error:
+            self.problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            raise StoreError(self.problem) from error
+        self.problem = None
+        return result
+
+    def _opened(self) -> Engine:
+        with self._lock:
+            if self._engine is not None and self._path is not None and self._inode != _inode(self._path):
+                logger.warning("the store's file is another or gone: opening it anew", extra={"path": str(self._path)})
+                self._engine.dispose()
+                self._engine = None
+            if self._engine is None:
+                if self._path is not None:
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                engine = open_database(self._url)
+                create_schema(engine)
+                self._engine, self._inode = engine, _inode(self._path) if self._path is not None else None
+            return self._engine
+
+
+def _known(connection: Connection, keys: list[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    table = fingerprints.c
+    columns = (table.service, table.host, table.boot_id, table.sequence, table.time_us, table.received_us)
+    found = {}
+    for begin in range(0, len(keys), _CHUNK):
+        wanted = tuple_(table.service, table.host).in_(keys[begin : begin + _CHUNK])
+        for row in connection.execute(select(*columns, table.first_seen_us).where(wanted)).mappings():
+            found[(row["service"], row["host"])] = dict(row)
+    return found
+
+
+def _stale(arrival: Arrival, before: dict[str, Any]) -> str | None:
+    replayed = arrival.boot_id == before["boot_id"] and arrival.sequence <= before["sequence"]
+    return STALE if replayed or arrival.time_us <= before["time_us"] else None
+
+
+def _count_hosts(connection: Connection) -> dict[str, int]:
+    query = select(fingerprints.c.service, func.count()).group_by(fingerprints.c.service)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,87 @@
+"""A real engine for tests: `fingerpost engine` on a free port, with a home of its own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from fingerpost.client import EngineClient, EngineError
+
+
+class RunningEngine:
+    """An engine process; leaving the context ends it.
+
+    Args:
+        settings: names of settings in lower case to values.
+    """
+
+    def __init__(self, home: Path, port: int, workers: int = 1, **settings: object) -> None:
+        self.url, self.home, self._workers = f"http://127.0.0.1:{port}", home, workers
+        home.mkdir(parents=True, exist_ok=True)
+        chosen = {
+            "home": home,
+            "engine_port": port,
+            "mlflow_url": f"sqlite:///{home / 'mlflow.db'}",
+            "model_poll_s": 0.5,
+            "table_refresh_s": 0.2,
+            **settings,
+        }
+        self.env = {**os.environ, **{f"FINGERPOST_{name.upper()}": str(value) for name, value in chosen.items()}}
+        self.log = home / "engine.log"
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fingerpost", "engine", "--workers", str(self._workers)],
+                env=self.env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.home,
+            )
+
+    def __enter__(self) -> "RunningEngine":
+        self.wait_for(lambda: bool(self.client().health()), 120)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def client(self, **options) -> EngineClient:
+        return EngineClient(self.url, **options)
+
+    def worker_pids(self) -> list[int]:
+        found = []
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it may end while we look
+                if "_bentoml_impl.worker.service" in " ".join(each.cmdline()):
+                    found.append(each.pid)
+        return found
+
+    def wait_for(self, condition, timeout_s: float = 30):
+        """The first truthy value of `condition()`; an engine that does not answer yet is waited for."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                found = condition()
+            except EngineError:
+                found = None
+            if found:
+                return found
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(40)
+            _, alive = psutil.wait_procs(family, 10)
+            for process in alive:
+                process.kill()

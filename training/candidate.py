@@ -1,0 +1,95 @@
+"""A trained model with its evidence, before anybody else knows of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fingerpost.settings import Settings
+from training.bundle import ModelBundle
+from training.calibration import PROMISED, share_under, shift_to
+from training.evaluate import TargetScore, score
+from training.fit import fit_bundle
+from training.ranking import Ranking, rank_quality, rank_table
+from training.splits import time_split
+from training.tune import Tuning, TuningBudget, tune
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained model with its evidence.
+
+    Args:
+        train, test: the rows it was fitted to (validation included) and scored on; `train` may hold rehearsed rows.
+        ranks: of `training.ranking.rank_table`, on `test`.
+        coverage: share of requests under each predicted latency on `test`: `raw`, and as `served` with its shift.
+        halflife_s, window_s: of the features.
+    """
+
+    bundle: ModelBundle
+    tuning: Tuning
+    scores: dict[str, TargetScore]
+    train: pd.DataFrame
+    test: pd.DataFrame
+    ranks: pd.DataFrame
+    ranking: Ranking
+    coverage: dict[str, dict[str, float]]
+    window_s: float
+    halflife_s: float
+
+
+def make_candidate(
+    rows: pd.DataFrame,
+    settings: Settings,
+    progress: Callable[[str], None] = lambda _text: None,
+    begin_with: tuple[dict[str, Any], ...] = (),
+    storage: str | None = None,
+) -> Candidate:
+    """Tunes, fits, calibrates and scores a model on training rows; registers nothing.
+
+    Args:
+        begin_with: parameters to try first.
+        storage: URL of the database that keeps the trials; None: memory.
+    """
+    gap = pd.Timedelta(seconds=settings.window_s)
+    earlier, later = time_split(rows["time"], settings.test_share, gap)
+    happened = ~rows["rehearsed"].to_numpy(bool)
+    past, test = rows[earlier].reset_index(drop=True), rows[later & happened].reset_index(drop=True)
+    best = float("nan")
+
+    def tell(number: int, value: float) -> None:
+        nonlocal best
+        best = value
+        progress(f"trial {number + 1} of {settings.tuning_trials}, best ratio {value:.3f}")
+
+    budget = TuningBudget(settings.tuning_trials, settings.tuning_timeout_s, storage, settings.model_name)
+    tuning = tune(past, gap, budget, begin_with, tell)
+    progress("fitting")
+    fitting, validating = time_split(past["time"], settings.test_share, gap)
+    train, valid = past[fitting], past[validating & ~past["rehearsed"].to_numpy(bool)]
+    bundle = fit_bundle(train, valid, tuning.params)
+    bundle = calibrated(bundle, train, valid, tuning.params)
+    ranks = rank_table(bundle, test)
+    predicted = bundle.predict_log(test)
+    coverage = {
+        target: {
+            "promised": share,
+            "raw": share_under(test, predicted[target]),
+            "served": share_under(test, predicted[target] + bundle.shifts.get(target, 0.0)),
+        }
+        for target, share in PROMISED.items()
+    }
+    return Candidate(
+        bundle, tuning, score(bundle, test), past, test, ranks, rank_quality(ranks), coverage, settings.window_s,
+        settings.halflife_s,
+    )  # fmt: skip
+
+
+def calibrated(bundle: ModelBundle, train: pd.DataFrame, valid: pd.DataFrame, params: dict[str, Any]) -> ModelBundle:
+    """The model with the shift of its p99, learned on rows that the model it is learned with has not seen."""
+    target = "latency_p99_s"
+    probe = fit_bundle(train, train.iloc[-max(20, len(train) // 5) :], params, (target,))
+    shift = shift_to(valid, probe.predict_log(valid)[target], PROMISED[target])
+    return ModelBundle(bundle.boosters, bundle.blends, bundle.encoder, {target: shift if np.isfinite(shift) else 0.0})
