@@ -15,6 +15,12 @@ from fleet.log_fields import client_of, route_of
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
 _START = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
 _US = 1_000_000
+# The native picker's decision is one text with tabs: empty where there is nothing to say.
+DECISION = (
+    *("policy", "fallback", "explored", "arm", "model_version", "table_version"),
+    *("propensity", "predicted_cost", "category"),
+)
+_DECISION_NUMBERS = ("propensity", "predicted_cost")
 _MAX_NUMBER = 2**63
 
 
@@ -63,13 +69,32 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         "service_time_s": None if service_us is None else service_us / _US,
         "inflight": _number(entry, "inflight"),
         "cpu_s": _number(entry, "cpu_s"),
-        "policy": _text(entry, "policy"),
-        "arm": _text(entry, "arm"),
-        "model_version": _text(entry, "model_version"),
-        "propensity": _number(entry, "propensity"),
-        "predicted_cost": _number(entry, "predicted_cost"),
+        **decision_of(entry),
         "client": client_of(_text(entry, "client")),
     }
+
+
+def decision_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """The decision that sent a request: `policy`, `arm`, `model_version`, `propensity` and `predicted_cost`, or None.
+
+    Raises:
+        RefusedError: `decision:type`, `decision:malformed`, or as of the fields themselves where the line has those.
+    """
+    decision = _text(entry, "decision")
+    if decision is None:
+        return {
+            **{name: _text(entry, name) for name in ("policy", "arm", "model_version")},
+            **{name: _number(entry, name) for name in _DECISION_NUMBERS},
+        }
+    parts = decision.split("\t")
+    if len(parts) != len(DECISION):
+        raise RefusedError("decision:malformed")
+    said = {name: part or None for name, part in zip(DECISION, parts, strict=True)}
+    try:
+        numbers = {name: float(part) if (part := said[name]) else None for name in _DECISION_NUMBERS}
+    except ValueError as error:
+        raise RefusedError("decision:malformed") from error
+    return {**{name: said[name] for name in ("policy", "arm", "model_version")}, **numbers}
 
 
 def _text(entry: dict[str, Any], name: str) -> str | None:

@@ -5,12 +5,8 @@ from typing import Any
 # Measured at the host, sent as response headers, moved into the log, never shown to the client.
 HOST_HEADERS = {"inflight": "x-fingerpost-inflight", "cpu_s": "x-fingerpost-cpu-s"}
 MAX_USER_AGENT = 256
-# What the native picker says of its decision; `explored` is 1 for a host drawn at random, `fallback` tells why the
-# request was not sent by prediction.
-_DECISION = (
-    *("policy", "arm", "model_version", "table_version", "category", "propensity", "predicted_cost"),
-    *("explored", "fallback"),
-)
+# What the native picker says of its decision, as `fleet.envoy_log` takes it apart.
+_DECISION = {"decision": "%FILTER_STATE(fingerpost:PLAIN)%"}
 
 
 def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict[str, Any]:
@@ -27,7 +23,6 @@ def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict
     """
     client = {"client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"} if log_client else {}
     propensity = {"propensity": 1 / hosts} if policy == "random" and hosts else {}
-    decision = {name: f"%DYNAMIC_METADATA(fingerpost:{name})%" for name in _DECISION}
     return {
         "start": "%START_TIME(%s.%6f)%",
         "host": "%UPSTREAM_HOST_NAME%",
@@ -45,6 +40,6 @@ def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict
         "user_agent": f"%REQ(USER-AGENT):{MAX_USER_AGENT}%",
         "region": "%REQ(CF-IPCOUNTRY):2%",
         **client,
-        **(decision if policy == "fingerpost" else {"policy": policy, **propensity}),
+        **(_DECISION if policy == "fingerpost" else {"policy": policy, **propensity}),
         **{name: f"%DYNAMIC_METADATA(fingerpost:{name})%" for name in HOST_HEADERS},
     }

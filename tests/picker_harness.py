@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 
 from fingerpost.errors import FingerpostError
+from fleet.envoy_log import DECISION
 from routing.module import build_harness, compiler
 from routing.table_file import PickerTable, encode
 
-FIELDS = (
-    *("category", "host", "policy", "arm", "model_version"),
-    *("propensity", "predicted_cost", "fallback", "explored"),
-)
+FIELDS = ("host", *DECISION)
 
 
 @dataclass(frozen=True)

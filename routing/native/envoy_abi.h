@@ -24,17 +24,9 @@ enum { CONTINUE = 0 };
 
 #define CALL(name) envoy_dynamic_module_callback_##name
 
-typedef struct {
-    const char *key;
-    size_t key_length;
-    const char *value;
-    size_t value_length;
-} key_value;
-
 /* The HTTP filter's stream. */
 bool CALL(http_get_header)(void *filter, int kind, buffer key, buffer *value, size_t index, size_t *values);
-void CALL(http_set_dynamic_metadata_number)(void *filter, buffer space, buffer key, double value);
-bool CALL(http_set_dynamic_metadata_string_batch)(void *filter, buffer space, const key_value *pairs, size_t count);
+bool CALL(http_set_filter_state_bytes)(void *filter, buffer key, buffer value);
 int CALL(http_filter_config_define_counter)(void *config, buffer name, buffer *labels, size_t count, size_t *id);
 int CALL(http_filter_increment_counter)(void *filter, size_t id, buffer *labels, size_t count, uint64_t by);
 

@@ -2,6 +2,7 @@
 #include "picker.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -9,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LOOK_EVERY_MS = 250, MAX_FILE = 256 << 20 };
+enum { LOOK_EVERY_MS = 250, MAX_FILE = 256 << 20, MAX_LINE = 2048 };
 
 typedef struct {
     char *path;
@@ -165,35 +166,28 @@ static void decide(slot *at, void *envoy, text id) {
         at->fell = FELL_NO_CATEGORY;
 }
 
+/* One line of text with tabs for all of the decision, as fleet/envoy_log.py reads it: a field of its own in Envoy's
+ * metadata for each part would cost a request a fifth of its time in the proxy. */
 static void log_choice(const slot *of, void *envoy) {
-    static const text POLICY_NAMES[] = {{"fingerpost", 10}, {"least_request", 13}, {"random", 6}};
-    static const text REASONS[] = {{"", 0}, {"no_table", 8}, {"expired", 7}, {"no_category", 11}, {"no_row", 6}};
+    static const char *const POLICY_NAMES[] = {"fingerpost", "least_request", "random"};
+    static const char *const REASONS[] = {"", "no_table", "expired", "no_category", "no_row"};
     static const text NOTHING = {"", 0};
     const table *with = of->table;
-    struct {
-        const char *key;
-        text value;
-    } texts[] = {
-        {"category", with && of->category != NONE ? with->category[of->category] : NOTHING},
-        {"table_version", with ? with->version : NOTHING},
-        {"arm", with ? of->arm->name : NOTHING},
-        {"model_version", with ? of->arm->model_version : NOTHING},
-        {"policy", of->chosen ? POLICY_NAMES[of->policy] : NOTHING},
-        {"fallback", of->chosen ? REASONS[of->fell] : NOTHING},
-        {"explored", of->chosen && of->explore ? (text){"1", 1} : NOTHING},
-    };
-    key_value pairs[sizeof texts / sizeof *texts];
-    size_t count = 0;
-    for (size_t each = 0; each < sizeof texts / sizeof *texts; each++)
-        if (texts[each].value.size)
-            pairs[count++] =
-                (key_value){texts[each].key, strlen(texts[each].key), texts[each].value.at, texts[each].value.size};
-    if (count)
-        CALL(http_set_dynamic_metadata_string_batch)(envoy, LITERAL(SPACE), pairs, count);
+    text arm_name = with ? of->arm->name : NOTHING, model = with ? of->arm->model_version : NOTHING;
+    text version = with ? with->version : NOTHING;
+    text category = with && of->category != NONE ? with->category[of->category] : NOTHING;
+    char line[MAX_LINE], propensity[32] = "", cost[32] = "";
     if (of->chosen && of->propensity > 0)
-        CALL(http_set_dynamic_metadata_number)(envoy, LITERAL(SPACE), LITERAL("propensity"), of->propensity);
+        snprintf(propensity, sizeof propensity, "%.6g", of->propensity);
     if (of->chosen && of->cost > 0)
-        CALL(http_set_dynamic_metadata_number)(envoy, LITERAL(SPACE), LITERAL("predicted_cost"), of->cost);
+        snprintf(cost, sizeof cost, "%.6g", of->cost);
+    int size = snprintf(line, sizeof line, "%s\t%s\t%s\t%.*s\t%.*s\t%.*s\t%s\t%s\t%.*s",
+                        of->chosen ? POLICY_NAMES[of->policy] : "", of->chosen ? REASONS[of->fell] : "",
+                        of->chosen && of->explore ? "1" : "", (int)arm_name.size, arm_name.at, (int)model.size, model.at,
+                        (int)version.size, version.at, propensity, cost, (int)category.size, category.at);
+    /* What does not fit is no decision that this program's router wrote. */
+    if (size > 0 && size < MAX_LINE)
+        CALL(http_set_filter_state_bytes)(envoy, LITERAL("fingerpost"), (buffer){line, (size_t)size});
 }
 
 HOOK const char *envoy_dynamic_module_on_program_init(void) { return ENVOY_ABI_VERSION; }

@@ -19,11 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADERS = 9, ID = 8, KEYS = 9, LINE = 256, PRIORITY = 0 };
+enum { HEADERS = 9, ID = 8, LINE = 2048, PRIORITY = 0 };
 static const char *const HEADER_NAMES[HEADERS] = {":method", ":path", "authorization", "user-agent", "cf-ipcountry",
                                                   "content-length", "x-api-key", "cookie", ID_HEADER};
-static const char *const KEY_NAMES[KEYS] = {"category", "host", "policy", "arm", "model_version",
-                                            "propensity", "predicted_cost", "fallback", "explored"};
 
 typedef struct {
     char name[64], address[32];
@@ -39,7 +37,7 @@ typedef struct {
 
 typedef struct {
     buffer headers[HEADERS];
-    char id[24], logged[KEYS][LINE];
+    char id[24], host[64], logged[LINE];
     bool refuse_first; /* asks for another host than the first */
 } stream;
 
@@ -89,23 +87,11 @@ static void give_id(stream *to) {
     to->headers[ID] = (buffer){to->id, strlen(to->id)};
 }
 
-static void log_value(stream *to, buffer key, const char *value, size_t size) {
-    for (size_t each = 0; each < KEYS; each++)
-        if (named(key, KEY_NAMES[each]))
-            snprintf(to->logged[each], LINE, "%.*s", (int)size, value);
-}
-
-bool CALL(http_set_dynamic_metadata_string_batch)(void *to, buffer space, const key_value *pairs, size_t count) {
-    (void)space;
-    for (size_t each = 0; each < count; each++)
-        log_value(to, (buffer){pairs[each].key, pairs[each].key_length}, pairs[each].value, pairs[each].value_length);
+bool CALL(http_set_filter_state_bytes)(void *to, buffer key, buffer value) {
+    if (!named(key, "fingerpost"))
+        abort();
+    snprintf(((stream *)to)->logged, LINE, "%.*s", (int)value.length, value.ptr);
     return true;
-}
-
-void CALL(http_set_dynamic_metadata_number)(void *to, buffer space, buffer key, double value) {
-    char written[40];
-    (void)space;
-    log_value(to, key, written, (size_t)snprintf(written, sizeof written, "%.9g", value));
 }
 
 static int define(size_t *id) {
@@ -244,7 +230,7 @@ static void note_host(const picker *with, stream *of, bool chosen, uint32_t inde
     const host *found = chosen ? healthy_host(with->hosts, index) : NULL;
     if (chosen && !found)
         abort();
-    log_value(of, LITERAL("host"), found ? found->name : "", found ? strlen(found->name) : 0);
+    snprintf(of->host, sizeof of->host, "%s", found ? found->name : "");
 }
 
 static int run(picker with) {
@@ -257,8 +243,7 @@ static int run(picker with) {
         note_host(&with, &of, chosen, index);
         envoy_dynamic_module_on_http_filter_stream_complete(&of, filter);
         envoy_dynamic_module_on_http_filter_destroy(filter);
-        for (size_t each = 0; each < KEYS; each++)
-            printf("%s%c", of.logged[each], each + 1 < KEYS ? '\t' : '\n');
+        printf("%s\t%s\n", of.host, of.logged);
         free_request(&of);
     }
     close_picker(with);
