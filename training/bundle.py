@@ -57,7 +57,7 @@ class ModelBundle:
         """As `predict_log`, of encoded features."""
         predicted = {}
         for target, boosters in self.boosters.items():
-            correction = np.mean([each.predict(matrix) for each in boosters], axis=0)
+            correction = np.mean([each.predict(matrix, num_threads=1) for each in boosters], axis=0)
             predicted[target] = self.blends[target].predict(matrix, target) + np.clip(
                 correction, -_MAX_CORRECTION, _MAX_CORRECTION
             )
