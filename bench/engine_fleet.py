@@ -53,9 +53,11 @@ class MadeFleet:
             "latency_p50_s": cpu * 1.1 / (1 - load),
             "latency_p99_s": cpu * 4.0 / (1 - load),
             "cpu_s": cpu,
+            "cpu_attributed_s": cpu * 1.02,
             "cpu_error_s": cpu * 0.02,
             "cpu_known": np.ones(count),
             "mem_bytes": np.full(count, 1e6),
+            "mem_error_bytes": np.full(count, np.nan),
             "inflight_mean": np.full(count, 3.0),
             "age_s": dice.exponential(2, count),
         }
