@@ -20,7 +20,7 @@ import pytest
 import uvicorn
 from conftest import record, sample
 
-from features.build import build_features
+from features.build import FeatureSettings, build_features
 from features.ingest import ingest
 from fingerpost.lake import parquet_files
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
@@ -273,4 +273,4 @@ def test_a_lake_from_before_memory_was_recorded_is_read(tmp_path):
     assert ingest(tmp_path, "shop", 5, 86400).request_records == 101
     (old, *_) = sorted(parquet_files(tmp_path / "requests"))
     pq.write_table(pq.ParquetFile(old).read().drop_columns(["mem_bytes"]), old)
-    assert build_features(tmp_path, "shop", 5, 30, 16, 10).request_records == 101
+    assert build_features(tmp_path, "shop", FeatureSettings(5, 30, 16, 10)).request_records == 101
