@@ -30,7 +30,8 @@ def shared_time(
     # A request too short for the clock lies in the span that holds its end.
     instant = (length <= 0) & (end_s > span[0]) & (end_s <= span[1])
     part = np.divide(inside, length, out=instant.astype(np.float64), where=length > 0)
-    edges = np.unique(np.concatenate([low, high, np.asarray(span)]))
+    # Sorted, not unique: doubles are spans of no length, and numpy loads masked arrays to tell them apart.
+    edges = np.sort(np.concatenate([low, high, np.asarray(span)]))
     present = np.searchsorted(np.sort(low), edges[:-1], side="right") - np.searchsorted(
         np.sort(high), edges[:-1], side="right"
     )
