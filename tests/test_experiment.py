@@ -1,5 +1,7 @@
 """Experiments by switchback: slots, arms, and what is refused."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from fingerpost.errors import FingerpostError
 from fingerpost.experiment import Experiment, experiment_from_json
 
 BEGIN = 1_790_000_000_000_000
-GOOD = {
+GOOD: dict[str, Any] = {
     **{"id": "x1", "service": "shop", "champion": "1", "challenger": "2"},
     **{"begin_us": BEGIN, "slot_s": 10.0, "washout_s": 2.0, "pairs": 50},
 }
