@@ -61,29 +61,29 @@ class Splitter:
         self._spans = np.zeros(1)
         self._last_s = began_s
 
-    def observe(self, time_s: float, length: float, use: float, requests: Floats, hints: Floats) -> None:
-        """Takes one span in.
+    def observe(self, time_s: Floats, length: Floats, use: Floats, requests: Floats, hints: Floats) -> None:
+        """Takes spans in, S of them.
 
         Args:
-            time_s: its end, seconds.
-            length: what the background is counted by: its seconds for CPU, 1 for memory.
-            use: CPU-seconds used in it, or mean bytes held.
-            requests: of each category, by the parts that lay in the span, shape (C,).
-            hints: their shares of the host's time, shape (C,); zeros where those are not known.
+            time_s: their ends, seconds, ascending, shape (S,).
+            length: what the background is counted by: seconds for CPU, 1 for memory, shape (S,).
+            use: CPU-seconds used in each, or mean bytes held, shape (S,).
+            requests: of each category, by the parts that lay in the span, shape (S, C).
+            hints: their shares of the host's time, shape (S, C); zeros where those are not known.
         """
-        self._stay_in_range(time_s)
-        weight = float(self._decay.weight(time_s))
-        row = np.append(requests, length)
-        there = np.flatnonzero(row)
-        self._gram[np.ix_(there, there)] += weight * np.outer(row[there], row[there])
-        self._moment[there] += weight * use * row[there]
-        self._requests += weight * requests
-        self._hints += weight * hints
-        total = np.array([requests.sum(), length, use])
-        self._scale += weight * np.outer(total, total)
-        self._totals += weight * np.array([hints.sum(), length, use])
-        self._spans += weight
-        self._last_s = time_s
+        self._stay_in_range(float(time_s[-1]))
+        weight = self._decay.weight(time_s)
+        rows = np.column_stack([requests, length])
+        weighted = rows * weight[:, None]
+        self._gram += rows.T @ weighted
+        self._moment += use @ weighted
+        self._requests += weight @ requests
+        self._hints += weight @ hints
+        total = np.stack([requests.sum(axis=1), length, use])
+        self._scale += (total * weight) @ total.T
+        self._totals += np.array([hints.sum(axis=1), length, use]) @ weight
+        self._spans += weight.sum()
+        self._last_s = float(time_s[-1])
 
     def attribution(self) -> Attribution:
         """The costs as of the last span."""
