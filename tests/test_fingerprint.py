@@ -170,6 +170,24 @@ def test_attribution_finds_the_costs_and_how_sure_it_is():
     assert (found.error < 0.2 * cost.mean()).all()
 
 
+def test_idle_spans_tell_the_background_and_the_rest_adds_up():
+    dice = np.random.default_rng(3)
+    cost = np.array([0.01, 0.03])
+    counts = dice.poisson(0.5, (600, 2)).astype(np.float64)
+    counts[::3] = 0
+    use = counts @ cost + 0.05 * 0.1
+    told = counts * dice.uniform(0.5, 1.5, counts.shape)  # what is not told exactly pulls slopes down
+    told *= counts.sum(axis=0) / told.sum(axis=0)
+    splitter = Splitter(2, 1e6, 0.0)
+    for at in range(0, 600, 50):
+        part = slice(at, at + 50)
+        splitter.observe(np.arange(at + 1, at + 51) / 10, np.full(50, 0.1), use[part], told[part], told[part])
+    found = splitter.attribution()
+    assert found.background == pytest.approx(0.05, rel=0.01)
+    assert found.cost == pytest.approx(cost, rel=0.08)
+    assert float(found.cost @ counts.sum(axis=0)) == pytest.approx(use.sum() - 0.05 * 60, rel=0.01)
+
+
 def test_attribution_forgets():
     splitter = Splitter(1, 10.0, 0.0)
     at = np.arange(400.0)

@@ -63,7 +63,7 @@ class FingerprintMaker:
         self._sequence = 0
         self._profile = Profile(count, halflife_s, now_s)
         self._cpu = Splitter(count, attribution_halflife_s, now_s)
-        self._memory = Splitter(count, attribution_halflife_s, now_s)
+        self._memory = Splitter(count, attribution_halflife_s, now_s, conserved=False)
         # What a request costs the host besides what is measured in it: the server's parsing and scheduling.
         self._overhead = Splitter(1, attribution_halflife_s, now_s)
         self._samples: deque[_Sampled] = deque(maxlen=_MAX_SAMPLES)
