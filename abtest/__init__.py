@@ -1,4 +1,4 @@
-"""Which of two model versions serves better: shadow comparison, off-policy estimates, experiments and their statistics.
+"""Which of two model versions serves better: shadow comparison, off-policy estimates, experiments, their statistics.
 
-May import everything below it (serving, training, features, routing, fleet, fingerpost); nothing here fetches or serves.
+May import `serving`, `training`, `features`, `routing`, `fleet` and `fingerpost`.
 """

@@ -43,12 +43,12 @@ class Sequence:
 def paired_sequence(differences: ArrayLike, alpha: float, scale: float = 0.1) -> Sequence:
     """The centre of symmetry of differences within pairs whose order was drawn by a fair coin.
 
-    Where the treatment does nothing, the coin alone decides the sign of each difference: given all sizes and all of the
-    past, plus and minus are equally likely, whatever the outcomes' tails, trends or autocorrelation. The stake is
-    `tanh((d - centre) / scale)`, odd and bounded, with a scale that only knows the past. So the coverage is exact at any
-    number of pairs for a constant effect; it rests on the design, not on a model. (Tests of symmetry by betting: Ramdas,
-    Ruf, Larsson and Koolen, 2020; Vovk and Wang, Nonparametric e-tests of symmetry, 2024. Randomised pairs: Bojinov,
-    Simchi-Levi and Zhao, Design and Analysis of Switchback Experiments, 2023.)
+    Where the treatment does nothing, the coin alone decides the sign of each difference: given all sizes and all of
+    the past, plus and minus are equally likely, whatever the outcomes' tails, trends or autocorrelation. The stake is
+    `tanh((d - centre) / scale)`, odd and bounded, with a scale that only knows the past. So the coverage is exact at
+    any number of pairs for a constant effect; it rests on the design, not on a model. (Tests of symmetry by betting:
+    Ramdas, Ruf, Larsson and Koolen, 2020; Vovk and Wang, Nonparametric e-tests of symmetry, 2024. Randomised pairs:
+    Bojinov, Simchi-Levi and Zhao, Design and Analysis of Switchback Experiments, 2023.)
 
     Args:
         differences: in the order of time, shape (n,), finite.
@@ -106,8 +106,8 @@ def bounded_sequence(values: ArrayLike, low: float, high: float, alpha: float) -
 def paired_evidence(differences: ArrayLike, scale: float = 0.1) -> tuple[Floats, Floats]:
     """Log capital against "the centre is at most 0" and against "at least 0", after each pair.
 
-    The interval of `paired_sequence` lies above 0 as soon as the first is at least `log(2 / alpha)`, and below 0 as soon
-    as the second is.
+    The interval of `paired_sequence` lies above 0 as soon as the first is at least `log(2 / alpha)`, and below 0 as
+    soon as the second is.
 
     Args:
         differences: shape (..., n); each row is an experiment of its own.
@@ -168,7 +168,7 @@ def _least_not_refuted(
 
 
 def _root(falling: Callable[[Floats], Floats], low: float, high: float, count: int) -> Floats:
-    """Where falling functions pass 0, by bisection; the lower end of the last bracket, so bounds are never too narrow."""
+    """Where falling functions pass 0, by bisection; the lower end of the bracket, so no bound is too narrow."""
     below, above = np.full(count, low), np.full(count, high)
     for _ in range(_STEPS):
         middle = (below + above) / 2

@@ -15,9 +15,7 @@ COLUMNS = ("time", "status", "duration_s", "arm", "predicted_cost")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Args:
-    pairs: what the verdict rests on, for pictures.
-    """
+    """The verdict on an experiment, and the pairs it rests on."""
 
     experiment: Experiment
     verdict: Verdict

@@ -23,10 +23,7 @@ _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 @dataclass(frozen=True)
 class Started:
-    """Args:
-    experiment: the one that runs now.
-    new: whether this call began it; it went on otherwise.
-    """
+    """The experiment that runs now, and whether this call began it (`new`) or it only went on."""
 
     experiment: Experiment
     new: bool
@@ -142,7 +139,9 @@ def records_of(settings: Settings) -> list[dict[str, Any]]:
 def _alias(settings: Settings, alias: str) -> str:
     version = _alias_or_none(settings, alias)
     if version is None:
-        raise FingerpostError(f"{settings.model_name} has no {alias}: set this alias to a version in the registry first")
+        raise FingerpostError(
+            f"{settings.model_name} has no {alias}: set this alias to a version in the registry first"
+        )
     return version
 
 

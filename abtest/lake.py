@@ -19,7 +19,9 @@ CATEGORY_COLUMNS = ("method", "route", "bytes_in", "auth", "user_agent_class", "
 def read_span(
     lake: Path, kind: str, service: str, from_us: int, to_us: int, columns: Sequence[str] | None = None
 ) -> "pd.DataFrame":
-    """The rows of a kind whose `time` is in [from_us, to_us), ordered by it; `time_us` is that time as a number.
+    """The rows of a kind whose `time` is in [from_us, to_us), ordered by it.
+
+    `time_us` is that time as a number, `file` the name of the row's file without its ending.
 
     Args:
         kind: `requests`, `windows`, `loads` or `predictions`.
@@ -41,9 +43,10 @@ def read_span(
             time = table.column("time")
             table = table.filter(pc.and_(pc.greater_equal(time, bounds[0]), pc.less(time, bounds[1])))
             if table.num_rows:
-                parts.append(_plain(table))
+                stem = pa.DictionaryArray.from_arrays(np.zeros(table.num_rows, np.int32), [path.stem])
+                parts.append(_plain(table).append_column("file", stem.cast(pa.string())))
     if not parts:
-        return pd.DataFrame({name: [] for name in [*(columns or ("time",)), "time_us"]})
+        return pd.DataFrame({name: [] for name in [*(columns or ("time",)), "file", "time_us"]})
     merged = pa.concat_tables(parts, promote_options="permissive")
     for name in set(columns or ()) - set(merged.column_names):
         merged = merged.append_column(name, pa.nulls(merged.num_rows))

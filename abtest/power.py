@@ -36,10 +36,12 @@ class Power:
 
 @dataclass(frozen=True)
 class Plan:
-    """Args:
-    spread: standard deviation of the log ratio of mean latency within a pair, where both slots have the same arm.
-    pilot_pairs: pairs it was measured on; 0 if it was given.
-    needs: by effect.
+    """What experiments of so many pairs can find.
+
+    Args:
+        spread: standard deviation of the log ratio of mean latency within a pair, where both slots have the same arm.
+        pilot_pairs: pairs it was measured on; 0 if it was given.
+        needs: by effect.
     """
 
     spread: float

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from abtest.confidence import Ints, Sequence, bounded_sequence, paired_sequence
 from abtest.pairs import METRICS, Pairs, paired_differences, typical_metrics
+from abtest.plain import plain
 from fingerpost.settings import Settings
 
 Outcome = Literal["better", "worse", "no difference", "undecided", "guardrail"]
@@ -104,7 +105,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; numbers that are not finite are None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return dict(plain(self))
 
 
 def judge(pairs: Pairs, rules: Rules, planned: int, over: bool) -> Verdict:
@@ -168,7 +169,10 @@ def _guardrails(pairs: Pairs, sequences: _Sequences, rules: Rules) -> list[_Foun
     mean = bounded_sequence(rises, -1.0, 1.0, rules.alpha / 2)
     limit, ratio = rules.max_error_increase, rules.max_p99_ratio
     return [
-        _first(gross, np.arange(1, len(rises) + 1), errors[1], "guardrail", "gross errors", "errors rise by far too much"),
+        _first(
+            gross, np.arange(1, len(rises) + 1), errors[1], "guardrail", "gross errors",
+            f"the error rate rises by more than {_GROSS * limit:g}",
+        ),
         _first(
             errors[0].lower > limit, errors[0].looks, errors[1], "guardrail", "errors",
             f"the error rate rises by more than {limit:g}",
@@ -226,11 +230,3 @@ def _effects(pairs: Pairs, sequences: _Sequences) -> dict[str, Effect]:
 
 def _factors(of: tuple[Sequence, Any]) -> str:
     return f"{math.exp(of[0].lower[-1]):.3f} to {math.exp(of[0].upper[-1]):.3f}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
