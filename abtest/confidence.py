@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 
 BETS = (0.1, 0.2, 0.4, 0.7, 0.95)
 _MOST_LOOKS = 256
-_STEPS = 40
+_STEPS = 32
 _FIRST_SCALED = 5
 # Beyond this many scales the hyperbolic tangent is 1.
 _SATURATED = 20.0
@@ -147,7 +147,7 @@ def _looks(count: int) -> Ints:
 
 
 def _log_capital(gains: Floats) -> Floats:
-    grown = np.stack([np.cumsum(np.log1p(bet * gains), axis=-1) for bet in BETS])
+    grown = np.stack([np.cumsum(np.log(1 + bet * gains), axis=-1) for bet in BETS])
     return np.asarray(np.logaddexp.reduce(grown, axis=0) - np.log(len(BETS)))
 
 
@@ -160,7 +160,7 @@ def _least_not_refuted(
         stakes = gains(value)
         unseen = np.arange(1, stakes.shape[1] + 1) > looks[:, None]
         stakes[unseen] = 0.0
-        grown = np.stack([np.log1p(bet * stakes).sum(axis=1) for bet in BETS])
+        grown = np.stack([np.log(1 + bet * stakes).sum(axis=1) for bet in BETS])
         return np.asarray(np.logaddexp.reduce(grown, axis=0) - np.log(len(BETS)) - threshold)
 
     least = np.full(len(looks), ends[0])

@@ -1,6 +1,6 @@
 """What routing by another policy would have cost, from requests that were routed by the present one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,26 +94,29 @@ def evaluate_policy(
     raw = likely / chance
     weight = np.minimum(raw, max_weight)
     block = time_blocks(times)
-    about = {
-        "requests": count,
-        "effective": float(weight.sum() ** 2 / max(float(np.square(weight).sum()), 1e-300)),
-        "largest_weight": float(raw.max(initial=0.0)),
-        "cut": float((raw > max_weight).mean()) if count else 0.0,
-        "agreement": float(likely.mean()) if count else 0.0,
-    }
-    if about["effective"] < min_effective or len(np.unique(block)) < MIN_BLOCKS:
+    effective = float(weight.sum() ** 2 / max(float(np.square(weight).sum()), 1e-300))
+    blocks = len(np.unique(block))
+    said = OffPolicy(
+        False,
+        "",
+        count,
+        effective,
+        largest_weight=float(raw.max(initial=0.0)),
+        cut=float((raw > max_weight).mean()) if count else 0.0,
+        agreement=float(likely.mean()) if count else 0.0,
+    )
+    if effective < min_effective or blocks < MIN_BLOCKS:
         reason = (
-            f"{count} requests in {len(np.unique(block))} blocks of time are worth {about['effective']:.0f} that the "
-            f"target policy had routed; at least {min_effective:g} in {MIN_BLOCKS} are needed: measure for longer or explore more"
+            f"{count} requests in {blocks} blocks of time are worth {effective:.0f} that the target policy had routed; "
+            f"at least {min_effective:g} in {MIN_BLOCKS} are needed: measure for longer or explore more"
         )
-        return OffPolicy(False, reason, **about)
+        return replace(said, reason=reason)
     model = cost_model(group, taken, paid, block, target.shape[1])
     direct = (target * model).sum(axis=1)
     robust = direct + weight * (paid - model[np.arange(count), taken])
-    return OffPolicy(
+    return replace(
+        said,
         usable=True,
-        reason="",
-        **about,
         logged=clustered_mean(paid, block, alpha=alpha),
         ips=clustered_mean(weight * paid, block, alpha=alpha),
         snips=clustered_mean(paid, block, weight, alpha),
@@ -137,7 +140,8 @@ def cost_model(category: Ints, host: Ints, cost: Floats, block: Ints, hosts: int
         overall = float(cost[seen].mean()) if seen.any() else float(cost.mean())
 
         def sums(place: Ints, count: int, of: NDArray[np.bool_] = seen) -> tuple[Floats, Floats]:
-            return np.bincount(place[of], minlength=count), np.bincount(place[of], weights=cost[of], minlength=count)
+            requests = np.bincount(place[of], minlength=count).astype(np.float64)
+            return requests, np.bincount(place[of], weights=cost[of], minlength=count).astype(np.float64)
 
         requests, total = sums(category, categories)
         by_category = (total + _PRIOR_REQUESTS * overall) / (requests + _PRIOR_REQUESTS)

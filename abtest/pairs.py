@@ -69,14 +69,14 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     done = min(2 * experiment.pairs, int(max(until_us - experiment.begin_us, 0) // span))
     count = done // 2
     counted = (slot >= 0) & (slot < 2 * count) & (within >= experiment.washout_s * US)
-    slots = np.arange(2 * count)
-    arms = np.array([experiment.arm_of(each) == TREATMENT for each in slots], dtype=np.int64)
+    arms = np.array([experiment.arm_of(each) == TREATMENT for each in range(2 * count)], dtype=np.int64)
     chosen = records[counted]
     place = slot[counted]
     names = np.array([CONTROL, TREATMENT], dtype=object)
     followed = (chosen["arm"].to_numpy(dtype=object) == names[arms[place]]) if len(chosen) else np.zeros(0, dtype=bool)
-    table = _measured(chosen, place // 2 * 2 + arms[place], 2 * count, experiment.slot_s - experiment.washout_s)
-    routed = np.bincount(place // 2 * 2 + arms[place], weights=followed, minlength=2 * count)
+    side = place // 2 * 2 + arms[place]
+    table = _measured(chosen, side, 2 * count, experiment.slot_s - experiment.washout_s)
+    routed = np.bincount(side, weights=followed, minlength=2 * count).astype(np.float64)
     begins = experiment.begin_us + np.round(np.arange(count) * 2 * span).astype(np.int64)
     return _paired((CONTROL, TREATMENT), begins, table, routed, int((~followed).sum()))
 

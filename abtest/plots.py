@@ -1,7 +1,7 @@
 """The pictures of experiments and shadow comparisons."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def shadow_errors(report: ShadowReport) -> "Figure":
     return figure
 
 
-def _bars(axes: "np.typing.Any", found: Mapping[str, Comparison]) -> None:
+def _bars(axes: Any, found: Mapping[str, Comparison]) -> None:
     names = list(found)[:_MOST_BARS][::-1]
     height = np.arange(len(names))
     champion, challenger = (

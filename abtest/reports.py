@@ -11,17 +11,17 @@ def verdict_markdown(verdict: Verdict) -> str:
     """The verdict, a row a metric, and what does not count."""
     about = verdict.experiment or {}
     rows = "\n".join(
-        f"| {each.metric} | {_number(each.champion)} | {_number(each.challenger)} | {each.unit} | {_number(each.estimate)} "
-        f"| {_number(each.low)} to {_number(each.high)} | {each.pairs} |"
+        f"| {each.metric} | {_number(each.champion)} | {_number(each.challenger)} | {each.unit} "
+        f"| {_number(each.estimate)} | {_number(each.low)} to {_number(each.high)} | {each.pairs} |"
         for each in verdict.effects.values()
     )
     skipped = ", ".join(f"{count} {why}" for why, count in verdict.skipped.items()) or "none"
     decided = f" (pair {verdict.decided_at}, rule {verdict.rule})" if verdict.decided_at else ""
     return (
         f"# Experiment {about.get('id', '')}: {verdict.verdict}\n\n{verdict.reason}{decided}.\n\n"
-        f"Challenger {about.get('challenger', '')} against champion {about.get('champion', '')}: {verdict.pairs} pairs count "
-        f"of {verdict.elapsed} seen and {verdict.planned} planned; left out: {skipped}; {verdict.records} requests, of which "
-        f"{verdict.stray} were not routed by their slot's arm.\n\n"
+        f"Challenger {about.get('challenger', '')} against champion {about.get('champion', '')}: {verdict.pairs} pairs "
+        f"count of {verdict.elapsed} seen and {verdict.planned} planned; left out: {skipped}; {verdict.records} "
+        f"requests, of which {verdict.stray} were not routed by their slot's arm.\n\n"
         f"| metric | champion | challenger | unit | change | {1 - verdict.alpha:.0%} at any look | pairs |\n"
         f"|---|---|---|---|---|---|---|\n{rows}\n"
     )

@@ -84,7 +84,7 @@ def compare(joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.
     """
     if joined.empty:
         return ShadowReport("insufficient", "no prediction has an outcome yet", ("", ""), 0, 0)
-    last = joined.loc[joined["time_us"].idxmax()]
+    last = joined.iloc[int(joined["time_us"].to_numpy(np.int64).argmax())]
     versions = (str(last["champion_version"]), str(last["challenger_version"]))
     same = (joined["champion_version"] == versions[0]) & (joined["challenger_version"] == versions[1])
     rows = joined[same].reset_index(drop=True)
@@ -129,8 +129,10 @@ def regret_table(rows: pd.DataFrame, latency_weight: float = 0.0) -> pd.DataFram
         rate, latency = _floats(rows, f"{side}_throughput_rps"), _floats(rows, f"{side}_latency_p50_s")
         return routing_cost(_floats(rows, "inflight"), rate, latency, 1.0, latency_weight)
 
-    table = rows[["end_us", "category"]].assign(true=cost("actual"), **{side: cost(side) for side in _SIDES})
-    table = table[np.isfinite(table[["true", *_SIDES]]).all(axis=1)].reset_index(drop=True)
+    costs = {"true": cost("actual"), **{side: cost(side) for side in _SIDES}}
+    known = np.isfinite(np.stack(list(costs.values()))).all(axis=0)
+    table = pd.DataFrame({"end_us": rows["end_us"], "category": rows["category"], **costs}).loc[known]
+    table = table.reset_index(drop=True)
     keys = ["end_us", "category"]
     groups = table.groupby(keys, sort=True)
     found = pd.DataFrame({"hosts": groups.size(), "best": groups["true"].min()})

@@ -74,8 +74,9 @@ def _least_cost(
 
     rate = matrix("throughput_rps")
     latency = matrix("latency_p50_s").reindex(index=rate.index, columns=rate.columns)
-    cells = (each.to_numpy(np.float64) for each in (rate, latency))
-    slope, offset = picker_cells(*cells, np.ones(rate.shape), np.ones(rate.shape[1]), settings)
+    known_rate, known_latency = rate.to_numpy(np.float64), latency.to_numpy(np.float64)
+    success, weights = np.ones(rate.shape), np.ones(rate.shape[1])
+    slope, offset = picker_cells(known_rate, known_latency, success, weights, settings)
     row = rate.index.get_indexer(pd.Index(category))
     column = np.array([hosts.index(name) for name in rate.columns], dtype=np.int64)
     found = np.full((len(category), len(hosts)), np.nan)

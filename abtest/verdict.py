@@ -120,28 +120,34 @@ def judge(pairs: Pairs, rules: Rules, planned: int, over: bool) -> Verdict:
     sequences = metric_sequences(pairs, rules)
     effects = _effects(pairs, sequences)
     found = [each for each in (*_guardrails(pairs, sequences, rules), *_latency(sequences, rules)) if each]
-    common = {
-        "pairs": len(pairs),
-        "planned": planned,
-        "elapsed": len(pairs) + sum(pairs.skipped.values()),
-        "over": over,
-        "alpha": rules.alpha,
-        "skipped": pairs.skipped,
-        "records": pairs.records,
-        "stray": pairs.stray,
-        "effects": effects,
-    }
+
+    def said(verdict: Outcome, rule: str, reason: str, decided_at: int | None) -> Verdict:
+        return Verdict(
+            verdict,
+            rule,
+            reason,
+            decided_at,
+            pairs=len(pairs),
+            planned=planned,
+            elapsed=len(pairs) + sum(pairs.skipped.values()),
+            over=over,
+            alpha=rules.alpha,
+            skipped=pairs.skipped,
+            records=pairs.records,
+            stray=pairs.stray,
+            effects=effects,
+        )
+
     if found:
         decided_at, verdict, rule, reason = min(found, key=lambda each: each[0])
-        return Verdict(verdict, rule, reason, decided_at, **common)
+        return said(verdict, rule, reason, decided_at)
     if not over:
-        seen = f"{len(pairs)} of {planned} pairs seen; nothing is decided yet"
-        return Verdict("undecided", "", seen, None, **common)
-    if len(pairs) < rules.min_pairs:
+        return said("undecided", "", f"{len(pairs)} of {planned} pairs seen; nothing is decided yet", None)
+    if len(sequences[PRIMARY][1]) < rules.min_pairs:
         few = f"only {len(pairs)} pairs can be used of at least {rules.min_pairs}"
-        return Verdict("undecided", "too few pairs", few, None, **common)
-    within = f"after all pairs mean latency may differ by a factor of {_factors(sequences[PRIMARY])}"
-    return Verdict("no difference", "all pairs seen", within, len(pairs), **common)
+        return said("undecided", "too few pairs", few, None)
+    within = f"after all pairs mean latency may differ by a factor of {_factors(sequences[PRIMARY][0])}"
+    return said("no difference", "all pairs seen", within, len(pairs))
 
 
 def metric_sequences(pairs: Pairs, rules: Rules) -> dict[str, tuple[Sequence, Ints]]:
@@ -228,5 +234,5 @@ def _effects(pairs: Pairs, sequences: _Sequences) -> dict[str, Effect]:
     return effects
 
 
-def _factors(of: tuple[Sequence, Any]) -> str:
-    return f"{math.exp(of[0].lower[-1]):.3f} to {math.exp(of[0].upper[-1]):.3f}"
+def _factors(of: Sequence) -> str:
+    return f"{math.exp(of.lower[-1]):.3f} to {math.exp(of.upper[-1]):.3f}"
