@@ -1,11 +1,10 @@
 """What the statistics read of the lake: rows of one kind and a span of time, as frames."""
 
 from collections.abc import Sequence
-from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fingerpost.lake import date_of, parquet_files, partition
+from fingerpost.lake import date_of, parquet_files, partition, service_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +34,7 @@ def read_span(
 
     bounds = [pa.scalar(value, pa.timestamp("us", tz="UTC")) for value in (from_us, to_us)]
     parts: list[Any] = []
-    for day in _days(from_us, to_us):
+    for day in _days(lake, kind, service, from_us, to_us):
         for path in parquet_files(partition(lake, kind, service, day)):
             file = pq.ParquetFile(path)
             present = file.schema_arrow.names
@@ -82,6 +81,6 @@ def _plain(table: Any) -> Any:
     return table
 
 
-def _days(from_us: int, to_us: int) -> list[str]:
-    first, last = (date.fromisoformat(date_of(each)) for each in (from_us, max(to_us - 1, from_us)))
-    return [str(first + timedelta(days=days)) for days in range((last - first).days + 1)]
+def _days(lake: Path, kind: str, service: str, from_us: int, to_us: int) -> list[str]:
+    present = sorted(path.name.removeprefix("date=") for path in service_folder(lake, kind, service).glob("date=*"))
+    return [day for day in present if date_of(from_us) <= day <= date_of(max(to_us - 1, from_us))]
