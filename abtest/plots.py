@@ -48,16 +48,21 @@ def differences(pairs: Pairs, alpha: float, metric: str = PRIMARY) -> "Figure":
 
 def latencies(pairs: Pairs) -> "Figure":
     """Both arms' latency over time, slot by slot."""
+    from matplotlib.ticker import EngFormatter
+
     figure = _figure(4.6 * len(_LATENCIES), 3.6)
     for place, metric in enumerate(_LATENCIES, start=1):
         axes = figure.add_subplot(1, len(_LATENCIES), place)
         if len(pairs):
             minutes = (pairs.begin_us - pairs.begin_us[0]) / US / 60
             for side, (arm, colour) in enumerate(zip(pairs.arms, (_CHAMPION, _CHALLENGER), strict=True)):
-                axes.plot(minutes, pairs.values[metric][:, side] * 1e3, ".-", color=colour, label=arm, linewidth=1)
+                axes.plot(minutes, pairs.values[metric][:, side], ".-", color=colour, label=arm, linewidth=1)
             axes.legend(fontsize=8)
             axes.set_yscale("log")
-        axes.set(title=metric, xlabel="minutes", ylabel="ms")
+            for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                formatted(EngFormatter("s"))
+            axes.tick_params(axis="y", which="both", labelsize=7)
+        axes.set(title=metric, xlabel="minutes")
     return figure
 
 

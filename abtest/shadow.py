@@ -131,8 +131,8 @@ def regret_table(rows: pd.DataFrame, latency_weight: float = 0.0) -> pd.DataFram
 
     costs = {"true": cost("actual"), **{side: cost(side) for side in _SIDES}}
     known = np.isfinite(np.stack(list(costs.values()))).all(axis=0)
-    table = pd.DataFrame({"end_us": rows["end_us"], "category": rows["category"], **costs}).loc[known]
-    table = table.reset_index(drop=True)
+    table = pd.DataFrame({"end_us": rows["end_us"], "category": rows["category"], **costs})
+    table = table[pd.Series(known)].reset_index(drop=True)
     keys = ["end_us", "category"]
     groups = table.groupby(keys, sort=True)
     found = pd.DataFrame({"hosts": groups.size(), "best": groups["true"].min()})

@@ -25,9 +25,13 @@ def evaluate_running() -> Evaluation | None:
 
 @flow(name="experiment", timeout_seconds=1800)
 def experiment_flow() -> dict[str, Any]:
-    """Evaluates the service's experiment; leaves its verdict as a table, and pictures in `reports/`."""
+    """Evaluates the service's experiment; leaves its verdict as a table, and pictures in `reports/`.
+
+    The result is `Verdict.to_json`; where no experiment runs, its `experiment` and `verdict` are None.
+    """
     found = evaluate_running()
     if found is None:
+        logger.info("no experiment runs")
         return {"experiment": None, "verdict": None}
     folder = get_settings().home / "reports" / "experiments" / found.experiment.id
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,4 +40,4 @@ def experiment_flow() -> dict[str, Any]:
     text = f"{verdict_markdown(found.verdict)}\nPictures: `{folder}`\n"
     create_markdown_artifact(key="experiment", markdown=text, description="What the experiment has shown so far")
     logger.info("experiment %s: %s", found.experiment.id, found.verdict.verdict)
-    return {"experiment": found.experiment.id, **found.verdict.to_json()}
+    return found.verdict.to_json()

@@ -32,7 +32,8 @@ def shadow_flow(hours: float = 24.0) -> dict[str, Any]:
     report = compare_shadow(hours)
     folder = get_settings().home / "reports" / "shadow"
     folder.mkdir(parents=True, exist_ok=True)
-    shadow_errors(report).savefig(folder / f"v{report.versions[0]}-v{report.versions[1]}.png")
+    if report.rows:
+        shadow_errors(report).savefig(folder / f"v{report.versions[0]}-v{report.versions[1]}.png")
     text = f"{shadow_markdown(report)}\nPictures: `{folder}`\n"
     create_markdown_artifact(key="shadow", markdown=text, description="Champion and challenger by what they predicted")
     logger.info("shadow: %s", report.status)
