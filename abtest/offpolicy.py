@@ -13,6 +13,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MIN_EFFECTIVE = 100.0
+MIN_DEVIATING = 25.0
+# Policies that differ in less than this share of the requests are as good as the same.
+_SAME = 0.001
 # Requests of a cell that its category's mean counts for, in the model of costs.
 _PRIOR_REQUESTS = 10.0
 _FOLDS = 5
@@ -26,7 +29,10 @@ class OffPolicy:
         usable: whether there is enough to say anything; the estimates are None otherwise.
         reason: why not.
         requests: those with a propensity and a known target policy.
-        effective: of how many requests of its own the weighted ones are worth (Kish): (sum w)^2 / sum w^2.
+        effective: of how many requests of its own the weighted ones are worth (Kish, 1965): (sum w)^2 / sum w^2.
+        distance: share of the requests that the target policy would send elsewhere (total variation).
+        deviating: the same number of those alone that went where the target policy would send more: what it does
+            otherwise is known from these. Where policies mostly agree, `effective` is large without saying anything.
         largest_weight: before weights are cut.
         cut: share of the requests whose weight was cut; the estimates are biased by what that took.
         agreement: mean probability with which the target policy takes the host that was taken.
@@ -39,6 +45,8 @@ class OffPolicy:
     reason: str
     requests: int
     effective: float
+    distance: float
+    deviating: float
     largest_weight: float
     cut: float
     agreement: float
@@ -94,21 +102,26 @@ def evaluate_policy(
     raw = likely / chance
     weight = np.minimum(raw, max_weight)
     block = time_blocks(times)
-    effective = float(weight.sum() ** 2 / max(float(np.square(weight).sum()), 1e-300))
+    effective, deviating = _effective(weight), _effective(np.maximum(weight - 1, 0.0))
+    # Of the two ways to tell it this one is bounded, so few requests will do.
+    distance = float(np.maximum(1 - weight, 0.0).mean()) if count else 0.0
     blocks = len(np.unique(block))
     said = OffPolicy(
         False,
         "",
         count,
         effective,
+        distance,
+        deviating,
         largest_weight=float(raw.max(initial=0.0)),
         cut=float((raw > max_weight).mean()) if count else 0.0,
         agreement=float(likely.mean()) if count else 0.0,
     )
-    if effective < min_effective or blocks < MIN_BLOCKS:
+    if effective < min_effective or blocks < MIN_BLOCKS or (distance > _SAME and deviating < MIN_DEVIATING):
         reason = (
-            f"{count} requests in {blocks} blocks of time are worth {effective:.0f} that the target policy had routed; "
-            f"at least {min_effective:g} in {MIN_BLOCKS} are needed: measure for longer or explore more"
+            f"{count} requests in {blocks} blocks of time are worth {effective:.0f} that the target policy had routed, "
+            f"and {deviating:.0f} of what it does otherwise; at least {min_effective:g} in {MIN_BLOCKS}, and "
+            f"{MIN_DEVIATING:g}, are needed: measure for longer or explore more"
         )
         return replace(said, reason=reason)
     model = cost_model(group, taken, paid, block, target.shape[1])
@@ -123,6 +136,11 @@ def evaluate_policy(
         dr=clustered_mean(robust, block, alpha=alpha),
         gain=clustered_mean(robust - paid, block, alpha=alpha),
     )
+
+
+def _effective(weight: Floats) -> float:
+    """How many equal weights are worth as much (Kish, Survey Sampling, 1965)."""
+    return float(weight.sum() ** 2 / max(float(np.square(weight).sum()), 1e-300))
 
 
 def cost_model(category: Ints, host: Ints, cost: Floats, block: Ints, hosts: int) -> Floats:

@@ -83,6 +83,22 @@ def test_too_little_overlap_is_refused():
     json.dumps(found.to_json(), allow_nan=False)
 
 
+def test_agreement_alone_is_no_knowledge():
+    dice = np.random.default_rng(6)
+    time_us, category, host, cost, _ = logged(dice, 5000)
+    # Both agree but for one category, where hardly a request explored what the other would do.
+    chosen = least(MEANS, 0.01)
+    host = (dice.random(5000)[:, None] > np.cumsum(chosen, axis=1)[category]).sum(axis=1)
+    other = chosen.copy()
+    other[0] = np.roll(other[0], 1)
+    found = evaluate_policy(time_us, category, host, cost, chosen[category, host], other[category])
+    assert found.distance == pytest.approx(0.25, abs=0.03)
+    assert found.deviating < 25
+    assert not found.usable
+    same = evaluate_policy(time_us, category, host, cost, chosen[category, host], chosen[category])
+    assert (same.distance, same.usable) == (0.0, True)
+
+
 def test_requests_that_say_nothing_do_not_count():
     time_us, category, host, cost, propensity = logged(np.random.default_rng(4), 1000)
     probability = CHALLENGER[category].copy()
