@@ -1,6 +1,7 @@
 """The life of an experiment: it runs as long as it lies in the registry, where the engine finds it too."""
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from fingerpost.settings import Settings
 if TYPE_CHECKING:
     from abtest.verdict import Verdict
 
+logger = logging.getLogger(__name__)
 US = 1_000_000
 # On the challenger's version, after the experiment: how it ended, in short.
 RECORD_TAG = "fingerpost.experiment.record"
@@ -100,9 +102,15 @@ def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | 
         why: who or what ended it.
 
     Returns:
-        The record's file; None if no experiment was there.
+        The record's file; None if no experiment was there. What lay there and was none is removed.
     """
-    experiment = running(settings)
+    client = _client(settings)
+    try:
+        experiment = running(settings)
+    except FingerpostError as error:
+        logger.warning("removed from the registry: %s", error)
+        client.delete_registered_model_tag(settings.model_name, EXPERIMENT_TAG)
+        return None
     if experiment is None:
         return None
     now = time.time_ns() // 1000 if now_us is None else now_us
@@ -119,7 +127,6 @@ def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | 
         "why": why[:200],
         **({name: getattr(verdict, name) for name in ("verdict", "rule", "reason", "pairs")} if verdict else {}),
     }
-    client = _client(settings)
     _unless_missing(
         lambda: client.set_model_version_tag(
             settings.model_name, experiment.challenger, RECORD_TAG, json.dumps(short)[:5000]

@@ -49,6 +49,26 @@ def settings(registry, tmp_path):
     )
 
 
+@pytest.fixture
+def fingerpost(settings):
+    """Runs a command in this process, with these settings; what it leaves in the environment is gone afterwards."""
+    before = dict(os.environ)
+    named = {"home": settings.home, "mlflow_url": settings.mlflow, "experiment_slot_s": 20, "experiment_washout_s": 4}
+    os.environ.update({f"FINGERPOST_{name.upper()}": str(value) for name, value in named.items()})
+    get_settings.cache_clear()
+    runner = CliRunner()
+
+    def run(*arguments):
+        done = runner.invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    yield run
+    os.environ.clear()
+    os.environ.update(before)
+    get_settings.cache_clear()
+
+
 def write_records(settings, experiment, **arguments):
     records = made_records(experiment, **arguments)
     table = pa.Table.from_pandas(records.drop(columns="time_us"), preserve_index=False)
@@ -158,33 +178,25 @@ def test_nonsense_in_the_registry_is_told(settings, registry):
     mlflow.MlflowClient(registry).set_registered_model_tag("fingerpost-shop", EXPERIMENT_TAG, "{}")
     with pytest.raises(FingerpostError, match="not an experiment"):
         running(settings)
+    assert stop(settings, None, "test") is None
+    assert running(settings) is None
 
 
-@pytest.fixture
-def own_environment():
-    """Whatever commands leave in the environment is gone afterwards."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-    get_settings.cache_clear()
+def test_an_experiment_that_cannot_be_judged_can_be_stopped(settings, fingerpost):
+    experiment = start(settings).experiment
+    status = json.loads(fingerpost("experiment", "status", "--json"))
+    assert (status["verdict"], status["pairs"], status["effects"]) == ("undecided", 0, {})
+    folder = settings.lake / "requests" / "service=shop" / f"date={date_of(experiment.begin_us)}"
+    folder.mkdir(parents=True)
+    (folder / "broken.parquet").write_text("nonsense")
+    assert "cannot be judged: ArrowInvalid" in fingerpost("experiment", "stop")
+    assert running(settings) is None
 
 
-@pytest.mark.usefixtures("own_environment")
-def test_the_command_line_takes_an_experiment_through_its_life(settings):
-    named = {"home": settings.home, "mlflow_url": settings.mlflow, "experiment_slot_s": 20, "experiment_washout_s": 4}
-    os.environ.update({f"FINGERPOST_{name.upper()}": str(value) for name, value in named.items()})
-    get_settings.cache_clear()
-    runner = CliRunner()
-
-    def fingerpost(*arguments):
-        done = runner.invoke(app, arguments, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
+def test_the_command_line_takes_an_experiment_through_its_life(settings, fingerpost):
     def refused(*arguments):
         with pytest.raises(FingerpostError) as error:
-            runner.invoke(app, arguments, catch_exceptions=False)
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
         return str(error.value)
 
     past = start(settings, now_us=int(pd.Timestamp.now("UTC").timestamp() - 3600) * US).experiment

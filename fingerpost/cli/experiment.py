@@ -127,15 +127,24 @@ def stop(
     from fingerpost.errors import FingerpostError
 
     settings = _registry()
-    experiment = running(settings)
+    try:
+        experiment = running(settings)
+    except FingerpostError as error:
+        end(settings, None, why)
+        raise FingerpostError(f"what lay in the registry is removed: {error}") from error
     if experiment is None:
         raise FingerpostError("no experiment runs")
-    verdict = evaluate(settings, experiment).verdict
+    verdict, unknown = None, ""
+    try:
+        verdict = evaluate(settings, experiment).verdict
+    except Exception as error:  # what cannot be judged can be stopped all the same
+        unknown = f"it cannot be judged: {type(error).__name__}: {error}"
     path = end(settings, verdict, why)
     if json_output:
-        _print_json({"id": experiment.id, "record": str(path), **verdict.to_json()})
+        _print_json({"id": experiment.id, "record": str(path), **(verdict.to_json() if verdict else {"verdict": None})})
         return
-    typer.echo(f"{experiment.id} is stopped: {verdict.verdict} ({verdict.reason}); record: {path}")
+    said = f"{verdict.verdict} ({verdict.reason})" if verdict else unknown
+    typer.echo(f"{experiment.id} is stopped: {said}; record: {path}")
 
 
 def report(
