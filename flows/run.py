@@ -9,6 +9,8 @@ FLOWS = {
     "ingest": "flows.ingest:ingest_flow",
     "features": "flows.features:features_flow",
     "train": "flows.train:train_flow",
+    "shadow": "flows.shadow:shadow_flow",
+    "experiment": "flows.experiment:experiment_flow",
     "pipeline": "flows.pipeline:pipeline_flow",
 }
 

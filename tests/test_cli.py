@@ -42,7 +42,7 @@ def test_the_agent_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["agent"], ["run"], ["schedule"], ["engine"], ["settings"], ["fleet"]]
+    "command", [[], ["demo"], ["agent"], ["run"], ["schedule"], ["engine"], ["settings"], ["fleet"], ["experiment"]]
 )
 def test_every_command_explains_itself(command):
     done = fingerpost(*command, "--help")

@@ -12,7 +12,9 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    flow: Annotated[str, typer.Argument(help="ingest, features, train, or pipeline: the three in series.")],
+    flow: Annotated[
+        str, typer.Argument(help="ingest, features, train, pipeline (these three in series), shadow or experiment.")
+    ],
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the result, as JSON, to this file too.")] = None,
 ) -> None:
@@ -29,9 +31,9 @@ def run(
     settings = get_settings()
     if flow not in FLOWS:
         raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
-    _need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
-    if flow in ("train", "pipeline"):
-        _need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
+    need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
+    if flow in ("train", "pipeline", "experiment"):
+        need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     result = run_flow(flow)
@@ -51,7 +53,7 @@ def schedule() -> None:
     from fingerpost.settings import get_settings
 
     settings = get_settings()
-    _need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
+    need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     from flows.schedule import serve_deployments
@@ -59,7 +61,8 @@ def schedule() -> None:
     serve_deployments(settings)
 
 
-def _need_server(what: str, health_url: str, setting: str) -> None:
+def need_server(what: str, health_url: str, setting: str) -> None:
+    """Raises a FingerpostError that names the setting, unless a server answers."""
     import httpx
 
     from fingerpost.errors import FingerpostError

@@ -1,0 +1,52 @@
+"""Request records of made experiments: slots that drift, latencies with heavy tails, and an effect that is known."""
+
+import numpy as np
+import pandas as pd
+
+from fingerpost.experiment import TREATMENT, Experiment
+
+US = 1_000_000
+BEGIN = 1_790_000_000_000_000
+
+
+def made_experiment(pairs: int = 40, slot_s: float = 20.0, washout_s: float = 4.0, name: str = "x1") -> Experiment:
+    return Experiment(name, "shop", "1", "2", BEGIN, slot_s, washout_s, pairs)
+
+
+def made_records(
+    experiment: Experiment,
+    effect: float = 0.0,
+    error_rates: tuple[float, float] = (0.0, 0.0),
+    rate_rps: float = 10.0,
+    seed: int = 0,
+    tail: float = 1.0,
+) -> pd.DataFrame:
+    """A record a request, also before and after the experiment.
+
+    Args:
+        effect: relative change of the challenger's latency.
+        error_rates: of champion and challenger.
+        tail: sigma of the log-normal latencies.
+    """
+    dice = np.random.default_rng(seed)
+    span = experiment.end_us - experiment.begin_us
+    count = round(span / US * rate_rps * 1.1)
+    begun = np.sort(experiment.begin_us - span // 20 + dice.integers(0, round(span * 1.1), count))
+    arm = np.array([experiment.arm_at(int(each)) for each in begun], dtype=object)
+    challenger = arm == TREATMENT
+    # Load comes and goes over many slots.
+    slots = ((begun - begun[0]) // round(experiment.slot_s * US)).astype(int)
+    drift = np.zeros(slots.max() + 1)
+    for place in range(1, len(drift)):
+        drift[place] = 0.9 * drift[place - 1] + dice.normal(0, 0.1)
+    duration = 0.02 * np.exp(drift[slots] + dice.normal(0, tail, count)) * np.where(challenger, 1 + effect, 1.0)
+    failed = dice.random(count) < np.where(challenger, error_rates[1], error_rates[0])
+    return pd.DataFrame(
+        {
+            "time_us": begun + np.round(duration * US).astype(np.int64),
+            "duration_s": duration,
+            "status": np.where(failed, 503, 200),
+            "arm": arm,
+            "predicted_cost": np.full(count, 0.02),
+        }
+    )
