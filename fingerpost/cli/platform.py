@@ -29,9 +29,9 @@ def run(
     settings = get_settings()
     if flow not in FLOWS:
         raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
-    _need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
+    need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
     if flow in ("train", "pipeline"):
-        _need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
+        need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     result = run_flow(flow)
@@ -51,7 +51,7 @@ def schedule() -> None:
     from fingerpost.settings import get_settings
 
     settings = get_settings()
-    _need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
+    need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     from flows.schedule import serve_deployments
@@ -59,7 +59,12 @@ def schedule() -> None:
     serve_deployments(settings)
 
 
-def _need_server(what: str, health_url: str, setting: str) -> None:
+def need_server(what: str, health_url: str, setting: str) -> None:
+    """Makes sure that a server answers.
+
+    Raises:
+        FingerpostError: it does not; the message names the setting that points at it.
+    """
     import httpx
 
     from fingerpost.errors import FingerpostError

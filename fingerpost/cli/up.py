@@ -1,0 +1,7 @@
+"""`fingerpost drift`."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    pass
