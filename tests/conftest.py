@@ -145,7 +145,7 @@ def registry_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def made(registry_template: Path, tmp_path: Path) -> Any:
-    """A real registry of a champion (version 1) and a challenger (version 2) on SQLite; see `tests.registry_harness`."""
+    """A real registry on SQLite: champion is version 1, challenger version 2; see `tests.registry_harness`."""
     from tests.registry_harness import Made, registry_settings
 
     shutil.copy(registry_template / "mlflow.db", tmp_path)

@@ -23,7 +23,7 @@ class Record:
     """One line of the history.
 
     Args:
-        action: promote, wait, reject, forced (by a person who skipped the gates), rollback, kept (watched and found good).
+        action: promote, wait, reject, forced (gates skipped by a person), rollback, kept (watched and found good).
         applied: what came of it: yes, or why not; empty if it was cut short.
     """
 

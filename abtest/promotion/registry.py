@@ -1,4 +1,4 @@
-"""What MLflow knows of the service's versions beside the models: aliases, and our notes as tags of the registered model."""
+"""What MLflow knows of the versions beside the models: aliases, and our notes as tags of the registered model."""
 
 import contextlib
 import json
