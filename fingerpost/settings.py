@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         default=0.01, gt=0, lt=1, description="Rise of the share of failed requests, the same."
     )
     drift_distance: float = Field(
-        default=0.3, gt=0, description="Distance of two distributions beyond which a column has drifted."
+        default=0.4, gt=0, description="Distance of two distributions beyond which a column has drifted."
     )
     drift_share: float = Field(
         default=0.5, gt=0, le=1, description="Share of drifted columns from which on it is called drift."
@@ -201,7 +201,10 @@ class Settings(BaseSettings):
         default=1.5, gt=1, description="Change of a host's throughput or errors in a category that counts as drift."
     )
     drift_cell_share: float = Field(
-        default=0.02, ge=0, lt=1, description="Share of cells that may change so much before it is called drift."
+        default=0.01, ge=0, lt=1, description="Share of cells that may change so much before it is called drift."
+    )
+    drift_window_s: float = Field(
+        default=21_600.0, gt=0, description="The latest span of time that is held against the training's, seconds."
     )
     drift_max_rows: int = Field(
         default=20_000, ge=200, description="Rows that a drift report looks at, drawn from all, each side."

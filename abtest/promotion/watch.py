@@ -39,7 +39,7 @@ class WatchOutcome:
 
 
 def look(settings: Settings, who: str, now: datetime | None = None) -> WatchOutcome | None:
-    """Looks once at the promotion that is watched, and rolls it back if a guardrail is broken; None: none is watched."""
+    """Looks once at the promotion that is watched; rolls it back if a guardrail is broken. None: none is watched."""
     from abtest.promotion.guardrails import load_requests, read_guardrails
 
     registry, moment = Registry(settings), now or datetime.now(UTC)
