@@ -167,6 +167,9 @@ class Settings(BaseSettings):
     features_every_s: float = Field(default=300.0, gt=0, description="Schedule of the features flow, seconds.")
     train_cron: str = Field(default="0 3 * * *", description="Schedule of the training flow, cron, UTC.")
     drift_cron: str = Field(default="10 * * * *", description="Schedule of the drift flow, cron, UTC.")
+    compare_every_s: float = Field(
+        default=60.0, gt=0, description="Schedule of shadow comparison and experiments, seconds."
+    )
     promote_every_s: float = Field(
         default=300.0, gt=0, description="Schedule of the promotion flow, which also watches, seconds."
     )

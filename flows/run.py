@@ -10,6 +10,9 @@ FLOWS = {
     "features": "flows.features:features_flow",
     "train": "flows.train:train_flow",
     "pipeline": "flows.pipeline:pipeline_flow",
+    "drift": "flows.drift:drift_flow",
+    "promote": "flows.promote:promote_flow",
+    "retention": "flows.retention:retention_flow",
 }
 
 

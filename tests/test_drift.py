@@ -118,7 +118,8 @@ def test_rows_are_bounded(slowed, candidate, settings):
     assert "600" in count.description
 
 
-def test_the_gate_logs_what_promotion_reads(slowed, candidate, settings, monkeypatch):
+@pytest.mark.usefixtures("slowed")
+def test_the_gate_logs_what_promotion_reads(candidate, settings, monkeypatch):
     monkeypatch.chdir(settings.home)
     version = register(candidate, settings.mlflow, settings.model_name, "shop")
     set_champion(settings.mlflow, settings.model_name, version)

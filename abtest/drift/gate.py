@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from abtest.drift.frames import split_rows
-from abtest.drift.verdict import DriftVerdict, drift_verdict
+from abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
 from features.build import load_training_rows
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
@@ -73,6 +73,7 @@ def _log(settings: Settings, client: Any, verdict: DriftVerdict) -> str:
                 path = Path(folder) / REPORT
                 verdict.snapshot.save_html(str(path))
                 client.log_artifact(run_id, str(path))
+            client.set_tag(run_id, "report", "yes")
             _keep_snapshot(settings, verdict)
         client.log_dict(run_id, verdict.to_json(), VERDICT)
     except BaseException:
@@ -111,3 +112,48 @@ def _keep_snapshot(settings: Settings, verdict: DriftVerdict) -> None:
     # Their ids begin with the time.
     for each in sorted(workspace.list_runs(project.id), key=str)[:-_MOST_SNAPSHOTS]:
         workspace.delete_run(project.id, each)
+
+
+def newest_version_age_s(client: Any, model_name: str, now_s: float) -> float:
+    """How long ago the newest version was made; infinite where there is none."""
+    versions = client.search_model_versions(f"name = '{model_name}'")
+    return now_s - max((each.creation_timestamp / 1000 for each in versions), default=float("-inf"))
+
+
+def retrain_reason(
+    champion: DriftVerdict | None, challenger: DriftVerdict | None, newest_age_s: float, pause_s: float
+) -> str | None:
+    """Why a new version is to be trained, or None.
+
+    Not while a challenger is there that does not drift, since it is the answer already, and not too often.
+    """
+    if champion is None or not champion.retrain or newest_age_s < pause_s:
+        return None
+    if challenger is not None and challenger.verdict != DRIFT:
+        return None
+    return "drift" if champion.verdict == DRIFT else "skill fell"
+
+
+def prune_reports(settings: Settings, keep: int = 48) -> int:
+    """Removes the HTML of all but the newest reports that found no drift: of each, 4 MB; their verdicts stay.
+
+    Returns:
+        How many went.
+    """
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    client = mlflow.MlflowClient(settings.mlflow)
+    found = client.get_experiment_by_name(f"{settings.model_name}-drift")
+    if found is None:
+        return 0
+    runs = client.search_runs(
+        [found.experiment_id],
+        "tags.report = 'yes' and tags.verdict = 'no drift'",
+        max_results=1000,
+        order_by=["attributes.start_time DESC"],
+    )
+    for run in runs[keep:]:
+        get_artifact_repository(run.info.artifact_uri, tracking_uri=settings.mlflow).delete_artifacts(REPORT)
+        client.set_tag(run.info.run_id, "report", "removed")
+    return len(runs[keep:])

@@ -7,7 +7,7 @@ from typing import Any
 from abtest.promotion.decide import Decision, decide
 from abtest.promotion.evidence import gather
 from abtest.promotion.policy import load_policy
-from abtest.promotion.record import note_applied, write_record
+from abtest.promotion.record import note_applied, same_wait, write_record
 from abtest.promotion.registry import CHALLENGER, CHAMPION, HOLD_TAG, WATCH_TAG, Registry
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import Settings
@@ -72,6 +72,10 @@ def decide_on(
     evidence = gather(registry, version)
     decision = decide(policy.policy, evidence)
     action = "forced" if skip_gates else decision.outcome
+    if action == "wait" and not why:
+        told = same_wait(registry, evidence, decision, policy)
+        if told is not None:
+            return Outcome(action, version, evidence["champion"], decision.reason, told, False, decision.to_json())
     record = write_record(registry, action, evidence, policy, decision, who, why or decision.reason)
     done = Outcome(
         action, version, evidence["champion"], why or decision.reason, record, action != "wait", decision.to_json()

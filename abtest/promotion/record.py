@@ -114,6 +114,19 @@ def history(registry: Registry, most: int = 50) -> list[Record]:
     ]
 
 
+def same_wait(registry: Registry, evidence: Mapping[str, Any], decision: Decision, policy: PolicyFile) -> str | None:
+    """The newest record, if it says what is decided now: to wait, of the same versions, for the same reasons.
+
+    Somebody asks every few minutes; a record of each would bury the rest.
+    """
+    for last in history(registry, 1):
+        told = (str(evidence.get("champion") or ""), str(evidence.get("challenger") or ""), decision.reason)
+        if last.action == "wait" and (last.champion, last.challenger, last.why) == told:
+            run = registry.client.get_run(last.run_id)
+            return last.run_id if run.data.params.get("policy_sha256") == policy.sha256 else None
+    return None
+
+
 def load_record(registry: Registry, run_id: str) -> dict[str, Any]:
     """The whole record.
 

@@ -12,7 +12,9 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    flow: Annotated[str, typer.Argument(help="ingest, features, train, or pipeline: the three in series.")],
+    flow: Annotated[
+        str, typer.Argument(help="ingest, features, train, pipeline (the three in series), drift, promote, retention.")
+    ],
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the result, as JSON, to this file too.")] = None,
 ) -> None:
@@ -30,7 +32,7 @@ def run(
     if flow not in FLOWS:
         raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
     need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
-    if flow in ("train", "pipeline"):
+    if flow not in ("ingest", "features"):
         need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)

@@ -28,7 +28,7 @@ def promote(
     json_output: _Json = False,
 ) -> None:
     """Makes a version champion if its gates pass. Exit code 1: it was not promoted."""
-    settings = _settings()
+    settings = settings_with_registry()
     from abtest.promotion.promote import promote_version
     from abtest.promotion.record import whoami
 
@@ -40,7 +40,7 @@ def promote(
 
 def rollback(reason: _Reason = "", json_output: _Json = False) -> None:
     """Makes the version champion that was it before."""
-    settings = _settings()
+    settings = settings_with_registry()
     from abtest.promotion.promote import rollback as roll_back
     from abtest.promotion.record import whoami
 
@@ -72,7 +72,7 @@ def hold(
         end = end if end.tzinfo else end.replace(tzinfo=UTC)
         if end <= datetime.now(UTC):
             raise FingerpostError(f"--until {until} is past")
-    settings = _settings()
+    settings = settings_with_registry()
     from abtest.promotion.promote import set_hold
     from abtest.promotion.record import whoami
 
@@ -84,7 +84,7 @@ def history(
     most: Annotated[int, typer.Option(min=1, max=1000, help="Records shown.")] = 20, json_output: _Json = False
 ) -> None:
     """The decisions, newest first."""
-    settings = _settings()
+    settings = settings_with_registry()
     from dataclasses import asdict
 
     from abtest.promotion.record import history as find
@@ -110,7 +110,7 @@ def replay(
     json_output: _Json = False,
 ) -> None:
     """Decides again on the evidence of a record. Exit code 1: it comes out otherwise."""
-    settings = _settings()
+    settings = settings_with_registry()
     from abtest.promotion.record import load_record
     from abtest.promotion.record import replay as decide_again
     from abtest.promotion.registry import Registry
@@ -124,7 +124,7 @@ def replay(
         raise typer.Exit(1)
 
 
-def _settings() -> "Settings":
+def settings_with_registry() -> "Settings":
     """The settings, with MLflow known to answer."""
     from fingerpost.cli.platform import need_server
     from fingerpost.environment import apply_tool_environment
