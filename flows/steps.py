@@ -25,14 +25,13 @@ def run_step(name: str, work: Callable[[], Any], retries: int = _RETRIES) -> Any
         return work()
 
     step = task(
-        step_of_flow,
         name=name,
         retries=retries,
         retry_delay_seconds=exponential_backoff(_FIRST_PAUSE_S),
         retry_jitter_factor=0.2,
         retry_condition_fn=worth_trying_again,
         cache_policy=NO_CACHE,
-    )
+    )(step_of_flow)
     return step()
 
 
@@ -47,10 +46,10 @@ def worth_trying_again(_task: Any, _run: Any, state: Any) -> bool:
     return True
 
 
-def tell_failure(flow: Any, run: Any, state: Any) -> None:
+def tell_failure(flow: Any, flow_run: Any, state: Any) -> None:
     """Hook of flows that fail or crash."""
     settings = get_settings()
-    address = f"{settings.prefect.removesuffix('/api')}/runs/flow-run/{run.id}"
+    address = f"{settings.prefect.removesuffix('/api')}/runs/flow-run/{flow_run.id}"
     send_alert(
-        settings, "failed flow", f"{flow.name}: {state.message or state.name}", {"run": run.name, "url": address}
+        settings, "failed flow", f"{flow.name}: {state.message or state.name}", {"run": flow_run.name, "url": address}
     )

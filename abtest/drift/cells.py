@@ -57,7 +57,7 @@ def shifted_cells(reference: pd.DataFrame, current: pd.DataFrame, ratio: float) 
         if len(then) < _MIN_WINDOWS:
             continue
         looked += 1
-        host, category = cell  # type: ignore[misc]
+        host, category = str(then["host"].iloc[0]), str(then["category"].iloc[0])
         for column in (LEVEL, *RESIDUALS):
             old, new = (side[column].dropna().to_numpy(np.float64) for side in (then, since))
             if min(len(old), len(new)) < _MIN_WINDOWS:
@@ -67,7 +67,7 @@ def shifted_cells(reference: pd.DataFrame, current: pd.DataFrame, ratio: float) 
                 continue
             if mannwhitneyu(old, new).pvalue < _MAX_CHANCE / (len(names) * (1 + len(RESIDUALS))):
                 quantity = "throughput_rps" if column == LEVEL else f"error of {column.removeprefix('residual_')}"
-                found.append(CellShift(str(host), str(category), quantity, math.exp(shift)))
+                found.append(CellShift(host, category, quantity, math.exp(shift)))
     found.sort(key=lambda each: -abs(math.log(each.ratio)))
     return found, looked
 

@@ -81,7 +81,7 @@ def run_report(
         regression=[Regression(name=each, target=f"actual_{each}", prediction=f"forecast_{each}") for each in TARGETS],
     )
     report = Report(
-        [*_quality_metrics(*sides, limits), *_drift_metrics(usable, limits), *_regression_metrics(sides)],
+        [*_quality_metrics(sides[0], sides[1], limits), *_drift_metrics(usable, limits), *_regression_metrics(sides)],
         include_tests=True,
         tags=tags,
     )

@@ -115,7 +115,8 @@ def drift_verdict(
     found.skill = {target: _skill(now, target) for target in TARGETS}
     known = [value for value in found.skill.values() if value is not None]
     found.skill_then = skill_then
-    found.skill_fell = bool(known) and skill_then is not None and skill_then - np.mean(known) > settings.skill_fall
+    if known and skill_then is not None:
+        found.skill_fell = skill_then - sum(known) / len(known) > settings.skill_fall
     return found
 
 
