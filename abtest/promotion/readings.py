@@ -58,7 +58,7 @@ def read_comparison(result: Mapping[str, Any]) -> Comparison:
     """A shadow comparison, off-policy estimate or experiment."""
     verdict = str(result.get("verdict", "undecided")).strip().lower().replace("_", " ")
     counts = (result.get(name) for name in _COUNTS)
-    samples = next((int(count) for count in counts if _is_number(count)), 0)
+    samples = next((int(count) for count in counts if count is not None and _is_number(count)), 0)
     return Comparison(verdict, samples, _version(result, "champion"), _version(result, "challenger"))
 
 
