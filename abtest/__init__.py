@@ -1,4 +1,4 @@
-"""Which of two model versions serves better: shadow comparison, off-policy estimates, experiments, their statistics.
+"""Is a new version better, and may it serve: comparison, experiments, drift, promotion and rollback.
 
 May import `serving`, `training`, `features`, `routing`, `fleet` and `fingerpost`.
 """

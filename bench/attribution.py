@@ -13,11 +13,12 @@ from typing import Any
 import httpx
 import psutil
 
-from demo.processes import answers, envoy_command, fingerpost
+from demo.processes import envoy_command
 from fingerpost.category import CategoryTable, Key, category_key, fit_categories, size_bucket
 from fingerpost.clients import auth_method, user_agent_class
 from fingerpost.lake import INBOX, parquet_files, published_categories, service_folder, write_text_atomically
 from fingerpost.settings import LOOPBACK
+from fingerpost.stack.parts import answers, fingerpost
 from fingerpost.stack.ports import free_ports
 from fingerpost.stack.processes import Child, Stack
 from fleet.demo.classes import DemoHost, demo_hosts

@@ -5,9 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from fingerpost.settings import LOOPBACK, Settings
+from fingerpost.stack.parts import fingerpost
 from fingerpost.stack.ports import PortUse
 from fleet.demo.classes import DemoHost
 from routing.envoy import Upstream, envoy_config
@@ -56,14 +55,6 @@ def demo_settings(settings: Settings) -> Settings:
     return Settings(**{**settings.model_dump(), **chosen, "home": settings.home / "demo"})
 
 
-def settings_environment(settings: Settings) -> dict[str, str]:
-    """The settings as the variables that give the same settings to a child."""
-    return {
-        f"FINGERPOST_{name.upper()}": json.dumps(value) if isinstance(value, list | dict) else str(value)
-        for name, value in settings.model_dump(mode="json", exclude_none=True).items()
-    }
-
-
 def port_uses(settings: Settings, hosts: list[DemoHost]) -> list[PortUse]:
     """Every port the demo binds, with the setting that moves it."""
     host = settings.bind_host
@@ -74,27 +65,6 @@ def port_uses(settings: Settings, hosts: list[DemoHost]) -> list[PortUse]:
         PortUse("MLflow", LOOPBACK, settings.mlflow_port, "FINGERPOST_MLFLOW_PORT"),
         PortUse("Prefect", LOOPBACK, settings.prefect_port, "FINGERPOST_PREFECT_PORT"),
         *(PortUse(f"demo host {each.name}", LOOPBACK, each.port, "FINGERPOST_HOST_PORT_BASE") for each in hosts),
-    ]
-
-
-def fingerpost(*arguments: str) -> list[str]:
-    """A command of this program."""
-    return [_PYTHON, "-m", "fingerpost", *arguments]
-
-
-def prefect_command(settings: Settings) -> list[str]:
-    return [
-        *(_PYTHON, "-m", "prefect", "server", "start"),
-        *("--host", LOOPBACK, "--port", str(settings.prefect_port)),
-    ]
-
-
-def mlflow_command(settings: Settings) -> list[str]:
-    return [
-        *(_PYTHON, "-m", "mlflow", "server", "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{settings.home / 'mlflow.db'}"),
-        *("--artifacts-destination", str(settings.home / "mlartifacts")),
-        *("--host", LOOPBACK, "--port", str(settings.mlflow_port)),
     ]
 
 
@@ -122,11 +92,3 @@ def agent_command(layout: Layout, host: DemoHost, pid: int) -> list[str]:
         *("--cores", "1", "--mem-limit-mb", str(HOST_MEMORY_MB)),
         *("--stats-url", f"http://{LOOPBACK}:{host.port}/fingerpost/stats"),
     )
-
-
-def answers(url: str) -> bool:
-    """True if a GET of the URL is answered with 200."""
-    try:
-        return httpx.get(url, timeout=2, trust_env=False).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False

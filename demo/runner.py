@@ -13,20 +13,16 @@ from demo.outcome import Outcome, print_outcome
 from demo.processes import (
     Layout,
     agent_command,
-    answers,
     demo_settings,
     envoy_command,
-    fingerpost,
     host_command,
-    mlflow_command,
     port_uses,
-    prefect_command,
-    settings_environment,
 )
 from demo.progress import Progress
 from fingerpost.environment import tool_environment
 from fingerpost.lake import INBOX, parquet_files
 from fingerpost.settings import LOOPBACK, Settings
+from fingerpost.stack.parts import answers, fingerpost, mlflow_command, prefect_command, settings_environment
 from fingerpost.stack.ports import check_ports
 from fingerpost.stack.processes import Child, Stack
 from fleet.demo.classes import demo_hosts

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from features.checks import refusals
 from features.hosts import known_hosts, remember_hosts
+from features.merged import was_merged
 from fingerpost.lake import INBOX, QUARANTINE, date_of, parquet_files, partition, service_folder, write_atomically
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD, Column
 from fingerpost.schemas import arrow_schema
@@ -102,6 +103,8 @@ def _ingest_batch(
         target = partition(lake / QUARANTINE, kind, service, date_of(bounds[1])) / batch.name
         write_atomically(target, partial(_write, bad))
     for date, rows in _by_date(good):
+        if was_merged(partition(lake, kind, service, date), batch.name):
+            continue
         write_atomically(partition(lake, kind, service, date) / batch.name, partial(_write, rows))
     if kind == "samples":
         report.host_samples += good.num_rows

@@ -172,6 +172,10 @@ class Settings(BaseSettings):
     experiment_pairs: int = Field(
         default=200, ge=1, le=50_000, description="Pairs of slots after which an experiment ends at the latest."
     )
+    experiment_auto: bool = Field(
+        default=True,
+        description="Whether a challenger that is no worse in the shadow gets an experiment by itself.",
+    )
     experiment_min_pairs: int = Field(
         default=10, ge=1, description="Pairs before which no challenger is called better or worse."
     )
@@ -187,6 +191,65 @@ class Settings(BaseSettings):
     ingest_every_s: float = Field(default=60.0, gt=0, description="Schedule of the ingest flow, seconds.")
     features_every_s: float = Field(default=300.0, gt=0, description="Schedule of the features flow, seconds.")
     train_cron: str = Field(default="0 3 * * *", description="Schedule of the training flow, cron, UTC.")
+    drift_cron: str = Field(default="10 * * * *", description="Schedule of the drift flow, cron, UTC.")
+    compare_every_s: float = Field(
+        default=60.0, gt=0, description="Schedule of shadow comparison and experiments, seconds."
+    )
+    promote_every_s: float = Field(
+        default=300.0, gt=0, description="Schedule of the promotion flow, which also watches, seconds."
+    )
+    retention_cron: str = Field(
+        default="30 2 * * *", description="Schedule of the retention flow, which also compacts, cron, UTC."
+    )
+    alert_url: str = Field(
+        default="", description="Webhook that gets alerts as JSON: drift, promotion, rollback, refusal, failed flows."
+    )
+    promotion_policy: Path | None = Field(
+        default=None, description="TOML file that says when a challenger is promoted; empty: the shipped policy."
+    )
+    watch_s: float = Field(
+        default=3600.0, ge=0, description="How long a promotion is watched, to be rolled back, seconds; 0: not."
+    )
+    watch_slot_s: float = Field(
+        default=60.0, ge=1, description="Requests are compared in slots of this length in a watch, seconds."
+    )
+    watch_p99_ratio: float = Field(
+        default=1.25, gt=1, description="Rise of the p99 since a promotion beyond which it is rolled back."
+    )
+    watch_error_rise: float = Field(
+        default=0.01, gt=0, lt=1, description="Rise of the share of failed requests, the same."
+    )
+    drift_distance: float = Field(
+        default=0.4, gt=0, description="Distance of two distributions beyond which a column has drifted."
+    )
+    drift_share: float = Field(
+        default=0.5, gt=0, le=1, description="Share of drifted columns from which on it is called drift."
+    )
+    drift_cell_ratio: float = Field(
+        default=1.5, gt=1, description="Change of a host's throughput or errors in a category that counts as drift."
+    )
+    drift_cell_share: float = Field(
+        default=0.01, ge=0, lt=1, description="Share of cells that may change so much before it is called drift."
+    )
+    drift_window_s: float = Field(
+        default=21_600.0, gt=0, description="The latest span of time that is held against the training's, seconds."
+    )
+    drift_max_rows: int = Field(
+        default=20_000, ge=200, description="Rows that a drift report looks at, drawn from all, each side."
+    )
+    drift_min_rows: int = Field(default=200, ge=20, description="Rows below which drift cannot be told.")
+    drift_max_missing: float = Field(
+        default=0.1, ge=0, le=1, description="Rise of the share of unmeasured values that a data test lets pass."
+    )
+    drift_max_outside: float = Field(
+        default=0.05, ge=0, le=1, description="Share of values far outside the reference's range that passes."
+    )
+    skill_fall: float = Field(
+        default=0.15, gt=0, description="Fall of the champion's mean skill that asks for a new training."
+    )
+    retrain_pause_s: float = Field(
+        default=21_600.0, ge=0, description="Least time between two trainings because of drift, seconds."
+    )
 
     @field_validator("service")
     @classmethod
@@ -202,6 +265,18 @@ class Settings(BaseSettings):
     @classmethod
     def _home_is_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("promotion_policy")
+    @classmethod
+    def _policy_is_absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
+
+    @field_validator("alert_url")
+    @classmethod
+    def _alerts_go_to_a_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
 
     @field_validator("log_level")
     @classmethod

@@ -1,43 +1,40 @@
-"""The experiment flow: what the experiment that runs has shown so far."""
+"""The experiment flow: begins, evaluates and ends the experiment of a challenger."""
 
 import logging
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from abtest.evaluation import Evaluation, evaluate
-from abtest.experiments import running
+from abtest.conduct import Conducted, conduct
 from abtest.plots import differences, latencies
 from abtest.reports import verdict_markdown
 from fingerpost.settings import get_settings
+from flows.alerts import send_alert
+from flows.steps import run_step, tell_failure
 
 logger = logging.getLogger(__name__)
 
 
-@task(retries=2, retry_delay_seconds=5, timeout_seconds=900)
-def evaluate_running() -> Evaluation | None:
-    """The verdict on the experiment in the registry, or None."""
-    settings = get_settings()
-    experiment = running(settings)
-    return evaluate(settings, experiment) if experiment else None
-
-
-@flow(name="experiment", timeout_seconds=1800)
+@flow(name="experiment", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
 def experiment_flow() -> dict[str, Any]:
-    """Evaluates the service's experiment; leaves its verdict as a table, and pictures in `reports/`.
+    """Takes the service's experiment one step on; leaves its verdict as a table, and pictures in `reports/`.
 
-    The result is `Verdict.to_json`; where no experiment runs, its `experiment` and `verdict` are None.
+    The result is `Verdict.to_json` with `action` and `why`; where none was evaluated, `verdict` is None.
     """
-    found = evaluate_running()
+    settings = get_settings()
+    done: Conducted = run_step("experiment", lambda: conduct(settings))
+    logger.info("experiment: %s: %s", done.action, done.why)
+    said = {"action": done.action, "why": done.why}
+    found = done.evaluation
     if found is None:
-        logger.info("no experiment runs")
-        return {"experiment": None, "verdict": None}
-    folder = get_settings().home / "reports" / "experiments" / found.experiment.id
+        return {"experiment": None, "verdict": None, **said}
+    if found.verdict.verdict == "guardrail":
+        send_alert(settings, "guardrail", f"experiment {found.experiment.id} was stopped: {found.verdict.reason}")
+    folder = settings.home / "reports" / "experiments" / found.experiment.id
     folder.mkdir(parents=True, exist_ok=True)
     differences(found.pairs, found.verdict.alpha).savefig(folder / "differences.png")
     latencies(found.pairs).savefig(folder / "latencies.png")
     text = f"{verdict_markdown(found.verdict)}\nPictures: `{folder}`\n"
     create_markdown_artifact(key="experiment", markdown=text, description="What the experiment has shown so far")
-    logger.info("experiment %s: %s", found.experiment.id, found.verdict.verdict)
-    return found.verdict.to_json()
+    return {**found.verdict.to_json(), **said}

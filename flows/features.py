@@ -7,10 +7,12 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from features.build import FeatureSettings, FeaturesReport, build_features
-from fingerpost.settings import get_settings
+from features.compaction import lake_lock
+from fingerpost.settings import Settings, get_settings
+from flows.steps import run_step, tell_failure
 
 
-@flow(name="features", timeout_seconds=1800)
+@flow(name="features", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
 def features_flow() -> dict[str, Any]:
     """Builds the features of the service; leaves a report of hosts and categories."""
     settings = get_settings()
@@ -21,11 +23,16 @@ def features_flow() -> dict[str, Any]:
         settings.min_category_requests,
         tuple(settings.route_templates),
     )
-    report = build_features(settings.lake, settings.service, chosen)
+    report: FeaturesReport = run_step("features", lambda: _build(settings, chosen))
     create_markdown_artifact(
         key="features", markdown=_markdown(report), description="What the features were built from"
     )
     return asdict(report)
+
+
+def _build(settings: Settings, chosen: FeatureSettings) -> FeaturesReport:
+    with lake_lock(settings.lake, settings.service):
+        return build_features(settings.lake, settings.service, chosen)
 
 
 def _markdown(report: FeaturesReport) -> str:

@@ -5,22 +5,30 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
+from features.compaction import lake_lock
 from features.ingest import IngestReport, ingest
 from features.retention import apply_retention
-from fingerpost.settings import get_settings
+from fingerpost.settings import Settings, get_settings
+from flows.steps import run_step, tell_failure
 
 _DAY_S = 86400.0
 
 
-@flow(name="ingest", timeout_seconds=600)
+@flow(name="ingest", timeout_seconds=600, on_failure=[tell_failure], on_crashed=[tell_failure])
 def ingest_flow() -> dict[str, Any]:
     """Ingests every waiting batch of the service; leaves a table of what came and what was refused."""
     settings = get_settings()
-    max_age_s = settings.max_age_days * _DAY_S
-    report = ingest(settings.lake, settings.service, settings.clock_skew_s, max_age_s)
-    apply_retention(settings.lake, settings.service, settings.max_age_days, settings.max_quarantine_mb)
+    report: IngestReport = run_step("ingest", lambda: _ingest(settings))
     create_table_artifact(key="ingest", table=_table(report), description=f"Ingest of service `{settings.service}`")
     return report.to_json()
+
+
+def _ingest(settings: Settings) -> IngestReport:
+    with lake_lock(settings.lake, settings.service):
+        max_age_s = settings.max_age_days * _DAY_S
+        report = ingest(settings.lake, settings.service, settings.clock_skew_s, max_age_s)
+        apply_retention(settings.lake, settings.service, settings.max_age_days, settings.max_quarantine_mb)
+    return report
 
 
 def _table(report: IngestReport) -> list[dict[str, Any]]:

@@ -12,6 +12,9 @@ FLOWS = {
     "shadow": "flows.shadow:shadow_flow",
     "experiment": "flows.experiment:experiment_flow",
     "pipeline": "flows.pipeline:pipeline_flow",
+    "drift": "flows.drift:drift_flow",
+    "promote": "flows.promote:promote_flow",
+    "retention": "flows.retention:retention_flow",
 }
 
 

@@ -2,22 +2,33 @@
 
 import logging
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.settings import get_settings
+from flows.alerts import send_alert
+from flows.steps import run_step, tell_failure
 from training.train import TrainingReport, train
 
 logger = logging.getLogger(__name__)
 
 
-@flow(name="train", timeout_seconds=7200)
-def train_flow() -> dict[str, Any]:
-    """Trains a new model version of the service; leaves a table of its skill."""
+@flow(name="train", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])
+def train_flow(urgent: bool = False) -> dict[str, Any]:
+    """Trains a new model version of the service; leaves a table of its skill.
+
+    Args:
+        urgent: it may take the place of a challenger that is in an experiment.
+    """
     settings = get_settings()
-    report = train(settings.lake, settings, progress=lambda text: logger.info("training: %s", text))
+    tell = partial(logger.info, "training: %s")
+    # Once more only: registering twice makes two versions, and tuning goes on where it was.
+    report: TrainingReport = run_step("train", lambda: train(settings.lake, settings, tell, urgent), retries=1)
+    if not (report.champion or report.challenger):
+        send_alert(settings, "refused model", f"version {report.model_version}: {report.reason}")
     create_markdown_artifact(key="training", markdown=_markdown(report), description="How good the new version is")
     return {**asdict(report), "skill": {target: each.skill for target, each in report.scores.items()}}
 
@@ -28,7 +39,7 @@ def _markdown(report: TrainingReport) -> str:
         f"| {each.skill:+.3f} |"
         for target, each in report.scores.items()
     )
-    role = "champion" if report.champion else "not champion"
+    role = "champion" if report.champion else "challenger" if report.challenger else "neither champion nor challenger"
     return (
         f"# {report.model_name} version {report.model_version}: {role}\n\n{report.reason}.\n\n"
         f"Trained on {report.train_rows} rows, tested on the {report.test_rows} after them.\n\n"

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +131,25 @@ def featured_lake(measured_lake: Path) -> Path:
 
     build_features(measured_lake, "shop", FeatureSettings(5, 30, 16, 30))
     return measured_lake
+
+
+@pytest.fixture(scope="session")
+def registry_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a registry of a champion and a challenger; to be copied, since MLflow makes its tables slowly."""
+    from tests.registry_harness import Made, registry_settings
+
+    folder = tmp_path_factory.mktemp("registry")
+    Made(registry_settings(folder)).fill()
+    return folder
+
+
+@pytest.fixture
+def made(registry_template: Path, tmp_path: Path) -> Any:
+    """A real registry on SQLite: champion is version 1, challenger version 2; see `tests.registry_harness`."""
+    from tests.registry_harness import Made, registry_settings
+
+    shutil.copy(registry_template / "mlflow.db", tmp_path)
+    return Made(registry_settings(tmp_path))
 
 
 @pytest.fixture

@@ -15,8 +15,14 @@ _BASE_CPU_S = dict(zip(KINDS, (0.008, 0.010, 0.006, 0.007, 0.005, 0.009), strict
 _AUTH = ("none", "bearer", "cookie")
 
 
-def write_demo_lake(lake: Path, hosts: int, seconds: int, rate_rps: float, seed: int = 0) -> None:
-    """An ingested lake of requests spread evenly over the hosts, ending now; CPU follows kind, size and host class."""
+def write_demo_lake(
+    lake: Path, hosts: int, seconds: int, rate_rps: float, seed: int = 0, slowed: tuple[str, str] | None = None
+) -> None:
+    """An ingested lake of requests spread evenly over the hosts, ending now; CPU follows kind, size and host class.
+
+    Args:
+        slowed: a host class and a kind of work that takes three times as long in the second half.
+    """
     import time
 
     dice = np.random.default_rng(seed)
@@ -32,6 +38,8 @@ def write_demo_lake(lake: Path, hosts: int, seconds: int, rate_rps: float, seed:
             kind = str(kind_of[number])
             work = amount_of_work(int(size[number]), HOST_CLASSES[host.host_class].multiplier(kind))
             cpu_s = _BASE_CPU_S[kind] * work * dice.lognormal(0, 0.2)
+            if slowed == (host.host_class, kind) and at[number] > seconds * US // 2:
+                cpu_s *= 3
             duration_s = cpu_s * (1 + 0.5 * wave[number] * dice.exponential())
             rows.append(
                 {

@@ -2,6 +2,7 @@
 
 import subprocess
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pandas as pd
 
 from features.definition import CATEGORICAL_FEATURES, FEATURES, OUTCOMES, schema_hash
 from fingerpost import __version__
+from fingerpost.errors import FingerpostError
+from fingerpost.experiment import EXPERIMENT_TAG, experiment_from_json
 from training.bundle import ModelBundle
 from training.candidate import Candidate
 from training.evaluate import TargetScore, error_table
@@ -18,7 +21,7 @@ from training.fit import DEFAULT_PARAMS
 from training.notes import run_notes
 from training.plots import all_plots
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
@@ -67,6 +70,31 @@ def set_champion(tracking_url: str, model_name: str, model_version: str) -> None
 
     client = mlflow.MlflowClient(tracking_url)
     client.set_registered_model_alias(model_name, CHAMPION, model_version)
+
+
+def set_challenger(tracking_url: str, model_name: str, model_version: str, urgent: bool) -> str | None:
+    """Points the alias `challenger` at a version, unless another is in a running experiment.
+
+    Args:
+        urgent: also then: the world has changed since that other one was trained.
+
+    Returns:
+        None, or the version that stays challenger.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_url)
+    text = client.get_registered_model(model_name).tags.get(EXPERIMENT_TAG)
+    if text and not urgent:
+        try:
+            running = experiment_from_json(text)
+        except FingerpostError:
+            running = None
+        present = dict(client.get_registered_model(model_name).aliases).get(CHALLENGER)
+        if running and running.end_us > time.time_ns() // 1000 and running.challenger == str(present):
+            return running.challenger
+    client.set_registered_model_alias(model_name, CHALLENGER, model_version)
+    return None
 
 
 def champion_version(tracking_url: str, model_name: str) -> str | None:

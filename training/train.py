@@ -1,4 +1,4 @@
-"""The training step: tune, fit, evaluate, register, and point `champion` at what is better."""
+"""The training step: tune, fit, evaluate, register; what is good enough becomes challenger."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from features.build import load_training_rows
 from fingerpost.settings import Settings
 from training.candidate import make_candidate
 from training.evaluate import TargetScore, mean_skill
-from training.registry import champion_params, champion_version, describe, register, set_champion
+from training.registry import champion_params, champion_version, describe, register, set_challenger, set_champion
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ class TrainingReport:
 
     Args:
         champion: whether the new version now is the champion.
+        challenger: whether it now is the challenger, to be compared with the champion.
         reason: why, or why not.
         regret: mean excess true cost of the hosts predicted best; see `training.ranking`.
         coverage: share of requests under the served p99.
@@ -32,6 +33,7 @@ class TrainingReport:
     model_name: str
     model_version: str
     champion: bool
+    challenger: bool
     reason: str
     scores: dict[str, TargetScore]
     train_rows: int
@@ -40,11 +42,17 @@ class TrainingReport:
     coverage: float
 
 
-def train(lake: Path, settings: Settings, progress: Callable[[str], None] = silent) -> TrainingReport:
+def train(
+    lake: Path, settings: Settings, progress: Callable[[str], None] = silent, urgent: bool = False
+) -> TrainingReport:
     """Trains on the lake's features and registers the model.
 
-    The new version becomes champion if, on held-out later windows, it beats the best naive forecast on average over the
-    targets; or if there is no champion at all, since the engine would have nothing to serve.
+    The first version becomes champion, since the engine would have nothing to serve. A later one becomes challenger if,
+    on held-out later windows, it beats the best naive forecast on average over the targets; whether it is promoted is
+    for comparisons with the champion to say.
+
+    Args:
+        urgent: also take the place of a challenger that is in an experiment.
 
     Raises:
         NoDataError: there is too little to train on.
@@ -58,18 +66,25 @@ def train(lake: Path, settings: Settings, progress: Callable[[str], None] = sile
     new_version = register(candidate, url, name, settings.service)
     skill, present = mean_skill(candidate.scores), champion_version(url, name)
     verdict = f"{'beats' if skill > 0 else 'does not beat'} the best naive forecast: mean skill {skill:+.3f}"
-    better = skill > 0 or present is None
-    if better:
+    challenger = False
+    if present is None:
         set_champion(url, name, new_version)
         reason = verdict if skill > 0 else f"{verdict}; champion all the same, as the first version there is"
+    elif skill > 0:
+        other = set_challenger(url, name, new_version, urgent)
+        challenger = other is None
+        reason = f"{verdict}; challenger of version {present}"
+        if other:
+            reason = f"{verdict}; version {other} stays challenger, since it is in an experiment"
     else:
         reason = f"{verdict}; version {present} stays champion"
     describe(url, name, new_version, reason)
-    logger.info("trained", extra={"model_version": new_version, "champion": better, "reason": reason})
+    logger.info("trained", extra={"model_version": new_version, "challenger": challenger, "reason": reason})
     return TrainingReport(
         name,
         new_version,
-        better,
+        present is None,
+        challenger,
         reason,
         candidate.scores,
         len(candidate.train),

@@ -15,7 +15,7 @@ app = typer.Typer(
 
 _MODULES = (
     *("demo", "agent", "platform", "engine", "deploy", "evaluate", "envoy", "router"),
-    *("inspect", "bench", "simulate", "fleet", "experiment", "shadow"),
+    *("inspect", "bench", "simulate", "fleet", "experiment", "shadow", "promotion", "drift", "up"),
 )
 for _module in _MODULES:
     import_module(f"fingerpost.cli.{_module}").register(app)

@@ -13,7 +13,10 @@ def register(app: typer.Typer) -> None:
 
 def run(
     flow: Annotated[
-        str, typer.Argument(help="ingest, features, train, pipeline (these three in series), shadow or experiment.")
+        str,
+        typer.Argument(
+            help="ingest, features, train, pipeline (these three), shadow, experiment, drift, promote or retention."
+        ),
     ],
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the result, as JSON, to this file too.")] = None,
@@ -32,7 +35,7 @@ def run(
     if flow not in FLOWS:
         raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
     need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
-    if flow in ("train", "pipeline", "experiment"):
+    if flow not in ("ingest", "features", "shadow"):
         need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
@@ -62,7 +65,11 @@ def schedule() -> None:
 
 
 def need_server(what: str, health_url: str, setting: str) -> None:
-    """Raises a FingerpostError that names the setting, unless a server answers."""
+    """Makes sure that a server answers.
+
+    Raises:
+        FingerpostError: it does not; the message names the setting that points at it.
+    """
     import httpx
 
     from fingerpost.errors import FingerpostError

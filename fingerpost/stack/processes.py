@@ -131,6 +131,11 @@ class Stack:
         _end_group(child, signal.SIGKILL)
         child.process.wait()
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal came."""
+        return self._interrupts > 0
+
     def check(self) -> None:
         """Raises KeyboardInterrupt after a signal, and ProcessDiedError if a process has ended."""
         if self._interrupts:

@@ -1,0 +1,159 @@
+"""The drift gate of one version: its training window from the registry, rows from the lake, the verdict into MLflow."""
+
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from abtest.drift.frames import split_rows
+from abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
+from features.build import load_training_rows
+from fingerpost.errors import NoDataError
+from fingerpost.settings import Settings
+from training.registry import load_version
+
+REPORT, VERDICT = "report.html", "verdict.json"
+_MOST_SNAPSHOTS = 200
+
+
+def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, str]:
+    """Compares what a version was trained on with what came since; logs the verdict as a run in `MODEL-drift`.
+
+    Returns:
+        The verdict, and the id of its run.
+
+    Raises:
+        NoDataError: there are no features, or the version does not tell its training window.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient(settings.mlflow)
+    entry = client.get_model_version(settings.model_name, model_version)
+    run = client.get_run(str(entry.run_id))
+    begin, learned_until, end = _window(run.data.params, settings.model_name, model_version)
+    rows = load_training_rows(settings.lake, settings.service, settings.max_training_rows)
+    reference, current = split_rows(rows, begin, end, settings.drift_window_s)
+    bundle = load_version(settings.mlflow, settings.model_name, model_version)
+    skills = [value for name, value in run.data.metrics.items() if name.endswith(".skill")]
+    skill_then = sum(skills) / len(skills) if skills else None
+    verdict = drift_verdict(reference, current, bundle.predict_log, settings, model_version, learned_until, skill_then)
+    return verdict, _log(settings, client, verdict)
+
+
+def _window(params: dict[str, Any], name: str, version: str) -> tuple[datetime, datetime, datetime]:
+    """When the version's training rows begin and end, and when those end that it was tested on."""
+    try:
+        begin, learned_until, end = (
+            datetime.fromisoformat(params[each]) for each in ("train_from", "train_to", "test_to")
+        )
+        return begin, learned_until, end
+    except (KeyError, ValueError) as error:
+        raise NoDataError(f"version {version} of {name} does not tell the window it was trained on") from error
+
+
+def _log(settings: Settings, client: Any, verdict: DriftVerdict) -> str:
+    experiment = f"{settings.model_name}-drift"
+    found = client.get_experiment_by_name(experiment)
+    experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+    run = client.create_run(
+        experiment_id,
+        run_name=f"version {verdict.model_version}: {verdict.verdict}",
+        tags={
+            "model_version": verdict.model_version,
+            "verdict": verdict.verdict,
+            "mlflow.note.content": "\n\n".join(verdict.reasons) or verdict.verdict,
+        },
+    )
+    run_id = str(run.info.run_id)
+    try:
+        for name, value in _metrics(verdict).items():
+            client.log_metric(run_id, name, value)
+        if verdict.snapshot is not None:
+            with tempfile.TemporaryDirectory(prefix="fingerpost-drift-") as folder:
+                path = Path(folder) / REPORT
+                verdict.snapshot.save_html(str(path))
+                client.log_artifact(run_id, str(path))
+            client.set_tag(run_id, "report", "yes")
+            _keep_snapshot(settings, verdict)
+        client.log_dict(run_id, verdict.to_json(), VERDICT)
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+    return run_id
+
+
+def _metrics(verdict: DriftVerdict) -> dict[str, float]:
+    told = verdict.to_json()
+    distances = {f"distance.{each['name']}": each["distance"] for each in told["columns"]}
+    skills = {f"skill.{target}": value for target, value in verdict.skill.items()}
+    counts = {
+        "rows.reference": verdict.rows["reference"],
+        "rows.current": verdict.rows["current"],
+        "cells_changed": told["cells_changed"],
+        "data_tests_failed": len(told["data"]["failed"]),
+    }
+    return {name: float(value) for name, value in {**distances, **skills, **counts}.items() if value is not None}
+
+
+def workspace_path(settings: Settings) -> Path:
+    """The Evidently workspace; `evidently ui --workspace PATH` shows it."""
+    return settings.home / "evidently"
+
+
+def _keep_snapshot(settings: Settings, verdict: DriftVerdict) -> None:
+    """Adds the report to the workspace, and lets go of the oldest."""
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(workspace_path(settings)))
+    project = next(iter(workspace.search_project(settings.model_name)), None)
+    project = project or workspace.create_project(settings.model_name)
+    workspace.add_run(project.id, verdict.snapshot, include_data=False)
+    # Their ids begin with the time.
+    for each in sorted(workspace.list_runs(project.id), key=str)[:-_MOST_SNAPSHOTS]:
+        workspace.delete_run(project.id, each)
+
+
+def newest_version_age_s(client: Any, model_name: str, now_s: float) -> float:
+    """How long ago the newest version was made; infinite where there is none."""
+    versions = client.search_model_versions(f"name = '{model_name}'")
+    return now_s - max((each.creation_timestamp / 1000 for each in versions), default=float("-inf"))
+
+
+def retrain_reason(
+    champion: DriftVerdict | None, challenger: DriftVerdict | None, newest_age_s: float, pause_s: float
+) -> str | None:
+    """Why a new version is to be trained, or None.
+
+    Not while a challenger is there that does not drift, since it is the answer already, and not too often.
+    """
+    if champion is None or not champion.retrain or newest_age_s < pause_s:
+        return None
+    if challenger is not None and challenger.verdict != DRIFT:
+        return None
+    return "drift" if champion.verdict == DRIFT else "skill fell"
+
+
+def prune_reports(settings: Settings, keep: int = 48) -> int:
+    """Removes the HTML of all but the newest reports that found no drift: of each, 4 MB; their verdicts stay.
+
+    Returns:
+        How many went.
+    """
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    client = mlflow.MlflowClient(settings.mlflow)
+    found = client.get_experiment_by_name(f"{settings.model_name}-drift")
+    if found is None:
+        return 0
+    runs = client.search_runs(
+        [found.experiment_id],
+        "tags.report = 'yes' and tags.verdict = 'no drift'",
+        max_results=1000,
+        order_by=["attributes.start_time DESC"],
+    )
+    for run in runs[keep:]:
+        get_artifact_repository(run.info.artifact_uri, tracking_uri=settings.mlflow).delete_artifacts(REPORT)
+        client.set_tag(run.info.run_id, "report", "removed")
+    return len(runs[keep:])

@@ -1,0 +1,49 @@
+"""Results of comparisons as MLflow runs, where `evidence.gather` finds them."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from abtest.promotion.evidence import VERDICT, latest_result
+from abtest.promotion.readings import read_comparison, read_time
+from abtest.promotion.record import experiment_id
+from abtest.promotion.registry import Registry
+
+# The same verdict again is logged after this: it may rest on more by then.
+_REPEAT_S = 1800.0
+
+
+def log_result(registry: Registry, kind: str, result: Mapping[str, Any], why: str) -> str | None:
+    """Logs a result on `result["challenger"]`; None if it says what the last one said not long ago.
+
+    Args:
+        kind: shadow, offpolicy or experiment.
+        result: JSON with `verdict`, `champion` and `challenger`, and a count of what it rests on.
+        why: the verdict as a sentence.
+    """
+    challenger, verdict = str(result["challenger"]), str(result["verdict"])
+    last = latest_result(registry, kind, "challenger", challenger)
+    if last is not None and isinstance(last["result"], dict):
+        said, at = read_comparison(last["result"]), read_time(last["at"])
+        fresh = at is not None and (datetime.now(UTC) - at).total_seconds() < _REPEAT_S
+        if fresh and said.verdict == verdict and said.champion == str(result["champion"]):
+            return None
+    client = registry.client
+    run = client.create_run(
+        experiment_id(client, f"{registry.name}-{kind}"),
+        run_name=f"version {challenger} against {result['champion']}: {verdict}",
+        tags={
+            "challenger": challenger,
+            "champion": str(result["champion"]),
+            "verdict": verdict,
+            "mlflow.note.content": why,
+        },
+    )
+    run_id = str(run.info.run_id)
+    try:
+        client.log_dict(run_id, dict(result), VERDICT)
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+    return run_id

@@ -1,0 +1,152 @@
+"""Compaction: the many small files of a past date become one, at one moment, and nothing else changes.
+
+The merged date is made beside the lake and changes places with the one that is there in a single step of the kernel:
+whoever lists the folder sees the old files or the new one. Killed before, the lake is as it was; killed after, what is
+left over is only the old files, out of the way. Those who read or write records hold the lake's lock together with
+others like them; compaction holds it alone.
+"""
+
+import ctypes
+import os
+import shutil
+import sys
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.merged import MERGED, hash_names, load_names, save_names
+from features.partitions import Manifest, dates, read_manifest, write_manifest
+from fingerpost.errors import FingerpostError
+from fingerpost.lake import INBOX, parquet_files, partition, service_folder
+from fingerpost.locks import locked
+
+KINDS = ("requests", "samples", "fingerprints")
+_ROWS = 200_000
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@dataclass
+class CompactionReport:
+    """How many partitions were merged, out of how many files."""
+
+    partitions: int = 0
+    files: int = 0
+
+
+def lake_lock(lake: Path, service: str, alone: bool = False, timeout_s: float = 600.0) -> AbstractContextManager[None]:
+    """The lock of a service's records: shared by who reads or writes them, `alone` for who rearranges them."""
+    return locked(lake / ".locks" / f"service={service}.lock", timeout_s, shared=not alone)
+
+
+def compact(lake: Path, service: str, now_s: float | None = None, quiet_s: float = 86_400.0) -> CompactionReport:
+    """Merges every past date of a service that has more than one file, and has had no new one for a while.
+
+    A date whose batches still wait in the inbox is left alone. Killed and run again, or run twice, it ends the same.
+
+    Args:
+        now_s: the present, seconds since 1970; None: the clock's.
+        quiet_s: how long a date's files must have been as they are, seconds.
+
+    Raises:
+        FingerpostError: the lake is in use for longer than ten minutes, or this system cannot swap folders.
+    """
+    now = time.time() if now_s is None else now_s
+    today = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d")
+    report = CompactionReport()
+    with lake_lock(lake, service, alone=True):
+        shutil.rmtree(_aside(lake, service), ignore_errors=True)
+    for kind in KINDS:
+        waiting = {path.name for path in parquet_files(service_folder(lake / INBOX, kind, service))}
+        for day in dates(lake, kind, service):
+            files = list(parquet_files(partition(lake, kind, service, day)))
+            if day >= today or len(files) < 2 or any(path.name in waiting for path in files):
+                continue
+            if max(path.stat().st_mtime for path in files) > now - quiet_s:
+                continue
+            with lake_lock(lake, service, alone=True):
+                report.files += _merge(lake, kind, service, day)
+            report.partitions += 1
+    return report
+
+
+def _merge(lake: Path, kind: str, service: str, day: str) -> int:
+    """Merges one date; the caller holds the lock. Returns how many files there were."""
+    folder, aside = partition(lake, kind, service, day), _aside(lake, service) / f"{kind}-{day}"
+    files = list(parquet_files(folder))
+    aside.mkdir(parents=True, exist_ok=True)
+    _write_merged(files, aside / MERGED)
+    save_names(aside, np.concatenate([load_names(folder), hash_names([path.name for path in files])]))
+    old = _entries(lake, files)
+    _exchange(aside, folder)
+    _update_manifests(lake, service, day, old, _entries(lake, [folder / MERGED]))
+    shutil.rmtree(aside)
+    return len(files)
+
+
+def _aside(lake: Path, service: str) -> Path:
+    return lake / ".compacting" / f"service={service}"
+
+
+def _write_merged(files: list[Path], path: Path) -> None:
+    """All rows of the files in their order, in groups of many; memory is bounded by a group."""
+    schema = pa.unify_schemas([pq.read_schema(each) for each in files])
+    waiting: list[pa.Table] = []
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for each in files:
+            for batch in pq.ParquetFile(each).iter_batches(batch_size=_ROWS):
+                waiting.append(_fitted(pa.Table.from_batches([batch]), schema))
+                if sum(table.num_rows for table in waiting) >= _ROWS:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of a schema; what it does not have is null."""
+    columns = [
+        table.column(field.name) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swaps two folders in one step.
+
+    Raises:
+        FingerpostError: this system cannot.
+    """
+    if sys.platform != "linux":
+        raise FingerpostError("compaction swaps folders in one step, which only Linux does")
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    if done != 0:
+        code = ctypes.get_errno()
+        raise FingerpostError(f"the file system of {other} cannot swap folders: {os.strerror(code)}")
+
+
+def _entries(lake: Path, files: list[Path]) -> dict[str, list[int]]:
+    stats = {str(path.relative_to(lake)): path.stat() for path in files}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _update_manifests(lake: Path, service: str, day: str, old: dict[str, list[int]], new: dict[str, list[int]]) -> None:
+    """Says of what was made from the old files that it was made from the new one: the rows are the same.
+
+    Where this is not reached, the features step makes the date again, which comes to the same.
+    """
+    before = str(date.fromisoformat(day) - timedelta(days=1))
+    for folder in (partition(lake, kind, service, each) for kind in ("counts", "windows") for each in (before, day)):
+        made_from = read_manifest(folder)
+        if made_from is not None and old.items() <= made_from.inputs.items():
+            kept = {name: entry for name, entry in made_from.inputs.items() if name not in old}
+            write_manifest(folder, Manifest({**kept, **new}, made_from.settings))

@@ -1,0 +1,122 @@
+"""The parts of the platform as commands: what `fingerpost up` and the demo start, and how each is known to answer."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fingerpost.settings import LOOPBACK, Settings
+from fingerpost.stack.ports import PortUse
+
+_PYTHON = sys.executable
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the platform.
+
+    Args:
+        what: what it is for, in a few words.
+        health_url: answers with 200 once it is up; empty: it is up when it runs.
+        address: where people find it; empty: nowhere.
+        needs: parts that must be up before it starts, if they are there at all.
+        ports: what it binds.
+    """
+
+    name: str
+    what: str
+    command: list[str]
+    health_url: str = ""
+    address: str = ""
+    needs: tuple[str, ...] = ()
+    ports: tuple[PortUse, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def platform_parts(settings: Settings, envoy: Part | None = None) -> list[Part]:
+    """The parts that run on this machine by the settings: MLflow and Prefect only where no URL points elsewhere."""
+    host, reach = settings.bind_host, f"http://{settings.reach_host}"
+    engine, mlflow, prefect = settings.engine_port, settings.mlflow, settings.prefect
+    parts = []
+    if not settings.mlflow_url:
+        ports = (PortUse("MLflow", LOOPBACK, settings.mlflow_port, "FINGERPOST_MLFLOW_PORT"),)
+        command = mlflow_command(settings)
+        parts.append(Part("mlflow", "models, records, reports", command, f"{mlflow}/health", mlflow, (), ports))
+    if not settings.prefect_url:
+        ports = (PortUse("Prefect", LOOPBACK, settings.prefect_port, "FINGERPOST_PREFECT_PORT"),)
+        command, shown = prefect_command(settings), prefect.removesuffix("/api")
+        parts.append(Part("prefect", "flows and their runs", command, f"{prefect}/health", shown, (), ports))
+    ports = (PortUse("engine", host, engine, "FINGERPOST_ENGINE_PORT"),)
+    address = f"{reach}:{engine}"
+    parts += [
+        Part("engine", "predictions", fingerpost("engine"), f"{address}/livez", address, ("mlflow",), ports),
+        Part("schedule", "runs the flows", fingerpost("schedule"), "", "", ("prefect", "mlflow")),
+        Part("router", "keeps the picker's table", fingerpost("router"), "", "", ("engine",)),
+    ]
+    return [*parts, envoy] if envoy else parts
+
+
+def envoy_part(settings: Settings, config: Path, module: Path) -> Part:
+    """Envoy with a configuration made beforehand and the native picker."""
+    host = settings.bind_host
+    ports = (
+        PortUse("Envoy", host, settings.envoy_port, "FINGERPOST_ENVOY_PORT"),
+        PortUse("Envoy admin", LOOPBACK, settings.envoy_admin_port, "FINGERPOST_ENVOY_ADMIN_PORT"),
+    )
+    command = [
+        *(str(Path(_PYTHON).parent / "envoy"), "-c", str(config), "-l", "warn"),
+        # Two Envoys on one machine need different ids; the port is one that is surely ours.
+        *("--base-id", str(settings.envoy_admin_port), "--file-flush-interval-msec", "250"),
+    ]
+    return Part(
+        "envoy",
+        "the clients' door",
+        command,
+        f"http://{LOOPBACK}:{settings.envoy_admin_port}/ready",
+        f"http://{settings.reach_host}:{settings.envoy_port}",
+        (),
+        ports,
+        {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(module.parent)},
+    )
+
+
+def fingerpost(*arguments: str) -> list[str]:
+    """A command of this program."""
+    return [_PYTHON, "-m", "fingerpost", *arguments]
+
+
+def prefect_command(settings: Settings) -> list[str]:
+    """The Prefect server, on its port."""
+    return [
+        *(_PYTHON, "-m", "prefect", "server", "start"),
+        *("--host", LOOPBACK, "--port", str(settings.prefect_port)),
+    ]
+
+
+def mlflow_command(settings: Settings) -> list[str]:
+    """The MLflow server, on its port, with a database and artifacts in `home`."""
+    return [
+        *(_PYTHON, "-m", "mlflow", "server", "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{settings.home / 'mlflow.db'}"),
+        *("--artifacts-destination", str(settings.home / "mlartifacts")),
+        *("--host", LOOPBACK, "--port", str(settings.mlflow_port)),
+    ]
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """The settings as the variables that give the same settings to a child."""
+    return {
+        f"FINGERPOST_{name.upper()}": json.dumps(value) if isinstance(value, list | dict) else str(value)
+        for name, value in settings.model_dump(mode="json", exclude_none=True).items()
+    }
+
+
+def answers(url: str) -> bool:
+    """True if a GET of the URL is answered with 200."""
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

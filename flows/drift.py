@@ -1,0 +1,67 @@
+"""The drift flow: champion and challenger against what is measured now; a new training where that asks for one."""
+
+import time
+from functools import partial
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from abtest.drift.gate import check_drift, newest_version_age_s, retrain_reason
+from abtest.drift.verdict import DRIFT, DriftVerdict
+from abtest.promotion.registry import CHALLENGER, CHAMPION, Registry
+from fingerpost.settings import get_settings
+from flows.alerts import send_alert
+from flows.steps import run_step, tell_failure
+from flows.train import train_flow
+
+
+@flow(name="drift", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
+def drift_flow() -> dict[str, Any]:
+    """Checks drift of the champion and the challenger; leaves a report, and has a new version trained if need be."""
+    settings = get_settings()
+    registry = Registry(settings)
+    verdicts: dict[str, DriftVerdict] = {}
+    runs: dict[str, str] = {}
+    for alias in (CHAMPION, CHALLENGER):
+        version = registry.version_of(alias)
+        if version is not None:
+            verdicts[alias], runs[alias] = run_step(f"drift of the {alias}", partial(check_drift, settings, version))
+    found = {alias: {**verdict.to_json(), "run_id": runs[alias]} for alias, verdict in verdicts.items()}
+    create_markdown_artifact(key="drift", markdown=_markdown(verdicts), description="Has the world changed")
+    champion = verdicts.get(CHAMPION)
+    if champion is not None and champion.verdict == DRIFT:
+        send_alert(settings, "drift", f"version {champion.model_version}: {'; '.join(champion.reasons)}")
+    age_s = newest_version_age_s(registry.client, settings.model_name, time.time())
+    why = retrain_reason(champion, verdicts.get(CHALLENGER), age_s, settings.retrain_pause_s)
+    return {**found, "retrain": why, "training": _train() if why else None}
+
+
+def _train() -> str:
+    """Asks the training's deployment for a run, so that no two train at once; without one, trains here."""
+    from prefect.deployments import run_deployment
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        run: Any = run_deployment("train/scheduled", parameters={"urgent": True}, timeout=0, as_subflow=False)
+    except ObjectNotFound:
+        return str(train_flow(urgent=True)["model_version"])
+    return str(run.name)
+
+
+def _markdown(verdicts: dict[str, DriftVerdict]) -> str:
+    parts = []
+    for alias, verdict in verdicts.items():
+        rows = "\n".join(
+            f"| {each.name} | {each.distance:.3f} | {each.threshold:g} | {'drifted' if each.drifted else ''} |"
+            for each in verdict.columns
+        )
+        tests = "\n".join(
+            f"- {'passed' if test.passed else '**failed**'}: {test.description}" for test in verdict.tests
+        )
+        reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
+        parts.append(
+            f"# {alias}, version {verdict.model_version}: {verdict.verdict}\n\n{reasons}\n\n"
+            f"| column | distance | limit | |\n|---|---|---|---|\n{rows}\n\n{tests}\n"
+        )
+    return "\n".join(parts) or "There is no champion yet.\n"

@@ -1,0 +1,50 @@
+"""The promotion flow: watches over the last promotion, then decides on the challenger."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from abtest.promotion.promote import Outcome, StaleEvidenceError, consider_challenger
+from abtest.promotion.watch import WatchOutcome, look
+from fingerpost.settings import get_settings
+from flows.alerts import send_alert
+from flows.steps import run_step, tell_failure
+
+_WHO = "flow promote"
+
+
+@flow(name="promote", timeout_seconds=600, on_failure=[tell_failure], on_crashed=[tell_failure])
+def promote_flow() -> dict[str, Any]:
+    """Looks at the watch and at the challenger; leaves what every gate says."""
+    settings = get_settings()
+    watched: WatchOutcome | None = run_step("watch", lambda: look(settings, _WHO))
+    if watched is not None and watched.state == "rolled back":
+        send_alert(settings, "rollback", f"version {watched.previous} is champion again: {watched.reason}")
+    try:
+        decided: Outcome | None = run_step("decide", lambda: consider_challenger(settings, _WHO))
+    except StaleEvidenceError as error:
+        # Whoever was faster has decided; the next run sees the registry as it is then.
+        create_markdown_artifact(key="promotion", markdown=f"Nothing was done: {error}.\n")
+        return {"watch": watched and watched.to_json(), "decision": None, "stale": str(error)}
+    if decided is not None and decided.action == "promote":
+        send_alert(settings, "promotion", f"version {decided.version} instead of {decided.previous}: {decided.reason}")
+    if decided is not None and decided.action == "reject":
+        send_alert(settings, "refused model", f"version {decided.version}: {decided.reason}")
+    create_markdown_artifact(
+        key="promotion", markdown=_markdown(watched, decided), description="Who is promoted, and why"
+    )
+    return {"watch": watched and watched.to_json(), "decision": decided and decided.to_json(), "stale": None}
+
+
+def _markdown(watched: WatchOutcome | None, decided: Outcome | None) -> str:
+    watch = f"Watch over version {watched.version}: {watched.state}, {watched.reason}.\n\n" if watched else ""
+    if decided is None:
+        return f"{watch}There is no challenger.\n"
+    gates = (decided.decision or {}).get("gates", [])
+    rows = "\n".join(f"| {gate['name']} | {gate['status']} | {gate['reason']} |" for gate in gates)
+    return (
+        f"{watch}# Version {decided.version} against {decided.previous}: {decided.action}\n\n"
+        f"Record `{decided.record}`: `fingerpost decisions replay {decided.record}`\n\n"
+        f"| gate | | why |\n|---|---|---|\n{rows}\n"
+    )

@@ -1,0 +1,32 @@
+"""The retention flow: what is too old leaves the lake, past dates become one file each."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from abtest.drift.gate import prune_reports
+from features.compaction import compact
+from features.retention import apply_retention
+from fingerpost.settings import get_settings
+from flows.steps import run_step, tell_failure
+
+
+@flow(name="retention", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])
+def retention_flow() -> dict[str, Any]:
+    """Removes what is past its age, then merges small files; leaves a table of both."""
+    settings = get_settings()
+    removed = run_step(
+        "retention",
+        lambda: apply_retention(settings.lake, settings.service, settings.max_age_days, settings.max_quarantine_mb),
+    )
+    merged = run_step("compaction", lambda: compact(settings.lake, settings.service))
+    reports = run_step("old drift reports", lambda: prune_reports(settings))
+    result = {
+        "removed": removed,
+        "partitions_merged": merged.partitions,
+        "files_merged": merged.files,
+        "reports": reports,
+    }
+    create_table_artifact(key="retention", table=[{"what": key, "count": value} for key, value in result.items()])
+    return result
