@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.errors import RefusedError
+from fingerpost.history_block import HistoryBlock, block_from_wire, block_to_wire
 from fingerpost.names import is_name
 from fingerpost.records import FINGERPRINT_CELL, FINGERPRINT_HOST, MAX_TEXT, Column
 
@@ -39,6 +40,7 @@ class Fingerprint:
         categories: names, C of them.
         host_values: HOST_COLUMNS, shape (len(HOST_COLUMNS),); NaN where not known.
         cells: CELL_COLUMNS of every category, shape (C, len(CELL_COLUMNS)); NaN where not known.
+        history: what models are fed with; None: the agent has none, or is of a time before there was one.
     """
 
     service: str
@@ -51,6 +53,7 @@ class Fingerprint:
     categories: tuple[str, ...]
     host_values: Floats
     cells: Floats
+    history: HistoryBlock | None = None
 
 
 def pack(fingerprint: Fingerprint) -> bytes:
@@ -70,6 +73,7 @@ def pack(fingerprint: Fingerprint) -> bytes:
             "host_values": fingerprint.host_values.astype("<f4").tobytes(),
             "cell_columns": CELL_COLUMNS,
             "cells": fingerprint.cells.astype("<f4").tobytes(),
+            **({"history": block_to_wire(fingerprint.history)} if fingerprint.history else {}),
         }
     )
     return packed
@@ -129,17 +133,19 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
             raise RefusedError(f"{field}:bad_name")
     categories = _categories(given.get("categories"))
     host_values = _matrix(given, "host_columns", "host_values", FINGERPRINT_HOST, 1)[0]
+    time_us = _time(given, earliest_us, latest_us)
     return Fingerprint(
         given["service"],
         given["host"],
         given["boot_id"],
         _integer(given, "sequence", 0, 2**53),
-        _time(given, earliest_us, latest_us),
+        time_us,
         _positive(given, "halflife_s"),
         _text(given, "category_version"),
         categories,
         host_values,
         _matrix(given, "cell_columns", "cells", FINGERPRINT_CELL, len(categories)),
+        block_from_wire(given["history"], time_us) if given.get("history") is not None else None,
     )
 
 
