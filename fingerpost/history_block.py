@@ -1,4 +1,4 @@
-"""A host's history as it travels in a fingerprint: what models are fed with, as of the end of its last closed window."""
+"""A host's history as it travels in a fingerprint: what models are fed with, as of its last closed window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

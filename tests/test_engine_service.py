@@ -14,7 +14,7 @@ import httpx
 import pytest
 from engine_harness import RunningEngine
 
-from bench.engine_fleet import MadeFleet, fit_cell_model, register_model
+from bench.engine_fleet import MadeFleet, fit_model, register_model
 from fingerpost.client import AsyncEngineClient, EngineError
 from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, message, pack
 from fingerpost.lake import parquet_files
@@ -157,14 +157,14 @@ def test_workers_serve_the_same_table_for_the_same_inputs(engine):
 
 def test_a_champion_is_swapped_in_and_a_bad_one_is_not(engine, client, made):
     url, name = engine.env["FINGERPOST_MLFLOW_URL"], "fingerpost-shop"
-    model = fit_cell_model(made, 20, 8)
+    model = fit_model(made, 20, 8)
     first = register_model(model, url, name)
     client.send_fingerprints(made.packed(20))
     engine.wait_for(lambda: json.loads(client.table("shop").body)["model_version"] == first, 90)
     assert engine.wait_for(lambda: httpx.get(f"{engine.url}/readyz").status_code == 200)
     assert client.predict("shop")["source"] == "champion"
 
-    wild = register_model(fit_cell_model(made, 60, 15, factor=15.0), url, name)
+    wild = register_model(fit_model(made, 60, 15, factor=15.0), url, name)
     problem = engine.wait_for(lambda: client.models()["models"][0]["problem"], 60)
     assert "off the present ones" in problem
     assert json.loads(client.table("shop").body)["model_version"] == first
@@ -172,7 +172,7 @@ def test_a_champion_is_swapped_in_and_a_bad_one_is_not(engine, client, made):
     assert client.health()["status"] == "degraded"
     assert 'fingerpost_engine_model_problem{alias="champion"} 1.0' in httpx.get(f"{engine.url}/metrics").text
 
-    challenger = register_model(fit_cell_model(made, 15, 8), url, name, alias="challenger")
+    challenger = register_model(fit_model(made, 15, 8), url, name, alias="challenger")
     folder = engine.home / "lake" / "predictions" / "service=shop"
 
     def logged():
