@@ -170,7 +170,7 @@ def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor
     for sequence in range(rounds):
         histories = gather(build_fleet(fleet.service, fleet.states(sequence), 4096), FORM)
         types, now_us = request_types(histories.categories), histories.now_us
-        found = cell_features(histories.cells, histories.host_values, types, now_us, host, category)
+        found = cell_features(histories.cells.astype(np.float64), histories.host_values, types, now_us, host, category)
         matrices.append(encoder.encode_cells(found.numeric, histories.categories, category))
     matrix = np.concatenate(matrices)
     truth = fleet.truth()

@@ -41,7 +41,8 @@ class ChampionScorer:
     def _predict(self, histories: Histories) -> Floats:
         hosts, categories = histories.cells.shape[:2]
         logs = np.empty((hosts * categories, len(TARGETS)))
-        types, history = request_types(histories.categories), histories.cells
+        # In the precision of training.
+        types, history = request_types(histories.categories), histories.cells.astype(np.float64)
         host, category = np.divmod(np.arange(hosts * categories), max(categories, 1))
         for begin in range(0, len(host), _BLOCK):
             part = slice(begin, begin + _BLOCK)

@@ -90,6 +90,7 @@ def build_table(
     for values in (fleet.times_us, *host_values, *cells):
         digest.update(np.ascontiguousarray(values).data)
     weights, inflight, slots = host_values
+    throughput_rps, latency_p50_s, latency_p99_s, success_rate, age_s = cells
     return RoutingTable(
         fleet.service,
         digest.hexdigest()[:20],
@@ -104,7 +105,11 @@ def build_table(
         weights,
         inflight,
         slots,
-        *cells,
+        throughput_rps,
+        latency_p50_s,
+        latency_p99_s,
+        success_rate,
+        age_s,
     )
 
 

@@ -101,7 +101,7 @@ def test_served_features_are_those_of_the_training_rows(lake, agents):
         host = np.array([fleet.hosts.index(name) for name in part["host"]])
         category = np.array([fleet.categories.index(name) for name in part["category"]])
         types = request_types(histories.categories)
-        found = cell_features(histories.cells, histories.host_values, types, end_us, host, category)
+        found = cell_features(histories.cells.astype(np.float64), histories.host_values, types, end_us, host, category)
         wanted = part[list(NUMERIC_FEATURES)].to_numpy(np.float64)
         assert len(part) > 30
         np.testing.assert_allclose(found.numeric, wanted, **ROUNDING)
