@@ -26,7 +26,7 @@ from fleet.sampling.cpu_clock import process_cpu_s
 
 _SERVICE = "bench"
 _MAX_CATEGORIES, _MIN_REQUESTS = 24, 50
-_SETTLE_S = 8.0
+_SETTLE_S, _AGENT_START_S = 8.0, 5.0
 # Alone, each category is done until this much CPU was used.
 _ALONE_CPU_S = 0.5
 _MAX_ALONE = 400
@@ -52,9 +52,10 @@ def measure_attribution(
     """Drives real demo hosts through Envoy, two agents beside each: one fed by the middleware, one by the log alone.
 
     Returns:
-        `cells`: for each host and category with at least 50 requests: `requests`, CPU-seconds a request `alone_s`,
-        `middleware_s`, `regression_s` with its `regression_error_s`; and for both ways `*_within_15` (share of the
-        cells off by at most 15%), `*_worst` and `*_median` (relative errors).
+        `cells`: for each host and category with at least 50 requests: `requests`, CPU-seconds a request `alone_s` (the
+        mean of before and after the load), `alone_drift` (after over before: what of the errors is the machine's),
+        `middleware_s`, `regression_s` with its `regression_error_s`; for both ways `*_within_15` (share of the cells
+        off by at most 15%), `*_worst` and `*_median` (relative errors); and `agree_within_15`, of the one to the other.
     """
     with tempfile.TemporaryDirectory(prefix="fingerpost-bench-") as folder:
         ports = free_ports(hosts + 2)
@@ -71,45 +72,68 @@ def measure_attribution(
             "FINGERPOST_LOG_LEVEL": "WARNING",
         }
         with Stack(run.home / "logs", environment) as stack:
+            processes = _start(stack, run)
+            before = _all_alone(processes, run, progress)
+            agents = _start_agents(stack, run, processes)
             progress(f"driving {hosts} hosts for {seconds:.0f} s")
-            processes, agents = _start(stack, run)
             asyncio.run(drive(f"http://{LOOPBACK}:{run.envoy_port}", iter(planned)))
             time.sleep(_SETTLE_S)
             found = {way: _last_fingerprints(run.home / way / "lake") for way in ("middleware", "regression")}
             for child in agents:
                 stack.end(child)
-            cells = []
-            for host in fleet:
-                progress(f"measuring {host.name} alone")
-                alone = _alone(host, processes[host.name], run)
-                cells += _cells(host, alone, found)
+            after = _all_alone(processes, run, progress)
+            cells = [cell for host in fleet for cell in _cells(host, before[host.name], after[host.name], found)]
         return {"hosts": hosts, "seconds": seconds, "rate_rps": rate_rps, **_summary(cells), "cells": cells}
 
 
-def _start(stack: Stack, run: _Run) -> tuple[dict[str, psutil.Process], list[Child]]:
-    processes, agents = {}, []
-    log = run.home / "access.log"
+def _all_alone(
+    processes: dict[str, psutil.Process], run: _Run, progress: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    found = {}
+    for host in run.hosts:
+        progress(f"measuring {host.name} alone")
+        found[host.name] = _alone(host, processes[host.name], run)
+    return found
+
+
+def _start(stack: Stack, run: _Run) -> dict[str, psutil.Process]:
+    processes = {}
     for way in ("middleware", "regression"):
         path = published_categories(run.home / way / "lake", _SERVICE)
         write_text_atomically(path, json.dumps(run.table.to_json()))
     for host in run.hosts:
-        socket = run.home / f"{host.name}.sock"
         command = fingerpost("fleet", "host", "--class", host.host_class, "--port", str(host.port))
-        child = stack.start(f"host-{host.name}", [*command, "--middleware-socket", str(socket)])
+        child = stack.start(f"host-{host.name}", [*command, "--middleware-socket", str(_socket(run, host))])
         processes[host.name] = psutil.Process(child.process.pid)
-        common = ["agent", "--host", host.name, "--pid", str(child.process.pid), "--cores", "2"]
-        common += ["--stats-url", f"http://{LOOPBACK}:{host.port}/fingerpost/stats"]
-        for way, source in (
-            ("middleware", ["--middleware-socket", str(socket)]),
-            ("regression", ["--access-log", str(log)]),
-        ):
-            home = {"FINGERPOST_HOME": str(run.home / way)}
-            agents.append(stack.start(f"agent-{way}-{host.name}", fingerpost(*common, *source), home))
-    stack.start("envoy", envoy_command(run.hosts, run.home, log, LOOPBACK, run.envoy_port, run.admin_port))
+    ports = (run.envoy_port, run.admin_port)
+    stack.start("envoy", envoy_command(run.hosts, run.home, _log(run), LOOPBACK, *ports))
     urls = [f"http://{LOOPBACK}:{host.port}/healthz" for host in run.hosts]
     for url in [*urls, f"http://{LOOPBACK}:{run.admin_port}/ready"]:
         stack.wait_until(lambda url=url: answers(url), _START_TIMEOUT_S, f"{url} does not answer")  # type: ignore[misc]
-    return processes, agents
+    return processes
+
+
+def _start_agents(stack: Stack, run: _Run, processes: dict[str, psutil.Process]) -> list[Child]:
+    agents = []
+    for host in run.hosts:
+        common = ["agent", "--host", host.name, "--pid", str(processes[host.name].pid), "--cores", "2"]
+        common += ["--stats-url", f"http://{LOOPBACK}:{host.port}/fingerpost/stats"]
+        for way, source in (
+            ("middleware", ["--middleware-socket", str(_socket(run, host))]),
+            ("regression", ["--access-log", str(_log(run))]),
+        ):
+            home = {"FINGERPOST_HOME": str(run.home / way)}
+            agents.append(stack.start(f"agent-{way}-{host.name}", fingerpost(*common, *source), home))
+    time.sleep(_AGENT_START_S)
+    return agents
+
+
+def _socket(run: _Run, host: DemoHost) -> Path:
+    return run.home / f"{host.name}.sock"
+
+
+def _log(run: _Run) -> Path:
+    return run.home / "access.log"
 
 
 def _alone(host: DemoHost, process: psutil.Process, run: _Run) -> dict[str, float]:
@@ -131,10 +155,13 @@ def _alone(host: DemoHost, process: psutil.Process, run: _Run) -> dict[str, floa
 
 
 def _cells(
-    host: DemoHost, alone: dict[str, float], found: dict[str, dict[tuple[str, str], dict[str, Any]]]
+    host: DemoHost,
+    before: dict[str, float],
+    after: dict[str, float],
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]],
 ) -> list[dict[str, Any]]:
     cells = []
-    for category, alone_s in alone.items():
+    for category, before_s in before.items():
         middleware = found["middleware"].get((host.name, category))
         regression = found["regression"].get((host.name, category))
         if middleware and regression and regression["requests"] >= _MIN_REQUESTS:
@@ -143,7 +170,8 @@ def _cells(
                     "host": host.name,
                     "category": category,
                     "requests": round(regression["requests"]),
-                    "alone_s": round(alone_s, 6),
+                    "alone_s": round((before_s + after[category]) / 2, 6),
+                    "alone_drift": round(after[category] / before_s, 3),
                     "middleware_s": round(middleware["cpu_s"], 6),
                     "regression_s": round(regression["cpu_attributed_s"], 6),
                     "regression_error_s": round(regression["cpu_error_s"], 6),
@@ -159,7 +187,8 @@ def _summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
         summary[f"{way}_within_15"] = round(sum(error <= WITHIN for error in errors) / max(1, len(errors)), 3)
         summary[f"{way}_median"] = round(errors[len(errors) // 2], 4) if errors else None
         summary[f"{way}_worst"] = round(errors[-1], 4) if errors else None
-    return summary
+    agree = [abs(cell["regression_s"] / cell["middleware_s"] - 1) <= WITHIN for cell in cells]
+    return {**summary, "agree_within_15": round(sum(agree) / max(1, len(agree)), 3)}
 
 
 def _last_fingerprints(lake: Path) -> dict[tuple[str, str], dict[str, Any]]:

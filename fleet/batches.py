@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
         name: of the file; the same name replaces, which makes a repeated report harmless.
     """
     fields, arrays = [], []
-    for column in columns:
-        array = arrow.Array(_stored(column, [row.get(column.name) for row in rows]), type=_STORED[column.kind])
+    for column, values in zip(columns, _by_column(columns, rows), strict=True):
+        array = arrow.Array(_stored(column, values), type=_STORED[column.kind])
         if column.kind == "timestamp":
             array = array.cast(_TIMESTAMP)
         arrays.append(array)
@@ -79,7 +81,15 @@ def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: l
     return path
 
 
-def _stored(column: Column, values: list[Any]) -> list[Any]:
+def _by_column(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> Iterable[Sequence[Any]]:
+    names = [column.name for column in columns]
+    try:
+        return zip(*map(itemgetter(*names), rows), strict=True)
+    except KeyError:  # rows that leave out what is not known
+        return [[row.get(name) for row in rows] for name in names]
+
+
+def _stored(column: Column, values: Sequence[Any]) -> Sequence[Any]:
     if column.kind == "string":
         return values
     if column.kind == "float64":

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -13,26 +14,34 @@ from fingerpost.records import has_surrogates
 from fleet.log_fields import client_of, route_of
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
-_START = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
 _US = 1_000_000
 # The native picker's decision is one text with tabs: empty where there is nothing to say.
 DECISION = (
     *("policy", "fallback", "explored", "arm", "model_version", "table_version"),
     *("propensity", "predicted_cost", "category"),
 )
-_DECISION_NUMBERS = ("propensity", "predicted_cost")
+_DECISION_TEXTS, _DECISION_NUMBERS = ("policy", "arm", "model_version"), ("propensity", "predicted_cost")
+_MOST_CLIENTS = 4096
 _MAX_NUMBER = 2**63
 
 
 def claimed_host(line: bytes) -> str | None:
     """The host that a whole line names, found without parsing it; None for a line nobody can claim."""
     found = _HOST.search(line) if line.rstrip().endswith(b"}") else None
-    host = found.group(1).decode("ascii", "replace") if found else None
+    return _name(found.group(1)) if found else None
+
+
+@lru_cache(maxsize=4096)
+def _name(raw: bytes) -> str | None:
+    host = raw.decode("ascii", "replace")
     return host if is_name(host) else None
 
 
-def parse_line(line: bytes, service: str) -> dict[str, Any]:
+def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[str, Any]:
     """One log line as a request record; its values are not yet checked against their bounds.
+
+    Args:
+        claimed: of `claimed_host`, if it has been asked.
 
     `client` is the client's address as text, not checked, None if the log does not tell it (see `log_client` of
     `routing.envoy.access_log_format`): to look the region up, never to be stored.
@@ -48,9 +57,16 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         raise RefusedError("line:malformed") from error
     if not isinstance(entry, dict):
         raise RefusedError("line:not_an_object")
-    claimed, host = claimed_host(line), entry.get("host")
+    claimed, host = claimed or claimed_host(line), entry.get("host")
     if claimed != host and (claimed or is_name(host)):
         raise RefusedError("host:mismatch")
+    auth, agent_class, region = _client_class(
+        _text(entry, "auth_scheme"),
+        entry.get("api_key") == "true",
+        entry.get("cookie") == "true",
+        _text(entry, "user_agent"),
+        _text(entry, "region"),
+    )
     duration_us = _number(entry, "duration_us")
     service_us = _number(entry, "service_time_us")
     return {
@@ -62,9 +78,9 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         "status": entry.get("status"),
         "bytes_in": entry.get("bytes_in"),
         "bytes_out": entry.get("bytes_out"),
-        "auth": auth_method(_text(entry, "auth_scheme"), entry.get("api_key") == "true", entry.get("cookie") == "true"),
-        "user_agent_class": user_agent_class(_text(entry, "user_agent") or ""),
-        "region": coarse_region(_text(entry, "region")),
+        "auth": auth,
+        "user_agent_class": agent_class,
+        "region": region,
         "duration_s": None if duration_us is None else duration_us / _US,
         "service_time_s": None if service_us is None else service_us / _US,
         "inflight": _number(entry, "inflight"),
@@ -72,6 +88,13 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         **decision_of(entry),
         "client": client_of(_text(entry, "client")),
     }
+
+
+@lru_cache(maxsize=_MOST_CLIENTS)
+def _client_class(
+    scheme: str | None, api_key: bool, cookie: bool, agent: str | None, region: str | None
+) -> tuple[str, str, str]:
+    return auth_method(scheme, api_key, cookie), user_agent_class(agent or ""), coarse_region(region)
 
 
 def decision_of(entry: dict[str, Any]) -> dict[str, Any]:
@@ -82,10 +105,14 @@ def decision_of(entry: dict[str, Any]) -> dict[str, Any]:
     """
     decision = _text(entry, "decision")
     if decision is None:
-        return {
-            **{name: _text(entry, name) for name in ("policy", "arm", "model_version")},
-            **{name: _number(entry, name) for name in _DECISION_NUMBERS},
-        }
+        found: dict[str, Any] = dict.fromkeys((*_DECISION_TEXTS, *_DECISION_NUMBERS))
+        for name in _DECISION_TEXTS:
+            if name in entry:
+                found[name] = _text(entry, name)
+        for name in _DECISION_NUMBERS:
+            if name in entry:
+                found[name] = _number(entry, name)
+        return found
     parts = decision.split("\t")
     if len(parts) != len(DECISION):
         raise RefusedError("decision:malformed")
@@ -94,7 +121,7 @@ def decision_of(entry: dict[str, Any]) -> dict[str, Any]:
         numbers = {name: float(part) if (part := said[name]) else None for name in _DECISION_NUMBERS}
     except ValueError as error:
         raise RefusedError("decision:malformed") from error
-    return {**{name: said[name] for name in ("policy", "arm", "model_version")}, **numbers}
+    return {**{name: said[name] for name in _DECISION_TEXTS}, **numbers}
 
 
 def _text(entry: dict[str, Any], name: str) -> str | None:
@@ -125,9 +152,10 @@ def _end_us(entry: dict[str, Any], duration_us: float | None) -> int:
     start = _text(entry, "start")
     if start is None:
         raise RefusedError("start:missing")
-    found = _START.fullmatch(start)
-    if not found:
+    seconds, point, part = start.partition(".")
+    good = 0 < len(seconds) <= 12 and seconds.isdecimal() and (not point or (0 < len(part) <= 9 and part.isdecimal()))
+    if not good or not start.isascii():
         raise RefusedError("start:type")
-    start_us = int(found[1]) * _US + int((found[2] or "0")[:6].ljust(6, "0"))
+    start_us = int(seconds) * _US + (int(part[:6].ljust(6, "0")) if part else 0)
     # A duration that is no number is refused by its own name.
     return start_us + (round(duration_us) if duration_us and math.isfinite(duration_us) else 0)

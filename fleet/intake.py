@@ -83,5 +83,6 @@ class Intake:
         self.records, self.samples, self.refused = [], [], []
 
     def _time_bounds(self) -> tuple[int, int]:
-        now, (max_age_s, clock_skew_s) = self._clock(), self._limits
+        now = self._clock()
+        max_age_s, clock_skew_s = self._limits
         return int((now - max_age_s) * _US), int((now + clock_skew_s) * _US)

@@ -13,23 +13,25 @@ class LogFormat:
 
     Args:
         claim: (line, own host) to the host the line is about, without parsing it; None: nobody can claim the line.
-        parse: (line, service, own host) to a request record, with the client's address under the private key `client`;
-            raises RefusedError.
+        parse: (line, service, claimed host) to a request record, with the client's address under the private key
+            `client`; raises RefusedError.
     """
 
     claim: Callable[[bytes, str], str | None]
-    parse: Callable[[bytes, str, str], dict[str, Any]]
+    parse: Callable[[bytes, str, str | None], dict[str, Any]]
 
 
 LOG_FORMATS: dict[str, LogFormat] = {
     "envoy": LogFormat(
         lambda line, _host: envoy_log.claimed_host(line),
-        lambda line, service, _host: envoy_log.parse_line(line, service),
+        envoy_log.parse_line,
     ),
     # A combined log does not name the host: it is the host's own.
-    "combined": LogFormat(lambda _line, host: host, combined_log.parse_line),
+    "combined": LogFormat(
+        lambda _line, host: host, lambda line, service, claimed: combined_log.parse_line(line, service, claimed or "")
+    ),
     "haproxy": LogFormat(
         lambda line, _host: haproxy_log.claimed_host(line),
-        lambda line, service, _host: haproxy_log.parse_line(line, service),
+        lambda line, service, _claimed: haproxy_log.parse_line(line, service),
     ),
 }

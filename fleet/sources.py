@@ -104,7 +104,7 @@ class LogSource:
             self.counts["unclaimed"] += 1
             return
         try:
-            row = self._format.parse(line, self._service, self._host)
+            row = self._format.parse(line, self._service, host)
         except RefusedError as error:
             intake.refuse(error.reason, line)
         else:

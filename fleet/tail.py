@@ -40,12 +40,13 @@ class LogTail:
         self._partial = b""
         self._skipping = False
         self._mark = b""
-        self._position = self._resume
+        self._at = self._resume.inode
+        self._offset = self._resume.offset
 
     @property
     def position(self) -> Position:
         """After the last complete line that was handed out."""
-        return self._position
+        return Position(self._at, self._offset)
 
     def lines(self) -> Iterator[bytes]:
         """The complete lines added since the last call, without their line ends."""
@@ -65,7 +66,7 @@ class LogTail:
     def rewind(self) -> None:
         """Forgets what was read but not handed out, to hand it out the next time."""
         if self._file:
-            self._seek(self._position.offset)
+            self._seek(self._offset)
 
     @property
     def _open_file(self) -> BinaryIO:
@@ -114,14 +115,14 @@ class LogTail:
         self._open_file.seek(offset)
         self._mark = self._before(offset)
         self._partial, self._skipping = b"", False
-        self._position = Position(self._inode(), offset)
+        self._at, self._offset = self._inode(), offset
 
     def _read(self) -> Iterator[bytes]:
         while chunk := self._open_file.read(_CHUNK_BYTES):
             self._mark = (self._mark + chunk)[-_MARK_BYTES:]
             *complete, rest = (self._partial + chunk).split(b"\n")
             for line in complete:
-                self._position = Position(self._position.inode, self._position.offset + len(line) + 1)
+                self._offset += len(line) + 1
                 if self._skipping:
                     self._skipping = False
                 elif line.strip():
@@ -130,7 +131,7 @@ class LogTail:
                 if not self._skipping:
                     yield rest[:MAX_LINE_BYTES]
                 self._skipping = True
-                self._position = Position(self._position.inode, self._position.offset + len(rest))
+                self._offset += len(rest)
                 rest = b""
             self._partial = rest
 

@@ -1,7 +1,6 @@
 """Profiles, sketches, attribution, and how fingerprints travel."""
 
 import gzip
-from itertools import pairwise
 
 import msgpack
 import numpy as np
@@ -127,18 +126,24 @@ def test_shares_of_time_add_up_over_spans(requests):
     begin = np.array([each[0] for each in requests])
     end = begin + np.array([each[1] for each in requests])
     edges = np.linspace(-1, 30, 12)
-    parts, seconds = zip(*(shared_time(begin, end, span) for span in pairwise(edges)), strict=True)
-    np.testing.assert_allclose(sum(parts), 1.0, atol=1e-6)
-    whole = shared_time(begin, end, (-1.0, 30.0))[1]
-    np.testing.assert_allclose(sum(seconds), whole, atol=1e-6)
-    assert whole.sum() <= 25.0 + 1e-6
+    shared = shared_time(begin, end, edges)
+    np.testing.assert_allclose(np.bincount(shared.request, shared.part), 1.0, atol=1e-6)
+    whole = shared_time(begin, end, edges[[0, -1]])
+    np.testing.assert_array_equal(whole.request, np.arange(len(begin)))
+    np.testing.assert_allclose(np.bincount(shared.request, shared.seconds), whole.seconds, atol=1e-6)
+    assert whole.seconds.sum() <= 25.0 + 1e-6
+    inside = shared_time(begin, end, edges[3:7])
+    there = (shared.span >= 3) & (shared.span < 6)
+    np.testing.assert_array_equal(inside.request, shared.request[there])
+    np.testing.assert_allclose(inside.part, shared.part[there], atol=1e-6)
+    np.testing.assert_allclose(inside.seconds, shared.seconds[there], atol=1e-6)
 
 
 def test_requests_share_the_host_and_those_that_wait_use_nothing():
     begin, end = np.array([0.0, 0.0, 0.0]), np.array([2.0, 2.0, 3.0])
-    _, seconds = shared_time(begin, end, (0.0, 4.0))
+    seconds = shared_time(begin, end, np.array([0.0, 4.0])).seconds
     assert seconds == pytest.approx([2 / 3, 2 / 3, 5 / 3])
-    _, seconds = shared_time(begin, end, (0.0, 4.0), slots=2)
+    seconds = shared_time(begin, end, np.array([0.0, 4.0]), slots=2).seconds
     assert seconds == pytest.approx([1.0, 1.0, 1.0])
 
 
@@ -154,8 +159,9 @@ def synthetic_host(categories, spans, seed=1):
 def test_attribution_finds_the_costs_and_how_sure_it_is():
     cost, counts, use = synthetic_host(12, 300)
     splitter = Splitter(12, 1e6, 0.0)
-    for at, (row, used) in enumerate(zip(counts, use, strict=True)):
-        splitter.observe(float(at + 1), 1.0, used, row, row)
+    for at in range(0, 300, 10):
+        ten = slice(at, at + 10)
+        splitter.observe(np.arange(at + 1.0, at + 11.0), np.ones(10), use[ten], counts[ten], counts[ten])
     found = splitter.attribution()
     assert found.background == pytest.approx(0.05, abs=0.01)
     assert np.abs(found.cost / cost - 1).max() < 0.15
@@ -164,17 +170,39 @@ def test_attribution_finds_the_costs_and_how_sure_it_is():
     assert (found.error < 0.2 * cost.mean()).all()
 
 
+def test_idle_spans_tell_the_background_and_the_rest_adds_up():
+    dice = np.random.default_rng(3)
+    cost = np.array([0.01, 0.03])
+    counts = dice.poisson(0.5, (600, 2)).astype(np.float64)
+    counts[::3] = 0
+    use = counts @ cost + 0.05 * 0.1
+    told = counts * dice.uniform(0.5, 1.5, counts.shape)  # what is not told exactly pulls slopes down
+    told *= counts.sum(axis=0) / told.sum(axis=0)
+    splitter = Splitter(2, 1e6, 0.0)
+    for at in range(0, 600, 50):
+        part = slice(at, at + 50)
+        splitter.observe(np.arange(at + 1, at + 51) / 10, np.full(50, 0.1), use[part], told[part], told[part])
+    found = splitter.attribution()
+    assert found.background == pytest.approx(0.05, rel=0.01)
+    assert found.cost == pytest.approx(cost, rel=0.08)
+    assert float(found.cost @ counts.sum(axis=0)) == pytest.approx(use.sum() - 0.05 * 60, rel=0.01)
+
+
 def test_attribution_forgets():
     splitter = Splitter(1, 10.0, 0.0)
-    for at in range(400):
-        splitter.observe(float(at + 1), 1.0, (0.01 if at < 200 else 0.03) * (at % 5), np.array([at % 5.0]), np.zeros(1))
+    at = np.arange(400.0)
+    use = np.where(at < 200, 0.01, 0.03) * (at % 5)
+    for half in (slice(0, 200), slice(200, 400)):
+        requests = (at % 5)[half, None]
+        splitter.observe(at[half] + 1, np.ones(200), use[half], requests, 0 * requests)
     assert splitter.attribution().cost[0] == pytest.approx(0.03, rel=0.01)
 
 
 def test_a_category_never_seen_has_no_cost():
     splitter = Splitter(2, 60.0, 0.0)
     assert np.isnan(splitter.attribution().cost).all()
-    splitter.observe(1.0, 1.0, 0.1, np.array([3.0, 0.0]), np.array([0.1, 0.0]))
+    one = np.ones(1)
+    splitter.observe(one, one, 0.1 * one, np.array([[3.0, 0.0]]), np.array([[0.1, 0.0]]))
     found = splitter.attribution()
     assert np.isfinite(found.cost[0])
     assert np.isnan(found.cost[1])

@@ -249,6 +249,10 @@ def test_the_demo_host_measures_itself_by_the_middleware(tmp_path, free_ports):
             answers = [client.post("/work/hash", content=b"x" * 2000) for _ in range(5)]
             assert client.get("/work/nothing").status_code == 404
             stats = client.get("/fingerpost/stats").json()
+            for bad in ([1], {"hash": -1}, {"hash": "much"}, {"nothing": 2}, {"hash": 1e9}):
+                assert client.put("/fingerpost/times", json=bad).status_code == 400
+            assert client.put("/fingerpost/times", json={"hash": 20.0}).json() == {"hash": 20.0}
+            slow = client.post("/work/hash", content=b"x" * 2000)
     finally:
         host.terminate()
         host.wait(20)
@@ -256,8 +260,10 @@ def test_the_demo_host_measures_itself_by_the_middleware(tmp_path, free_ports):
     receiver.close()
     assert stats["inflight"] == 0
     assert all(float(answer.headers["x-fingerpost-cpu-s"]) > 0.001 for answer in answers)
+    usual = min(float(answer.headers["x-fingerpost-cpu-s"]) for answer in answers)
+    assert float(slow.headers["x-fingerpost-cpu-s"]) > 8 * usual
     assert all(answer.headers["x-fingerpost-inflight"] == "0" for answer in answers)
-    assert [each["route"] for each in records] == ["/work/hash"] * 5 + ["/work/nothing"]
+    assert [each["route"] for each in records] == ["/work/hash"] * 5 + ["/work/nothing", "/work/hash"]
     assert {(each["service"], each["host"]) for each in records} == {("shop", "compute-1")}
     for answer, each in zip(answers, records, strict=False):
         assert each["cpu_s"] >= float(answer.headers["x-fingerpost-cpu-s"])

@@ -17,6 +17,7 @@ from fleet.sampling.base import CpuMeter
 from fleet.sampling.cgroup import Cgroup, CgroupSampler, Limits, find_cgroup
 from fleet.sampling.process import ProcessSampler
 from fleet.sampling.prometheus import PrometheusSampler
+from fleet.sampling.trace import CpuTrace
 
 SUBJECT = Subject("shop", "h1")
 # --- psutil
@@ -225,3 +226,36 @@ def test_the_choice_by_options(tmp_path, endpoint):
     for wrong in (SamplerOptions("guess"), SamplerOptions("prometheus"), SamplerOptions("cgroup", proc=tmp_path)):
         with pytest.raises(SamplingError):
             make_sampler(SUBJECT, wrong)
+
+
+def test_a_sample_is_divided_by_when_the_counter_moved():
+    trace = CpuTrace()
+    for now_s, busy_s in ((10.0, 5.0), (10.4, 5.0), (10.5, 5.09), (11.0, 5.1)):
+        trace.note(now_s, busy_s)
+    edges, used = trace.divide(9.99, 11.01, 0.11)
+    assert edges.tolist() == [10.0, 10.4, 10.5, 11.0]
+    assert used == pytest.approx([0.0, 0.099, 0.011])
+    trace.note(11.5, 5.2)
+    edges, used = trace.divide(11.01, 11.51, 0.1)
+    assert edges.tolist() == [11.0, 11.5]
+    assert used == pytest.approx([0.1])
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        [],
+        [(10.0, 5.0)],
+        [(10.0, 5.0), (10.5, 4.0), (11.0, 5.5)],  # a child ended
+        [(10.0, 5.0), (10.5, 9.0), (11.0, 9.1)],  # one was found
+        [(10.0, 5.0), (9.5, 5.2), (11.0, 5.5)],  # the clock went back
+        [(10.0, 5.0), (11.0, 5.0)],
+    ],
+)
+def test_readings_that_do_not_fit_the_sample_are_not_used(readings):
+    trace = CpuTrace()
+    for each in readings:
+        trace.note(*each)
+    edges, used = trace.divide(10.0, 11.0, 0.5)
+    assert edges.tolist() == [10.0, 11.0]
+    assert used.tolist() == [0.5]

@@ -40,7 +40,7 @@ def outcome(name, line):
     now = time.time_ns() // 1000
     claimed = LOG_FORMATS[name].claim(line, "h1")
     try:
-        row = LOG_FORMATS[name].parse(line, "shop", "h1")
+        row = LOG_FORMATS[name].parse(line, "shop", claimed)
     except RefusedError as error:
         return error.reason
     reason = refusal(row, REQUEST_RECORD, now - FORTY_YEARS_US, now + 5 * US)

@@ -16,6 +16,7 @@ from fleet.middleware import FingerpostMiddleware, MeteredExecutor
 
 MAX_PAYLOAD_BYTES = 4 * 2**20
 _CORES = 1.0
+_MOST_TIMES = 100.0
 
 
 class DemoHostApp:
@@ -31,10 +32,12 @@ class DemoHostApp:
 
     def __init__(self, host_class: str, service: str, host: str, middleware_socket: Path | None = None) -> None:
         self._class = HOST_CLASSES[host_class]
+        self._times: dict[str, float] = {}
         self._threads = MeteredExecutor(self._class.slots, thread_name_prefix="slot")
         routes = [
             Route("/work/{kind}", self.work, methods=["GET", "POST"]),
             Route("/fingerpost/stats", self.stats),
+            Route("/fingerpost/times", self.set_times, methods=["PUT"]),
             Route("/healthz", self.healthz),
         ]
         self.application = FingerpostMiddleware(
@@ -47,7 +50,7 @@ class DemoHostApp:
             host_headers=True,
             # Every kind is a route of its own, as it is in the proxy's log.
             route_of=lambda scope: route_template(scope["path"]),
-            skip=("/fingerpost/stats", "/healthz"),
+            skip=("/fingerpost/stats", "/fingerpost/times", "/healthz"),
         )
 
     def warm_up(self) -> None:
@@ -68,11 +71,25 @@ class DemoHostApp:
     async def stats(self, _request: Request) -> Response:
         return JSONResponse({"inflight": self.application.inflight, "slots": self._class.slots})
 
+    async def set_times(self, request: Request) -> Response:
+        """Changes how many times the work of some kinds is done, beside what the class does: `{"render": 4.0}`."""
+        try:
+            wanted = {str(kind): float(times) for kind, times in (await request.json()).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            return JSONResponse({"error": f"not an object of numbers: {error}"}, status_code=400)
+        bad = {kind: times for kind, times in wanted.items() if kind not in KINDS or not 0 < times <= _MOST_TIMES}
+        if bad:
+            why = f"{bad}: kinds are {', '.join(sorted(KINDS))}, numbers above 0 up to {_MOST_TIMES:g}"
+            return JSONResponse({"error": why}, status_code=400)
+        self._times |= wanted
+        return JSONResponse(self._times)
+
     async def healthz(self, _request: Request) -> Response:
         return PlainTextResponse("ok")
 
     def _do(self, kind: str, payload: bytes) -> int:
-        return KINDS[kind](payload, amount_of_work(len(payload), self._class.multiplier(kind)))
+        times = self._class.multiplier(kind) * self._times.get(kind, 1.0)
+        return KINDS[kind](payload, amount_of_work(len(payload), times))
 
 
 def serve(

@@ -18,6 +18,10 @@ _LEAST_SPREAD = 0.05
 # No fit is believed to leave less than this share of use unexplained.
 _LEAST_NOISE = 1e-6
 _LEAST = 1e-12
+# What a host uses when idle is told by idle spans, once there have been so many seconds of them.
+_LEAST_IDLE_S = 5.0
+# Of mended costs: no more than this.
+_MOST_PULL = 3.0
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,11 @@ class Splitter:
         categories: number of categories, C.
         halflife_s: age at which a span weighs half.
         began_s: seconds of any one clock.
+        conserved: what is used was used by something, as CPU is and memory is not: so idle spans tell the background,
+            and the costs of all requests add up to the rest.
     """
 
-    def __init__(self, categories: int, halflife_s: float, began_s: float) -> None:
+    def __init__(self, categories: int, halflife_s: float, began_s: float, conserved: bool = True) -> None:
         self._decay = ForwardDecay(halflife_s, began_s)
         size = categories + 1  # the last one is the background
         self._gram = np.zeros((size, size))
@@ -59,31 +65,38 @@ class Splitter:
         self._scale = np.zeros((3, 3))
         self._totals = np.zeros(3)
         self._spans = np.zeros(1)
+        self._conserved = conserved
+        self._idle = np.zeros(2)  # use and length
+        self._was_idle = False
         self._last_s = began_s
 
-    def observe(self, time_s: float, length: float, use: float, requests: Floats, hints: Floats) -> None:
-        """Takes one span in.
+    def observe(self, time_s: Floats, length: Floats, use: Floats, requests: Floats, hints: Floats) -> None:
+        """Takes spans in, S of them.
 
         Args:
-            time_s: its end, seconds.
-            length: what the background is counted by: its seconds for CPU, 1 for memory.
-            use: CPU-seconds used in it, or mean bytes held.
-            requests: of each category, by the parts that lay in the span, shape (C,).
-            hints: their shares of the host's time, shape (C,); zeros where those are not known.
+            time_s: their ends, seconds, ascending, shape (S,).
+            length: what the background is counted by: seconds for CPU, 1 for memory, shape (S,).
+            use: CPU-seconds used in each, or mean bytes held, shape (S,).
+            requests: of each category, by the parts that lay in the span, shape (S, C).
+            hints: their shares of the host's time, shape (S, C); zeros where those are not known.
         """
-        self._stay_in_range(time_s)
-        weight = float(self._decay.weight(time_s))
-        row = np.append(requests, length)
-        there = np.flatnonzero(row)
-        self._gram[np.ix_(there, there)] += weight * np.outer(row[there], row[there])
-        self._moment[there] += weight * use * row[there]
-        self._requests += weight * requests
-        self._hints += weight * hints
-        total = np.array([requests.sum(), length, use])
-        self._scale += weight * np.outer(total, total)
-        self._totals += weight * np.array([hints.sum(), length, use])
-        self._spans += weight
-        self._last_s = time_s
+        self._stay_in_range(float(time_s[-1]))
+        weight = self._decay.weight(time_s)
+        rows = np.column_stack([requests, length])
+        weighted = rows * weight[:, None]
+        self._gram += rows.T @ weighted
+        self._moment += use @ weighted
+        self._requests += weight @ requests
+        self._hints += weight @ hints
+        total = np.stack([requests.sum(axis=1), length, use])
+        self._scale += (total * weight) @ total.T
+        self._totals += np.array([hints.sum(axis=1), length, use]) @ weight
+        self._spans += weight.sum()
+        # What a request leaves to be done when it has ended is done right after it.
+        idle = total[0] <= 0
+        self._idle += total[[2, 1]] @ (weight * (idle & np.append(self._was_idle, idle[:-1])))
+        self._was_idle = bool(idle[-1])
+        self._last_s = float(time_s[-1])
 
     def attribution(self) -> Attribution:
         """The costs as of the last span."""
@@ -92,43 +105,47 @@ class Splitter:
         seen = self._requests / present > _LEAST
         if not seen.any():
             return Attribution(cost, error, 0.0)
-        free = np.append(seen, True)
+        scale, totals, idle = self._scale / present, self._totals / present, self._idle / present
+        idle_known = self._conserved and idle[1] >= _LEAST_IDLE_S
+        background = idle[0] / idle[1] if idle_known else _at_no_requests(scale)
+        centre, spread = self._prior(seen, totals, background)
+        free = np.append(seen, not idle_known)
         gram, moment = self._gram[np.ix_(free, free)] / present, self._moment[free] / present
-        scale, spans = self._scale / present, float(self._spans[0]) / present
-        centre, spread = self._prior(seen, scale)
-        # In units of the prior's spread, so that costs of any size, and a background beside them, are solved alike.
-        gram, moment = gram * np.outer(spread, spread), moment * spread
-        centre = centre / spread
-        found = centre
-        for _ in range(3):  # how much the prior counts depends on the noise, which only the fit tells
-            unexplained = scale[2, 2] - 2 * moment @ found + found @ gram @ found
-            noise = max(_LEAST_NOISE * scale[2, 2], float(unexplained), _LEAST) / spans
-            normal = gram + noise * np.eye(len(centre))
-            found = nnls_normal(normal, moment + noise * centre)
-        deviation = np.sqrt(noise * np.maximum(np.diag(np.linalg.inv(normal)), 0.0))
-        cost[seen], error[seen] = (found * spread)[:-1], (deviation * spread)[:-1]
-        return Attribution(cost, error, float(found[-1] * spread[-1]))
+        square, spans = scale[2, 2], float(self._spans[0]) / present
+        if idle_known:
+            moment = moment - background * self._gram[free, -1] / present
+            square += background * (background * scale[1, 1] - 2 * scale[1, 2])
+        else:
+            # The background is left to the data.
+            loose = 10 * np.sqrt(scale[2, 2] / max(scale[1, 1], _LEAST)) + _LEAST
+            centre, spread = np.append(centre, background), np.append(spread, loose)
+        found, deviation = _fit(gram, moment, square, spans, centre, spread)
+        if idle_known:
+            requests = self._requests[seen] / present
+            # The counts are not exact, since work is not spread evenly over a request's time: that pulls costs down.
+            pulled = max(0.0, totals[2] - background * totals[1]) / max(float(found @ requests), _LEAST)
+            factor = float(np.clip(pulled, 1 / _MOST_PULL, _MOST_PULL))
+            found, deviation = found * factor, deviation * factor
+        count = int(seen.sum())
+        cost[seen], error[seen] = found[:count], deviation[:count]
+        return Attribution(cost, error, float(background if idle_known else found[-1]))
 
-    def _prior(self, seen: NDArray[np.bool_], scale: Floats) -> tuple[Floats, Floats]:
-        """Where the costs and the background are expected, and their standard deviations, both above 0."""
-        # The background is what is left at no requests; the rest goes by the hints. Fitting use to the hints would
-        # make little of them, since they are far noisier than counts.
-        size = np.sqrt(np.maximum(np.diag(scale)[:2], _LEAST))
-        normal = scale[:2, :2] / np.outer(size, size) + 1e-9 * np.eye(2)
-        _, background = nnls_normal(normal, scale[:2, 2] / size) / size
-        hints, total = (self._hints, self._totals[0]) if self._totals[0] > 0 else (self._requests, self._requests.sum())
-        above = max(0.0, self._totals[2] - background * self._totals[1]) / total
-        each = above * hints[seen] / self._requests[seen]
+    def _prior(self, seen: NDArray[np.bool_], totals: Floats, background: float) -> tuple[Floats, Floats]:
+        """Where the costs are expected, and their standard deviations, above 0."""
+        # What is not the background goes by the hints. Fitting use to the hints would make little of them, since they
+        # are far noisier than counts.
+        hints = self._hints if self._totals[0] > 0 else self._requests
         typical = self._totals[2] / self._requests.sum()
-        # The background is left to the data.
-        loose = 10 * np.sqrt(scale[2, 2] / max(scale[1, 1], _LEAST)) + _LEAST
-        return np.append(each, background), np.append(_PRIOR_SPREAD * each + _LEAST_SPREAD * typical + _LEAST, loose)
+        above = max(0.0, 1 - background * totals[1] / max(float(totals[2]), _LEAST)) * self._totals[2]
+        each = above * hints[seen] / hints.sum() / self._requests[seen]
+        return each, _PRIOR_SPREAD * each + _LEAST_SPREAD * typical + _LEAST
 
     def folded(self, new_index: Sequence[int], categories: int) -> "Splitter":
         """The same state over other categories; `new_index` gives for each of ours the one that takes its requests."""
-        new = Splitter(categories, 1.0, 0.0)
+        new = Splitter(categories, 1.0, 0.0, self._conserved)
         new._decay, new._last_s = self._decay, self._last_s
         new._scale, new._totals, new._spans = self._scale, self._totals, self._spans
+        new._idle, new._was_idle = self._idle, self._was_idle
         target = np.append(np.asarray(new_index, dtype=np.intp), categories)
         np.add.at(new._gram, (target[:, None], target[None, :]), self._gram)
         np.add.at(new._moment, target, self._moment)
@@ -139,6 +156,34 @@ class Splitter:
     def _stay_in_range(self, now_s: float) -> None:
         factor = self._decay.rescaling(now_s)
         if factor is not None:
-            states = (self._gram, self._moment, self._requests, self._hints, self._scale, self._totals, self._spans)
-            for state in states:
+            sums = (self._requests, self._hints, self._scale, self._totals, self._spans, self._idle)
+            for state in (self._gram, self._moment, *sums):
                 np.multiply(state, factor, out=state)
+
+
+def _at_no_requests(scale: Floats) -> float:
+    """The background by a regression of use on the number of requests, of moments (requests, length, use)."""
+    size = np.sqrt(np.maximum(np.diag(scale)[:2], _LEAST))
+    normal = scale[:2, :2] / np.outer(size, size) + 1e-9 * np.eye(2)
+    return float((nnls_normal(normal, scale[:2, 2] / size) / size)[1])
+
+
+def _fit(
+    gram: Floats, moment: Floats, square: float, spans: float, centre: Floats, spread: Floats
+) -> tuple[Floats, Floats]:
+    """Coefficients, not below 0, and their standard deviations, of least squares drawn to a prior.
+
+    Args:
+        gram, moment, square: sums of x'x, x'y and y'y over `spans` spans.
+        centre, spread: mean and standard deviation of the prior.
+    """
+    # In units of the prior's spread, so that costs of any size, and a background beside them, are solved alike.
+    gram, moment, centre = gram * np.outer(spread, spread), moment * spread, centre / spread
+    found = centre
+    for _ in range(3):  # how much the prior counts depends on the noise, which only the fit tells
+        unexplained = square - 2 * moment @ found + found @ gram @ found
+        noise = max(_LEAST_NOISE * square, float(unexplained), _LEAST) / spans
+        normal = gram + noise * np.eye(len(centre))
+        found = nnls_normal(normal, moment + noise * centre)
+    deviation = np.sqrt(noise * np.maximum(np.diag(np.linalg.inv(normal)), 0.0))
+    return found * spread, deviation * spread

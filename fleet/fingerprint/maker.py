@@ -21,16 +21,17 @@ _SERVER_ERROR = 500
 _SETTLE_S = 2.0
 # Or, where no more requests come, after this.
 _PATIENCE_S = 30.0
-_MAX_SPANS = 600
+_MAX_SAMPLES = 600
 _MAX_REQUESTS = 50_000
 _KNOWN = 0.5
 
 
 @dataclass(frozen=True)
-class _Span:
-    begin_s: float
-    end_s: float
-    cpu_s: float
+class _Sampled:
+    """What a host used from one sample to the next: spans between `edges_s`, CPU-seconds in each, bytes held."""
+
+    edges_s: Floats
+    cpu_s: Floats
     mem_bytes: float
 
 
@@ -62,11 +63,11 @@ class FingerprintMaker:
         self._sequence = 0
         self._profile = Profile(count, halflife_s, now_s)
         self._cpu = Splitter(count, attribution_halflife_s, now_s)
-        self._memory = Splitter(count, attribution_halflife_s, now_s)
+        self._memory = Splitter(count, attribution_halflife_s, now_s, conserved=False)
         # What a request costs the host besides what is measured in it: the server's parsing and scheduling.
         self._overhead = Splitter(1, attribution_halflife_s, now_s)
-        self._spans: deque[_Span] = deque(maxlen=_MAX_SPANS)
-        # Begin, end, category and measured CPU of the requests that may reach into a span not yet split.
+        self._samples: deque[_Sampled] = deque(maxlen=_MAX_SAMPLES)
+        # Begin, end, category and measured CPU of the requests that may reach into spans not yet split.
         self._requests = np.zeros((4, 0))
         self._utilisation = np.zeros(2)  # weighted sum and weight
         self._decay = ForwardDecay(halflife_s, now_s)
@@ -108,13 +109,13 @@ class FingerprintMaker:
         arrived = np.stack([end - length, end, category.astype(np.float64), cpu_s])
         self._requests = np.concatenate([self._requests, arrived], axis=1)[:, -_MAX_REQUESTS:]
 
-    def add_sample(self, sample: dict[str, Any], cpu_s: float, since_s: float) -> None:
+    def add_sample(self, sample: dict[str, Any], edges_s: Floats, cpu_s: Floats) -> None:
         """Takes in a host sample.
 
         Args:
             sample: that has passed the door.
-            cpu_s: CPU-seconds that the host used since the sample before.
-            since_s: when that one was taken.
+            edges_s: of the spans since the sample before, shape (S + 1,).
+            cpu_s: CPU-seconds that the host used in each, shape (S,).
         """
         now_s = sample["time"] / _US
         factor = self._decay.rescaling(now_s)
@@ -123,8 +124,8 @@ class FingerprintMaker:
         weight = float(self._decay.weight(now_s))
         self._utilisation += weight * np.array([sample["cpu_util"], 1.0])
         self._host = {name: np.nan if value is None else value for name, value in sample.items() if name != "host"}
-        if since_s < now_s:  # else the clock went back, and whose time it was is not known
-            self._spans.append(_Span(since_s, now_s, cpu_s, float(sample["mem_bytes"])))
+        if (np.diff(edges_s) > 0).all():  # else the clock went back, and whose time it was is not known
+            self._samples.append(_Sampled(edges_s, cpu_s, float(sample["mem_bytes"])))
 
     def fingerprint(self, now_s: float) -> Fingerprint:
         """The next fingerprint, as of now."""
@@ -171,32 +172,35 @@ class FingerprintMaker:
         return np.array([values[name] for name in HOST_COLUMNS], dtype=np.float64)
 
     def _split(self, now_s: float) -> None:
-        """Splits the spans whose requests have all been seen."""
+        """Splits the samples whose requests have all been seen."""
         begin, end = self._requests[:2]
         latest = end.max(initial=-np.inf)
-        while self._spans:
-            span = self._spans[0]
-            if latest < span.end_s + _SETTLE_S and now_s < span.end_s + _PATIENCE_S:
+        while self._samples:
+            first_s, last_s = self._samples[0].edges_s[[0, -1]]
+            if latest < last_s + _SETTLE_S and now_s < last_s + _PATIENCE_S:
                 break
-            self._spans.popleft()
-            self._split_one(span, self._requests[:, (begin < span.end_s) & (end > span.begin_s)])
-        waiting = self._spans[0].begin_s if self._spans else now_s - _PATIENCE_S
+            self._split_one(self._samples.popleft(), self._requests[:, (begin < last_s) & (end > first_s)])
+        waiting = self._samples[0].edges_s[0] if self._samples else now_s - _PATIENCE_S
         self._requests = self._requests[:, end > waiting]
 
-    def _split_one(self, span: _Span, there: Floats) -> None:
+    def _split_one(self, sampled: _Sampled, there: Floats) -> None:
         begin, end, category, cpu_s = there[0], there[1], there[2].astype(np.intp), there[3]
-        count, length = len(self._table.names), span.end_s - span.begin_s
-        slots = self._host.get("slots", np.nan)
-        part, seconds = shared_time(begin, end, (span.begin_s, span.end_s), slots if slots > 0 else np.inf)
-        self._cpu.observe(
-            span.end_s, length, span.cpu_s, totals(category, part, count), totals(category, seconds, count)
-        )
-        present = totals(category, part * (end - begin), count) / length
-        self._memory.observe(span.end_s, 1.0, span.mem_bytes, present, present)
+        edges, slots = sampled.edges_s, self._host.get("slots", np.nan)
+        shared = shared_time(begin, end, edges, slots if slots > 0 else np.inf)
+        count, spans = len(self._table.names), len(edges) - 1
+        cell = shared.span * count + category[shared.request]
+
+        def by_category(values: Floats) -> Floats:
+            return totals(cell, values, spans * count).reshape(spans, count)
+
+        ends, lengths = edges[1:], np.diff(edges)
+        self._cpu.observe(ends, lengths, sampled.cpu_s, by_category(shared.part), by_category(shared.seconds))
+        held = by_category(shared.part * (end - begin)[shared.request]).sum(axis=0, keepdims=True) / lengths.sum()
+        self._memory.observe(ends[-1:], np.ones(1), np.array([sampled.mem_bytes]), held, held)
         if np.isfinite(cpu_s).all():
-            unmeasured = max(0.0, span.cpu_s - float(part @ cpu_s))
-            requests = np.array([part.sum()])
-            self._overhead.observe(span.end_s, length, unmeasured, requests, requests)
+            measured = totals(shared.span, shared.part * cpu_s[shared.request], spans)
+            requests = totals(shared.span, shared.part, spans)[:, None]
+            self._overhead.observe(ends, lengths, sampled.cpu_s - measured, requests, requests)
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> Floats:

@@ -1,44 +1,64 @@
-"""Whose work a host did in a span of time, told from when its requests began and ended."""
+"""Whose work a host did in spans of time, told from when its requests began and ended."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
 
 
-def shared_time(
-    begin_s: Floats, end_s: Floats, span: tuple[float, float], slots: float = np.inf
-) -> tuple[Floats, Floats]:
-    """What part of each request lay in a span, and its share of the host's time there.
+@dataclass(frozen=True)
+class SharedTime:
+    """Requests and the spans they were in, a place a pair, shape (n,).
+
+    Args:
+        request, span: their indices.
+        part: 0..1, the share of the request's own time that lay in the span; they add up to 1 over all time.
+        seconds: the request's share of the host's time in the span.
+    """
+
+    request: Ints
+    span: Ints
+    part: Floats
+    seconds: Floats
+
+
+def shared_time(begin_s: Floats, end_s: Floats, edges_s: Floats, slots: float = np.inf) -> SharedTime:
+    """What part of each request lay in each span, and its share of the host's time there.
 
     While n requests are on the host, each is given 1/n of it (processor sharing; the estimator of Perez,
     Pacheco-Sanchez and Casale, 2015, for complete logs).
 
     Args:
-        begin_s, end_s: of every request that was on the host in the span, shape (n,).
-        span: its beginning and end, seconds of the same clock.
+        begin_s, end_s: of every request that was on the host in the spans, shape (R,), seconds of any one clock.
+        edges_s: ascending; the spans lie between neighbours, shape (S + 1,).
         slots: requests that the host serves at once; of more, the later ones wait, and waiting is no work.
-
-    Returns:
-        part: 0..1, the share of the request's own time that lay in the span, shape (n,); they add up to 1 over spans.
-        seconds: the request's share of the host's time in the span, shape (n,).
     """
     start = _service_start(begin_s, end_s, slots) if np.isfinite(slots) else begin_s
-    low, high = np.clip(start, *span), np.clip(end_s, *span)
     length = end_s - start
+    # A request too short for the clock lies in the span that holds its end, as does the last of any other.
+    last = np.searchsorted(edges_s, end_s, side="left") - 1
+    first = np.where(length > 0, np.searchsorted(edges_s, start, side="right") - 1, last)
+    spans = len(edges_s) - 1
+    outside = (last < 0) | (first >= spans)
+    first, last = np.maximum(first, 0), np.minimum(last, spans - 1)
+    count = np.where(outside, 0, last - first + 1)
+    request = np.repeat(np.arange(len(count)), count)
+    span = first[request] + np.arange(len(request)) - np.repeat(np.cumsum(count) - count, count)
+    low, high = np.maximum(start[request], edges_s[span]), np.minimum(end_s[request], edges_s[span + 1])
     inside = high - low
-    # A request too short for the clock lies in the span that holds its end.
-    instant = (length <= 0) & (end_s > span[0]) & (end_s <= span[1])
-    part = np.divide(inside, length, out=instant.astype(np.float64), where=length > 0)
+    part = np.divide(inside, length[request], out=np.ones(len(request)), where=length[request] > 0)
+    begins, ends = np.clip(start, edges_s[0], edges_s[-1]), np.clip(end_s, edges_s[0], edges_s[-1])
     # Sorted, not unique: doubles are spans of no length, and numpy loads masked arrays to tell them apart.
-    edges = np.sort(np.concatenate([low, high, np.asarray(span)]))
-    present = np.searchsorted(np.sort(low), edges[:-1], side="right") - np.searchsorted(
-        np.sort(high), edges[:-1], side="right"
+    times = np.sort(np.concatenate([begins, ends, edges_s]))
+    present = np.searchsorted(np.sort(begins), times[:-1], side="right") - np.searchsorted(
+        np.sort(ends), times[:-1], side="right"
     )
-    each = np.diff(edges) / np.maximum(present, 1)
-    integral = np.concatenate([[0.0], np.cumsum(each)])
-    seconds = integral[np.searchsorted(edges, high)] - integral[np.searchsorted(edges, low)]
-    return part, seconds
+    integral = np.concatenate([[0.0], np.cumsum(np.diff(times) / np.maximum(present, 1))])
+    seconds = integral[np.searchsorted(times, high)] - integral[np.searchsorted(times, low)]
+    return SharedTime(request, span, part, seconds)
 
 
 def _service_start(begin_s: Floats, end_s: Floats, slots: float) -> Floats:

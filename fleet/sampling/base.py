@@ -29,6 +29,14 @@ class Sampler(Protocol):
         """
         ...
 
+    def busy_s(self) -> float | None:
+        """The CPU counter between samples, CPU-seconds, for one who asks often; None where it is dear or coarse.
+
+        Raises:
+            SamplingError: as `sample`.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Subject:

@@ -119,6 +119,10 @@ class CgroupSampler:
         """One host sample; raises SamplingError: the cgroup is gone."""
         return self._subject.row(*self._measure(), used_cpu_s=self._meter.used_s)
 
+    def busy_s(self) -> float:
+        """CPU-seconds used so far; raises SamplingError: the cgroup is gone."""
+        return self._cgroup.busy_s()
+
     def _measure(self) -> tuple[float, float, int, int]:
         limits = self._cgroup.limits()
         cores = self._subject.cores or min(limits.cores or self._machine[0], self._machine[0])

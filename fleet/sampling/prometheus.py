@@ -102,6 +102,9 @@ class PrometheusSampler:
             raise SamplingError(f"the first reading of {self._url}: there is nothing to compare it with yet")
         return self._subject.row(self._cpu_util, cores, reading.mem_bytes, mem_limit)
 
+    def busy_s(self) -> None:
+        """Not told between samples: an exposition is dear to ask for."""
+
     def _names(self) -> tuple[str, ...]:
         return _CONTAINER_NAMES if self._labels else _NODE_NAMES
 
