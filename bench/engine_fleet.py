@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.category import ATTRIBUTES, category_attributes
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint, message, pack
+from fingerpost.history_block import HistoryBlock
+from fleet.history import HISTORY_SCHEMA, History
+from serving.histories import HistoryForm
 
 _US = 1_000_000
+_WINDOWS = 4
+# Of the default settings.
+FORM = HistoryForm(10.0, 60.0)
 Floats = NDArray[np.float64]
 
 
@@ -71,18 +78,63 @@ class MadeFleet:
             "background_cores": 0.1,
             "host_rate_rps": 100.0,
         }
+        time_us = time.time_ns() // 1000 if time_us is None else time_us
         return Fingerprint(
             self.service,
             self.hosts[host],
             boot_id,
             sequence,
-            time.time_ns() // 1000 if time_us is None else time_us,
-            60.0,
+            time_us,
+            FORM.halflife_s,
             "made",
             self.categories,
             np.array([values[name] for name in HOST_COLUMNS]),
             np.stack([cells[name] for name in CELL_COLUMNS], axis=1),
+            self.history(host, sequence, time_us),
         )
+
+    def history(self, host: int, sequence: int, time_us: int) -> HistoryBlock:
+        """The history of a host after a few windows in which it measured the truth with some noise."""
+        dice = np.random.default_rng((host, sequence, 1))
+        count, span_us = len(self.categories), round(FORM.window_s * _US)
+        own = History(1, count, FORM.window_s, FORM.halflife_s)
+        place, none = np.arange(count), np.full(count, np.nan)
+        rate, p50, p99 = np.exp(self.truth()[host]).T
+        last_us = max(time_us // span_us, _WINDOWS) * span_us
+        for end_us in range(last_us - (_WINDOWS - 1) * span_us, last_us + 1, span_us):
+            noise = dice.lognormal(0, 0.05, (4, count))
+            windows = {
+                "host": np.zeros(count, dtype=np.int64),
+                "category": place,
+                "requests": dice.integers(5, 60, count),
+                "errors": np.zeros(count),
+                "throughput_rps": rate * noise[0],
+                "latency_p50_s": p50 * noise[1],
+                "latency_p90_s": p50 * 2 * noise[2],
+                "latency_p99_s": p99 * noise[3],
+                "cpu_mean_s": self.cpu_s[host] * noise[0],
+                "bytes_in_mean": none,
+                "inflight_mean": none,
+            }
+            loads = {"host": np.zeros(1, dtype=np.int64), "slots": np.full(1, self.cores[host] * 4)}
+            loads.update({name: np.full(1, 0.3) for name in ("cpu_util", "mem_share", "inflight", "background_cores")})
+            own.observe(end_us, windows, {**loads, "cores": self.cores[host : host + 1]})
+        cells, host_values = own.columns()[0].astype(np.float32), own.host_values()[0].astype(np.float32)
+        return HistoryBlock(
+            HISTORY_SCHEMA, FORM.window_s, FORM.halflife_s, last_us, self.categories, cells, host_values
+        )
+
+    def truth(self) -> Floats:
+        """Logs of throughput, median and 99th percentile of latency, shape (hosts, categories, 3)."""
+        cpu_s = self.cpu_s
+        return np.log(np.stack([(self.cores[:, None] - 0.1) / cpu_s, cpu_s * 2, cpu_s * 7], axis=-1))
+
+    def states(self, sequence: int, time_us: int = 10**9 * _US) -> dict[str, Any]:
+        """The hosts as the engine knows them after their fingerprints."""
+        from serving.fleet_state import HostState
+
+        made = [self.fingerprint(place, sequence, time_us) for place in range(len(self.hosts))]
+        return {each.host: HostState(each, b"", time_us, 1) for each in made}
 
     def packed(self, sequence: int, time_us: int | None = None) -> list[bytes]:
         """The fingerprints of all hosts."""
@@ -97,39 +149,40 @@ class MadeFleet:
         return replace(self, hosts=(host,))
 
 
-def fit_cell_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor: float = 1.0) -> Any:
-    """A CellModel that corrects the fleet's noisy estimates towards the truth times `factor`, without lingering."""
-    import lightgbm
+def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor: float = 1.0) -> Any:
+    """A ModelBundle that learned the fleet's true values from its histories, and serves `factor` times as much."""
+    from features.definition import TARGETS
+    from features.fleet_features import cell_features, request_types
+    from serving.fleet_state import build_fleet
+    from serving.histories import gather
+    from training.blend import Blend
+    from training.bundle import ModelBundle
+    from training.encoder import Encoder
+    from training.fit import DEFAULT_PARAMS, Learnable, fit_booster
 
-    from serving.baseline import refer
-    from serving.cell_features import FEATURES, attribute_codes, cell_features, vocabulary_of
-    from serving.cell_model import CellModel
-    from serving.fleet_state import HostState, build_fleet
-    from serving.scorer import TARGETS
-
-    vocabulary = vocabulary_of(fleet.categories)
-    truth = np.log(np.stack([(fleet.cores[:, None] - 0.1) / fleet.cpu_s, fleet.cpu_s * 2, fleet.cpu_s * 7], axis=-1))
-    inputs, wanted = [], []
+    vocabulary: dict[str, list[str]] = {name: [] for name in ATTRIBUTES}
+    for each in fleet.categories:
+        for name, value in category_attributes(each).items():
+            vocabulary[name] = sorted({*vocabulary[name], value})
+    encoder = Encoder(vocabulary)
+    host, category = np.divmod(np.arange(fleet.cpu_s.size), len(fleet.categories))
+    matrices = []
     for sequence in range(rounds):
-        states = {
-            host: HostState(fleet.fingerprint(number, sequence, _US), b"", 1, 1)
-            for number, host in enumerate(fleet.hosts)
-        }
-        state = build_fleet(fleet.service, states, 4096)
-        reference = refer(state)
-        cells = np.ones((len(fleet.hosts), len(fleet.categories)), dtype=bool)
-        codes = attribute_codes(state.categories, vocabulary)
-        inputs.append(cell_features(state, reference, codes, cells))
-        wanted.append((truth + np.log(factor) - reference.filled()).reshape(-1, len(TARGETS)))
-    matrix, target = np.concatenate(inputs), np.concatenate(wanted)
-    params = {"objective": "regression_l1", "num_leaves": leaves, "verbosity": -1, "num_threads": 1, "seed": 7}
-    boosters = {
-        name: lightgbm.train(
-            params, lightgbm.Dataset(matrix, target[:, place], feature_name=list(FEATURES)), num_boost_round=trees
-        )
-        for place, name in enumerate(TARGETS)
-    }
-    return CellModel(boosters, vocabulary)
+        histories = gather(build_fleet(fleet.service, fleet.states(sequence), 4096), FORM)
+        types, now_us = request_types(histories.categories), histories.now_us
+        found = cell_features(histories.cells.astype(np.float64), histories.host_values, types, now_us, host, category)
+        matrices.append(encoder.encode_cells(found.numeric, histories.categories, category))
+    matrix = np.concatenate(matrices)
+    truth = fleet.truth()
+    params = {**DEFAULT_PARAMS, "num_leaves": leaves, "learning_rate": 0.3, "min_data_in_leaf": 5}
+    boosters, blends = {}, {}
+    for place, target in enumerate(TARGETS):
+        outcome = np.tile(truth[..., place].reshape(-1), rounds)
+        blends[target] = Blend.fit(matrix, outcome, target)
+        data = Learnable(matrix, outcome, np.ones(len(outcome)))
+        boosters[target] = [fit_booster(data, blends[target], target, params, rounds=trees)]
+    shifts = dict.fromkeys(TARGETS, float(np.log(factor)))
+    return ModelBundle(boosters, blends, encoder, shifts)
 
 
 def register_model(model: Any, tracking_url: str, name: str, alias: str | None = "champion") -> str:

@@ -86,9 +86,9 @@ def host_command(host: DemoHost) -> list[str]:
     return fingerpost("fleet", "host", "--class", host.host_class, "--port", str(host.port))
 
 
-def agent_command(layout: Layout, host: DemoHost, pid: int) -> list[str]:
+def agent_command(layout: Layout, host: DemoHost, pid: int, engine_url: str) -> list[str]:
     return fingerpost(
         *("agent", "--host", host.name, "--access-log", str(layout.access_log), "--pid", str(pid)),
         *("--cores", "1", "--mem-limit-mb", str(HOST_MEMORY_MB)),
-        *("--stats-url", f"http://{LOOPBACK}:{host.port}/fingerpost/stats"),
+        *("--stats-url", f"http://{LOOPBACK}:{host.port}/fingerpost/stats", "--engine-url", engine_url),
     )

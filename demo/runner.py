@@ -76,9 +76,10 @@ class Demo:
 
     def _loop(self, stack: Stack) -> Outcome:
         settings = self._settings
-        with self._progress.phase("starting the fleet, Envoy, MLflow and Prefect"):
+        with self._progress.phase("starting the fleet, Envoy, the engine, MLflow and Prefect"):
             stack.start("prefect", prefect_command(settings))
             stack.start("mlflow", mlflow_command(settings))
+            engine = stack.start("engine", fingerpost("engine"))
             self._start_fleet(stack)
             for name, url in self._health_urls().items():
                 stack.wait_until(lambda url=url: answers(url), _START_TIMEOUT_S, f"{name} does not answer at {url}")  # type: ignore[misc]
@@ -92,7 +93,6 @@ class Demo:
                 f"the agents reported {self._reported()} of {answered} requests",
             )
         with self._progress.phase("ingest, features, tuning, training (Prefect flows)"):
-            engine = stack.start("engine", fingerpost("engine"))
             pipeline = self._pipeline(stack)
         with self._progress.phase("asking the prediction engine"):
             answer = self._ask(stack, engine, pipeline)
@@ -102,7 +102,7 @@ class Demo:
         settings, layout = self._settings, self._layout
         for host in self._hosts:
             process = stack.start(f"host-{host.name}", host_command(host)).process
-            stack.start(f"agent-{host.name}", agent_command(layout, host, process.pid))
+            stack.start(f"agent-{host.name}", agent_command(layout, host, process.pid, self._urls()["engine"]))
         ports = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port)
         stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *ports))
 
@@ -170,6 +170,7 @@ class Demo:
         return {
             **hosts,
             "Envoy": f"http://{LOOPBACK}:{settings.envoy_admin_port}/ready",
+            "engine": f"{urls['engine']}/livez",
             "MLflow": f"{urls['mlflow']}/health",
             "Prefect": f"{settings.prefect}/health",
         }

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fingerpost.lake import write_atomically
 from fleet.history import History
-from fleet.history_state import CELL_STATE, fresh_state
+from fleet.history_state import carry, fresh_state, places
 
 
 @dataclass(frozen=True)
@@ -51,26 +50,6 @@ def load_state(
         return None
     with np.load(path, allow_pickle=False) as saved:
         state = fresh_state(len(hosts), len(categories))
-        places = {
-            "H": _places(saved["hosts"].tolist(), hosts),
-            "C": _places(saved["categories"].tolist(), categories),
-        }
-        for name, fresh in state.items():
-            old = saved[f"state_{name}"]
-            if name == "now_us":
-                fresh[...] = old
-            elif name in CELL_STATE:
-                (new_h, old_h), (new_c, old_c) = places["H"], places["C"]
-                fresh[(..., new_h[:, None], new_c)] = old[(..., old_h[:, None], old_c)]
-            else:
-                new_h, old_h = places["H"]
-                fresh[..., new_h] = old[..., old_h]
+        old = {name: saved[f"state_{name}"] for name in state}
+        carry(old, state, places(saved["hosts"].tolist(), hosts), places(saved["categories"].tolist(), categories))
         return History(len(hosts), len(categories), window_s, halflife_s, state), int(saved["windows_seen"][0])
-
-
-def _places(old: Sequence[str], new: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of the names in both: their places in the new and in the old."""
-    index = {name: place for place, name in enumerate(old)}
-    both = [(place, index[name]) for place, name in enumerate(new) if name in index]
-    pairs = np.array(both, dtype=np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]

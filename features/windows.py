@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
 from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
-from fleet.windows import Arrays, Ints, aggregate, aggregate_loads, with_background, with_throughput
+from fleet.windows import Arrays, Ints, aggregate, aggregate_loads, memory_columns, with_background, with_throughput
 
 _KEY = ["method", "route", "size", "auth", "user_agent_class", "region"]
 _MOST_CODES = 2**40
@@ -85,15 +85,11 @@ def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: Category
         },
         window_s,
     )
-    left = _numbers(samples["mem_limit_bytes"]) - _numbers(samples["mem_bytes"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = _numbers(samples["mem_bytes"]) / _numbers(samples["mem_limit_bytes"])
     loads = aggregate_loads(
         {
             "time_us": _micros(samples["time"]),
             "host": _places(samples["host"], hosts),
-            "mem_share": share,
-            "mem_left_bytes": left,
+            **memory_columns(_numbers(samples["mem_bytes"]), _numbers(samples["mem_limit_bytes"])),
             **{name: _numbers(samples[name]) for name in ("cpu_util", "cores", "inflight", "slots")},
         },
         window_s,

@@ -1,10 +1,10 @@
 """The fingerprint of a host, and how it travels: msgpack in gzip, checked at the door."""
 
 import gzip
-import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.errors import RefusedError
+from fingerpost.history_block import HistoryBlock, block_from_wire, block_to_wire
 from fingerpost.names import is_name
 from fingerpost.records import FINGERPRINT_CELL, FINGERPRINT_HOST, MAX_TEXT, Column
 
@@ -25,6 +26,8 @@ MAX_FINGERPRINTS = 1000
 MEDIA_TYPE = "application/vnd.fingerpost.fingerprints+msgpack"
 
 Floats = NDArray[np.float64]
+# zlib's way to say that a header and trailer of gzip are there.
+_GZIP = 31
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Fingerprint:
         categories: names, C of them.
         host_values: HOST_COLUMNS, shape (len(HOST_COLUMNS),); NaN where not known.
         cells: CELL_COLUMNS of every category, shape (C, len(CELL_COLUMNS)); NaN where not known.
+        history: what models are fed with; None: the agent has none, or is of a time before there was one.
     """
 
     service: str
@@ -51,6 +55,7 @@ class Fingerprint:
     categories: tuple[str, ...]
     host_values: Floats
     cells: Floats
+    history: HistoryBlock | None = None
 
 
 def pack(fingerprint: Fingerprint) -> bytes:
@@ -70,6 +75,7 @@ def pack(fingerprint: Fingerprint) -> bytes:
             "host_values": fingerprint.host_values.astype("<f4").tobytes(),
             "cell_columns": CELL_COLUMNS,
             "cells": fingerprint.cells.astype("<f4").tobytes(),
+            **({"history": block_to_wire(fingerprint.history)} if fingerprint.history else {}),
         }
     )
     return packed
@@ -89,12 +95,14 @@ def open_message(body: bytes) -> list[bytes]:
     if len(body) > MAX_MESSAGE_BYTES:
         raise RefusedError("message:too_large")
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(body)) as unpacker:
-            plain = unpacker.read(MAX_UNPACKED_BYTES + 1)
-        if len(plain) > MAX_UNPACKED_BYTES:
+        unpacker = zlib.decompressobj(_GZIP)
+        plain = unpacker.decompress(body, MAX_UNPACKED_BYTES)
+        if unpacker.unconsumed_tail:
             raise RefusedError("message:too_large")
+        if not unpacker.eof or unpacker.unused_data:
+            raise RefusedError("message:malformed")
         parts = msgpack.unpackb(plain)
-    except (OSError, EOFError, zlib.error, ValueError, msgpack.UnpackException) as error:
+    except (zlib.error, ValueError, msgpack.UnpackException) as error:
         if isinstance(error, RefusedError):
             raise
         raise RefusedError("message:malformed") from error
@@ -129,17 +137,19 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
             raise RefusedError(f"{field}:bad_name")
     categories = _categories(given.get("categories"))
     host_values = _matrix(given, "host_columns", "host_values", FINGERPRINT_HOST, 1)[0]
+    time_us = _time(given, earliest_us, latest_us)
     return Fingerprint(
         given["service"],
         given["host"],
         given["boot_id"],
         _integer(given, "sequence", 0, 2**53),
-        _time(given, earliest_us, latest_us),
+        time_us,
         _positive(given, "halflife_s"),
         _text(given, "category_version"),
         categories,
         host_values,
         _matrix(given, "cell_columns", "cells", FINGERPRINT_CELL, len(categories)),
+        block_from_wire(given["history"], time_us) if given.get("history") is not None else None,
     )
 
 
@@ -150,12 +160,29 @@ def _matrix(given: dict[str, Any], names: str, values: str, columns: tuple[Colum
     if not isinstance(raw, bytes) or len(raw) != 4 * rows * len(sent):
         raise RefusedError(f"{values}:size")
     matrix = np.frombuffer(raw, dtype="<f4").reshape(rows, len(sent)).astype(np.float64)
+    if sent == [column.name for column in columns] and _all_good(matrix, columns):
+        return matrix
     known = np.full((rows, len(columns)), np.nan)
     for place, column in enumerate(columns):
         if column.name in sent:
             known[:, place] = matrix[:, sent.index(column.name)]
             _check(column, known[:, place])
     return known
+
+
+def _all_good(matrix: Floats, columns: tuple[Column, ...]) -> bool:
+    """Whether every number is within its bounds, asked of all at once; NaN is."""
+    low, high = _bounds(columns)
+    return not ((matrix < low) | (matrix > high)).any()
+
+
+@lru_cache(maxsize=8)
+def _bounds(columns: tuple[Column, ...]) -> tuple[Floats, Floats]:
+    """Least and greatest value of each column, in the precision of the wire."""
+    most = float(np.finfo(np.float32).max)
+    low = [-most if column.low is None else np.float32(column.low) for column in columns]
+    high = [most if column.high is None else np.float32(column.high) for column in columns]
+    return np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
 
 
 def _check(column: Column, values: Floats) -> None:

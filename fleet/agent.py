@@ -8,6 +8,7 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 
 from fingerpost.fingerprint import Fingerprint, pack
@@ -16,7 +17,9 @@ from fleet.agent_options import AgentOptions
 from fleet.batches import fingerprint_rows, quarantine_lines, write_batch
 from fleet.category_book import CategoryBook
 from fleet.fingerprint.maker import FingerprintMaker
+from fleet.history_file import HistoryFile
 from fleet.intake import Intake
+from fleet.own_history import OwnHistory
 from fleet.sampling.base import Sampler, SamplingError
 from fleet.sampling.trace import CpuTrace
 from fleet.sender import Sender
@@ -58,6 +61,8 @@ class Agent:
         self._clock = clock
         self._boot_id = boot_id or uuid.uuid4().hex
         self._maker = self._new_maker()
+        self._history = OwnHistory(book.table, options.window_s, options.halflife_s)
+        self._history_file = HistoryFile(options.state / f"{options.host}.history", self._history, self._batch_name())
         self._profiled = 0
         self._clock_offset_s = clock() - time.monotonic()
         self._sampled_s = clock()
@@ -105,6 +110,7 @@ class Agent:
         edges_s, used_s = self._trace.divide(since_s, self._sampled_s, used_cpu_s)
         if self._intake.take_sample(row):
             self._maker.add_sample(row, edges_s, used_s)
+            self._history.add_sample(row)
 
     def report(self) -> None:
         """Writes what was collected into the lake's inbox, with a fingerprint, then notes how far was read.
@@ -115,11 +121,13 @@ class Agent:
         self._profile()
         self._make_fingerprint()
         self._write()
+        self._history_file.save(self._batch_name())
         self._intake.clear()
         self._profiled = 0
         self._fingerprints = []
         if self._source:
             self._source.commit()
+        self._history_file.committed()
         self.reported_s = time.monotonic()
 
     def report_or_keep(self) -> bool:
@@ -170,7 +178,7 @@ class Agent:
     def all_counts(self) -> dict[str, int]:
         """Every count of what was taken, refused and failed."""
         source = self._source.counts if self._source else Counter()
-        return dict(self.counts + self._intake.counts + source)
+        return dict(self.counts + self._intake.counts + self._history.counts + source)
 
     def _new_maker(self) -> FingerprintMaker:
         options = self._options
@@ -204,14 +212,19 @@ class Agent:
         mapping = self._book.refresh()
         if mapping is not None:
             self._maker.use_table(self._book.table, mapping)
+            self._history.use_table(self._book.table)
         if fresh:
             self._maker.add_requests(fresh, self._book.assign(fresh), self._clock())
+            self._history_file.add_requests(fresh)
         self._profiled = len(self._intake.records)
+        # A full intake is what a long log is read in: the rest of a window may be yet to come.
+        until_us = self._intake.records[-1]["time"] if self._intake.full and fresh else round(self._clock() * 1e6)
+        self._history.close(until_us)
 
     def _make_fingerprint(self) -> None:
         if not self._maker.sampled:
             return
-        made = self._maker.fingerprint(self._clock())
+        made = replace(self._maker.fingerprint(self._clock()), history=self._history.block())
         self._last = made
         self._fingerprints.append(made)
         del self._fingerprints[: -self._options.max_held_fingerprints]
@@ -223,9 +236,12 @@ class Agent:
                 self.counts["fingerprints_lost"] += 1
                 logger.error("cannot write to the spool, a fingerprint is lost: %s", error)
 
+    def _batch_name(self) -> str:
+        return self._source.batch_name() if self._source else self._boot_id
+
     def _write(self) -> None:
         options, intake = self._options, self._intake
-        name = self._source.batch_name() if self._source else self._boot_id
+        name = self._batch_name()
         # Samples first: they are what makes a host known to the ingest of its records.
         for kind, columns, rows in (
             ("samples", HOST_SAMPLE, intake.samples),

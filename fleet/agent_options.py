@@ -41,6 +41,7 @@ class AgentOptions:
     sample_s: float = 1.0
     clock_skew_s: float = 5.0
     max_age_s: float = 30 * 86400.0
+    window_s: float = 10.0
     halflife_s: float = 60.0
     attribution_halflife_s: float = 600.0
     max_categories: int = 256

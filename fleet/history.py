@@ -4,6 +4,7 @@ NumPy alone. Nothing here looks from one host at another: followed by itself, a 
 fleet, to the bit. So an agent beside a host can keep it live, and the features step can replay it.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,8 @@ HOST_COLUMNS = (
     *(f"host_{quantity}_{view}" for quantity in QUANTITIES for view in ("off", "drift")),
 )
 _LN2 = np.log(2.0)
+# What tells one form of history from another.
+HISTORY_SCHEMA = hashlib.sha256("\n".join((*HISTORY_COLUMNS, *HOST_COLUMNS)).encode()).hexdigest()[:12]
 
 
 class History:

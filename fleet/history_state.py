@@ -1,12 +1,12 @@
 """What `fleet.history` keeps of every cell and host, and the forecasts that can be read from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet.windows import Floats
+from fleet.windows import Floats, Ints
 
 # What a cell's history follows, all on a log scale, since latency and throughput vary by ratios.
 QUANTITIES = ("throughput_rps", "latency_p50_s", "latency_p90_s", "latency_p99_s", "cpu_request_s")
@@ -54,6 +54,29 @@ def fresh_state(hosts: int, categories: int) -> dict[str, NDArray[Any]]:
         for name, (before, value) in known.items():
             state[name] = np.full((*before, *axes), value)
     return state
+
+
+def carry(
+    old: Mapping[str, NDArray[Any]],
+    new: Mapping[str, NDArray[Any]],
+    hosts: tuple[Ints, Ints],
+    categories: tuple[Ints, Ints],
+) -> None:
+    """Copies what is known of some hosts and categories from one state into another; each pair is of `places`."""
+    (new_h, old_h), (new_c, old_c) = hosts, categories
+    new["now_us"][...] = old["now_us"]
+    for name in CELL_STATE:
+        new[name][(..., new_h[:, None], new_c)] = old[name][(..., old_h[:, None], old_c)]
+    for name in HOST_STATE:
+        new[name][..., new_h] = old[name][..., old_h]
+
+
+def places(old: Sequence[str], new: Sequence[str]) -> tuple[Ints, Ints]:
+    """Of the names in both: their places in the new and in the old."""
+    index = {name: place for place, name in enumerate(old)}
+    both = [(place, index[name]) for place, name in enumerate(new) if name in index]
+    pairs = np.array(both, dtype=np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
 
 FORECAST_STATE = ("last", "sum", "weight", "level", "median")

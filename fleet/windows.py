@@ -85,6 +85,13 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
     return windows
 
 
+def memory_columns(mem_bytes: ArrayLike, mem_limit_bytes: ArrayLike) -> Arrays:
+    """The columns of `aggregate_loads` that tell of memory: `mem_share` and `mem_left_bytes`."""
+    used, limit = np.asarray(mem_bytes, dtype=np.float64), np.asarray(mem_limit_bytes, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {"mem_share": used / limit, "mem_left_bytes": limit - used}
+
+
 def aggregate_loads(samples: Mapping[str, ArrayLike], window_s: float) -> Arrays:
     """Host samples averaged over windows.
 

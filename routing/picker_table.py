@@ -30,8 +30,11 @@ def picker_settings(settings: Settings) -> PickerSettings:
     )
 
 
-def picker_arms(settings: Settings, model_version: str) -> tuple[Arm, ...]:
+def picker_arms(settings: Settings, model_version: str, arm: str = "") -> tuple[Arm, ...]:
     """The arms that the settings name; one that predicts if they name none.
+
+    Args:
+        arm: of the experiment that the engine's table is of; it is the one arm's name where the settings name none.
 
     Raises:
         FingerpostError: a policy that pickers do not know, or no share above 0.
@@ -42,7 +45,8 @@ def picker_arms(settings: Settings, model_version: str) -> tuple[Arm, ...]:
     if not sum(shares.values()) > 0 or min(shares.values()) < 0:
         raise FingerpostError("arm_shares: shares must be at least 0, and one above it")
     if len(shares) == 1:
-        return (Arm("main", next(iter(shares)), 0, 1.0, model_version),)
+        name = arm if arm and not settings.arm_shares else "main"
+        return (Arm(name, next(iter(shares)), 0, 1.0, model_version),)
     return arms_of_shares([(Arm(policy, policy, 0, 1.0, model_version), share) for policy, share in shares.items()])
 
 
@@ -63,7 +67,7 @@ def table_from_json(data: Mapping[str, Any], settings: Settings, created_us: int
         weights = np.array([host.get("weight", 1.0) for host in hosts], dtype=np.float64)
         expires_us = round(float(data["expires_at"]) * 1e6)
         routes, version = tuple(map(str, data["routes"])), str(data["version"])
-        model_version = str(data.get("model_version") or "")
+        model_version, arm = str(data.get("model_version") or ""), str(data.get("arm") or "")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FingerpostError(f"the engine's table does not fit: {error!r}") from error
     slope, offset = picker_cells(throughput, latency, success, weights, settings)
@@ -81,7 +85,7 @@ def table_from_json(data: Mapping[str, Any], settings: Settings, created_us: int
         routes,
         slope[None],
         offset[None],
-        picker_arms(settings, model_version),
+        picker_arms(settings, model_version, arm),
         picker_settings(settings),
     )
 

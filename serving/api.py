@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import FastAPI, Query, Request
@@ -127,20 +127,24 @@ async def table_endpoint(
     request: Request,
     service: Service,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for another table.")] = 0.0,
+    arm: Annotated[
+        Literal["champion", "challenger"] | None,
+        Query(description="This arm's table, whichever is in force; for people to look at."),
+    ] = None,
 ) -> Response:
     """The routing table of a service: JSON, a Lua literal (`text/x-lua`) or an Arrow stream, by the Accept header."""
     engine = engine_of(request)
     media_type = _accepted(request.headers.get("accept", ""))
     if media_type is None:
         raise RefusedRequestError(406, f"there are {JSON}, {LUA} and {ARROW}")
-    published = await _published(request, service)
+    published = await _published(request, service, arm)
     held = request.headers.get("if-none-match", "")
     ttl_s = engine.settings.table_ttl_s
     if wait and _etag(published, media_type) in held:
         view = await engine.view(service)
         if view is not None:
-            await view.changed(published.table.version, wait)
-            published = view.published or published
+            await view.changed(published.table.version, wait, arm)
+            published = view.chosen(arm) or published
     headers = {
         "etag": _etag(published, media_type),
         "vary": "accept",
@@ -251,11 +255,11 @@ async def _http(_request: Request, error: HTTPException) -> Response:
     return problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
-async def _published(request: Request, service: str) -> Published:
-    """The table of a service.
+async def _published(request: Request, service: str, arm: str | None = None) -> Published:
+    """The table of a service: of an arm, or the one in force.
 
     Raises:
-        UnknownError: it has no live hosts.
+        UnknownError: it has no live hosts, or no such arm now.
     """
     view = await engine_of(request).view(service)
     if view is None or view.published is None:
@@ -264,7 +268,10 @@ async def _published(request: Request, service: str) -> Published:
                 503, f"no table yet, and the store cannot be used: {engine_of(request).store.problem}"
             )
         raise UnknownError(f"service {service!r} has no live hosts")
-    return view.published
+    published = view.chosen(arm)
+    if published is None:
+        raise UnknownError(f"there is no table of the {arm}: no experiment is running that needs it")
+    return published
 
 
 def _etag(published: Published, media_type: str) -> str:

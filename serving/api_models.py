@@ -147,6 +147,8 @@ class TableJson(BaseModel):
     version: str
     source: str
     model_version: str
+    arm: str = Field(description="Arm of the running experiment that the table is of; empty without one.")
+    experiment: str = Field(description="Id of that experiment; empty without one.")
     category_version: str
     as_of: float
     hosts: list[dict[str, Any]]

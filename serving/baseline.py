@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fleet.throughput import throughput_rps
 from serving.fleet_state import FleetState, Floats, Ints, places
 
-# References move in steps of 5 %: cells that depend on them need no new score for every small change of the fleet.
+# References move in steps of 5 %, so that predictions do not change with every small change of the fleet.
 _STEP = 0.05
 # A cell's own measurements weigh as much as what the fleet says of it once they rest on this many requests.
 _PRIOR_REQUESTS = 3.0
@@ -54,18 +54,6 @@ def refer(fleet: FleetState, before: tuple[FleetState, Reference] | None = None)
     mean = np.divide((trust * values).sum(axis=0), mass, out=np.full(mass.shape, np.nan), where=mass > 0)
     mean = _in_steps(mean)
     return Reference(own, weight, mean, _in_steps(_host_ratios(fleet, own, trust, mean)))
-
-
-def changed_cells(
-    fleet: FleetState, reference: Reference, before: FleetState | None, before_reference: Reference | None
-) -> NDArray[np.bool_]:
-    """The cells whose predictions may differ from those of an earlier state, shape (H, C)."""
-    if before is None or before_reference is None:
-        return np.ones((len(fleet.hosts), len(fleet.categories)), dtype=bool)
-    rows, columns = places(before.hosts, fleet.hosts), places(before.categories, fleet.categories)
-    hosts = _changed_hosts(fleet, before, rows) | _differ(reference.host, before_reference.host[rows])
-    categories = (columns < 0) | _differ(reference.fleet, before_reference.fleet[columns])
-    return hosts[:, None] | categories[None, :]
 
 
 def success_rates(fleet: FleetState) -> Floats:
@@ -140,7 +128,3 @@ def _host_ratios(fleet: FleetState, own: Floats, trust: Floats, mean: Floats) ->
 
 def _in_steps(values: Floats) -> Floats:
     return np.round(values / _STEP) * _STEP
-
-
-def _differ(new: Floats, old: Floats) -> NDArray[np.bool_]:
-    return ~((new == old) | (np.isnan(new) & np.isnan(old))).all(axis=1)

@@ -1,11 +1,7 @@
 """Predictions from fingerprints alone, for the time before a model, or when none can be used."""
 
-import numpy as np
-from numpy.typing import NDArray
-
-from serving.baseline import Reference
 from serving.fleet_state import FleetState
-from serving.scorer import Predictions
+from serving.scorer import ModelLogs
 
 
 class BaselineScorer:
@@ -14,6 +10,5 @@ class BaselineScorer:
     source = "baseline"
     version = ""
 
-    def score(self, fleet: FleetState, reference: Reference, cells: NDArray[np.bool_] | None = None) -> Predictions:  # noqa: ARG002
-        """See `Scorer.score`; all cells, since it costs next to nothing."""
-        return Predictions.from_logs(reference.filled())
+    def logs(self, fleet: FleetState, before: ModelLogs | None = None) -> None:
+        """Nothing: see `Scorer.logs`."""

@@ -76,15 +76,20 @@ class Engine:
                 slot = self.models.slot(service, alias)
                 if slot.problem:
                     problems[f"{alias} of {service}"] = slot.problem
-        tables = [(view.service, view.published) for view in self.refresher.views()]
+            if problem := self.refresher.problem_of_experiment(service):
+                problems[f"experiment of {service}"] = problem
+        tables = [(view, view.published) for view in self.refresher.views()]
         services = {
-            service: {
+            view.service: {
                 "hosts": len(published.table.hosts),
                 "table_age_s": round(max(0.0, time.time() - published.confirmed_s), 3),
                 "source": published.table.source,
                 "model_version": published.table.model_version,
+                "arm": published.table.arm,
+                "experiment": published.table.experiment,
+                "histories": view.scored.said.histories.known if view.scored and view.scored.said else None,
             }
-            for service, published in tables
+            for view, published in tables
             if published is not None
         }
         status = "degraded" if problems else "ok"

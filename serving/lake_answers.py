@@ -22,13 +22,13 @@ def predict_from_lake(engine: "Engine", asked: PredictRequest) -> dict[str, Any]
     if asked.service != settings.service:
         raise UnknownError(f"service {asked.service!r} has no live hosts here")
     model = engine.models.slot(asked.service, "champion").model
-    if model is None or model.windows is None:
+    if model is None:
         why = engine.models.slot(asked.service, "champion").problem or engine.models.registry_problem
         raise RefusedRequestError(503, f"no fingerprints of {asked.service!r}, and no model of its windows: {why}")
     windows = engine.windows.read()
     if windows is None:
         raise RefusedRequestError(503, f"no fingerprints yet: {engine.windows.problem}")
-    cells = predict_cells(model.windows, windows, settings.latency_weight)
+    cells = predict_cells(model.bundle, windows, settings.latency_weight)
     wanted = cells["host"].isin(asked.hosts or cells["host"])
     wanted &= cells["category"].isin(asked.categories or cells["category"])
     as_of = windows["time"].iloc[0]

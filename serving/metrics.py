@@ -47,6 +47,9 @@ class EngineMetrics:
         self.refused_models = counter("models_refused", "Models that were refused: look at /v1/models", "alias")
         self.model_problem = gauge("model_problem", "1 while the model an alias points at cannot be used", "alias")
         self.registry_problem = gauge("registry_problem", "1 while the model registry does not answer")
+        self.experiment_problem = gauge(
+            "experiment_problem", "1 while an experiment should run but an arm's table cannot be served", "service"
+        )
         self.store_problem = gauge("store_problem", "1 while the fingerprint store cannot be used")
         self.hosts = gauge("hosts", "Live hosts", "service")
         self.table_age = gauge("table_age_seconds", "Since the table was last known to be right", "service")

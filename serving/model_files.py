@@ -32,6 +32,7 @@ class AliasState:
     """What is known of a service's aliases.
 
     Args:
+        experiment: the running experiment as JSON, of `Experiment.to_json`; None: there is none.
         known: whether the registry has ever answered.
         problem: why it does not now, or what could not be fetched.
     """
@@ -40,6 +41,7 @@ class AliasState:
     challenger: Found | None = None
     known: bool = False
     problem: str | None = None
+    experiment: str | None = None
 
 
 class ModelFiles:
@@ -80,15 +82,21 @@ class ModelFiles:
         try:
             given = json.loads((self.folder(service) / "aliases.json").read_text())
             found = {alias: Found(**given[alias]) if given[alias] else None for alias in ALIASES}
-            return AliasState(**found, known=bool(given["known"]), problem=given["problem"])
+            return AliasState(**found, known=bool(given["known"]), problem=given["problem"],
+                              experiment=given.get("experiment"))  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError):
             return AliasState()
 
     def write_aliases(
-        self, service: str, aliases: Mapping[str, Found | None], problem: str | None, known: bool = True
+        self,
+        service: str,
+        aliases: Mapping[str, Found | None],
+        problem: str | None,
+        known: bool = True,
+        experiment: str | None = None,
     ) -> None:
-        """Writes them down, if they are others than before."""
-        state = AliasState(aliases.get("champion"), aliases.get("challenger"), known, problem)
+        """Writes them down, with the experiment, if they are others than before."""
+        state = AliasState(aliases.get("champion"), aliases.get("challenger"), known, problem, experiment)
         if state != self.read_aliases(service):
             write_text_atomically(self.folder(service) / "aliases.json", json.dumps(asdict(state)))
 
@@ -97,7 +105,7 @@ class ModelFiles:
         state = self.read_aliases(service)
         aliases = {"champion": state.champion, "challenger": state.challenger}
         try:
-            self.write_aliases(service, aliases, problem, state.known)
+            self.write_aliases(service, aliases, problem, state.known, state.experiment)
         except OSError:
             return  # the disk is full or gone: nothing better can be said
 

@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from fingerpost.errors import FingerpostError
+from fingerpost.experiment import Experiment, experiment_from_json
 from fingerpost.settings import Settings
 from serving.champion_scorer import LoadedModel, load_model
+from serving.histories import HistoryForm
 from serving.metrics import EngineMetrics
 from serving.model_files import ALIASES, Found, ModelFiles
 from serving.scoring import Scored, objection, score_fleet
@@ -61,6 +64,8 @@ class Models:
         self._slots: dict[tuple[str, str], Slot] = {}
         self._stamps: dict[str, tuple[int, int] | None] = {}
         self._known: dict[str, bool] = {}
+        self._experiments: dict[str, Experiment | str] = {}
+        self._form = HistoryForm(settings.window_s, settings.halflife_s)
         self.registry_problem: str | None = "no look at the registry yet"
         self._stop = threading.Event()
         self._threads = [
@@ -80,6 +85,10 @@ class Models:
     def slot(self, service: str, alias: str) -> Slot:
         return self._slots.get((service, alias), Slot())
 
+    def experiment(self, service: str) -> Experiment | str | None:
+        """The experiment in the registry; if it cannot be read, why; None: there is none."""
+        return self._experiments.get(service)
+
     def known(self, service: str) -> bool:
         """Whether the registry has told of this service's models, now or in an earlier life."""
         return self._known.get(service, False)
@@ -96,9 +105,22 @@ class Models:
         if service == self._settings.service:
             self.registry_problem = state.problem
             self._metrics.registry_problem.set(0 if state.problem is None else 1)
+        self._take_experiment(service, state.experiment)
         for alias, found in zip(ALIASES, (state.champion, state.challenger), strict=True):
             self._take(service, alias, found)
         self._metrics_of_problems()
+
+    def _take_experiment(self, service: str, text: str | None) -> None:
+        self._experiments.pop(service, None)
+        if text is None:
+            return
+        try:
+            found: Experiment | str = experiment_from_json(text)
+            if isinstance(found, Experiment) and found.service != service:
+                found = f"the experiment is of another service, {found.service!r}"
+        except FingerpostError as error:
+            found = str(error)
+        self._experiments[service] = found
 
     def _take_shipped(self, service: str) -> bool:
         """Takes the pinned model out of the program's own folder, where a Bento has it; whether it is there."""
@@ -124,7 +146,7 @@ class Models:
         try:
             if not found.folder:
                 raise OSError(f"version {found.version} could not be fetched")
-            model = load_model(self.files.folder(service) / found.folder, found.version, alias)
+            model = load_model(self.files.folder(service) / found.folder, found.version, alias, self._form)
             warmed, problem = self._check(service, model)
         except SchemaMismatchError as error:
             model, warmed, problem = None, None, str(error)
@@ -142,11 +164,13 @@ class Models:
     def _check(self, service: str, model: LoadedModel) -> tuple[Scored | None, str | None]:
         """The fleet as the model sees it, and what speaks against that."""
         present = self._scored(service)
-        if present is None or model.scorer is None:
+        if present is None:
             return None, None
         began = time.perf_counter()
         warmed = score_fleet(present.fleet, model.scorer)
         self._metrics.scored(model.scorer.source, warmed.cells, time.perf_counter() - began)
+        if not warmed.by_model:
+            return None, None  # no host has told of its history yet
         return warmed, objection(warmed.predictions, present.predictions, self._settings.swap_max_ratio)
 
     def _metrics_of_problems(self) -> None:
@@ -166,6 +190,7 @@ class Models:
             for key in [key for key in self._slots if key[0] not in services]:
                 del self._slots[key]
                 self._stamps.pop(key[0], None)
+                self._experiments.pop(key[0], None)
             if self._stop.wait(_LOOK_EVERY_S):
                 return
 

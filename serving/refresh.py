@@ -3,22 +3,25 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fingerpost.errors import RefusedError
+from fingerpost.experiment import CONTROL, TREATMENT
 from fingerpost.fingerprint import unpack
 from fingerpost.settings import Settings
+from serving.arms import ArmsPlan, plan_arms
 from serving.baseline_scorer import BaselineScorer
 from serving.categories import Categories
-from serving.fleet_state import HostState, build_fleet
+from serving.fleet_state import FleetState, HostState, build_fleet
+from serving.histories import same_block
 from serving.metrics import EngineMetrics
 from serving.models import Models
 from serving.scorer import Scorer
 from serving.scoring import Scored, score_fleet
 from serving.shadow import ShadowLog
 from serving.store import FingerprintStore, Mark, Stored, StoreError
-from serving.table import build_table
-from serving.views import ServiceView
+from serving.table import RoutingTable, build_table, of_arm
+from serving.views import NO_ARM, ServiceView
 
 logger = logging.getLogger(__name__)
 _TICK_S = 0.1
@@ -29,14 +32,23 @@ _BASELINE = BaselineScorer()
 
 @dataclass
 class _Work:
-    """What the thread knows of a service."""
+    """What the thread knows of a service.
+
+    Args:
+        refreshed_s, took_s: when it was last refreshed, and how long that took.
+        plan: of the experiment, as it was served last.
+        challenger: the fleet as the challenger scored it, while an experiment runs.
+    """
 
     view: ServiceView
     states: dict[str, HostState] = field(default_factory=dict)
     seen: Mark = field(default_factory=lambda: Mark("", 0))
     dirty: bool = True
     refreshed_s: float = 0.0
+    took_s: float = 0.0
     arrived_us: int = 0
+    plan: ArmsPlan = field(default_factory=ArmsPlan)
+    challenger: Scored | None = None
 
 
 class Refresher:
@@ -78,6 +90,15 @@ class Refresher:
         """The views of the services asked for lately."""
         return [work.view for work in list(self._work.values())]
 
+    def problem_of_experiment(self, service: str) -> str | None:
+        """Why an experiment that should run does not, or None."""
+        work = self._work.get(service)
+        if work is None:
+            return None
+        if work.plan.experiment is not None and work.view.scored is not None and not work.view.scored.by_model:
+            return f"experiment {work.plan.experiment.id} cannot run: no agent has told of its host's history"
+        return work.plan.problem
+
     def scored(self, service: str) -> Scored | None:
         work = self._work.get(service)
         return work.view.scored if work else None
@@ -116,8 +137,11 @@ class Refresher:
                 with self._lock:
                     del self._work[service]
                 continue
-            if now_s - work.refreshed_s >= self._settings.table_refresh_s:
+            # A large fleet takes long to score: half of the time is left to others.
+            if now_s - work.refreshed_s >= max(self._settings.table_refresh_s, 2 * work.took_s):
+                began = time.monotonic()
                 self._refresh(work, now_s, stored)
+                work.took_s = time.monotonic() - began
             self._note_ages(work, now_s)
 
     def _look_at_store(self, now_s: float) -> bool:
@@ -143,11 +167,13 @@ class Refresher:
             stored = self._pull(work)
         self._age(work, now_s)
         champion = self.models.slot(service, "champion")
-        scorer: Scorer = champion.model.scorer if champion.model and champion.model.scorer else _BASELINE
-        if work.dirty or (view.scored is not None and view.scored.scorer is not scorer):
+        scorer: Scorer = champion.model.scorer if champion.model else _BASELINE
+        plan = plan_arms(self.models, service, round(now_s * 1e6))
+        if work.dirty or plan != work.plan or (view.scored is not None and view.scored.scorer is not scorer):
+            work.plan = plan
             self._publish(work, scorer, champion.warmed, now_s)
-        elif stored and view.published is not None:
-            view.published.confirmed_s = now_s
+        elif stored:
+            view.confirm(now_s)
 
     def _pull(self, work: _Work) -> bool:
         if self._mark is None or work.seen == self._mark:
@@ -175,6 +201,9 @@ class Refresher:
         except RefusedError as error:
             logger.warning("a stored fingerprint of %s cannot be read: %s", row.host, error.reason)
             return
+        if present is not None and same_block(present.fingerprint.history, fingerprint.history):
+            # The same object says that nothing is to be scored again.
+            fingerprint = replace(fingerprint, history=present.fingerprint.history)
         work.states[row.host] = HostState(fingerprint, row.packed, row.received_us, row.first_seen_us)
         work.arrived_us = min(work.arrived_us or row.received_us, row.received_us)
         work.dirty = True
@@ -189,26 +218,37 @@ class Refresher:
         settings, view = self._settings, work.view
         work.dirty = False
         if not work.states:
-            view.scored = None
-            view.publish(None, now_s)
+            view.scored = work.challenger = None
+            view.publish({}, None, now_s)
             return
         before = view.scored
         if before is not None and before.scorer is not scorer and warmed is not None and warmed.scorer is scorer:
             before = warmed
-        began = time.perf_counter()
         fleet = build_fleet(view.service, work.states, settings.max_categories, before.fleet if before else None)
-        scored = score_fleet(fleet, scorer, before)
-        self._metrics.scored(scorer.source, scored.cells, time.perf_counter() - began)
-        routes = self._routes(view.service)
-        table = build_table(
-            fleet, scored.as_predictions(), scorer.source, scorer.version, routes, settings.slow_start_s
-        )
+        scored = self._score(fleet, scorer, before)
+        table, experiment = self._table(scored), work.plan.experiment
+        tables = {NO_ARM: table}
+        work.challenger = self._score(fleet, work.plan.challenger, work.challenger) if work.plan.challenger else None
+        if experiment is not None and work.challenger is not None and scored.by_model:
+            tables[CONTROL] = of_arm(table, CONTROL, experiment.id)
+            tables[TREATMENT] = of_arm(self._table(work.challenger), TREATMENT, experiment.id)
         view.scored = scored
-        view.publish(table, now_s)
+        view.publish(tables, experiment, now_s)
         if work.arrived_us:
             self._metrics.arrival_seconds.observe(max(0.0, time.time() - work.arrived_us / 1e6))
             work.arrived_us = 0
         self._shadow.consider(scored, self.models.slot(view.service, "challenger").model)
+
+    def _score(self, fleet: FleetState, scorer: Scorer, before: Scored | None) -> Scored:
+        began = time.perf_counter()
+        scored = score_fleet(fleet, scorer, before)
+        self._metrics.scored(scored.source, scored.cells, time.perf_counter() - began)
+        return scored
+
+    def _table(self, scored: Scored) -> RoutingTable:
+        routes = self._routes(scored.fleet.service)
+        predictions, slow_start_s = scored.as_predictions(), self._settings.slow_start_s
+        return build_table(scored.fleet, predictions, scored.source, scored.version, routes, slow_start_s)
 
     def _routes(self, service: str) -> tuple[str, ...]:
         table = self._categories.table(service)
@@ -217,6 +257,7 @@ class Refresher:
     def _note_ages(self, work: _Work, now_s: float) -> None:
         service, published = work.view.service, work.view.published
         self._metrics.hosts.labels(service).set(len(work.states))
+        self._metrics.experiment_problem.labels(service).set(1 if self.problem_of_experiment(service) else 0)
         if published is not None:
             self._metrics.table_age.labels(service).set(max(0.0, now_s - published.confirmed_s))
             self._metrics.prediction_age.labels(service).set(max(0.0, now_s - published.table.as_of_us / 1e6))

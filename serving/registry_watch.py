@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from fingerpost.environment import apply_tool_environment
+from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.logs import configure_logs
 from fingerpost.settings import Settings, get_settings
 from serving.model_files import ALIASES, Found, ModelFiles
 
 logger = logging.getLogger(__name__)
+_MOST_EXPERIMENT = 10_000
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -47,7 +49,21 @@ def look(settings: Settings, files: ModelFiles, service: str) -> None:
                 logger.warning("version %s of %s cannot be fetched: %s", version.version, name, error)
                 problems.append(f"version {version.version} cannot be fetched: {type(error).__name__}: {error}"[:300])
                 aliases[alias] = Found(str(version.version), "")
-    files.write_aliases(service, aliases, "; ".join(problems) or None)
+    experiment = _experiment(client, name)
+    files.write_aliases(service, aliases, "; ".join(problems) or None, experiment=experiment)
+
+
+def _experiment(client: Any, name: str) -> str | None:
+    """The experiment's tag, unread: whoever serves it says what is wrong with it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        text = client.get_registered_model(name).tags.get(EXPERIMENT_TAG)
+    except MlflowException as error:
+        if error.error_code in _MISSING:
+            return None
+        raise
+    return str(text)[:_MOST_EXPERIMENT] if text else None
 
 
 def _version(client: Any, name: str, alias: str) -> Any:

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from serving.baseline import Reference
 from serving.fleet_state import FleetState, Floats
+from serving.histories import Histories
 
 TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")
 
@@ -36,12 +35,22 @@ class Predictions:
         return np.stack([self.throughput_rps, self.latency_p50_s, self.latency_p99_s], axis=-1)
 
 
-class Scorer(Protocol):
-    """Predicts the cells of fleets.
+@dataclass(frozen=True)
+class ModelLogs:
+    """What a model says of a fleet.
 
-    A cell's predictions depend on its host's fingerprint, on the reference of its host and of its category, and on
-    nothing else: so only cells where one of these has changed need scoring again.
+    Args:
+        logs: of the targets, shape (H, C, 3); NaN where it can say nothing.
+        cells: how many were scored for it; 0 if an earlier answer still held.
     """
+
+    histories: Histories
+    logs: Floats
+    cells: int
+
+
+class Scorer(Protocol):
+    """Predicts the cells of fleets."""
 
     @property
     def source(self) -> str:
@@ -51,9 +60,11 @@ class Scorer(Protocol):
     def version(self) -> str:
         """The model's version; empty without a model."""
 
-    def score(self, fleet: FleetState, reference: Reference, cells: NDArray[np.bool_] | None = None) -> Predictions:
-        """The predictions.
+    def logs(self, fleet: FleetState, before: ModelLogs | None = None) -> ModelLogs | None:
+        """What it says beyond what fingerprints say by themselves; None: nothing.
+
+        It depends on the histories of all hosts and on nothing else: the same histories have the same logs.
 
         Args:
-            cells: those to score, shape (H, C); all if absent. The others' predictions mean nothing.
+            before: of this scorer, which is given again if no history has changed.
         """

@@ -1,12 +1,12 @@
-"""Scoring a fleet anew, as far as it has changed."""
+"""Scoring a fleet: a model's predictions, and where it has none, what the fingerprints say."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from serving.baseline import Reference, changed_cells, refer
-from serving.fleet_state import FleetState, Floats, places
-from serving.scorer import Predictions, Scorer
+from serving.baseline import Reference, refer
+from serving.fleet_state import FleetState, Floats
+from serving.scorer import ModelLogs, Predictions, Scorer
 
 
 @dataclass(frozen=True)
@@ -15,35 +15,50 @@ class Scored:
 
     Args:
         predictions: shape (H, C, 3), see `Predictions.stacked`.
-        cells: how many were scored for it.
+        said: by the model.
     """
 
     fleet: FleetState
     reference: Reference
     predictions: Floats
     scorer: Scorer
-    cells: int
+    said: ModelLogs | None
+
+    @property
+    def by_model(self) -> bool:
+        """Whether a model predicted at all: without any host's history there is nothing to feed it with."""
+        return self.said is not None and self.said.histories.known > 0
+
+    @property
+    def source(self) -> str:
+        return self.scorer.source if self.by_model else "baseline"
+
+    @property
+    def version(self) -> str:
+        """The version of the model that predicted; empty without one."""
+        return self.scorer.version if self.by_model else ""
+
+    @property
+    def cells(self) -> int:
+        """How many cells were scored for it."""
+        return self.said.cells if self.said else self.predictions[..., 0].size
 
     def as_predictions(self) -> Predictions:
         return Predictions(*(self.predictions[..., place] for place in range(3)))
 
 
 def score_fleet(fleet: FleetState, scorer: Scorer, before: Scored | None = None) -> Scored:
-    """Scores the cells that have changed since `before` was scored by the same scorer; all of them without one."""
+    """Scores a fleet; the same fleet is scored the same, whatever was before.
+
+    Features compare hosts with each other, so a new history of one host changes the features of all: they are all
+    scored again. While no history changes, what the model said before still holds.
+    """
     reference = refer(fleet, (before.fleet, before.reference) if before else None)
-    if before is None or before.scorer is not scorer:
-        predictions = scorer.score(fleet, reference).stacked()
-        return Scored(fleet, reference, predictions, scorer, predictions[..., 0].size)
-    cells = changed_cells(fleet, reference, before.fleet, before.reference)
-    if before.fleet.hosts == fleet.hosts and before.fleet.categories == fleet.categories:
-        predictions = before.predictions.copy()
-    else:
-        rows, columns = places(before.fleet.hosts, fleet.hosts), places(before.fleet.categories, fleet.categories)
-        predictions = before.predictions[rows][:, columns]
-    count = int(cells.sum())
-    if count:
-        predictions[cells] = scorer.score(fleet, reference, cells).stacked()[cells]
-    return Scored(fleet, reference, predictions, scorer, count)
+    said = scorer.logs(fleet, before.said if before is not None and before.scorer is scorer else None)
+    logs = reference.filled()
+    if said is not None:
+        logs = np.where(np.isfinite(said.logs), said.logs, logs)
+    return Scored(fleet, reference, Predictions.from_logs(logs).stacked(), scorer, said)
 
 
 def objection(new: Floats, old: Floats, max_ratio: float) -> str | None:

@@ -26,8 +26,8 @@ class ShadowLog:
         self._done: dict[str, int] = {}
 
     def consider(self, scored: Scored, challenger: LoadedModel | None) -> None:
-        """Logs the cells, if it is time and there is a challenger of the same features."""
-        if challenger is None or challenger.scorer is None:
+        """Logs the cells, if it is time and there is a challenger."""
+        if challenger is None or not scored.by_model:
             return
         service = scored.fleet.service
         every_us = round(self._settings.shadow_every_s * 1e6)

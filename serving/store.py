@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, delete, func, select, tuple_, update
+from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.store_schema import (
+    PLACE_COLUMNS,
+    PLACES,
+    UPSERT,
     changes,
     create_schema,
     fingerprints,
-    insert,
     open_database,
     sqlite_path,
     writing,
@@ -157,7 +159,7 @@ class FingerprintStore:
             # Taken first, it also keeps other writers out until the end: changes become visible in their order.
             count = update(changes).values(value=changes.c.value + len(arrivals)).returning(changes.c.value)
             change = connection.execute(count).scalar_one() - len(arrivals)
-            known = _known(connection, [(each.service, each.host) for each in arrivals])
+            known = _known(connection, arrivals)
             counts = None
             answers: list[str | None] = []
             rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -176,11 +178,7 @@ class FingerprintStore:
                     rows.pop(key, None)
                     rows[key] = self._row(arrival, before, change)
             if rows:
-                statement = insert(engine, fingerprints)
-                fresh = {name: statement.excluded[name] for name in next(iter(rows.values()))}
-                connection.execute(
-                    statement.on_conflict_do_update(index_elements=["service", "host"], set_=fresh), list(rows.values())
-                )
+                connection.execute(UPSERT, list(rows.values()))
         return answers
 
     def _full(self, counts: dict[str, int], service: str) -> str | None:
@@ -224,14 +222,18 @@ class FingerprintStore:
             return self._engine
 
 
-def _known(connection: Connection, keys: list[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    table = fingerprints.c
-    columns = (table.service, table.host, table.boot_id, table.sequence, table.time_us, table.received_us)
+def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is stored of the hosts of some arrivals."""
+    hosts: dict[str, set[str]] = {}
+    for arrival in arrivals:
+        hosts.setdefault(arrival.service, set()).add(arrival.host)
     found = {}
-    for begin in range(0, len(keys), _CHUNK):
-        wanted = tuple_(table.service, table.host).in_(keys[begin : begin + _CHUNK])
-        for row in connection.execute(select(*columns, table.first_seen_us).where(wanted)).mappings():
-            found[(row["service"], row["host"])] = dict(row)
+    for service, names in hosts.items():
+        wanted = sorted(names)
+        for begin in range(0, len(wanted), _CHUNK):
+            values = {"of_service": service, "of_hosts": wanted[begin : begin + _CHUNK]}
+            for row in connection.execute(PLACES, values):
+                found[(service, row.host)] = dict(zip(PLACE_COLUMNS, row, strict=True))
     return found
 
 

@@ -14,9 +14,11 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     create_engine,
     event,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -48,6 +50,19 @@ changes = Table(
     Column("value", BigInteger, nullable=False),
 )
 COUNTER = "fingerprints"
+
+# The two statements of every group of arrivals, made once: to make and compile them costs more than to run them.
+PLACE_COLUMNS = ("service", "host", "boot_id", "sequence", "time_us", "received_us", "first_seen_us")
+PLACES = select(*(fingerprints.c[name] for name in PLACE_COLUMNS)).where(
+    fingerprints.c.service == bindparam("of_service"), fingerprints.c.host.in_(bindparam("of_hosts", expanding=True))
+)
+_NAMES = [column.name for column in fingerprints.columns]
+# The same words in SQLite and PostgreSQL.
+_SET = ", ".join(f"{name} = excluded.{name}" for name in _NAMES)
+UPSERT = text(
+    f"INSERT INTO fingerprints ({', '.join(_NAMES)}) VALUES ({', '.join(f':{name}' for name in _NAMES)}) "  # noqa: S608
+    f"ON CONFLICT (service, host) DO UPDATE SET {_SET}"
+)
 
 
 def open_database(url: str) -> Engine:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class RoutingTable:
         inflight, slots: as the hosts told, shape (H,); NaN where not known.
         throughput_rps, latency_p50_s, latency_p99_s, success_rate: shape (C, H); NaN where nothing can be said.
         age_s: of each cell's last request when its fingerprint was made, seconds, shape (C, H).
+        arm, experiment: the arm of the experiment it is the table of, and the experiment's id; empty: of none.
     """
 
     service: str
@@ -51,6 +52,14 @@ class RoutingTable:
     latency_p99_s: Floats32
     success_rate: Floats32
     age_s: Floats32
+    arm: str = ""
+    experiment: str = ""
+
+
+def of_arm(table: RoutingTable, arm: str, experiment: str) -> RoutingTable:
+    """The table as that of an experiment's arm, which is another version of it."""
+    version = hashlib.sha256(repr((table.version, arm, experiment)).encode()).hexdigest()[:20]
+    return replace(table, arm=arm, experiment=experiment, version=version)
 
 
 def build_table(
@@ -81,6 +90,7 @@ def build_table(
     for values in (fleet.times_us, *host_values, *cells):
         digest.update(np.ascontiguousarray(values).data)
     weights, inflight, slots = host_values
+    throughput_rps, latency_p50_s, latency_p99_s, success_rate, age_s = cells
     return RoutingTable(
         fleet.service,
         digest.hexdigest()[:20],
@@ -95,7 +105,11 @@ def build_table(
         weights,
         inflight,
         slots,
-        *cells,
+        throughput_rps,
+        latency_p50_s,
+        latency_p99_s,
+        success_rate,
+        age_s,
     )
 
 

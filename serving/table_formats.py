@@ -96,6 +96,8 @@ def _about(table: RoutingTable) -> dict[str, Any]:
         "version": table.version,
         "source": table.source,
         "model_version": table.model_version,
+        "arm": table.arm,
+        "experiment": table.experiment,
         "category_version": table.category_version,
         "as_of": table.as_of_us / 1e6,
     }

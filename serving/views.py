@@ -1,13 +1,20 @@
-"""What requests see of a service: its latest table, ready to be sent, and a way to wait for the next one."""
+"""What requests see of a service: its latest tables, ready to be sent, and a way to wait for the next one."""
 
 import asyncio
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fingerpost.experiment import Experiment
 from serving.scoring import Scored
 from serving.table import RoutingTable
 from serving.table_formats import RENDERERS
+
+# The table that is of no arm.
+NO_ARM = ""
+# A slot's beginning is not waited for longer than this at once: clocks are set.
+_MOST_WAIT_S = 5.0
 
 
 @dataclass
@@ -38,26 +45,95 @@ class Published:
 class ServiceView:
     """One service that is asked for.
 
-    Written by the refreshing thread, read by requests.
+    Written by the refreshing thread, read by requests. While an experiment runs there is a table for each arm, and
+    the clock alone says which is in force.
     """
 
     def __init__(self, service: str) -> None:
         self.service = service
-        self.published: Published | None = None
         self.scored: Scored | None = None
         self.empty = False
         self.asked_s = time.monotonic()
+        self._tables: dict[str, Published] = {}
+        self._experiment: Experiment | None = None
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._lock = threading.Lock()
 
-    def publish(self, table: RoutingTable | None, confirmed_s: float) -> None:
-        """Puts a table into service, or says again that the present one is right; None: there are no live hosts."""
-        present = self.published
-        if table is not None and present is not None and present.table.version == table.version:
-            present.confirmed_s = confirmed_s
-            return
-        self.published = Published(table, confirmed_s) if table is not None else None
-        self.empty = table is None
+    @property
+    def published(self) -> Published | None:
+        """The table in force now."""
+        return self.at(time.time_ns() // 1000)
+
+    def at(self, now_us: int) -> Published | None:
+        """The table in force at a moment, microseconds since 1970."""
+        experiment, tables = self._experiment, self._tables
+        if experiment is not None and experiment.slot_at(now_us) is not None:
+            of_arm = tables.get(experiment.arm_at(now_us))
+            if of_arm is not None:
+                return of_arm
+        return tables.get(NO_ARM)
+
+    def of_arm(self, arm: str) -> Published | None:
+        """The table of an arm, whether it is in force or not; the champion's is there without an experiment too."""
+        return self._tables.get(arm) or (self._tables.get(NO_ARM) if arm == "champion" else None)
+
+    def chosen(self, arm: str | None) -> Published | None:
+        """The table of an arm, or that in force now."""
+        return self.of_arm(arm) if arm else self.published
+
+    def publish(self, tables: Mapping[str, RoutingTable], experiment: Experiment | None, confirmed_s: float) -> None:
+        """Puts tables into service; those that are there already are known to be right again.
+
+        Args:
+            tables: by arm, one of NO_ARM among them; nothing: there are no live hosts.
+            experiment: that the arms are of.
+        """
+        fresh = {}
+        for arm, table in tables.items():
+            present = self._tables.get(arm)
+            if present is None or present.table.version != table.version:
+                present = Published(table, confirmed_s)
+            fresh[arm] = present
+        changed = {arm: each.table.version for arm, each in fresh.items()} != {
+            arm: each.table.version for arm, each in self._tables.items()
+        }
+        self._tables, self._experiment, self.empty = fresh, experiment, not tables
+        self.confirm(confirmed_s)
+        if changed:
+            self._wake()
+
+    def confirm(self, confirmed_s: float) -> None:
+        """The tables there are still right."""
+        for each in self._tables.values():
+            each.confirmed_s = confirmed_s
+
+    async def changed(self, version: str | None, timeout_s: float, arm: str | None = None) -> None:
+        """Waits until the table is another than `version`, by news or since another slot began, or the time is up."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            waiter = (asyncio.get_running_loop(), asyncio.Event())
+            with self._lock:
+                self._waiters.add(waiter)
+            try:
+                present = self.chosen(arm)
+                if self.empty or (present is not None and present.table.version != version):
+                    return
+                await asyncio.wait_for(waiter[1].wait(), min(left, self._until_next_slot_s()))
+            except TimeoutError:
+                continue
+            finally:
+                with self._lock:
+                    self._waiters.discard(waiter)
+
+    def _until_next_slot_s(self) -> float:
+        experiment, now_us = self._experiment, time.time_ns() // 1000
+        if experiment is None or now_us >= experiment.end_us:
+            return _MOST_WAIT_S
+        slot = experiment.slot_at(now_us)
+        next_us = experiment.begin_us if slot is None else experiment.slot_begin_us(slot + 1)
+        return min(_MOST_WAIT_S, max(0.0, (next_us - now_us) / 1e6) + 0.001)
+
+    def _wake(self) -> None:
         with self._lock:
             waiters, self._waiters = self._waiters, set()
         for loop, event in waiters:
@@ -65,20 +141,3 @@ class ServiceView:
                 loop.call_soon_threadsafe(event.set)
             except RuntimeError:  # that loop has ended
                 continue
-
-    async def changed(self, version: str | None, timeout_s: float) -> None:
-        """Waits until the table is another than `version`, or the time is up."""
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            waiter = (asyncio.get_running_loop(), asyncio.Event())
-            with self._lock:
-                self._waiters.add(waiter)
-            try:
-                if self.empty or (self.published is not None and self.published.table.version != version):
-                    return
-                await asyncio.wait_for(waiter[1].wait(), left)
-            except TimeoutError:
-                return
-            finally:
-                with self._lock:
-                    self._waiters.discard(waiter)

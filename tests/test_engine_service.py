@@ -14,8 +14,9 @@ import httpx
 import pytest
 from engine_harness import RunningEngine
 
-from bench.engine_fleet import MadeFleet, fit_cell_model, register_model
+from bench.engine_fleet import MadeFleet, fit_model, register_model
 from fingerpost.client import AsyncEngineClient, EngineError
+from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, message, pack
 from fingerpost.lake import parquet_files
 
@@ -157,14 +158,14 @@ def test_workers_serve_the_same_table_for_the_same_inputs(engine):
 
 def test_a_champion_is_swapped_in_and_a_bad_one_is_not(engine, client, made):
     url, name = engine.env["FINGERPOST_MLFLOW_URL"], "fingerpost-shop"
-    model = fit_cell_model(made, 20, 8)
+    model = fit_model(made, 20, 8)
     first = register_model(model, url, name)
     client.send_fingerprints(made.packed(20))
     engine.wait_for(lambda: json.loads(client.table("shop").body)["model_version"] == first, 90)
     assert engine.wait_for(lambda: httpx.get(f"{engine.url}/readyz").status_code == 200)
     assert client.predict("shop")["source"] == "champion"
 
-    wild = register_model(fit_cell_model(made, 60, 15, factor=15.0), url, name)
+    wild = register_model(fit_model(made, 60, 15, factor=15.0), url, name)
     problem = engine.wait_for(lambda: client.models()["models"][0]["problem"], 60)
     assert "off the present ones" in problem
     assert json.loads(client.table("shop").body)["model_version"] == first
@@ -172,7 +173,7 @@ def test_a_champion_is_swapped_in_and_a_bad_one_is_not(engine, client, made):
     assert client.health()["status"] == "degraded"
     assert 'fingerpost_engine_model_problem{alias="champion"} 1.0' in httpx.get(f"{engine.url}/metrics").text
 
-    challenger = register_model(fit_cell_model(made, 15, 8), url, name, alias="challenger")
+    challenger = register_model(fit_model(made, 15, 8), url, name, alias="challenger")
     folder = engine.home / "lake" / "predictions" / "service=shop"
 
     def logged():
@@ -189,6 +190,53 @@ def test_a_champion_is_swapped_in_and_a_bad_one_is_not(engine, client, made):
 
     third = register_model(model, url, name)
     engine.wait_for(lambda: json.loads(client.table("shop").body)["model_version"] == third, 60)
+
+
+def test_a_running_experiment_flips_the_table_with_its_slots(engine, client):
+    import mlflow
+
+    registry, name = mlflow.MlflowClient(engine.env["FINGERPOST_MLFLOW_URL"]), "fingerpost-shop"
+    versions = {row["alias"]: row["version"] for row in client.models()["models"]}
+    table = f"{engine.url}/v1/services/shop/table"
+
+    def get(**params):
+        return httpx.get(table, params=params, timeout=30).json()
+
+    assert (get()["arm"], get()["experiment"]) == ("", "")
+    assert httpx.get(table, params={"arm": "challenger"}).status_code == 404
+    assert httpx.get(table, params={"arm": "other"}).status_code == 400
+    begin_us = time.time_ns() // 1000
+    running = Experiment("x1", "shop", versions["champion"], versions["challenger"], begin_us, 2.0, 0.0, 5000)
+    registry.set_registered_model_tag(name, EXPERIMENT_TAG, running.to_json())
+
+    def flips():  # every request a new connection: both workers
+        return all(get(arm="challenger").get("arm") == "challenger" for _ in range(10))
+
+    engine.wait_for(flips, 60)
+    assert get(arm="champion")["model_version"] == versions["champion"]
+
+    async def follow():
+        async with AsyncEngineClient(engine.url) as waiting:
+            seen, held = [], await waiting.table("shop")
+            for _ in range(4):
+                held = await waiting.table("shop", etag=held.etag, wait_s=15)
+                seen.append((json.loads(held.body), time.time_ns() // 1000))
+            return seen
+
+    for body, at_us in asyncio.run(follow()):
+        assert body["arm"] == running.arm_at(at_us)
+        assert body["model_version"] == running.version_of(body["arm"])
+        assert body["experiment"] == "x1"
+    assert client.health()["services"]["shop"]["experiment"] == "x1"
+
+    wrong = Experiment("x2", "shop", versions["champion"], "99", begin_us, 2.0, 0.0, 5000)
+    registry.set_registered_model_tag(name, EXPERIMENT_TAG, wrong.to_json())
+    engine.wait_for(lambda: all("experiment of shop" in client.health()["problems"] for _ in range(10)), 60)
+    assert (get()["arm"], get()["model_version"]) == ("", versions["champion"])
+    metrics = httpx.get(f"{engine.url}/metrics").text
+    assert 'fingerpost_engine_experiment_problem{service="shop"} 1.0' in metrics
+    registry.delete_registered_model_tag(name, EXPERIMENT_TAG)
+    engine.wait_for(lambda: all(client.health()["status"] == "ok" for _ in range(10)), 60)
 
 
 def test_a_thousand_new_categories_leave_the_others_alone(client, made):

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.engine_fleet import MadeFleet, fit_cell_model
+from bench.engine_fleet import FORM, MadeFleet, fit_model
 from fingerpost.fingerprint import CELL_COLUMNS, Fingerprint
 from serving.answers import TooMuchError, UnknownError, category_of, predict, route
 from serving.api_models import Characteristics, PredictRequest, RouteRequest
@@ -19,12 +20,14 @@ from serving.baseline import refer
 from serving.baseline_scorer import BaselineScorer
 from serving.champion_scorer import ChampionScorer, load_model
 from serving.fleet_state import HostState, build_fleet
+from serving.histories import HistoryForm
 from serving.scoring import objection, score_fleet
 from serving.table import build_table
 from serving.table_formats import lua_string, render_arrow, render_json, render_lua
 from training.bundle import SchemaMismatchError
 
 US = 1_000_000
+NOW = 10**9 * US
 BASELINE = BaselineScorer()
 
 
@@ -33,13 +36,13 @@ def state(fingerprint, received_us=1000 * US, first_seen_us=0):
 
 
 def states_of(made, sequence=1, **changes):
-    return {host: state(made.fingerprint(place, sequence, US), **changes) for place, host in enumerate(made.hosts)}
+    return {host: state(made.fingerprint(place, sequence, NOW), **changes) for place, host in enumerate(made.hosts)}
 
 
 def table_of(states, scorer=BASELINE, slow_start_s=60.0, before=None):
     fleet = build_fleet("shop", states, 256, before.fleet if before else None)
     scored = score_fleet(fleet, scorer, before)
-    return build_table(fleet, scored.as_predictions(), scorer.source, scorer.version, (), slow_start_s), scored
+    return build_table(fleet, scored.as_predictions(), scored.source, scored.version, (), slow_start_s), scored
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def model(made):
-    return fit_cell_model(made, 20, 8)
+    return fit_model(made, 20, 8)
 
 
 def test_the_baseline_is_the_bottleneck_law(made):
@@ -62,7 +65,7 @@ def test_the_baseline_is_the_bottleneck_law(made):
 
 def test_a_cell_never_served_is_the_fleets_mean_times_the_hosts_ratio(made):
     states = states_of(made)
-    print_ = made.fingerprint(0, 1, US)
+    print_ = made.fingerprint(0, 1, NOW)
     cut = Fingerprint(**{**vars(print_), "categories": print_.categories[:-1], "cells": print_.cells[:-1]})
     table, _ = table_of({**states, made.hosts[0]: state(cut)})
     assert np.isfinite(table.throughput_rps[-1, 0])
@@ -71,7 +74,7 @@ def test_a_cell_never_served_is_the_fleets_mean_times_the_hosts_ratio(made):
 
 
 def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
-    print_ = made.fingerprint(0, 1, US)
+    print_ = made.fingerprint(0, 1, NOW)
     empty = Fingerprint(**{**vars(print_), "host": "new", "cells": np.full_like(print_.cells, np.nan)})
     states = {**states_of(made), "new": state(empty, first_seen_us=970 * US)}
     table, scored = table_of(states)
@@ -86,7 +89,7 @@ def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
 def test_the_model_corrects_the_baseline_towards_the_truth(made, model):
     truth = np.log((made.cores[:, None] - 0.1) / made.cpu_s)
     errors = {}
-    for name, scorer in (("baseline", BASELINE), ("model", ChampionScorer(model, "1"))):
+    for name, scorer in (("baseline", BASELINE), ("model", ChampionScorer(model, "1", FORM))):
         fleet = build_fleet("shop", states_of(made, 77), 256)
         errors[name] = np.abs(np.log(score_fleet(fleet, scorer).predictions[..., 0]) - truth).mean()
     assert errors["model"] < errors["baseline"]
@@ -102,7 +105,8 @@ def test_scoring_what_changed_equals_scoring_all(changes, with_model):
         if leaves:
             states.pop(made.hosts[host], None)
         else:
-            states[made.hosts[host]] = state(made.fingerprint(host, sequence, US * sequence), US * (1000 + sequence))
+            told = made.fingerprint(host, sequence, NOW + 7 * US * sequence)
+            states[made.hosts[host]] = state(told, US * (1000 + sequence))
         if states:
             table, scored = table_of(dict(states), scorer, before=scored)
             anew, _ = table_of(dict(reversed(states.items())), scorer)
@@ -114,21 +118,39 @@ _SCORERS: dict[bool, object] = {False: BASELINE}
 
 def _scorer(with_model):
     if with_model not in _SCORERS:
-        _SCORERS[True] = ChampionScorer(fit_cell_model(MadeFleet.make(12, 6), 20, 8), "1")
+        _SCORERS[True] = ChampionScorer(fit_model(MadeFleet.make(12, 6), 20, 8), "1", FORM)
     return _SCORERS[with_model]
 
 
-def test_few_cells_are_scored_when_few_hosts_change():
-    made = MadeFleet.make(100, 10)
-    _, scored = table_of(states_of(made))
-    states = {**states_of(made), made.hosts[4]: state(made.fingerprint(4, 2, US))}
-    unchanged = {host: scored.fleet.states[place] for place, host in enumerate(made.hosts) if host != made.hosts[4]}
-    _, after = table_of({**unchanged, made.hosts[4]: states[made.hosts[4]]}, before=scored)
-    assert 10 <= after.cells < 500
+def test_only_new_histories_are_scored(made, model):
+    scorer = ChampionScorer(model, "1", FORM)
+    states = states_of(made)
+    _, first = table_of(states, scorer)
+    assert (first.cells, first.source, first.version) == (72, "champion", "1")
+    told = made.fingerprint(4, 2, NOW)
+    same = replace(told, history=states[made.hosts[4]].fingerprint.history)
+    _, after = table_of({**states, made.hosts[4]: state(same)}, scorer, before=first)
+    assert after.cells == 0
+    assert after.predictions is not first.predictions
+    _, after = table_of({**states, made.hosts[4]: state(told)}, scorer, before=first)
+    assert after.cells == 72
+
+
+def test_without_histories_the_model_says_nothing(made, model):
+    scorer = ChampionScorer(model, "1", FORM)
+    silent = {host: state(replace(each.fingerprint, history=None)) for host, each in states_of(made).items()}
+    table, _ = table_of(silent, scorer)
+    plain, _ = table_of(silent)
+    assert (table.source, table.model_version, table.version) == ("baseline", "", plain.version)
+    # One host with a history is enough to say something of all, as of new ones.
+    table, _ = table_of({**silent, made.hosts[0]: states_of(made)[made.hosts[0]]}, scorer)
+    assert (table.source, np.isfinite(table.throughput_rps).all()) == ("champion", True)
+    other = ChampionScorer(model, "1", HistoryForm(5.0, 60.0))
+    assert table_of(states_of(made), other)[0].source == "baseline"
 
 
 def test_one_host_cannot_push_out_the_categories_of_others(made):
-    print_ = made.fingerprint(0, 1, US)
+    print_ = made.fingerprint(0, 1, NOW)
     cells = np.full((300, len(CELL_COLUMNS)), np.nan)
     cells[:, 0] = 1e12
     rogue = Fingerprint(
@@ -151,11 +173,11 @@ def test_predictions_that_are_wildly_off_are_objected_to(made):
 
 def test_a_model_of_other_features_is_refused_by_name(model, tmp_path):
     model.save(tmp_path)
-    assert load_model(tmp_path, "3", "champion").scorer.version == "3"
+    assert load_model(tmp_path, "3", "champion", FORM).scorer.version == "3"
     about = json.loads((tmp_path / "bundle.json").read_text())
     (tmp_path / "bundle.json").write_text(json.dumps({**about, "schema_hash": "0000other000"}))
     with pytest.raises(SchemaMismatchError, match="0000other000"):
-        load_model(tmp_path, "3", "champion")
+        load_model(tmp_path, "3", "champion", FORM)
 
 
 def test_the_formats_say_the_same(made):
@@ -231,7 +253,7 @@ def test_too_many_cells_are_not_answered_at_once():
 
 
 def test_references_hold_for_fleets_of_nothing():
-    print_ = MadeFleet.make(1, 1).fingerprint(0, 1, US)
+    print_ = MadeFleet.make(1, 1).fingerprint(0, 1, NOW)
     empty = Fingerprint(**{**vars(print_), "categories": (), "cells": print_.cells[:0]})
     blank = Fingerprint(**{**vars(print_), "cells": print_.cells * np.nan, "host_values": print_.host_values * np.nan})
     for one, other in itertools.product((empty, blank), repeat=2):

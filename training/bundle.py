@@ -63,11 +63,13 @@ class ModelBundle:
             )
         return predicted
 
+    def served_logs(self, matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """As `predict_matrix`, with shifts: what is served."""
+        return {target: logs + self.shifts.get(target, 0.0) for target, logs in self.predict_matrix(matrix).items()}
+
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The predicted targets in their units, as served: with shifts, and p99 never below p50."""
-        predicted = {
-            target: np.exp(values + self.shifts.get(target, 0.0)) for target, values in self.predict_log(frame).items()
-        }
+        predicted = {target: np.exp(logs) for target, logs in self.served_logs(self.encoder.encode(frame)).items()}
         predicted["latency_p99_s"] = np.maximum(predicted["latency_p99_s"], predicted["latency_p50_s"])
         return pd.DataFrame(predicted, index=frame.index)[list(TARGETS)]
 

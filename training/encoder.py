@@ -1,5 +1,6 @@
 """Features as a matrix: numbers as they are, category attributes as codes learned in training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES
+from fingerpost.category import category_attributes
 
 
 @dataclass(frozen=True)
@@ -40,4 +42,23 @@ class Encoder:
             codes = {value: float(code) for code, value in enumerate(self.vocabulary[name])}
             table = np.array([*(codes.get(str(value), np.nan) for value in values.categories), np.nan])
             matrix[:, place] = table[values.codes.to_numpy()]
+        return matrix
+
+    def encode_cells(
+        self, numeric: NDArray[np.float64], categories: Sequence[str], category: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """The same matrix, of `features.fleet_features.CellFeatures`.
+
+        Args:
+            numeric: NUMERIC_FEATURES, shape (rows, features).
+            categories: names.
+            category: of each row, as a place in these, shape (rows,).
+        """
+        attributes = [category_attributes(name) for name in categories]
+        matrix = np.empty((len(numeric), len(FEATURES)))
+        matrix[:, : len(NUMERIC_FEATURES)] = numeric
+        for place, name in enumerate(CATEGORICAL_FEATURES, start=len(NUMERIC_FEATURES)):
+            codes = {value: float(code) for code, value in enumerate(self.vocabulary[name])}
+            found = np.array([codes.get(each[name], np.nan) for each in attributes], dtype=np.float64)
+            matrix[:, place] = found[category]
         return matrix

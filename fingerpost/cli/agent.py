@@ -140,6 +140,7 @@ def _from_settings(settings: "Settings") -> dict[str, Any]:
         "sample_s": settings.agent_sample_s,
         "clock_skew_s": settings.clock_skew_s,
         "max_age_s": settings.max_age_days * 86400.0,
+        "window_s": settings.window_s,
         "halflife_s": settings.halflife_s,
         "attribution_halflife_s": settings.attribution_halflife_s,
         "max_categories": settings.max_categories,

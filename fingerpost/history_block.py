@@ -1,0 +1,104 @@
+"""A host's history as it travels in a fingerprint: what models are fed with, as of its last closed window."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.errors import RefusedError
+from fingerpost.records import MAX_TEXT
+
+MAX_ROWS = 1024
+_MAX_COLUMNS = 256
+# Logs, counts, seconds and rates all lie far within this.
+_MOST = 1e15
+
+Floats32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HistoryBlock:
+    """`fleet.history` of one host.
+
+    Args:
+        schema: hash of the columns' names; blocks of another are of no use.
+        window_s, halflife_s: that the history was made with.
+        as_of_us: end of the last window in it, microseconds since 1970.
+        categories: those the host has served, R of them.
+        cells: HISTORY_COLUMNS of each, shape (R, K); NaN where not known.
+        host_values: HOST_COLUMNS, shape (M,); NaN where not known.
+    """
+
+    schema: str
+    window_s: float
+    halflife_s: float
+    as_of_us: int
+    categories: tuple[str, ...]
+    cells: Floats32
+    host_values: Floats32
+
+
+def block_to_wire(block: HistoryBlock) -> dict[str, Any]:
+    """As msgpack takes it."""
+    return {
+        "schema": block.schema,
+        "window_s": block.window_s,
+        "halflife_s": block.halflife_s,
+        "as_of_us": block.as_of_us,
+        "categories": list(block.categories),
+        "cells": block.cells.astype("<f4").tobytes(),
+        "host_values": block.host_values.astype("<f4").tobytes(),
+    }
+
+
+def block_from_wire(given: Any, time_us: int) -> HistoryBlock:
+    """The block that `block_to_wire` wrote, checked.
+
+    Args:
+        time_us: of the fingerprint, which its history cannot be later than.
+
+    Raises:
+        RefusedError: `history:<what>`.
+    """
+    if not isinstance(given, dict):
+        raise RefusedError("history:type")
+    schema, as_of_us = given.get("schema"), given.get("as_of_us")
+    if not isinstance(schema, str) or len(schema) > MAX_TEXT:
+        raise RefusedError("history:schema")
+    if isinstance(as_of_us, bool) or not isinstance(as_of_us, int) or not 0 < as_of_us <= time_us:
+        raise RefusedError("history:time")
+    seconds = [given.get("window_s"), given.get("halflife_s")]
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < 1e9 for each in seconds):
+        raise RefusedError("history:seconds")
+    names = given.get("categories")
+    if not isinstance(names, list) or len(names) > MAX_ROWS or len(set(map(str, names))) != len(names):
+        raise RefusedError("history:categories")
+    if not all(isinstance(name, str) and len(name) <= MAX_TEXT for name in names):
+        raise RefusedError("history:categories")
+    cells = _numbers(given.get("cells"), len(names))
+    host_values = _numbers(given.get("host_values"), 1)
+    return HistoryBlock(
+        schema, float(seconds[0] or 0), float(seconds[1] or 0), as_of_us, tuple(names), cells, host_values[0]
+    )
+
+
+def rows_of_most(evidence: Sequence[float]) -> NDArray[np.int64]:
+    """The rows that fit into a block, in order: those that rest on the most, if there are too many."""
+    rows = np.argsort(-np.asarray(evidence, dtype=np.float64), kind="stable")[:MAX_ROWS]
+    return np.sort(rows)
+
+
+def _numbers(raw: Any, rows: int) -> Floats32:
+    """A matrix of some rows, shape (rows, columns); nothing in it is infinite, or absurdly large."""
+    if not isinstance(raw, bytes) or len(raw) % (4 * max(rows, 1)):
+        raise RefusedError("history:size")
+    columns = len(raw) // (4 * max(rows, 1))
+    if columns > _MAX_COLUMNS or (rows == 0 and raw):
+        raise RefusedError("history:size")
+    matrix = np.frombuffer(raw, dtype="<f4").reshape(rows, columns)
+    # The greatest alone is looked at: `fmax` passes over NaN, and an infinity is greater than any bound.
+    if matrix.size and np.fmax.reduce(np.abs(matrix), axis=None) > _MOST:
+        raise RefusedError("history:not_finite")
+    return matrix
