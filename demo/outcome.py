@@ -1,11 +1,13 @@
 """What the demo ends with: the outcome as JSON, and the table of hosts and categories for people."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from demo.story import Told
 from fingerpost.category import category_attributes
 
 
@@ -17,6 +19,7 @@ class Outcome:
         load: what the clients saw.
         pipeline: results of ingest, features and training.
         answer: the engine's answer, with its cells.
+        told, report: what came after the first model, and the page that shows it.
     """
 
     load: dict[str, Any]
@@ -24,6 +27,8 @@ class Outcome:
     answer: dict[str, Any]
     urls: dict[str, str]
     seconds: float
+    told: Told | None = None
+    report: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         cells = self.answer["cells"]
@@ -41,6 +46,7 @@ class Outcome:
             "as_of": self.answer["as_of"],
             "seconds": round(self.seconds, 1),
             "urls": self.urls,
+            **({"story": self.told.found, "report": str(self.report)} if self.told else {}),
             "table": cells,
         }
 

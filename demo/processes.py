@@ -2,11 +2,11 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fingerpost.settings import LOOPBACK, Settings
-from fingerpost.stack.parts import fingerpost
+from fingerpost.stack.parts import Part, envoy_part, fingerpost
 from fingerpost.stack.ports import PortUse
 from fleet.demo.classes import DemoHost
 from routing.envoy import Upstream, envoy_config
@@ -23,7 +23,22 @@ _DEFAULTS = {
     "tuning_trials": "12",
     "tuning_timeout_s": "30",
     "model_poll_s": "2",
+    # Comparisons of minutes instead of days.
+    "ingest_every_s": "10",
+    "shadow_every_s": "3",
+    "experiment_slot_s": "5",
+    "experiment_washout_s": "1",
+    "experiment_pairs": "12",
+    "experiment_min_pairs": "6",
+    "challenger_min_skill": "-0.3",
+    "promotion_policy": str(Path(__file__).with_name("policy.toml")),
+    "watch_s": "60",
+    "watch_slot_s": "3",
+    "retrain_pause_s": "0",
+    "drift_window_s": "45",
 }
+# So that pairs the router avoids are seen to become better, or worse, within a minute.
+_EXPLORATION = "0.05"
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,10 @@ class Layout:
     @property
     def result(self) -> Path:
         return self.home / "pipeline.json"
+
+    @property
+    def report(self) -> Path:
+        return self.home / "report.html"
 
 
 def demo_settings(settings: Settings) -> Settings:
@@ -80,6 +99,28 @@ def envoy_command(
         # Two Envoys on one machine need different ids; the port is one that is surely ours.
         *("--base-id", str(admin_port), "--file-flush-interval-msec", "250"),
     ]
+
+
+def routing_envoy(settings: Settings, layout: Layout, hosts: list[DemoHost]) -> Part:
+    """Writes the configuration of an Envoy that routes by prediction, on the same ports and log."""
+    from routing.module import build_module
+
+    upstreams = [Upstream(each.name, LOOPBACK, each.port) for each in hosts]
+    table = settings.home / "routing" / f"{settings.service}.table"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.unlink(missing_ok=True)
+    ports = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port)
+    made = envoy_config(upstreams, layout.access_log, *ports, "fingerpost", False, table)
+    path = layout.home / "envoy-routing.json"
+    path.write_text(json.dumps(made, indent=1))
+    part = envoy_part(settings, path, build_module())
+    return replace(part, command=[*part.command, "--concurrency", "1"])
+
+
+def router_environment(changes: dict[str, str]) -> dict[str, str]:
+    """Variables of a router with other settings than the demo's."""
+    chosen = {"exploration": _EXPLORATION, **changes}
+    return {f"FINGERPOST_{name.upper()}": value for name, value in chosen.items()}
 
 
 def host_command(host: DemoHost) -> list[str]:

@@ -19,6 +19,8 @@ from demo.processes import (
     port_uses,
 )
 from demo.progress import Progress
+from demo.report import write_report
+from demo.story import Story, Told
 from fingerpost.environment import tool_environment
 from fingerpost.lake import INBOX, parquet_files
 from fingerpost.settings import LOOPBACK, Settings
@@ -30,6 +32,8 @@ from fleet.demo.classes import demo_hosts
 _START_TIMEOUT_S = 120
 _PIPELINE_TIMEOUT_S = 600
 _SETTLE_TIMEOUT_S = 30
+# After the first model there is more to do for the machine than to serve.
+_STORY_RATE = 0.6
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class DemoOptions:
     seconds: float
     rate: float
     seed: int
+    short: bool
+    skip_gates: bool
 
 
 class Demo:
@@ -80,7 +86,7 @@ class Demo:
             stack.start("prefect", prefect_command(settings))
             stack.start("mlflow", mlflow_command(settings))
             engine = stack.start("engine", fingerpost("engine"))
-            self._start_fleet(stack)
+            envoy = self._start_fleet(stack)
             for name, url in self._health_urls().items():
                 stack.wait_until(lambda url=url: answers(url), _START_TIMEOUT_S, f"{name} does not answer at {url}")  # type: ignore[misc]
         with self._progress.phase(f"driving {len(self._hosts)} hosts for {self._options.seconds:.0f} s"):
@@ -96,15 +102,30 @@ class Demo:
             pipeline = self._pipeline(stack)
         with self._progress.phase("asking the prediction engine"):
             answer = self._ask(stack, engine, pipeline)
-        return Outcome(load, pipeline, answer, self._urls(), time.monotonic() - self._began)
+        told = None if self._options.short else self._tell(stack, envoy)
+        seconds = time.monotonic() - self._began
+        return Outcome(load, pipeline, answer, self._urls(), seconds, told, self._layout.report)
 
-    def _start_fleet(self, stack: Stack) -> None:
+    def _tell(self, stack: Stack, envoy: Child) -> Told:
+        """What comes after the first model; its page is written however it ends."""
+        settings, options, layout = self._settings, self._options, self._layout
+        rate = options.rate * _STORY_RATE
+        story = Story(settings, layout, self._hosts, stack, self._progress, rate, options.skip_gates)
+        try:
+            return story.tell(envoy)
+        finally:
+            if story.told.chapters:
+                pictures = sorted((layout.home / "reports").rglob("*.png"), key=lambda each: each.stat().st_mtime)
+                write_report(story.told, layout.access_log, settings.service, pictures, layout.report)
+                self._console.print(f"the story in pictures: {layout.report}", highlight=False)
+
+    def _start_fleet(self, stack: Stack) -> Child:
         settings, layout = self._settings, self._layout
         for host in self._hosts:
             process = stack.start(f"host-{host.name}", host_command(host)).process
             stack.start(f"agent-{host.name}", agent_command(layout, host, process.pid, self._urls()["engine"]))
         ports = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port)
-        stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *ports))
+        return stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *ports))
 
     def _drive(self, stack: Stack) -> dict[str, Any]:
         options = self._options
@@ -190,7 +211,8 @@ class Demo:
         layout = self._layout
         layout.home.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(layout.lake, ignore_errors=True)
-        for path in (layout.access_log, layout.result):
+        shutil.rmtree(layout.home / "reports", ignore_errors=True)
+        for path in (layout.access_log, layout.result, layout.report):
             path.unlink(missing_ok=True)
 
 

@@ -172,6 +172,9 @@ class Settings(BaseSettings):
     experiment_pairs: int = Field(
         default=200, ge=1, le=50_000, description="Pairs of slots after which an experiment ends at the latest."
     )
+    challenger_min_skill: float = Field(
+        default=0.0, le=1, description="Mean skill above which a new version becomes challenger."
+    )
     experiment_auto: bool = Field(
         default=True,
         description="Whether a challenger that is no worse in the shadow gets an experiment by itself.",

@@ -54,7 +54,7 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
         for rows, context in ((candidate.train, "training"), (candidate.test, "evaluation")):
             dataset = from_pandas(_plain(rows[[*FEATURES, *OUTCOMES]]), name=f"{service}-features-{context}")
             mlflow.log_input(dataset, context=context)
-        return _log_model(candidate, model_name)
+        return _log_model(candidate.bundle, candidate.test, model_name)
 
 
 def describe(tracking_url: str, model_name: str, model_version: str, text: str) -> None:
@@ -122,18 +122,36 @@ def load_version(tracking_url: str, model_name: str, model_version: str) -> Mode
     return bundle
 
 
-def _log_model(candidate: Candidate, model_name: str) -> str:
+def register_bundle(
+    bundle: ModelBundle, rows: pd.DataFrame, tracking_url: str, model_name: str, params: dict[str, str]
+) -> str:
+    """Registers a model that no training here has made, without any evidence; returns the new version.
+
+    Args:
+        rows: some rows with FEATURES, for the signature.
+        params: what it is made of.
+    """
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_url)
+    mlflow.set_experiment(f"{model_name}-training")
+    with mlflow.start_run(run_name="registered by hand"):
+        mlflow.log_params(params)
+        return _log_model(bundle, rows, model_name)
+
+
+def _log_model(bundle: ModelBundle, rows: pd.DataFrame, model_name: str) -> str:
     import mlflow
     from mlflow.models import infer_signature
 
-    inputs = _plain(candidate.test[list(FEATURES)])
+    inputs = _plain(rows[list(FEATURES)])
     with tempfile.TemporaryDirectory() as folder:
-        candidate.bundle.save(Path(folder) / "bundle")
+        bundle.save(Path(folder) / "bundle")
         logged = mlflow.pyfunc.log_model(
             name="model",
             loader_module="training.pyfunc",
             data_path=str(Path(folder) / "bundle"),
-            signature=infer_signature(inputs, candidate.bundle.predict(inputs)),
+            signature=infer_signature(inputs, bundle.predict(inputs)),
             # Given, not guessed: guessing imports everything anew and takes many seconds.
             pip_requirements=[f"{name}=={version(name)}" for name in ("fingerpost", "lightgbm", "numpy", "pandas")],
             registered_model_name=model_name,

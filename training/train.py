@@ -70,7 +70,7 @@ def train(
     if present is None:
         set_champion(url, name, new_version)
         reason = verdict if skill > 0 else f"{verdict}; champion all the same, as the first version there is"
-    elif skill > 0:
+    elif skill > settings.challenger_min_skill:
         other = set_challenger(url, name, new_version, urgent)
         challenger = other is None
         reason = f"{verdict}; challenger of version {present}"
