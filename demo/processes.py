@@ -20,8 +20,10 @@ _DEFAULTS = {
     "max_categories": "20",
     "min_category_requests": "250",
     "agent_batch_s": "2",
-    "tuning_trials": "12",
-    "tuning_timeout_s": "30",
+    "tuning_trials": "6",
+    "tuning_timeout_s": "12",
+    # What is compared over minutes must not change its name meanwhile.
+    "category_drift": "0.9",
     "model_poll_s": "2",
     # Comparisons of minutes instead of days.
     "ingest_every_s": "10",

@@ -33,7 +33,7 @@ _START_TIMEOUT_S = 120
 _PIPELINE_TIMEOUT_S = 600
 _SETTLE_TIMEOUT_S = 30
 # After the first model there is more to do for the machine than to serve.
-_STORY_RATE = 0.6
+_STORY_RATE = 0.8
 
 
 @dataclass(frozen=True)

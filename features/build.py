@@ -23,9 +23,6 @@ from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.errors import NoDataError
 from fingerpost.lake import parquet_files, partition, published_categories, service_folder, write_text_atomically
 
-# New categories are adopted when at least this share of all requests would be in another one than now.
-_CATEGORY_DRIFT = 0.05
-
 
 @dataclass(frozen=True)
 class FeaturesReport:
@@ -134,7 +131,7 @@ def _categories(
         present = load_categories(target, service)
         moved = sum(count for key, count in total.items() if present.assign(key) != fitted.assign(key))
         fits = len(present.names) <= settings.max_categories
-        if fits and moved < _CATEGORY_DRIFT * sum(total.values()):
+        if fits and moved < settings.category_drift * sum(total.values()):
             return present
     write_text_atomically(published_categories(target, service), json.dumps(fitted.to_json(), indent=1))
     return fitted

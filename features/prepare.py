@@ -40,6 +40,8 @@ class FeatureSettings:
         shift_s: windows begin this much later than at multiples of their length, and all times are told as if they
             did not: other windows over the same records, to learn from.
         max_categories, min_category_requests, route_templates: of `fit_categories`.
+        category_drift: new categories are adopted when at least this share of all requests would be in another one
+            than now.
     """
 
     window_s: float
@@ -48,6 +50,7 @@ class FeatureSettings:
     min_category_requests: int
     route_templates: tuple[str, ...] = ()
     shift_s: float = 0.0
+    category_drift: float = 0.05
 
 
 def count_categories(lake: Path, target: Path, service: str, day: str) -> list[tuple[Key, int]]:

@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     min_category_requests: int = Field(
         default=30, ge=1, description="Requests below which a category is folded into a coarser one."
     )
+    category_drift: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="Share of the requests that new categories would move, from which on they are adopted.",
+    )
     route_templates: list[str] = Field(
         default=[], description='Route templates known beforehand, as JSON: `["/users/{id}/orders"]`.'
     )

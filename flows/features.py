@@ -22,6 +22,7 @@ def features_flow() -> dict[str, Any]:
         settings.max_categories,
         settings.min_category_requests,
         tuple(settings.route_templates),
+        category_drift=settings.category_drift,
     )
     report: FeaturesReport = run_step("features", lambda: _build(settings, chosen))
     create_markdown_artifact(
