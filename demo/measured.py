@@ -27,7 +27,8 @@ def requests_between(access_log: Path, service: str, begin_s: float, end_s: floa
         if row["duration_s"] is not None and begin_s <= row["time"] / 1e6 < end_s:
             rows.append(tuple(row[name] for name in _COLUMNS))
     found = pd.DataFrame(rows, columns=list(_COLUMNS))
-    found["at_s"] = found.pop("time") / 1e6
+    found["at_s"] = found.pop("time").astype("float64") / 1e6
+    found["duration_s"] = found["duration_s"].astype("float64")
     return found.sort_values("at_s", ignore_index=True)
 
 

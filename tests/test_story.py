@@ -1,0 +1,67 @@
+"""What the demo reads out of Envoy's log, and the page it makes of it."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from demo.measured import figures, requests_between, without_beginnings
+from demo.report import write_report
+from demo.story import Told
+
+BEGIN = 1_790_000_000.0
+
+
+def log_line(at_s, duration_s, arm):
+    decision = "\t".join([arm, "", "", arm, "1", "t1", "0.95", "0.01", "POST /work/hash"])
+    entry = {
+        **{"start": f"{BEGIN + at_s:.6f}", "host": "h1", "method": "POST", "path": "/work/hash", "status": 200},
+        **{"bytes_in": 0, "bytes_out": 1, "duration_us": duration_s * 1e6, "user_agent": "curl/8"},
+        **{"api_key": "false", "cookie": "false", "decision": decision},
+    }
+    return json.dumps(entry).encode()
+
+
+@pytest.fixture
+def access_log(tmp_path):
+    """Forty seconds in turns of ten, a request a tenth of a second; least request takes twice as long."""
+    arms = ["fingerpost", "least_request"]
+    lines = [log_line(place / 10, 0.02 * (1 + place // 100 % 2), arms[place // 100 % 2]) for place in range(400)]
+    path = tmp_path / "access.log"
+    path.write_bytes(b"\n".join([lines[0], b"broken", *lines[1:], b""]))
+    return path
+
+
+def test_requests_are_read_by_their_ends(access_log):
+    found = requests_between(access_log, "shop", BEGIN + 10, BEGIN + 20)
+    assert len(found) == 100
+    assert found["at_s"].is_monotonic_increasing
+    assert requests_between(access_log, "shop", BEGIN + 100, BEGIN + 200).empty
+    assert figures(found.iloc[:0])["requests"] == 0
+
+
+def test_the_beginnings_of_turns_are_left_out(access_log):
+    found = without_beginnings(requests_between(access_log, "shop", 0, 2 * BEGIN), "arm", 2.0)
+    told = {arm: figures(found[found["arm"] == arm]) for arm in ("fingerpost", "least_request")}
+    assert told["fingerpost"]["p50_s"] == pytest.approx(0.02)
+    assert told["least_request"]["p50_s"] == pytest.approx(0.04)
+    assert told["fingerpost"]["requests"] == pytest.approx(160, abs=2)
+    turn = (found["at_s"] - BEGIN) % 10
+    assert turn.min() >= 2.0 - 0.05
+
+
+def test_the_page_shows_what_happened(access_log, tmp_path):
+    told = Told([("by turns", BEGIN, BEGIN + 20), ("a <change>", BEGIN + 20, BEGIN + 40)], {"drift": {"cells": ["x"]}})
+    write_report(told, access_log, "shop", [tmp_path / "none.png"], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "a &lt;change&gt;" in page
+    assert "drift" in page
+
+
+def test_nothing_measured_makes_a_page_too(tmp_path):
+    log = tmp_path / "access.log"
+    log.touch()
+    assert isinstance(requests_between(log, "shop", 0, 1), pd.DataFrame)
+    write_report(Told([("by turns", 0.0, 1.0)], {}), log, "shop", [], tmp_path / "report.html")
+    assert (tmp_path / "report.html").exists()
