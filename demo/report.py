@@ -30,10 +30,11 @@ def write_report(told: Told, access_log: Path, service: str, pictures: list[Path
     """
     begun, ended = told.chapters[0][1], told.chapters[-1][2]
     requests = requests_between(access_log, service, begun, ended)
-    parts = ["<h1>Fingerpost: the demo's story</h1>", _image(timeline(requests, told))]
+    parts = ["<h1>Fingerpost: the demo's story</h1>"]
+    parts.append("<p>No request ended.</p>" if requests.empty else _image(timeline(requests, told)))
     for title, since, until in told.chapters:
         parts.append(f"<h2>{html.escape(title)}</h2><p>{until - since:.0f} s</p>")
-        if title == told.chapters[0][0]:
+        if title == told.chapters[0][0] and len(requests):
             side = requests[(requests["at_s"] >= since) & (requests["at_s"] < until)]
             parts.append(_image(side_by_side(without_beginnings(side, "arm", 1.0))))
     parts += [f"<h2>{html.escape(name)}</h2>{_table(found)}" for name, found in told.found.items()]
