@@ -1,4 +1,4 @@
-"""The endpoint picker behind real Envoy: choices, subsets, lost hosts, a lost picker, and counts that return to zero."""
+"""The endpoint picker behind real Envoy: choices, subsets, lost hosts, a lost picker, counts that return to zero."""
 
 import json
 import random
@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from endpoint_picker_harness import running_picker
-from test_picker_envoy import HOSTS, _until, ask, log_rows, table_of, vanish
+from test_picker_envoy import _until, ask, log_rows, table_of, vanish
 
 from bench.envoy import running_envoy, running_fleet
 from bench.sleeping_scenario import Scenario
@@ -64,24 +64,24 @@ def test_envoy_accepts_the_configuration(tmp_path):
 def test_requests_go_to_the_least_cost_and_the_log_says_why(tmp_path, fleet, free_ports):
     port, admin, grpc, metrics = free_ports(4)
     table, log = tmp_path / "picker.table", tmp_path / "access.log"
-    with running_picker(fleet, table, grpc, metrics) as picker:
-        with running_envoy(config_of(fleet, log, port, admin, picker.address), tmp_path, admin, 2):
-            assert {answer.status_code for answer in ask(port, 10)} == {200}  # there is no table yet
-            write_table(table, table_of("h01"))
-            time.sleep(0.6)
-            # What clients say of endpoints counts for nothing.
-            ask(port, 10, **{"x-gateway-destination-endpoint": endpoint_of(fleet[0])})
-            write_table(table, replace(table_of("h02"), version="v2"))
-            time.sleep(0.6)
-            ask(port, 10)
-            table.write_bytes(b"broken")
-            time.sleep(0.6)
-            ask(port, 10)
-            write_table(table, table_of("h00", expires_us=1))
-            time.sleep(0.6)
-            ask(port, 10)
-            _until(lambda: picker.inflight() == 0)
-            picks = picker.picks()
+    config = config_of(fleet, log, port, admin, ("127.0.0.1", grpc))
+    with running_picker(fleet, table, grpc, metrics) as picker, running_envoy(config, tmp_path, admin, 2):
+        assert {answer.status_code for answer in ask(port, 10)} == {200}  # there is no table yet
+        write_table(table, table_of("h01"))
+        time.sleep(0.6)
+        # What clients say of endpoints counts for nothing.
+        ask(port, 10, **{"x-gateway-destination-endpoint": endpoint_of(fleet[0])})
+        write_table(table, replace(table_of("h02"), version="v2"))
+        time.sleep(0.6)
+        ask(port, 10)
+        table.write_bytes(b"broken")
+        time.sleep(0.6)
+        ask(port, 10)
+        write_table(table, table_of("h00", expires_us=1))
+        time.sleep(0.6)
+        ask(port, 10)
+        _until(lambda: picker.inflight() == 0)
+        picks = picker.picks()
     rows = log_rows(log, 50)
     assert {row["fallback"] for row in rows[:10]} == {"no_table"}
     assert {(row["host"], row["policy"], row["table_version"]) for row in rows[10:20]} == {("h01", "fingerpost", "v1")}
@@ -141,14 +141,19 @@ def test_a_lost_host_is_left_out_and_a_lost_picker_fails_no_request(tmp_path, fl
 
 def slow_host(port, seconds):
     """A host whose answer begins at once and ends `seconds` later."""
-    code = (
-        "import socket,sys,threading,time\n"
-        "def one(c):\n"
-        "    c.recv(65536); c.sendall(b'HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\na'); time.sleep(%f)\n"
-        "    c.sendall(b'b'); c.close()\n"
-        "s=socket.create_server(('127.0.0.1',%d)); print('ready',flush=True)\n"
-        "while True: threading.Thread(target=one,args=(s.accept()[0],),daemon=True).start()\n" % (seconds, port)
-    )
+    code = f"""
+import socket, threading, time
+def one(client):
+    client.recv(65536)
+    client.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\na")
+    time.sleep({seconds})
+    client.sendall(b"b")
+    client.close()
+server = socket.create_server(("127.0.0.1", {port}))
+print("ready", flush=True)
+while True:
+    threading.Thread(target=one, args=(server.accept()[0],), daemon=True).start()
+"""
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
@@ -157,16 +162,19 @@ def slow_host(port, seconds):
 def test_a_request_counts_until_its_answer_has_ended(tmp_path, free_ports):
     port, admin, grpc, metrics, slow = free_ports(5)
     host = slow_host(slow, 2.0)
+    upstreams = [Upstream("slow", "127.0.0.1", slow)]
+    config = config_of(upstreams, tmp_path / "log", port, admin, ("127.0.0.1", grpc))
     try:
-        upstreams = [Upstream("slow", "127.0.0.1", slow)]
-        with running_picker(upstreams, tmp_path / "table", grpc, metrics) as picker:
-            with running_envoy(config_of(upstreams, tmp_path / "log", port, admin, picker.address), tmp_path, admin):
-                with httpx.stream("GET", f"http://127.0.0.1:{port}/", trust_env=False) as answer:
-                    assert answer.status_code == 200
-                    time.sleep(0.5)
-                    assert picker.inflight() == 1
-                    assert answer.read() == b"ab"
-                _until(lambda: picker.inflight() == 0)
+        with (
+            running_picker(upstreams, tmp_path / "table", grpc, metrics) as picker,
+            running_envoy(config, tmp_path, admin),
+        ):
+            with httpx.stream("GET", f"http://127.0.0.1:{port}/", trust_env=False) as answer:
+                assert answer.status_code == 200
+                time.sleep(0.5)
+                assert picker.inflight() == 1
+                assert answer.read() == b"ab"
+            _until(lambda: picker.inflight() == 0)
     finally:
         host.kill()
         host.wait()
@@ -192,4 +200,3 @@ def test_counts_return_to_zero_whatever_clients_do(tmp_path, fleet, free_ports):
         for client in clients:
             client.close()
         assert set(picker.picks()) == {("fingerpost", "")}
-    assert HOSTS == [upstream.name for upstream in fleet]

@@ -1,13 +1,14 @@
 """The messages of Envoy's external processing that the endpoint picker reads and writes.
 
-Described here rather than taken from a package of all Envoy's messages: the official one (xds-protos) overwrites files of
-opentelemetry-proto, and the other takes a millisecond to parse a request. Numbers and types are those of Envoy's
-`envoy/service/ext_proc/v3/external_processor.proto` and `envoy/config/core/v3/base.proto`; fields that are not listed are
-skipped, as protobuf has it.
+Described here rather than taken from a package of all Envoy's messages: the official one (xds-protos) overwrites files
+of opentelemetry-proto, and another (envoy-data-plane) takes a millisecond to parse a request. Numbers and types are
+those of Envoy's `envoy/service/ext_proc/v3/external_processor.proto` and `envoy/config/core/v3/base.proto`; fields that
+are not listed are skipped, as protobuf has it.
 """
 
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import Any
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 OVERWRITE = 2  # of a header, or it is added
@@ -15,7 +16,8 @@ FULL_DUPLEX_STREAMED = 4  # bodies go through the processor
 _PACKAGE = "fingerpost.ext_proc"
 _SCALARS = {"string": 9, "bytes": 12, "bool": 8, "int32": 5}
 _STRUCT = "google.protobuf.Struct"
-# Field: (name, number, type); `*` repeated, `{` a map from text; in capitals the name of the oneof they share.
+_ENTRY = "FilterMetadataEntry"
+# Field: (name, number, type); `*` repeated, `{` a map from text.
 _FIELDS: dict[str, tuple[tuple[str, int, str], ...]] = {
     "HeaderValue": (("key", 1, "string"), ("value", 2, "string"), ("raw_value", 3, "bytes")),
     "HeaderValueOption": (("header", 1, "HeaderValue"), ("append_action", 3, "int32")),
@@ -65,12 +67,11 @@ def messages() -> SimpleNamespace:
         for field, number, kind in fields:
             made = message.field.add(name=field, number=number, label=3 if kind[0] in "*{" else 1)
             if kind[0] == "{":
-                entry = message.nested_type.add(name="FilterMetadataEntry")
+                entry = message.nested_type.add(name=_ENTRY)
                 entry.options.map_entry = True
                 _typed(entry.field.add(name="key", number=1, label=1), "string")
                 _typed(entry.field.add(name="value", number=2, label=1), kind[1:])
-                kind = f"{name}.FilterMetadataEntry"
-            _typed(made, kind.removeprefix("*"))
+            _typed(made, f"{name}.{_ENTRY}" if kind[0] == "{" else kind.removeprefix("*"))
             if oneof and number <= last:
                 made.oneof_index = 0
     found = descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
@@ -79,9 +80,9 @@ def messages() -> SimpleNamespace:
     )
 
 
-def _typed(field: object, kind: str) -> None:
+def _typed(field: Any, kind: str) -> None:
     if kind in _SCALARS:
-        field.type = _SCALARS[kind]  # type: ignore[attr-defined]
+        field.type = _SCALARS[kind]
         return
-    field.type = 11  # type: ignore[attr-defined]
-    field.type_name = f".{kind}" if kind == _STRUCT else f".{_PACKAGE}.{kind}"  # type: ignore[attr-defined]
+    field.type = 11
+    field.type_name = f".{kind}" if kind == _STRUCT else f".{_PACKAGE}.{kind}"

@@ -12,7 +12,7 @@ from routing.endpoint_picker.choice import Chooser, Decision
 from routing.endpoint_picker.messages import SERVICE, messages
 from routing.endpoint_picker.service import Exchange
 from routing.table_watch import TableWatch
-from routing.upstream import Upstream, parse_upstreams
+from routing.upstream import parse_upstreams
 
 _LOG = logging.getLogger("fingerpost.endpoint_picker")
 _LOOK_EVERY_S = 0.25
@@ -45,13 +45,13 @@ class EndpointPickerServer:
         Raises:
             FingerpostError: grpcio is not installed, or the address cannot be used.
         """
-        grpc, server, health = _grpc_server(self.process)
+        server, health = _grpc_server(self.process)
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
             raise FingerpostError(f"the endpoint picker cannot listen on {address}: {error}") from error
         await self.refresh()
-        refreshing = asyncio.create_task(self._keep_fresh(health, grpc))
+        refreshing = asyncio.create_task(self._keep_fresh(health))
         await server.start()
         if ready:
             ready(port)
@@ -96,18 +96,18 @@ class EndpointPickerServer:
             except (OSError, UnicodeDecodeError, FingerpostError) as error:
                 _LOG.warning("%s; the endpoints stay as they are", error)
 
-    async def _keep_fresh(self, health: Any, grpc: Any) -> None:
+    async def _keep_fresh(self, health: Any) -> None:
         from grpc_health.v1 import health_pb2
 
+        status = health_pb2.HealthCheckResponse.ServingStatus
         told: bool | None = None
         while True:
             await self.refresh()
-            if told != (ready := self.chooser.endpoints.known > 0):
-                told = ready
-                for name in _HEALTH_NAMES:
-                    serving = ready or name == "liveness"
-                    status = health_pb2.HealthCheckResponse.ServingStatus
-                    await health.set(name, status.SERVING if serving else status.NOT_SERVING)
+            ready = self.chooser.endpoints.known > 0
+            for name in _HEALTH_NAMES if ready != told else ():
+                serving = ready or name == "liveness"
+                await health.set(name, status.SERVING if serving else status.NOT_SERVING)
+            told = ready
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _count(self, decision: Decision | None) -> None:
@@ -115,7 +115,7 @@ class EndpointPickerServer:
         self.picks[key] += 1
 
 
-def _grpc_server(process: Any) -> tuple[Any, Any, Any]:
+def _grpc_server(process: Any) -> tuple[Any, Any]:
     try:
         import grpc
         import grpc.aio
@@ -132,4 +132,4 @@ def _grpc_server(process: Any) -> tuple[Any, Any, Any]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),))
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    return grpc, server, servicer
+    return server, servicer
