@@ -25,6 +25,9 @@ def endpoint_picker(
     engine: Annotated[
         str | None, typer.Option(help="Follow the engine at this URL and keep that file too, without a router.")
     ] = None,
+    access_log: Annotated[
+        Path | None, typer.Option(help="With --engine: Envoy's access log, as of `fingerpost router`.")
+    ] = None,
 ) -> None:
     """Serves the endpoint picker protocol of the Kubernetes Gateway API: gateways ask it for a request's endpoints."""
     import asyncio
@@ -54,7 +57,7 @@ def endpoint_picker(
     if metrics_port:
         EndpointPickerMetrics(server).listen(LOOPBACK, metrics_port)
     stopped = threading.Event()
-    follower = Router(engine, path, settings) if engine else None
+    follower = Router(engine, path, settings, access_log) if engine else None
     if follower:
         threading.Thread(target=follower.follow, args=(stopped,), name="router", daemon=True).start()
 
