@@ -54,5 +54,5 @@ def cost_at(slope: ArrayLike, offset: ArrayLike, inflight: ArrayLike) -> NDArray
     """The line of `cost_terms` at a load: costs in seconds, infinite where the host cannot serve."""
     steep = np.asarray(slope, dtype=np.float64)
     usable = np.isfinite(steep)
-    cost = np.where(usable, steep, 0.0) * (np.asarray(inflight, dtype=np.float64) + 1) + offset
+    cost = np.where(usable, steep, 0.0) * (np.asarray(inflight, dtype=np.float64) + 1) + np.asarray(offset)
     return np.where(usable & np.isfinite(cost), cost, np.inf)

@@ -107,12 +107,21 @@ def follow_trust(evidence: Evidence | None, trusted: float) -> float:
     """
     if evidence is None or min(_cells(evidence.all), _cells(evidence.last)) < _LEAST_CELLS:
         return trusted
-    slope, error = _slope(evidence.all)
-    newest, newest_error = _slope(evidence.last)
-    high = min(slope + _STANDARD_ERRORS * error, newest + _STANDARD_ERRORS * newest_error)
-    if high < _NEARLY_ALL:
+    low, high = slope_bounds(evidence.all)
+    if min(high, slope_bounds(evidence.last)[1]) < _NEARLY_ALL:
         return trust(evidence)
-    return 1.0 if slope - _STANDARD_ERRORS * error > 0 else trusted
+    return 1.0 if low > 0 else trusted
+
+
+def slope_bounds(window: Window) -> tuple[float, float]:
+    """The share of predicted differences that was found, two standard errors low and high.
+
+    The errors are at least those of service times that scatter as much as their mean. Once requests go where they are
+    predicted to run best, the few cells that are left differ little, and agree or disagree by chance.
+    """
+    slope, error = _slope(window)
+    error = max(error, 1 / float(np.sqrt(window.spread.sum())))
+    return slope - _STANDARD_ERRORS * error, slope + _STANDARD_ERRORS * error
 
 
 def trusted_throughput(throughput_rps: ArrayLike, exponent: float) -> Floats:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.guard import Evidence, compare, follow_trust, remember
+from routing.guard import Evidence, compare, follow_trust, remember, slope_bounds
 from routing.outcomes import OutcomeLog
 from routing.picker_table import Predictions
 
@@ -66,7 +66,11 @@ class TrustKeeper:
             return False
         before, self._share, self.trust = self.trust, share, share * self._ceiling
         level = logging.WARNING if self.trust < before else logging.INFO
-        about = {"trust": round(self.trust, 3), "was": round(before, 3), "requests": count}
+        low, high = slope_bounds(self._evidence.all)
+        about = {
+            **{"trust": round(self.trust, 3), "was": round(before, 3), "requests": count},
+            "found": [round(low, 3), round(high, 3)],
+        }
         _LOG.log(level, "prediction trust", extra={**about, "model_version": predictions.model_version})
         return True
 
