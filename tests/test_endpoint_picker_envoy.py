@@ -139,6 +139,27 @@ def test_a_lost_host_is_left_out_and_a_lost_picker_fails_no_request(tmp_path, fl
     assert rows[-1]["policy"] == "least_request"
 
 
+@pytest.mark.parametrize(("percent", "panics"), [(50.0, True), (0.0, False)])
+def test_with_most_hosts_unhealthy_all_are_used_unless_told_otherwise(tmp_path, fleet, free_ports, percent, panics):
+    """One of three is healthy, and the picker is away: Envoy's least request stands in."""
+    port, admin, grpc, *gone = free_ports(5)
+    hosts = [fleet[0], *(replace(host, port=dead) for host, dead in zip(fleet[1:], gone, strict=True))]
+    config = config_of(
+        hosts, tmp_path / "log", port, admin, ("127.0.0.1", grpc), health_path="/healthz", panic_percent=percent
+    )
+    with running_envoy(config, tmp_path, admin):
+        _until(lambda: _stat(admin, "cluster.hosts.membership_healthy") == 1)
+        answers = {answer.status_code for answer in ask(port, 20)}
+        # In panic a request may meet both dead hosts, and its one more try as well.
+        assert 200 in answers if panics else answers == {200}
+        assert (_stat(admin, "cluster.hosts.lb_healthy_panic") > 0) == panics
+
+
+def _stat(admin, name):
+    text = httpx.get(f"http://127.0.0.1:{admin}/stats?filter={name}", trust_env=False).text
+    return int(text.split(": ")[1]) if text.strip() else 0
+
+
 def slow_host(port, seconds):
     """A host whose answer begins at once and ends `seconds` later."""
     code = f"""

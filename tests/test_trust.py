@@ -111,6 +111,24 @@ def test_the_setting_is_the_most_there_is(tmp_path):
     assert run(keeper, log, predictions_from_json(table_json(shuffled(times), "2")), times, 20)[-1] == 0.0
 
 
+def test_predictions_that_are_followed_are_not_judged_by_chance(tmp_path):
+    """Requests go to the best hosts of their category alone, which hardly differ, and scatter much."""
+    times, log = service_s(), tmp_path / "log"
+    best = np.argsort(times, axis=1)[:, :3]
+    predictions, dice = predictions_from_json(table_json(times)), np.random.default_rng(7)
+    keeper = TrustKeeper(log, "shop", 1.0)
+    for _ in range(60):
+        with log.open("a") as file:
+            for _ in range(100):
+                category = int(dice.integers(CATEGORIES))
+                host = int(best[category, dice.integers(3)])
+                took = times[category, host] * dice.exponential()
+                line = {"path": f"/c{category}", "host": NAMES[host], "service_time_us": 1 + round(took * 1e6)}
+                file.write(log_lines(times, 1, dice, busy=0.0, **line))
+        keeper.look(predictions)
+        assert keeper.trust == 1.0
+
+
 @pytest.mark.parametrize("changes", [{"status": 503}, {"host": "h99"}, {"service_time_us": None}, {"inflight": 9}])
 def test_what_tells_nothing_changes_nothing(tmp_path, changes):
     times, log = service_s(), tmp_path / "log"
