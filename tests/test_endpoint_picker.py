@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picker_harness import made_table
 from test_picker import key_of, requests
+from typer.testing import CliRunner
 
 from fingerpost.category import OTHER, CategoryTable
+from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
 from routing.arms import arm_of
 from routing.cost import routing_cost
@@ -289,3 +291,11 @@ def test_an_endpoint_is_listed_once():
     with pytest.raises(FingerpostError, match="twice"):
         Endpoints([HOSTS[0], HOSTS[0]])
     assert endpoint_of(Upstream("six", "::1", 80)) == "[::1]:80"
+
+
+def test_the_command_needs_endpoints_by_one_way(tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("# none yet\n")
+    for options in ([], ["--hosts", str(hosts)], ["--host", "a=1.2.3.4:80", "--hosts", str(hosts)]):
+        with pytest.raises(FingerpostError, match="endpoint"):
+            CliRunner().invoke(app, ["endpoint-picker", *options], catch_exceptions=False)
