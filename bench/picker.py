@@ -27,7 +27,7 @@ from routing.table_file import PickerSettings, PickerTable
 
 _CATEGORIES = 100
 _ROUNDS = 20_000
-_AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
+USER_AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 
 
 def measure_picker(seconds: float, rounds: int) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def measure_picker(seconds: float, rounds: int) -> dict[str, Any]:
         return {"decision_us": alone, "envoy_50_hosts": _in_envoy(folder, seconds, rounds)}
 
 
-def _table(hosts: int, scan_limit: int) -> PickerTable:
+def random_table(hosts: int, scan_limit: int) -> PickerTable:
     dice = np.random.default_rng(1)
     slope = dice.uniform(0.005, 0.1, (1, _CATEGORIES, hosts + 1)).astype(np.float32)
     now = time.time_ns() // 1000
@@ -59,12 +59,12 @@ def _table(hosts: int, scan_limit: int) -> PickerTable:
 
 def _alone(harness: Path, folder: Path, hosts: int, scan_limit: int) -> dict[str, float]:
     """Without Envoy: its callbacks are played, which is about as much work as they are."""
-    write_table(folder / "alone.table", _table(hosts, scan_limit))
+    write_table(folder / "alone.table", random_table(hosts, scan_limit))
     (folder / "hosts").write_text("".join(f"h{number} {number % 7} 1 1\n" for number in range(hosts)))
     requests = b"".join(
         b"".join(
             struct.pack("<I", 0xFFFFFFFF if text is None else len(text)) + (text or b"")
-            for text in (b"GET", b"/c%d/orders" % number, None, _AGENT, b"DE", None, None, None)
+            for text in (b"GET", b"/c%d/orders" % number, None, USER_AGENT, b"DE", None, None, None)
         )
         for number in range(64)
     )
@@ -80,11 +80,11 @@ def _in_envoy(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
     """Envoy before 50 ports of another Envoy that answers by itself; load by wrk if there is one, else our own."""
     ports = free_ports(53)
     upstreams = [Upstream(f"h{number}", LOOPBACK, port) for number, port in enumerate(ports[:50])]
-    write_table(folder / "envoy.table", _table(50, 128))
+    write_table(folder / "envoy.table", random_table(50, 128))
     by = "wrk" if shutil.which("wrk") else "own loader"
     rates: dict[str, list[float]] = {}
     cpu: dict[str, list[float]] = {}
-    with running_envoy(_answering(ports[:50], ports[50]), folder, ports[50]):
+    with running_envoy(answering(ports[:50], ports[50]), folder, ports[50]):
         for number in range(rounds):
             # In turn the first: on a busy machine it matters who comes when.
             for policy in ("least_request", "fingerpost")[:: 1 if number % 2 else -1]:
@@ -92,10 +92,10 @@ def _in_envoy(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
                     upstreams, Path("/dev/null"), LOOPBACK, ports[51], ports[52], policy, table=folder / "envoy.table"
                 )
                 with running_envoy(config, folder, ports[52]) as pid:
-                    _load(ports[51], 1.0)
-                    before = _cpu_s(pid)
-                    count, took = _load(ports[51], seconds)
-                    cpu.setdefault(policy, []).append((_cpu_s(pid) - before) / max(count, 1) * 1e6)
+                    closed_loop(ports[51], 1.0)
+                    before = cpu_s(pid)
+                    count, took = closed_loop(ports[51], seconds)
+                    cpu.setdefault(policy, []).append((cpu_s(pid) - before) / max(count, 1) * 1e6)
                     rates.setdefault(policy, []).append(count / took)
     return {
         "load": by,
@@ -111,28 +111,28 @@ def _median_ratio(ours: list[float], theirs: list[float]) -> float:
     return round(statistics.median(one / other for one, other in zip(ours, theirs, strict=True)), 3)
 
 
-def _load(port: int, seconds: float) -> tuple[int, float]:
+def closed_loop(port: int, seconds: float) -> tuple[int, float]:
     """Requests answered, and how long it took."""
     if shutil.which("wrk"):
-        command = ["wrk", "-t1", "-c32", f"-d{max(1, round(seconds))}s", "-H", f"user-agent: {_AGENT.decode()}"]
+        command = ["wrk", "-t1", "-c32", f"-d{max(1, round(seconds))}s", "-H", f"user-agent: {USER_AGENT.decode()}"]
         done = subprocess.run(
             [*command, f"http://{LOOPBACK}:{port}/c7"], capture_output=True, text=True, check=True
         ).stdout
         line = next(line for line in done.splitlines() if "requests in" in line)
         count, _, _, took, *_ = line.replace(",", "").split()
         return int(count), float(took.removesuffix("s"))
-    request = b"GET /c7 HTTP/1.1\r\nhost: bench\r\nuser-agent: " + _AGENT + b"\r\n\r\n"
+    request = b"GET /c7 HTTP/1.1\r\nhost: bench\r\nuser-agent: " + USER_AGENT + b"\r\n\r\n"
     planned = [(number / 2000, request) for number in range(round(seconds * 2000))]
     outcome = asyncio.run(drive(port, planned, 5))
     return outcome.statuses["200"], seconds
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 
 
-def _answering(ports: list[int], admin: int) -> dict[str, Any]:
+def answering(ports: list[int], admin: int) -> dict[str, Any]:
     """An Envoy that answers every request on many ports with an empty 200."""
     route = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
     manager = {

@@ -125,6 +125,12 @@ class Settings(BaseSettings):
         le=1,
         description="Exponent of predicted throughput over the category's median; 0: all hosts count as alike.",
     )
+    panic_percent: float = Field(
+        default=50.0,
+        ge=0,
+        le=100,
+        description="Part of the hosts alive below which all are used by least request; see docs/routing.md.",
+    )
     arm_shares: dict[str, float] = Field(
         default={}, description='Policies as arms, as JSON: `{"fingerpost": 0.5, "least_request": 0.5}`.'
     )

@@ -7,6 +7,8 @@ HOST_HEADERS = {"inflight": "x-fingerpost-inflight", "cpu_s": "x-fingerpost-cpu-
 MAX_USER_AGENT = 256
 # What the native picker says of its decision, as `fleet.envoy_log` takes it apart.
 _DECISION = {"decision": "%FILTER_STATE(fingerpost:PLAIN)%"}
+# The endpoint picker says the same in its metadata; where it was away, the request went by least request.
+_METADATA_DECISION = {"decision": "%DYNAMIC_METADATA(fingerpost:decision)%", "policy": "least_request"}
 
 
 def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict[str, Any]:
@@ -17,12 +19,13 @@ def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict
 
     Args:
         policy: the routing policy in force; with `random` every host is as likely, so the propensity is known; with
-            `fingerpost` each line has the decision itself.
+            `fingerpost` and `endpoint_picker` each line has the decision itself.
         log_client: also log the client's address, which is personal data: only where agents shall look regions up by
             it. They drop it then; the log keeps it.
     """
     client = {"client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"} if log_client else {}
     propensity = {"propensity": 1 / hosts} if policy == "random" and hosts else {}
+    decisions: dict[str, dict[str, Any]] = {"fingerpost": _DECISION, "endpoint_picker": _METADATA_DECISION}
     return {
         "start": "%START_TIME(%s.%6f)%",
         "host": "%UPSTREAM_HOST_NAME%",
@@ -40,6 +43,6 @@ def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict
         "user_agent": f"%REQ(USER-AGENT):{MAX_USER_AGENT}%",
         "region": "%REQ(CF-IPCOUNTRY):2%",
         **client,
-        **(_DECISION if policy == "fingerpost" else {"policy": policy, **propensity}),
+        **decisions.get(policy, {"policy": policy, **propensity}),
         **{name: f"%DYNAMIC_METADATA(fingerpost:{name})%" for name in HOST_HEADERS},
     }

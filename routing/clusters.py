@@ -5,7 +5,7 @@ from typing import Any
 from routing.upstream import Upstream
 
 TYPE = "type.googleapis.com/envoy.extensions."
-POLICIES = ("fingerpost", "least_request", "least_request_full", "round_robin", "random", "orca")
+POLICIES = ("fingerpost", "endpoint_picker", "least_request", "least_request_full", "round_robin", "random", "orca")
 _LB = TYPE + "load_balancing_policies."
 
 
@@ -16,11 +16,14 @@ def dynamic_module() -> dict[str, Any]:
     return {"name": NAME, "do_not_close": True, "metrics_namespace": "fingerpost"}
 
 
-def hosts_cluster(upstreams: list[Upstream], policy: str, health_path: str | None) -> dict[str, Any]:
+def hosts_cluster(
+    upstreams: list[Upstream], policy: str, health_path: str | None, panic_percent: float = 50.0
+) -> dict[str, Any]:
     """The cluster `hosts`.
 
     Args:
         health_path: path that a healthy host answers with 200; None: no active health checks.
+        panic_percent: with a smaller part of the hosts healthy, Envoy's own policies use all of them.
     """
     checks = {"health_checks": [_health_check(health_path)]} if health_path else {}
     return {
@@ -33,6 +36,7 @@ def hosts_cluster(upstreams: list[Upstream], policy: str, health_path: str | Non
             "endpoints": [{"lb_endpoints": [_endpoint(upstream) for upstream in upstreams]}],
         },
         **checks,
+        "common_lb_config": {"healthy_panic_threshold": {"value": panic_percent}},
         # A host that resets or refuses is left out for a while. Errors that hosts answer with do not count: they may
         # be the requests' own. At most half of the fleet: what all hosts have is no host's fault.
         "outlier_detection": {
@@ -55,6 +59,10 @@ def hosts_cluster(upstreams: list[Upstream], policy: str, health_path: str | Non
 
 def _balancing(policy: str) -> dict[str, Any]:
     """A policy by its name; all but ours are Envoy's own. Least request draws two hosts, with `_full` it scans all."""
+    if policy == "endpoint_picker":
+        from routing.gateway import override_host
+
+        return override_host(_balancing("least_request"))
     if policy == "fingerpost":
         config = {
             "@type": _LB + "dynamic_modules.v3.DynamicModulesLoadBalancerConfig",

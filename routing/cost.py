@@ -27,11 +27,7 @@ def routing_cost(
     Returns:
         Costs in seconds, same shape; infinite where the host cannot serve.
     """
-    slope, offset = cost_terms(throughput_rps, latency_s, success_rate, latency_weight)
-    load = np.asarray(inflight, dtype=np.float64) + 1
-    usable = np.isfinite(slope)
-    cost = np.where(usable, slope, 0.0) * load + offset
-    return np.where(usable & np.isfinite(cost), cost, np.inf)
+    return cost_at(*cost_terms(throughput_rps, latency_s, success_rate, latency_weight), inflight)
 
 
 def cost_terms(
@@ -52,3 +48,11 @@ def cost_terms(
     slope = (1 - latency_weight) / np.where(usable, rate, 1.0) / share
     offset = latency_weight * np.asarray(latency_s, dtype=np.float64) / share
     return np.where(usable & np.isfinite(offset), slope, np.inf), np.broadcast_to(offset, slope.shape)
+
+
+def cost_at(slope: ArrayLike, offset: ArrayLike, inflight: ArrayLike) -> NDArray[np.float64]:
+    """The line of `cost_terms` at a load: costs in seconds, infinite where the host cannot serve."""
+    steep = np.asarray(slope, dtype=np.float64)
+    usable = np.isfinite(steep)
+    cost = np.where(usable, steep, 0.0) * (np.asarray(inflight, dtype=np.float64) + 1) + np.asarray(offset)
+    return np.where(usable & np.isfinite(cost), cost, np.inf)

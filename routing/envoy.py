@@ -5,6 +5,7 @@ from typing import Any
 
 from routing.access_log import HOST_HEADERS, access_log_format
 from routing.clusters import POLICIES, TYPE, address, dynamic_module, hosts_cluster
+from routing.gateway import picker_cluster, picker_filter
 from routing.upstream import Upstream
 
 __all__ = ["POLICIES", "Upstream", "access_log_format", "envoy_config"]
@@ -22,20 +23,24 @@ def envoy_config(
     table: Path | None = None,
     health_path: str | None = None,
     timeout_s: float = 30.0,
+    picker: tuple[str, int] | None = None,
+    panic_percent: float = 50.0,
 ) -> dict[str, Any]:
     """A complete configuration: one listener, one cluster with the given hosts.
 
     Args:
-        policy: `fingerpost` (the native picker), or Envoy's own `random`, `round_robin`, `least_request`,
-            `least_request_full` or `orca`.
+        policy: `fingerpost` (the native picker), `endpoint_picker`, or Envoy's own `random`, `round_robin`,
+            `least_request`, `least_request_full` or `orca`.
             Random is what measures every pair of host and category alike, and gives each record a known propensity.
         log_client: see `access_log_format`.
         table: file that the router keeps fresh, for `fingerpost`; it need not be there yet.
         health_path: see `hosts_cluster`.
         timeout_s: of a request.
+        picker: address and port of the endpoint picker, for `endpoint_picker`.
+        panic_percent: see `hosts_cluster`.
 
     Raises:
-        ValueError: no hosts, an unknown policy, or `fingerpost` without a table.
+        ValueError: no hosts, an unknown policy, `fingerpost` without a table or `endpoint_picker` without its address.
     """
     if not upstreams:
         raise ValueError("Envoy needs at least one host")
@@ -43,6 +48,8 @@ def envoy_config(
         raise ValueError(f"unknown policy {policy!r}: use {', '.join(POLICIES)}")
     if policy == "fingerpost" and table is None:
         raise ValueError("the policy fingerpost needs the path of a table")
+    if policy == "endpoint_picker" and picker is None:
+        raise ValueError("the policy endpoint_picker needs the address of an endpoint picker")
     log_format = access_log_format(policy, len(upstreams), log_client)
     return {
         "admin": {"address": address("127.0.0.1", admin_port)},
@@ -54,7 +61,10 @@ def envoy_config(
                     "filter_chains": [{"filters": [_manager(access_log, log_format, table, policy, timeout_s)]}],
                 }
             ],
-            "clusters": [hosts_cluster(upstreams, policy, health_path)],
+            "clusters": [
+                hosts_cluster(upstreams, policy, health_path, panic_percent),
+                *([picker_cluster(*picker)] if policy == "endpoint_picker" and picker else []),
+            ],
         },
     }
 
@@ -63,6 +73,8 @@ def _manager(
     access_log: Path, log_format: dict[str, Any], table: Path | None, policy: str, timeout_s: float
 ) -> dict[str, Any]:
     picker = [_picker_filter(table)] if policy == "fingerpost" and table else []
+    if policy == "endpoint_picker":
+        picker = [picker_filter()]
     return {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
@@ -105,7 +117,10 @@ def _virtual_host(timeout_s: float) -> dict[str, Any]:
             "host_selection_retry_max_attempts": 3,
         },
     }
-    return {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
+    # What clients send in this name, or the endpoint picker does, is not for the hosts.
+    removed = ["x-gateway-destination-endpoint"]
+    routes = [{"match": {"prefix": "/"}, "route": route, "request_headers_to_remove": removed}]
+    return {"name": "all", "domains": ["*"], "routes": routes}
 
 
 def _picker_filter(table: Path) -> dict[str, Any]:

@@ -13,6 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+# With an upper bound above this the predictions are as good as true: a fifth less difference routes as well.
+_NEARLY_ALL = 0.8
+# Cells below which the errors, which count cells, mean nothing.
+_LEAST_CELLS = 6
+
 # Standard errors by which skill must be proven before it counts, and disproven before doubt does.
 _STANDARD_ERRORS = 2.0
 
@@ -91,6 +96,34 @@ def trust(evidence: Evidence | None) -> float:
     return float(np.clip(min(low, slope + _STANDARD_ERRORS * error), 0.0, 1.0))
 
 
+def follow_trust(evidence: Evidence | None, trusted: float) -> float:
+    """The trust for a router that begins with some: it changes where the evidence says so, and only there.
+
+    Proven (above nothing by two standard errors) and not disproven: full trust. Disproven, by all of the evidence or by
+    the newest window alone: `trust`. Else, or with fewer than six cells in either: as before.
+
+    Args:
+        trusted: the trust until now, 0..1.
+    """
+    if evidence is None or min(_cells(evidence.all), _cells(evidence.last)) < _LEAST_CELLS:
+        return trusted
+    low, high = slope_bounds(evidence.all)
+    if min(high, slope_bounds(evidence.last)[1]) < _NEARLY_ALL:
+        return trust(evidence)
+    return 1.0 if low > 0 else trusted
+
+
+def slope_bounds(window: Window) -> tuple[float, float]:
+    """The share of predicted differences that was found, two standard errors low and high.
+
+    The errors are at least those of service times that scatter as much as their mean. Once requests go where they are
+    predicted to run best, the few cells that are left differ little, and agree or disagree by chance.
+    """
+    slope, error = _slope(window)
+    error = max(error, 1 / float(np.sqrt(window.spread.sum())))
+    return slope - _STANDARD_ERRORS * error, slope + _STANDARD_ERRORS * error
+
+
 def trusted_throughput(throughput_rps: ArrayLike, exponent: float) -> Floats:
     """Throughput with its differences between hosts raised to `exponent`, about each category's geometric mean.
 
@@ -107,6 +140,10 @@ def trusted_throughput(throughput_rps: ArrayLike, exponent: float) -> Floats:
     middle = logs.sum(axis=0) / np.maximum(usable.sum(axis=0), 1)
     # Exactly equal at 0: hosts that differ by rounding would never tie.
     return np.where(usable, np.exp(middle + exponent * np.where(usable, logs - middle, 0.0)), rate)
+
+
+def _cells(window: Window) -> int:
+    return int((window.spread > 0).sum())
 
 
 def _slope(window: Window) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """The picker's table out of the engine's: costs instead of predictions, with the settings of this router."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,32 @@ def picker_arms(settings: Settings, model_version: str, arm: str = "") -> tuple[
     return arms_of_shares([(Arm(policy, policy, 0, 1.0, model_version), share) for policy, share in shares.items()])
 
 
-def table_from_json(data: Mapping[str, Any], settings: Settings, created_us: int) -> PickerTable:
-    """The picker's table out of the JSON of `GET /v1/services/{service}/table`.
+@dataclass(frozen=True)
+class Predictions:
+    """What the engine says of a service.
+
+    Args:
+        arm: of the experiment that it is of, if any.
+        weights, slots: of the hosts, shape (hosts,); slots are NaN where a host does not tell them.
+        throughput_rps, latency_s, success_rate: shape (categories, hosts); NaN where nothing can be said.
+    """
+
+    version: str
+    model_version: str
+    expires_us: int
+    hosts: tuple[str, ...]
+    categories: tuple[str, ...]
+    routes: tuple[str, ...]
+    weights: Floats
+    slots: Floats
+    throughput_rps: Floats
+    latency_s: Floats
+    success_rate: Floats
+    arm: str = ""
+
+
+def predictions_from_json(data: Mapping[str, Any]) -> Predictions:
+    """What the JSON of `GET /v1/services/{service}/table` says.
 
     Raises:
         FingerpostError: `data` is not such a table.
@@ -65,27 +90,58 @@ def table_from_json(data: Mapping[str, Any], settings: Settings, created_us: int
             for name in ("throughput_rps", "latency_p50_s", "success_rate")
         )
         weights = np.array([host.get("weight", 1.0) for host in hosts], dtype=np.float64)
+        slots = np.array([host.get("slots") for host in hosts], dtype=np.float64)
         expires_us = round(float(data["expires_at"]) * 1e6)
         routes, version = tuple(map(str, data["routes"])), str(data["version"])
         model_version, arm = str(data.get("model_version") or ""), str(data.get("arm") or "")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FingerpostError(f"the engine's table does not fit: {error!r}") from error
-    slope, offset = picker_cells(throughput, latency, success, weights, settings)
+    return Predictions(
+        version,
+        model_version,
+        expires_us,
+        names,
+        categories,
+        routes,
+        weights,
+        slots,
+        throughput,
+        latency,
+        success,
+        arm,
+    )
+
+
+def table_from_json(data: Mapping[str, Any], settings: Settings, created_us: int) -> PickerTable:
+    """The picker's table out of the JSON of `GET /v1/services/{service}/table`.
+
+    Raises:
+        FingerpostError: `data` is not such a table.
+    """
+    return table_of(predictions_from_json(data), settings, created_us)
+
+
+def table_of(predictions: Predictions, settings: Settings, created_us: int) -> PickerTable:
+    """The picker's table out of what the engine says."""
+    names, categories = predictions.hosts, predictions.categories
+    slope, offset = picker_cells(
+        predictions.throughput_rps, predictions.latency_s, predictions.success_rate, predictions.weights, settings
+    )
     if OTHER not in categories:
         # Requests of no known category fall back; a row of nothing says so.
         categories = (*categories, OTHER)
         slope = np.concatenate([slope, np.full((1, len(names) + 1), np.inf, dtype=np.float32)])
         offset = np.concatenate([offset, np.zeros((1, len(names) + 1), dtype=np.float32)])
     return PickerTable(
-        version,
+        predictions.version,
         created_us,
-        expires_us,
+        predictions.expires_us,
         names,
         categories,
-        routes,
+        predictions.routes,
         slope[None],
         offset[None],
-        picker_arms(settings, model_version, arm),
+        picker_arms(settings, predictions.model_version, predictions.arm),
         picker_settings(settings),
     )
 

@@ -12,13 +12,15 @@ import httpx
 
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import Settings
-from routing.picker_table import table_from_json
+from routing.picker_table import Predictions, predictions_from_json, table_of
 from routing.table_file import PickerTable, encode
+from routing.trust import TrustKeeper
 
 _LOG = logging.getLogger("fingerpost.router")
 _MAX_BODY = 256 * 2**20
 # The engine answers a waiting request when it has another table; the file's expiry is renewed in between.
 _WAIT_S = 5.0
+_GUARDED_WAIT_S = 1.0
 _MOST_PAUSE_S = 10.0
 
 
@@ -46,10 +48,14 @@ class Router:
     Args:
         engine: URL of the engine.
         path: the picker's file.
+        access_log: the proxies' log, to judge predictions by what became of requests; None: they are trusted as far as
+            the setting `prediction_trust` says.
     """
 
-    def __init__(self, engine: str, path: Path, settings: Settings) -> None:
+    def __init__(self, engine: str, path: Path, settings: Settings, access_log: Path | None = None) -> None:
         self._path, self._settings = path, settings
+        self._guard = TrustKeeper(access_log, settings.service, settings.prediction_trust) if access_log else None
+        self._predictions: Predictions | None = None
         self._url = f"{engine.rstrip('/')}/v1/services/{settings.service}/table"
         headers = {"accept": "application/json"}
         if settings.engine_token:
@@ -60,6 +66,8 @@ class Router:
 
     def close(self) -> None:
         self._client.close()
+        if self._guard:
+            self._guard.close()
 
     def sync(self, wait_s: float = 0.0) -> bool:
         """Asks once for the table and writes it; False if it is the one that is there, whose expiry is renewed.
@@ -92,9 +100,30 @@ class Router:
             etag = answer.headers.get("etag", "")
         import orjson
 
-        self._keep(table_from_json(orjson.loads(body), self._settings, time.time_ns() // 1000))
+        self._keep_predictions(predictions_from_json(orjson.loads(body)))
         self._etag = etag
         return True
+
+    def judge(self) -> bool:
+        """Looks what became of requests; writes the table anew, and returns True, if it is to be trusted otherwise."""
+        if not self._guard or not self._predictions or not self.table:
+            return False
+        try:
+            if not self._guard.look(self._predictions):
+                return False
+        except OSError as error:
+            # Without a log nothing is judged; the table must stay fresh all the same.
+            _LOG.warning("the access log cannot be read: %s", error)
+            return False
+        self._keep_predictions(replace(self._predictions, expires_us=self.table.expires_us))
+        return True
+
+    def _keep_predictions(self, predictions: Predictions) -> None:
+        settings = self._settings
+        if self._guard:
+            settings = settings.model_copy(update={"prediction_trust": self._guard.trust})
+        self._keep(table_of(predictions, settings, time.time_ns() // 1000))
+        self._predictions = predictions
 
     def _keep(self, table: PickerTable) -> None:
         write_table(self._path, table)
@@ -102,10 +131,11 @@ class Router:
 
     def follow(self, stop: threading.Event) -> None:
         """Keeps the file fresh until told to stop. While the engine is away the file stays as it is, and expires."""
-        pause = 0.2
+        pause, wait_s = 0.2, _GUARDED_WAIT_S if self._guard else _WAIT_S
         while not stop.is_set():
             try:
-                if self.sync(_WAIT_S if self._etag else 0.0):
+                self.judge()
+                if self.sync(wait_s if self._etag else 0.0):
                     _LOG.info("table %s", self.table.version if self.table else "")
                 pause = 0.2
             except (FingerpostError, OSError) as error:

@@ -1,5 +1,6 @@
 """A host behind the proxy."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fingerpost.errors import FingerpostError
@@ -30,3 +31,12 @@ def parse_upstream(text: str) -> Upstream:
     except ValueError as error:
         raise FingerpostError(f"host {text!r}: {error}") from error
     return Upstream(name, address.removeprefix("[").removesuffix("]"), int(port))
+
+
+def parse_upstreams(lines: Iterable[str]) -> list[Upstream]:
+    """Upstreams out of lines; empty ones and comments (`#`) are skipped.
+
+    Raises:
+        FingerpostError: a line does not fit.
+    """
+    return [parse_upstream(line) for line in lines if line.strip() and not line.startswith("#")]

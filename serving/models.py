@@ -147,7 +147,7 @@ class Models:
             if not found.folder:
                 raise OSError(f"version {found.version} could not be fetched")
             model = load_model(self.files.folder(service) / found.folder, found.version, alias, self._form)
-            warmed, problem = self._check(service, model)
+            warmed, problem = self._check(service, model, self._most_off(service, alias, found))
         except SchemaMismatchError as error:
             model, warmed, problem = None, None, str(error)
         except Exception as error:  # whatever is wrong with an artifact, the engine goes on serving
@@ -161,7 +161,15 @@ class Models:
         self._metrics.swaps.labels(alias).inc()
         logger.info("model loaded", extra={"service": service, "alias": alias, "model_version": found.version})
 
-    def _check(self, service: str, model: LoadedModel) -> tuple[Scored | None, str | None]:
+    def _most_off(self, service: str, alias: str, found: Found) -> float:
+        """How far a version may be off the champion: a challenger is there to differ, and be compared; one that was
+        challenger here has been."""
+        compared = self.slot(service, "challenger")
+        if alias == "challenger" or (compared.model is not None and compared.tried == found):
+            return float("inf")
+        return self._settings.swap_max_ratio
+
+    def _check(self, service: str, model: LoadedModel, most_off: float) -> tuple[Scored | None, str | None]:
         """The fleet as the model sees it, and what speaks against that."""
         present = self._scored(service)
         if present is None:
@@ -171,7 +179,7 @@ class Models:
         self._metrics.scored(model.scorer.source, warmed.cells, time.perf_counter() - began)
         if not warmed.by_model:
             return None, None  # no host has told of its history yet
-        return warmed, objection(warmed.predictions, present.predictions, self._settings.swap_max_ratio)
+        return warmed, objection(warmed.predictions, present.predictions, most_off)
 
     def _metrics_of_problems(self) -> None:
         for alias in ALIASES:

@@ -48,7 +48,15 @@ def test_envoy_accepts_the_configuration(tmp_path, policy):
         pytest.skip("there is no C compiler")
     hosts = [Upstream("h1", "127.0.0.1", 9), Upstream("h2", "::1", 9)]
     config = envoy_config(
-        hosts, tmp_path / "log", "127.0.0.1", 1234, 1235, policy, table=tmp_path / "table", health_path="/healthz"
+        hosts,
+        tmp_path / "log",
+        "127.0.0.1",
+        1234,
+        1235,
+        policy,
+        table=tmp_path / "table",
+        health_path="/healthz",
+        picker=("::1", 9002),
     )
     (tmp_path / "envoy.json").write_text(json.dumps(config))
     module = {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(build_module().parent)} if policy == "fingerpost" else {}
@@ -69,6 +77,8 @@ def test_bad_configurations_are_refused(tmp_path):
         envoy_config([Upstream("h1", "127.0.0.1", 9)], tmp_path, "127.0.0.1", 1, 2, "best")
     with pytest.raises(ValueError, match="table"):
         envoy_config([Upstream("h1", "127.0.0.1", 9)], tmp_path, "127.0.0.1", 1, 2, "fingerpost")
+    with pytest.raises(ValueError, match="endpoint picker"):
+        envoy_config([Upstream("h1", "127.0.0.1", 9)], tmp_path, "127.0.0.1", 1, 2, "endpoint_picker")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -14,7 +14,7 @@ app = typer.Typer(
 )
 
 _MODULES = (
-    *("demo", "agent", "platform", "engine", "deploy", "evaluate", "envoy", "router"),
+    *("demo", "agent", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
     *("inspect", "bench", "simulate", "fleet", "experiment", "shadow", "promotion", "drift", "up"),
 )
 for _module in _MODULES:

@@ -12,6 +12,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(attribution)
     bench.command()(envoy)
     bench.command()(picker)
+    bench.command(name="endpoint-picker")(endpoint_picker)
     bench.command()(scoring)
     bench.command()(windowing)
     bench.command()(training)
@@ -85,6 +86,18 @@ def picker(
     from bench.picker import measure_picker
 
     _print(measure_picker(seconds, rounds), json_output)
+
+
+def endpoint_picker(
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each is loaded.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the doors in turn.")] = 3,
+    rate: Annotated[float, typer.Option(min=1, max=10_000, help="Requests a second where latency is measured.")] = 300,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """What the native picker and the endpoint picker add to a request, beside least request in the same Envoy."""
+    from bench.endpoint_picker import measure_endpoint_picker
+
+    _print(measure_endpoint_picker(seconds, rounds, rate), json_output)
 
 
 def scoring(

@@ -19,8 +19,14 @@ def config(
         Path | None, typer.Option(exists=True, dir_okay=False, help="A file with a host a line, in the same form.")
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="fingerpost, least_request, least_request_full, round_robin, random or orca.")
+        str,
+        typer.Option(
+            help="fingerpost, endpoint_picker, least_request, least_request_full, round_robin, random or orca."
+        ),
     ] = "fingerpost",
+    endpoint_picker: Annotated[
+        str, typer.Option(help="Where `fingerpost endpoint-picker` listens, `address:port`, for its policy.")
+    ] = "127.0.0.1:9002",
     table: Annotated[
         Path | None,
         typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
@@ -38,11 +44,11 @@ def config(
     from fingerpost.settings import get_settings
     from routing.envoy import envoy_config
     from routing.module import build_module
-    from routing.upstream import parse_upstream
+    from routing.upstream import parse_upstream, parse_upstreams
 
     settings = get_settings()
-    lines = [*(host or []), *(hosts.read_text().splitlines() if hosts else [])]
-    upstreams = [parse_upstream(line) for line in lines if line.strip() and not line.startswith("#")]
+    upstreams = parse_upstreams([*(host or []), *(hosts.read_text().splitlines() if hosts else [])])
+    picker = parse_upstream(f"picker={endpoint_picker}")
     module = build_module() if policy == "fingerpost" else None
     try:
         made = envoy_config(
@@ -55,6 +61,8 @@ def config(
             log_client,
             (table or settings.home / "routing" / f"{settings.service}.table").absolute(),
             health_path,
+            picker=(picker.address, picker.port),
+            panic_percent=settings.panic_percent,
         )
     except ValueError as error:
         raise FingerpostError(str(error)) from error

@@ -15,6 +15,10 @@ def router(
         Path | None, typer.Option(help="The picker's file; default FINGERPOST_HOME/routing/SERVICE.table.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="URL of the engine; default FINGERPOST_ENGINE_URL.")] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(help="Envoy's access log: predictions are trusted as far as they agree with what it says."),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Write the table once and stop.")] = False,
 ) -> None:
     """Follows the engine's routing table and keeps the file that the picker in Envoy reads."""
@@ -29,7 +33,8 @@ def router(
     configure_logs(settings.log_level, settings.log_format)
     path = table or settings.home / "routing" / f"{settings.service}.table"
     path.parent.mkdir(parents=True, exist_ok=True)
-    follower = Router(engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}", path, settings)
+    url = engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}"
+    follower = Router(url, path, settings, access_log)
     try:
         if once:
             follower.sync()

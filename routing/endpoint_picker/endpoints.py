@@ -1,0 +1,92 @@
+"""The endpoints there are: how many requests each has under way, and which of them refused one a moment ago."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.errors import FingerpostError
+from routing.upstream import Upstream
+
+# As long as Envoy leaves out a host that it ejected for the first time.
+_REFUSED_S = 5.0
+
+
+def endpoint_of(upstream: Upstream) -> str:
+    """`address:port`, an IPv6 address in brackets: what the protocol calls an endpoint."""
+    address = f"[{upstream.address}]" if ":" in upstream.address else upstream.address
+    return f"{address}:{upstream.port}"
+
+
+class Endpoints:
+    """Counts by endpoint. Requests are known by the endpoint's text, so that the set may change under them.
+
+    Attributes:
+        names: hosts' names, as tables call them, in the order of the arrays.
+        addresses: the endpoints, same order.
+        inflight, refused_until: arrays in that order; counts, and monotonic seconds.
+        version: another number after every change of the set.
+    """
+
+    def __init__(self, upstreams: Sequence[Upstream] = ()) -> None:
+        self.names: list[str] = []
+        self.addresses: list[str] = []
+        self.inflight: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.refused_until: NDArray[np.float64] = np.zeros(0)
+        self.version = 0
+        self._known = 0
+        self._place: dict[str, int] = {}
+        self.replace(upstreams)
+
+    @property
+    def known(self) -> int:
+        """How many endpoints there are; those that left but have requests under way stand behind them."""
+        return self._known
+
+    def replace(self, upstreams: Sequence[Upstream]) -> None:
+        """Makes these the endpoints; what is under way stays counted.
+
+        Raises:
+            FingerpostError: an endpoint is listed twice.
+        """
+        found = {endpoint_of(upstream): upstream.name for upstream in upstreams}
+        if len(found) < len(upstreams):
+            raise FingerpostError("an endpoint is listed twice")
+        left = [
+            place for place, address in enumerate(self.addresses) if address not in found and self.inflight[place] > 0
+        ]
+        addresses = [*found, *(self.addresses[place] for place in left)]
+        before = [self._place.get(address) for address in addresses]
+        inflight = [0 if place is None else int(self.inflight[place]) for place in before]
+        refused = [0.0 if place is None else float(self.refused_until[place]) for place in before]
+        self.names = [*found.values(), *(self.names[place] for place in left)]
+        self.addresses = addresses
+        self.inflight, self.refused_until = np.array(inflight, dtype=np.int64), np.array(refused)
+        self._known = len(found)
+        self._place = {address: place for place, address in enumerate(addresses)}
+        self.version += 1
+
+    def eligible(self, subset: Sequence[str] | None) -> NDArray[np.int64]:
+        """Places of the endpoints that may be chosen; None: all, else those of the subset."""
+        if subset is None:
+            return np.arange(self._known)
+        places = {self._place[address] for address in subset if address in self._place}
+        return np.array(sorted(place for place in places if place < self._known), dtype=np.int64)
+
+    def begin(self, address: str) -> bool:
+        """Counts a request at an endpoint; False, and nothing counted, if there is no such endpoint."""
+        place = self._place.get(address)
+        if place is None:
+            return False
+        self.inflight[place] += 1
+        return True
+
+    def end(self, address: str) -> None:
+        """Takes a request that `begin` counted away again."""
+        self.inflight[self._place[address]] -= 1
+
+    def refused(self, address: str, now_s: float) -> None:
+        """Leaves an endpoint out for five seconds: it did not take a request."""
+        place = self._place.get(address)
+        if place is not None:
+            self.refused_until[place] = now_s + _REFUSED_S

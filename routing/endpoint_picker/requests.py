@@ -1,0 +1,87 @@
+"""A request by its headers: what decides its category and its arm. The same rules as the native picker's."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fingerpost.categorise import Categoriser
+from fingerpost.category import OTHER, SEPARATOR, CategoryTable
+from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fleet.log_fields import route_of
+from routing.access_log import MAX_USER_AGENT
+
+ID_HEADER = "x-request-id"
+_MAX_PATH = 512
+_SCHEME = 6
+_WANTED = frozenset(
+    {
+        *(":method", ":path", "authorization", "user-agent", "cf-ipcountry", "content-length"),
+        *("x-api-key", "cookie", ID_HEADER),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the headers say; texts that were not sent are empty."""
+
+    method: str = ""
+    route: str = "/"
+    bytes_in: int = 0
+    auth: str = "none"
+    user_agent_class: str = "other"
+    region: str = "none"
+    request_id: bytes = b""
+    arm_key: bytes = b""
+
+
+def request_of(headers: Iterable[Any], arm_header: str = "") -> Request:
+    """The request of a message's headers (`HeaderValue`); of a header that was sent twice the first counts.
+
+    Args:
+        arm_header: the header whose value decides the arm, in lower case; empty: none does.
+    """
+    found: dict[str, bytes] = {}
+    for header in headers:
+        key = header.key
+        if (key in _WANTED or key == arm_header) and key not in found:
+            found[key] = header.raw_value or header.value.encode()
+    text = {key: value.decode("utf-8", "replace") for key, value in found.items()}
+    path = text.get(":path", "/").partition("?")[0][:_MAX_PATH]
+    return Request(
+        text.get(":method", ""),
+        route_of(path),
+        _declared_length(text.get("content-length", "")),
+        auth_method(text.get("authorization", "")[:_SCHEME], "x-api-key" in found, "cookie" in found),
+        user_agent_class(text.get("user-agent", "")[:MAX_USER_AGENT]),
+        coarse_region(text.get("cf-ipcountry", "")[:2]),
+        found.get(ID_HEADER, b""),
+        found.get(arm_header, b"") if arm_header else b"",
+    )
+
+
+def _declared_length(text: str) -> int:
+    """A length that is not declared, as in chunked requests, counts as none."""
+    return int(text[:18]) if text.isascii() and text.isdigit() else 0
+
+
+class RequestCategories:
+    """The categories of a picker's table, for requests.
+
+    Args:
+        names, routes: the table's categories and route templates.
+    """
+
+    def __init__(self, names: tuple[str, ...], routes: tuple[str, ...]) -> None:
+        keys = tuple(tuple(name.split(SEPARATOR)) for name in names if name != OTHER)
+        self._find = Categoriser(CategoryTable(keys, routes))
+        places = {name: place for place, name in enumerate(names)}
+        self._places = [places.get(name) for name in self._find.table.names]
+
+    def place_of(self, request: Request) -> int | None:
+        """The place of a request's category in the table's, None where the table has none for it."""
+        found = self._find.assign(
+            *([request.method], [request.route], [request.bytes_in]),
+            *([request.auth], [request.user_agent_class], [request.region]),
+        )
+        return self._places[int(found[0])]

@@ -1,0 +1,120 @@
+"""One request's exchange with the proxy, from its headers to its end. Speaks messages, not gRPC."""
+
+import time
+from typing import Any
+
+from routing.endpoint_picker.choice import Chooser, Decision
+from routing.endpoint_picker.messages import FULL_DUPLEX_STREAMED, OVERWRITE, messages
+from routing.endpoint_picker.requests import request_of
+
+DESTINATION = "x-gateway-destination-endpoint"
+SERVED = "x-gateway-destination-endpoint-served"
+SUBSET = "x-gateway-destination-endpoint-subset"
+LB_SPACE, SUBSET_SPACE = "envoy.lb", "envoy.lb.subset_hint"
+# The decision for the access log: metadata of this name and key, see `routing.access_log`.
+LOG_SPACE, LOG_KEY = "fingerpost", "decision"
+_NO_ENDPOINT = 503
+
+
+class Exchange:
+    """Answers the messages about one request, and counts it at its endpoint until `end`.
+
+    Args:
+        picked: called with every decision.
+    """
+
+    def __init__(self, chooser: Chooser, picked: Any = None) -> None:
+        self._chooser, self._endpoints, self._picked = chooser, chooser.endpoints, picked
+        self._decision: Decision | None = None
+        self._at: str | None = None
+        self._echo = (False, False)
+
+    def answer(self, message: Any) -> Any:
+        """The response to a message; `None` to one that this program does not know, which ends the exchange."""
+        kind = message.WhichOneof("request")
+        response = messages().ProcessingResponse()
+        if message.HasField("protocol_config"):
+            modes = message.protocol_config
+            self._echo = (
+                modes.request_body_mode == FULL_DUPLEX_STREAMED,
+                modes.response_body_mode == FULL_DUPLEX_STREAMED,
+            )
+        if kind == "request_headers":
+            self._request(message, response)
+        elif kind == "response_headers":
+            self._response(message, response)
+        elif kind in ("request_body", "response_body"):
+            self._body(kind, message, response)
+        elif kind is None:
+            return None
+        else:
+            getattr(response, kind).SetInParent()
+        return response
+
+    def end(self) -> None:
+        """The request is over, however it ended."""
+        if self._at is not None:
+            self._endpoints.end(self._at)
+            self._at = None
+
+    def _request(self, message: Any, response: Any) -> None:
+        self.end()
+        headers = message.request_headers.headers.headers
+        found = self._chooser.choose(request_of(headers, self._chooser.arm_header), _subset_of(message))
+        if self._picked:
+            self._picked(found)
+        self._decision = found
+        if found is None:
+            response.immediate_response.status.code = _NO_ENDPOINT
+            response.immediate_response.body = b"no endpoint\n"
+            response.immediate_response.details = "fingerpost_no_endpoint"
+            return
+        self._count_at(found.endpoints[0])
+        listed = ",".join(found.endpoints)
+        option = response.request_headers.response.header_mutation.set_headers.add(append_action=OVERWRITE)
+        option.header.key, option.header.raw_value = DESTINATION, listed.encode()
+        response.dynamic_metadata.update({LB_SPACE: {DESTINATION: listed}, LOG_SPACE: {LOG_KEY: found.as_text()}})
+
+    def _response(self, message: Any, response: Any) -> None:
+        """Takes note of the endpoint that answered: those before it in the list did not take the request."""
+        response.response_headers.SetInParent()
+        served, found = _text(message, LB_SPACE, SERVED), self._decision
+        if not served or not found or served == found.endpoints[0]:
+            return
+        tried = found.endpoints.index(served) if served in found.endpoints else len(found.endpoints)
+        for address in found.endpoints[:tried]:
+            self._endpoints.refused(address, time.monotonic())
+        self.end()
+        self._count_at(served)
+        self._decision = found.served_elsewhere()
+        response.dynamic_metadata.update({LOG_SPACE: {LOG_KEY: self._decision.as_text()}})
+
+    def _body(self, kind: str, message: Any, response: Any) -> None:
+        answered = getattr(response, kind)
+        answered.SetInParent()
+        if self._echo[kind == "response_body"]:
+            # Where bodies go through the processor, they get no further unless it sends them back.
+            body, streamed = getattr(message, kind), answered.response.body_mutation.streamed_response
+            streamed.body, streamed.end_of_stream = body.body, body.end_of_stream
+
+    def _count_at(self, address: str) -> None:
+        self._at = address if self._endpoints.begin(address) else None
+
+
+def _subset_of(message: Any) -> list[str] | None:
+    """The endpoints that the proxy allows, None if it does not say; a list, or one text with commas."""
+    space = message.metadata_context.filter_metadata
+    if SUBSET_SPACE not in space or SUBSET not in space[SUBSET_SPACE].fields:
+        return None
+    value = space[SUBSET_SPACE].fields[SUBSET]
+    texts = (
+        [value.string_value]
+        if value.WhichOneof("kind") == "string_value"
+        else [each.string_value for each in value.list_value.values]
+    )
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def _text(message: Any, space: str, key: str) -> str:
+    found = message.metadata_context.filter_metadata
+    return found[space].fields[key].string_value if space in found and key in found[space].fields else ""
