@@ -91,7 +91,8 @@ def tune(
             error = log_mae(case.valid.outcome, predicted)
             ratios.append(error / case.naive if case.naive > 0 else 1.0)
             trial.report(sum(ratios) / len(ratios), step)
-            if step + 1 < len(cases) and trial.should_prune():
+            # Earlier runs were scored on other rows, where all may have been better: the first trial is never pruned.
+            if step + 1 < len(cases) and trial.number > before and trial.should_prune():
                 raise optuna.TrialPruned
         return sum(ratios) / len(ratios)
 
