@@ -33,6 +33,8 @@ def scenario(**changes):
             "slots": 4,
             "warmup_s": 12,
             "duration_s": 12,
+            # What learned predictions are worth is in test_simulator_learned.py.
+            "predictions": {"kind": "ewma"},
             **changes,
         }
     )

@@ -41,8 +41,11 @@ class Fleet:
     starts_up: NDArray[np.bool_]
 
 
-def build_fleet(scenario: Scenario, seed: int) -> Fleet:
+def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) -> Fleet:
     """Draws the fleet; the same scenario and seed give the same fleet, whatever policy runs on it.
+
+    Args:
+        drift_seed: the same hosts, whose speeds drift differently: as of another day.
 
     Raises:
         FingerpostError: the run has too many ticks x categories x hosts to hold.
@@ -56,7 +59,8 @@ def build_fleet(scenario: Scenario, seed: int) -> Fleet:
         )
     dice = np.random.default_rng([seed, 1])
     nominal = _nominal(scenario, dice)
-    speed = _drift(scenario.drift, ticks, categories, hosts, dice)
+    drift_dice = dice if drift_seed is None else np.random.default_rng([drift_seed, 6])
+    speed = _drift(scenario.drift, ticks, categories, hosts, drift_dice)
     service = nominal[None, :, :] / speed
     for antagonist in scenario.antagonists:
         begin = int(antagonist.at_s / TICK_S)

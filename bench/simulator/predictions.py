@@ -1,12 +1,16 @@
-"""Where a run's predictions come from: the truth, the truth with errors, what telemetry teaches, or nonsense."""
+"""Where a run's predictions come from: the truth, the truth with errors, telemetry, or nonsense."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from bench.simulator.fleet import TICK_S, Fleet, Floats
 from bench.simulator.scenario import Scenario
 from bench.simulator.simulation import Chunk, Table
+
+if TYPE_CHECKING:
+    from training.bundle import ModelBundle
 
 # How many requests a prior counts for: variance of a single one (1) over the variance it leaves to be known, as in
 # empirical Bayes; log differences of 0.45 between cells, of 0.2 in time.
@@ -43,8 +47,8 @@ class Oracle:
         return Table(self._fleet.slots[:, None] / service, service)
 
 
-class Learned:
-    """What telemetry teaches: fading means of measured service times in two spans of memory.
+class Ewma:
+    """The baseline without a model: fading means of measured service times in two spans of memory.
 
     The long one, drawn to category mean x host ratio where a cell has few requests, says how a host usually is; the
     short one, drawn to the long one, how it is now. A throughput is a host's slots over the service time, the
@@ -134,15 +138,19 @@ class Absurd:
         return Table(table.throughput_rps * self._factor, table.latency_s / self._factor)
 
 
-def predictor_for(scenario: Scenario, fleet: Fleet, seed: int) -> Predictor:
-    """The predictor the scenario asks for."""
+def predictor_for(scenario: Scenario, fleet: Fleet, seed: int, model: Callable[[], "ModelBundle"]) -> Predictor:
+    """The predictor the scenario asks for; `model` is called if it is to be a learned one."""
     wanted = scenario.predictions
     if wanted.kind in ("oracle", "noisy"):
         return Oracle(fleet, wanted.sigma if wanted.kind == "noisy" else 0.0, seed)
-    learned = Learned(fleet.slots.astype(np.float64), scenario.categories, wanted.memory_s)
     if wanted.kind == "learned":
-        return learned
-    return Absurd(learned, wanted.kind, wanted.absurd_from_s, scenario.hosts, scenario.categories, seed)
+        from bench.simulator.learned import Learned
+
+        return Learned(model(), scenario)
+    ewma = Ewma(fleet.slots.astype(np.float64), scenario.categories, wanted.memory_s)
+    if wanted.kind == "ewma":
+        return ewma
+    return Absurd(ewma, wanted.kind, wanted.absurd_from_s, scenario.hosts, scenario.categories, seed)
 
 
 def cell_sums(chunk: Chunk, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:

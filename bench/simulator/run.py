@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from bench.simulator.predictions import Predictor, cell_sums, predictor_for
 from bench.simulator.scenario import Scenario
 from bench.simulator.simulation import Chunk, Simulation, Table
 from routing.guard import Evidence, compare, remember, trust, trusted_throughput
+
+if TYPE_CHECKING:
+    from training.bundle import ModelBundle
 
 _STEP_S = 1.0
 _GUARD_MEMORY_S = 15.0
@@ -51,11 +54,16 @@ class Figures:
 
 
 class Bench:
-    """A scenario's fleet and bound for one seed, on which any policy can be run."""
+    """A scenario's fleet and bound for one seed, on which any policy can be run.
 
-    def __init__(self, scenario: Scenario, seed: int) -> None:
+    Args:
+        fleet: instead of the one that the seed draws.
+    """
+
+    def __init__(self, scenario: Scenario, seed: int, fleet: Fleet | None = None) -> None:
         self.scenario, self.seed = scenario, seed
-        self.fleet: Fleet = build_fleet(scenario, seed)
+        self.fleet: Fleet = fleet or build_fleet(scenario, seed)
+        self._model: ModelBundle | None = None
         self.bound_rps = fleet_capacity_rps(self.fleet, int(scenario.warmup_s / TICK_S))
         self._envelope = rate_envelope(scenario)
 
@@ -63,6 +71,14 @@ class Bench:
         """A run that has not begun, at `load` times the bound."""
         arrivals = ArrivalStream(self.scenario, self.fleet, self.bound_rps, load, pickers, self.seed, self._envelope)
         return Simulation(self.scenario, self.fleet, policy, arrivals, pickers, self.seed)
+
+    def model(self) -> "ModelBundle":
+        """What training makes of the fleet's past; learned once, when it is first asked for."""
+        if self._model is None:
+            from bench.simulator.past import learn
+
+            self._model = learn(self.scenario, self.seed)
+        return self._model
 
     def run(
         self,
@@ -82,7 +98,7 @@ class Bench:
         simulation = self.simulation(policy, load, pickers)
         router = None
         if policy == "fingerpost":
-            router = Router(scenario, predictor or predictor_for(scenario, self.fleet, self.seed))
+            router = Router(scenario, predictor or predictor_for(scenario, self.fleet, self.seed, self.model))
         end_s, hopeless = scenario.warmup_s + scenario.duration_s, _HOPELESS_S * load * self.bound_rps
         chunks: list[Chunk] = []
         step = min(_STEP_S, scenario.predictions.refresh_s)

@@ -120,12 +120,13 @@ class Arrivals(_Part):
 class Predictions(_Part):
     """Where the predictions come from, how often they are made, and how late they arrive."""
 
-    kind: Literal["oracle", "noisy", "learned", "shuffled", "all_equal", "ten_times_off"] = "learned"
+    kind: Literal["learned", "ewma", "oracle", "noisy", "shuffled", "all_equal", "ten_times_off"] = "learned"
     sigma: Spread = 0.3
     refresh_s: Positive = 1.0
     delay_s: Seconds = 0.0
     absurd_from_s: Seconds = 0.0
     memory_s: Positive = 30.0
+    window_s: Annotated[float, Field(ge=0.1, le=3600)] = 2.0
 
 
 class Picker(_Part):

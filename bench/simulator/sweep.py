@@ -90,6 +90,10 @@ def run_sweep(
     """
     benches = [Bench(scenario, seed) for seed in range(1, seeds + 1)]
     sweep = Sweep(scenario, [bench.bound_rps for bench in benches])
+    if "fingerpost" in policies and scenario.predictions.kind == "learned":
+        for bench in benches:
+            progress(f"learning from the past of the fleet of seed {bench.seed}")
+            bench.model()
     for count in pickers:
         for policy in policies:
             held, failed = 0.0, None
