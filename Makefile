@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Files of tests that run side by side; most of their time they wait for processes to start.
+JOBS ?= 2
 # uv installs the pinned set in seconds; pip does the same in minutes where uv cannot run or has no index of its own.
 # Compiled once here: where Python may not write bytecode, every start would compile its libraries anew (0.5 s for `--help`).
 INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt $(1) || $(BIN)/python -m pip install --quiet -c constraints.txt $(1)
@@ -30,7 +32,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/fingerpost demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

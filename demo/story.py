@@ -17,10 +17,10 @@ from fingerpost.stack.parts import answers, fingerpost
 from fingerpost.stack.processes import Child, Stack
 from fleet.demo.classes import DemoHost
 
-_SIDE_BY_SIDE_S, _SLOT_S, _WASHOUT_S = 70.0, 5, 1.0
+_SIDE_BY_SIDE_S, _SLOT_S, _WASHOUT_S = 60.0, 5, 1.0
 # The change: what becomes how many times slower, and where.
 SLOW_CLASS, SLOW_KIND, SLOW_TIMES = "storage", "render", 4.0
-_NOTICE_S, _SHADOW_S, _AFTER_S, _BAD_S = 50.0, 45.0, 45.0, 30.0
+_NOTICE_S, _SHADOW_S, _AFTER_S, _BAD_S = 42.0, 40.0, 32.0, 30.0
 _FLOW_S, _EXPERIMENT_S, _WATCH_S = 240.0, 400.0, 300.0
 _POLL_S = 6.0
 
@@ -122,9 +122,7 @@ class Story:
         self.told.found["change"] = {"before": before, "just_after": self._latencies(20.0, changed + 20.0)}
 
     def _notice_drift(self) -> None:
-        self._flow("ingest")
-        self._flow("features")
-        found = self._flow("drift")
+        found = self._flow("ingest", "features", "drift")
         champion = found["champion"]
         if champion["verdict"] != "drift":
             raise FingerpostError(f"the drift report says {champion['verdict']!r} of a fleet that has changed")
@@ -136,9 +134,7 @@ class Story:
 
     def _shadow(self) -> None:
         self._pass(_SHADOW_S)
-        self._flow("ingest")
-        self._flow("features")
-        report = self._flow("shadow")
+        report = self._flow("ingest", "features", "shadow")
         self.told.found["shadow"] = {
             "status": report["status"],
             "reason": report["reason"],
@@ -147,8 +143,7 @@ class Story:
 
     def _experiment(self) -> None:
         def over() -> bool:
-            self._flow("ingest")
-            found.update(self._flow("experiment"))
+            found.update(self._flow("ingest", "experiment"))
             self._progress.note(f"{found['action']}: {found['why']}")
             return bool(found["action"] in ("stopped", "none"))
 
@@ -168,14 +163,11 @@ class Story:
         }
 
     def _bad_version(self) -> None:
-        self._quiet_watch()
         child = self._stack.start("bad-version", fingerpost_module("demo.bad_version"))
         self._stack.finish(child, _FLOW_S)
         version = child.log.read_text().split()[-1]
         self._pass(_BAD_S)
-        self._flow("ingest")
-        self._flow("features")
-        shadow = self._flow("shadow")
+        shadow = self._flow("ingest", "features", "shadow")
         decided = self._flow("promote")["decision"]
         self.told.found["bad_version"] = {
             "version": version,
@@ -193,8 +185,7 @@ class Story:
         found: dict[str, Any] = {}
 
         def taken_back() -> bool:
-            self._flow("ingest")
-            found.update(self._flow("promote")["watch"] or {})
+            found.update(self._flow("ingest", "promote")["watch"] or {})
             self._progress.note(f"{found.get('state')}: {found.get('reason')}")
             return found.get("state") in ("rolled back", "kept")
 
@@ -208,16 +199,6 @@ class Story:
         if found["state"] != "rolled back":
             raise FingerpostError(f"the watch kept the bad version {version}: {found['reason']}")
 
-    def _quiet_watch(self) -> None:
-        """Waits for the end of the watch over the promotion: nothing is promoted, and nothing rejected, before."""
-
-        def ended() -> bool:
-            self._flow("ingest")
-            watch = self._flow("promote")["watch"]
-            return watch is None or watch["state"] != "watching"
-
-        self._repeat(ended, _WATCH_S, "the watch over the promotion has not ended")
-
     def _chapter(self, title: str, act: Callable[[], None]) -> None:
         begun = time.time()
         with self._progress.phase(title):
@@ -228,14 +209,15 @@ class Story:
         end = until_s or time.time()
         return figures(requests_between(self._layout.access_log, self._settings.service, end - seconds, end))
 
-    def _flow(self, name: str) -> dict[str, Any]:
-        return self._command("run", name)
+    def _flow(self, *names: str) -> dict[str, Any]:
+        """Runs flows one after another in one process; the result of the last."""
+        return self._command("run", *names)
 
     def _command(self, *arguments: str) -> dict[str, Any]:
         """Runs a command of this program; the JSON that a flow writes, or nothing."""
         is_flow = arguments[0] == "run"
-        output = self._layout.home / f"{arguments[1]}.json"
-        child = self._stack.start(arguments[1] if is_flow else arguments[0], fingerpost(
+        output = self._layout.home / f"{arguments[-1]}.json"
+        child = self._stack.start(arguments[-1] if is_flow else arguments[0], fingerpost(
             *arguments, *(("--output", str(output)) if is_flow else ())
         ))  # fmt: skip
         self._stack.finish(child, _FLOW_S)

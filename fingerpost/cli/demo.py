@@ -22,7 +22,7 @@ def demo(
         bool, typer.Option("--json", help="Print the outcome as JSON; progress goes to stderr.")
     ] = False,
     hosts: Annotated[int, typer.Option(min=3, max=24, help="Hosts of the fleet, in three classes.")] = 6,
-    seconds: Annotated[float, typer.Option(min=40, max=3600, help="For how long the fleet is driven.")] = 75,
+    seconds: Annotated[float, typer.Option(min=40, max=3600, help="For how long the fleet is driven, at first.")] = 60,
     rate: Annotated[float, typer.Option(min=1, max=1000, help="Requests a second, on average.")] = 80,
     seed: Annotated[int, typer.Option(help="The same seed plans the same requests.")] = 1,
 ) -> None:

@@ -12,8 +12,8 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    flow: Annotated[
-        str,
+    flows: Annotated[
+        list[str],
         typer.Argument(
             help="ingest, features, train, pipeline (these three), shadow, experiment, drift, promote or retention."
         ),
@@ -21,7 +21,7 @@ def run(
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the result, as JSON, to this file too.")] = None,
 ) -> None:
-    """Runs one flow now, in this process; it shows in the Prefect UI."""
+    """Runs a flow now, in this process, or several one after another; the result is the last one's."""
     import json
 
     from fingerpost.environment import apply_tool_environment
@@ -32,21 +32,22 @@ def run(
     from flows.run import FLOWS, run_flow
 
     settings = get_settings()
-    if flow not in FLOWS:
-        raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
+    for flow in flows:
+        if flow not in FLOWS:
+            raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
     need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
-    if flow not in ("ingest", "features", "shadow"):
+    if not {*flows} <= {"ingest", "features"}:
         need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
-    result = run_flow(flow)
+    result = [run_flow(flow) for flow in flows][-1]
     text = json.dumps(result, indent=2)
     if output:
         write_text_atomically(output, text)
     if json_output:
         typer.echo(text)
     elif not output:
-        typer.echo(f"{flow} is done; see {settings.prefect.removesuffix('/api')}")
+        typer.echo(f"{', '.join(flows)}: done; see {settings.prefect.removesuffix('/api')}")
 
 
 def schedule() -> None:
