@@ -2,8 +2,12 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fingerpost.experiment import TREATMENT, Experiment
+from fingerpost.lake import date_of
+from fingerpost.settings import Settings
 
 US = 1_000_000
 BEGIN = 1_790_000_000_000_000
@@ -50,3 +54,14 @@ def made_records(
             "predicted_cost": np.full(count, 0.02),
         }
     )
+
+
+def keep_records(settings: Settings, records: pd.DataFrame) -> None:
+    """Writes made records into the lake of the settings, a file a date."""
+    table = pa.Table.from_pandas(records.drop(columns="time_us"), preserve_index=False)
+    times = pa.array(records["time_us"].to_numpy(), pa.timestamp("us", tz="UTC"))
+    days = records["time_us"].map(date_of)
+    for day in days.unique():
+        folder = settings.lake / "requests" / f"service={settings.service}" / f"date={day}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.append_column("time", times).filter(pa.array(days == day)), folder / "h1.parquet")

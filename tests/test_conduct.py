@@ -2,17 +2,14 @@
 
 import time
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from experiment_records import made_records
+from experiment_records import keep_records, made_records
 
 from abtest.conduct import conduct
 from abtest.experiments import records_of, running, start
 from abtest.promotion.evidence import latest_result
 from abtest.promotion.promote import consider_challenger
 from abtest.promotion.results import log_result
-from fingerpost.lake import date_of
 
 US = 1_000_000
 SLOTS = {"experiment_slot_s": 20.0, "experiment_washout_s": 4.0, "experiment_pairs": 30}
@@ -34,13 +31,7 @@ def begun_long_ago(made, effect, seed=0):
     now = time.time_ns() // 1000
     experiment = start(settings, now_us=now - round(2 * 30 * 20 * US) - 300 * US).experiment
     records = made_records(experiment, effect=effect, seed=seed)
-    table = pa.Table.from_pandas(records.drop(columns="time_us"), preserve_index=False)
-    times = pa.array(records["time_us"].to_numpy(), pa.timestamp("us", tz="UTC"))
-    days = records["time_us"].map(date_of)
-    for day in days.unique():
-        folder = settings.lake / "requests" / "service=shop" / f"date={day}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.append_column("time", times).filter(pa.array(days == day)), folder / "h1.parquet")
+    keep_records(settings, records)
     return experiment
 
 

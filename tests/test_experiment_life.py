@@ -6,10 +6,8 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from experiment_records import made_records
+from experiment_records import keep_records, made_records
 from typer.testing import CliRunner
 
 from abtest import experiments
@@ -70,14 +68,7 @@ def fingerpost(settings):
 
 
 def write_records(settings, experiment, **arguments):
-    records = made_records(experiment, **arguments)
-    table = pa.Table.from_pandas(records.drop(columns="time_us"), preserve_index=False)
-    times = pa.array(records["time_us"].to_numpy(), pa.timestamp("us", tz="UTC"))
-    days = records["time_us"].map(date_of)
-    for day in days.unique():
-        folder = settings.lake / "requests" / "service=shop" / f"date={day}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.append_column("time", times).filter(pa.array(days == day)), folder / "h1.parquet")
+    keep_records(settings, made_records(experiment, **arguments))
 
 
 def test_it_is_begun_once_evaluated_and_stopped(settings, registry):
