@@ -7,6 +7,7 @@ from typing import Any
 
 from abtest.drift.frames import split_rows
 from abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
+from abtest.promotion.record import evidence_run
 from features.build import load_training_rows
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
@@ -52,22 +53,15 @@ def _window(params: dict[str, Any], name: str, version: str) -> tuple[datetime, 
 
 
 def _log(settings: Settings, client: Any, verdict: DriftVerdict) -> str:
-    experiment = f"{settings.model_name}-drift"
-    found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(experiment)
-    run = client.create_run(
-        experiment_id,
-        run_name=f"version {verdict.model_version}: {verdict.verdict}",
-        tags={
-            "model_version": verdict.model_version,
-            "verdict": verdict.verdict,
-            "mlflow.note.content": "\n\n".join(verdict.reasons) or verdict.verdict,
-        },
-    )
-    run_id = str(run.info.run_id)
-    try:
-        for name, value in _metrics(verdict).items():
-            client.log_metric(run_id, name, value)
+    tags = {
+        "model_version": verdict.model_version,
+        "verdict": verdict.verdict,
+        "mlflow.note.content": "\n\n".join(verdict.reasons) or verdict.verdict,
+    }
+    name = f"version {verdict.model_version}: {verdict.verdict}"
+    with evidence_run(client, f"{settings.model_name}-drift", name, tags) as run_id:
+        for metric, value in _metrics(verdict).items():
+            client.log_metric(run_id, metric, value)
         if verdict.snapshot is not None:
             with tempfile.TemporaryDirectory(prefix="fingerpost-drift-") as folder:
                 path = Path(folder) / REPORT
@@ -76,10 +70,6 @@ def _log(settings: Settings, client: Any, verdict: DriftVerdict) -> str:
             client.set_tag(run_id, "report", "yes")
             _keep_snapshot(settings, verdict)
         client.log_dict(run_id, verdict.to_json(), VERDICT)
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id)
     return run_id
 
 

@@ -1,8 +1,9 @@
 """Records of decisions: an MLflow run each, in the experiment `MODEL-promotion`, from which it can be decided again."""
 
+import contextlib
 import getpass
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -58,17 +59,12 @@ def write_record(
     """
     client, versions = registry.client, {role: str(evidence.get(role) or "") for role in ("champion", "challenger")}
     params = {"action": action, **versions, "policy_sha256": policy.sha256 if policy else ""}
-    run = client.create_run(
-        _experiment(registry),
-        run_name=f"{action} {versions['challenger']}",
-        tags={
-            **{"action": action, "who": who, "why": why, **versions, "applied": ""},
-            # What MLflow shows as the run's user.
-            "mlflow.user": who,
-        },
-    )
-    run_id = str(run.info.run_id)
-    try:
+    tags = {
+        **{"action": action, "who": who, "why": why, **versions, "applied": ""},
+        # What MLflow shows as the run's user.
+        "mlflow.user": who,
+    }
+    with evidence_run(client, f"{registry.name}-promotion", f"{action} {versions['challenger']}", tags) as run_id:
         for name, value in params.items():
             client.log_param(run_id, name, value)
         document = {
@@ -83,10 +79,6 @@ def write_record(
             "decision": decision.to_json() if decision else None,
         }
         client.log_dict(run_id, document, DECISION)
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id)
     return run_id
 
 
@@ -165,8 +157,17 @@ def replay(record: Mapping[str, Any]) -> tuple[Decision, bool]:
     return again, again.to_json() == decided
 
 
-def _experiment(registry: Registry) -> str:
-    return experiment_id(registry.client, f"{registry.name}-promotion")
+@contextlib.contextmanager
+def evidence_run(client: Any, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+    """A run of an MLflow experiment, finished with the block, or failed with it; its id."""
+    run = client.create_run(experiment_id(client, experiment), run_name=name, tags=dict(tags))
+    run_id = str(run.info.run_id)
+    try:
+        yield run_id
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
 
 
 def experiment_id(client: Any, name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from abtest.promotion.evidence import VERDICT, latest_result
 from abtest.promotion.readings import read_comparison, read_time
-from abtest.promotion.record import experiment_id
+from abtest.promotion.record import evidence_run
 from abtest.promotion.registry import Registry
 
 # The same verdict again is logged after this: it may rest on more by then.
@@ -29,21 +29,13 @@ def log_result(registry: Registry, kind: str, result: Mapping[str, Any], why: st
         if fresh and said.verdict == verdict and said.champion == str(result["champion"]):
             return None
     client = registry.client
-    run = client.create_run(
-        experiment_id(client, f"{registry.name}-{kind}"),
-        run_name=f"version {challenger} against {result['champion']}: {verdict}",
-        tags={
-            "challenger": challenger,
-            "champion": str(result["champion"]),
-            "verdict": verdict,
-            "mlflow.note.content": why,
-        },
-    )
-    run_id = str(run.info.run_id)
-    try:
+    tags = {
+        "challenger": challenger,
+        "champion": str(result["champion"]),
+        "verdict": verdict,
+        "mlflow.note.content": why,
+    }
+    name = f"version {challenger} against {result['champion']}: {verdict}"
+    with evidence_run(client, f"{registry.name}-{kind}", name, tags) as run_id:
         client.log_dict(run_id, dict(result), VERDICT)
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id)
     return run_id
