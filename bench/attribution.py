@@ -30,7 +30,7 @@ _SERVICE = "bench"
 _MAX_CATEGORIES, _MIN_REQUESTS = 24, 50
 _SETTLE_S, _AGENT_START_S = 8.0, 5.0
 # Alone, each category is done so often, with a pause after each request.
-_ALONE, _PAUSE_S, _IDLE_S = 25, 0.03, 2.0
+_ALONE, _PAUSE_S, _IDLE_S = 60, 0.03, 2.0
 _START_TIMEOUT_S = 60
 WITHIN = 0.15
 
@@ -140,23 +140,25 @@ def _log(run: _Run) -> Path:
 def _alone(host: DemoHost, process: psutil.Process, run: _Run) -> dict[str, float]:
     """CPU-seconds a request of each category, one at a time, nothing else under way: the process' own, all of it.
 
-    In random order and with pauses, as traffic comes: the same work over and over finds its data in the CPU's caches,
-    and costs up to a third less.
+    Payloads are drawn evenly over those of the category's traffic. In random order and with pauses, as traffic comes:
+    the same work over and over finds its data in the CPU's caches, and costs up to a third less.
     """
     by_category: dict[str, list[Arrival]] = defaultdict(list)
-    for arrival in run.planned:
+    for arrival in sorted(run.planned, key=lambda each: each.payload_bytes):
         by_category[run.table.assign(_key(arrival))].append(arrival)
-    dice = random.Random(host.name)
-    order = [each for each in sorted(by_category) for _ in range(_ALONE)]
-    dice.shuffle(order)
+    order = [
+        (category, same[int((i + 0.5) * len(same) / _ALONE)])
+        for category, same in sorted(by_category.items())
+        for i in range(_ALONE)
+    ]
+    random.Random(host.name).shuffle(order)
     payload = bytes(4 * 2**20)
     idle = process_cpu_s(process.pid)
     time.sleep(_IDLE_S)
     idle = (process_cpu_s(process.pid) - idle) / _IDLE_S
     used: dict[str, list[float]] = defaultdict(list)
     with httpx.Client(base_url=f"http://{LOOPBACK}:{host.port}", trust_env=False, timeout=30) as client:
-        for category in order:
-            arrival = dice.choice(by_category[category])
+        for category, arrival in order:
             before, began = process_cpu_s(process.pid), time.monotonic()
             client.post(f"/work/{arrival.kind}", content=payload[: arrival.payload_bytes], headers=arrival.headers)
             time.sleep(_PAUSE_S)

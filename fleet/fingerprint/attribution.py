@@ -20,6 +20,8 @@ _LEAST_NOISE = 1e-6
 _LEAST = 1e-12
 # What a host uses when idle is told by idle spans, once there have been so many seconds of them.
 _LEAST_IDLE_S = 5.0
+# What a span with no request is as noisy as one with.
+_FEW_REQUESTS = 0.1
 # Of mended costs: no more than this.
 _MOST_PULL = 3.0
 
@@ -40,7 +42,7 @@ class Attribution:
 
 
 class Splitter:
-    """Non-negative least squares of use on counts, with forgetting and a prior.
+    """Non-negative weighted least squares of use on counts, with forgetting and a prior.
 
     Use in a span = background x length + sum over categories of cost x requests in it. Costs are drawn to those that
     the categories' shares of the host's time suggest, the more so the fewer requests there were; with no such shares,
@@ -82,14 +84,16 @@ class Splitter:
         """
         self._stay_in_range(float(time_s[-1]))
         weight = self._decay.weight(time_s)
+        total = np.stack([requests.sum(axis=1), length, use])
+        # Each request adds a variance of its own, so spans with many say less.
+        trust = weight / (total[0] + _FEW_REQUESTS) if self._conserved else weight
         rows = np.column_stack([requests, length])
-        weighted = rows * weight[:, None]
+        weighted = rows * trust[:, None]
         self._gram += rows.T @ weighted
         self._moment += use @ weighted
         self._requests += weight @ requests
         self._hints += weight @ hints
-        total = np.stack([requests.sum(axis=1), length, use])
-        self._scale += (total * weight) @ total.T
+        self._scale += (total * trust) @ total.T
         self._totals += np.array([hints.sum(axis=1), length, use]) @ weight
         self._spans += weight.sum()
         # What a request leaves to be done when it has ended is done right after it.
