@@ -22,6 +22,8 @@ DECISION = (
 )
 _DECISION_TEXTS, _DECISION_NUMBERS = ("policy", "arm", "model_version"), ("propensity", "predicted_cost")
 _MOST_CLIENTS = 4096
+# A start as it is until the year 2286: ten digits, a point, six digits.
+_USUAL, _POINT = 17, 10
 _MAX_NUMBER = 2**63
 
 
@@ -38,7 +40,7 @@ def _name(raw: bytes) -> str | None:
 
 
 def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[str, Any]:
-    """One log line as a request record; its values are not yet checked against their bounds.
+    """One log line as a request record; its values are not yet checked: see `fingerpost.records.refusal`.
 
     Args:
         claimed: of `claimed_host`, if it has been asked.
@@ -47,9 +49,9 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
     `routing.envoy.access_log_format`): to look the region up, never to be stored.
 
     Raises:
-        RefusedError: `line:malformed` (not JSON, cut off, not UTF-8), `line:not_an_object`, `<field>:type`,
-            `<field>:not_unicode`, `<field>:too_large`, or `host:mismatch` (the line is not about the host it was
-            claimed for).
+        RefusedError: `line:malformed` (not JSON, cut off, not UTF-8), `line:not_an_object`, `host:mismatch` (the line
+            is not about the host it was claimed for), or of what goes into no record as it is: `<field>:type`,
+            `<field>:not_unicode`, `<field>:too_large`.
     """
     try:
         entry = orjson.loads(line)
@@ -60,59 +62,61 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
     claimed, host = claimed or claimed_host(line), entry.get("host")
     if claimed != host and (claimed or is_name(host)):
         raise RefusedError("host:mismatch")
-    auth, agent_class, region = _client_class(
-        _text(entry, "auth_scheme"),
-        entry.get("api_key") == "true",
-        entry.get("cookie") == "true",
-        _text(entry, "user_agent"),
-        _text(entry, "region"),
-    )
+    get = entry.get
+    attributes = (get("auth_scheme"), get("api_key"), get("cookie"), get("user_agent"), get("region"))
+    try:
+        auth, agent_class, region = _client_class(*attributes)
+    except TypeError:  # what cannot be looked up is no text
+        auth, agent_class, region = _client_class.__wrapped__(*attributes)
     duration_us = _number(entry, "duration_us")
     service_us = _number(entry, "service_time_us")
+    # What goes into the record as it is, is checked with the record.
     return {
         "time": _end_us(entry, duration_us),
         "service": service,
         "host": host,
-        "method": _text(entry, "method"),
-        "route": route_of(_text(entry, "path") or "/"),
-        "status": entry.get("status"),
-        "bytes_in": entry.get("bytes_in"),
-        "bytes_out": entry.get("bytes_out"),
+        "method": get("method"),
+        "route": route_of(_text("path", get("path")) or "/"),
+        "status": get("status"),
+        "bytes_in": get("bytes_in"),
+        "bytes_out": get("bytes_out"),
         "auth": auth,
         "user_agent_class": agent_class,
         "region": region,
         "duration_s": None if duration_us is None else duration_us / _US,
         "service_time_s": None if service_us is None else service_us / _US,
-        "inflight": _number(entry, "inflight"),
-        "cpu_s": _number(entry, "cpu_s"),
+        "inflight": get("inflight"),
+        "cpu_s": get("cpu_s"),
         **decision_of(entry),
-        "client": client_of(_text(entry, "client")),
+        "client": client_of(_text("client", get("client"))),
     }
 
 
 @lru_cache(maxsize=_MOST_CLIENTS)
-def _client_class(
-    scheme: str | None, api_key: bool, cookie: bool, agent: str | None, region: str | None
-) -> tuple[str, str, str]:
-    return auth_method(scheme, api_key, cookie), user_agent_class(agent or ""), coarse_region(region)
+def _client_class(scheme: Any, api_key: Any, cookie: Any, agent: Any, region: Any) -> tuple[str, str, str]:
+    """Auth method, user-agent class and country; what is no text is refused here, and so never remembered."""
+    auth = auth_method(_text("auth_scheme", scheme), api_key == "true", cookie == "true")
+    return auth, user_agent_class(_text("user_agent", agent) or ""), coarse_region(_text("region", region))
 
 
 def decision_of(entry: dict[str, Any]) -> dict[str, Any]:
     """The decision that sent a request: `policy`, `arm`, `model_version`, `propensity` and `predicted_cost`, or None.
 
+    Where the line has these fields themselves they are as they are, to be checked with the record.
+
     Raises:
-        RefusedError: `decision:type`, `decision:malformed`, or as of the fields themselves where the line has those.
+        RefusedError: `decision:type`, `decision:malformed`.
     """
-    decision = _text(entry, "decision")
+    get = entry.get
+    decision = _text("decision", get("decision"))
     if decision is None:
-        found: dict[str, Any] = dict.fromkeys((*_DECISION_TEXTS, *_DECISION_NUMBERS))
-        for name in _DECISION_TEXTS:
-            if name in entry:
-                found[name] = _text(entry, name)
-        for name in _DECISION_NUMBERS:
-            if name in entry:
-                found[name] = _number(entry, name)
-        return found
+        return {
+            "policy": get("policy"),
+            "arm": get("arm"),
+            "model_version": get("model_version"),
+            "propensity": get("propensity"),
+            "predicted_cost": get("predicted_cost"),
+        }
     parts = decision.split("\t")
     if len(parts) != len(DECISION):
         raise RefusedError("decision:malformed")
@@ -124,8 +128,7 @@ def decision_of(entry: dict[str, Any]) -> dict[str, Any]:
     return {**{name: said[name] for name in _DECISION_TEXTS}, **numbers}
 
 
-def _text(entry: dict[str, Any], name: str) -> str | None:
-    value = entry.get(name)
+def _text(name: str, value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value.isascii()):
         return value
     if not isinstance(value, str):
@@ -149,13 +152,17 @@ def _number(entry: dict[str, Any], name: str) -> float | None:
 
 def _end_us(entry: dict[str, Any], duration_us: float | None) -> int:
     """Start (seconds with microseconds, as text) plus duration; the sum is done in integers, to keep microseconds."""
-    start = _text(entry, "start")
+    start = _text("start", entry.get("start"))
     if start is None:
         raise RefusedError("start:missing")
+    # A duration that is no number is refused by its own name.
+    took_us = round(duration_us) if duration_us and math.isfinite(duration_us) else 0
+    digits = start[:_POINT] + start[_POINT + 1 :]
+    if len(start) == _USUAL and start[_POINT] == "." and start.isascii() and digits.isdecimal():
+        return int(digits) + took_us
     seconds, point, part = start.partition(".")
     good = 0 < len(seconds) <= 12 and seconds.isdecimal() and (not point or (0 < len(part) <= 9 and part.isdecimal()))
     if not good or not start.isascii():
         raise RefusedError("start:type")
     start_us = int(seconds) * _US + (int(part[:6].ljust(6, "0")) if part else 0)
-    # A duration that is no number is refused by its own name.
-    return start_us + (round(duration_us) if duration_us and math.isfinite(duration_us) else 0)
+    return start_us + took_us

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fingerpost.categorise import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, CategoryTable
 from fingerpost.errors import RefusedError
+from fingerpost.records import REQUEST_RECORD, refusal
 from fleet.envoy_log import parse_line
 from fleet.tail import LogTail, Position
 from routing.picker_table import Predictions
@@ -17,6 +18,7 @@ Floats = NDArray[np.float64]
 _ATTRIBUTES = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
 # Lines read at a time; of a log that grows faster the rest is passed over.
 MOST_LINES = 20_000
+_ANY_TIME = 2**62
 
 
 class OutcomeLog:
@@ -52,6 +54,8 @@ class OutcomeLog:
             try:
                 row = parse_line(line, self._service)
             except RefusedError:
+                continue
+            if refusal(row, REQUEST_RECORD, 0, _ANY_TIME):
                 continue
             place = hosts.get(row["host"])
             if place is not None and _tells(row, float(predictions.slots[place])):
