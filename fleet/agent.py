@@ -26,8 +26,8 @@ from fleet.sender import Sender
 from fleet.sources import Source
 
 logger = logging.getLogger(__name__)
-# The CPU counter is read often, which is cheap; the log is read in larger parts, which is cheaper than in small ones.
-_METER_S, _READ_S = 0.1, 2.0
+# The CPU counter is read often, which is cheap.
+_METER_S = 0.1
 # The wall clock and the one that never jumps may drift apart by this between two looks; more is a jump.
 _JUMP_S = 2.0
 
@@ -161,7 +161,7 @@ class Agent:
                 self.meter()
             if now >= min(next_read, next_report):
                 self.read()
-                next_read = now + _READ_S
+                next_read = now + (self._source.pause_s if self._source else options.batch_s)
             if now >= next_report:
                 self.report_or_keep()
                 next_report = now + options.batch_s

@@ -38,7 +38,12 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
     batch = arrow.RecordBatch.from_arrays(arrays, schema=arrow.Schema(fields))
     folder = partition(lake / INBOX, kind, rows[0]["service"], date_of(rows[0]["time"]))
     path = folder / f"{name}.parquet"
-    write_atomically(path, lambda temporary: write_parquet(batch, str(temporary), compression="zstd(1)"))
+
+    def write(temporary: Path) -> None:
+        # Of so few rows dictionaries are larger than what they save.
+        write_parquet(batch, str(temporary), compression="zstd(1)", dictionary_enabled=False)
+
+    write_atomically(path, write)
     return path
 
 

@@ -17,7 +17,9 @@ from fleet.tail import LogTail, Position
 
 
 class Source(Protocol):
-    """What the agent asks of a source."""
+    """What the agent asks of a source; it is read every `pause_s` seconds, and before each report."""
+
+    pause_s: float
 
     @property
     def counts(self) -> Counter[str]:
@@ -60,6 +62,9 @@ class LogSource:
         service, host: whose lines are taken.
         state: folder for the checkpoint and the lock, shared by the agents of the service.
     """
+
+    # A log can wait, and is cheaper to read in large parts.
+    pause_s = 5.0
 
     def __init__(self, log: Path, log_format: str, service: str, host: str, state: Path) -> None:
         self._service, self._host = service, host
@@ -136,6 +141,8 @@ class QueueSource:
         service, host: what the rows are set to: they speak of no other host than ours.
         life: sets the batches of this life of the agent apart from others.
     """
+
+    pause_s = 2.0
 
     def __init__(self, queue: Queue, service: str, host: str, life: str) -> None:
         self._queue = queue

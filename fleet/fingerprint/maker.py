@@ -175,32 +175,46 @@ class FingerprintMaker:
         """Splits the samples whose requests have all been seen."""
         begin, end = self._requests[:2]
         latest = end.max(initial=-np.inf)
+        runs: list[list[_Sampled]] = []
         while self._samples:
-            first_s, last_s = self._samples[0].edges_s[[0, -1]]
-            if latest < last_s + _SETTLE_S and now_s < last_s + _PATIENCE_S:
+            each = self._samples[0]
+            if latest < each.edges_s[-1] + _SETTLE_S and now_s < each.edges_s[-1] + _PATIENCE_S:
                 break
-            self._split_one(self._samples.popleft(), self._requests[:, (begin < last_s) & (end > first_s)])
+            # In one go, since it costs little more than one of them; unless there is a gap.
+            if not runs or runs[-1][-1].edges_s[-1] != each.edges_s[0]:
+                runs.append([])
+            runs[-1].append(self._samples.popleft())
+        for run in runs:
+            self._split_run(run, self._requests[:, (begin < run[-1].edges_s[-1]) & (end > run[0].edges_s[0])])
         waiting = self._samples[0].edges_s[0] if self._samples else now_s - _PATIENCE_S
         self._requests = self._requests[:, end > waiting]
 
-    def _split_one(self, sampled: _Sampled, there: Floats) -> None:
+    def _split_run(self, run: list[_Sampled], there: Floats) -> None:
+        """Splits samples without gaps between them over the requests that were there."""
         begin, end, category, cpu_s = there[0], there[1], there[2].astype(np.intp), there[3]
-        edges, slots = sampled.edges_s, self._host.get("slots", np.nan)
+        edges = np.concatenate([run[0].edges_s[:1], *(each.edges_s[1:] for each in run)])
+        used = np.concatenate([each.cpu_s for each in run])
+        slots = self._host.get("slots", np.nan)
         shared = shared_time(begin, end, edges, slots if slots > 0 else np.inf)
-        count, spans = len(self._table.names), len(edges) - 1
+        count, spans = len(self._table.names), len(used)
         cell = shared.span * count + category[shared.request]
 
         def by_category(values: Floats) -> Floats:
             return totals(cell, values, spans * count).reshape(spans, count)
 
         ends, lengths = edges[1:], np.diff(edges)
-        self._cpu.observe(ends, lengths, sampled.cpu_s, by_category(shared.part), by_category(shared.seconds))
-        held = by_category(shared.part * (end - begin)[shared.request]).sum(axis=0, keepdims=True) / lengths.sum()
-        self._memory.observe(ends[-1:], np.ones(1), np.array([sampled.mem_bytes]), held, held)
+        self._cpu.observe(ends, lengths, used, by_category(shared.part), by_category(shared.seconds))
+        # Memory is known once a sample.
+        firsts = np.cumsum([0, *(len(each.cpu_s) for each in run)])
+        sample_s = np.add.reduceat(lengths, firsts[:-1])
+        held = np.add.reduceat(by_category(shared.part * (end - begin)[shared.request]), firsts[:-1], axis=0)
+        held /= sample_s[:, None]
+        mem_bytes = np.array([each.mem_bytes for each in run])
+        self._memory.observe(ends[firsts[1:] - 1], np.ones(len(run)), mem_bytes, held, held)
         if np.isfinite(cpu_s).all():
             measured = totals(shared.span, shared.part * cpu_s[shared.request], spans)
             requests = totals(shared.span, shared.part, spans)[:, None]
-            self._overhead.observe(ends, lengths, sampled.cpu_s - measured, requests, requests)
+            self._overhead.observe(ends, lengths, used - measured, requests, requests)
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> Floats:
