@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from abtest.registry import Registry
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment, experiment_from_json
 from fingerpost.lake import service_folder, write_text_atomically
@@ -20,7 +21,6 @@ US = 1_000_000
 # On the challenger's version, after the experiment: how it ended, in short.
 RECORD_TAG = "fingerpost.experiment.record"
 KIND = "experiments"
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def running(settings: Settings) -> Experiment | None:
     Raises:
         FingerpostError: what lies there is no experiment.
     """
-    text = _tags(settings).get(EXPERIMENT_TAG)
+    text = Registry(settings).tags().get(EXPERIMENT_TAG)
     return experiment_from_json(text) if text else None
 
 
@@ -60,7 +60,8 @@ def start(
     Raises:
         FingerpostError: an alias is missing or both are the same version, or another experiment runs.
     """
-    champion, challenger = (_alias(settings, each) for each in (CONTROL, TREATMENT))
+    registry = Registry(settings)
+    champion, challenger = (_alias(registry, each) for each in (CONTROL, TREATMENT))
     present = running(settings)
     if present is not None:
         if (present.champion, present.challenger) == (champion, challenger):
@@ -82,14 +83,15 @@ def start(
         settings.experiment_washout_s if washout_s is None else washout_s,
         settings.experiment_pairs if pairs is None else pairs,
     )
-    _client(settings).set_registered_model_tag(settings.model_name, EXPERIMENT_TAG, experiment.to_json())
+    registry.set_experiment(experiment)
     # Who started another at the same moment has the last word.
     return Started(running(settings) or experiment, new=True)
 
 
 def still_in_force(settings: Settings, experiment: Experiment) -> bool:
     """Whether its versions still are champion and challenger; otherwise the engine serves something else."""
-    return all(_alias_or_none(settings, arm) == experiment.version_of(arm) for arm in (CONTROL, TREATMENT))
+    registry = Registry(settings)
+    return all(registry.version_of(arm) == experiment.version_of(arm) for arm in (CONTROL, TREATMENT))
 
 
 def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | None = None) -> Path | None:
@@ -104,12 +106,12 @@ def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | 
     Returns:
         The record's file; None if no experiment was there. What lay there and was none is removed.
     """
-    client = _client(settings)
+    registry = Registry(settings)
     try:
         experiment = running(settings)
     except FingerpostError as error:
         logger.warning("removed from the registry: %s", error)
-        client.delete_registered_model_tag(settings.model_name, EXPERIMENT_TAG)
+        registry.set_note(EXPERIMENT_TAG, None)
         return None
     if experiment is None:
         return None
@@ -127,12 +129,8 @@ def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | 
         "why": why[:200],
         **({name: getattr(verdict, name) for name in ("verdict", "rule", "reason", "pairs")} if verdict else {}),
     }
-    _unless_missing(
-        lambda: client.set_model_version_tag(
-            settings.model_name, experiment.challenger, RECORD_TAG, json.dumps(short)[:5000]
-        )
-    )
-    _unless_missing(lambda: client.delete_registered_model_tag(settings.model_name, EXPERIMENT_TAG))
+    registry.tag_version(experiment.challenger, RECORD_TAG, json.dumps(short)[:5000])
+    registry.set_note(EXPERIMENT_TAG, None)
     return path
 
 
@@ -143,40 +141,8 @@ def records_of(settings: Settings) -> list[dict[str, Any]]:
     return sorted(found, key=lambda record: record["experiment"]["begin_us"])
 
 
-def _alias(settings: Settings, alias: str) -> str:
-    version = _alias_or_none(settings, alias)
+def _alias(registry: Registry, alias: str) -> str:
+    version = registry.version_of(alias)
     if version is None:
-        raise FingerpostError(
-            f"{settings.model_name} has no {alias}: set this alias to a version in the registry first"
-        )
+        raise FingerpostError(f"{registry.name} has no {alias}: set this alias to a version in the registry first")
     return version
-
-
-def _alias_or_none(settings: Settings, alias: str) -> str | None:
-    client = _client(settings)
-    found = _unless_missing(lambda: client.get_model_version_by_alias(settings.model_name, alias))
-    return None if found is None else str(found.version)
-
-
-def _tags(settings: Settings) -> dict[str, str]:
-    client = _client(settings)
-    found = _unless_missing(lambda: client.get_registered_model(settings.model_name))
-    return {} if found is None else dict(found.tags)
-
-
-def _client(settings: Settings) -> Any:
-    import mlflow
-
-    return mlflow.MlflowClient(settings.mlflow)
-
-
-def _unless_missing(call: Any) -> Any:
-    """What the registry answers; None where it has no such thing."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return call()
-    except MlflowException as error:
-        if error.error_code in _MISSING:
-            return None
-        raise

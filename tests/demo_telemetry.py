@@ -18,7 +18,15 @@ _AUTH = ("none", "bearer", "cookie")
 def write_demo_lake(
     lake: Path, hosts: int, seconds: int, rate_rps: float, seed: int = 0, slowed: tuple[str, str] | None = None
 ) -> None:
-    """An ingested lake of requests spread evenly over the hosts, ending now; CPU follows kind, size and host class.
+    """As `write_demo_inbox`, ingested."""
+    write_demo_inbox(lake, hosts, seconds, rate_rps, seed, slowed)
+    ingest(lake, "shop", 5, 86_400)
+
+
+def write_demo_inbox(
+    lake: Path, hosts: int, seconds: int, rate_rps: float, seed: int = 0, slowed: tuple[str, str] | None = None
+) -> None:
+    """Batches of requests spread evenly over the hosts, ending now; CPU follows kind, size and host class.
 
     Args:
         slowed: a host class and a kind of work that takes three times as long in the second half.
@@ -61,4 +69,3 @@ def write_demo_lake(
             )
         write_batch(lake, "samples", HOST_SAMPLE, samples, host.name)
         write_batch(lake, "requests", REQUEST_RECORD, rows, host.name)
-    ingest(lake, "shop", 5, 86_400)

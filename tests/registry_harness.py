@@ -6,7 +6,7 @@ from typing import Any
 
 from abtest.promotion.evidence import VERDICT
 from abtest.promotion.record import experiment_id
-from abtest.promotion.registry import CHALLENGER, CHAMPION, Registry
+from abtest.registry import CHALLENGER, CHAMPION, Registry
 from fingerpost.settings import Settings
 
 GOOD = {

@@ -12,7 +12,7 @@ from abtest.drift.gate import check_drift, workspace_path
 from abtest.drift.verdict import drift_verdict
 from abtest.promotion.evidence import latest_result
 from abtest.promotion.readings import read_data, read_drift
-from abtest.promotion.registry import Registry
+from abtest.registry import Registry
 from features.build import build_features, load_training_rows
 from features.prepare import FeatureSettings
 from fingerpost.errors import NoDataError

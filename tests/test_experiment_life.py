@@ -1,5 +1,6 @@
 """The life of an experiment on a real registry: begun, gone on with, evaluated, stopped; killed anywhere."""
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from abtest import experiments
 from abtest.evaluation import evaluate, settle_us
 from abtest.experiments import RECORD_TAG, records_of, running, start, still_in_force, stop
+from abtest.registry import Registry
 from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
@@ -142,17 +144,17 @@ class DyingClient:
 
 @pytest.mark.parametrize("calls", range(1, 8))
 def test_killed_anywhere_and_begun_again_it_is_the_same(settings, monkeypatch, calls):
-    real = experiments._client
-
     def killed_after(step):
         left = [calls]
-        monkeypatch.setattr(experiments, "_client", lambda of: DyingClient(real(of), left))
-        try:
+
+        class DyingRegistry(Registry):
+            def __init__(self, settings):
+                super().__init__(settings)
+                self.client = DyingClient(self.client, left)
+
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            patched.setattr(experiments, "Registry", DyingRegistry)
             step()
-        except Killed:
-            pass
-        finally:
-            monkeypatch.setattr(experiments, "_client", real)
 
     killed_after(lambda: start(settings, now_us=NOW))
     there = running(settings)

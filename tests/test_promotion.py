@@ -21,7 +21,7 @@ from abtest.promotion.promote import (
     swap,
 )
 from abtest.promotion.record import history, load_record, replay
-from abtest.promotion.registry import FATE_TAG, FORMER_TAG, WATCH_TAG, Registry
+from abtest.registry import FATE_TAG, FORMER_TAG, WATCH_TAG, Registry
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
 from tests.registry_harness import GOOD
@@ -291,7 +291,7 @@ PROMOTER = """
 import sys, time
 from pathlib import Path
 from abtest.promotion.promote import StaleEvidenceError, swap
-from abtest.promotion.registry import Registry
+from abtest.registry import Registry
 from tests.registry_harness import registry_settings
 settings = registry_settings(Path(sys.argv[1]))
 registry = Registry(settings)

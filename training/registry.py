@@ -14,6 +14,7 @@ from features.definition import CATEGORICAL_FEATURES, FEATURES, OUTCOMES, schema
 from fingerpost import __version__
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, experiment_from_json
+from training.again import MODEL_TAG, model_digest, registered_before
 from training.bundle import ModelBundle
 from training.candidate import Candidate
 from training.evaluate import TargetScore, error_table
@@ -25,11 +26,18 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
-    """Logs a run with all evidence, registers the model; returns the new version."""
+    """Logs a run with all evidence, registers the model; returns its version.
+
+    The very same model is not registered twice: a training that was killed and is run again ends as if it had not been.
+    """
     import mlflow
     from mlflow.data.pandas_dataset import from_pandas
 
     mlflow.set_tracking_uri(tracking_url)
+    digest = model_digest(candidate.bundle)
+    before = registered_before(mlflow.MlflowClient(tracking_url), f"{model_name}-training", model_name, digest)
+    if before:
+        return before
     mlflow.set_experiment(f"{model_name}-training")
     with mlflow.start_run(
         run_name=f"{service} to {candidate.test['time'].max():%Y-%m-%d %H:%M:%S}",
@@ -37,6 +45,7 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
             "service": service,
             "schema_hash": schema_hash(),
             "git_commit": git_commit(),
+            MODEL_TAG: digest,
             # Where MLflow looks for the description of a run.
             "mlflow.note.content": run_notes(candidate, service, git_commit()),
         },
@@ -55,6 +64,13 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
             dataset = from_pandas(_plain(rows[[*FEATURES, *OUTCOMES]]), name=f"{service}-features-{context}")
             mlflow.log_input(dataset, context=context)
         return _log_model(candidate.bundle, candidate.test, model_name)
+
+
+def description(tracking_url: str, model_name: str, model_version: str) -> str:
+    """What `describe` said of a version; empty: nothing yet."""
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_url).get_model_version(model_name, model_version).description or ""
 
 
 def describe(tracking_url: str, model_name: str, model_version: str, text: str) -> None:
@@ -99,11 +115,16 @@ def set_challenger(tracking_url: str, model_name: str, model_version: str, urgen
 
 def champion_version(tracking_url: str, model_name: str) -> str | None:
     """The version the alias `champion` points at, or None."""
+    return version_of(tracking_url, model_name, CHAMPION)
+
+
+def version_of(tracking_url: str, model_name: str, alias: str) -> str | None:
+    """The version an alias points at, or None."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(mlflow.MlflowClient(tracking_url).get_model_version_by_alias(model_name, CHAMPION).version)
+        return str(mlflow.MlflowClient(tracking_url).get_model_version_by_alias(model_name, alias).version)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None

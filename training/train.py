@@ -9,7 +9,17 @@ from features.build import load_training_rows
 from fingerpost.settings import Settings
 from training.candidate import make_candidate
 from training.evaluate import TargetScore, mean_skill
-from training.registry import champion_params, champion_version, describe, register, set_challenger, set_champion
+from training.registry import (
+    CHALLENGER,
+    champion_params,
+    champion_version,
+    describe,
+    description,
+    register,
+    set_challenger,
+    set_champion,
+    version_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +33,7 @@ class TrainingReport:
     """The outcome of a training.
 
     Args:
-        champion: whether the new version now is the champion.
+        champion: whether the version now is the champion.
         challenger: whether it now is the challenger, to be compared with the champion.
         reason: why, or why not.
         regret: mean excess true cost of the hosts predicted best; see `training.ranking`.
@@ -66,9 +76,15 @@ def train(
     new_version = register(candidate, url, name, settings.service)
     skill, present = mean_skill(candidate.scores), champion_version(url, name)
     verdict = f"{'beats' if skill > 0 else 'does not beat'} the best naive forecast: mean skill {skill:+.3f}"
+    known = description(url, name, new_version)
     challenger = False
-    if present is None:
+    if known:
+        # That training was finished, and others may have decided about its version since.
+        challenger = version_of(url, name, CHALLENGER) == new_version
+        reason = f"trained before, from the same telemetry: {known}"
+    elif present in (None, new_version):
         set_champion(url, name, new_version)
+        present = new_version
         reason = verdict if skill > 0 else f"{verdict}; champion all the same, as the first version there is"
     elif skill > settings.challenger_min_skill:
         other = set_challenger(url, name, new_version, urgent)
@@ -78,12 +94,13 @@ def train(
             reason = f"{verdict}; version {other} stays challenger, since it is in an experiment"
     else:
         reason = f"{verdict}; version {present} stays champion"
-    describe(url, name, new_version, reason)
+    if not known:
+        describe(url, name, new_version, reason)
     logger.info("trained", extra={"model_version": new_version, "challenger": challenger, "reason": reason})
     return TrainingReport(
         name,
         new_version,
-        present is None,
+        present == new_version,
         challenger,
         reason,
         candidate.scores,

@@ -11,7 +11,7 @@ from typing import Any
 from abtest.promotion.decide import Decision, decide
 from abtest.promotion.evidence import read_artifact
 from abtest.promotion.policy import PolicyFile, parse_policy
-from abtest.promotion.registry import Registry
+from abtest.registry import Registry
 from fingerpost import __version__
 from fingerpost.errors import FingerpostError
 

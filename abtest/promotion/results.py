@@ -7,7 +7,7 @@ from typing import Any
 from abtest.promotion.evidence import VERDICT, latest_result
 from abtest.promotion.readings import read_comparison, read_time
 from abtest.promotion.record import evidence_run
-from abtest.promotion.registry import Registry
+from abtest.registry import Registry
 
 # The same verdict again is logged after this: it may rest on more by then.
 _REPEAT_S = 1800.0

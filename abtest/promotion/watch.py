@@ -8,7 +8,7 @@ from typing import Any
 from abtest.promotion.promote import StaleEvidenceError, rollback
 from abtest.promotion.readings import read_time
 from abtest.promotion.record import note_applied, write_record
-from abtest.promotion.registry import CHAMPION, WATCH_TAG, Registry
+from abtest.registry import CHAMPION, WATCH_TAG, Registry
 from fingerpost.settings import Settings
 
 logger = logging.getLogger(__name__)

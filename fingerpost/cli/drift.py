@@ -25,7 +25,7 @@ def drift(
     settings = settings_with_registry()
     from abtest.drift.gate import check_drift, workspace_path
     from abtest.drift.verdict import DRIFT, TOO_LITTLE
-    from abtest.promotion.registry import CHAMPION, Registry
+    from abtest.registry import CHAMPION, Registry
 
     registry = Registry(settings)
     version = version or registry.version_of(CHAMPION)

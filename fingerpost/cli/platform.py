@@ -36,7 +36,8 @@ def run(
         if flow not in FLOWS:
             raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
     need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
-    if not {*flows} <= {"ingest", "features"}:
+    # A registry may also be a database, without a server.
+    if settings.mlflow.startswith("http") and not {*flows} <= {"ingest", "features"}:
         need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)

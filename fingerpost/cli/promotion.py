@@ -88,7 +88,7 @@ def history(
     from dataclasses import asdict
 
     from abtest.promotion.record import history as find
-    from abtest.promotion.registry import Registry
+    from abtest.registry import Registry
 
     found = [asdict(each) for each in find(Registry(settings), most)]
     if json_output:
@@ -113,7 +113,7 @@ def replay(
     settings = settings_with_registry()
     from abtest.promotion.record import load_record
     from abtest.promotion.record import replay as decide_again
-    from abtest.promotion.registry import Registry
+    from abtest.registry import Registry
 
     found = load_record(Registry(settings), record)
     decision, same = decide_again(found)

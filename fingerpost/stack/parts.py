@@ -83,7 +83,12 @@ def envoy_part(settings: Settings, config: Path, module: Path) -> Part:
 
 def fingerpost(*arguments: str) -> list[str]:
     """A command of this program."""
-    return [_PYTHON, "-m", "fingerpost", *arguments]
+    return python_module("fingerpost", *arguments)
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """A command that runs a module with our Python."""
+    return [_PYTHON, "-m", module, *arguments]
 
 
 def prefect_command(settings: Settings) -> list[str]:

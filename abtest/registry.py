@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fingerpost.experiment import EXPERIMENT_TAG
+from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.locks import locked
 from fingerpost.settings import Settings
 
@@ -71,8 +71,13 @@ class Registry:
         """Writes a tag that holds a JSON object; None removes it."""
         if value is not None:
             self.client.set_registered_model_tag(self.name, tag, json.dumps(value))
-        elif tag in self.tags():
+            return
+        with _none_if_missing():
             self.client.delete_registered_model_tag(self.name, tag)
+
+    def set_experiment(self, experiment: Experiment) -> None:
+        """Puts an experiment where engines look for it."""
+        self.client.set_registered_model_tag(self.name, EXPERIMENT_TAG, experiment.to_json())
 
     def former_champions(self) -> list[str]:
         """Versions that were champion, the latest last; never the present one."""
@@ -102,6 +107,11 @@ class Registry:
     def set_fate(self, version: str, fate: str) -> None:
         """Says of a version what became of it."""
         self.client.set_model_version_tag(self.name, version, FATE_TAG, fate)
+
+    def tag_version(self, version: str, tag: str, text: str) -> None:
+        """Notes something on a version, if it is still there."""
+        with _none_if_missing():
+            self.client.set_model_version_tag(self.name, version, tag, text)
 
 
 def lock_path(settings: Settings) -> Path:
