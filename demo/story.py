@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -13,14 +13,19 @@ from demo.processes import Layout, router_environment, routing_envoy
 from demo.progress import Progress
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import LOOPBACK, Settings
-from fingerpost.stack.parts import answers, fingerpost
+from fingerpost.stack.parts import answers, fingerpost, python_module
 from fingerpost.stack.processes import Child, Stack
 from fleet.demo.classes import DemoHost
 
-_SIDE_BY_SIDE_S, _SLOT_S, _WASHOUT_S = 60.0, 5, 1.0
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Traffic breathes in waves of 40 s: spans that are to be compared hold whole ones.
+_WAVE_S, _SETTLED_S = 40.0, 2.0
+_SIDE_BY_SIDE_S, _SLOT_S, _WASHOUT_S = 2 * _WAVE_S, 5, 1.0
 # The change: what becomes how many times slower, and where.
 SLOW_CLASS, SLOW_KIND, SLOW_TIMES = "storage", "render", 4.0
-_NOTICE_S, _SHADOW_S, _AFTER_S, _BAD_S = 42.0, 40.0, 32.0, 30.0
+_SHADOW_S, _BAD_S = 40.0, 30.0
 _FLOW_S, _EXPERIMENT_S, _WATCH_S = 240.0, 400.0, 300.0
 _POLL_S = 6.0
 
@@ -102,24 +107,22 @@ class Story:
         self._router = self._stack.start("router", fingerpost("router"), router_environment(changes))
 
     def _side_by_side(self) -> None:
-        begun = time.time()
-        self._pass(_SIDE_BY_SIDE_S)
-        requests = requests_between(self._layout.access_log, self._settings.service, begun + 5, time.time())
+        self._pass(_SETTLED_S + _SIDE_BY_SIDE_S)
+        now = time.time()
+        requests = requests_between(self._layout.access_log, self._settings.service, now - _SIDE_BY_SIDE_S, now)
         requests = without_beginnings(requests, "arm", _WASHOUT_S)
         self.told.found["side_by_side"] = {
-            arm: figures(requests[requests["arm"] == arm]) for arm in ("fingerpost", "least_request")
+            arm: _figures(requests[requests["arm"] == arm]) for arm in ("fingerpost", "least_request")
         }
         self._route()
 
     def _change(self) -> None:
-        before = self._latencies(30.0)
         for host in self._hosts:
             if host.host_class == SLOW_CLASS:
                 url = f"http://{LOOPBACK}:{host.port}/fingerpost/times"
                 httpx.put(url, json={SLOW_KIND: SLOW_TIMES}, timeout=10, trust_env=False).raise_for_status()
-        changed = time.time()
-        self._pass(_NOTICE_S)
-        self.told.found["change"] = {"before": before, "just_after": self._latencies(20.0, changed + 20.0)}
+        before = self.told.found["side_by_side"]["fingerpost"]
+        self.told.found["change"] = {"before": before, "just_after": self._wave()}
 
     def _notice_drift(self) -> None:
         found = self._flow("ingest", "features", "drift")
@@ -134,7 +137,8 @@ class Story:
 
     def _shadow(self) -> None:
         self._pass(_SHADOW_S)
-        report = self._flow("ingest", "features", "shadow")
+        # The drift flow also tests the data that the new version was trained on.
+        report = self._flow("ingest", "features", "drift", "shadow")
         self.told.found["shadow"] = {
             "status": report["status"],
             "reason": report["reason"],
@@ -156,14 +160,13 @@ class Story:
         decided = self._flow("promote")["decision"]
         if decided is None or decided["action"] != "promote":
             raise FingerpostError(f"the new version was not promoted: {decided and decided['reason']}")
-        self._pass(_AFTER_S)
         self.told.found["promotion"] = {
             **{name: decided[name] for name in ("version", "previous", "reason", "record")},
-            "afterwards": self._latencies(30.0),
+            "afterwards": self._wave(),
         }
 
     def _bad_version(self) -> None:
-        child = self._stack.start("bad-version", fingerpost_module("demo.bad_version"))
+        child = self._stack.start("bad-version", python_module("demo.bad_version"))
         self._stack.finish(child, _FLOW_S)
         version = child.log.read_text().split()[-1]
         self._pass(_BAD_S)
@@ -205,9 +208,12 @@ class Story:
             act()
         self.told.chapters.append((title, begun, time.time()))
 
-    def _latencies(self, seconds: float, until_s: float | None = None) -> dict[str, Any]:
-        end = until_s or time.time()
-        return figures(requests_between(self._layout.access_log, self._settings.service, end - seconds, end))
+    def _wave(self) -> dict[str, Any]:
+        """What clients see in the next whole wave of the traffic."""
+        self._pass(_SETTLED_S + _WAVE_S)
+        now = time.time()
+        found = requests_between(self._layout.access_log, self._settings.service, now - _WAVE_S, now)
+        return _figures(found)
 
     def _flow(self, *names: str) -> dict[str, Any]:
         """Runs flows one after another in one process; the result of the last."""
@@ -239,8 +245,6 @@ class Story:
         self._stack.wait_until(ready, timeout_s, what)
 
 
-def fingerpost_module(module: str) -> list[str]:
-    """A command that runs one of our modules."""
-    import sys
-
-    return [sys.executable, "-m", module]
+def _figures(requests: "pd.DataFrame") -> dict[str, Any]:
+    """Of all requests, and of those of the kind that becomes slower."""
+    return {**figures(requests), SLOW_KIND: figures(requests[requests["route"] == f"/work/{SLOW_KIND}"])}
