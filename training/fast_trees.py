@@ -46,7 +46,7 @@ class Forest:
 
     Args:
         features: number of features that rows have.
-        arrays: the kernel's, from `used` to `words`.
+        arrays: the kernel's, from `used` to `sets`.
     """
 
     features: int
@@ -84,7 +84,7 @@ class Forest:
                 np.cumsum([0, *(len(tree.feature) for tree in trees)], dtype=np.int64),
                 values,
                 np.cumsum([0, *map(len, words)], dtype=np.int64),
-                np.array([word for each in words for word in each], dtype=np.uint32),
+                np.array([word for each in words for word in each], dtype=np.uint64),
             ),
         )
 
@@ -198,7 +198,8 @@ def _splits(number: int, tree: _Tree, max_leaves: int) -> list[_Split]:
         if tree.decision[node] & _CATEGORICAL:
             chosen = int(tree.threshold[node])
             words = tree.set_words[tree.set_begins[chosen] : tree.set_begins[chosen + 1]]
-            splits.append(_Split(feature, 0.0, IN_SET, stay, words))
+            # What is in no word of the set is looked up in one of zeros.
+            splits.append(_Split(feature, 32.0 * len(words), IN_SET, stay, [*words, 0]))
         else:
             threshold, kind = _question(tree.threshold[node], tree.decision[node])
             splits.append(_Split(feature, threshold, kind, stay, []))

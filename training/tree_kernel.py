@@ -16,7 +16,7 @@ MAX_LEAVES = 64
 # Rows whose used features fit into a core's second-level cache.
 _ROWS = 256
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
-_ONE = np.uint64(1)
+_NONE, _ONE = np.uint64(0), np.uint64(1)
 # Multiplied by it, each power of two has other topmost six bits (Leiserson et al., 1998): numbers the single bits.
 _DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 _TOP_SIX = np.uint64(58)
@@ -30,7 +30,7 @@ def slot_of(leaf: int) -> int:
 # Compiled here for the one signature, not at the first call; kept nowhere: the program's folder may be read-only.
 @njit(
     "void(float64[:, ::1], int64[::1], int64[::1], float64[::1], int64[::1], uint64[::1], int64[::1],"
-    " float64[:, ::1], int64[::1], uint32[::1], float64[::1])",
+    " float64[:, ::1], int64[::1], uint64[::1], float64[::1])",
     nogil=True,
     error_model="numpy",
 )
@@ -44,7 +44,7 @@ def add_trees(
     first_split: NDArray[np.int64],
     values: NDArray[np.float64],
     first_word: NDArray[np.int64],
-    words: NDArray[np.uint32],
+    sets: NDArray[np.uint64],
     out: NDArray[np.float64],
 ) -> None:
     """Adds every tree's value to `out`, in the order of the trees; S splits and T trees.
@@ -53,13 +53,13 @@ def add_trees(
         columns: features, shape (features, rows).
         used: the features that trees ask for.
         feature: of each split, as a place in `used`, shape (S,).
-        threshold: of each split; of IN_SET not looked at, shape (S,).
+        threshold: of each split; of IN_SET the least category beyond the set's bits, shape (S,).
         kind: LEFT_IF, LEFT_UNLESS or IN_SET, shape (S,).
         stay: the leaves that are left when a row fails the split, shape (S,).
         first_split: of each tree, and the end, shape (T + 1,).
         values: of leaves, at the places that `slot_of` says, shape (T, 64).
-        first_word: of each split's set in `words`, and the end, shape (S + 1,).
-        words: sets of categories, a bit each.
+        first_word: of each split's set in `sets`, and the end, shape (S + 1,).
+        sets: of categories, a bit each, 32 a word, and a word of zeros after each.
         out: shape (rows,).
     """
     block = np.empty((len(used), _ROWS))
@@ -67,9 +67,11 @@ def add_trees(
     for begin in range(0, columns.shape[1], _ROWS):
         count = min(_ROWS, columns.shape[1] - begin)
         for place in range(len(used)):
-            block[place, :count] = columns[used[place], begin : begin + count]
+            for row in range(count):
+                block[place, row] = columns[used[place], begin + row]
         for tree in range(len(values)):
-            left[:] = _ALL
+            for row in range(count):
+                left[row] = _ALL
             for split in range(first_split[tree], first_split[tree + 1]):
                 asked, limit, others = block[feature[split]], threshold[split], stay[split]
                 if kind[split] == LEFT_IF:
@@ -79,16 +81,12 @@ def add_trees(
                     for row in range(count):
                         left[row] &= others if asked[row] > limit else _ALL
                 else:
-                    low = first_word[split]
-                    most = np.float64(32 * (first_word[split + 1] - low))
+                    words, outside = sets[first_word[split] : first_word[split + 1]], limit
                     for row in range(count):
-                        found = False
                         # A fraction is cut off, also that of a negative number.
-                        if -1.0 < asked[row] < most:
-                            code = np.int64(asked[row])
-                            found = (words[low + (code >> 5)] >> np.uint32(code & 31)) & np.uint32(1) == np.uint32(1)
-                        if not found:
-                            left[row] &= others
+                        code = np.int64(asked[row]) if -1.0 < asked[row] < outside else np.int64(outside)
+                        inside = _ONE & (words[np.uint64(code >> 5)] >> np.uint64(code & 31))
+                        left[row] &= others | (_NONE - inside)
             for row in range(count):
                 lowest = left[row] & (~left[row] + _ONE)
                 out[begin + row] += values[tree, (lowest * _DE_BRUIJN) >> _TOP_SIX]
