@@ -6,6 +6,8 @@ came; of those that are left, the lowest is the row's. There is no branch to mis
 many rows at once.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -27,13 +29,17 @@ def slot_of(leaf: int) -> int:
     return ((1 << leaf) * int(_DE_BRUIJN) & int(_ALL)) >> int(_TOP_SIX)
 
 
-# Compiled here for the one signature, not at the first call; kept nowhere: the program's folder may be read-only.
-@njit(
+# For the one signature, and so when this is imported, not at the first call; kept nowhere: the program's folder may be
+# read-only.
+compiled: Any = njit(
     "void(float64[:, ::1], int64[::1], int64[::1], float64[::1], int64[::1], uint64[::1], int64[::1],"
     " float64[:, ::1], int64[::1], uint64[::1], float64[::1])",
     nogil=True,
     error_model="numpy",
 )
+
+
+@compiled
 def add_trees(
     columns: NDArray[np.float64],
     used: NDArray[np.int64],
