@@ -7,18 +7,15 @@ import socket
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench.engine_fleet import FORM, MadeFleet, fit_model, register_model
+from bench.engine_fleet import MadeFleet, fit_model, register_model
 from bench.engine_load import Fetches, fetch_until, send_fleet
+from bench.engine_scoring import LEAVES, TREES, measure_scoring
 from fingerpost.client import EngineClient, EngineError
-
-# About what training ends with on real telemetry.
-_TREES, _LEAVES = 120, 24
 
 
 def measure_engine(hosts: int, categories: int, reporting: int, seconds: float) -> dict[str, Any]:
@@ -39,43 +36,6 @@ def measure_engine(hosts: int, categories: int, reporting: int, seconds: float) 
             figures.update(asyncio.run(_tables(engine, seconds)))
     figures["load_average_after"] = os.getloadavg()[0]
     return figures
-
-
-def measure_scoring(hosts: int, categories: int) -> dict[str, Any]:
-    """Cells scored a CPU-second, features included, three targets, a model of realistic size; and a refresh after 10 %
-    of the hosts have told of another window, or of nothing new."""
-    from serving.champion_scorer import ChampionScorer
-    from serving.fleet_state import build_fleet
-    from serving.scoring import score_fleet
-
-    fleet = MadeFleet.make(hosts, categories)
-    scorer = ChampionScorer(fit_model(MadeFleet.make(60, categories), _TREES, _LEAVES), "1", FORM)
-    states = fleet.states(1)
-    state = build_fleet("shop", states, 4096)
-    clocks = []
-    for _ in range(3):
-        began = time.process_time()
-        scored = score_fleet(state, scorer)
-        clocks.append(time.process_time() - began)
-    fresh = fleet.states(2)
-    later = {host: fresh[host] for host in fleet.hosts[::10]}
-    repeated = {
-        host: replace(fresh[host], fingerprint=replace(each.fingerprint, history=states[host].fingerprint.history))
-        for host, each in later.items()
-    }
-    spent = {}
-    for name, changed in (("window", later), ("repeated", repeated)):
-        began = time.process_time()
-        after = score_fleet(build_fleet("shop", {**states, **changed}, 4096, state), scorer, scored)
-        spent[name] = (after.cells, round(time.process_time() - began, 3))
-    return {
-        "cells": scored.cells,
-        "trees": _TREES,
-        "leaves": _LEAVES,
-        "cells_per_cpu_s": round(scored.cells / min(clocks)),
-        "after_windows_of_a_tenth": dict(zip(("cells", "cpu_s"), spent["window"], strict=True)),
-        "after_nothing_new_of_a_tenth": dict(zip(("cells", "cpu_s"), spent["repeated"], strict=True)),
-    }
 
 
 async def _ingest(engine: "_Engine", reporting: int, seconds: float) -> dict[str, Any]:
@@ -138,7 +98,7 @@ def _arrival_to_table(client: EngineClient, fleet: MadeFleet, sequence: int) -> 
 async def _swap(engine: "_Engine", client: EngineClient, fleet: MadeFleet, etag: str, seconds: float) -> dict[str, Any]:
     """Latency of table fetches under load before a first champion and a second one come, and while they do."""
     small = MadeFleet.make(50, 40)
-    models = [fit_model(small, trees, _LEAVES) for trees in (_TREES, _TREES - 20)]
+    models = [fit_model(small, trees, LEAVES) for trees in (TREES, TREES - 20)]
     register_model(models[0], engine.mlflow, "fingerpost-shop")
     _await_version(engine, client, fleet, "1")
     registered = register_model(models[1], engine.mlflow, "fingerpost-shop", alias=None)

@@ -5,10 +5,21 @@ A pure function of the stored history, so that what is served is what was traine
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from features.definition import ERROR_VIEWS, NAIVE, NUMERIC_FEATURES, OUTCOMES, OWN_VIEWS
+from features.cells import Cells, ChosenCells
+from features.definition import (
+    ERROR_VIEWS,
+    HOST_FEATURES,
+    NAIVE,
+    NUMERIC_FEATURES,
+    OUTCOMES,
+    OWN_VIEWS,
+    TRAFFIC_FEATURES,
+)
 from features.peers import Floats, Ints, Shared, share
 from fingerpost.category import category_attributes
 from fleet.history import HISTORY_COLUMNS, HOST_COLUMNS
@@ -16,6 +27,7 @@ from fleet.history_state import QUANTITIES
 
 _H = {name: index for index, name in enumerate(HISTORY_COLUMNS)}
 _M = {name: index for index, name in enumerate(HOST_COLUMNS)}
+_F = {name: index for index, name in enumerate(NUMERIC_FEATURES)}
 _DAY_S = 86_400
 _WEEK_S = 7 * _DAY_S
 # A cell's own average counts for half when it was seen in this many windows.
@@ -56,45 +68,94 @@ def cell_features(
     """Features of the given cells at a time.
 
     Args:
-        history: of `fleet.history.History.columns`, shape (H, C, K).
+        history, host_values, types, now_us: of `FleetFeatures`.
+        host, category: indices of the wanted cells, shape (n,).
+    """
+    return FleetFeatures(history, host_values, types, now_us).of(ChosenCells(host, category))
+
+
+class FleetFeatures:
+    """A fleet at a time, its hosts compared with each other once, whichever cells' features are then asked for.
+
+    Args:
+        history: of `fleet.history.History.columns`, shape (H, C, K), float64 or 32.
         host_values: of `fleet.history.History.host_values`, shape (H, M).
         types: of `request_types`, shape (C,).
         now_us: the time of prediction, microseconds since 1970.
-        host, category: indices of the wanted cells, shape (n,).
     """
-    columns: dict[str, Floats] = {}
-    seen = np.nan_to_num(history[host, category, _H["seen_windows"]])
-    current = history[..., _H["age_s"]] == 0
-    naive: dict[str, list[Floats]] = {view: [] for view in NAIVE}
-    for quantity in QUANTITIES:
-        own = {view: history[..., _H[f"{quantity}_{view}"]] for view in ("ewma", *OWN_VIEWS)}
-        shared = share(own["ewma"], types)
-        fill = _fill(own["ewma"], shared)[host, category]
-        ewma = own["ewma"][host, category]
-        base = np.where(np.isfinite(ewma), ewma, fill)
-        columns[f"{quantity}_ewma"] = base
-        for view in OWN_VIEWS:
-            columns[f"{quantity}_{view}"] = own[view][host, category] - base
-        for view in ERROR_VIEWS:
-            columns[f"{quantity}_{view}"] = history[host, category, _H[f"{quantity}_{view}"]]
-        columns.update(_shared_views(quantity, shared, base, seen, np.isfinite(ewma), host, category))
-        columns.update(_off_views(quantity, own["last"] - own["level"], current, host_values, host, category))
-        if quantity in OUTCOMES:
-            for view in NAIVE:
-                values = own[view][host, category]
-                naive[view].append(np.where(np.isfinite(values), values, fill))
-    for name in ("requests_last", "rate_rps_last", "rate_rps_ewma", "error_share", "bytes_in", "inflight"):
-        columns[name] = history[host, category, _H[name]]
-    for name in ("seen_windows", "evidence", "age_s"):
-        columns[name] = history[host, category, _H[name]]
-    for name, place in _M.items():
-        columns.setdefault(name, host_values[host, place])
-    columns.update(_fleet_rates(history, host_values, category))
-    columns.update(_time_of(now_us, len(host)))
-    for name in _ON_LOG_SCALE:
-        columns[name] = np.log1p(np.maximum(columns[name], 0.0))
-    numeric = np.stack([columns[name] for name in NUMERIC_FEATURES], axis=1)
-    return CellFeatures(numeric, {view: np.stack(rows) for view, rows in naive.items()}, seen > 0)
+
+    def __init__(self, history: NDArray[Any], host_values: Floats, types: Ints, now_us: int) -> None:
+        self._history, self._host_values, self._now_us = history, host_values, now_us
+        current = history[..., _H["age_s"]] == 0
+        self._shared: dict[str, Shared] = {}
+        self._fill: dict[str, Floats] = {}
+        self._elsewhere: dict[str, Floats] = {}
+        for quantity in QUANTITIES:
+            ewma, last, level = (self._column(f"{quantity}_{view}") for view in ("ewma", "last", "level"))
+            shared = share(ewma, types)
+            self._shared[quantity], self._fill[quantity] = shared, _fill(ewma, shared)
+            self._elsewhere[quantity] = _off_elsewhere(last - level, current)
+        self._of_hosts = {**_host_columns(host_values), **_off_hosts(host_values)}
+        self._of_all = {**_fleet_rates(host_values), **_off_fleet(host_values), **_time_of(now_us)}
+        self._of_categories = _category_rates(self._column("rate_rps_last"), self._column("seen_windows"))
+
+    def of(self, cells: Cells, out: Floats | None = None) -> CellFeatures:
+        """Features of some cells.
+
+        Args:
+            out: where the features are written to and stay, a feature side by side: shape (features, n); None: anew.
+        """
+        out = np.empty((len(NUMERIC_FEATURES), cells.count)) if out is None else out
+        history = cells.history(self._history)
+        seen = np.nan_to_num(history[_H["seen_windows"]])
+        naive: dict[str, list[Floats]] = {view: [] for view in NAIVE}
+        for quantity in QUANTITIES:
+            fill = cells.of_cells(self._fill[quantity])
+            ewma = history[_H[f"{quantity}_ewma"]]
+            base = out[_F[f"{quantity}_ewma"]]
+            base[:] = np.where(np.isfinite(ewma), ewma, fill)
+            for view in OWN_VIEWS:
+                np.subtract(history[_H[f"{quantity}_{view}"]], base, out=out[_F[f"{quantity}_{view}"]])
+            for view in ERROR_VIEWS:
+                out[_F[f"{quantity}_{view}"]] = history[_H[f"{quantity}_{view}"]]
+            for name, values in self._shared_views(quantity, base, seen, np.isfinite(ewma), cells).items():
+                out[_F[name]] = values
+            out[_F[f"{quantity}_category_off"]] = cells.of_cells(self._elsewhere[quantity])
+            if quantity in OUTCOMES:
+                for view in NAIVE:
+                    values = history[_H[f"{quantity}_{view}"]]
+                    naive[view].append(np.where(np.isfinite(values), values, fill))
+        for name in TRAFFIC_FEATURES:
+            out[_F[name]] = _scaled(name, history[_H[name]])
+        for name, values in self._of_hosts.items():
+            out[_F[name]] = cells.of_hosts(values)
+        for name, values in self._of_categories.items():
+            out[_F[name]] = cells.of_categories(values)
+        for name, value in self._of_all.items():
+            out[_F[name]] = value
+        return CellFeatures(out.T, {view: np.stack(rows) for view, rows in naive.items()}, seen > 0)
+
+    def _column(self, name: str) -> Floats:
+        """A column of the history of all cells, shape (H, C)."""
+        return np.asarray(self._history[..., _H[name]], dtype=np.float64)
+
+    def _shared_views(
+        self, quantity: str, base: Floats, seen: Floats, own: np.ndarray, cells: Cells
+    ) -> dict[str, Floats]:
+        shared = self._shared[quantity]
+        fleet, peers = cells.of_cells(shared.fleet), cells.of_cells(shared.peers)
+        # The best guess without the cell itself: hosts that resemble it, else its type's ratio, else the fleet.
+        by_type = fleet + np.nan_to_num(cells.of_cells(shared.type_ratio))
+        guess = np.where(np.isfinite(peers), peers, by_type)
+        trust = np.where(own, seen / (seen + _HALF_BELIEF_WINDOWS), 0.0)
+        shrunk = np.where(np.isfinite(guess), (1 - trust) * (guess - base), 0.0)
+        return {
+            f"{quantity}_fleet": fleet - base,
+            f"{quantity}_type": by_type - base,
+            f"{quantity}_host": cells.of_cells(shared.host_ratio),
+            f"{quantity}_peers": peers - base,
+            f"{quantity}_shrunk": shrunk,
+        }
 
 
 def without_cells(history: Floats, host: int, categories: Ints) -> Floats:
@@ -112,63 +173,58 @@ def _fill(ewma: Floats, shared: Shared) -> Floats:
     return fleet + np.nan_to_num(shared.host_ratio)
 
 
-def _shared_views(
-    quantity: str, shared: Shared, base: Floats, seen: Floats, own: np.ndarray, host: Ints, category: Ints
-) -> dict[str, Floats]:
-    fleet, peers = shared.fleet[host, category], shared.peers[host, category]
-    type_ratio = shared.type_ratio[host, category]
-    # The best guess without the cell itself: hosts that resemble it, else its type's ratio, else the fleet.
-    by_type = fleet + np.nan_to_num(type_ratio)
-    guess = np.where(np.isfinite(peers), peers, by_type)
-    trust = np.where(own, seen / (seen + _HALF_BELIEF_WINDOWS), 0.0)
-    shrunk = np.where(np.isfinite(guess), (1 - trust) * (guess - base), 0.0)
-    return {
-        f"{quantity}_fleet": fleet - base,
-        f"{quantity}_type": by_type - base,
-        f"{quantity}_host": shared.host_ratio[host, category],
-        f"{quantity}_peers": peers - base,
-        f"{quantity}_shrunk": shrunk,
-    }
-
-
-def _off_views(
-    quantity: str, off: Floats, current: np.ndarray, host_values: Floats, host: Ints, category: Ints
-) -> dict[str, Floats]:
-    """How far things are off their levels just now; `off` is of all cells, shape (H, C)."""
-    host_off, host_drift = (host_values[:, _M[f"host_{quantity}_{view}"]] for view in ("off", "drift"))
+def _off_elsewhere(off: Floats, current: np.ndarray) -> Floats:
+    """How far a category is off its levels just now on the other hosts; `off` is of all cells, shape (H, C)."""
     known = current & np.isfinite(off)
     clean = np.where(known, off, 0.0)
     others = known.sum(axis=0) - known
-    elsewhere = np.divide(clean.sum(axis=0) - clean, others, out=np.full(off.shape, np.nan), where=others > 0)
-    ones = np.ones(len(host))
+    return np.divide(clean.sum(axis=0) - clean, others, out=np.full(off.shape, np.nan), where=others > 0)
+
+
+def _off_hosts(host_values: Floats) -> dict[str, Floats]:
+    """How far hosts are off their levels just now."""
+    pairs = [(quantity, view) for quantity in QUANTITIES for view in ("off", "drift")]
+    return {f"{quantity}_host_{view}": host_values[:, _M[f"host_{quantity}_{view}"]] for quantity, view in pairs}
+
+
+def _off_fleet(host_values: Floats) -> dict[str, float]:
+    """How far the fleet, and its worst host, are off their levels just now."""
+    columns = {}
+    for quantity in QUANTITIES:
+        off, drift = (host_values[:, _M[f"host_{quantity}_{view}"]] for view in ("off", "drift"))
+        columns[f"{quantity}_fleet_off"] = _mean(off)
+        columns[f"{quantity}_fleet_drift"] = _mean(drift)
+        columns[f"{quantity}_worst_off"] = np.max(np.abs(off), initial=0.0, where=np.isfinite(off))
+    return columns
+
+
+def _host_columns(host_values: Floats) -> dict[str, Floats]:
+    return {name: _scaled(name, host_values[:, _M[name]]) for name in HOST_FEATURES}
+
+
+def _fleet_rates(host_values: Floats) -> dict[str, float]:
     return {
-        f"{quantity}_host_off": host_off[host],
-        f"{quantity}_host_drift": host_drift[host],
-        f"{quantity}_category_off": elsewhere[host, category],
-        f"{quantity}_fleet_off": _mean(host_off) * ones,
-        f"{quantity}_fleet_drift": _mean(host_drift) * ones,
-        f"{quantity}_worst_off": np.max(np.abs(host_off), initial=0.0, where=np.isfinite(host_off)) * ones,
+        f"fleet_rate_rps_{view}": float(np.log1p(np.nansum(host_values[:, _M[f"host_rate_rps_{view}"]])))
+        for view in ("last", "ewma")
     }
 
 
-def _fleet_rates(history: Floats, host_values: Floats, category: Ints) -> dict[str, Floats]:
-    ones = np.ones(len(category))
-    per_category = np.nansum(history[..., _H["rate_rps_last"]], axis=0)
-    serving = (np.nan_to_num(history[..., _H["seen_windows"]]) > 0).sum(axis=0).astype(np.float64)
+def _category_rates(rate_rps: Floats, seen_windows: Floats) -> dict[str, Floats]:
     return {
-        "fleet_rate_rps_last": np.log1p(np.nansum(host_values[:, _M["host_rate_rps_last"]])) * ones,
-        "fleet_rate_rps_ewma": np.log1p(np.nansum(host_values[:, _M["host_rate_rps_ewma"]])) * ones,
-        "category_rate_rps_last": np.log1p(per_category[category]),
-        "category_hosts": serving[category],
+        "category_rate_rps_last": np.log1p(np.nansum(rate_rps, axis=0)),
+        "category_hosts": (np.nan_to_num(seen_windows) > 0).sum(axis=0).astype(np.float64),
     }
 
 
-def _time_of(now_us: int, count: int) -> dict[str, Floats]:
+def _time_of(now_us: int) -> dict[str, float]:
     """Time of day and week as points on a circle, UTC; 1970 began on a Thursday."""
     seconds = now_us / 1e6
     day, week = 2 * np.pi * seconds / _DAY_S, 2 * np.pi * (seconds + 3 * _DAY_S) / _WEEK_S
-    values = {"day_sin": np.sin(day), "day_cos": np.cos(day), "week_sin": np.sin(week), "week_cos": np.cos(week)}
-    return {name: np.full(count, value) for name, value in values.items()}
+    return {"day_sin": np.sin(day), "day_cos": np.cos(day), "week_sin": np.sin(week), "week_cos": np.cos(week)}
+
+
+def _scaled(name: str, values: Floats) -> Floats:
+    return np.asarray(np.log1p(np.maximum(values, 0.0))) if name in _ON_LOG_SCALE else values
 
 
 def _mean(values: Floats) -> float:

@@ -1,18 +1,22 @@
 """What stands between a registered model and fleets: features of their histories in, predictions out."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from features.fleet_features import cell_features, request_types
+from features.cells import HostsCells
+from features.definition import FEATURES, NUMERIC_FEATURES
+from features.fleet_features import FleetFeatures, request_types
 from serving.fleet_state import FleetState, Floats
 from serving.histories import Histories, HistoryForm, gather
 from serving.scorer import TARGETS, ModelLogs
 from training.bundle import ModelBundle
+from training.fast_trees import Predict, fast_predict
 
-# Cells at once: their features take some 150 MB.
-_BLOCK = 50_000
+# Cells at once: their features take some 10 MB, and a column of them fits into a cache.
+_BLOCK = 8_000
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class ChampionScorer:
     form: HistoryForm
     source: str = "champion"
 
+    @cached_property
+    def trees(self) -> dict[str, list[Predict]]:
+        """The model's trees, compiled; asking for them the first time takes part of a second."""
+        return {target: [fast_predict(each) for each in boosters] for target, boosters in self.bundle.boosters.items()}
+
     def logs(self, fleet: FleetState, before: ModelLogs | None = None) -> ModelLogs:
         """See `Scorer.logs`."""
         histories = gather(fleet, self.form, before.histories if before else None)
@@ -40,17 +49,24 @@ class ChampionScorer:
 
     def _predict(self, histories: Histories) -> Floats:
         hosts, categories = histories.cells.shape[:2]
-        logs = np.empty((hosts * categories, len(TARGETS)))
-        # In the precision of training.
-        types, history = request_types(histories.categories), histories.cells.astype(np.float64)
-        host, category = np.divmod(np.arange(hosts * categories), max(categories, 1))
-        for begin in range(0, len(host), _BLOCK):
-            part = slice(begin, begin + _BLOCK)
-            found = cell_features(history, histories.host_values, types, histories.now_us, host[part], category[part])
-            matrix = self.bundle.encoder.encode_cells(found.numeric, histories.categories, category[part])
-            served = self.bundle.served_logs(matrix)
-            logs[part] = np.stack([served[target] for target in TARGETS], axis=1)
-        return logs.reshape(hosts, categories, len(TARGETS))
+        logs = np.empty((hosts, categories, len(TARGETS)))
+        if not logs.size:
+            return logs
+        types, codes = request_types(histories.categories), self.bundle.encoder.codes(histories.categories)
+        features = FleetFeatures(histories.cells, histories.host_values, types, histories.now_us)
+        step = max(1, _BLOCK // categories)
+        # A feature side by side, as they are made and as trees want them; one piece of memory for all blocks.
+        memory = np.empty(len(FEATURES) * min(step, hosts) * categories)
+        for begin in range(0, hosts, step):
+            cells = HostsCells(begin, min(begin + step, hosts), categories)
+            columns = memory[: len(FEATURES) * cells.count].reshape(len(FEATURES), cells.count)
+            features.of(cells, columns[: len(NUMERIC_FEATURES)])
+            for place, values in enumerate(codes, start=len(NUMERIC_FEATURES)):
+                columns[place] = cells.of_categories(values)
+            served = self.bundle.served_logs(columns.T, self.trees)
+            for place, target in enumerate(TARGETS):
+                logs[begin : cells.end, :, place] = served[target].reshape(-1, categories)
+        return logs
 
 
 @dataclass(frozen=True)
@@ -66,10 +82,13 @@ class LoadedModel:
 
 
 def load_model(folder: Path, version: str, source: str, form: HistoryForm) -> LoadedModel:
-    """Loads the model in a folder that `fetch` made.
+    """Loads the model in a folder that `fetch` made, ready to score.
 
     Raises:
         SchemaMismatchError: it was made for other features than this program's; the message names them.
         OSError, ValueError, KeyError, lightgbm.basic.LightGBMError: it is damaged.
     """
-    return LoadedModel(version, ChampionScorer(ModelBundle.load(folder), version, form, source))
+    scorer = ChampionScorer(ModelBundle.load(folder), version, form, source)
+    # Compiled here, behind the requests, not when a fleet is first scored.
+    _ = scorer.trees
+    return LoadedModel(version, scorer)

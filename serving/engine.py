@@ -78,9 +78,10 @@ def _listening_address() -> str | None:
 
 
 def _load_what_models_need() -> None:
-    # Seconds of importing now, not while requests are served; and tables of user agents.
+    # Seconds of importing and compiling now, not while requests are served; and tables of user agents.
     import lightgbm  # noqa: F401
 
+    import training.tree_kernel  # noqa: F401
     from fingerpost.clients import user_agent_class
 
     user_agent_class("Mozilla/5.0")

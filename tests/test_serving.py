@@ -1,14 +1,23 @@
 """What the engine serves from: fingerprints that fit, and predictions that name the best host."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from bench.engine_fleet import FORM, MadeFleet, fit_model
 from features.build import fingerprints_path, load_training_rows
+from features.cells import ChosenCells, HostsCells
+from features.definition import NUMERIC_FEATURES, TARGETS
+from features.fleet_features import FleetFeatures, cell_features, request_types
 from fingerpost.settings import Settings
+from serving import champion_scorer
+from serving.champion_scorer import ChampionScorer, load_model
 from serving.fingerprints import LatestFingerprints
+from serving.fleet_state import build_fleet
+from serving.histories import gather
 from serving.predictor import cells_to_json, predict_cells
 from training.candidate import make_candidate
 
@@ -53,3 +62,60 @@ def test_one_best_host_a_category_and_no_nan_on_the_wire(featured_lake):
     cells.loc[0, ["throughput_rps", "cost_s"]] = [np.nan, np.inf]
     assert cells_to_json(cells)[0]["throughput_rps"] is None
     assert cells_to_json(cells)[0]["cost_s"] is None
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A fleet of which one host has told no history, and a model of such fleets."""
+    fleet = MadeFleet.make(23, 11)
+    states = fleet.states(1)
+    silent = states[fleet.hosts[4]]
+    states[fleet.hosts[4]] = replace(silent, fingerprint=replace(silent.fingerprint, history=None))
+    bundle = fit_model(MadeFleet.make(20, 11, seed=8), 40, 24, rounds=2, factor=1.1)
+    return build_fleet("shop", states, 256), bundle
+
+
+def evaluated(bundle, histories):
+    """What training's evaluation would predict of all cells, with LightGBM itself, shape (H, C, 3)."""
+    shape = histories.cells.shape[:2]
+    host, category = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
+    types, history = request_types(histories.categories), histories.cells.astype(np.float64)
+    found = cell_features(history, histories.host_values, types, histories.now_us, host, category)
+    served = bundle.served_logs(bundle.encoder.encode_cells(found.numeric, histories.categories, category))
+    return np.stack([served[target] for target in TARGETS], axis=1).reshape(*shape, len(TARGETS))
+
+
+@pytest.mark.parametrize("block", [1, 40, 10_000])
+def test_a_scorer_predicts_what_training_evaluates_whatever_the_blocks(made, monkeypatch, block):
+    fleet, bundle = made
+    monkeypatch.setattr(champion_scorer, "_BLOCK", block)
+    said = ChampionScorer(bundle, "1", FORM).logs(fleet)
+    assert said.histories.known == 22
+    assert said.cells == 23 * 11
+    # The last bit of a sum may hang on how many rows are added up side by side.
+    np.testing.assert_allclose(said.logs, evaluated(bundle, said.histories), rtol=0, atol=1e-14)
+
+
+def test_features_of_whole_hosts_are_those_of_chosen_cells(made):
+    histories = gather(made[0], FORM)
+    types = request_types(histories.categories)
+    fleet = FleetFeatures(histories.cells, histories.host_values, types, histories.now_us)
+    host, category = np.divmod(np.arange(11 * 23), 11)
+    dice = np.random.default_rng(1)
+    anew = np.full((len(NUMERIC_FEATURES), 5 * 11), 99.0)
+    whole = fleet.of(HostsCells(3, 8, 11), anew)
+    assert not (anew == 99.0).any()
+    place = dice.permutation(np.flatnonzero((host >= 3) & (host < 8)))
+    some = fleet.of(ChosenCells(host[place], category[place]))
+    np.testing.assert_array_equal(some.numeric, whole.numeric[place - 3 * 11])
+    np.testing.assert_array_equal(some.own, whole.own[place - 3 * 11])
+    for view in whole.naive:
+        np.testing.assert_array_equal(some.naive[view], whole.naive[view][:, place - 3 * 11])
+
+
+def test_a_loaded_model_has_its_trees_compiled(made, tmp_path):
+    fleet, bundle = made
+    bundle.save(tmp_path)
+    loaded = load_model(tmp_path, "1", "champion", FORM)
+    assert "trees" in vars(loaded.scorer)
+    np.testing.assert_array_equal(loaded.scorer.logs(fleet).logs, ChampionScorer(bundle, "1", FORM).logs(fleet).logs)

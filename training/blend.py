@@ -67,7 +67,9 @@ def _own(matrix: Floats) -> NDArray[np.bool_]:
 
 def _differences(matrix: Floats, target: str, views: tuple[str, ...]) -> Floats:
     """The views less the rolling average, shape (n, views); a view that is not known agrees with it."""
-    return np.nan_to_num(matrix[:, [_PLACE[f"{target}_{view}"] for view in views]], nan=0.0, posinf=0.0, neginf=0.0)
+    # A view side by side, whichever way the features lie, so that the sums are the same to the bit.
+    picked = np.asfortranarray(matrix[:, [_PLACE[f"{target}_{view}"] for view in views]])
+    return np.where(np.isfinite(picked), picked, 0.0)
 
 
 def _fit(

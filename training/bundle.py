@@ -1,6 +1,7 @@
 """What is registered as one model: boosters for each target, the encoder, and what they fit to. Plain text files."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from features.definition import TARGETS, schema_hash
 from training.blend import Blend
 from training.encoder import Encoder
+from training.fast_trees import Predict
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -53,19 +55,31 @@ class ModelBundle:
         """
         return self.predict_matrix(self.encoder.encode(frame))
 
-    def predict_matrix(self, matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """As `predict_log`, of encoded features."""
+    def predict_matrix(
+        self, matrix: NDArray[np.float64], trees: Mapping[str, Sequence[Predict]] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """As `predict_log`, of encoded features.
+
+        Args:
+            trees: what the boosters predict, if somebody does that quicker; see `training.fast_trees`.
+        """
         predicted = {}
         for target, boosters in self.boosters.items():
-            correction = np.mean([each.predict(matrix, num_threads=1) for each in boosters], axis=0)
+            if trees is None:
+                corrections = [each.predict(matrix, num_threads=1) for each in boosters]
+            else:
+                corrections = [predict(matrix) for predict in trees[target]]
             predicted[target] = self.blends[target].predict(matrix, target) + np.clip(
-                correction, -_MAX_CORRECTION, _MAX_CORRECTION
+                np.mean(corrections, axis=0), -_MAX_CORRECTION, _MAX_CORRECTION
             )
         return predicted
 
-    def served_logs(self, matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    def served_logs(
+        self, matrix: NDArray[np.float64], trees: Mapping[str, Sequence[Predict]] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
         """As `predict_matrix`, with shifts: what is served."""
-        return {target: logs + self.shifts.get(target, 0.0) for target, logs in self.predict_matrix(matrix).items()}
+        predicted = self.predict_matrix(matrix, trees)
+        return {target: logs + self.shifts.get(target, 0.0) for target, logs in predicted.items()}
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The predicted targets in their units, as served: with shifts, and p99 never below p50."""

@@ -54,11 +54,16 @@ class Encoder:
             categories: names.
             category: of each row, as a place in these, shape (rows,).
         """
-        attributes = [category_attributes(name) for name in categories]
         matrix = np.empty((len(numeric), len(FEATURES)))
         matrix[:, : len(NUMERIC_FEATURES)] = numeric
-        for place, name in enumerate(CATEGORICAL_FEATURES, start=len(NUMERIC_FEATURES)):
-            codes = {value: float(code) for code, value in enumerate(self.vocabulary[name])}
-            found = np.array([codes.get(each[name], np.nan) for each in attributes], dtype=np.float64)
-            matrix[:, place] = found[category]
+        matrix[:, len(NUMERIC_FEATURES) :] = self.codes(categories)[:, category].T
         return matrix
+
+    def codes(self, categories: Sequence[str]) -> NDArray[np.float64]:
+        """CATEGORICAL_FEATURES of categories, given by name, shape (attributes, categories)."""
+        attributes = [category_attributes(name) for name in categories]
+        found = np.empty((len(CATEGORICAL_FEATURES), len(attributes)))
+        for place, name in enumerate(CATEGORICAL_FEATURES):
+            codes = {value: float(code) for code, value in enumerate(self.vocabulary[name])}
+            found[place] = [codes.get(each[name], np.nan) for each in attributes]
+        return found
