@@ -59,6 +59,8 @@ def cluster(settings: Settings) -> Iterator[Workers]:
         raise FingerpostError(
             f"{_setting(settings)} needs Dask, which is not installed: pip install 'fingerpost[dask]'"
         ) from error
+    # Every connection that comes and goes is told of at INFO.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     with contextlib.ExitStack() as stack:
         address: Any = settings.dask_address
         if not address:

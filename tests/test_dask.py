@@ -27,7 +27,7 @@ from training.trials import Outcome
 from training.tune import TuningBudget, tune
 
 GAP = pd.Timedelta(seconds=5)
-TRIALS, BATCH = 8, 4
+TRIALS, BATCH = 6, 3
 # A tuning that tells of each trial when it is kept.
 TUNE = """
 import sys
@@ -85,7 +85,7 @@ def test_features_are_the_same_files(tmp_path):
 
 
 def test_training_by_setting_makes_the_same_model(rows, scheduler, tmp_path):
-    settings = Settings(home=tmp_path, window_s=5, halflife_s=30, tuning_trials=3)
+    settings = Settings(home=tmp_path, window_s=5, halflife_s=30, tuning_trials=2)
     expected = make_candidate(rows, settings)
     found = make_candidate(rows, settings.model_copy(update={"dask_address": scheduler}))
     assert found.tuning == expected.tuning

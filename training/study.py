@@ -93,12 +93,12 @@ def study_key(data: TrialData, begin_with: Sequence[dict[str, Any]], batch: int)
     libraries = [__version__, *(version(name) for name in ("lightgbm", "optuna", "numpy"))]
     about = (schema_hash(), libraries, sorted(space().items()), FOLDS, ROUNDS, _SEED, list(begin_with), batch)
     digest = hashlib.blake2b(repr(about).encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(data.matrix).ravel())
+    digest.update(np.ascontiguousarray(data.matrix).ravel().data)
     for name in data.rows.columns:
-        digest.update(np.ascontiguousarray(data.rows[name].to_numpy(np.float64)))
+        digest.update(np.ascontiguousarray(data.rows[name].to_numpy(np.float64)).data)
     for case in data.cases:
-        digest.update(np.packbits(case.earlier))
-        digest.update(np.packbits(case.later))
+        digest.update(np.packbits(case.earlier).data)
+        digest.update(np.packbits(case.later).data)
     return digest.hexdigest()
 
 
