@@ -17,7 +17,10 @@ from fingerpost.workers import Item, Result, Shared, Workers
 if TYPE_CHECKING:
     from distributed import Client
 
+logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
+# In one batch of pieces.
+_MOST_LOSSES = 4
 # What decides on the last bit of a result.
 _SAME = ("fingerpost", "lightgbm", "numpy", "pandas", "pyarrow", "scipy")
 
@@ -31,11 +34,29 @@ class DaskWorkers(Workers):
     def as_done(
         self, work: Callable[[Shared, Item], Result], items: Sequence[Item], shared: Shared
     ) -> Iterator[tuple[int, Result]]:
+        from distributed.client import FutureCancelledError
+
+        left = dict(enumerate(items))
+        losses = 0
+        while left:
+            try:
+                for place, result in self._once(work, dict(left), shared):
+                    del left[place]
+                    yield place, result
+            except FutureCancelledError as error:
+                # Dask keeps as few copies as it thinks fit: the last one of what is shared can go with a worker.
+                losses += 1
+                if losses == _MOST_LOSSES or error.reason == "scheduler-connection-lost":
+                    raise
+                logger.warning("sending %d pieces of work again: %s", len(left), error)
+
+    def _once(
+        self, work: Callable[[Shared, Item], Result], items: dict[int, Item], shared: Shared
+    ) -> Iterator[tuple[int, Result]]:
         from distributed import as_completed
 
-        # To all of them, so that it is not lost with one.
         [held] = self._client.scatter([shared], broadcast=True, hash=False)
-        places = {self._client.submit(_piece, work, held, item, pure=False): n for n, item in enumerate(items)}
+        places = {self._client.submit(_piece, work, held, item, pure=False): place for place, item in items.items()}
         try:
             for done in as_completed(list(places), loop=self._client.loop):
                 yield places[done], done.result()

@@ -11,7 +11,6 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from distributed import LocalCluster
 from postgres import running_postgres
 from test_incremental import SETTINGS as FEATURES
 from test_incremental import lake_of_days
@@ -27,7 +26,7 @@ from training.trials import Outcome
 from training.tune import TuningBudget, tune
 
 GAP = pd.Timedelta(seconds=5)
-TRIALS, BATCH = 6, 3
+TRIALS, BATCH = 4, 2
 # A tuning that tells of each trial when it is kept.
 TUNE = """
 import sys
@@ -43,12 +42,10 @@ tune(rows, pd.Timedelta(seconds=5), budget, progress=lambda *_: print("kept", fl
 
 
 @pytest.fixture(scope="module")
-def scheduler():
-    """A cluster of two processes, each of one thread, that others have started."""
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=":0", silence_logs=50
-    ) as cluster:
-        yield cluster.scheduler_address
+def scheduler(tmp_path_factory):
+    """The address of a cluster of two processes, each of one thread."""
+    with workers_of(Settings(home=tmp_path_factory.mktemp("home"), dask_workers=2), ONE_BY_ONE) as workers:
+        yield workers._client.scheduler.address
 
 
 @pytest.fixture
@@ -71,10 +68,10 @@ def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_features_are_the_same_files(tmp_path):
+def test_features_are_the_same_files(distributed_settings, tmp_path):
     lake_of_days(tmp_path / "lake")
     build_features(tmp_path / "lake", "shop", FEATURES, tmp_path / "alone")
-    with workers_of(Settings(home=tmp_path, dask_workers=2), ONE_BY_ONE) as workers:
+    with workers_of(distributed_settings, ONE_BY_ONE) as workers:
         report = build_features(tmp_path / "lake", "shop", FEATURES, tmp_path / "cluster", workers)
         assert len(report.dates_made) == 4
         again = build_features(tmp_path / "lake", "shop", FEATURES, tmp_path / "cluster", workers)
@@ -101,16 +98,35 @@ def test_training_by_setting_makes_the_same_model(rows, scheduler, tmp_path):
 def test_a_worker_that_is_killed_changes_nothing(alone, rows, distributed_settings):
     killed = []
     with workers_of(distributed_settings, THREADS) as workers:
+        client = workers._client
 
         def kill_one(_number, _best):
-            if not killed:
-                killed.extend(list(workers._client.run(os.getpid).values())[:1])
+            busy = [worker for worker, pieces in client.processing().items() if pieces]
+            if busy and not killed:
+                killed.append(client.run(os.getpid, workers=busy[:1])[busy[0]])
                 os.kill(killed[0], signal.SIGKILL)
 
         found = tune(rows, GAP, TuningBudget(TRIALS, 600, batch=BATCH), (), kill_one, workers)
-        workers._client.wait_for_workers(2, timeout=60)
-        assert killed[0] not in workers._client.run(os.getpid).values()
+        client.wait_for_workers(2, timeout=60)
+        assert killed[0] not in client.run(os.getpid).values()
     assert found == alone
+
+
+def add_slowly(shared, item):
+    time.sleep(0.2)
+    return shared + item
+
+
+def test_what_died_with_all_workers_is_sent_again(distributed_settings):
+    found = {}
+    with workers_of(distributed_settings, THREADS) as workers:
+        for place, result in workers.as_done(add_slowly, range(8), 100):
+            if not found:
+                for worker in workers._client.run(os.getpid).values():
+                    os.kill(worker, signal.SIGKILL)
+            found[place] = result
+        workers._client.wait_for_workers(2, timeout=60)
+    assert found == {number: 100 + number for number in range(8)}
 
 
 def test_a_tuning_that_was_killed_goes_on_to_the_same_end(alone, rows, featured_lake, distributed_settings, tmp_path):
