@@ -22,6 +22,7 @@ from features.windows import windowed_of
 from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.errors import NoDataError
 from fingerpost.lake import parquet_files, partition, published_categories, service_folder, write_text_atomically
+from fingerpost.workers import ONE_BY_ONE, Workers
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class FeaturesReport:
     dates_replayed: list[str]
 
 
-def build_features(lake: Path, service: str, settings: FeatureSettings, out: Path | None = None) -> FeaturesReport:
+def build_features(
+    lake: Path, service: str, settings: FeatureSettings, out: Path | None = None, workers: Workers = ONE_BY_ONE
+) -> FeaturesReport:
     """Brings windows, training rows and latest fingerprints of one service up to date with its records.
 
     Writes `categories/service=S.json`, and under `service=S/date=D` of each kind `windows/`, `loads/`, `features/` and
@@ -55,6 +58,8 @@ def build_features(lake: Path, service: str, settings: FeatureSettings, out: Pat
     Args:
         lake: where the records are.
         out: where to write to; None: the lake.
+        workers: who counts and windows the dates, each of which stands for itself; the replay, where every window
+            needs the one before, is done here.
 
     Raises:
         NoDataError: there are no request records.
@@ -66,9 +71,11 @@ def build_features(lake: Path, service: str, settings: FeatureSettings, out: Pat
             f"no request records of service {service!r} in {lake}: run `fingerpost run ingest` "
             "after an agent has reported"
         )
-    counts = {day: count_categories(lake, target, service, day) for day in days}
+    where = (lake, target, service)
+    counts = dict(zip(days, workers.map(_count, days, where), strict=True))
     table = _categories(target, service, counts, settings)
-    made = [day for day in days if make_windows(lake, target, service, day, table, settings)]
+    windowed = workers.map(_window, days, (*where, table.to_json(), settings))
+    made = [day for day, changed in zip(days, windowed, strict=True) if changed]
     replay, replayed = _replay(target, service, days, made, table, settings)
     latest = replay.latest()
     metadata = {"schema_hash": schema_hash(), "category_version": table.version}
@@ -115,6 +122,16 @@ def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
             frame[name] = frame[name].astype("str").astype("category")
     order = ["time", "host", "category", "rehearsed"]
     return frame.sort_values(order, ignore_index=True).tail(max_rows).reset_index(drop=True)
+
+
+def _count(where: tuple[Path, Path, str], day: str) -> list[tuple[Key, int]]:
+    return count_categories(*where, day)
+
+
+def _window(shared: tuple[Path, Path, str, dict[str, object], FeatureSettings], day: str) -> bool:
+    # The categories as JSON: a table keeps what it has looked up, which cannot be sent.
+    lake, target, service, table, settings = shared
+    return make_windows(lake, target, service, day, CategoryTable.from_json(table), settings)
 
 
 def _categories(

@@ -94,6 +94,18 @@ class Settings(BaseSettings):
     tuning_storage: str = Field(
         default="", description="Database URL of Optuna's trials; empty: SQLite, `tuning.db` in `home`."
     )
+    tuning_batch: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        description="Trials that are drawn together and may run side by side; the result depends on it.",
+    )
+    dask_address: str = Field(
+        default="", description="Dask scheduler (`tcp://...`) whose workers do features, tuning, training; empty: none."
+    )
+    dask_workers: int = Field(
+        default=0, ge=0, le=1024, description="The same by a Dask cluster of processes on this machine; 0: none."
+    )
     test_share: float = Field(
         default=0.25, gt=0, lt=1, description="Share of the windows, the latest, kept for evaluation."
     )
@@ -291,6 +303,13 @@ class Settings(BaseSettings):
     def _alerts_go_to_a_url(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
+        return value
+
+    @field_validator("dask_address")
+    @classmethod
+    def _dask_is_at_an_address(cls, value: str) -> str:
+        if value and not value.startswith(("tcp://", "tls://")):
+            raise ValueError("must begin with tcp:// or tls://")
         return value
 
     @field_validator("log_level")

@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from features.build import FeatureSettings, FeaturesReport, build_features
 from features.compaction import lake_lock
 from fingerpost.settings import Settings, get_settings
+from fingerpost.workers import ONE_BY_ONE, workers_of
 from flows.steps import run_step, tell_failure
 
 
@@ -32,8 +33,8 @@ def features_flow() -> dict[str, Any]:
 
 
 def _build(settings: Settings, chosen: FeatureSettings) -> FeaturesReport:
-    with lake_lock(settings.lake, settings.service):
-        return build_features(settings.lake, settings.service, chosen)
+    with lake_lock(settings.lake, settings.service), workers_of(settings, ONE_BY_ONE) as workers:
+        return build_features(settings.lake, settings.service, chosen, workers=workers)
 
 
 def _markdown(report: FeaturesReport) -> str:

@@ -150,15 +150,16 @@ def test_ranking_beats_chance(candidate):
 
 def test_tuning_goes_on_where_it_was_stopped(candidate, tmp_path):
     storage = f"sqlite:///{tmp_path / 'tuning.db'}"
-    budget = TuningBudget(1, 30, storage, "shop")
     gap = pd.Timedelta(seconds=5)
-    tune(candidate.train, gap, budget)
-    again = tune(candidate.train, gap, budget, (candidate.tuning.params,))
+    first = tune(candidate.train, gap, TuningBudget(1, 30, storage, "shop"))
+    again = tune(candidate.train, gap, TuningBudget(2, 30, storage, "shop"))
     import optuna
 
     [name] = optuna.get_all_study_names(storage)
-    assert len(optuna.load_study(study_name=name, storage=storage).trials) >= 2
-    assert len([value for value in again.history if value is not None]) == 1
+    assert len(optuna.load_study(study_name=name, storage=storage).trials) == 2
+    assert again.history[:1] == first.history
+    assert len(again.history) == 2
+    assert tune(candidate.train, gap, TuningBudget(1, 30, storage, "shop")) == first
 
 
 def test_error_tables_cover_every_host(candidate):

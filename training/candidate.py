@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fingerpost.settings import Settings
+from fingerpost.workers import THREADS, Workers, workers_of
 from training.bundle import ModelBundle
 from training.calibration import PROMISED, share_under, shift_to
 from training.evaluate import TargetScore, score
@@ -50,8 +51,12 @@ def make_candidate(
     """Tunes, fits, calibrates and scores a model on training rows; registers nothing.
 
     Args:
+        settings: among others, the Dask cluster that tunes and fits, if there is one.
         begin_with: parameters to try first.
         storage: URL of the database that keeps the trials; None: memory.
+
+    Raises:
+        FingerpostError: the cluster cannot be used.
     """
     gap = pd.Timedelta(seconds=settings.window_s)
     earlier, later = time_split(rows["time"], settings.test_share, gap)
@@ -64,13 +69,16 @@ def make_candidate(
         best = value
         progress(f"trial {number + 1} of {settings.tuning_trials}, best ratio {value:.3f}")
 
-    budget = TuningBudget(settings.tuning_trials, settings.tuning_timeout_s, storage, settings.model_name)
-    tuning = tune(past, gap, budget, begin_with, tell)
-    progress("fitting")
+    budget = TuningBudget(
+        settings.tuning_trials, settings.tuning_timeout_s, storage, settings.model_name, settings.tuning_batch
+    )
     fitting, validating = time_split(past["time"], settings.test_share, gap)
     train, valid = past[fitting], past[validating & ~past["rehearsed"].to_numpy(bool)]
-    bundle = fit_bundle(train, valid, tuning.params)
-    bundle = calibrated(bundle, train, valid, tuning.params)
+    with workers_of(settings, THREADS) as workers:
+        tuning = tune(past, gap, budget, begin_with, tell, workers)
+        progress("fitting")
+        bundle = fit_bundle(train, valid, tuning.params, workers=workers)
+        bundle = calibrated(bundle, train, valid, tuning.params, workers)
     ranks = rank_table(bundle, test)
     predicted = bundle.predict_log(test)
     coverage = {
@@ -87,9 +95,11 @@ def make_candidate(
     )  # fmt: skip
 
 
-def calibrated(bundle: ModelBundle, train: pd.DataFrame, valid: pd.DataFrame, params: dict[str, Any]) -> ModelBundle:
+def calibrated(
+    bundle: ModelBundle, train: pd.DataFrame, valid: pd.DataFrame, params: dict[str, Any], workers: Workers = THREADS
+) -> ModelBundle:
     """The model with the shift of its p99, learned on rows that the model it is learned with has not seen."""
     target = "latency_p99_s"
-    probe = fit_bundle(train, train.iloc[-max(20, len(train) // 5) :], params, (target,))
+    probe = fit_bundle(train, train.iloc[-max(20, len(train) // 5) :], params, (target,), workers=workers)
     shift = shift_to(valid, probe.predict_log(valid)[target], PROMISED[target])
     return ModelBundle(bundle.boosters, bundle.blends, bundle.encoder, {target: shift if np.isfinite(shift) else 0.0})

@@ -1,8 +1,6 @@
 """Fitting LightGBM to the corrections of blended naive forecasts."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from features.definition import CATEGORICAL_FEATURES, FEATURES, TARGETS, TIME_FEATURES
 from fingerpost.errors import NoDataError
+from fingerpost.workers import THREADS, Workers
 from training.blend import Blend
 from training.bundle import ModelBundle
 from training.encoder import Encoder
@@ -44,6 +43,8 @@ _LEAST_ROUNDS = 20
 _TREE_ROWS = 200_000
 # What a row counts that was rehearsed, beside one that happened.
 _REHEARSED_WEIGHT = 0.5
+# Of a training row, what is needed beside its features and the target.
+LEARNED = ("requests", "rehearsed")
 # Before this long there is no telling the time of day or week from the course of time.
 _DAYS = {"day": 3.0, "week": 15.0}
 # Physics: more requests on a host never make it faster; fewer cores never give more throughput.
@@ -66,6 +67,23 @@ class Learnable:
     matrix: Floats
     outcome: Floats
     weight: Floats
+
+
+@dataclass(frozen=True)
+class _ToFit:
+    """What all targets of a bundle are fitted to.
+
+    Args:
+        rows: LEARNED and the targets, ordered by time.
+        matrix: features, shape (rows, features).
+        earlier: how many rows, the first, are fitted to find the number of rounds on the others.
+    """
+
+    rows: pd.DataFrame
+    matrix: Floats
+    earlier: int
+    params: dict[str, Any]
+    bags: int
 
 
 def learnable(rows: pd.DataFrame, matrix: Floats, target: str) -> Learnable:
@@ -143,37 +161,39 @@ def fit_bundle(
     params: dict[str, Any],
     targets: Sequence[str] = TARGETS,
     bags: int = 1,
+    workers: Workers = THREADS,
 ) -> ModelBundle:
     """Fits all targets: how many rounds is found on the later rows, then all rows are learned for as many.
 
     Args:
         train, valid: training rows, the later ones in `valid`.
         bags: boosters a target, whose predictions are averaged.
+        workers: who fits, a target each.
     """
     rows = pd.concat([train, valid], ignore_index=True)
     encoder = Encoder.fit(rows)
     matrix = training_matrix(encoder, rows)
-    count = len(train)
-
-    def fit(target: str) -> tuple[Blend, list[Any]]:
-        early = learnable(train, matrix[:count], target)
-        late = learnable(valid, matrix[count:], target)
-        stopped = fit_booster(early, Blend.fit(early.matrix, early.outcome, target), target, params, late)
-        rounds = max(_LEAST_ROUNDS, stopped.best_iteration)
-        both = learnable(rows, matrix, target)
-        blend = Blend.fit(both.matrix, both.outcome, target)
-        return blend, [
-            fit_booster(both, blend, target, params, rounds=rounds, seed=7 + number) for number in range(bags)
-        ]
-
+    shared = _ToFit(rows[[*LEARNED, *targets]], matrix, len(train), params, bags)
     # A thread a booster, not many threads in one: beside other programs those wait for each other.
-    with ThreadPoolExecutor(max(1, min(len(targets), os.cpu_count() or 1))) as pool:
-        fitted = dict(zip(targets, pool.map(fit, targets), strict=True))
+    fitted = dict(zip(targets, workers.map(_fit_target, targets, shared), strict=True))
     return ModelBundle(
         {target: boosters for target, (_, boosters) in fitted.items()},
         {target: blend for target, (blend, _) in fitted.items()},
         encoder,
     )
+
+
+def _fit_target(shared: _ToFit, target: str) -> tuple[Blend, list[Any]]:
+    rows, matrix, count = shared.rows, shared.matrix, shared.earlier
+    early = learnable(rows[:count], matrix[:count], target)
+    late = learnable(rows[count:], matrix[count:], target)
+    stopped = fit_booster(early, Blend.fit(early.matrix, early.outcome, target), target, shared.params, late)
+    rounds = max(_LEAST_ROUNDS, stopped.best_iteration)
+    both = learnable(rows, matrix, target)
+    blend = Blend.fit(both.matrix, both.outcome, target)
+    return blend, [
+        fit_booster(both, blend, target, shared.params, rounds=rounds, seed=7 + number) for number in range(shared.bags)
+    ]
 
 
 def _settings(params: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:
