@@ -193,8 +193,9 @@ def register_model(model: Any, tracking_url: str, name: str, alias: str | None =
     experiment = mlflow.get_experiment_by_name(f"{name}-made")
     if experiment is None:
         # Beside the database: the default is the folder we happen to run in.
-        beside = Path(tracking_url.removeprefix("sqlite:///")).parent / "mlartifacts"
-        mlflow.create_experiment(f"{name}-made", artifact_location=beside.as_uri())
+        path = Path(tracking_url.removeprefix("sqlite:///"))
+        beside = (path.parent / "mlartifacts").as_uri() if tracking_url.startswith("sqlite:") else None
+        mlflow.create_experiment(f"{name}-made", artifact_location=beside)
     mlflow.set_experiment(f"{name}-made")
     with mlflow.start_run(), tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "bundle")
