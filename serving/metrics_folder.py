@@ -16,8 +16,7 @@ _CLAIM = "kept-in-memory"
 def keep_in_memory(memory: Path = _MEMORY) -> None:
     """Moves the folder from the disk into memory, where there is such a place; before the first metric is made.
 
-    Such a file is written through a mapping: on a disk each write may have to wait until the disk has written what it
-    is at, with the interpreter's lock held, and on a full disk it kills the process.
+    Such a file is written through a mapping: on a full disk a write to it ends the process.
     """
     given = os.environ.get(_VARIABLE)
     if not given or not memory.is_dir() or Path(given).is_relative_to(memory):

@@ -41,7 +41,8 @@ class Postgres:
 
     def _run(self, tool: str, *arguments: str) -> None:
         command = [*self._prefix, str(self._tools / tool), "-D", str(self._data), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd="/", timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120, check=False)
+        assert done.returncode == 0, f"{tool}: {done.stdout}{done.stderr}"
 
 
 @contextmanager
