@@ -116,7 +116,12 @@ class Sender:
             raise http.client.HTTPException(f"status {status}")
         if status >= http.client.BAD_REQUEST and status != http.client.CONFLICT:
             logger.error("the engine refused fingerprints (%d): %s", status, answer[:300])
-        self._count(answer, len(packets), "accepted" if status < http.client.BAD_REQUEST else "refused")
+        if status < http.client.BAD_REQUEST:
+            self._count(answer, len(packets), "accepted")
+        elif status in (http.client.CONFLICT, http.client.UNPROCESSABLE_ENTITY):
+            self._count(answer, len(packets), "refused")  # it was read, and nothing of it was stored
+        else:
+            self.counts["refused"] += len(packets)
         with self._lock:
             self._spool.remove([number for number, _ in packets])
         return True

@@ -25,7 +25,7 @@ _MAX_GROUP = 2000
 _MAX_WAITING_BYTES = 64 * 2**20
 _MAX_GROUP_BYTES = 32 * 2**20
 # A commit costs more than a message: those that come within this time of the first share one.
-_GATHER_S = 0.02
+_GATHER_S = 0.05
 _TRY_EVERY_S = 1.0
 
 
