@@ -1,5 +1,6 @@
 """What the engine costs and how fast it is: scoring, ingest, freshness, table fetches, swaps, memory."""
 
+import math
 import os
 import tempfile
 import time
@@ -82,8 +83,8 @@ def measure_scoring(hosts: int, categories: int) -> dict[str, Any]:
 def _ingest(engine: MeasuredEngine, reporting: int, seconds: float) -> dict[str, Any]:
     fleet = MadeFleet.make(reporting, 100, service="bench")
     # Made beforehand: it is the engine that is measured.
-    rounds = [fleet.packed_messages(sequence) for sequence in (1, 2)]
-    bodies = [body for each in rounds for body in each][: round(reporting / 5 * seconds)]
+    rounds = math.ceil(seconds / 5)
+    bodies = fleet.packed_messages(1, rounds)[: round(reporting / 5 * seconds)]
     path = write_bodies(engine.home / "bodies", bodies)
     load = Load(kind="send", port=engine.port, bodies=path, per_s=reporting / 5)
     while not engine.metric("fingerprints_total", '{outcome="accepted"}'):

@@ -140,13 +140,26 @@ class MadeFleet:
         """The fingerprints of all hosts."""
         return [pack(self.fingerprint(host, sequence, time_us)) for host in range(len(self.hosts))]
 
-    def packed_messages(self, sequence: int) -> list[bytes]:
-        """The fingerprints of all hosts, each as a message of its own, as agents send them."""
-        return [message([each]) for each in self.packed(sequence)]
+    def packed_messages(self, sequence: int, rounds: int = 1) -> list[bytes]:
+        """The fingerprints of all hosts, each as a message of its own, as agents send them, in some rounds.
+
+        What is told in later rounds is that of the first, off by some thousandths: to measure anew takes long.
+        """
+        now_us = time.time_ns() // 1000
+        told = [self.fingerprint(host, sequence, now_us) for host in range(len(self.hosts))]
+        return [message([pack(_again(each, turn))]) for turn in range(rounds) for each in told]
 
     def renamed(self, host: str) -> "MadeFleet":
         """The same with another name for its first and only host."""
         return replace(self, hosts=(host,))
+
+
+def _again(told: Fingerprint, turn: int) -> Fingerprint:
+    factor, history = 1 / (1 + turn / 1000), told.history
+    if history is not None:
+        history = replace(history, cells=history.cells * np.float32(factor))
+    later_us = told.time_us + turn
+    return replace(told, sequence=told.sequence + turn, time_us=later_us, cells=told.cells * factor, history=history)
 
 
 def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor: float = 1.0) -> Any:

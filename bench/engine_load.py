@@ -120,10 +120,13 @@ async def _exchange(found: Answers, reader: asyncio.StreamReader, writer: asynci
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    kind, found = asked.pop("kind"), Answers()
+    found = Answers()
     # To look for what can be freed would be seen as the engine's slowness.
     gc.disable()
-    asyncio.run({"fetch": _fetch, "send": _send}[kind](found, **asked))
+    if asked.pop("kind") == "fetch":
+        asyncio.run(_fetch(found, **asked))
+    else:
+        asyncio.run(_send(found, **asked))
     print(json.dumps(vars(found)), flush=True)
 
 

@@ -8,6 +8,7 @@ from bench.engine_fleet import MadeFleet, fit_model, register_model
 from bench.engine_load import Load, write_bodies
 from bench.engine_process import MeasuredEngine, quantile
 from fingerpost.client import EngineClient
+from fingerpost.fingerprint import pack
 
 # About what training ends with on real telemetry.
 TREES, LEAVES = 120, 24
@@ -24,7 +25,7 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
     fleet = MadeFleet.make(_HOSTS, _CATEGORIES)
     models = [fit_model(MadeFleet.make(50, _CATEGORIES), trees, LEAVES, rounds=2) for trees in (TREES, TREES - 20)]
     rounds = round(8 * seconds / _REPORTS_EVERY_S) + 12
-    bodies = [body for each in range(rounds) for body in fleet.packed_messages(100 + each)]
+    bodies = fleet.packed_messages(100, rounds)
     register_model(models[0], engine.mlflow, "fingerpost-shop")
     registered = register_model(models[1], engine.mlflow, "fingerpost-shop", alias=None)
     with EngineClient(engine.url) as client:
@@ -92,15 +93,13 @@ def _swap(engine: MeasuredEngine, client: EngineClient, version: str) -> tuple[f
 
 def _arrival_to_table(client: EngineClient, probe: MadeFleet, sequence: int) -> float:
     """Seconds from sending a host's fingerprint to holding a table with it."""
-    print_ = probe.fingerprint(0, sequence)
-    from fingerpost.fingerprint import pack
-
-    packed, etag = pack(print_), client.table("shop").etag
+    told = probe.fingerprint(0, sequence)
+    packed, etag = pack(told), client.table("shop").etag
     began = time.perf_counter()
     client.send_fingerprints([packed])
     while True:
         table = client.table("shop", etag=etag, wait_s=10)
-        if table.body is not None and _shows(table.body, print_.time_us):
+        if table.body is not None and _shows(table.body, told.time_us):
             return time.perf_counter() - began
         etag = table.etag
 
