@@ -66,9 +66,11 @@ class Engine:
         self.refresher.note_ages()
 
     def ready(self) -> bool:
-        """Whether there is a store and, unless the settings say otherwise, a model."""
+        """Whether there is a store, or still a table from when there was, and, unless the settings say otherwise, a
+        model."""
         champion = self.models.slot(self.settings.service, "champion").model
-        return self.store.problem is None and (champion is not None or self.settings.ready_without_model)
+        serves = self.store.problem is None or any(view.published for view in self.refresher.views())
+        return serves and (champion is not None or self.settings.ready_without_model)
 
     def health(self) -> dict[str, Any]:
         """Status, problems, and the age of every table."""

@@ -1,6 +1,7 @@
 """A whole engine while what it stands on is locked, full or gone: it serves the last table, says so, and recovers."""
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -22,6 +23,7 @@ from fingerpost.stack.parts import answers, mlflow_command
 from fingerpost.stack.ports import free_ports
 
 SHORT_TTL_S = 3
+SEQUENCE = itertools.count(1)
 # The store is what is looked at: MLflow need not make its tables for that.
 NO_REGISTRY = "http://127.0.0.1:9"
 
@@ -31,11 +33,10 @@ def made():
     return MadeFleet.make(6, 5)
 
 
-@pytest.fixture
-def engine(tmp_path):
-    with RunningEngine(
-        tmp_path / "engine", free_ports(1)[0], mlflow_url=NO_REGISTRY, fingerprint_ttl_s=SHORT_TTL_S
-    ) as running:
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    home = tmp_path_factory.mktemp("faults") / "engine"
+    with RunningEngine(home, free_ports(1)[0], mlflow_url=NO_REGISTRY, fingerprint_ttl_s=SHORT_TTL_S) as running:
         yield running
 
 
@@ -69,9 +70,9 @@ def served(engine):
         return json.loads(client.table("shop").body)
 
 
-def send(engine, made, sequence):
+def send(engine, made):
     with engine.client() as client:
-        return client.send_fingerprints(made.packed(sequence))
+        return client.send_fingerprints(made.packed(next(SEQUENCE)))
 
 
 def problems(engine):
@@ -79,24 +80,30 @@ def problems(engine):
         return client.health()["problems"]
 
 
-def refused(engine, made, sequence):
+def refused(engine, made):
     """Whether the engine cannot store fingerprints, and says that they should be sent again."""
     try:
-        send(engine, made, sequence)
+        send(engine, made)
     except EngineError as error:
         assert (error.status, error.temporary) == (503, True)
         return True
     return False
 
 
-def recovered(engine, made, sequence):
-    """Whether the store takes fingerprints again, the table shows them, and nothing is said of the store."""
+def told(engine, made):
+    """The table that shows what the hosts have told just now."""
     sent_s = time.time()
-    engine.wait_for(lambda: not refused(engine, made, sequence))
+    engine.wait_for(lambda: not refused(engine, made))
+    engine.wait_for(lambda: min(host["as_of"] for host in served(engine)["hosts"]) >= sent_s)
+    return served(engine)
+
+
+def recovered(engine, made):
+    """Whether the store takes fingerprints again, the table shows them, and nothing is said of the store."""
+    assert told(engine, made)
     with engine.client() as client:
         engine.wait_for(lambda: client.table("shop").stale is None)
-    engine.wait_for(lambda: "store" not in problems(engine) and engine.metric("store_problem") == 0)
-    return engine.wait_for(lambda: min(host["as_of"] for host in served(engine)["hosts"]) >= sent_s)
+    return engine.wait_for(lambda: "store" not in problems(engine) and engine.metric("store_problem") == 0)
 
 
 def test_the_registry_is_killed_and_comes_back(tmp_path, made):
@@ -106,7 +113,7 @@ def test_the_registry_is_killed_and_comes_back(tmp_path, made):
     try:
         with RunningEngine(tmp_path / "engine", port, mlflow_url=registry.url, fingerprint_ttl_s=900) as engine:
             first = register_model(fit_model(made, 10, 8), registry.url, "fingerpost-shop")
-            send(engine, made, 1)
+            send(engine, made)
             engine.wait_for(lambda: served(engine)["model_version"] == first, 120)
             registry.kill()
             engine.wait_for(lambda: "registry" in problems(engine), 90)
@@ -114,7 +121,7 @@ def test_the_registry_is_killed_and_comes_back(tmp_path, made):
             # New fingerprints still become tables by the model there is, in another life of the engine too.
             engine.kill()
             engine.start()
-            assert engine.wait_for(lambda: send(engine, made, 2), 120)["accepted"] == 6
+            assert engine.wait_for(lambda: send(engine, made), 120)["accepted"] == 6
             engine.wait_for(lambda: served(engine)["model_version"] == first, 60)
             assert httpx.get(f"{engine.url}/readyz", trust_env=False).status_code == 200
             engine.wait_for(lambda: "registry" in problems(engine), 90)
@@ -128,29 +135,27 @@ def test_the_registry_is_killed_and_comes_back(tmp_path, made):
 
 
 def test_a_locked_database_keeps_the_last_table_longer_than_hosts_live(engine, made):
-    send(engine, made, 1)
-    before = engine.wait_for(lambda: served(engine))
+    before = told(engine, made)
     blocker = sqlite3.connect(engine.home / "fingerprints.db", isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
     began = time.monotonic()
     try:
-        assert refused(engine, made, 2)
+        assert refused(engine, made)
         assert "locked" in problems(engine)["store"]
         assert engine.metric("store_problem") == 1
         # Agents try again and again.
         while time.monotonic() - began < SHORT_TTL_S + 2:
-            assert refused(engine, made, 2)
+            assert refused(engine, made)
         assert [host["name"] for host in served(engine)["hosts"]] == [host["name"] for host in before["hosts"]]
         with engine.client() as client:
             assert "locked" in client.table("shop").stale
     finally:
         blocker.execute("ROLLBACK")
-    assert recovered(engine, made, 3)
+    assert recovered(engine, made)
 
 
 def test_a_database_that_is_gone_keeps_the_last_table(engine, made):
-    send(engine, made, 1)
-    before = engine.wait_for(lambda: served(engine))
+    before = told(engine, made)
     home, away = engine.home, engine.home.with_name("away")
     home.rename(away)
     home.write_text("no folder can be made here")
@@ -158,7 +163,7 @@ def test_a_database_that_is_gone_keeps_the_last_table(engine, made):
         engine.wait_for(lambda: "store" in problems(engine))
         assert engine.metric("store_problem") == 1
         time.sleep(SHORT_TTL_S + 1)
-        assert refused(engine, made, 2)
+        assert refused(engine, made)
         with engine.client() as client:
             table = client.table("shop")
         assert table.stale
@@ -168,7 +173,7 @@ def test_a_database_that_is_gone_keeps_the_last_table(engine, made):
     finally:
         home.unlink()
         away.rename(home)
-    assert recovered(engine, made, 3)
+    assert recovered(engine, made)
 
 
 @contextlib.contextmanager
@@ -216,20 +221,18 @@ def test_a_full_disk_keeps_the_last_table_and_every_process(tmp_path, made, full
             disk.enter_context(small_disk(home))
         settings = {"mlflow_url": NO_REGISTRY, "fingerprint_ttl_s": SHORT_TTL_S}
         with RunningEngine(home, free_ports(1)[0], **settings) as engine:
-            send(engine, made, 1)
-            before, pids = engine.wait_for(lambda: served(engine)), engine.worker_pids()
+            before, pids = told(engine, made), engine.worker_pids()
             with full(engine):
-                sequence = 2
-                while not refused(engine, made, sequence):  # room in files that are there is used up first
-                    sequence += 1
+                while not refused(engine, made):
+                    pass  # room in files that are there is used up first
                 assert "store" in problems(engine)
                 assert engine.metric("store_problem") == 1
                 until = time.monotonic() + SHORT_TTL_S + 1
                 while time.monotonic() < until:
-                    assert refused(engine, made, sequence)
+                    assert refused(engine, made)
                     # Every kind of answer, so that every kind of metric is written.
                     httpx.get(f"{engine.url}/v1/services/nobody/table", trust_env=False)
                     time.sleep(0.1)
                 assert len(served(engine)["hosts"]) == len(before["hosts"])
-            assert recovered(engine, made, sequence + 1)
+            assert recovered(engine, made)
             assert engine.worker_pids() == pids

@@ -131,6 +131,8 @@ def test_without_the_database_both_serve_the_last_table_and_say_so(replicas, pos
             assert each.metric("store_problem") == 1
             answer = httpx.get(f"{each.url}/v1/services/shop/table", trust_env=False)
             assert answer.headers["x-fingerpost-stale"].startswith("store: ")
+            # Else the address before them would have nobody left to send requests to.
+            assert httpx.get(f"{each.url}/readyz", trust_env=False).status_code == 200
         assert tables(replicas) == before
         with pytest.raises(EngineError) as refused:
             send(one, made, 6)
