@@ -15,7 +15,8 @@ import msgpack
 from fingerpost.fingerprint import MEDIA_TYPE
 
 _CONNECTIONS = 8
-_SENDERS = 32
+# Agents are many, and do not wait for each other.
+_SENDERS = 200
 
 
 @dataclass
