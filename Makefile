@@ -8,7 +8,7 @@ JOBS ?= 2
 # Compiled once here: where Python may not write bytecode, every start would compile its libraries anew (0.5 s for `--help`).
 INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt $(1) || $(BIN)/python -m pip install --quiet -c constraints.txt $(1)
 
-.PHONY: setup demo test lint format constraints clean
+.PHONY: setup demo test system-packages lint format constraints clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# PostgreSQL and LuaJIT for the tests of them, where they are absent; needs root or sudo, and goes on without.
+system-packages:
+	@tests/system_packages.sh
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

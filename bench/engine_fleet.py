@@ -140,13 +140,26 @@ class MadeFleet:
         """The fingerprints of all hosts."""
         return [pack(self.fingerprint(host, sequence, time_us)) for host in range(len(self.hosts))]
 
-    def packed_messages(self, sequence: int) -> list[bytes]:
-        """The fingerprints of all hosts, each as a message of its own, as agents send them."""
-        return [message([each]) for each in self.packed(sequence)]
+    def packed_messages(self, sequence: int, rounds: int = 1) -> list[bytes]:
+        """The fingerprints of all hosts, each as a message of its own, as agents send them, in some rounds.
+
+        What is told in later rounds is that of the first, off by some thousandths: to measure anew takes long.
+        """
+        now_us = time.time_ns() // 1000
+        told = [self.fingerprint(host, sequence, now_us) for host in range(len(self.hosts))]
+        return [message([pack(_again(each, turn))]) for turn in range(rounds) for each in told]
 
     def renamed(self, host: str) -> "MadeFleet":
         """The same with another name for its first and only host."""
         return replace(self, hosts=(host,))
+
+
+def _again(told: Fingerprint, turn: int) -> Fingerprint:
+    factor, history = 1 / (1 + turn / 1000), told.history
+    if history is not None:
+        history = replace(history, cells=history.cells * np.float32(factor))
+    later_us = told.time_us + turn
+    return replace(told, sequence=told.sequence + turn, time_us=later_us, cells=told.cells * factor, history=history)
 
 
 def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor: float = 1.0) -> Any:
@@ -193,8 +206,9 @@ def register_model(model: Any, tracking_url: str, name: str, alias: str | None =
     experiment = mlflow.get_experiment_by_name(f"{name}-made")
     if experiment is None:
         # Beside the database: the default is the folder we happen to run in.
-        beside = Path(tracking_url.removeprefix("sqlite:///")).parent / "mlartifacts"
-        mlflow.create_experiment(f"{name}-made", artifact_location=beside.as_uri())
+        path = Path(tracking_url.removeprefix("sqlite:///"))
+        beside = (path.parent / "mlartifacts").as_uri() if tracking_url.startswith("sqlite:") else None
+        mlflow.create_experiment(f"{name}-made", artifact_location=beside)
     mlflow.set_experiment(f"{name}-made")
     with mlflow.start_run(), tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "bundle")

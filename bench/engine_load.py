@@ -1,77 +1,135 @@
-"""Load on an engine from plain sockets, so that the client costs little beside what is measured."""
+"""Load on an engine from plain sockets, in a process of its own: what it measures is the engine, not who watches it."""
 
 import asyncio
+import gc
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
 
 from fingerpost.fingerprint import MEDIA_TYPE
 
 _CONNECTIONS = 8
+# Agents are many, and do not wait for each other.
+_SENDERS = 200
 
 
 @dataclass
-class Fetches:
-    """Latencies in seconds, and how many answers were not what they should be."""
+class Answers:
+    """What a load was answered.
 
+    Args:
+        begun: when each request was sent, seconds of the clock that all processes share (`time.perf_counter`).
+        latencies: of each, seconds.
+        errors: answers that are not what they should be.
+    """
+
+    begun: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     errors: int = 0
 
+    def between(self, begin: float, end: float) -> list[float]:
+        """The latencies of those that were under way between two times."""
+        each = zip(self.begun, self.latencies, strict=True)
+        return [latency for begun, latency in each if begun < end and begun + latency > begin]
 
-async def fetch_until(port: int, etag: str, done: Callable[[], bool], pace_s: float = 0.0) -> Fetches:
-    """Fetches the table of `shop` over 8 connections, with the ETag, until `done()`.
+
+class Load:
+    """A load that goes on in a process of its own until `stop`.
 
     Args:
-        pace_s: seconds a connection rests between requests; 0: as fast as it goes.
+        asked: `{"kind": "fetch", "port", "etag", "pace_s"}`: the table of `shop` over 8 connections, each of which
+            rests `pace_s` between requests; or `{"kind": "send", "port", "bodies", "per_s"}`: the messages in a file
+            that `write_bodies` made, at an even pace, until all are sent.
     """
-    found = Fetches()
+
+    def __init__(self, **asked: Any) -> None:
+        command = [sys.executable, "-m", "bench.engine_load", json.dumps(asked)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def stop(self, timeout_s: float = 600.0) -> Answers:
+        """Ends a load that fetches; waits until one that sends has sent all."""
+        told, _ = self._process.communicate(timeout=timeout_s)
+        return Answers(**json.loads(told))
+
+    def kill(self) -> None:
+        """Ends it without an answer."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def write_bodies(path: Path, bodies: list[bytes]) -> str:
+    """Writes messages for a load that sends; returns the path."""
+    path.write_bytes(msgpack.packb(bodies))
+    return str(path)
+
+
+async def _fetch(found: Answers, port: int, etag: str, pace_s: float) -> None:
     request = f"GET /v1/services/shop/table HTTP/1.1\r\nhost: x\r\nif-none-match: {etag}\r\n\r\n".encode()
+    stopped = asyncio.Event()
 
     async def connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while not done():
-            began = time.perf_counter()
-            status = await _exchange(reader, writer, request)
-            found.latencies.append(time.perf_counter() - began)
-            found.errors += status not in (200, 304)
+        while not stopped.is_set():
+            await _exchange(found, reader, writer, request)
             if pace_s:
                 await asyncio.sleep(pace_s)
         writer.close()
 
-    await asyncio.gather(*(connection() for _ in range(_CONNECTIONS)))
-    return found
+    async def listen() -> None:
+        await asyncio.to_thread(sys.stdin.buffer.read)
+        stopped.set()
+
+    await asyncio.gather(listen(), *(connection() for _ in range(_CONNECTIONS)))
 
 
-async def send_fleet(port: int, rounds: Sequence[Sequence[bytes]], per_s: float, seconds: float) -> list[float]:
-    """Sends each host's message at an even pace, one fingerprint a request; returns the latencies of those accepted."""
-    bodies = [body for each in rounds for body in each][: round(per_s * seconds)]
-    latencies: list[float] = []
-    began = time.perf_counter()
-    places = iter(range(len(bodies)))
+async def _send(found: Answers, port: int, bodies: str, per_s: float) -> None:
+    messages: list[bytes] = msgpack.unpackb(await asyncio.to_thread(Path(bodies).read_bytes))
+    began, places = time.perf_counter(), iter(range(len(messages)))
 
     async def connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for place in places:
             await asyncio.sleep(max(0.0, began + place / per_s - time.perf_counter()))
-            body = bodies[place]
             head = (
                 f"POST /v1/fingerprints HTTP/1.1\r\nhost: x\r\ncontent-type: {MEDIA_TYPE}\r\n"
-                f"content-length: {len(body)}\r\n\r\n"
+                f"content-length: {len(messages[place])}\r\n\r\n"
             )
-            sent = time.perf_counter()
-            if await _exchange(reader, writer, head.encode() + body) == 200:
-                latencies.append(time.perf_counter() - sent)
+            await _exchange(found, reader, writer, head.encode() + messages[place])
         writer.close()
 
-    await asyncio.gather(*(connection() for _ in range(4 * _CONNECTIONS)))
-    return latencies
+    await asyncio.gather(*(connection() for _ in range(_SENDERS)))
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> int:
+async def _exchange(found: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+    begun = time.perf_counter()
     writer.write(request)
     await writer.drain()
     head = await reader.readuntil(b"\r\n\r\n")
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             await reader.readexactly(int(line.split(b":")[1]))
-    return int(head.split(b" ", 2)[1])
+    found.begun.append(begun)
+    found.latencies.append(time.perf_counter() - begun)
+    found.errors += int(head.split(b" ", 2)[1]) not in (200, 304)
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    found = Answers()
+    # To look for what can be freed would be seen as the engine's slowness.
+    gc.disable()
+    if asked.pop("kind") == "fetch":
+        asyncio.run(_fetch(found, **asked))
+    else:
+        asyncio.run(_send(found, **asked))
+    print(json.dumps(vars(found)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

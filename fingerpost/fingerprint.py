@@ -4,7 +4,6 @@ import gzip
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.errors import RefusedError
-from fingerpost.history_block import HistoryBlock, block_from_wire, block_to_wire
+from fingerpost.history_block import HistoryBlock, are_texts, block_from_wire, block_to_wire
 from fingerpost.names import is_name
 from fingerpost.records import FINGERPRINT_CELL, FINGERPRINT_HOST, MAX_TEXT, Column
 
@@ -136,7 +135,7 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
         if not is_name(given.get(field)):
             raise RefusedError(f"{field}:bad_name")
     categories = _categories(given.get("categories"))
-    host_values = _matrix(given, "host_columns", "host_values", FINGERPRINT_HOST, 1)[0]
+    host_values = _matrix(given, "host_columns", "host_values", _HOST, 1)[0]
     time_us = _time(given, earliest_us, latest_us)
     return Fingerprint(
         given["service"],
@@ -148,41 +147,55 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
         _text(given, "category_version"),
         categories,
         host_values,
-        _matrix(given, "cell_columns", "cells", FINGERPRINT_CELL, len(categories)),
+        _matrix(given, "cell_columns", "cells", _CELL, len(categories)),
         block_from_wire(given["history"], time_us) if given.get("history") is not None else None,
     )
 
 
-def _matrix(given: dict[str, Any], names: str, values: str, columns: tuple[Column, ...], rows: int) -> Floats:
+@dataclass(frozen=True)
+class _Columns:
+    """Columns as they are expected, looked up once.
+
+    Args:
+        low, high: least and greatest value of each, in the precision of the wire.
+    """
+
+    columns: tuple[Column, ...]
+    names: list[str]
+    low: Floats
+    high: Floats
+
+    @classmethod
+    def of(cls, columns: tuple[Column, ...]) -> "_Columns":
+        most = float(np.finfo(np.float32).max)
+        low = [-most if column.low is None else np.float32(column.low) for column in columns]
+        high = [most if column.high is None else np.float32(column.high) for column in columns]
+        names = [column.name for column in columns]
+        return cls(columns, names, np.array(low, dtype=np.float64), np.array(high, dtype=np.float64))
+
+    def all_good(self, matrix: Floats) -> bool:
+        """Whether every number is within its bounds, asked of all at once; NaN is."""
+        return not ((matrix < self.low) | (matrix > self.high)).any()
+
+
+_HOST, _CELL = _Columns.of(FINGERPRINT_HOST), _Columns.of(FINGERPRINT_CELL)
+
+
+def _matrix(given: dict[str, Any], names: str, values: str, wanted: _Columns, rows: int) -> Floats:
     sent, raw = given.get(names), given.get(values)
     if not isinstance(sent, list) or not all(isinstance(name, str) for name in sent) or len(set(sent)) != len(sent):
         raise RefusedError(f"{names}:type")
     if not isinstance(raw, bytes) or len(raw) != 4 * rows * len(sent):
         raise RefusedError(f"{values}:size")
     matrix = np.frombuffer(raw, dtype="<f4").reshape(rows, len(sent)).astype(np.float64)
-    if sent == [column.name for column in columns] and _all_good(matrix, columns):
+    if sent == wanted.names and wanted.all_good(matrix):
         return matrix
-    known = np.full((rows, len(columns)), np.nan)
-    for place, column in enumerate(columns):
+    known = np.full((rows, len(wanted.columns)), np.nan)
+    for place, column in enumerate(wanted.columns):
         if column.name in sent:
             known[:, place] = matrix[:, sent.index(column.name)]
             _check(column, known[:, place])
     return known
-
-
-def _all_good(matrix: Floats, columns: tuple[Column, ...]) -> bool:
-    """Whether every number is within its bounds, asked of all at once; NaN is."""
-    low, high = _bounds(columns)
-    return not ((matrix < low) | (matrix > high)).any()
-
-
-@lru_cache(maxsize=8)
-def _bounds(columns: tuple[Column, ...]) -> tuple[Floats, Floats]:
-    """Least and greatest value of each column, in the precision of the wire."""
-    most = float(np.finfo(np.float32).max)
-    low = [-most if column.low is None else np.float32(column.low) for column in columns]
-    high = [most if column.high is None else np.float32(column.high) for column in columns]
-    return np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
 
 
 def _check(column: Column, values: Floats) -> None:
@@ -196,11 +209,11 @@ def _check(column: Column, values: Floats) -> None:
 
 
 def _categories(given: Any) -> tuple[str, ...]:
-    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+    if not are_texts(given):
         raise RefusedError("categories:type")
     if len(given) > MAX_CATEGORIES:
         raise RefusedError("categories:too_many")
-    if any(len(name) > MAX_TEXT for name in given):
+    if max(map(len, given), default=0) > MAX_TEXT:
         raise RefusedError("categories:too_long")
     if len(set(given)) != len(given):
         raise RefusedError("categories:repeated")

@@ -114,22 +114,25 @@ class Sender:
         status, answer = self._post(message([packet for _, packet in packets]))
         if status >= http.client.INTERNAL_SERVER_ERROR or status in (408, 429):
             raise http.client.HTTPException(f"status {status}")
-        if status >= http.client.BAD_REQUEST:
-            self.counts["refused"] += len(packets)
+        if status >= http.client.BAD_REQUEST and status != http.client.CONFLICT:
             logger.error("the engine refused fingerprints (%d): %s", status, answer[:300])
+        if status < http.client.BAD_REQUEST:
+            self._count(answer, len(packets), "accepted")
+        elif status in (http.client.CONFLICT, http.client.UNPROCESSABLE_ENTITY):
+            self._count(answer, len(packets), "refused")  # it was read, and nothing of it was stored
         else:
-            self._count(answer, len(packets))
+            self.counts["refused"] += len(packets)
         with self._lock:
             self._spool.remove([number for number, _ in packets])
         return True
 
-    def _count(self, answer: str, sent: int) -> None:
+    def _count(self, answer: str, sent: int, otherwise: str) -> None:
+        """Counts what the engine says became of them; all as `otherwise` if it does not say."""
         try:
             told = json.loads(answer)
-            for name in ("accepted", "stale", "refused"):
-                self.counts[name] += int(told.get(name, 0))
-        except (ValueError, TypeError, AttributeError):
-            self.counts["accepted"] += sent
+            self.counts.update({name: int(told[name]) for name in ("accepted", "stale", "refused")})
+        except (ValueError, TypeError, KeyError):
+            self.counts[otherwise] += sent
 
     def _post(self, body: bytes) -> tuple[int, str]:
         parts = urlsplit(self._target.url)

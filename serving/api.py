@@ -39,6 +39,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         503: "Not now; try again.",
     }.items()
 }
+_NOTHING_STORED: dict[int | str, dict[str, Any]] = {
+    409: {"model": models.Refusal, "description": "No fingerprint is newer than what is there."},
+    422: {"model": models.Refusal, "description": "No fingerprint can be taken."},
+}
 Service = Annotated[str, InPath(pattern=models.NAME, description="Name of the service.")]
 
 app = FastAPI(
@@ -66,7 +70,7 @@ def engine_of(request: Request) -> Engine:
 @app.post(
     "/v1/fingerprints",
     response_model=models.Receipt,
-    responses=problems(400, 401, 413, 415, 503),
+    responses={**problems(400, 401, 413, 415, 503), **_NOTHING_STORED},
     openapi_extra={
         "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
         "security": [{"bearer": []}],
@@ -76,6 +80,7 @@ async def fingerprints(request: Request) -> Response:
     """Takes a message of fingerprints (msgpack in gzip); answers once they are stored.
 
     What cannot be read at all is an error; of a readable message the good fingerprints are kept and the others counted.
+    If none of them is good that is an error too, with the same counts.
     """
     engine = engine_of(request)
     check_token(request, engine.settings.engine_token)
@@ -93,7 +98,10 @@ async def fingerprints(request: Request) -> Response:
     except BusyError as error:
         raise RefusedRequestError(503, "too many messages wait", {"retry-after": "1"}) from error
     table = engine.categories.table(min(receipt.services)) if receipt.services else None
-    return _json({**receipt.to_json(), "category_version": table.version if table else None})
+    answer = {**receipt.to_json(), "category_version": table.version if table else None}
+    if receipt.status != 200:
+        answer["error"] = receipt.error
+    return _json(answer, receipt.status)
 
 
 @app.post("/v1/predict", response_model=models.Prediction, responses=problems(400, 404, 413, 503))
@@ -178,7 +186,7 @@ async def hosts_endpoint(
     """The hosts the store knows, and the ages of their fingerprints."""
     engine, now = engine_of(request), time.time()
     try:
-        rows = await asyncio.to_thread(engine.store.hosts)
+        rows = await asyncio.get_running_loop().run_in_executor(engine.store_reads, engine.store.hosts)
     except StoreError as error:
         raise RefusedRequestError(503, f"the store cannot be used: {error}") from error
     found = [
@@ -223,8 +231,9 @@ async def health_endpoint(request: Request) -> Response:
 
 
 @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
-async def metrics_endpoint() -> Response:
+async def metrics_endpoint(request: Request) -> Response:
     """Prometheus metrics of all workers."""
+    engine_of(request).note_state()
     text, media_type = await asyncio.to_thread(exposition)
     return Response(text, headers={"content-type": media_type})
 
@@ -291,5 +300,5 @@ def _accepted(accept: str) -> str | None:
     return None
 
 
-def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content), media_type=JSON)
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type=JSON)

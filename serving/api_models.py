@@ -25,6 +25,12 @@ class Receipt(BaseModel):
     category_version: str | None = Field(description="Version of the category table in force for the first service.")
 
 
+class Refusal(Receipt):
+    """A message of which nothing was stored."""
+
+    error: str = Field(description="The most frequent reason.")
+
+
 class Characteristics(BaseModel):
     """A request, by what its category depends on."""
 

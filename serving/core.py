@@ -1,8 +1,7 @@
 """The engine of one worker: store, door, refresher and models, and how they are."""
 
-import asyncio
-import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fingerpost.settings import Settings
@@ -16,7 +15,6 @@ from serving.refresh import Refresher
 from serving.store import FingerprintStore, Limits
 from serving.views import ServiceView
 
-logger = logging.getLogger(__name__)
 _FIRST_TABLE_S = 10.0
 
 
@@ -32,6 +30,8 @@ class Engine:
         self.ingest = Ingest(self.store, settings, self.metrics)
         self.refresher = Refresher(self.store, settings, self.metrics, self.categories)
         self.windows = LatestFingerprints(settings.lake, settings.service)
+        # Its own: requests that wait for a store which does not answer must not take the threads of others.
+        self.store_reads = ThreadPoolExecutor(2, "store-reads")
 
     @property
     def models(self) -> Models:
@@ -44,6 +44,7 @@ class Engine:
     def stop(self) -> None:
         self.ingest.stop()
         self.refresher.stop()
+        self.store_reads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
     async def view(self, service: str) -> ServiceView | None:
@@ -59,10 +60,17 @@ class Engine:
         """Why the tables may be old, or None."""
         return f"store: {self.store.problem}" if self.store.problem else None
 
+    def note_state(self) -> None:
+        """Brings up to date what metrics say of store and tables; a thread that waits for the store cannot."""
+        self.metrics.store_problem.set(1 if self.store.problem else 0)
+        self.refresher.note_ages()
+
     def ready(self) -> bool:
-        """Whether there is a store and, unless the settings say otherwise, a model."""
+        """Whether there is a store, or still a table from when there was, and, unless the settings say otherwise, a
+        model."""
         champion = self.models.slot(self.settings.service, "champion").model
-        return self.store.problem is None and (champion is not None or self.settings.ready_without_model)
+        serves = self.store.problem is None or any(view.published for view in self.refresher.views())
+        return serves and (champion is not None or self.settings.ready_without_model)
 
     def health(self) -> dict[str, Any]:
         """Status, problems, and the age of every table."""
@@ -94,13 +102,3 @@ class Engine:
         }
         status = "degraded" if problems else "ok"
         return {"status": status, "ready": self.ready(), "problems": problems, "services": services}
-
-    async def first_look(self) -> None:
-        """Has the store opened once, so that what is wrong with it is known before the first request."""
-        await asyncio.to_thread(self._open_store)
-
-    def _open_store(self) -> None:
-        try:
-            self.store.mark()
-        except Exception as error:  # the engine starts without it, and says so
-            logger.error("the store cannot be used: %s", error)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fingerpost.fingerprint import MAX_MESSAGE_BYTES
+from serving.loop_lag import LoopLag
 from serving.metrics import engine_metrics
 
 Scope = MutableMapping[str, Any]
@@ -50,11 +51,13 @@ class Door:
 
     def __init__(self, app: App, max_body: int = MAX_MESSAGE_BYTES) -> None:
         self._app, self._max_body = app, max_body
+        self._lag = LoopLag(engine_metrics().loop_lag.set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._lag.start()
         began, status = time.perf_counter(), 500
 
         async def counted(message: Message) -> None:

@@ -1,11 +1,13 @@
 """Fingerprints at the door: opened, checked, stored in groups by one thread, so that a commit serves many messages."""
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +21,12 @@ logger = logging.getLogger(__name__)
 MAX_PACKED_BYTES = 512 * 2**10
 _MAX_WAITING = 2000
 _MAX_GROUP = 2000
+# What waits, and what is stored at once, is bounded by its bytes as well: a message may have 4 MB, and unpack to 32.
+_MAX_WAITING_BYTES = 64 * 2**20
+_MAX_GROUP_BYTES = 32 * 2**20
 # A commit costs more than a message: those that come within this time of the first share one.
-_GATHER_S = 0.02
+_GATHER_S = 0.05
+_TRY_EVERY_S = 1.0
 
 
 class BusyError(Exception):
@@ -39,6 +45,19 @@ class Receipt:
     stale: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     services: set[str] = field(default_factory=set)
+
+    @property
+    def status(self) -> int:
+        """Of the answer: 200 if anything was stored, or there was nothing to store; 409 if all of it was stale, else
+        422."""
+        if self.accepted or not (self.stale or self.reasons):
+            return 200
+        return 422 if self.reasons else 409
+
+    @property
+    def error(self) -> str:
+        """Why nothing was stored: the most frequent reason."""
+        return self.reasons.most_common(1)[0][0] if self.reasons else "sequence:not_newer"
 
     def to_json(self) -> dict[str, Any]:
         refused = self.reasons.total()
@@ -72,6 +91,8 @@ class Ingest:
     def __init__(self, store: FingerprintStore, settings: Settings, metrics: EngineMetrics) -> None:
         self._store, self._settings, self._metrics = store, settings, metrics
         self._waiting: queue.Queue[_Message | None] = queue.Queue(_MAX_WAITING)
+        # Of messages that are not answered yet; only the event loop touches it.
+        self._waiting_bytes = 0
         self._thread = threading.Thread(target=self._work, name="ingest", daemon=True)
 
     def start(self) -> None:
@@ -90,19 +111,29 @@ class Ingest:
             StoreError: they cannot be stored now.
             BusyError: too many messages wait.
         """
+        if self._waiting_bytes and self._waiting_bytes + len(body) > _MAX_WAITING_BYTES:
+            raise BusyError
         loop = asyncio.get_running_loop()
         message = _Message(body, loop.create_future(), loop)
         try:
             self._waiting.put_nowait(message)
         except queue.Full as error:
             raise BusyError from error
-        return await message.answer
+        self._waiting_bytes += len(body)
+        # Not when the caller goes away: the message waits all the same.
+        message.answer.add_done_callback(lambda _: self._no_longer_waits(len(body)))
+        return await asyncio.shield(message.answer)
+
+    def _no_longer_waits(self, size: int) -> None:
+        self._waiting_bytes -= size
 
     def _work(self) -> None:
         while True:
             group, ending = self._next_group()
             try:
-                self._store_group(group)
+                rest: Sequence[_Message] = group
+                while rest:
+                    rest = self._store_some(rest)
             except Exception as error:  # one group's trouble is not the next one's
                 logger.exception("a group of fingerprints was not stored")
                 for message in group:
@@ -111,7 +142,11 @@ class Ingest:
                 return
 
     def _next_group(self) -> tuple[list[_Message], bool]:
-        message = self._waiting.get()
+        try:
+            message = self._waiting.get(timeout=_TRY_EVERY_S)
+        except queue.Empty:
+            self._try_store()
+            return [], False
         if message is not None:
             time.sleep(_GATHER_S)
         group: list[_Message] = []
@@ -123,11 +158,22 @@ class Ingest:
                 return group, False
         return group, message is None
 
-    def _store_group(self, group: list[_Message]) -> None:
+    def _try_store(self) -> None:
+        """While the store has a problem, finds out whether it still has, though nobody sends anything."""
+        if self._store.problem:
+            with contextlib.suppress(StoreError):
+                self._store.try_writing()
+
+    def _store_some(self, group: Sequence[_Message]) -> Sequence[_Message]:
+        """Stores the first messages of a group; returns those that are left for the next time."""
         arrivals: list[Arrival] = []
         owners: list[_Message] = []
         readable: list[_Message] = []
+        size = opened = 0
         for message in group:
+            if size > _MAX_GROUP_BYTES:
+                break
+            opened += 1
             try:
                 parts = open_message(message.body)
             except RefusedError as error:
@@ -140,18 +186,20 @@ class Ingest:
                 if arrival is not None:
                     arrivals.append(arrival)
                     owners.append(message)
+                    size += len(part)
         try:
             answers = self._store.put(arrivals)
         except StoreError as error:
             self._metrics.store_failed()
             for message in readable:
                 message.resolve(error)
-            return
+            return group[opened:]
         for arrival, message, answer in zip(arrivals, owners, answers, strict=True):
             _note(message.receipt, arrival.service, answer)
         for message in readable:
             self._metrics.received(message.receipt.accepted, message.receipt.stale, message.receipt.reasons)
             message.resolve()
+        return group[opened:]
 
     def _check(self, part: bytes, receipt: Receipt) -> Arrival | None:
         now_us = time.time_ns() // 1000

@@ -3,10 +3,9 @@
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import psutil
+from serving.metrics_folder import forget_dead_workers, keep_in_memory
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SPACE = "fingerpost_engine"
@@ -51,6 +50,7 @@ class EngineMetrics:
             "experiment_problem", "1 while an experiment should run but an arm's table cannot be served", "service"
         )
         self.store_problem = gauge("store_problem", "1 while the fingerprint store cannot be used")
+        self.loop_lag = gauge("event_loop_lag_seconds", "The latest the event loop was in the last 10 s or more")
         self.hosts = gauge("hosts", "Live hosts", "service")
         self.table_age = gauge("table_age_seconds", "Since the table was last known to be right", "service")
         self.prediction_age = gauge("prediction_age_seconds", "Since the latest fingerprint in the table", "service")
@@ -82,6 +82,7 @@ class EngineMetrics:
 @lru_cache(maxsize=1)
 def engine_metrics() -> EngineMetrics:
     """The metrics of this process."""
+    keep_in_memory()
     forget_dead_workers()
     return EngineMetrics()
 
@@ -96,16 +97,3 @@ def exposition() -> tuple[bytes, str]:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     return generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def forget_dead_workers() -> None:
-    """Removes the gauges of workers that are gone, which would stay at their last values for ever."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if not folder:
-        return
-    from prometheus_client.multiprocess import mark_process_dead
-
-    for path in Path(folder).glob("gauge_live*_*.db"):
-        pid = path.stem.rpartition("_")[2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            mark_process_dead(int(pid))

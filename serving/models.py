@@ -199,6 +199,7 @@ class Models:
                 del self._slots[key]
                 self._stamps.pop(key[0], None)
                 self._experiments.pop(key[0], None)
+                self._known.pop(key[0], None)
             if self._stop.wait(_LOOK_EVERY_S):
                 return
 

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.1
 _IDLE_S = 600.0
 _PURGE_EVERY_S = 60.0
+_LONG_WAIT_S = 5.0
 _BASELINE = BaselineScorer()
 
 
@@ -67,7 +68,7 @@ class Refresher:
         self._lock = threading.Lock()
         self._known: dict[str, int] = {}
         self._mark: Mark | None = None
-        self._known_s = self._purged_s = 0.0
+        self._known_s = self._purged_s = self._trouble_s = 0.0
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="refresh", daemon=True)
@@ -119,6 +120,11 @@ class Refresher:
         work.view.asked_s = time.monotonic()
         return work.view
 
+    def note_ages(self) -> None:
+        """Tells the metrics how old the tables are now."""
+        for work in list(self._work.values()):
+            self._note_ages(work, time.time())
+
     def _run(self) -> None:
         while not self._stopping:
             self._wake.wait(_TICK_S)
@@ -146,18 +152,23 @@ class Refresher:
 
     def _look_at_store(self, now_s: float) -> bool:
         """Whether the store answers."""
+        if self._store.problem:
+            self._trouble_s = now_s
         try:
             mark = self._store.mark()
             if mark != self._mark or now_s - self._known_s > 5:
                 self._known, self._known_s, self._mark = self._store.services(), now_s, mark
-            if now_s - self._purged_s > _PURGE_EVERY_S:
+            if now_s - self._purged_s > min(_PURGE_EVERY_S, self._settings.fingerprint_ttl_s):
                 self._store.purge(round((now_s - 5 * self._settings.fingerprint_ttl_s) * 1e6))
                 self._purged_s = now_s
         except StoreError as error:
+            self._trouble_s = now_s
             self._metrics.store_problem.set(1)
             logger.warning("the store cannot be used: %s", error)
             return False
-        self._metrics.store_problem.set(0)
+        if time.time() - now_s > _LONG_WAIT_S:
+            self._trouble_s = time.time()
+        self._metrics.store_problem.set(1 if self._store.problem else 0)
         return True
 
     def _refresh(self, work: _Work, now_s: float, stored: bool) -> None:
@@ -209,6 +220,9 @@ class Refresher:
         work.dirty = True
 
     def _age(self, work: _Work, now_s: float) -> None:
+        """Lets go of hosts that are silent; while the store cannot be used, and some time after, who knows who is."""
+        if now_s - self._trouble_s < self._settings.fingerprint_ttl_s:
+            return
         oldest = (now_s - self._settings.fingerprint_ttl_s) * 1e6
         for host in [host for host, state in work.states.items() if state.received_us < oldest]:
             del work.states[host]

@@ -4,6 +4,7 @@ MLflow takes seconds to import, hundreds of MB, and as long as it likes to answe
 are served. What is found lies in files (see `serving.model_files`), so it also outlives the registry and the engine.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ from serving.model_files import ALIASES, Found, ModelFiles
 
 logger = logging.getLogger(__name__)
 _MOST_EXPERIMENT = 10_000
+_NICE = 10
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -115,6 +117,8 @@ def main() -> None:
     # A registry that is away is looked at again soon anyway.
     os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"})
     threading.Thread(target=_end_with_the_engine, daemon=True).start()
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)  # to import MLflow takes seconds of a core that requests may want
     files = ModelFiles(settings.home)
     while True:
         for service in files.wanted(settings.service):

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from serving.store_schema import (
 
 logger = logging.getLogger(__name__)
 _CHUNK = 400
+# A database that answers at all has refused by then.
+_SILENT_S = 5.0
 STALE = "stale"
 Result = TypeVar("Result")
 
@@ -101,7 +104,17 @@ class FingerprintStore:
         self._engine: Engine | None = None
         self._inode: int | None = None
         self._lock = threading.Lock()
-        self.problem: str | None = None
+        # Of reading and of writing: with SQLite one may fail while the other works.
+        self._failures: dict[bool, str] = {}
+        self._asked: dict[int, float] = {}
+
+    @property
+    def problem(self) -> str | None:
+        """Why the database cannot be used now, or None; also of one that has been silent for some seconds."""
+        since = min(list(self._asked.values()), default=None)
+        if since is not None and time.monotonic() - since > _SILENT_S:
+            return f"no answer for {time.monotonic() - since:.0f} s"
+        return next(iter(list(self._failures.values())), None)
 
     def put(self, arrivals: Sequence[Arrival]) -> list[str | None]:
         """Stores what is newer than what is there, in one transaction.
@@ -109,7 +122,16 @@ class FingerprintStore:
         Returns:
             For each arrival None if it was stored, else `stale`, `hosts:too_many` or `services:too_many`.
         """
-        return self._use(lambda engine: self._put(engine, arrivals)) if arrivals else []
+        return self._use(lambda engine: self._put(engine, arrivals), True) if arrivals else []
+
+    def try_writing(self) -> None:
+        """Writes, and changes nothing: only to know whether that is possible."""
+
+        def write(engine: Engine) -> None:
+            with writing(engine) as connection:
+                connection.execute(update(changes).values(value=changes.c.value))
+
+        self._use(write, True)
 
     def mark(self) -> Mark:
         """Where the changes are now."""
@@ -148,7 +170,7 @@ class FingerprintStore:
                 ).rowcount
             return gone
 
-        return self._use(remove)
+        return self._use(remove, True)
 
     def close(self) -> None:
         if self._engine is not None:
@@ -196,15 +218,20 @@ class FingerprintStore:
             with engine.begin() as connection:
                 return read(connection)
 
-        return self._use(use)
+        return self._use(use, False)
 
-    def _use(self, work: Callable[[Engine], Result]) -> Result:
+    def _use(self, work: Callable[[Engine], Result], writes: bool) -> Result:
+        asking = threading.get_ident()
+        self._asked[asking] = time.monotonic()
         try:
             result = work(self._opened())
         except (SQLAlchemyError, OSError) as error:
-            self.problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            raise StoreError(self.problem) from error
-        self.problem = None
+            problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            self._failures[writes] = problem
+            raise StoreError(problem) from error
+        finally:
+            del self._asked[asking]
+        self._failures.pop(writes, None)
         return result
 
     def _opened(self) -> Engine:

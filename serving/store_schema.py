@@ -24,6 +24,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 _NAME = String(64)
 _BUSY_MS = 2000
+# A machine that is gone without a word is noticed after some seconds, not after the system's quarter of an hour.
+_ALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 
 metadata = MetaData()
 # The latest fingerprint of every host, as it came, with what is needed to order and to age it.
@@ -73,7 +75,7 @@ def open_database(url: str) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    connect = {"connect_timeout": 3, "options": f"-c lock_timeout={_BUSY_MS} -c statement_timeout=10000"}
+    connect = {"connect_timeout": 3, "options": f"-c lock_timeout={_BUSY_MS} -c statement_timeout=10000", **_ALIVE}
     return create_engine(url, connect_args=connect, pool_size=4, max_overflow=4, pool_pre_ping=True, pool_timeout=5)
 
 

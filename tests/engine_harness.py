@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 
 from fingerpost.client import EngineClient, EngineError
@@ -22,6 +24,7 @@ class RunningEngine:
 
     def __init__(self, home: Path, port: int, workers: int = 1, **settings: object) -> None:
         self.url, self.home, self._workers = f"http://127.0.0.1:{port}", home, workers
+        self._token = str(settings.get("engine_token", ""))
         home.mkdir(parents=True, exist_ok=True)
         chosen = {
             "home": home,
@@ -53,7 +56,7 @@ class RunningEngine:
         self.end()
 
     def client(self, **options) -> EngineClient:
-        return EngineClient(self.url, **options)
+        return EngineClient(self.url, **{"token": self._token, **options})
 
     def worker_pids(self) -> list[int]:
         found = []
@@ -76,6 +79,23 @@ class RunningEngine:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.05)
+
+    def metric(self, name: str, labels: str = "") -> float:
+        """A metric of the engine, such as `store_problem`."""
+        text = httpx.get(f"{self.url}/metrics", timeout=20, trust_env=False).text
+        found = re.search(rf"^fingerpost_engine_{name}{re.escape(labels)} (\S+)$", text, re.MULTILINE)
+        assert found, f"no {name}{labels} in the metrics"
+        return float(found[1])
+
+    def kill(self) -> None:
+        """Ends all of its processes as a crash of the machine would."""
+        family = [psutil.Process(self.process.pid)]
+        family += family[0].children(recursive=True)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, 10)
+        self.process.wait()
 
     def end(self) -> None:
         if self.process.poll() is None:

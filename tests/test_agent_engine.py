@@ -1,11 +1,9 @@
 """An agent and the real engine, which is killed while the agent reports."""
 
 import re
-import signal
 import time
 
 import httpx
-import psutil
 from engine_harness import RunningEngine
 from test_agent_process import get, is_up, running_agent
 from test_spool import wait_for
@@ -21,15 +19,6 @@ def made_and_accepted(port):
     return made, metric(port, 'fingerpost_agent_sent_total{what="accepted"}')
 
 
-def kill(engine):
-    family = [engine.process.pid, *(child.pid for child in psutil.Process(engine.process.pid).children(recursive=True))]
-    processes = [psutil.Process(pid) for pid in family]
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(processes, 10)
-    engine.process.wait()
-
-
 def test_killing_the_engine_loses_no_fingerprint(tmp_path, free_ports):
     engine_port, port = free_ports(2)
     with (
@@ -38,7 +27,7 @@ def test_killing_the_engine_loses_no_fingerprint(tmp_path, free_ports):
     ):
         wait_for(lambda: is_up(port))
         wait_for(lambda: made_and_accepted(port)[1] >= 3)
-        kill(engine)
+        engine.kill()
         time.sleep(5)
         made, accepted = made_and_accepted(port)
         assert made > accepted

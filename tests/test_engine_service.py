@@ -93,6 +93,29 @@ def test_what_is_bad_is_counted_and_the_rest_is_kept(client, made):
     }
 
 
+def test_a_message_of_which_nothing_is_good_is_refused_with_a_reason(engine, client, made):
+    now = time.time_ns() // 1000
+    good = made.fingerprint(0, 3, now)
+    not_a_number = good.host_values.copy()
+    not_a_number[0] = float("inf")
+    impossible = good.host_values.copy()
+    impossible[1] = -4.0
+    before = client.table("shop").etag
+    for packed, status, reason in (
+        (pack(good).replace(b"schema\x01", b"schema\x63"), 422, "schema:unknown"),
+        (changed(good, host_values=not_a_number), 422, "cpu_util:not_finite"),
+        (changed(good, host_values=impossible), 422, "cores:negative"),
+        (changed(good, time_us=now + 3 * 3600 * US), 422, "time:future"),
+        (changed(good, time_us=now - 3 * 3600 * US), 422, "time:too_old"),
+        (changed(good, sequence=1), 409, "sequence:not_newer"),
+        (changed(good, sequence=0), 409, "sequence:not_newer"),
+    ):
+        answer = post(engine, message([packed]))
+        assert (answer.status_code, answer.json()["error"], answer.json()["accepted"]) == (status, reason, 0)
+    assert client.send_fingerprints([changed(good, sequence=1)])["stale"] == 1
+    assert client.table("shop").etag == before
+
+
 def test_what_cannot_be_read_is_refused_with_a_reason(engine):
     assert post(engine, b"no gzip").json() == {"error": "message:malformed"}
     assert post(engine, b"no gzip").status_code == 400

@@ -23,8 +23,8 @@ def postgres_url(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with running_postgres(tmp_path_factory.mktemp("postgres"), port) as url:
-        yield url
+    with running_postgres(tmp_path_factory.mktemp("postgres"), port) as server:
+        yield server.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

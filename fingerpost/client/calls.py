@@ -99,7 +99,7 @@ def headers_of(token: str) -> dict[str, str]:
 
 
 def checked(answer: httpx.Response) -> httpx.Response:
-    """The answer, if it is a good one.
+    """The answer, if it is a good one; what became of fingerprints is one, also if none was taken.
 
     Raises:
         EngineError: it is not.
@@ -107,7 +107,10 @@ def checked(answer: httpx.Response) -> httpx.Response:
     if answer.status_code < 400:
         return answer
     try:
-        reason = str(answer.json()["error"])
+        told = answer.json()
+        if "accepted" in told:
+            return answer
+        reason = str(told["error"])
     except (ValueError, KeyError, TypeError):
         reason = answer.text[:200]
     raise EngineError(answer.status_code, reason)
