@@ -15,11 +15,13 @@ from fleet.log_fields import client_of, route_of
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
 _US = 1_000_000
-# The native picker's decision is one text with tabs: empty where there is nothing to say.
+# A picker's decision is one text, its parts set apart by a mark that JSON need not escape: empty where there is nothing to
+# say. The last part may hold the mark.
 DECISION = (
     *("policy", "fallback", "explored", "arm", "model_version", "table_version"),
     *("propensity", "predicted_cost", "category"),
 )
+DECISION_MARK = ";"
 _DECISION_TEXTS, _DECISION_NUMBERS = ("policy", "arm", "model_version"), ("propensity", "predicted_cost")
 _MOST_CLIENTS = 4096
 _MAX_NUMBER = 2**63
@@ -113,15 +115,21 @@ def decision_of(entry: dict[str, Any]) -> dict[str, Any]:
             if name in entry:
                 found[name] = _number(entry, name)
         return found
-    parts = decision.split("\t")
-    if len(parts) != len(DECISION):
-        raise RefusedError("decision:malformed")
-    said = {name: part or None for name, part in zip(DECISION, parts, strict=True)}
     try:
+        said = {name: part or None for name, part in decision_parts(decision).items()}
         numbers = {name: float(part) if (part := said[name]) else None for name in _DECISION_NUMBERS}
     except ValueError as error:
         raise RefusedError("decision:malformed") from error
     return {**{name: said[name] for name in _DECISION_TEXTS}, **numbers}
+
+
+def decision_parts(decision: str) -> dict[str, str]:
+    """The parts of a decision, by their names in DECISION.
+
+    Raises:
+        ValueError: they are not as many.
+    """
+    return dict(zip(DECISION, decision.split(DECISION_MARK, len(DECISION) - 1), strict=True))
 
 
 def _text(entry: dict[str, Any], name: str) -> str | None:

@@ -36,6 +36,9 @@ slot *slot_find(text id);
 /* Gives back this thread's memory. Envoy's workers live as long as the process and never need it. */
 void slots_close(void);
 
+/* Hands the decision to the access log. */
+void log_decision(const slot *of, void *envoy);
+
 uint64_t dice(void);
 /* 0 <= share < 1 */
 static inline double dice_share(uint64_t thrown) { return (double)(thrown >> 11) * 0x1p-53; }
