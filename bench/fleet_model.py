@@ -1,7 +1,7 @@
 """A model of the fleet that is measured: ingest, features and training on what its agents have reported.
 
-A process of its own (`python -m bench.fleet_model RESULT`, settings from the environment), so that what it loads does not
-weigh on the one that sends the requests. Tells its progress on lines that begin with `>`.
+A process of its own (`python -m bench.fleet_model RESULT`, settings from the environment), so that what it loads does
+not weigh on the one that sends the requests. Tells its progress on lines that begin with `>`.
 """
 
 import json

@@ -91,8 +91,8 @@ def _alone(harness: Path, folder: Path, hosts: int, scan_limit: int) -> dict[str
 def _in_envoy(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
     """Envoy before 50 ports of another Envoy that answers by itself; load by wrk if there is one, else our own.
 
-    Both policies stand by all the time, and are loaded in turn for a short while: what else the machine does meets both.
-    Both log a line of JSON a request.
+    Both policies stand by all the time and are loaded in turn for a short while, so that what else the machine does
+    meets both. Both log a line of JSON a request.
     """
     ports = free_ports(55)
     hosts, admin, doors = ports[:50], ports[50], (ports[51:53], ports[53:55])

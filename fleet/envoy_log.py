@@ -15,8 +15,8 @@ from fleet.log_fields import client_of, route_of
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
 _US = 1_000_000
-# A picker's decision is one text, its parts set apart by a mark that JSON need not escape: empty where there is nothing to
-# say. The last part may hold the mark.
+# A picker's decision is one text, its parts set apart by a mark that JSON need not escape: empty where there is nothing
+# to say. The last part may hold the mark.
 DECISION = (
     *("policy", "fallback", "explored", "arm", "model_version", "table_version"),
     *("propensity", "predicted_cost", "category"),
