@@ -23,6 +23,8 @@ DECISION = (
 )
 DECISION_MARK = ";"
 _DECISION_TEXTS, _DECISION_NUMBERS = ("policy", "arm", "model_version"), ("propensity", "predicted_cost")
+# Null in lines as they are written now; what a condition says of it in those of before.
+_NOT_SENT = (None, "false")
 _MOST_CLIENTS = 4096
 _MAX_NUMBER = 2**63
 
@@ -64,8 +66,8 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
         raise RefusedError("host:mismatch")
     auth, agent_class, region = _client_class(
         _text(entry, "auth_scheme"),
-        entry.get("api_key") == "true",
-        entry.get("cookie") == "true",
+        entry.get("api_key") not in _NOT_SENT,
+        entry.get("cookie") not in _NOT_SENT,
         _text(entry, "user_agent"),
         _text(entry, "region"),
     )

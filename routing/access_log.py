@@ -38,8 +38,9 @@ def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict
         "duration_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
         "service_time_us": "%COMMON_DURATION(US_TX_BEG:US_RX_END:us)%",
         "auth_scheme": "%REQ(AUTHORIZATION):6%",
-        "api_key": "%CEL('x-api-key' in request.headers)%",
-        "cookie": "%CEL('cookie' in request.headers)%",
+        # None of it, but that it was sent: empty, or null. Asking by CEL takes Envoy a twentieth of a request's time.
+        "api_key": "%REQ(X-API-KEY):0%",
+        "cookie": "%REQ(COOKIE):0%",
         "user_agent": f"%REQ(USER-AGENT):{MAX_USER_AGENT}%",
         "region": "%REQ(CF-IPCOUNTRY):2%",
         **client,
