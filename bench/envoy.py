@@ -23,7 +23,9 @@ from routing.router import write_table
 
 LEARNED, MEASURED = "fingerpost", "fingerpost-measured"
 POLICIES = ("round_robin", "least_request", "least_request_full", "orca", MEASURED, LEARNED)
-_WARM_S = 4.0
+_WARM_S = 3.0
+# Requests sent later than this were not sent as planned: something else had the machine, and the run is repeated.
+_LATE_S, _REPEATS = 0.1, 2
 _WARM_UP_LOAD = 0.3
 _MEASURED_VALID_S = 3600.0
 
@@ -43,6 +45,7 @@ class _Bench:
     log: Path
     seed: int
     learning: LearningFleet | None
+    say: Callable[[str], None]
 
     @property
     def measured_table(self) -> Path:
@@ -66,10 +69,16 @@ class _Bench:
         table = self.measured_table if policy == MEASURED else None
         if policy == LEARNED and self.learning:
             table = self.learning.table
-        begin = self.log.stat().st_size if self.log.exists() else 0
         rate, seed = load * self.scenario.bound_rps, self.seed + round(load * 1000)
-        outcome, beside = self._drive(policy.partition("-")[0], table, rate, seconds, seed)
-        row = _figures(outcome, slo_s)
+        repeats = 0
+        while True:
+            begin = self.log.stat().st_size
+            outcome, beside = self._drive(policy.partition("-")[0], table, rate, seconds, seed)
+            if outcome.late_s <= _LATE_S or repeats == _REPEATS:
+                break
+            repeats += 1
+            self.say(f"{policy} at {load:g}: requests were sent up to {outcome.late_s:.2f} s late")
+        row = {**_figures(outcome, slo_s), "repeats": repeats}
         if self.learning:
             self.learning.check()
             row["learning_cores"] = beside
@@ -129,7 +138,7 @@ def measure_envoy(
         if LEARNED in policies:
             say("starting an agent for every host, and the engine")
             learning = stack.enter_context(learning_fleet(folder / "home", upstreams, log, scenario.slots, pid))
-        bench = _Bench(scenario, upstreams, folder, log, seed, learning)
+        bench = _Bench(scenario, upstreams, folder, log, seed, learning, say)
         say(f"a warm-up of {warm_up_s:.0f} s, routed at random")
         answered = bench.warm_up(warm_up_s)
         measured = bench.measure_table()

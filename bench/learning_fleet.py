@@ -68,7 +68,8 @@ class LearningFleet:
         for each in upstreams:
             command = fingerpost(
                 *("agent", "--host", each.name, "--access-log", str(log)),
-                *("--slots", str(slots), "--pid", str(pid)),
+                # A slot is a core, as the hosts tell of the CPU time of their requests.
+                *("--slots", str(slots), "--cores", str(slots), "--pid", str(pid)),
             )
             self._beside.append(self._start(f"agent-{each.name}", command))
 

@@ -54,7 +54,7 @@ def attribution(
 def envoy(
     hosts: Annotated[int, typer.Option(min=2, max=200, help="Sleeping hosts, of 4 slots each.")] = 20,
     seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long each policy meets each load.")] = 15,
-    warm_up: Annotated[float, typer.Option(min=10, max=3600, help="For how long the fleet is learned, seconds.")] = 75,
+    warm_up: Annotated[float, typer.Option(min=10, max=3600, help="For how long the fleet is learned, seconds.")] = 60,
     loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.7,0.9",
     policies: Annotated[
         str, typer.Option(help="Envoy's own; fingerpost: the engine's; fingerpost-measured: plain means.")
