@@ -5,8 +5,9 @@ from typing import Any
 # Measured at the host, sent as response headers, moved into the log, never shown to the client.
 HOST_HEADERS = {"inflight": "x-fingerpost-inflight", "cpu_s": "x-fingerpost-cpu-s"}
 MAX_USER_AGENT = 256
-# What the native picker says of its decision, as `fleet.envoy_log` takes it apart.
-_DECISION = {"decision": "%FILTER_STATE(fingerpost:PLAIN)%"}
+# What the native picker says of its decision, as `fleet.envoy_log` takes it apart: set when the request is done.
+DECISION_HEADER = "x-fingerpost-decision"
+_DECISION = {"decision": f"%REQ({DECISION_HEADER})%"}
 # The endpoint picker says the same in its metadata; where it was away, the request went by least request.
 _METADATA_DECISION = {"decision": "%DYNAMIC_METADATA(fingerpost:decision)%", "policy": "least_request"}
 

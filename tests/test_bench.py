@@ -74,7 +74,7 @@ def test_the_model_that_routes_is_learned_from_the_fleet_that_is_measured(monkey
         monkeypatch.setenv(f"FINGERPOST_{name}", str(value))
     get_settings.cache_clear()
     try:
-        figures = measure_envoy(3, 2.0, [0.4], ["least_request", "fingerpost"], 5.0, 1, 15.0, print)
+        figures = measure_envoy(2, 2.0, [0.4], ["fingerpost"], 5.0, 1, 14.0, print)
     finally:
         monkeypatch.undo()
         get_settings.cache_clear()

@@ -70,7 +70,7 @@ def test_decisions_are_made_and_logged_and_tables_swapped(tmp_path, fleet, free_
         assert {answer.status_code for answer in ask(port, 10)} == {200}  # there is no table yet
         write_table(table, table_of("h01"))
         time.sleep(0.4)
-        ask(port, 10, **{"user-agent": "curl/8", "x-request-id": "mine"})
+        ask(port, 10, **{"user-agent": "curl/8", "x-request-id": "mine", "x-fingerpost-decision": "forged"})
         write_table(table, replace(table_of("h02", expires_us=10**18), version="v2"))
         time.sleep(0.4)
         ask(port, 10)

@@ -8,6 +8,7 @@
 #define SPACE "fingerpost"
 /* Envoy gives every request an id, tells it to hosts anyway, and keeps it over retries: the policy knows requests by it. */
 #define ID_HEADER "x-request-id"
+#define DECISION_HEADER "x-fingerpost-decision"
 
 enum { FELL_NOT, FELL_NO_TABLE, FELL_EXPIRED, FELL_NO_CATEGORY, FELL_NO_ROW, FELL_REASONS };
 enum { MAX_ID = 64 };

@@ -103,8 +103,8 @@ static void give_id(stream *to) {
     to->headers[ID] = (buffer){to->id, strlen(to->id)};
 }
 
-bool CALL(http_set_filter_state_bytes)(void *to, buffer key, buffer value) {
-    if (!named(key, "fingerpost"))
+bool CALL(http_set_header)(void *to, int kind, buffer key, buffer value) {
+    if (kind != REQUEST_HEADERS || !named(key, DECISION_HEADER))
         abort();
     snprintf(((stream *)to)->logged, LINE, "%.*s", (int)value.length, value.ptr);
     return true;
