@@ -83,8 +83,8 @@ def envoy(
 
 
 def picker(
-    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded in a round.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 12,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded in a round.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 30,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """What a decision of the native picker costs, by itself and in Envoy beside least request."""
