@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.envoy import running_envoy
 from bench.open_loop import drive
 from bench.picker import USER_AGENT, answering, closed_loop, cpu_s, random_table
+from bench.running import running_envoy
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import LOOPBACK
 from fingerpost.stack.ports import free_ports

@@ -1,23 +1,28 @@
-"""A picker's table out of a fleet's own access log: the seam where the engine's table comes in.
+"""A picker's table out of a fleet's own access log, and how good a table is.
 
 What the engine predicts with a model is here the plain measurement: slots over the mean service time of the requests
 that found a free slot.
 """
 
+import json
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fingerpost.categorise import Categoriser
-from fingerpost.category import category_key, fit_categories, size_bucket
+from fingerpost.category import OTHER, SEPARATOR, category_key, fit_categories, size_bucket
 from fingerpost.errors import RefusedError
 from fingerpost.settings import Settings
-from fleet.envoy_log import parse_line
+from fleet.envoy_log import decision_parts, parse_line
 from routing.picker_table import table_from_json
 from routing.table_file import PickerTable
+
+Floats = NDArray[np.float64]
 
 
 def learn_table(log: Path, slots: int, settings: Settings, valid_s: float) -> PickerTable:
@@ -65,3 +70,39 @@ def _records(log: Path) -> Iterable[dict[str, Any]]:
                 yield parse_line(line, "bench")
             except RefusedError:
                 continue
+
+
+def table_error(table: PickerTable, service_s: Floats) -> float:
+    """Median over the cells of how far the table's costs are from the truth, as a log ratio.
+
+    What is common to a category is left out, since only the differences between hosts route.
+
+    Args:
+        service_s: true mean service times, seconds, shape (categories, hosts), of `/c0`, `/c1` ... and `h00`, `h01` ...
+    """
+    category = [int(name.split(SEPARATOR)[0].rpartition("/c")[2]) for name in table.categories if name != OTHER]
+    rows = [number for number, name in enumerate(table.categories) if name != OTHER]
+    host = [int(name.removeprefix("h")) for name in table.hosts]
+    ratio = np.log(table.slope[0][rows, :-1]) - np.log(service_s[category][:, host])
+    return round(float(np.median(np.abs(ratio - np.median(ratio, axis=1, keepdims=True)))), 3)
+
+
+def decisions(log: Path, begin: int) -> dict[str, Any]:
+    """How the picker decided, from its lines in an access log.
+
+    Args:
+        begin: where in the log to begin, bytes.
+
+    Returns:
+        Counts of `predicted`, `explored` and `fell back`, of the `tables` that were used, and the `models`.
+    """
+    counts: Counter[str] = Counter()
+    tables, models = set(), set()
+    with log.open("rb") as lines:
+        lines.seek(begin)
+        for line in lines:
+            said = decision_parts(json.loads(line)["decision"])
+            counts["fell back" if said["fallback"] else "explored" if said["explored"] else "predicted"] += 1
+            tables.add(said["table_version"])
+            models.add(said["model_version"])
+    return {**counts, "tables": len(tables), "models": sorted(models)}

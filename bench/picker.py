@@ -8,26 +8,38 @@ import struct
 import subprocess
 import tempfile
 import time
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from bench.envoy import running_envoy
 from bench.open_loop import drive
+from bench.running import running_envoy
 from fingerpost.settings import LOOPBACK
 from fingerpost.stack.ports import free_ports
+from fleet.sampling.cpu_clock import process_cpu_s
 from routing.clusters import TYPE, address
 from routing.envoy import Upstream, envoy_config
 from routing.module import build_harness
 from routing.router import write_table
 from routing.table_file import PickerSettings, PickerTable
 
+_POLICIES = ("least_request", "fingerpost")
 _CATEGORIES = 100
 _ROUNDS = 20_000
 USER_AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One policy under full load for a while; `cores` is how much of one Envoy used: with 1 it is the bottleneck."""
+
+    requests_per_s: float
+    cpu_us_per_request: float
+    cores: float
 
 
 def measure_picker(seconds: float, rounds: int) -> dict[str, Any]:
@@ -77,38 +89,56 @@ def _alone(harness: Path, folder: Path, hosts: int, scan_limit: int) -> dict[str
 
 
 def _in_envoy(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
-    """Envoy before 50 ports of another Envoy that answers by itself; load by wrk if there is one, else our own."""
-    ports = free_ports(53)
-    upstreams = [Upstream(f"h{number}", LOOPBACK, port) for number, port in enumerate(ports[:50])]
-    write_table(folder / "envoy.table", random_table(50, 128))
-    by = "wrk" if shutil.which("wrk") else "own loader"
-    rates: dict[str, list[float]] = {}
-    cpu: dict[str, list[float]] = {}
-    with running_envoy(answering(ports[:50], ports[50]), folder, ports[50]):
+    """Envoy before 50 ports of another Envoy that answers by itself; load by wrk if there is one, else our own.
+
+    Both policies stand by all the time and are loaded in turn for a short while, so that what else the machine does
+    meets both. Both log a line of JSON a request.
+    """
+    ports = free_ports(55)
+    hosts, admin, doors = ports[:50], ports[50], (ports[51:53], ports[53:55])
+    upstreams = [Upstream(f"h{number}", LOOPBACK, port) for number, port in enumerate(hosts)]
+    table = folder / "envoy.table"
+    write_table(table, random_table(50, 128))
+    found: dict[str, list[_Loaded]] = {policy: [] for policy in _POLICIES}
+    with ExitStack() as stack:
+        stack.enter_context(running_envoy(answering(hosts, admin), folder, admin))
+        pids = {}
+        for policy, (port, own_admin) in zip(_POLICIES, doors, strict=True):
+            config = envoy_config(upstreams, Path("/dev/null"), LOOPBACK, port, own_admin, policy, table=table)
+            pids[policy] = stack.enter_context(running_envoy(config, folder, own_admin))
+            closed_loop(port, 1.0)
         for number in range(rounds):
             # In turn the first: on a busy machine it matters who comes when.
-            for policy in ("least_request", "fingerpost")[:: 1 if number % 2 else -1]:
-                config = envoy_config(
-                    upstreams, Path("/dev/null"), LOOPBACK, ports[51], ports[52], policy, table=folder / "envoy.table"
-                )
-                with running_envoy(config, folder, ports[52]) as pid:
-                    closed_loop(ports[51], 1.0)
-                    before = cpu_s(pid)
-                    count, took = closed_loop(ports[51], seconds)
-                    cpu.setdefault(policy, []).append((cpu_s(pid) - before) / max(count, 1) * 1e6)
-                    rates.setdefault(policy, []).append(count / took)
-    return {
-        "load": by,
-        "requests_per_s": {policy: round(statistics.median(values)) for policy, values in rates.items()},
-        "cpu_us_per_request": {policy: round(statistics.median(values), 2) for policy, values in cpu.items()},
-        # Ratios within each round, then their median.
-        "throughput_share": _median_ratio(rates["fingerpost"], rates["least_request"]),
-        "cpu_share": _median_ratio(cpu["least_request"], cpu["fingerpost"]),
+            for place in (0, 1) if number % 2 else (1, 0):
+                policy = _POLICIES[place]
+                found[policy].append(_load(doors[place][0], pids[policy], seconds))
+    plain, ours = (found[policy] for policy in _POLICIES)
+    medians = {
+        name: {policy: round(statistics.median(getattr(each, name) for each in found[policy]), 2) for policy in found}
+        for name in ("requests_per_s", "cpu_us_per_request", "cores")
     }
+    rounds_of = list(zip(plain, ours, strict=True))
+    shares = {"cpu_share": _ratios([one.cpu_us_per_request / other.cpu_us_per_request for one, other in rounds_of])}
+    # What else the machine does only adds to the CPU a request takes: the calm quarter of the rounds says most.
+    calm = [float(np.percentile([each.cpu_us_per_request for each in rows], 25)) for rows in (plain, ours)]
+    shares["cpu_share"]["calm"] = round(calm[0] / calm[1], 3)
+    # Our own loader sends at a fixed rate.
+    if shutil.which("wrk"):
+        shares["throughput_share"] = _ratios([other.requests_per_s / one.requests_per_s for one, other in rounds_of])
+    return {"load": "wrk" if shutil.which("wrk") else "own loader", "rounds": rounds, **medians, **shares}
 
 
-def _median_ratio(ours: list[float], theirs: list[float]) -> float:
-    return round(statistics.median(one / other for one, other in zip(ours, theirs, strict=True)), 3)
+def _load(port: int, pid: int, seconds: float) -> "_Loaded":
+    before = process_cpu_s(pid)
+    count, took = closed_loop(port, seconds)
+    used = process_cpu_s(pid) - before
+    return _Loaded(count / took, used / max(count, 1) * 1e6, used / took)
+
+
+def _ratios(ratios: list[float]) -> dict[str, float]:
+    """Median and quartiles of what was found in the rounds."""
+    low, median, high = np.percentile(ratios, [25, 50, 75])
+    return {"median": round(float(median), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
 def closed_loop(port: int, seconds: float) -> tuple[int, float]:

@@ -15,12 +15,16 @@ from fleet.log_fields import client_of, route_of
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
 _US = 1_000_000
-# The native picker's decision is one text with tabs: empty where there is nothing to say.
+# A picker's decision is one text, its parts set apart by a mark that JSON need not escape: empty where there is nothing
+# to say. The last part may hold the mark.
 DECISION = (
     *("policy", "fallback", "explored", "arm", "model_version", "table_version"),
     *("propensity", "predicted_cost", "category"),
 )
+DECISION_MARK = ";"
 _DECISION_TEXTS, _DECISION_NUMBERS = ("policy", "arm", "model_version"), ("propensity", "predicted_cost")
+# Null in lines as they are written now; what a condition says of it in those of before.
+_NOT_SENT = (None, "false")
 _MOST_CLIENTS = 4096
 # A start as it is until the year 2286: ten digits, a point, six digits.
 _USUAL, _POINT = 17, 10
@@ -95,7 +99,7 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
 @lru_cache(maxsize=_MOST_CLIENTS)
 def _client_class(scheme: Any, api_key: Any, cookie: Any, agent: Any, region: Any) -> tuple[str, str, str]:
     """Auth method, user-agent class and country; what is no text is refused here, and so never remembered."""
-    auth = auth_method(_text("auth_scheme", scheme), api_key == "true", cookie == "true")
+    auth = auth_method(_text("auth_scheme", scheme), api_key not in _NOT_SENT, cookie not in _NOT_SENT)
     return auth, user_agent_class(_text("user_agent", agent) or ""), coarse_region(_text("region", region))
 
 
@@ -117,15 +121,21 @@ def decision_of(entry: dict[str, Any]) -> dict[str, Any]:
             "propensity": get("propensity"),
             "predicted_cost": get("predicted_cost"),
         }
-    parts = decision.split("\t")
-    if len(parts) != len(DECISION):
-        raise RefusedError("decision:malformed")
-    said = {name: part or None for name, part in zip(DECISION, parts, strict=True)}
     try:
+        said = {name: part or None for name, part in decision_parts(decision).items()}
         numbers = {name: float(part) if (part := said[name]) else None for name in _DECISION_NUMBERS}
     except ValueError as error:
         raise RefusedError("decision:malformed") from error
     return {**{name: said[name] for name in _DECISION_TEXTS}, **numbers}
+
+
+def decision_parts(decision: str) -> dict[str, str]:
+    """The parts of a decision, by their names in DECISION.
+
+    Raises:
+        ValueError: they are not as many.
+    """
+    return dict(zip(DECISION, decision.split(DECISION_MARK, len(DECISION) - 1), strict=True))
 
 
 def _text(name: str, value: Any) -> str | None:

@@ -5,8 +5,9 @@ from typing import Any
 # Measured at the host, sent as response headers, moved into the log, never shown to the client.
 HOST_HEADERS = {"inflight": "x-fingerpost-inflight", "cpu_s": "x-fingerpost-cpu-s"}
 MAX_USER_AGENT = 256
-# What the native picker says of its decision, as `fleet.envoy_log` takes it apart.
-_DECISION = {"decision": "%FILTER_STATE(fingerpost:PLAIN)%"}
+# What the native picker says of its decision, as `fleet.envoy_log` takes it apart: set when the request is done.
+DECISION_HEADER = "x-fingerpost-decision"
+_DECISION = {"decision": f"%REQ({DECISION_HEADER})%"}
 # The endpoint picker says the same in its metadata; where it was away, the request went by least request.
 _METADATA_DECISION = {"decision": "%DYNAMIC_METADATA(fingerpost:decision)%", "policy": "least_request"}
 
@@ -38,8 +39,9 @@ def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict
         "duration_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
         "service_time_us": "%COMMON_DURATION(US_TX_BEG:US_RX_END:us)%",
         "auth_scheme": "%REQ(AUTHORIZATION):6%",
-        "api_key": "%CEL('x-api-key' in request.headers)%",
-        "cookie": "%CEL('cookie' in request.headers)%",
+        # None of it, but that it was sent: empty, or null. Asking by CEL takes Envoy a twentieth of a request's time.
+        "api_key": "%REQ(X-API-KEY):0%",
+        "cookie": "%REQ(COOKIE):0%",
         "user_agent": f"%REQ(USER-AGENT):{MAX_USER_AGENT}%",
         "region": "%REQ(CF-IPCOUNTRY):2%",
         **client,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from routing.access_log import HOST_HEADERS, access_log_format
+from routing.access_log import DECISION_HEADER, HOST_HEADERS, access_log_format
 from routing.clusters import POLICIES, TYPE, address, dynamic_module, hosts_cluster
 from routing.gateway import picker_cluster, picker_filter
 from routing.upstream import Upstream
@@ -117,8 +117,8 @@ def _virtual_host(timeout_s: float) -> dict[str, Any]:
             "host_selection_retry_max_attempts": 3,
         },
     }
-    # What clients send in this name, or the endpoint picker does, is not for the hosts.
-    removed = ["x-gateway-destination-endpoint"]
+    # What clients send in these names, or the endpoint picker does, is neither for the hosts nor for the log.
+    removed = ["x-gateway-destination-endpoint", DECISION_HEADER]
     routes = [{"match": {"prefix": "/"}, "route": route, "request_headers_to_remove": removed}]
     return {"name": "all", "domains": ["*"], "routes": routes}
 

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 
 from fingerpost.errors import FingerpostError
-from fleet.envoy_log import DECISION
+from fleet.envoy_log import decision_parts
 from routing.module import build_harness, compiler
 from routing.table_file import PickerTable, encode
-
-FIELDS = ("host", *DECISION)
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ class Harness:
             "".join(f"{name} {active} {healthy} {weight}\n" for name, active, healthy, weight in self.hosts)
         )
         done = self.call("run", str(path), str(listed), data=b"".join(each.packed() for each in requests))
-        return [dict(zip(FIELDS, line.split("\t"), strict=True)) for line in done.decode().splitlines()]
+        found = (line.partition("\t") for line in done.decode().splitlines())
+        return [{"host": host, **decision_parts(decision)} for host, _, decision in found]
 
     def call(self, *arguments: str, data: bytes = b"") -> bytes:
         done = subprocess.run([str(self.program), *arguments], input=data, capture_output=True, check=False)

@@ -16,7 +16,7 @@ import pytest
 from endpoint_picker_harness import running_picker
 from test_picker_envoy import _until, ask, log_rows, table_of, vanish
 
-from bench.envoy import running_envoy, running_fleet
+from bench.running import running_envoy, running_fleet
 from bench.sleeping_scenario import Scenario
 from fingerpost.records import REQUEST_RECORD, refusal
 from fleet.envoy_log import parse_line

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from picker_harness import made_table
 
-from bench.envoy import running_envoy, running_fleet
+from bench.running import running_envoy, running_fleet
 from bench.sleeping_scenario import Scenario
 from fingerpost.records import REQUEST_RECORD, refusal
-from fleet.envoy_log import DECISION, parse_line
+from fleet.envoy_log import decision_parts, parse_line
 from routing.envoy import Upstream, envoy_config
 from routing.module import compiler
 from routing.router import write_table
@@ -52,7 +52,7 @@ def log_rows(path, least):
     while time.monotonic() < deadline:
         rows = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
         if len(rows) >= least:
-            return [{**row, **dict(zip(DECISION, row["decision"].split("\t"), strict=True))} for row in rows]
+            return [{**row, **decision_parts(row["decision"])} for row in rows]
         time.sleep(0.1)
     raise AssertionError("the log stays too short")
 
@@ -70,7 +70,7 @@ def test_decisions_are_made_and_logged_and_tables_swapped(tmp_path, fleet, free_
         assert {answer.status_code for answer in ask(port, 10)} == {200}  # there is no table yet
         write_table(table, table_of("h01"))
         time.sleep(0.4)
-        ask(port, 10, **{"user-agent": "curl/8", "x-request-id": "mine"})
+        ask(port, 10, **{"user-agent": "curl/8", "x-request-id": "mine", "x-fingerpost-decision": "forged"})
         write_table(table, replace(table_of("h02", expires_us=10**18), version="v2"))
         time.sleep(0.4)
         ask(port, 10)

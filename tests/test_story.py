@@ -13,7 +13,7 @@ BEGIN = 1_790_000_000.0
 
 
 def log_line(at_s, duration_s, arm):
-    decision = "\t".join([arm, "", "", arm, "1", "t1", "0.95", "0.01", "POST /work/hash"])
+    decision = ";".join([arm, "", "", arm, "1", "t1", "0.95", "0.01", "POST /work/hash"])
     entry = {
         **{"start": f"{BEGIN + at_s:.6f}", "host": "h1", "method": "POST", "path": "/work/hash", "status": 200},
         **{"bytes_in": 0, "bytes_out": 1, "duration_us": duration_s * 1e6, "user_agent": "curl/8"},

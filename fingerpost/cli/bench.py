@@ -54,15 +54,19 @@ def attribution(
 def envoy(
     hosts: Annotated[int, typer.Option(min=2, max=200, help="Sleeping hosts, of 4 slots each.")] = 20,
     seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long each policy meets each load.")] = 15,
+    warm_up: Annotated[float, typer.Option(min=10, max=3600, help="For how long the fleet is learned, seconds.")] = 60,
     loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.7,0.9",
     policies: Annotated[
-        str, typer.Option(help="Envoy's own, and fingerpost.")
-    ] = "round_robin,least_request,least_request_full,orca,fingerpost",
+        str, typer.Option(help="Envoy's own; fingerpost: the engine's; fingerpost-measured: plain means.")
+    ] = "round_robin,least_request,least_request_full,orca,fingerpost-measured,fingerpost",
     slo_ms: Annotated[float, typer.Option(min=1, help="The p99 that a load must keep to count as held.")] = 500,
     seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Real Envoy before an emulated fleet: its own policies and ours, on the same arrivals."""
+    """Real Envoy before an emulated fleet: its own policies and ours, on the same arrivals.
+
+    Ours has a model learned from that fleet: agents, training, registry, engine and router run beside it.
+    """
     from bench.envoy import measure_envoy
 
     figures = measure_envoy(
@@ -72,14 +76,15 @@ def envoy(
         policies.split(","),
         slo_ms / 1000,
         seed,
+        warm_up,
         lambda text: typer.echo(text, err=True),
     )
     _print(figures, json_output)
 
 
 def picker(
-    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded in a round.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 30,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """What a decision of the native picker costs, by itself and in Envoy beside least request."""

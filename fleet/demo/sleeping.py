@@ -2,7 +2,8 @@
 
 Each host has a port, a number of slots and a first-come-first-served queue. How long a request takes depends on its
 category (the path, `/c3`) and the host; the query's `x` is the request's own size, so that every policy under test
-meets the same work. Hosts report their load as ORCA does and their in-flight count as the demo's hosts do.
+meets the same work. Hosts report their load as ORCA does, and their in-flight count and the CPU time of a request as
+the demo's hosts do: a request uses a core for as long as its work takes.
 """
 
 import asyncio
@@ -150,6 +151,7 @@ class _Connection(asyncio.Protocol):
         status = "200 OK" if healthy or work_s is not None else "404 Not Found"
         answer = (
             f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nx-fingerpost-inflight: {inflight}\r\n{HEADER}: {host.report()}"
+            f"\r\nx-fingerpost-cpu-s: {work_s or 0.0:.6f}"
         )
         if self._transport and not self._transport.is_closing():
             self._transport.write(answer.encode() + b"\r\n\r\n")

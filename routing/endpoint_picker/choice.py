@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fleet.envoy_log import DECISION_MARK
 from routing.arms import arm_of, time_key
 from routing.cost import cost_at
 from routing.endpoint_picker.endpoints import Endpoints
@@ -47,11 +48,12 @@ class Decision:
         return replace(self, propensity=None, predicted_cost=None)
 
     def as_text(self) -> str:
-        """One line with tabs, as the native picker logs it and `fleet.envoy_log` reads it."""
+        """One line, as the native picker logs it and `fleet.envoy_log` reads it."""
         propensity, cost = (f"{value:.6g}" if value else "" for value in (self.propensity, self.predicted_cost))
         explored = "1" if self.explored else ""
         made_with = (self.arm, self.model_version, self.table_version)
-        return "\t".join((self.policy, self.fallback, explored, *made_with, propensity, cost, self.category))
+        parts = (self.policy, self.fallback, explored, *made_with, propensity, cost)
+        return DECISION_MARK.join((*(part.replace(DECISION_MARK, "_") for part in parts), self.category))
 
 
 class Chooser:

@@ -18,6 +18,10 @@ typedef struct {
     size_t length;
 } buffer;
 
+typedef struct {
+    buffer key, value;
+} header;
+
 enum { REQUEST_HEADERS = 0 };
 enum { STAT_ACTIVE_REQUESTS = 7 };
 enum { CONTINUE = 0 };
@@ -26,7 +30,9 @@ enum { CONTINUE = 0 };
 
 /* The HTTP filter's stream. */
 bool CALL(http_get_header)(void *filter, int kind, buffer key, buffer *value, size_t index, size_t *values);
-bool CALL(http_set_filter_state_bytes)(void *filter, buffer key, buffer value);
+size_t CALL(http_get_headers_size)(void *filter, int kind);
+bool CALL(http_get_headers)(void *filter, int kind, header *all);
+bool CALL(http_set_header)(void *filter, int kind, buffer key, buffer value);
 int CALL(http_filter_config_define_counter)(void *config, buffer name, buffer *labels, size_t count, size_t *id);
 int CALL(http_filter_increment_counter)(void *filter, size_t id, buffer *labels, size_t count, uint64_t by);
 

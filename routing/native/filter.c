@@ -2,7 +2,6 @@
 #include "picker.h"
 
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LOOK_EVERY_MS = 250, MAX_FILE = 256 << 20, MAX_LINE = 2048 };
+enum { LOOK_EVERY_MS = 250, MAX_FILE = 256 << 20 };
 
 typedef struct {
     char *path;
@@ -90,15 +89,39 @@ typedef struct {
     slot *slot;
 } filter;
 
-static text header(void *envoy, buffer name, bool *sent) {
-    buffer value = {NULL, 0};
-    size_t values = 0;
-    bool good = CALL(http_get_header)(envoy, REQUEST_HEADERS, name, &value, 0, &values);
-    if (sent)
-        *sent = good && values > 0;
-    if (!good || !value.ptr)
+/* What the picker reads of a request; the first of each name counts. */
+enum { METHOD, PATH, AUTHORIZATION, USER_AGENT, COUNTRY, LENGTH, API_KEY, COOKIE, ID, NAMES };
+static const text NAME_OF[NAMES] = {
+    {":method", 7},         {":path", 5},      {"authorization", 13}, {"user-agent", 10}, {"cf-ipcountry", 12},
+    {"content-length", 14}, {"x-api-key", 9}, {"cookie", 6},         {ID_HEADER, sizeof ID_HEADER - 1}};
+
+static text text_of(buffer value) {
+    if (!value.ptr)
         return (text){"", 0};
     return (text){value.ptr, value.length < UINT32_MAX ? (uint32_t)value.length : UINT32_MAX};
+}
+
+/* All headers in one call: asking for each by its name takes several times as long. What is not sent stays NULL. */
+static void read_headers(void *envoy, text found[NAMES]) {
+    enum { FEW = 128 };
+    header few[FEW];
+    size_t count = CALL(http_get_headers_size)(envoy, REQUEST_HEADERS);
+    header *all = count <= FEW ? few : malloc(count * sizeof *all);
+    memset(found, 0, NAMES * sizeof *found);
+    if (all && CALL(http_get_headers)(envoy, REQUEST_HEADERS, all))
+        for (size_t each = 0; each < count; each++)
+            for (int name = 0; name < NAMES; name++)
+                if (all[each].key.length == NAME_OF[name].size && !found[name].at &&
+                    !memcmp(all[each].key.ptr, NAME_OF[name].at, NAME_OF[name].size))
+                    found[name] = text_of(all[each].value);
+    if (all != few)
+        free(all);
+}
+
+static text header_named(void *envoy, text name) {
+    buffer value = {NULL, 0};
+    bool sent = CALL(http_get_header)(envoy, REQUEST_HEADERS, (buffer){name.at, name.size}, &value, 0, NULL);
+    return text_of(sent ? value : (buffer){NULL, 0});
 }
 
 /* A length that is not declared, as in chunked requests, counts as none. */
@@ -112,17 +135,19 @@ static uint64_t declared_length(text value) {
     return length;
 }
 
-static request request_of(void *envoy) {
-    request what = {0};
-    what.method = header(envoy, LITERAL(":method"), NULL);
-    what.path = header(envoy, LITERAL(":path"), NULL);
-    what.authorization = header(envoy, LITERAL("authorization"), NULL);
-    what.user_agent = header(envoy, LITERAL("user-agent"), NULL);
-    what.country = header(envoy, LITERAL("cf-ipcountry"), NULL);
-    what.length = declared_length(header(envoy, LITERAL("content-length"), NULL));
-    header(envoy, LITERAL("x-api-key"), &what.api_key);
-    header(envoy, LITERAL("cookie"), &what.cookie);
-    return what;
+static text told(text value) { return value.at ? value : (text){"", 0}; }
+
+static request request_of(const text found[NAMES]) {
+    return (request){
+        .method = told(found[METHOD]),
+        .path = told(found[PATH]),
+        .authorization = told(found[AUTHORIZATION]),
+        .user_agent = told(found[USER_AGENT]),
+        .country = told(found[COUNTRY]),
+        .length = declared_length(told(found[LENGTH])),
+        .api_key = found[API_KEY].at != NULL,
+        .cookie = found[COOKIE].at != NULL,
+    };
 }
 
 /* The arm of a key, the same in every proxy: routing/arms.py is the definition. */
@@ -135,7 +160,7 @@ static const arm *arm_of(const table *with, void *envoy, text id) {
         span = (uint64_t)now_ms(CLOCK_REALTIME) / 1000 / with->arm_seconds;
         key = (text){(const char *)&span, sizeof span};
     } else if (with->arm_mode == ARM_BY_HEADER)
-        key = header(envoy, (buffer){with->arm_header.at, with->arm_header.size}, NULL);
+        key = header_named(envoy, with->arm_header);
     if (!key.size)
         key = id;
     hash = hash_bytes(hash, key.at, key.size);
@@ -148,46 +173,22 @@ static const arm *arm_of(const table *with, void *envoy, text id) {
     return &with->arms[with->arm_count - 1];
 }
 
-static void decide(slot *at, void *envoy, text id) {
+static void decide(slot *at, void *envoy, const text found[NAMES]) {
     at->policy = POLICY_LEAST_REQUEST;
     at->category = NONE;
     if (!at->table) {
         at->fell = FELL_NO_TABLE;
         return;
     }
-    request what = request_of(envoy);
+    request what = request_of(found);
     at->category = category_of(at->table, &what);
-    at->arm = arm_of(at->table, envoy, id);
+    at->arm = arm_of(at->table, envoy, found[ID]);
     at->policy = at->arm->policy;
     at->explore = at->policy == POLICY_FINGERPOST && dice_share(dice()) < (double)at->table->exploration;
     if ((uint64_t)now_ms(CLOCK_REALTIME) * 1000 >= at->table->expires_us)
         at->fell = FELL_EXPIRED;
     else if (at->category == NONE)
         at->fell = FELL_NO_CATEGORY;
-}
-
-/* One line of text with tabs for all of the decision, as fleet/envoy_log.py reads it: a field of its own in Envoy's
- * metadata for each part would cost a request a fifth of its time in the proxy. */
-static void log_choice(const slot *of, void *envoy) {
-    static const char *const POLICY_NAMES[] = {"fingerpost", "least_request", "random"};
-    static const char *const REASONS[] = {"", "no_table", "expired", "no_category", "no_row"};
-    static const text NOTHING = {"", 0};
-    const table *with = of->table;
-    text arm_name = with ? of->arm->name : NOTHING, model = with ? of->arm->model_version : NOTHING;
-    text version = with ? with->version : NOTHING;
-    text category = with && of->category != NONE ? with->category[of->category] : NOTHING;
-    char line[MAX_LINE], propensity[32] = "", cost[32] = "";
-    if (of->chosen && of->propensity > 0)
-        snprintf(propensity, sizeof propensity, "%.6g", of->propensity);
-    if (of->chosen && of->cost > 0)
-        snprintf(cost, sizeof cost, "%.6g", of->cost);
-    int size = snprintf(line, sizeof line, "%s\t%s\t%s\t%.*s\t%.*s\t%.*s\t%s\t%s\t%.*s",
-                        of->chosen ? POLICY_NAMES[of->policy] : "", of->chosen ? REASONS[of->fell] : "",
-                        of->chosen && of->explore ? "1" : "", (int)arm_name.size, arm_name.at, (int)model.size, model.at,
-                        (int)version.size, version.at, propensity, cost, (int)category.size, category.at);
-    /* What does not fit is no decision that this program's router wrote. */
-    if (size > 0 && size < MAX_LINE)
-        CALL(http_set_filter_state_bytes)(envoy, LITERAL("fingerpost"), (buffer){line, (size_t)size});
 }
 
 HOOK const char *envoy_dynamic_module_on_program_init(void) { return ENVOY_ABI_VERSION; }
@@ -234,13 +235,14 @@ HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter
     refresh(of->config, envoy);
     table_release(at->table);
     at->table = current_table(of->config);
-    text id = header(envoy, LITERAL(ID_HEADER), NULL);
-    decide(at, envoy, id);
-    slot_name(at, id);
+    text found[NAMES];
+    read_headers(envoy, found);
+    decide(at, envoy, found);
+    slot_name(at, found[ID]);
     return CONTINUE;
 }
 
-HOOK void envoy_dynamic_module_on_http_filter_stream_complete(void *envoy, filter *of) { log_choice(of->slot, envoy); }
+HOOK void envoy_dynamic_module_on_http_filter_stream_complete(void *envoy, filter *of) { log_decision(of->slot, envoy); }
 
 HOOK void envoy_dynamic_module_on_http_filter_destroy(filter *gone) {
     slot_free(gone->slot);

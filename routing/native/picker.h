@@ -8,6 +8,7 @@
 #define SPACE "fingerpost"
 /* Envoy gives every request an id, tells it to hosts anyway, and keeps it over retries: the policy knows requests by it. */
 #define ID_HEADER "x-request-id"
+#define DECISION_HEADER "x-fingerpost-decision"
 
 enum { FELL_NOT, FELL_NO_TABLE, FELL_EXPIRED, FELL_NO_CATEGORY, FELL_NO_ROW, FELL_REASONS };
 enum { MAX_ID = 64 };
@@ -35,6 +36,9 @@ void slot_name(slot *of, text id);
 slot *slot_find(text id);
 /* Gives back this thread's memory. Envoy's workers live as long as the process and never need it. */
 void slots_close(void);
+
+/* Hands the decision to the access log. */
+void log_decision(const slot *of, void *envoy);
 
 uint64_t dice(void);
 /* 0 <= share < 1 */

@@ -136,6 +136,10 @@ static size_t least_cost(const choice *by, const cell *row, const table *with, f
     *ties = 0;
     for (size_t draw = 0; draw < count; draw++) {
         size_t host = scan ? draw : dice() % healthy;
+        /* Too dear even with nothing in flight: its count, which is what takes time, need not be asked for. */
+        cell at = row[by->of->column[host]];
+        if (at.slope + at.offset > *least)
+            continue;
         float cost = cost_of(by, row, with->inflight_scale, host);
         if (!(cost <= *least) || cost == INFINITY || refused(by, host))
             continue;

@@ -76,6 +76,22 @@ bool CALL(http_get_header)(void *of, int kind, buffer key, buffer *value, size_t
     return header_of(of, key, value, values);
 }
 
+size_t CALL(http_get_headers_size)(void *of, int kind) {
+    (void)kind;
+    size_t sent = 0;
+    for (size_t each = 0; each < HEADERS; each++)
+        sent += ((stream *)of)->headers[each].ptr != NULL;
+    return sent;
+}
+
+bool CALL(http_get_headers)(void *of, int kind, header *all) {
+    (void)kind;
+    for (size_t each = 0; each < HEADERS; each++)
+        if (((stream *)of)->headers[each].ptr)
+            *all++ = (header){{HEADER_NAMES[each], strlen(HEADER_NAMES[each])}, ((stream *)of)->headers[each]};
+    return true;
+}
+
 bool CALL(lb_context_get_downstream_header)(void *of, buffer key, buffer *value, size_t index, size_t *values) {
     (void)index;
     return header_of(of, key, value, values);
@@ -87,8 +103,8 @@ static void give_id(stream *to) {
     to->headers[ID] = (buffer){to->id, strlen(to->id)};
 }
 
-bool CALL(http_set_filter_state_bytes)(void *to, buffer key, buffer value) {
-    if (!named(key, "fingerpost"))
+bool CALL(http_set_header)(void *to, int kind, buffer key, buffer value) {
+    if (kind != REQUEST_HEADERS || !named(key, DECISION_HEADER))
         abort();
     snprintf(((stream *)to)->logged, LINE, "%.*s", (int)value.length, value.ptr);
     return true;
