@@ -1,11 +1,15 @@
 """A real engine for tests: `fingerpost engine` on a free port, with a home of its own."""
 
+import atexit
 import contextlib
+import functools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +17,17 @@ import httpx
 import psutil
 
 from fingerpost.client import EngineClient, EngineError
+
+
+@functools.cache
+def empty_registry() -> Path:
+    """A registry's database with its tables, which MLflow makes slowly, and not safely from two processes at once."""
+    import mlflow
+
+    path = Path(tempfile.mkdtemp(prefix="fingerpost-tests-")) / "mlflow.db"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 class RunningEngine:
@@ -26,6 +41,8 @@ class RunningEngine:
         self.url, self.home, self._workers = f"http://127.0.0.1:{port}", home, workers
         self._token = str(settings.get("engine_token", ""))
         home.mkdir(parents=True, exist_ok=True)
+        if "mlflow_url" not in settings and not (home / "mlflow.db").exists():
+            shutil.copy(empty_registry(), home / "mlflow.db")
         chosen = {
             "home": home,
             "engine_port": port,

@@ -257,5 +257,5 @@ def test_trials_come_back_to_the_bit_from_sqlite(tmp_path):
 
 
 def test_trials_come_back_to_the_bit_from_postgresql(tmp_path, free_ports):
-    with running_postgres(tmp_path / "postgres", free_ports(1)[0]) as url:
-        trials_come_back(url)
+    with running_postgres(tmp_path / "postgres", free_ports(1)[0]) as server:
+        trials_come_back(server.url)
