@@ -17,10 +17,10 @@ def settings(
     """Shows the settings in force, and what they mean."""
     import json
 
-    from fingerpost.settings import Settings, get_settings, settings_table
+    from fingerpost.settings import Settings, get_settings, settings_tables
 
     if markdown:
-        typer.echo(settings_table(), nl=False)
+        typer.echo(settings_tables(), nl=False)
         return
     current = get_settings()
     shown = current.model_dump(mode="json")

@@ -1,0 +1,53 @@
+"""Where everything is: the service, the folder, addresses, logs."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field, field_validator
+
+from fingerpost.names import check_name
+
+
+class Platform(BaseModel):
+    """Where everything is: the service, the folder, addresses, logs."""
+
+    service: str = Field(default="shop", description="The service that is measured, predicted and routed.")
+    home: Path = Field(default=Path(".fingerpost"), description="Directory of all local state: lake, databases, logs.")
+    bind_host: str = Field(
+        default="127.0.0.1", description="Address that Envoy and the engine listen on; all else stays on 127.0.0.1."
+    )
+    envoy_port: int = Field(default=8080, ge=1, le=65535, description="Envoy's port for clients.")
+    envoy_admin_port: int = Field(default=9901, ge=1, le=65535, description="Envoy's admin port.")
+    engine_port: int = Field(default=3000, ge=1, le=65535, description="The prediction engine's port.")
+    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="The MLflow server's port.")
+    prefect_port: int = Field(default=4200, ge=1, le=65535, description="The Prefect server's port.")
+    host_port_base: int = Field(
+        default=9100, ge=1, le=65000, description="Port of the first demo host; the others follow."
+    )
+    mlflow_url: str = Field(default="", description="MLflow tracking server; empty: the local one on `mlflow_port`.")
+    prefect_url: str = Field(default="", description="Prefect API; empty: the local one on `prefect_port`.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field(default="json", description="`json` (one object a line) or `console`.")
+
+    @field_validator("service")
+    @classmethod
+    def _service_is_a_name(cls, value: str) -> str:
+        return check_name(value, "service")
+
+    @field_validator("home")
+    @classmethod
+    def _home_is_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("log_level")
+    @classmethod
+    def _level_exists(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @field_validator("log_format")
+    @classmethod
+    def _format_exists(cls, value: str) -> str:
+        if value not in {"json", "console"}:
+            raise ValueError("must be json or console")
+        return value

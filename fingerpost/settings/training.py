@@ -1,0 +1,39 @@
+"""Tuning and training."""
+
+from pydantic import BaseModel, Field, field_validator
+
+
+class Training(BaseModel):
+    """Tuning and training."""
+
+    tuning_trials: int = Field(default=20, ge=1, description="Most Optuna trials in one tuning.")
+    tuning_timeout_s: float = Field(default=600.0, gt=0, description="Most seconds spent in one tuning.")
+    tuning_storage: str = Field(
+        default="", description="Database URL of Optuna's trials; empty: SQLite, `tuning.db` in `home`."
+    )
+    tuning_batch: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        description="Trials that are drawn together and may run side by side; the result depends on it.",
+    )
+    dask_address: str = Field(
+        default="", description="Dask scheduler (`tcp://...`) whose workers do features, tuning, training; empty: none."
+    )
+    dask_workers: int = Field(
+        default=0, ge=0, le=1024, description="The same by a Dask cluster of processes on this machine; 0: none."
+    )
+    test_share: float = Field(
+        default=0.25, gt=0, lt=1, description="Share of the windows, the latest, kept for evaluation."
+    )
+    max_training_rows: int = Field(default=1_000_000, ge=100, description="Training rows kept, the latest first.")
+    challenger_min_skill: float = Field(
+        default=0.0, le=1, description="Mean skill above which a new version becomes challenger."
+    )
+
+    @field_validator("dask_address")
+    @classmethod
+    def _dask_is_at_an_address(cls, value: str) -> str:
+        if value and not value.startswith(("tcp://", "tls://")):
+            raise ValueError("must begin with tcp:// or tls://")
+        return value
