@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 # Traffic breathes in waves of 40 s: spans that are to be compared hold whole ones.
 _WAVE_S, _SETTLED_S = 40.0, 2.0
-_SIDE_BY_SIDE_S, _SLOT_S, _WASHOUT_S = 2 * _WAVE_S, 5, 1.0
+_SIDE_BY_SIDE_S, _SLOT_S, _WASHOUT_S = _WAVE_S, 5, 1.0
 # The change: what becomes how many times slower, and where.
 SLOW_CLASS, SLOW_KIND, SLOW_TIMES = "storage", "render", 4.0
-_SHADOW_S, _BAD_S = 40.0, 30.0
+_SHADOW_S, _BAD_S = 30.0, 30.0
 _FLOW_S, _EXPERIMENT_S, _WATCH_S = 240.0, 400.0, 300.0
 _POLL_S = 6.0
 
