@@ -18,6 +18,7 @@ from engine_harness import RunningEngine
 
 from bench.engine_fleet import MadeFleet, fit_model, register_model
 from fingerpost.client import EngineError
+from fingerpost.environment import tool_environment
 from fingerpost.settings import Settings
 from fingerpost.stack.parts import answers, mlflow_command
 from fingerpost.stack.ports import free_ports
@@ -46,13 +47,13 @@ class MlflowServer:
     def __init__(self, home: Path, port: int) -> None:
         home.mkdir()
         self.url, self._log = f"http://127.0.0.1:{port}", home / "log"
-        self._command = mlflow_command(Settings(home=home, mlflow_port=port))
+        settings = Settings(home=home, mlflow_port=port)
+        self._command, self._env = mlflow_command(settings), {**os.environ, **tool_environment(settings)}
 
     def start(self) -> None:
-        env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                self._command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                self._command, env=self._env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         deadline = time.monotonic() + 120
         while not answers(f"{self.url}/health"):
