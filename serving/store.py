@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from fingerpost.errors import FingerpostError
+from fingerpost.locks import locked
 from serving.store_schema import (
     PLACE_COLUMNS,
     PLACES,
@@ -225,7 +228,7 @@ class FingerprintStore:
         self._asked[asking] = time.monotonic()
         try:
             result = work(self._opened())
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, FingerpostError) as error:
             problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
             self._failures[writes] = problem
             raise StoreError(problem) from error
@@ -244,7 +247,8 @@ class FingerprintStore:
                 if self._path is not None:
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                 engine = open_database(self._url)
-                create_schema(engine)
+                with _alone(self._path):
+                    create_schema(engine)
                 self._engine, self._inode = engine, _inode(self._path) if self._path is not None else None
             return self._engine
 
@@ -272,6 +276,11 @@ def _stale(arrival: Arrival, before: dict[str, Any]) -> str | None:
 def _count_hosts(connection: Connection) -> dict[str, int]:
     query = select(fingerprints.c.service, func.count()).group_by(fingerprints.c.service)
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _alone(path: Path | None) -> AbstractContextManager[None]:
+    """SQLite refuses to turn a new file to WAL, without waiting, while another process does so."""
+    return nullcontext() if path is None else locked(path.with_name(f"{path.name}.lock"), timeout_s=_SILENT_S)
 
 
 def _inode(path: Path) -> int | None:

@@ -143,17 +143,25 @@ def test_a_deployment_runs_when_asked_for(staying):
         assert all(deployments[name]["schedules"] for name in wanted)
         sent = httpx.post(f"{staying.urls['envoy']}/work/hash", content=b"x", trust_env=False)
         assert sent.status_code == 200
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "deployment", "run", "ingest/scheduled", "--watch"],
-            env={**staying.env, "PREFECT_API_URL": api},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+        done = _run_deployment(staying, api)
+        while "Cancelled" in done.stdout and time.monotonic() < deadline + 60:
+            # The schedule's own run had the deployment's one place.
+            time.sleep(2)
+            done = _run_deployment(staying, api)
         assert done.returncode == 0, done.stdout + done.stderr
         artifacts = client.post(f"{api}/artifacts/latest/filter", json={}).json()
     assert {artifact["key"] for artifact in artifacts} >= {"ingest", "features", "training"}
+
+
+def _run_deployment(staying, api):
+    return subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "run", "ingest/scheduled", "--watch"],
+        env={**staying.env, "PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
 
 
 def test_the_schedule_runs_by_itself(staying):

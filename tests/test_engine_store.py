@@ -3,6 +3,7 @@
 import resource
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from postgres import running_postgres
@@ -114,6 +115,16 @@ def test_writers_at_once_lose_nothing_and_number_in_order(url):
     assert len({row.change for row in rows}) == 15
     for store in stores:
         store.close()
+
+
+def test_workers_that_make_the_file_at_once_all_open_it(tmp_path):
+    for number in range(40):
+        stores = [FingerprintStore(f"sqlite:///{tmp_path / f'{number}.db'}", LIMITS) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            marks = list(pool.map(FingerprintStore.mark, stores))
+        assert len({mark.epoch for mark in marks}) == 1
+        for store in stores:
+            store.close()
 
 
 def test_a_locked_database_is_an_error_and_then_is_not(tmp_path):
