@@ -10,9 +10,10 @@ from abtest.offpolicy_lake import ChallengerOffPolicy, challenger_off_policy
 from abtest.promotion.evidence import latest_result
 from abtest.promotion.readings import GOOD, SAME, read_comparison
 from abtest.promotion.results import log_result
-from abtest.registry import CHALLENGER, HOLD_TAG, WATCH_TAG, Registry
+from abtest.registry import HOLD_TAG, WATCH_TAG, Registry
 from abtest.shadow import ShadowReport, compare
 from abtest.shadow_join import load_shadow
+from fingerpost.aliases import CHALLENGER
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
 

@@ -2,22 +2,21 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fingerpost.aliases import CHALLENGER, CHAMPION, none_if_missing, version_of
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.locks import locked
 from fingerpost.settings import Settings
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 HOLD_TAG = "fingerpost.hold"
 WATCH_TAG = "fingerpost.watch"
 FORMER_TAG = "fingerpost.former_champions"
 # Of a version: promoted, rejected, rolled back.
 FATE_TAG = "fingerpost.fate"
 _MOST_FORMER = 20
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 class Registry:
@@ -36,26 +35,24 @@ class Registry:
 
     def version_of(self, alias: str) -> str | None:
         """The version that an alias points at, or None."""
-        with _none_if_missing():
-            return str(self.client.get_model_version_by_alias(self.name, alias).version)
-        return None
+        return version_of(self.client, self.name, alias)
 
     def version(self, version: str) -> Any:
         """MLflow's entry of a version, or None."""
-        with _none_if_missing():
+        with none_if_missing():
             return self.client.get_model_version(self.name, version)
         return None
 
     def training_run(self, version: str) -> Any:
         """The run a version comes from, or None."""
         entry = self.version(version)
-        with _none_if_missing():
+        with none_if_missing():
             return self.client.get_run(entry.run_id) if entry is not None and entry.run_id else None
         return None
 
     def tags(self) -> dict[str, str]:
         """The registered model's tags; none where there is no such model."""
-        with _none_if_missing():
+        with none_if_missing():
             return dict(self.client.get_registered_model(self.name).tags)
         return {}
 
@@ -72,7 +69,7 @@ class Registry:
         if value is not None:
             self.client.set_registered_model_tag(self.name, tag, json.dumps(value))
             return
-        with _none_if_missing():
+        with none_if_missing():
             self.client.delete_registered_model_tag(self.name, tag)
 
     def set_experiment(self, experiment: Experiment) -> None:
@@ -110,21 +107,10 @@ class Registry:
 
     def tag_version(self, version: str, tag: str, text: str) -> None:
         """Notes something on a version, if it is still there."""
-        with _none_if_missing():
+        with none_if_missing():
             self.client.set_model_version_tag(self.name, version, tag, text)
 
 
 def lock_path(settings: Settings) -> Path:
     """The file that is locked while aliases of the service's model change."""
     return settings.home / "locks" / f"{settings.model_name}.lock"
-
-
-@contextlib.contextmanager
-def _none_if_missing() -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code not in _MISSING:
-            raise

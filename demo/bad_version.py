@@ -14,7 +14,8 @@ from fingerpost.environment import apply_tool_environment
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import Settings, get_settings
 from training.bundle import ModelBundle
-from training.registry import champion_version, describe, load_version, register_bundle
+from training.registration import register_bundle
+from training.registry import champion_version, describe, load_version
 
 # Twice the way to the fleet's mean mirrors a cell at it; no further, or the engine itself would refuse the version.
 _MIRROR, _MOST = 2.0, np.log(4.0)

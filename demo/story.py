@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WAVE_S, _SETTLED_S = 40.0, 2.0
 _SIDE_BY_SIDE_S, _SLOT_S, _WASHOUT_S = _WAVE_S, 5, 1.0
 # The change: what becomes how many times slower, and where.
-SLOW_CLASS, SLOW_KIND, SLOW_TIMES = "storage", "render", 4.0
+SLOW_CLASS, SLOW_KIND, SLOW_TIMES = "general", "render", 8.0
 _SHADOW_S, _BAD_S = 30.0, 30.0
 _FLOW_S, _EXPERIMENT_S, _WATCH_S = 240.0, 400.0, 300.0
 _POLL_S = 6.0

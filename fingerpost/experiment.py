@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fingerpost.aliases import ALIASES
 from fingerpost.errors import FingerpostError
 from fingerpost.names import is_name
 
 # Tag of the service's registered model under which the running experiment lies, as JSON.
 EXPERIMENT_TAG = "fingerpost.experiment"
-CONTROL, TREATMENT = "champion", "challenger"
+# Arms are named as the aliases whose versions they route by.
+CONTROL, TREATMENT = ALIASES
 _US = 1_000_000
 _MOST_SLOTS = 100_000
 

@@ -9,7 +9,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from abtest.drift.gate import check_drift, newest_version_age_s, retrain_reason
 from abtest.drift.verdict import DRIFT, DriftVerdict
-from abtest.registry import CHALLENGER, CHAMPION, Registry
+from abtest.registry import Registry
+from fingerpost.aliases import CHALLENGER, CHAMPION
 from fingerpost.settings import get_settings
 from flows.alerts import send_alert
 from flows.steps import run_step, tell_failure

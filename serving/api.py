@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fingerpost import __version__
+from fingerpost.aliases import ALIASES
 from fingerpost.errors import RefusedError
 from fingerpost.fingerprint import MEDIA_TYPE
 from serving import api_models as models
@@ -21,7 +22,6 @@ from serving.http import Door, RefusedRequestError, check_token, problem
 from serving.ingest import BusyError
 from serving.lake_answers import predict_from_lake
 from serving.metrics import exposition
-from serving.model_files import ALIASES
 from serving.store import StoreError
 from serving.table_formats import ARROW, JSON, LUA
 from serving.views import Published

@@ -4,12 +4,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from fingerpost.aliases import ALIASES
 from fingerpost.settings import Settings
 from serving.categories import Categories
 from serving.fingerprints import LatestFingerprints
 from serving.ingest import Ingest
 from serving.metrics import engine_metrics
-from serving.model_files import ALIASES
 from serving.models import Models
 from serving.refresh import Refresher
 from serving.store import FingerprintStore, Limits

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fingerpost.aliases import ALIASES
 from fingerpost.lake import write_text_atomically
 from fingerpost.names import is_name
 
-ALIASES = ("champion", "challenger")
 _WANTED_S = 600.0
 _KEPT = 4
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from fingerpost.aliases import ALIASES
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import Experiment, experiment_from_json
 from fingerpost.settings import Settings
 from serving.champion_scorer import LoadedModel, load_model
 from serving.histories import HistoryForm
 from serving.metrics import EngineMetrics
-from serving.model_files import ALIASES, Found, ModelFiles
+from serving.model_files import Found, ModelFiles
 from serving.scoring import Scored, objection, score_fleet
 from training.bundle import SchemaMismatchError
 

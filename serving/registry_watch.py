@@ -15,16 +15,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fingerpost.aliases import ALIASES, CHAMPION, none_if_missing, pointed_at
 from fingerpost.environment import apply_tool_environment
 from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.logs import configure_logs
 from fingerpost.settings import Settings, get_settings
-from serving.model_files import ALIASES, Found, ModelFiles
+from serving.model_files import Found, ModelFiles
 
 logger = logging.getLogger(__name__)
 _MOST_EXPERIMENT = 10_000
 _NICE = 10
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def look(settings: Settings, files: ModelFiles, service: str) -> None:
@@ -37,9 +37,9 @@ def look(settings: Settings, files: ModelFiles, service: str) -> None:
 
     name = f"fingerpost-{service}"
     client = mlflow.MlflowClient(settings.mlflow)
-    found = {alias: _version(client, name, alias) for alias in ALIASES}
+    found = {alias: pointed_at(client, name, alias) for alias in ALIASES}
     if settings.model_version and service == settings.service:
-        found["champion"] = client.get_model_version(name, settings.model_version)
+        found[CHAMPION] = client.get_model_version(name, settings.model_version)
     aliases: dict[str, Found | None] = {}
     problems: list[str] = []
     for alias, version in found.items():
@@ -57,26 +57,10 @@ def look(settings: Settings, files: ModelFiles, service: str) -> None:
 
 def _experiment(client: Any, name: str) -> str | None:
     """The experiment's tag, unread: whoever serves it says what is wrong with it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    text = None
+    with none_if_missing():
         text = client.get_registered_model(name).tags.get(EXPERIMENT_TAG)
-    except MlflowException as error:
-        if error.error_code in _MISSING:
-            return None
-        raise
     return str(text)[:_MOST_EXPERIMENT] if text else None
-
-
-def _version(client: Any, name: str, alias: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        if error.error_code in _MISSING:
-            return None
-        raise
 
 
 def _fetched(settings: Settings, files: ModelFiles, service: str, version: Any) -> Found:

@@ -6,7 +6,8 @@ from typing import Any
 
 from abtest.promotion.evidence import VERDICT
 from abtest.promotion.record import experiment_id
-from abtest.registry import CHALLENGER, CHAMPION, Registry
+from abtest.registry import Registry
+from fingerpost.aliases import CHALLENGER, CHAMPION
 from fingerpost.settings import Settings
 
 GOOD = {

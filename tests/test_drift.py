@@ -19,7 +19,8 @@ from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
 from tests.demo_telemetry import write_demo_lake
 from training.candidate import Candidate, make_candidate
-from training.registry import register, set_champion
+from training.registration import register
+from training.registry import set_champion
 
 SECONDS = 900
 SLOWED = ("compute", "hash")

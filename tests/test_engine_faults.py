@@ -3,24 +3,20 @@
 import contextlib
 import itertools
 import json
-import os
 import resource
 import shutil
-import signal
 import sqlite3
 import subprocess
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 from engine_harness import RunningEngine
+from server_harness import RunningServer
 
 from bench.engine_fleet import MadeFleet, fit_model, register_model
 from fingerpost.client import EngineError
-from fingerpost.environment import tool_environment
 from fingerpost.settings import Settings
-from fingerpost.stack.parts import answers, mlflow_command
 from fingerpost.stack.ports import free_ports
 
 SHORT_TTL_S = 3
@@ -39,31 +35,6 @@ def engine(tmp_path_factory):
     home = tmp_path_factory.mktemp("faults") / "engine"
     with RunningEngine(home, free_ports(1)[0], mlflow_url=NO_REGISTRY, fingerprint_ttl_s=SHORT_TTL_S) as running:
         yield running
-
-
-class MlflowServer:
-    """The MLflow server as `fingerpost up` starts it."""
-
-    def __init__(self, home: Path, port: int) -> None:
-        home.mkdir()
-        self.url, self._log = f"http://127.0.0.1:{port}", home / "log"
-        settings = Settings(home=home, mlflow_port=port)
-        self._command, self._env = mlflow_command(settings), {**os.environ, **tool_environment(settings)}
-
-    def start(self) -> None:
-        with self._log.open("ab") as output:
-            self.process = subprocess.Popen(
-                self._command, env=self._env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not answers(f"{self.url}/health"):
-            assert time.monotonic() < deadline, self._log.read_text()[-3000:]
-            time.sleep(0.2)
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 def served(engine):
@@ -109,7 +80,7 @@ def recovered(engine, made):
 
 def test_the_registry_is_killed_and_comes_back(tmp_path, made):
     registry_port, port = free_ports(2)
-    registry = MlflowServer(tmp_path / "registry", registry_port)
+    registry = RunningServer("mlflow", Settings(home=tmp_path / "registry", mlflow_port=registry_port))
     registry.start()
     try:
         with RunningEngine(tmp_path / "engine", port, mlflow_url=registry.url, fingerprint_ttl_s=900) as engine:

@@ -3,23 +3,20 @@
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 
 import pandas as pd
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from demo_telemetry import write_demo_inbox
+from server_harness import PATIENCE_S, RunningServer, kill_family
 
 from fingerpost.environment import tool_environment
 from fingerpost.settings import Settings
-from fingerpost.stack.parts import answers, mlflow_command, prefect_command
+from fingerpost.stack.ports import free_ports
 from training.again import MODEL_TAG
-
-PATIENCE_S = 180
 
 
 class Home:
@@ -87,15 +84,6 @@ def wait_until(ready, what, pause_s=0.1):
         time.sleep(pause_s)
 
 
-def kill(process):
-    """SIGKILL for a process and all it has started, as when a machine fails."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for each in family:
-        each.send_signal(signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs(family[1:], timeout=10)
-
-
 def files_in(folder):
     return lambda home: any((home.lake / folder).rglob("*.parquet"))
 
@@ -122,26 +110,15 @@ def inbox(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory, inbox):
-    """MLflow and Prefect on ports of their own, by name; what is killed can be started again with `start`."""
-    from fingerpost.stack.ports import free_ports
-
+    """A home whose MLflow and Prefect are on ports of their own, and those two by name."""
     ports = dict(zip(("mlflow_port", "prefect_port"), free_ports(2), strict=True))
     home = Home(tmp_path_factory.mktemp("servers"), inbox, **ports)
-    running = {}
-
-    def start(name):
-        command, url = {
-            "mlflow": (mlflow_command(home.settings), f"{home.settings.mlflow}/health"),
-            "prefect": (prefect_command(home.settings), f"{home.settings.prefect}/health"),
-        }[name]
-        running[name] = home.start(name, command)
-        wait_until(lambda: answers(url), f"{name} does not answer")
-
-    for name in ("mlflow", "prefect"):
-        start(name)
-    yield home, running, start
-    for process in running.values():
-        kill(process)
+    running = {name: RunningServer(name, home.settings) for name in ("mlflow", "prefect")}
+    for each in running.values():
+        each.start()
+    yield home, running
+    for each in running.values():
+        each.kill()
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +142,7 @@ def test_a_run_that_is_killed_at_every_step_in_turn_ends_the_same(servers, undis
     for happened in POINTS.values():
         process = home.begin()
         home.until(process, happened)
-        kill(process)
+        kill_family(process)
     home.finish(home.begin())
     assert home.state() == undisturbed
     home.finish(home.begin())
@@ -174,12 +151,12 @@ def test_a_run_that_is_killed_at_every_step_in_turn_ends_the_same(servers, undis
 
 @pytest.mark.parametrize("name", ["mlflow", "prefect"])
 def test_a_server_that_is_killed_under_a_run_changes_nothing(servers, undisturbed, name):
-    home, running, start = servers
+    home, running = servers
     process = home.begin()
     # Of the second run the tuning is done already.
     home.until(process, POINTS["tuning"] if name == "mlflow" else told("training: fitting"))
-    kill(running.pop(name))
-    start(name)
+    running[name].kill()
+    running[name].start()
     if process.wait(PATIENCE_S) != 0:
         home.finish(home.begin())
     assert home.state() == undisturbed

@@ -18,7 +18,8 @@ from training.calibration import share_under, shift_to
 from training.candidate import make_candidate
 from training.evaluate import error_table, log_mae, score
 from training.objective import quantile_objective
-from training.registry import champion_params, champion_version, load_version, register, set_champion
+from training.registration import register
+from training.registry import champion_params, champion_version, load_version, set_champion
 from training.splits import purged_folds, time_split
 from training.tune import TuningBudget, tune
 

@@ -11,7 +11,8 @@ from abtest.promotion.guardrails import load_requests, read_guardrails
 from abtest.promotion.promote import promote_version, rollback
 from abtest.promotion.record import history
 from abtest.promotion.watch import look
-from abtest.registry import CHAMPION, WATCH_TAG
+from abtest.registry import WATCH_TAG
+from fingerpost.aliases import CHAMPION
 from fingerpost.lake import partition, write_atomically
 from fingerpost.schemas import REQUEST_RECORD_SCHEMA
 from tests.conftest import US, record

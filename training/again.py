@@ -1,11 +1,8 @@
 """Whether a model was registered before: a training that is run again makes no second version of it."""
 
 import hashlib
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from training.bundle import ModelBundle
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -14,13 +11,11 @@ if TYPE_CHECKING:
 MODEL_TAG = "fingerpost.model"
 
 
-def model_digest(bundle: ModelBundle) -> str:
-    """The same for the same model, of the same format: a hash of all the files it is saved as."""
+def model_digest(saved: Path) -> str:
+    """The same for the same model, of the same format: a hash of all the files it is saved as, in a folder."""
     digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory() as folder:
-        bundle.save(Path(folder))
-        for path in sorted(Path(folder).iterdir()):
-            digest.update(f"{path.name}\n{path.stat().st_size}\n".encode() + path.read_bytes())
+    for path in sorted(saved.iterdir()):
+        digest.update(f"{path.name}\n{path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -1,69 +1,13 @@
-"""The MLflow registry: one registered model a service, every version with what it is made of and how good it is."""
+"""What the MLflow registry says of the versions there are: one registered model a service."""
 
-import subprocess
-import tempfile
 import time
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from features.definition import CATEGORICAL_FEATURES, FEATURES, OUTCOMES, schema_hash
-from fingerpost import __version__
+from fingerpost.aliases import CHALLENGER, CHAMPION, version_of
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, experiment_from_json
-from training.again import MODEL_TAG, model_digest, registered_before
 from training.bundle import ModelBundle
-from training.candidate import Candidate
-from training.evaluate import TargetScore, error_table
 from training.fit import DEFAULT_PARAMS
-from training.notes import run_notes
-from training.plots import all_plots
-
-CHAMPION, CHALLENGER = "champion", "challenger"
-
-
-def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
-    """Logs a run with all evidence, registers the model; returns its version.
-
-    The very same model is not registered twice: a training that was killed and is run again ends as if it had not been.
-    """
-    import mlflow
-    from mlflow.data.pandas_dataset import from_pandas
-
-    mlflow.set_tracking_uri(tracking_url)
-    digest = model_digest(candidate.bundle)
-    before = registered_before(mlflow.MlflowClient(tracking_url), f"{model_name}-training", model_name, digest)
-    if before:
-        return before
-    mlflow.set_experiment(f"{model_name}-training")
-    with mlflow.start_run(
-        run_name=f"{service} to {candidate.test['time'].max():%Y-%m-%d %H:%M:%S}",
-        tags={
-            "service": service,
-            "schema_hash": schema_hash(),
-            "git_commit": git_commit(),
-            MODEL_TAG: digest,
-            # Where MLflow looks for the description of a run.
-            "mlflow.note.content": run_notes(candidate, service, git_commit()),
-        },
-    ):
-        mlflow.log_params({**candidate.tuning.params, **_data_window(candidate)})
-        mlflow.log_metrics({**_metrics(candidate.scores), **candidate.ranking.metrics(), **_coverage(candidate)})
-        mlflow.log_dict({"features": list(FEATURES), "schema_hash": schema_hash()}, "features.json")
-        for by in ("host", "category"):
-            mlflow.log_text(
-                error_table(candidate.bundle, candidate.test, by).to_csv(index=False), f"errors_by_{by}.csv"
-            )
-        mlflow.log_text(candidate.ranks.groupby("category").mean(numeric_only=True).to_csv(), "ranking_by_category.csv")
-        for path, figure in all_plots(candidate).items():
-            mlflow.log_figure(figure, path)
-        for rows, context in ((candidate.train, "training"), (candidate.test, "evaluation")):
-            dataset = from_pandas(_plain(rows[[*FEATURES, *OUTCOMES]]), name=f"{service}-features-{context}")
-            mlflow.log_input(dataset, context=context)
-        return _log_model(candidate.bundle, candidate.test, model_name)
 
 
 def description(tracking_url: str, model_name: str, model_version: str) -> str:
@@ -106,8 +50,8 @@ def set_challenger(tracking_url: str, model_name: str, model_version: str, urgen
             running = experiment_from_json(text)
         except FingerpostError:
             running = None
-        present = dict(client.get_registered_model(model_name).aliases).get(CHALLENGER)
-        if running and running.end_us > time.time_ns() // 1000 and running.challenger == str(present):
+        present = version_of(client, model_name, CHALLENGER)
+        if running and running.end_us > time.time_ns() // 1000 and running.challenger == present:
             return running.challenger
     client.set_registered_model_alias(model_name, CHALLENGER, model_version)
     return None
@@ -115,20 +59,16 @@ def set_challenger(tracking_url: str, model_name: str, model_version: str, urgen
 
 def champion_version(tracking_url: str, model_name: str) -> str | None:
     """The version the alias `champion` points at, or None."""
-    return version_of(tracking_url, model_name, CHAMPION)
-
-
-def version_of(tracking_url: str, model_name: str, alias: str) -> str | None:
-    """The version an alias points at, or None."""
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    try:
-        return str(mlflow.MlflowClient(tracking_url).get_model_version_by_alias(model_name, alias).version)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
+    return version_of(mlflow.MlflowClient(tracking_url), model_name, CHAMPION)
+
+
+def challenger_version(tracking_url: str, model_name: str) -> str | None:
+    """The version the alias `challenger` points at, or None."""
+    import mlflow
+
+    return version_of(mlflow.MlflowClient(tracking_url), model_name, CHALLENGER)
 
 
 def load_version(tracking_url: str, model_name: str, model_version: str) -> ModelBundle:
@@ -141,43 +81,6 @@ def load_version(tracking_url: str, model_name: str, model_version: str) -> Mode
     if not isinstance(bundle, ModelBundle):
         raise TypeError(f"version {model_version} of {model_name} is not a Fingerpost model")
     return bundle
-
-
-def register_bundle(
-    bundle: ModelBundle, rows: pd.DataFrame, tracking_url: str, model_name: str, params: dict[str, str]
-) -> str:
-    """Registers a model that no training here has made, without any evidence; returns the new version.
-
-    Args:
-        rows: some rows with FEATURES, for the signature.
-        params: what it is made of.
-    """
-    import mlflow
-
-    mlflow.set_tracking_uri(tracking_url)
-    mlflow.set_experiment(f"{model_name}-training")
-    with mlflow.start_run(run_name="registered by hand"):
-        mlflow.log_params(params)
-        return _log_model(bundle, rows, model_name)
-
-
-def _log_model(bundle: ModelBundle, rows: pd.DataFrame, model_name: str) -> str:
-    import mlflow
-    from mlflow.models import infer_signature
-
-    inputs = _plain(rows[list(FEATURES)])
-    with tempfile.TemporaryDirectory() as folder:
-        bundle.save(Path(folder) / "bundle")
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            loader_module="training.pyfunc",
-            data_path=str(Path(folder) / "bundle"),
-            signature=infer_signature(inputs, bundle.predict(inputs)),
-            # Given, not guessed: guessing imports everything anew and takes many seconds.
-            pip_requirements=[f"{name}=={version(name)}" for name in ("fingerpost", "lightgbm", "numpy", "pandas")],
-            registered_model_name=model_name,
-        )
-    return str(logged.registered_model_version)
 
 
 def champion_params(tracking_url: str, model_name: str) -> dict[str, Any] | None:
@@ -194,55 +97,3 @@ def champion_params(tracking_url: str, model_name: str) -> dict[str, Any] | None
         return {name: type(default)(float(logged[name])) for name, default in DEFAULT_PARAMS.items()}
     except (KeyError, ValueError):
         return None
-
-
-def git_commit() -> str:
-    """The commit this program runs from; its version where it was installed without a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except OSError:
-        return f"release {__version__}"
-    return found.stdout.strip() if found.returncode == 0 else f"release {__version__}"
-
-
-def _plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """Features with plain text where they are categorical: what a client can send."""
-    return rows.astype(dict.fromkeys(CATEGORICAL_FEATURES, object))
-
-
-def _coverage(candidate: Candidate) -> dict[str, float]:
-    return {
-        f"{target}.share_under_{name}": value
-        for target, each in candidate.coverage.items()
-        for name, value in each.items()
-        if name != "promised" and np.isfinite(value)
-    }
-
-
-def _data_window(candidate: Candidate) -> dict[str, Any]:
-    train, test = candidate.train, candidate.test
-    return {
-        "train_from": train["time"].min().isoformat(),
-        "train_to": train["time"].max().isoformat(),
-        "test_from": test["time"].min().isoformat(),
-        "test_to": test["time"].max().isoformat(),
-        "train_rows": len(train),
-        "rehearsed_rows": int(train["rehearsed"].sum()),
-        "requests": int(train.loc[~train["rehearsed"], "requests"].sum()),
-        "schema_hash": schema_hash(),
-        "test_rows": len(test),
-        "hosts": train["host"].nunique(),
-        "categories": train["category"].nunique(),
-        "window_s": candidate.window_s,
-        "halflife_s": candidate.halflife_s,
-    }
-
-
-def _metrics(scores: dict[str, TargetScore]) -> dict[str, float]:
-    metrics = {}
-    for target, each in scores.items():
-        metrics[f"{target}.skill"] = each.skill
-        metrics[f"{target}.log_mae.model"] = each.model
-        metrics.update({f"{target}.log_mae.{view}": error for view, error in each.naive.items()})
-    return metrics

@@ -9,16 +9,15 @@ from features.build import load_training_rows
 from fingerpost.settings import Settings
 from training.candidate import make_candidate
 from training.evaluate import TargetScore, mean_skill
+from training.registration import register
 from training.registry import (
-    CHALLENGER,
+    challenger_version,
     champion_params,
     champion_version,
     describe,
     description,
-    register,
     set_challenger,
     set_champion,
-    version_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ def train(
     challenger = False
     if known:
         # That training was finished, and others may have decided about its version since.
-        challenger = version_of(url, name, CHALLENGER) == new_version
+        challenger = challenger_version(url, name) == new_version
         reason = f"trained before, from the same telemetry: {known}"
     elif present in (None, new_version):
         set_champion(url, name, new_version)

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from abtest.registry import CHAMPION, HOLD_TAG, WATCH_TAG, Registry
+from abtest.registry import HOLD_TAG, WATCH_TAG, Registry
+from fingerpost.aliases import CHAMPION
 
 VERDICT = "verdict.json"
 # Kind of result: the tag of its run that names the version.

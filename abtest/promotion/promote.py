@@ -8,7 +8,8 @@ from abtest.promotion.decide import Decision, decide
 from abtest.promotion.evidence import gather
 from abtest.promotion.policy import load_policy
 from abtest.promotion.record import note_applied, same_wait, write_record
-from abtest.registry import CHALLENGER, CHAMPION, HOLD_TAG, WATCH_TAG, Registry
+from abtest.registry import HOLD_TAG, WATCH_TAG, Registry
+from fingerpost.aliases import CHALLENGER, CHAMPION
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import Settings
 

@@ -13,10 +13,10 @@ from abtest.promotion.evidence import read_artifact
 from abtest.promotion.policy import PolicyFile, parse_policy
 from abtest.registry import Registry
 from fingerpost import __version__
+from fingerpost.aliases import none_if_missing
 from fingerpost.errors import FingerpostError
 
 DECISION = "decision.json"
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,15 @@ def load_record(registry: Registry, run_id: str) -> dict[str, Any]:
     Raises:
         FingerpostError: there is none under this id.
     """
-    from mlflow.exceptions import MlflowException
-
+    found = None
     try:
-        registry.client.get_run(run_id)
-        found = read_artifact(registry.client, run_id, DECISION)
-    except MlflowException as error:
-        if error.error_code not in _MISSING:
-            raise
-        raise FingerpostError(f"no record {run_id!r}: `fingerpost history` lists them") from error
+        with none_if_missing():
+            registry.client.get_run(run_id)
+            found = read_artifact(registry.client, run_id, DECISION)
     except (OSError, ValueError) as error:
         raise FingerpostError(f"record {run_id!r} holds no decision that can be read: {error}") from error
+    if found is None:
+        raise FingerpostError(f"no record {run_id!r}: `fingerpost history` lists them")
     if not isinstance(found, dict):
         raise FingerpostError(f"record {run_id!r} is not a decision")
     return found

@@ -8,7 +8,8 @@ from typing import Any
 from abtest.promotion.promote import StaleEvidenceError, rollback
 from abtest.promotion.readings import read_time
 from abtest.promotion.record import note_applied, write_record
-from abtest.registry import CHAMPION, WATCH_TAG, Registry
+from abtest.registry import WATCH_TAG, Registry
+from fingerpost.aliases import CHAMPION
 from fingerpost.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ def drift(
     settings = settings_with_registry()
     from abtest.drift.gate import check_drift, workspace_path
     from abtest.drift.verdict import DRIFT, TOO_LITTLE
-    from abtest.registry import CHAMPION, Registry
+    from abtest.registry import Registry
+    from fingerpost.aliases import CHAMPION
 
     registry = Registry(settings)
     version = version or registry.version_of(CHAMPION)
