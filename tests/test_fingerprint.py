@@ -188,6 +188,21 @@ def test_idle_spans_tell_the_background_and_the_rest_adds_up():
     assert float(found.cost @ counts.sum(axis=0)) == pytest.approx(use.sum() - 0.05 * 60, rel=0.01)
 
 
+def test_dear_requests_do_not_hide_what_cheap_ones_cost():
+    dice = np.random.default_rng(5)
+    cost, errors = np.array([0.001, 0.03]), []
+    for _ in range(20):
+        counts = dice.poisson(0.6, (400, 2))
+        of_each = [
+            [dice.gamma(4, mean / 4, number).sum() for number, mean in zip(row, cost, strict=True)] for row in counts
+        ]
+        use, hints = np.sum(of_each, axis=1), counts * cost * [1.5, 1.0]
+        splitter = Splitter(2, 1e6, 0.0)
+        splitter.observe(np.arange(400) / 10, np.full(400, 0.1), use, counts.astype(np.float64), hints)
+        errors.append(splitter.attribution().cost[0] / cost[0] - 1)
+    assert np.sqrt(np.mean(np.square(errors))) < 0.15
+
+
 def test_attribution_forgets():
     splitter = Splitter(1, 10.0, 0.0)
     at = np.arange(400.0)

@@ -20,8 +20,8 @@ _LEAST_NOISE = 1e-6
 _LEAST = 1e-12
 # What a host uses when idle is told by idle spans, once there have been so many seconds of them.
 _LEAST_IDLE_S = 5.0
-# What a span with no request is as noisy as one with.
-_FEW_REQUESTS = 0.1
+# The variance of a span's use that is not its requests', in units of that of one typical request.
+_SPAN_VARIANCE = 0.05
 # Of mended costs: no more than this.
 _MOST_PULL = 3.0
 
@@ -85,14 +85,13 @@ class Splitter:
         self._stay_in_range(float(time_s[-1]))
         weight = self._decay.weight(time_s)
         total = np.stack([requests.sum(axis=1), length, use])
-        # Each request adds a variance of its own, so spans with many say less.
-        trust = weight / (total[0] + _FEW_REQUESTS) if self._conserved else weight
+        self._requests += weight @ requests
+        self._hints += weight @ hints
+        trust = weight / self._variance(requests) if self._conserved else weight
         rows = np.column_stack([requests, length])
         weighted = rows * trust[:, None]
         self._gram += rows.T @ weighted
         self._moment += use @ weighted
-        self._requests += weight @ requests
-        self._hints += weight @ hints
         self._scale += (total * trust) @ total.T
         self._totals += np.array([hints.sum(axis=1), length, use]) @ weight
         self._spans += weight.sum()
@@ -133,6 +132,17 @@ class Splitter:
         count = int(seen.sum())
         cost[seen], error[seen] = found[:count], deviation[:count]
         return Attribution(cost, error, float(background if idle_known else found[-1]))
+
+    def _variance(self, requests: Floats) -> Floats:
+        """How uncertain the use of each span is beforehand, shape (S,), in units of one typical request's variance.
+
+        Each request adds a variance of its own, which goes by the square of what it costs: a span of cheap requests
+        tells what those cost, one with a dear request among them does not.
+        """
+        typical = max(float(self._hints.sum()), _LEAST) / max(float(self._requests.sum()), _LEAST)
+        hinted = (self._requests > 0) & (self._hints > 0)
+        each = np.divide(self._hints, self._requests, out=np.full_like(self._hints, typical), where=hinted)
+        return requests @ (each / typical) ** 2 + _SPAN_VARIANCE
 
     def _prior(self, seen: NDArray[np.bool_], totals: Floats, background: float) -> tuple[Floats, Floats]:
         """Where the costs are expected, and their standard deviations, above 0."""
