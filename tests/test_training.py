@@ -19,7 +19,7 @@ from training.candidate import make_candidate
 from training.evaluate import error_table, log_mae, score
 from training.objective import quantile_objective
 from training.registration import register
-from training.registry import champion_params, champion_version, load_version, set_champion
+from training.registry import champion_params, champion_version, load_scored, load_version, set_champion
 from training.splits import purged_folds, time_split
 from training.tune import TuningBudget, tune
 
@@ -169,6 +169,17 @@ def test_error_tables_cover_every_host(candidate):
     assert table["rows"].sum() == len(candidate.test)
 
 
+def test_what_is_registered_has_learned_the_latest_rows_too(candidate):
+    before, after = candidate.scores, score(candidate.refitted, candidate.test)
+    for target in TARGETS:
+        assert after[target].model < before[target].model
+        rounds = [
+            [each.num_trees() for each in bundle.boosters[target]] for bundle in (candidate.bundle, candidate.refitted)
+        ]
+        assert rounds[0] == rounds[1]
+    assert candidate.refitted.shifts == candidate.bundle.shifts
+
+
 def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
     import mlflow
 
@@ -200,6 +211,8 @@ def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
     loaded = mlflow.pyfunc.load_model("models:/fingerpost-shop@champion")
     assert {column.name for column in loaded.metadata.signature.outputs.inputs} == set(TARGETS)
     bundle = load_version(url, "fingerpost-shop", version)
-    pd.testing.assert_frame_equal(bundle.predict(candidate.test), candidate.bundle.predict(candidate.test))
-    assert score(bundle, candidate.test) == candidate.scores
+    pd.testing.assert_frame_equal(bundle.predict(candidate.test), candidate.refitted.predict(candidate.test))
+    scored = load_scored(client, run.info.run_id)
+    assert scored is not None
+    assert score(scored, candidate.test) == candidate.scores
     assert not list((tmp_path).rglob("*.pkl"))

@@ -12,7 +12,7 @@ from fingerpost.workers import THREADS, Workers, workers_of
 from training.bundle import ModelBundle
 from training.calibration import PROMISED, share_under, shift_to
 from training.evaluate import TargetScore, score
-from training.fit import fit_bundle
+from training.fit import fit_bundle, refit_bundle
 from training.ranking import Ranking, rank_quality, rank_table
 from training.splits import time_split
 from training.tune import Tuning, TuningBudget, tune
@@ -23,6 +23,8 @@ class Candidate:
     """A trained model with its evidence.
 
     Args:
+        bundle: fitted to `train` alone: all the evidence is of it.
+        refitted: the same, fitted to the rows of `test` too: what is registered.
         train, test: the rows it was fitted to (validation included) and scored on; `train` may hold rehearsed rows.
         ranks: of `training.ranking.rank_table`, on `test`.
         coverage: share of requests under each predicted latency on `test`: `raw`, and as `served` with its shift.
@@ -30,6 +32,7 @@ class Candidate:
     """
 
     bundle: ModelBundle
+    refitted: ModelBundle
     tuning: Tuning
     scores: dict[str, TargetScore]
     train: pd.DataFrame
@@ -79,6 +82,7 @@ def make_candidate(
         progress("fitting")
         bundle = fit_bundle(train, valid, tuning.params, workers=workers)
         bundle = calibrated(bundle, train, valid, tuning.params, workers)
+        refitted = refit_bundle(bundle, rows, tuning.params, workers)
     ranks = rank_table(bundle, test)
     predicted = bundle.predict_log(test)
     coverage = {
@@ -90,8 +94,8 @@ def make_candidate(
         for target, share in PROMISED.items()
     }
     return Candidate(
-        bundle, tuning, score(bundle, test), past, test, ranks, rank_quality(ranks), coverage, settings.window_s,
-        settings.halflife_s,
+        bundle, refitted, tuning, score(bundle, test), past, test, ranks, rank_quality(ranks), coverage,
+        settings.window_s, settings.halflife_s,
     )  # fmt: skip
 
 

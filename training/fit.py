@@ -1,7 +1,7 @@
 """Fitting LightGBM to the corrections of blended naive forecasts."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,8 @@ class _ToFit:
         rows: LEARNED and the targets, ordered by time.
         matrix: features, shape (rows, features).
         earlier: how many rows, the first, are fitted to find the number of rounds on the others.
+        bags: boosters a target.
+        rounds: of the targets for which it need not be found.
     """
 
     rows: pd.DataFrame
@@ -84,6 +86,7 @@ class _ToFit:
     earlier: int
     params: dict[str, Any]
     bags: int
+    rounds: Mapping[str, int]
 
 
 def learnable(rows: pd.DataFrame, matrix: Floats, target: str) -> Learnable:
@@ -170,10 +173,37 @@ def fit_bundle(
         bags: boosters a target, whose predictions are averaged.
         workers: who fits, a target each.
     """
-    rows = pd.concat([train, valid], ignore_index=True)
+    return _fit_all(pd.concat([train, valid], ignore_index=True), len(train), targets, params, bags, {}, workers)
+
+
+def refit_bundle(
+    bundle: ModelBundle, rows: pd.DataFrame, params: dict[str, Any], workers: Workers = THREADS
+) -> ModelBundle:
+    """The same model, with as many rounds and the same shifts, learned from other rows: from all there are.
+
+    What is held out to score a model is the latest there is, which the one that serves should know best.
+
+    Args:
+        rows: training rows, in order of time.
+    """
+    bags, rounds = len(next(iter(bundle.boosters.values()))), {}
+    for target, boosters in bundle.boosters.items():
+        rounds[target] = boosters[0].num_trees()
+    refitted = _fit_all(rows.reset_index(drop=True), len(rows), bundle.targets, params, bags, rounds, workers)
+    return replace(refitted, shifts=bundle.shifts)
+
+
+def _fit_all(
+    rows: pd.DataFrame,
+    earlier: int,
+    targets: Sequence[str],
+    params: dict[str, Any],
+    bags: int,
+    rounds: Mapping[str, int],
+    workers: Workers,
+) -> ModelBundle:
     encoder = Encoder.fit(rows)
-    matrix = training_matrix(encoder, rows)
-    shared = _ToFit(rows[[*LEARNED, *targets]], matrix, len(train), params, bags)
+    shared = _ToFit(rows[[*LEARNED, *targets]], training_matrix(encoder, rows), earlier, params, bags, rounds)
     # A thread a booster, not many threads in one: beside other programs those wait for each other.
     fitted = dict(zip(targets, workers.map(_fit_target, targets, shared), strict=True))
     return ModelBundle(
@@ -184,16 +214,20 @@ def fit_bundle(
 
 
 def _fit_target(shared: _ToFit, target: str) -> tuple[Blend, list[Any]]:
+    rounds = shared.rounds.get(target) or _best_rounds(shared, target)
+    data = learnable(shared.rows, shared.matrix, target)
+    blend = Blend.fit(data.matrix, data.outcome, target)
+    return blend, [
+        fit_booster(data, blend, target, shared.params, rounds=rounds, seed=7 + number) for number in range(shared.bags)
+    ]
+
+
+def _best_rounds(shared: _ToFit, target: str) -> int:
     rows, matrix, count = shared.rows, shared.matrix, shared.earlier
     early = learnable(rows[:count], matrix[:count], target)
     late = learnable(rows[count:], matrix[count:], target)
     stopped = fit_booster(early, Blend.fit(early.matrix, early.outcome, target), target, shared.params, late)
-    rounds = max(_LEAST_ROUNDS, stopped.best_iteration)
-    both = learnable(rows, matrix, target)
-    blend = Blend.fit(both.matrix, both.outcome, target)
-    return blend, [
-        fit_booster(both, blend, target, shared.params, rounds=rounds, seed=7 + number) for number in range(shared.bags)
-    ]
+    return max(_LEAST_ROUNDS, int(stopped.best_iteration))
 
 
 def _settings(params: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def run_notes(candidate: "Candidate", service: str, commit: str) -> str:
         "",
         "### How good, against what",
         "",
-        f"On {len(test)} later windows of cells, {_span(test)}; mean absolute error of natural logs.",
+        f"On {len(test)} later windows of cells, {_span(test)}; mean absolute error of natural logs. "
+        "What is registered was fitted anew, to these windows too, with as many rounds.",
         "",
         "| target | windows | model | " + " | ".join(_views(candidate)) + " | skill |",
         "|---|---|---|" + "---|" * len(_views(candidate)) + "---|",

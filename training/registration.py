@@ -19,6 +19,7 @@ from training.candidate import Candidate
 from training.evaluate import TargetScore, error_table
 from training.notes import run_notes
 from training.plots import all_plots
+from training.registry import SCORED
 
 
 def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
@@ -29,7 +30,7 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
     import mlflow
 
     mlflow.set_tracking_uri(tracking_url)
-    with _saved(candidate.bundle) as model:
+    with _saved(candidate.refitted) as model:
         digest = model_digest(model)
         before = registered_before(mlflow.MlflowClient(tracking_url), f"{model_name}-training", model_name, digest)
         if before:
@@ -46,7 +47,7 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
         }
         with mlflow.start_run(run_name=f"{service} to {candidate.test['time'].max():%Y-%m-%d %H:%M:%S}", tags=tags):
             _log_evidence(candidate, service)
-            return _log_model(model, candidate.bundle, candidate.test, model_name)
+            return _log_model(model, candidate.refitted, candidate.test, model_name)
 
 
 def _log_evidence(candidate: Candidate, service: str) -> None:
@@ -59,6 +60,8 @@ def _log_evidence(candidate: Candidate, service: str) -> None:
     for by in ("host", "category"):
         mlflow.log_text(error_table(candidate.bundle, candidate.test, by).to_csv(index=False), f"errors_by_{by}.csv")
     mlflow.log_text(candidate.ranks.groupby("category").mean(numeric_only=True).to_csv(), "ranking_by_category.csv")
+    with _saved(candidate.bundle) as scored:
+        mlflow.log_artifacts(str(scored), SCORED)
     for path, figure in all_plots(candidate).items():
         mlflow.log_figure(figure, path)
     for rows, context in ((candidate.train, "training"), (candidate.test, "evaluation")):

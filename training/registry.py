@@ -1,13 +1,21 @@
 """What the MLflow registry says of the versions there are: one registered model a service."""
 
+import tempfile
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fingerpost.aliases import CHALLENGER, CHAMPION, version_of
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, experiment_from_json
 from training.bundle import ModelBundle
 from training.fit import DEFAULT_PARAMS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Where in a version's run the model is that all evidence is of; it has not seen the rows it was scored on.
+SCORED = "scored"
 
 
 def description(tracking_url: str, model_name: str, model_version: str) -> str:
@@ -81,6 +89,14 @@ def load_version(tracking_url: str, model_name: str, model_version: str) -> Mode
     if not isinstance(bundle, ModelBundle):
         raise TypeError(f"version {model_version} of {model_name} is not a Fingerpost model")
     return bundle
+
+
+def load_scored(client: "MlflowClient", run_id: str) -> ModelBundle | None:
+    """The model that a version was scored by, before it learned the rows it was scored on; None: there is none."""
+    with tempfile.TemporaryDirectory(prefix="fingerpost-scored-") as folder:
+        if not client.list_artifacts(run_id, SCORED):
+            return None
+        return ModelBundle.load(Path(client.download_artifacts(run_id, SCORED, folder)))
 
 
 def champion_params(tracking_url: str, model_name: str) -> dict[str, Any] | None:

@@ -5,13 +5,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from abtest.drift.frames import split_rows
 from abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
 from abtest.promotion.record import evidence_run
 from features.build import load_training_rows
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
-from training.registry import load_version
+from training.registry import load_scored, load_version
 
 REPORT, VERDICT = "report.html", "verdict.json"
 _MOST_SNAPSHOTS = 200
@@ -34,10 +38,17 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
     begin, learned_until, end = _window(run.data.params, settings.model_name, model_version)
     rows = load_training_rows(settings.lake, settings.service, settings.max_training_rows)
     reference, current = split_rows(rows, begin, end, settings.drift_window_s)
-    bundle = load_version(settings.mlflow, settings.model_name, model_version)
+    registered = load_version(settings.mlflow, settings.model_name, model_version)
+    scored = load_scored(client, run.info.run_id) or registered
     skills = [value for name, value in run.data.metrics.items() if name.endswith(".skill")]
     skill_then = sum(skills) / len(skills) if skills else None
-    verdict = drift_verdict(reference, current, bundle.predict_log, settings, model_version, learned_until, skill_then)
+
+    def predict_log(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+        # The registered model has learned the rows it was scored on: what it says of those tells nothing of its errors.
+        then, now, later = scored.predict_log(rows), registered.predict_log(rows), (rows["time"] > end).to_numpy()
+        return {target: np.where(later, now[target], then[target]) for target in now}
+
+    verdict = drift_verdict(reference, current, predict_log, settings, model_version, learned_until, skill_then)
     return verdict, _log(settings, client, verdict)
 
 
