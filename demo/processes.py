@@ -30,7 +30,7 @@ _DEFAULTS = {
     "shadow_every_s": "3",
     "experiment_slot_s": "5",
     "experiment_washout_s": "1",
-    "experiment_pairs": "10",
+    "experiment_pairs": "8",
     "experiment_min_pairs": "6",
     "challenger_min_skill": "-0.3",
     "promotion_policy": str(Path(__file__).with_name("policy.toml")),
