@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/fingerpost demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # PostgreSQL and LuaJIT for the tests of them, where they are absent; needs root or sudo, and goes on without.
 system-packages:

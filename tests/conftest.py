@@ -34,6 +34,20 @@ settings.register_profile(
 )
 settings.load_profile("shared")
 
+# These begin first: whatever takes minutes must not be what all else waits for at the end.
+LONG = (
+    "test_demo.py",
+    "test_killed.py",
+    "test_engine_faults.py",
+    "test_bench.py",
+    "test_drift.py",
+    "test_engine_service.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 def record(**changes: Any) -> dict[str, Any]:
     """A good request record, with changes."""

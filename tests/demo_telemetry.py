@@ -1,5 +1,6 @@
 """Telemetry like the demo fleet's, without the fleet: hosts in classes, each class fast at some kinds of work."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +17,36 @@ _AUTH = ("none", "bearer", "cookie")
 
 
 def write_demo_lake(
-    lake: Path, hosts: int, seconds: int, rate_rps: float, seed: int = 0, slowed: tuple[str, str] | None = None
+    lake: Path,
+    hosts: int,
+    seconds: int,
+    rate_rps: float,
+    seed: int = 0,
+    slowed: tuple[str, str] | None = None,
+    end_s: float | None = None,
 ) -> None:
     """As `write_demo_inbox`, ingested."""
-    write_demo_inbox(lake, hosts, seconds, rate_rps, seed, slowed)
+    write_demo_inbox(lake, hosts, seconds, rate_rps, seed, slowed, end_s)
     ingest(lake, "shop", 5, 86_400)
 
 
 def write_demo_inbox(
-    lake: Path, hosts: int, seconds: int, rate_rps: float, seed: int = 0, slowed: tuple[str, str] | None = None
+    lake: Path,
+    hosts: int,
+    seconds: int,
+    rate_rps: float,
+    seed: int = 0,
+    slowed: tuple[str, str] | None = None,
+    end_s: float | None = None,
 ) -> None:
-    """Batches of requests spread evenly over the hosts, ending now; CPU follows kind, size and host class.
+    """Batches of requests spread evenly over the hosts; CPU follows kind, size and host class.
 
     Args:
         slowed: a host class and a kind of work that takes three times as long in the second half.
+        end_s: they end in the minute before this, seconds since 1970; None: now.
     """
-    import time
-
     dice = np.random.default_rng(seed)
-    begin = (time.time_ns() // 1000 // (60 * US) - seconds // 60 - 1) * 60 * US
+    begin = (round(end_s or time.time()) // 60 - seconds // 60 - 1) * 60 * US
     count = round(seconds * rate_rps / hosts)
     for host in demo_hosts(hosts, 9100):
         kind_of = dice.choice(list(KINDS), count)

@@ -97,6 +97,18 @@ class RunningEngine:
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.05)
 
+    def settled(self, fetch, still_s: float = 1.5):
+        """What `fetch()` gives once that has not changed for some time: all that was sent is in the table."""
+        before, since = fetch(), time.monotonic()
+        deadline = since + 60
+        while time.monotonic() - since < still_s:
+            assert time.monotonic() < deadline, "it goes on changing"
+            time.sleep(0.1)
+            now = fetch()
+            if now != before:
+                before, since = now, time.monotonic()
+        return before
+
     def metric(self, name: str, labels: str = "") -> float:
         """A metric of the engine, such as `store_problem`."""
         text = httpx.get(f"{self.url}/metrics", timeout=20, trust_env=False).text

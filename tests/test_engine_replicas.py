@@ -122,8 +122,8 @@ def problem(engine):
 
 def test_without_the_database_both_serve_the_last_table_and_say_so(replicas, postgres, made):
     one, other = replicas
-    one.wait_for(lambda: agree(replicas))
-    before = tables(replicas)
+    before = one.settled(lambda: tables(replicas))
+    assert agree(replicas)
     postgres.stop()
     try:
         for each in replicas:

@@ -100,7 +100,7 @@ def test_a_message_of_which_nothing_is_good_is_refused_with_a_reason(engine, cli
     not_a_number[0] = float("inf")
     impossible = good.host_values.copy()
     impossible[1] = -4.0
-    before = client.table("shop").etag
+    before = engine.settled(lambda: client.table("shop").etag)
     for packed, status, reason in (
         (pack(good).replace(b"schema\x01", b"schema\x63"), 422, "schema:unknown"),
         (changed(good, host_values=not_a_number), 422, "cpu_util:not_finite"),
