@@ -1,12 +1,14 @@
 """The models in memory: what the aliases point at, loaded, checked on the fleet as it is, then swapped in."""
 
+import contextlib
 import fcntl
+import gc
 import logging
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -68,6 +70,7 @@ class Models:
         self._experiments: dict[str, Experiment | str] = {}
         self._form = HistoryForm(settings.window_s, settings.halflife_s)
         self.registry_problem: str | None = "no look at the registry yet"
+        self._taking = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._follow, name="models", daemon=True),
@@ -95,7 +98,11 @@ class Models:
         return self._known.get(service, False)
 
     def refresh(self, service: str) -> None:
-        """Looks at what was written of the aliases last, and takes in what is new."""
+        """Looks at what was written of the aliases last, and takes in what is new; one caller at a time."""
+        with self._taking:
+            self._refresh(service)
+
+    def _refresh(self, service: str) -> None:
         if self._settings.model_version and service == self._settings.service and self._take_shipped(service):
             return
         stamp = self.files.stamp(service)
@@ -147,8 +154,9 @@ class Models:
         try:
             if not found.folder:
                 raise OSError(f"version {found.version} could not be fetched")
-            model = load_model(self.files.folder(service) / found.folder, found.version, alias, self._form)
-            warmed, problem = self._check(service, model, self._most_off(service, alias, found))
+            with _uncollected():
+                model = load_model(self.files.folder(service) / found.folder, found.version, alias, self._form)
+                warmed, problem = self._check(service, model, self._most_off(service, alias, found))
         except SchemaMismatchError as error:
             model, warmed, problem = None, None, str(error)
         except Exception as error:  # whatever is wrong with an artifact, the engine goes on serving
@@ -223,6 +231,16 @@ class Models:
             child.wait(10)
         if lock is not None:
             lock.close()
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """What a loading makes and drops at once would set off a search for cycles, in which no request is answered."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _lock(path: Path) -> IO[Any] | None:

@@ -177,6 +177,9 @@ class Refresher:
         if stored:
             stored = self._pull(work)
         self._age(work, now_s)
+        if view.scored is None:
+            # A worker that starts anew is not to serve what it made without the model that lies ready.
+            self.models.refresh(service)
         champion = self.models.slot(service, "champion")
         scorer: Scorer = champion.model.scorer if champion.model else _BASELINE
         plan = plan_arms(self.models, service, round(now_s * 1e6))
