@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +17,9 @@ _BASE_CPU_S = dict(zip(KINDS, (0.008, 0.010, 0.006, 0.007, 0.005, 0.009), strict
 _AUTH = ("none", "bearer", "cookie")
 
 
-def write_demo_lake(
-    lake: Path,
-    hosts: int,
-    seconds: int,
-    rate_rps: float,
-    seed: int = 0,
-    slowed: tuple[str, str] | None = None,
-    end_s: float | None = None,
-) -> None:
+def write_demo_lake(lake: Path, hosts: int, seconds: int, rate_rps: float, **options: Any) -> None:
     """As `write_demo_inbox`, ingested."""
-    write_demo_inbox(lake, hosts, seconds, rate_rps, seed, slowed, end_s)
+    write_demo_inbox(lake, hosts, seconds, rate_rps, **options)
     ingest(lake, "shop", 5, 86_400)
 
 
