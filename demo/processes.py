@@ -121,8 +121,12 @@ def routing_envoy(settings: Settings, layout: Layout, hosts: list[DemoHost]) -> 
 
 def router_environment(changes: dict[str, str]) -> dict[str, str]:
     """Variables of a router with other settings than the demo's."""
-    chosen = {"exploration": _EXPLORATION, **changes}
-    return {f"FINGERPOST_{name.upper()}": value for name, value in chosen.items()}
+    return variables({"exploration": _EXPLORATION, **changes})
+
+
+def variables(changes: dict[str, str]) -> dict[str, str]:
+    """Names of settings in lower case to values, as the environment has them."""
+    return {f"FINGERPOST_{name.upper()}": value for name, value in changes.items()}
 
 
 def host_command(host: DemoHost) -> list[str]:

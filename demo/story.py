@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from demo.measured import figures, requests_between, without_beginnings
-from demo.processes import Layout, router_environment, routing_envoy
+from demo.processes import Layout, router_environment, routing_envoy, variables
 from demo.progress import Progress
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import LOOPBACK, Settings
@@ -221,8 +221,7 @@ class Story:
         return result
 
     def _command(self, name: str, *arguments: str, **changes: str) -> None:
-        environment = {f"FINGERPOST_{setting.upper()}": value for setting, value in changes.items()}
-        self._stack.finish(self._stack.start(name, fingerpost(*arguments), environment), _FLOW_S)
+        self._stack.finish(self._stack.start(name, fingerpost(*arguments), variables(changes)), _FLOW_S)
 
     def _repeat(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from server_harness import kill_family
 
 from fingerpost.client import EngineClient, EngineError
 
@@ -118,13 +119,7 @@ class RunningEngine:
 
     def kill(self) -> None:
         """Ends all of its processes as a crash of the machine would."""
-        family = [psutil.Process(self.process.pid)]
-        family += family[0].children(recursive=True)
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(family, 10)
-        self.process.wait()
+        kill_family(self.process)
 
     def end(self) -> None:
         if self.process.poll() is None:

@@ -1,7 +1,7 @@
 """The servers under the platform, MLflow and Prefect, as `fingerpost up` starts them: for tests that kill them."""
 
+import contextlib
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -46,6 +46,7 @@ def kill_family(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL for a process and all it has started."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for each in family:
-        each.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait()
     psutil.wait_procs(family[1:], timeout=10)

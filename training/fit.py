@@ -186,9 +186,8 @@ def refit_bundle(
     Args:
         rows: training rows, in order of time.
     """
-    bags, rounds = len(next(iter(bundle.boosters.values()))), {}
-    for target, boosters in bundle.boosters.items():
-        rounds[target] = boosters[0].num_trees()
+    bags = len(next(iter(bundle.boosters.values())))
+    rounds = {target: boosters[0].num_trees() for target, boosters in bundle.boosters.items()}
     refitted = _fit_all(rows.reset_index(drop=True), len(rows), bundle.targets, params, bags, rounds, workers)
     return replace(refitted, shifts=bundle.shifts)
 

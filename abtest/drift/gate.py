@@ -45,8 +45,7 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
 
     def predict_log(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
         # The registered model has learned the rows it was scored on: what it says of those tells nothing of its errors.
-        then, now, later = scored.predict_log(rows), registered.predict_log(rows), (rows["time"] > end).to_numpy()
-        return {target: np.where(later, now[target], then[target]) for target in now}
+        return (registered if rows["time"].min() > end else scored).predict_log(rows)
 
     verdict = drift_verdict(reference, current, predict_log, settings, model_version, learned_until, skill_then)
     return verdict, _log(settings, client, verdict)
