@@ -1,7 +1,6 @@
 """What stands between a registered model and fleets: features of their histories in, predictions out."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from serving.fleet_state import FleetState, Floats
 from serving.histories import Histories, HistoryForm, gather
 from serving.scorer import TARGETS, ModelLogs
 from training.bundle import ModelBundle
-from training.fast_trees import Predict, fast_predict
+from training.compiled_trees import Trees, compile_trees, load_trees
 
 # Cells at once: their features take some 10 MB, and a column of them fits into a cache.
 _BLOCK = 8_000
@@ -24,18 +23,22 @@ class ChampionScorer:
     """Scores fleets with a model.
 
     Args:
+        trees: the model's, compiled: what `load_trees` or `compile_trees` say of its boosters.
         form: of the histories that the model's features are made of.
     """
 
     bundle: ModelBundle
+    trees: Trees
     version: str
     form: HistoryForm
     source: str = "champion"
 
-    @cached_property
-    def trees(self) -> dict[str, list[Predict]]:
-        """The model's trees, compiled; asking for them the first time takes part of a second."""
-        return {target: [fast_predict(each) for each in boosters] for target, boosters in self.bundle.boosters.items()}
+    @classmethod
+    def compiled(
+        cls, bundle: ModelBundle, version: str, form: HistoryForm, source: str = "champion"
+    ) -> "ChampionScorer":
+        """With the trees compiled here, which takes part of a second."""
+        return cls(bundle, compile_trees(bundle.boosters), version, form, source)
 
     def logs(self, fleet: FleetState, before: ModelLogs | None = None) -> ModelLogs:
         """See `Scorer.logs`."""
@@ -88,7 +91,5 @@ def load_model(folder: Path, version: str, source: str, form: HistoryForm) -> Lo
         SchemaMismatchError: it was made for other features than this program's; the message names them.
         OSError, ValueError, KeyError, lightgbm.basic.LightGBMError: it is damaged.
     """
-    scorer = ChampionScorer(ModelBundle.load(folder), version, form, source)
-    # Compiled here, behind the requests, not when a fleet is first scored.
-    _ = scorer.trees
-    return LoadedModel(version, scorer)
+    bundle = ModelBundle.load(folder)
+    return LoadedModel(version, ChampionScorer(bundle, load_trees(folder, bundle.boosters), version, form, source))

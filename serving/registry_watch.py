@@ -89,8 +89,23 @@ def fetch(tracking_url: str, name: str, version: str, target: Path) -> None:
         about = next(Path(temporary).rglob("bundle.json"), None)
         if about is None:
             raise FileNotFoundError(f"version {version} of {name} is not a Fingerpost model: it has no bundle.json")
+        _compile(about.parent)
         shutil.rmtree(target, ignore_errors=True)
         about.parent.rename(target)
+
+
+def _compile(folder: Path) -> None:
+    """Compiles a fetched model's trees, so that no one who serves it has to."""
+    from training.bundle import ModelBundle
+    from training.compiled_trees import COMPILED, save_trees
+
+    # What an artifact brings along under that name is not believed.
+    (folder / COMPILED).unlink(missing_ok=True)
+    try:
+        save_trees(folder, ModelBundle.load(folder).boosters)
+    except Exception as error:  # what is wrong with a model is said by whoever is to serve it
+        (folder / COMPILED).unlink(missing_ok=True)
+        logger.warning("the trees of a model cannot be compiled: %s: %s", type(error).__name__, error)
 
 
 def main() -> None:

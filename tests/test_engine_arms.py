@@ -43,7 +43,7 @@ def made():
 @pytest.fixture(scope="module")
 def scorers(made):
     models = {"champion": ("1", fit_model(made, 5, 4)), "challenger": ("2", fit_model(made, 5, 4, factor=1.3))}
-    return {alias: ChampionScorer(model, version, FORM, alias) for alias, (version, model) in models.items()}
+    return {alias: ChampionScorer.compiled(model, version, FORM, alias) for alias, (version, model) in models.items()}
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ def test_served_predictions_are_those_of_the_features_step(lake, agents):
     bundle.shifts["latency_p99_s"] = 0.1
     latest = pq.read_table(fingerprints_path(lake, "shop")).to_pandas()
     end_us = int(latest["time"].iloc[0].timestamp() * US)
-    scored = score_fleet(fleet_of(agents.at(end_us), agents.table), ChampionScorer(bundle, "1", FORM))
+    scored = score_fleet(fleet_of(agents.at(end_us), agents.table), ChampionScorer.compiled(bundle, "1", FORM))
     assert (scored.source, scored.cells) == ("champion", 6 * len(agents.table.names))
     fleet = scored.fleet
     host = [fleet.hosts.index(name) for name in latest["host"]]

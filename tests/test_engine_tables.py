@@ -89,7 +89,7 @@ def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
 def test_the_model_corrects_the_baseline_towards_the_truth(made, model):
     truth = np.log((made.cores[:, None] - 0.1) / made.cpu_s)
     errors = {}
-    for name, scorer in (("baseline", BASELINE), ("model", ChampionScorer(model, "1", FORM))):
+    for name, scorer in (("baseline", BASELINE), ("model", ChampionScorer.compiled(model, "1", FORM))):
         fleet = build_fleet("shop", states_of(made, 77), 256)
         errors[name] = np.abs(np.log(score_fleet(fleet, scorer).predictions[..., 0]) - truth).mean()
     assert errors["model"] < errors["baseline"]
@@ -118,12 +118,12 @@ _SCORERS: dict[bool, object] = {False: BASELINE}
 
 def _scorer(with_model):
     if with_model not in _SCORERS:
-        _SCORERS[True] = ChampionScorer(fit_model(MadeFleet.make(12, 6), 20, 8), "1", FORM)
+        _SCORERS[True] = ChampionScorer.compiled(fit_model(MadeFleet.make(12, 6), 20, 8), "1", FORM)
     return _SCORERS[with_model]
 
 
 def test_only_new_histories_are_scored(made, model):
-    scorer = ChampionScorer(model, "1", FORM)
+    scorer = ChampionScorer.compiled(model, "1", FORM)
     states = states_of(made)
     _, first = table_of(states, scorer)
     assert (first.cells, first.source, first.version) == (72, "champion", "1")
@@ -137,7 +137,7 @@ def test_only_new_histories_are_scored(made, model):
 
 
 def test_without_histories_the_model_says_nothing(made, model):
-    scorer = ChampionScorer(model, "1", FORM)
+    scorer = ChampionScorer.compiled(model, "1", FORM)
     silent = {host: state(replace(each.fingerprint, history=None)) for host, each in states_of(made).items()}
     table, _ = table_of(silent, scorer)
     plain, _ = table_of(silent)
@@ -145,7 +145,7 @@ def test_without_histories_the_model_says_nothing(made, model):
     # One host with a history is enough to say something of all, as of new ones.
     table, _ = table_of({**silent, made.hosts[0]: states_of(made)[made.hosts[0]]}, scorer)
     assert (table.source, np.isfinite(table.throughput_rps).all()) == ("champion", True)
-    other = ChampionScorer(model, "1", HistoryForm(5.0, 60.0))
+    other = ChampionScorer.compiled(model, "1", HistoryForm(5.0, 60.0))
     assert table_of(states_of(made), other)[0].source == "baseline"
 
 

@@ -89,7 +89,7 @@ def evaluated(bundle, histories):
 def test_a_scorer_predicts_what_training_evaluates_whatever_the_blocks(made, monkeypatch, block):
     fleet, bundle = made
     monkeypatch.setattr(champion_scorer, "_BLOCK", block)
-    said = ChampionScorer(bundle, "1", FORM).logs(fleet)
+    said = ChampionScorer.compiled(bundle, "1", FORM).logs(fleet)
     assert said.histories.known == 22
     assert said.cells == 23 * 11
     # The last bit of a sum may hang on how many rows are added up side by side.
@@ -113,9 +113,8 @@ def test_features_of_whole_hosts_are_those_of_chosen_cells(made):
         np.testing.assert_array_equal(some.naive[view], whole.naive[view][:, place - 3 * 11])
 
 
-def test_a_loaded_model_has_its_trees_compiled(made, tmp_path):
+def test_a_model_that_comes_without_compiled_trees_is_loaded_all_the_same(made, tmp_path):
     fleet, bundle = made
     bundle.save(tmp_path)
-    loaded = load_model(tmp_path, "1", "champion", FORM)
-    assert "trees" in vars(loaded.scorer)
-    np.testing.assert_array_equal(loaded.scorer.logs(fleet).logs, ChampionScorer(bundle, "1", FORM).logs(fleet).logs)
+    loaded = load_model(tmp_path, "1", "champion", FORM).scorer.logs(fleet)
+    np.testing.assert_array_equal(loaded.logs, ChampionScorer.compiled(bundle, "1", FORM).logs(fleet).logs)

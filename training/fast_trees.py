@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.tree_layout import IN_SET, LEFT_IF, LEFT_UNLESS, MAX_LEAVES, slot_of
+
 if TYPE_CHECKING:
     from lightgbm import Booster
 
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Predict = Callable[[Floats], Floats]
 
+# What `training.tree_kernel.add_trees` asks for, by name and in its order.
+ARRAYS = ("used", "feature", "threshold", "kind", "stay", "first_split", "values", "first_word", "sets")
 # Of a split's decision type (LightGBM's include/LightGBM/tree.h): flags, and what counts as missing from bit 2 on.
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _MISSING_NONE, _MISSING_ZERO = 0, 1
@@ -46,7 +50,7 @@ class Forest:
 
     Args:
         features: number of features that rows have.
-        arrays: the kernel's, from `used` to `sets`.
+        arrays: the kernel's, those of `ARRAYS`.
     """
 
     features: int
@@ -62,10 +66,7 @@ class Forest:
         """
         header, trees = _parse(booster.model_to_string())
         _refuse_other_outputs(header)
-        # Compiles the kernel, unless that has been done.
-        from training.tree_kernel import MAX_LEAVES, slot_of
-
-        splits = [split for number, tree in enumerate(trees) for split in _splits(number, tree, MAX_LEAVES)]
+        splits = [split for number, tree in enumerate(trees) for split in _splits(number, tree)]
         asked = np.array([split.feature for split in splits], dtype=np.int64)
         used = np.unique(asked)
         values = np.zeros((len(trees), MAX_LEAVES))
@@ -97,6 +98,7 @@ class Forest:
         Raises:
             ValueError: it has another number of features than the booster was trained with.
         """
+        # Compiles the kernel, unless that has been done.
         from training.tree_kernel import add_trees
 
         if matrix.shape[1] != self.features:
@@ -184,11 +186,9 @@ def _leaves(tree: _Tree, node: int = 0) -> Iterator[int]:
         yield from _leaves(tree, tree.right[node])
 
 
-def _splits(number: int, tree: _Tree, max_leaves: int) -> list[_Split]:
-    from training.tree_kernel import IN_SET
-
-    if len(tree.leaf_value) > max_leaves:
-        raise UnsupportedTreesError(f"tree {number} has {len(tree.leaf_value)} leaves, more than {max_leaves}")
+def _splits(number: int, tree: _Tree) -> list[_Split]:
+    if len(tree.leaf_value) > MAX_LEAVES:
+        raise UnsupportedTreesError(f"tree {number} has {len(tree.leaf_value)} leaves, more than {MAX_LEAVES}")
     place = {leaf: position for position, leaf in enumerate(_leaves(tree))}
     splits = []
     for node, feature in enumerate(tree.feature):
@@ -208,8 +208,6 @@ def _splits(number: int, tree: _Tree, max_leaves: int) -> list[_Split]:
 
 def _question(threshold: float, decision: int) -> tuple[float, int]:
     """What a split on a number asks, so that what LightGBM takes for 0, and NaN, go where they go there."""
-    from training.tree_kernel import LEFT_IF, LEFT_UNLESS
-
     missing = decision >> 2 & 3
     if missing == _MISSING_ZERO:
         raise UnsupportedTreesError("zeros count as missing values")

@@ -12,21 +12,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-# How a split asks: `x <= t`, where NaN goes right; `not x > t`, where NaN goes left; is the category in a set?
-LEFT_IF, LEFT_UNLESS, IN_SET = 0, 1, 2
-MAX_LEAVES = 64
+from training.tree_layout import DE_BRUIJN, LEFT_IF, LEFT_UNLESS, TOP_SIX
+
 # Rows whose used features fit into a core's second-level cache.
 _ROWS = 256
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NONE, _ONE = np.uint64(0), np.uint64(1)
-# Multiplied by it, each power of two has other topmost six bits (Leiserson et al., 1998): numbers the single bits.
-_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
-_TOP_SIX = np.uint64(58)
-
-
-def slot_of(leaf: int) -> int:
-    """Where the kernel looks up the value of a leaf."""
-    return ((1 << leaf) * int(_DE_BRUIJN) & int(_ALL)) >> int(_TOP_SIX)
+_DE_BRUIJN, _TOP_SIX = np.uint64(DE_BRUIJN), np.uint64(TOP_SIX)
 
 
 # For the one signature, and so when this is imported, not at the first call; kept nowhere: the program's folder may be
