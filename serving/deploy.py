@@ -9,7 +9,7 @@ from typing import Any
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
 
-_ROOMS = ("fingerpost", "fleet", "features", "training", "routing", "serving")
+ROOMS = ("fingerpost", "fleet", "features", "training", "routing", "serving")
 _REQUIREMENTS = (
     "bentoml",
     "fastapi",
@@ -17,6 +17,7 @@ _REQUIREMENTS = (
     "lightgbm",
     "mlflow",
     "msgpack",
+    "numba",
     "numpy",
     "orjson",
     "pandas",
@@ -62,7 +63,7 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fingerpost-bento-") as folder:
         context = Path(folder)
         source = Path(__file__).parent.parent
-        for room in _ROOMS:
+        for room in ROOMS:
             shutil.copytree(source / room, context / room, ignore=shutil.ignore_patterns("__pycache__"))
         fetch(settings.mlflow, settings.model_name, chosen, context / "serving" / SHIPPED.name)
         (context / "serving" / SHIPPED.name / "version").write_text(chosen)
@@ -77,7 +78,7 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
             build_ctx=str(context),
             version=f"model-{chosen}",
             labels={"model": settings.model_name, "model_version": chosen},
-            include=[f"{room}/**" for room in _ROOMS],
+            include=[f"{room}/**" for room in ROOMS],
             python={"packages": _pinned_requirements(), "lock_packages": False},
             docker={"env": environment},
         )
