@@ -12,7 +12,7 @@ from bench.engine_fleet import MadeFleet
 from bench.engine_load import Load, write_bodies
 from bench.engine_process import MeasuredEngine, quantile
 from bench.engine_scoring import measure_scoring
-from bench.engine_swap import measure_under_load
+from bench.engine_under_load import measure_under_load
 from fingerpost.client import EngineClient
 
 

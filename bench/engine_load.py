@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import math
 import subprocess
 import sys
 import time
@@ -15,8 +16,9 @@ import msgpack
 from fingerpost.fingerprint import MEDIA_TYPE
 
 _CONNECTIONS = 8
-# Agents are many, and do not wait for each other.
-_SENDERS = 200
+# Agents are many, and do not wait for each other; but none may rest so long that the server hangs up (5 s).
+_MOST_SENDERS = 200
+_SENDER_RESTS_S = 1.0
 
 
 @dataclass
@@ -58,7 +60,13 @@ class Load:
         return Answers(**json.loads(told))
 
     def kill(self) -> None:
-        """Ends it without an answer."""
+        """Ends it without an answer.
+
+        Raises:
+            RuntimeError: it had ended by itself, and what was measured since was measured without it.
+        """
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the load ended too soon, with exit code {self._process.returncode}")
         self._process.kill()
         self._process.communicate()
 
@@ -103,7 +111,8 @@ async def _send(found: Answers, port: int, bodies: str, per_s: float) -> None:
             await _exchange(found, reader, writer, head.encode() + messages[place])
         writer.close()
 
-    await asyncio.gather(*(connection() for _ in range(_SENDERS)))
+    senders = min(_MOST_SENDERS, math.ceil(per_s * _SENDER_RESTS_S))
+    await asyncio.gather(*(connection() for _ in range(senders)))
 
 
 async def _exchange(found: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import bentoml
+from bentoml._internal.server.http import traffic
 
 from fingerpost.environment import apply_tool_environment
 from fingerpost.errors import FingerpostError
@@ -16,6 +17,7 @@ from fingerpost.logs import configure_logs
 from fingerpost.settings import Settings, get_settings, is_loopback
 from serving.api import app
 from serving.metrics_folder import remove_own
+from serving.time_limit import TimeLimit
 
 # BentoML's own traffic metrics have a series for every path anybody asks for, without bound; ours are by endpoint.
 # Its tracing and access log cost more than the answers themselves.
@@ -27,6 +29,8 @@ _OPTIONS: dict[str, Any] = {
     "logging": {"access": {"enabled": False}},
 }
 _SWITCH_S = 0.0005
+# BentoML's cannot be turned off, and has no place for another.
+traffic.TimeoutMiddleware = TimeLimit  # type: ignore[misc, assignment]
 
 
 @bentoml.service(name="fingerpost-engine", **_OPTIONS)
