@@ -46,11 +46,11 @@ def _ingest(engine: MeasuredEngine, reporting: int, seconds: float) -> dict[str,
     rounds = math.ceil(seconds / 5)
     bodies = fleet.packed_messages(1, rounds)[: round(reporting / 5 * seconds)]
     path = write_bodies(engine.home / "bodies", bodies)
-    load = Load(kind="send", port=engine.port, bodies=path, per_s=reporting / 5)
-    while not engine.metric("fingerprints_total", '{outcome="accepted"}'):
-        time.sleep(0.05)
-    before = engine.cpu_s()
-    answers = load.stop()
+    with Load(kind="send", port=engine.port, bodies=path, per_s=reporting / 5) as load:
+        while not engine.metric("fingerprints_total", '{outcome="accepted"}'):
+            time.sleep(0.05)
+        before = engine.cpu_s()
+        answers = load.finish()
     begin, end = min(answers.begun), max(answers.begun)
     return {
         "hosts": reporting,
@@ -72,12 +72,12 @@ def _unchanged_table(engine: MeasuredEngine, seconds: float) -> dict[str, Any]:
         engine.wait_for(lambda: client.table("shop").body)
         time.sleep(1.0)
         etag = client.table("shop").etag
-    load = Load(kind="fetch", port=engine.port, etag=etag, pace_s=0.0)
-    time.sleep(1.0)
-    before, begin = engine.cpu_s(), time.perf_counter()
-    time.sleep(seconds)
-    spent, end = engine.cpu_s() - before, time.perf_counter()
-    answers = load.stop()
+    with Load(kind="fetch", port=engine.port, etag=etag, pace_s=0.0) as load:
+        time.sleep(1.0)
+        before, begin = engine.cpu_s(), time.perf_counter()
+        time.sleep(seconds)
+        spent, end = engine.cpu_s() - before, time.perf_counter()
+        answers = load.stop()
     latencies = answers.between(begin, end)
     return {
         "per_s": round(len(latencies) / (end - begin)),

@@ -1,11 +1,14 @@
 """Load on an engine from plain sockets, in a process of its own: what it measures is the engine, not who watches it."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import math
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,33 +45,47 @@ class Answers:
 
 
 class Load:
-    """A load that goes on in a process of its own until `stop`.
+    """A context manager: a load that goes on in a process of its own until `stop`, or at most until it is left.
 
     Args:
         asked: `{"kind": "fetch", "port", "etag", "pace_s"}`: the table of `shop` over 8 connections, each of which
-            rests `pace_s` between requests; or `{"kind": "send", "port", "bodies", "per_s"}`: the messages in a file
-            that `write_bodies` made, at an even pace, until all are sent.
+            rests `pace_s` between requests and names the table it was last given, at first `etag`; or
+            `{"kind": "send", "port", "bodies", "per_s"}`: the messages in a file that `write_bodies` made, at an even
+            pace, until all are sent.
     """
 
     def __init__(self, **asked: Any) -> None:
         command = [sys.executable, "-m", "bench.engine_load", json.dumps(asked)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - `__exit__` closes it
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self._told)
 
-    def stop(self, timeout_s: float = 600.0) -> Answers:
-        """Ends a load that fetches; waits until one that sends has sent all."""
-        told, _ = self._process.communicate(timeout=timeout_s)
-        return Answers(**json.loads(told))
+    def __enter__(self) -> "Load":
+        return self
 
-    def kill(self) -> None:
-        """Ends it without an answer.
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._told.close()
+
+    def stop(self) -> Answers:
+        """Ends it.
 
         Raises:
-            RuntimeError: it had ended by itself, and what was measured since was measured without it.
+            RuntimeError: it had ended by itself: what was measured since was measured without it.
         """
         if self._process.poll() is not None:
             raise RuntimeError(f"the load ended too soon, with exit code {self._process.returncode}")
-        self._process.kill()
-        self._process.communicate()
+        self._process.communicate(timeout=60.0)
+        return self._answers()
+
+    def finish(self) -> Answers:
+        """Waits until one that sends has sent all."""
+        self._process.wait()
+        return self._answers()
+
+    def _answers(self) -> Answers:
+        self._told.seek(0)
+        return Answers(**json.load(self._told))
 
 
 def write_bodies(path: Path, bodies: list[bytes]) -> str:
@@ -78,32 +95,31 @@ def write_bodies(path: Path, bodies: list[bytes]) -> str:
 
 
 async def _fetch(found: Answers, port: int, etag: str, pace_s: float) -> None:
-    request = f"GET /v1/services/shop/table HTTP/1.1\r\nhost: x\r\nif-none-match: {etag}\r\n\r\n".encode()
-    stopped = asyncio.Event()
+    stopped = _stopped()
 
     async def connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        has = etag.encode()
         while not stopped.is_set():
-            await _exchange(found, reader, writer, request)
+            request = b"GET /v1/services/shop/table HTTP/1.1\r\nhost: x\r\nif-none-match: %b\r\n\r\n" % has
+            has = (await _exchange(found, reader, writer, request)).get(b"etag", has)
             if pace_s:
                 await asyncio.sleep(pace_s)
         writer.close()
 
-    async def listen() -> None:
-        await asyncio.to_thread(sys.stdin.buffer.read)
-        stopped.set()
-
-    await asyncio.gather(listen(), *(connection() for _ in range(_CONNECTIONS)))
+    await asyncio.gather(*(connection() for _ in range(_CONNECTIONS)))
 
 
 async def _send(found: Answers, port: int, bodies: str, per_s: float) -> None:
     messages: list[bytes] = msgpack.unpackb(await asyncio.to_thread(Path(bodies).read_bytes))
-    began, places = time.perf_counter(), iter(range(len(messages)))
+    began, places, stopped = time.perf_counter(), iter(range(len(messages))), _stopped()
 
     async def connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for place in places:
             await asyncio.sleep(max(0.0, began + place / per_s - time.perf_counter()))
+            if stopped.is_set():
+                break
             head = (
                 f"POST /v1/fingerprints HTTP/1.1\r\nhost: x\r\ncontent-type: {MEDIA_TYPE}\r\n"
                 f"content-length: {len(messages[place])}\r\n\r\n"
@@ -115,17 +131,34 @@ async def _send(found: Answers, port: int, bodies: str, per_s: float) -> None:
     await asyncio.gather(*(connection() for _ in range(senders)))
 
 
-async def _exchange(found: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+def _stopped() -> asyncio.Event:
+    """Is set when standard input ends."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+
+    def listen() -> None:
+        sys.stdin.buffer.read()
+        with contextlib.suppress(RuntimeError):  # the loop is over
+            loop.call_soon_threadsafe(stopped.set)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return stopped
+
+
+async def _exchange(
+    found: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> dict[bytes, bytes]:
+    """Sends a request, and notes how it is answered; returns the headers, names in lower case."""
     begun = time.perf_counter()
     writer.write(request)
     await writer.drain()
-    head = await reader.readuntil(b"\r\n\r\n")
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            await reader.readexactly(int(line.split(b":")[1]))
+    status, *lines = (await reader.readuntil(b"\r\n\r\n")).strip().split(b"\r\n")
+    named = (line.partition(b":") for line in lines)
+    headers = {name.lower(): value.strip() for name, _, value in named}
+    await reader.readexactly(int(headers.get(b"content-length", 0)))
     found.begun.append(begun)
     found.latencies.append(time.perf_counter() - begun)
-    found.errors += int(head.split(b" ", 2)[1]) not in (200, 304)
+    found.errors += int(status.split(b" ", 2)[1]) not in (200, 304)
+    return headers
 
 
 def main() -> None:

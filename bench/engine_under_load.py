@@ -28,6 +28,7 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
     while pickers ask for its table; into that a fingerprint is sent and followed, and new champions come."""
     fleet = MadeFleet.make(_HOSTS, _CATEGORIES)
     models = [fit_model(MadeFleet.make(50, _CATEGORIES), trees, LEAVES, rounds=2) for trees in (TREES, TREES - 20)]
+    made_us = time.time_ns() // 1000
     rounds = math.ceil((8 * seconds + _SWAPS * _MOST_S_A_SWAP) / _REPORTS_EVERY_S)
     path = write_bodies(engine.home / "reports", fleet.packed_messages(100, rounds))
     register_model(models[0], engine.mlflow, "fingerpost-shop")
@@ -36,12 +37,14 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
         for number in range(1, _SWAPS + 1)
     ]
     with EngineClient(engine.url) as client:
-        client.send_fingerprints(fleet.packed(1))
+        # Before the reports, which were made beforehand: else those would be stale, and cost next to nothing.
+        client.send_fingerprints(fleet.packed(1, made_us))
         etag = engine.wait_for(lambda: client.table("shop")).etag
         engine.wait_for(lambda: client.predict("shop", hosts=[fleet.hosts[0]])["source"] == "champion")
-        reports = Load(kind="send", port=engine.port, bodies=path, per_s=_HOSTS / _REPORTS_EVERY_S)
-        fetches = Load(kind="fetch", port=engine.port, etag=etag, pace_s=_PACE_S)
-        try:
+        with (
+            Load(kind="send", port=engine.port, bodies=path, per_s=_HOSTS / _REPORTS_EVERY_S) as reports,
+            Load(kind="fetch", port=engine.port, etag=etag, pace_s=_PACE_S) as fetches,
+        ):
             time.sleep(2.0)
             probe = MadeFleet.make(1, _CATEGORIES).renamed("probe")
             fresh = [_arrival_to_table(client, probe, 10 + number) for number in range(round(3 * seconds))]
@@ -50,16 +53,15 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
             end, spent = time.perf_counter(), engine.cpu_s() - spent
             swaps = make_swaps(engine, client, versions)
             stolen_share = stolen.share()
-        finally:
-            answers = fetches.stop()
-            reports.kill()
+            fetched, reported = fetches.stop(), reports.stop()
     return {
         "load": {
             "hosts": _HOSTS,
             "categories": _CATEGORIES,
             "reports_per_s": _HOSTS / _REPORTS_EVERY_S,
-            "fetches_per_s": round(len(answers.between(before, end)) / (end - before)),
+            "fetches_per_s": round(len(fetched.between(before, end)) / (end - before)),
             "cpu_share": round(spent / (end - before), 3),
+            "report_errors": reported.errors,
             "stolen_share_of_machine": round(stolen_share, 4),
         },
         "arrival_to_table": {
@@ -67,7 +69,7 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
             "p99_s": round(quantile(fresh, 0.99), 3),
             "samples": len(fresh),
         },
-        "swap": swap_figures(answers, swaps),
+        "swap": swap_figures(fetched, swaps),
     }
 
 
