@@ -71,6 +71,8 @@ class Models:
         self._form = HistoryForm(settings.window_s, settings.halflife_s)
         self.registry_problem: str | None = "no look at the registry yet"
         self._taking = threading.Lock()
+        # One thread at a time computes behind the requests: they wait for Python's lock behind each that does.
+        self.computing = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._follow, name="models", daemon=True),
@@ -154,7 +156,7 @@ class Models:
         try:
             if not found.folder:
                 raise OSError(f"version {found.version} could not be fetched")
-            with _uncollected():
+            with self.computing, _uncollected():
                 model = load_model(self.files.folder(service) / found.folder, found.version, alias, self._form)
                 warmed, problem = self._check(service, model, self._most_off(service, alias, found))
         except SchemaMismatchError as error:

@@ -175,7 +175,8 @@ class Refresher:
         service, view = work.view.service, work.view
         work.refreshed_s = now_s
         if stored:
-            stored = self._pull(work)
+            with self.models.computing:
+                stored = self._pull(work)
         self._age(work, now_s)
         if view.scored is None:
             # A worker that starts anew is not to serve what it made without the model that lies ready.
@@ -185,7 +186,8 @@ class Refresher:
         plan = plan_arms(self.models, service, round(now_s * 1e6))
         if work.dirty or plan != work.plan or (view.scored is not None and view.scored.scorer is not scorer):
             work.plan = plan
-            self._publish(work, scorer, champion.warmed, now_s)
+            with self.models.computing:
+                self._publish(work, scorer, champion.warmed, now_s)
         elif stored:
             view.confirm(now_s)
 
