@@ -17,6 +17,7 @@ from training.bundle import ModelBundle, SchemaMismatchError
 from training.calibration import share_under, shift_to
 from training.candidate import make_candidate
 from training.evaluate import error_table, log_mae, score
+from training.fit import DEFAULT_PARAMS, Learnable, fit_booster
 from training.objective import quantile_objective
 from training.registration import register
 from training.registry import champion_params, champion_version, load_scored, load_version, set_champion
@@ -99,6 +100,17 @@ def test_blend_of_a_constant_target_is_the_constant():
     matrix[:60, NUMERIC_FEATURES.index("seen_windows")] = 1.0
     blend = Blend.fit(matrix, np.full(120, -4.0), "latency_p50_s")
     assert blend.predict(matrix, "latency_p50_s") == pytest.approx(np.full(120, -4.0))
+
+
+@pytest.mark.parametrize(("rows", "spread"), [(100, 1.0), (1000, 0.0)])
+def test_rows_that_are_too_few_or_all_alike_are_refused_with_advice(rows, spread):
+    dice = np.random.default_rng(1)
+    matrix = dice.normal(0, spread, (rows, len(FEATURES)))
+    matrix[:, [FEATURES.index(name) for name in CATEGORICAL_FEATURES]] = 1.0
+    data = Learnable(matrix, dice.normal(size=rows), np.ones(rows))
+    blend = Blend.fit(matrix, data.outcome, "latency_p50_s")
+    with pytest.raises(NoDataError, match=f"{rows} rows are too few, or too much alike, to learn latency_p50_s"):
+        fit_booster(data, blend, "latency_p50_s", DEFAULT_PARAMS)
 
 
 @given(st.lists(st.integers(0, 500), min_size=150, max_size=300))

@@ -129,6 +129,9 @@ def fit_booster(
 
     Returns:
         A `lightgbm.Booster`; its `best_iteration` is set where there is a `valid`.
+
+    Raises:
+        NoDataError: no feature tells the rows apart, or there are too few of them to be told apart.
     """
     import lightgbm
 
@@ -140,14 +143,23 @@ def fit_booster(
         sets = [train_set.create_valid(valid.matrix, left, weight=valid.weight)]
         callbacks = [lightgbm.early_stopping(_PATIENCE, verbose=False)]
     settings = {**_settings(params, len(train.outcome), seed), **_constraints(target)}
-    return lightgbm.train(
-        settings,
-        train_set,
-        num_boost_round=rounds,
-        valid_sets=sets,
-        feval=absolute_error if sets else None,
-        callbacks=callbacks,
-    )
+    try:
+        return lightgbm.train(
+            settings,
+            train_set,
+            num_boost_round=rounds,
+            valid_sets=sets,
+            feval=absolute_error if sets else None,
+            callbacks=callbacks,
+        )
+    except lightgbm.basic.LightGBMError as error:
+        # It leaves out features by which rows cannot be split in two parts that are large enough.
+        if "num_features()" not in str(error):
+            raise
+        raise NoDataError(
+            f"{len(train.outcome)} rows are too few, or too much alike, to learn {target} from: measure for longer, "
+            "while the load changes"
+        ) from error
 
 
 def boosted(matrix: Floats, outcome: Floats, weight: Floats, params: dict[str, Any], rounds: int, seed: int) -> Any:
