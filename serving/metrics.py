@@ -51,11 +51,16 @@ class EngineMetrics:
         )
         self.store_problem = gauge("store_problem", "1 while the fingerprint store cannot be used")
         self.loop_lag = gauge("event_loop_lag_seconds", "The latest the event loop was in the last 10 s or more")
-        self.hosts = gauge("hosts", "Live hosts", "service")
+        self.hosts = gauge("hosts", "Live hosts, of services asked for lately", "service")
         self.table_age = gauge("table_age_seconds", "Since the table was last known to be right", "service")
         self.prediction_age = gauge("prediction_age_seconds", "Since the latest fingerprint in the table", "service")
         self.shadow_rows = counter("shadow_rows", "Predictions logged for comparison")
         self.shadow_failures = counter("shadow_failures", "Logs of predictions that could not be written")
+
+    def no_longer_asked_for(self, service: str) -> None:
+        """A service has no tables any more: what was said of its last ones no longer holds."""
+        for gauge in (self.hosts, self.table_age, self.prediction_age, self.experiment_problem):
+            gauge.labels(service).set(0)
 
     def received(self, accepted: int, stale: int, reasons: Mapping[str, int]) -> None:
         for outcome, count in (("accepted", accepted), ("stale", stale), ("refused", sum(reasons.values()))):

@@ -142,6 +142,7 @@ class Refresher:
             if time.monotonic() - work.view.asked_s > _IDLE_S:
                 with self._lock:
                     del self._work[service]
+                self._metrics.no_longer_asked_for(service)
                 continue
             # A large fleet takes long to score: half of the time is left to others.
             if now_s - work.refreshed_s >= max(self._settings.table_refresh_s, 2 * work.took_s):
