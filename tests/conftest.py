@@ -42,6 +42,7 @@ LONG = (
     "test_bench.py",
     "test_drift.py",
     "test_engine_service.py",
+    "test_engine_models.py",
 )
 
 

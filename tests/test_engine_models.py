@@ -1,0 +1,118 @@
+"""Models of a real engine: champions swapped in, bad ones refused, challengers in the shadow, experiments."""
+
+import asyncio
+import json
+import time
+
+import httpx
+import pytest
+from engine_harness import RunningEngine
+
+from bench.engine_fleet import MadeFleet, fit_model, register_model
+from fingerpost.client import AsyncEngineClient
+from fingerpost.experiment import EXPERIMENT_TAG, Experiment
+from fingerpost.lake import parquet_files
+from fingerpost.stack.ports import free_ports
+
+
+@pytest.fixture(scope="module")
+def made():
+    return MadeFleet.make(6, 5)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    home, (port,) = tmp_path_factory.mktemp("models"), free_ports(1)
+    with RunningEngine(home, port, workers=2, shadow_every_s=1, fingerprint_ttl_s=900) as running:
+        yield running
+
+
+@pytest.fixture
+def client(engine):
+    with engine.client() as client:
+        yield client
+
+
+def test_a_champion_is_swapped_in_and_a_bad_one_is_not(engine, client, made):
+    url, name = engine.env["FINGERPOST_MLFLOW_URL"], "fingerpost-shop"
+    model = fit_model(made, 20, 8)
+    first = register_model(model, url, name)
+    client.send_fingerprints(made.packed(20))
+    engine.wait_for(lambda: json.loads(client.table("shop").body)["model_version"] == first, 90)
+    assert engine.wait_for(lambda: httpx.get(f"{engine.url}/readyz").status_code == 200)
+    assert client.predict("shop")["source"] == "champion"
+
+    wild = register_model(fit_model(made, 60, 15, factor=15.0), url, name)
+    problem = engine.wait_for(lambda: client.models()["models"][0]["problem"], 60)
+    assert "off the present ones" in problem
+    assert json.loads(client.table("shop").body)["model_version"] == first
+    assert client.models()["models"][0]["points_at"] == wild
+    assert client.health()["status"] == "degraded"
+    assert 'fingerpost_engine_model_problem{alias="champion"} 1.0' in httpx.get(f"{engine.url}/metrics").text
+
+    challenger = register_model(fit_model(made, 15, 8), url, name, alias="challenger")
+    folder = engine.home / "lake" / "predictions" / "service=shop"
+
+    def logged():
+        client.send_fingerprints(made.packed(int(time.time())))
+        return list(parquet_files(folder))
+
+    (path, *_) = engine.wait_for(logged, 60)
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path)
+    assert rows.num_rows == 30
+    assert set(rows["challenger_version"].to_pylist()) == {challenger}
+    assert json.loads(client.table("shop").body)["model_version"] == first
+
+    third = register_model(model, url, name)
+    engine.wait_for(lambda: json.loads(client.table("shop").body)["model_version"] == third, 60)
+
+
+def test_a_running_experiment_flips_the_table_with_its_slots(engine, client):
+    import mlflow
+
+    registry, name = mlflow.MlflowClient(engine.env["FINGERPOST_MLFLOW_URL"]), "fingerpost-shop"
+    versions = {row["alias"]: row["version"] for row in client.models()["models"]}
+    table = f"{engine.url}/v1/services/shop/table"
+
+    def get(**params):
+        return httpx.get(table, params=params, timeout=30).json()
+
+    assert (get()["arm"], get()["experiment"]) == ("", "")
+    assert httpx.get(table, params={"arm": "challenger"}).status_code == 404
+    assert httpx.get(table, params={"arm": "other"}).status_code == 400
+    begin_us = time.time_ns() // 1000
+    running = Experiment("x1", "shop", versions["champion"], versions["challenger"], begin_us, 2.0, 0.0, 5000)
+    registry.set_registered_model_tag(name, EXPERIMENT_TAG, running.to_json())
+
+    def flips():  # every request a new connection: both workers
+        return all(get(arm="challenger").get("arm") == "challenger" for _ in range(10))
+
+    engine.wait_for(flips, 60)
+    assert get(arm="champion")["model_version"] == versions["champion"]
+
+    async def follow():
+        async with AsyncEngineClient(engine.url) as waiting:
+            seen, held = [], await waiting.table("shop")
+            for _ in range(4):
+                held = await waiting.table("shop", etag=held.etag, wait_s=15)
+                seen.append((json.loads(held.body), time.time_ns() // 1000))
+            return seen
+
+    for body, at_us in asyncio.run(follow()):
+        assert body["arm"] == running.arm_at(at_us)
+        assert body["model_version"] == running.version_of(body["arm"])
+        assert body["experiment"] == "x1"
+    assert client.health()["services"]["shop"]["experiment"] == "x1"
+
+    wrong = Experiment("x2", "shop", versions["champion"], "99", begin_us, 2.0, 0.0, 5000)
+    registry.set_registered_model_tag(name, EXPERIMENT_TAG, wrong.to_json())
+    engine.wait_for(lambda: all("experiment of shop" in client.health()["problems"] for _ in range(10)), 60)
+    # Two workers look at the registry, each by itself.
+    engine.wait_for(lambda: all(get()["arm"] == "" for _ in range(10)), 60)
+    assert get()["model_version"] == versions["champion"]
+    metrics = httpx.get(f"{engine.url}/metrics").text
+    assert 'fingerpost_engine_experiment_problem{service="shop"} 1.0' in metrics
+    registry.delete_registered_model_tag(name, EXPERIMENT_TAG)
+    engine.wait_for(lambda: all(client.health()["status"] == "ok" for _ in range(10)), 60)
