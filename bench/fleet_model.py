@@ -41,7 +41,7 @@ def learn_model(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
     return {
         "model_version": trained.model_version,
         "request_records": taken.request_records,
-        "refused": sum(taken.refused.values()),
+        "refused": dict(taken.refused),
         "windows": built.windows,
         "training_rows": trained.train_rows,
         "test_rows": trained.test_rows,
