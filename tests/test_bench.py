@@ -80,8 +80,7 @@ def test_the_model_that_routes_is_learned_from_the_fleet_that_is_measured(monkey
         get_settings.cache_clear()
     learned, ours = figures["learned"], figures["policies"]["fingerpost"]["0.4"]
     assert learned["request_records"] >= figures["warm_up_requests"] > 100
-    # On a busy machine 3 of 454 rows were once refused; more would leave the model without what it learns from.
-    assert sum(learned["refused"].values()) <= 0.01 * learned["request_records"], learned["refused"]
+    assert learned["refused"] == {}
     assert ours["failed"] == 0
     assert ours["decisions"]["models"] == [learned["model_version"]] == ["1"]
     assert ours["decisions"].get("fell back", 0) == 0
