@@ -288,3 +288,12 @@ def test_any_bytes_are_a_message_or_refused(body):
 def test_a_message_that_unpacks_to_too_much_is_refused():
     with pytest.raises(RefusedError, match="message:too_large"):
         open_message(gzip.compress(b"\0" * (MAX_UNPACKED_BYTES + 2)))
+
+
+def test_of_less_than_nothing_no_cost_is_below_0():
+    splitter = Splitter(1, 10.0, 0.0)
+    requests = np.full((20, 1), 5.0)
+    splitter.observe(np.arange(1.0, 21.0), np.ones(20), np.linspace(-0.5, -0.1, 20), requests, requests)
+    found = splitter.attribution()
+    assert found.cost[0] == 0.0
+    assert found.error[0] >= 0.0

@@ -149,8 +149,10 @@ class Splitter:
         # What is not the background goes by the hints. Fitting use to the hints would make little of them, since they
         # are far noisier than counts.
         hints = self._hints if self._totals[0] > 0 else self._requests
-        typical = self._totals[2] / self._requests.sum()
-        above = max(0.0, 1 - background * totals[1] / max(float(totals[2]), _LEAST)) * self._totals[2]
+        # Less than nothing is left where requests tell of more than was used.
+        used = max(0.0, float(self._totals[2]))
+        typical = used / self._requests.sum()
+        above = max(0.0, 1 - background * totals[1] / max(float(totals[2]), _LEAST)) * used
         each = above * hints[seen] / hints.sum() / self._requests[seen]
         return each, _PRIOR_SPREAD * each + _LEAST_SPREAD * typical + _LEAST
 

@@ -136,8 +136,7 @@ class FingerprintMaker:
         weighed = np.isfinite(cells["mem_bytes"])
         cells["cpu_attributed_s"], cells["cpu_error_s"] = cpu.cost, cpu.error
         cells["mem_error_bytes"] = np.where(weighed, np.nan, memory.error)
-        # Where requests tell of more than the host used, what is left for its overhead would be less than nothing.
-        overhead_s = max(0.0, float(np.nan_to_num(self._overhead.attribution().cost[0])))
+        overhead_s = float(np.nan_to_num(self._overhead.attribution().cost[0]))
         cells["cpu_s"] = np.where(measured, cells["cpu_s"] + overhead_s, cpu.cost)
         cells["mem_bytes"] = np.where(weighed, cells["mem_bytes"], memory.cost)
         service, host, boot_id = self._identity
