@@ -12,7 +12,7 @@ from bench.engine_process import MeasuredEngine, quantile
 from fingerpost.client import EngineClient
 
 # Of calm before each swap, twice; about as long as a swap is watched.
-CALM_S = 4.0
+_CALM_S = 4.0
 _AFTERWARDS_S = 2.0
 Interval = tuple[float, float]
 # Two calm intervals, and that of the swap.
@@ -24,9 +24,9 @@ def make_swaps(engine: MeasuredEngine, client: EngineClient, versions: Sequence[
     made: Swaps = []
     for version in versions:
         begin = time.perf_counter()
-        time.sleep(CALM_S)
+        time.sleep(_CALM_S)
         middle = time.perf_counter()
-        time.sleep(CALM_S)
+        time.sleep(_CALM_S)
         moved = time.perf_counter()
         _swap(engine, client, version)
         made.append(((begin, middle), (middle, moved), (moved, time.perf_counter())))

@@ -8,12 +8,11 @@ from typing import Any
 from bench.engine_fleet import MadeFleet, fit_model, register_model
 from bench.engine_load import Load, write_bodies
 from bench.engine_process import MeasuredEngine, quantile
+from bench.engine_scoring import LEAVES, TREES
 from bench.engine_swap import Stolen, make_swaps, swap_figures
 from fingerpost.client import EngineClient
 from fingerpost.fingerprint import pack
 
-# About what training ends with on real telemetry.
-TREES, LEAVES = 120, 24
 _HOSTS, _CATEGORIES = 100, 40
 _REPORTS_EVERY_S = 5.0
 # A connection rests so long between requests: 8 of them ask some hundred times a second.
