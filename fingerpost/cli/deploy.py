@@ -16,11 +16,9 @@ def deploy(
     """Builds a Bento of the engine, pinned to a model version."""
     import json
 
-    from fingerpost.environment import apply_tool_environment
-    from fingerpost.settings import get_settings
+    from fingerpost.cli.promotion import settings_with_registry
 
-    settings = get_settings()
-    apply_tool_environment(settings)
+    settings = settings_with_registry()
     from serving.deploy import build_bento
 
     built = build_bento(settings, model_version)
