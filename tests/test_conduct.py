@@ -1,9 +1,7 @@
 """From a challenger to its verdict by itself; experiments of versions that do not differ promote nothing."""
 
-import time
-
 import pytest
-from experiment_records import keep_records, made_records
+from experiment_records import BEGIN, keep_records, made_records
 
 from abtest.conduct import conduct
 from abtest.experiments import records_of, running, start
@@ -26,10 +24,13 @@ def due(made):
 
 
 def begun_long_ago(made, effect, seed=0):
-    """An experiment whose slots are all over, with the records of its requests in the lake."""
+    """An experiment whose slots are all over, with the records of its requests in the lake.
+
+    It begins at a given moment, since its name and so the order of its slots follow from that: drawn anew in every
+    run, one of 150 experiments of versions that do not differ would be called better, as alpha permits.
+    """
     settings = made.settings
-    now = time.time_ns() // 1000
-    experiment = start(settings, now_us=now - round(2 * 30 * 20 * US) - 300 * US).experiment
+    experiment = start(settings, now_us=BEGIN + seed * 3600 * US).experiment
     records = made_records(experiment, effect=effect, seed=seed)
     keep_records(settings, records)
     return experiment
