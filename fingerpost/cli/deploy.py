@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from fingerpost.cli.servers import settings_with_registry
+
 
 def register(app: typer.Typer) -> None:
     app.command()(deploy)
@@ -15,8 +17,6 @@ def deploy(
 ) -> None:
     """Builds a Bento of the engine, pinned to a model version."""
     import json
-
-    from fingerpost.cli.promotion import settings_with_registry
 
     settings = settings_with_registry()
     from serving.deploy import build_bento

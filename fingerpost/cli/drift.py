@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from fingerpost.cli.servers import settings_with_registry
+
 
 def register(app: typer.Typer) -> None:
     app.command()(drift)
@@ -19,7 +21,6 @@ def drift(
     """
     import json
 
-    from fingerpost.cli.promotion import settings_with_registry
     from fingerpost.errors import NoDataError
 
     settings = settings_with_registry()

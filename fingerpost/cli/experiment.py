@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fingerpost.cli.servers import settings_with_registry
+
 if TYPE_CHECKING:
     from abtest.evaluation import Evaluation
     from abtest.verdict import Verdict
@@ -81,7 +83,7 @@ def start(
 
     from abtest.experiments import start as begin
 
-    settings = _registry()
+    settings = settings_with_registry()
     begun = begin(settings, slot, washout, pairs)
     if json_output:
         _print_json({**json.loads(begun.experiment.to_json()), "new": begun.new})
@@ -94,7 +96,7 @@ def status(json_output: _Json = False) -> None:
     from abtest.evaluation import evaluate
     from abtest.experiments import records_of, running, still_in_force
 
-    settings = _registry()
+    settings = settings_with_registry()
     experiment = running(settings)
     if experiment is None:
         past = records_of(settings)
@@ -126,7 +128,7 @@ def stop(
     from abtest.experiments import stop as end
     from fingerpost.errors import FingerpostError
 
-    settings = _registry()
+    settings = settings_with_registry()
     try:
         experiment = running(settings)
     except FingerpostError as error:
@@ -156,7 +158,7 @@ def report(
     from abtest.experiments import running
     from fingerpost.errors import FingerpostError
 
-    settings = _registry()
+    settings = settings_with_registry()
     experiment = running(settings)
     if experiment is None:
         raise FingerpostError("no experiment runs; records of past ones: `fingerpost experiment status --json`")
@@ -248,16 +250,6 @@ def _settings() -> "Settings":
 
     settings = get_settings()
     apply_tool_environment(settings)
-    return settings
-
-
-def _registry() -> "Settings":
-    """The settings, once the registry is known to answer: MLflow itself would try for minutes."""
-    from fingerpost.cli.platform import need_server
-
-    settings = _settings()
-    if settings.mlflow.startswith("http"):
-        need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
     return settings
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fingerpost.cli.servers import need_registry, need_server
+
 
 def register(app: typer.Typer) -> None:
     app.command()(run)
@@ -36,9 +38,8 @@ def run(
         if flow not in FLOWS:
             raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
     need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
-    # A registry may also be a database, without a server.
-    if settings.mlflow.startswith("http") and not {*flows} <= {"ingest", "features"}:
-        need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
+    if not {*flows} <= {"ingest", "features"}:
+        need_registry(settings)
     apply_tool_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     result = [run_flow(flow) for flow in flows][-1]
@@ -64,21 +65,3 @@ def schedule() -> None:
     from flows.schedule import serve_deployments
 
     serve_deployments(settings)
-
-
-def need_server(what: str, health_url: str, setting: str) -> None:
-    """Makes sure that a server answers.
-
-    Raises:
-        FingerpostError: it does not; the message names the setting that points at it.
-    """
-    import httpx
-
-    from fingerpost.errors import FingerpostError
-
-    try:
-        httpx.get(health_url, timeout=10, trust_env=False).raise_for_status()
-    except httpx.HTTPError as error:
-        raise FingerpostError(
-            f"{what} does not answer at {health_url} ({type(error).__name__}): start it, or point {setting} at it"
-        ) from error

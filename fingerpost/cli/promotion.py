@@ -1,11 +1,10 @@
 """`fingerpost promote|rollback|hold|history|decisions`: who is champion, and why."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from fingerpost.settings import Settings
+from fingerpost.cli.servers import settings_with_registry
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Reason = Annotated[str, typer.Option(help="Why; it goes into the record.")]
@@ -122,21 +121,6 @@ def replay(
     _show(told, json_output, text)
     if not same:
         raise typer.Exit(1)
-
-
-def settings_with_registry() -> "Settings":
-    """The settings, with MLflow known to answer."""
-    from fingerpost.cli.platform import need_server
-    from fingerpost.environment import apply_tool_environment
-    from fingerpost.logs import configure_logs
-    from fingerpost.settings import get_settings
-
-    settings = get_settings()
-    if settings.mlflow.startswith("http"):
-        need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
-    apply_tool_environment(settings)
-    configure_logs("WARNING", settings.log_format)
-    return settings
 
 
 def _decided(done: dict[str, Any]) -> str:

@@ -1,0 +1,51 @@
+"""What commands need of the servers they talk to: an answer now, or a word on which of them is away."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fingerpost.settings import Settings
+
+
+def settings_with_registry() -> "Settings":
+    """The settings, applied to this process, with the registry known to answer.
+
+    Raises:
+        FingerpostError: it does not.
+    """
+    from fingerpost.environment import apply_tool_environment
+    from fingerpost.logs import configure_logs
+    from fingerpost.settings import get_settings
+
+    settings = get_settings()
+    need_registry(settings)
+    apply_tool_environment(settings)
+    configure_logs("WARNING", settings.log_format)
+    return settings
+
+
+def need_registry(settings: "Settings") -> None:
+    """Makes sure that MLflow answers, which itself would try for minutes; a database needs no server.
+
+    Raises:
+        FingerpostError: it does not.
+    """
+    if settings.mlflow.startswith("http"):
+        need_server("MLflow", f"{settings.mlflow}/health", "FINGERPOST_MLFLOW_URL")
+
+
+def need_server(what: str, health_url: str, setting: str) -> None:
+    """Makes sure that a server answers.
+
+    Raises:
+        FingerpostError: it does not; the message names the setting that points at it.
+    """
+    import httpx
+
+    from fingerpost.errors import FingerpostError
+
+    try:
+        httpx.get(health_url, timeout=10, trust_env=False).raise_for_status()
+    except httpx.HTTPError as error:
+        raise FingerpostError(
+            f"{what} does not answer at {health_url} ({type(error).__name__}): start it, or point {setting} at it"
+        ) from error
