@@ -67,13 +67,13 @@ def latencies(pairs: Pairs) -> "Figure":
 
 
 def shadow_errors(report: ShadowReport) -> "Figure":
-    """Mean |log errors| of both models by target, host and category, with the interval of their difference."""
+    """Mean errors of both models by target, host and category, with the interval of their difference."""
     figure = _figure(13.0, 5.2)
     parts = (("target", report.errors), ("host", report.by_host), ("category", report.by_category))
     for place, (title, found) in enumerate(parts, start=1):
         axes = figure.add_subplot(1, len(parts), place)
         _bars(axes, found)
-        axes.set(title=f"by {title}", xlabel="mean |log error|")
+        axes.set(title=f"by {title}", xlabel="mean error, log scale")
     figure.suptitle(f"challenger {report.versions[1]} against champion {report.versions[0]}: {report.status}")
     return figure
 

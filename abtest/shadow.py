@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from abtest.blocks import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
 from abtest.plain import plain
+from abtest.shadow_errors import SIDES, prediction_errors
 from routing.cost import routing_cost
 from serving.scorer import TARGETS
 
 Floats = NDArray[np.float64]
 
 MIN_ROWS = 100
-_SIDES = ("champion", "challenger")
 _MOST_NAMES = 100
 
 
@@ -27,7 +27,7 @@ class Comparison:
 
     Args:
         rows: outcomes compared.
-        champion, challenger: mean |log error|, or mean regret.
+        champion, challenger: mean error (`shadow_errors`), or mean regret.
         naive: the same of the cell's last window, where there was one; NaN for regret.
         difference: challenger less champion; below 0 the challenger is better.
         skill: 1 - challenger / champion; above 0 the challenger is better.
@@ -88,7 +88,7 @@ def compare(joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.
     versions = (str(last["champion_version"]), str(last["challenger_version"]))
     same = (joined["champion_version"] == versions[0]) & (joined["challenger_version"] == versions[1])
     rows = joined[same].reset_index(drop=True)
-    errors = _log_errors(rows)
+    errors = prediction_errors(rows)
     block = time_blocks(rows["end_us"])
     weight = rows["weight"].to_numpy(np.float64)
     by_target = {
@@ -98,7 +98,7 @@ def compare(joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.
     overall = {side: _row_means(errors[side]) for side in errors}
     by_target["all"] = _comparison(overall, block, weight, alpha)
     regrets = regret_table(rows, latency_weight)
-    regret_values = {side: regrets[side].to_numpy(np.float64) for side in _SIDES}
+    regret_values = {side: regrets[side].to_numpy(np.float64) for side in SIDES}
     regret_block = time_blocks(regrets["end_us"]) if len(regrets) else np.zeros(0, dtype=np.int64)
     status, reason = _status(by_target["all"])
     return ShadowReport(
@@ -129,30 +129,16 @@ def regret_table(rows: pd.DataFrame, latency_weight: float = 0.0) -> pd.DataFram
         rate, latency = _floats(rows, f"{side}_throughput_rps"), _floats(rows, f"{side}_latency_p50_s")
         return routing_cost(_floats(rows, "inflight"), rate, latency, 1.0, latency_weight)
 
-    costs = {"true": cost("actual"), **{side: cost(side) for side in _SIDES}}
+    costs = {"true": cost("actual"), **{side: cost(side) for side in SIDES}}
     known = np.isfinite(np.stack(list(costs.values()))).all(axis=0)
     table = pd.DataFrame({"end_us": rows["end_us"], "category": rows["category"], **costs})
     table = table[pd.Series(known)].reset_index(drop=True)
     keys = ["end_us", "category"]
     groups = table.groupby(keys, sort=True)
     found = pd.DataFrame({"hosts": groups.size(), "best": groups["true"].min()})
-    for side in _SIDES:
+    for side in SIDES:
         found[side] = table.loc[groups[side].idxmin()].set_index(keys)["true"] / found["best"] - 1
     return found[found["hosts"] > 1].reset_index()
-
-
-def _log_errors(rows: pd.DataFrame) -> dict[str, Floats]:
-    """|log predicted - log actual| of both sides and the naive forecast, each of shape (rows, targets)."""
-
-    def logs(side: str) -> Floats:
-        values = np.stack([_floats(rows, f"{side}_{target}") for target in TARGETS], axis=1)
-        return np.log(np.where(values > 0, values, np.nan))
-
-    actual = logs("actual")
-    errors = {side: np.abs(logs(side) - actual) for side in (*_SIDES, "naive")}
-    # Both on the same outcomes, or on none.
-    both = np.isfinite(errors["champion"]) & np.isfinite(errors["challenger"])
-    return {side: np.where(both, values, np.nan) for side, values in errors.items()}
 
 
 def _comparison(values: Mapping[str, Floats], block: NDArray[np.int64], weight: Floats, alpha: float) -> Comparison:
@@ -182,10 +168,10 @@ def _status(overall: Comparison) -> tuple[Literal["better", "worse", "no differe
         )
     interval = f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
     if difference.high < 0:
-        return "better", f"its mean |log error| is lower: {interval}"
+        return "better", f"its mean error is lower: {interval}"
     if difference.low > 0:
-        return "worse", f"its mean |log error| is higher: {interval}"
-    return "no difference", f"mean |log errors| cannot be told apart: {interval}"
+        return "worse", f"its mean error is higher: {interval}"
+    return "no difference", f"mean errors cannot be told apart: {interval}"
 
 
 def _row_means(errors: Floats) -> Floats:

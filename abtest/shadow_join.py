@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from abtest.lake import CATEGORY_COLUMNS, read_span, with_categories
+from abtest.shadow_errors import MARKS
 from fleet.windows import window_end_us
 from serving.scorer import TARGETS
 from serving.shadow import KIND
@@ -14,6 +15,8 @@ US = 1_000_000
 # A window that few requests reach by choice stands for at most this many times as many.
 MAX_WEIGHT = 50.0
 _CELL = ["host", "category"]
+# What is measured of a window: the targets, and all that is known of its durations.
+_OUTCOMES = tuple(dict.fromkeys([*TARGETS, *MARKS]))
 # A load older than this says nothing of the present.
 _LOAD_WINDOWS = 3
 
@@ -23,7 +26,7 @@ def load_shadow(lake: Path, service: str, from_us: int, to_us: int, window_s: fl
     reach = round(_LOAD_WINDOWS * window_s * US)
     span = (from_us - reach, to_us + reach)
     predictions = read_span(lake, KIND, service, from_us, to_us)
-    windows = read_span(lake, "windows", service, *span, ("time", *_CELL, "requests", *TARGETS))
+    windows = read_span(lake, "windows", service, *span, ("time", *_CELL, "requests", *_OUTCOMES))
     loads = read_span(lake, "loads", service, *span, ("time", "host", "inflight"))
     if predictions.empty or windows.empty:
         return join_outcomes(predictions, windows, loads, pd.DataFrame(), window_s)
@@ -43,16 +46,16 @@ def join_outcomes(
         window_s: length of a window, seconds.
 
     Returns:
-        The predictions' columns; `end_us` of the window; `actual_<target>`, and `naive_<target>`: what the cell's
-        latest window before the prediction had; `inflight` of the host at the time; `weight`, the inverse of the mean
-        propensity, at most `MAX_WEIGHT` times the least.
+        The predictions' columns; `end_us` of the window; `actual_<target>`, `actual_latency_p90_s`, and
+        `naive_<target>`: what the cell's latest window before the prediction had; `inflight` of the host at the time;
+        `weight`, the inverse of the mean propensity, at most `MAX_WEIGHT` times the least.
     """
     if predictions.empty or windows.empty:
         return pd.DataFrame()
     span = round(window_s * US)
     rows = predictions.assign(end_us=-(-predictions["time_us"] // span) * span + span)
     rows = rows.drop_duplicates(["end_us", *_CELL], keep="last")
-    actual = windows[["time_us", *_CELL, *TARGETS]].rename(columns={name: f"actual_{name}" for name in TARGETS})
+    actual = windows[["time_us", *_CELL, *_OUTCOMES]].rename(columns={name: f"actual_{name}" for name in _OUTCOMES})
     rows = rows.merge(actual.rename(columns={"time_us": "end_us"}), on=["end_us", *_CELL])
     naive = windows[["time_us", *_CELL, *TARGETS]].rename(columns={name: f"naive_{name}" for name in TARGETS})
     rows = pd.merge_asof(rows.sort_values("time_us"), naive.sort_values("time_us"), on="time_us", by=_CELL)

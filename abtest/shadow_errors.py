@@ -1,0 +1,69 @@
+"""How far predictions were off what happened, by losses that are least for the right prediction."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from serving.scorer import TARGETS
+
+Floats = NDArray[np.float64]
+
+SIDES = ("champion", "challenger")
+TAIL = "latency_p99_s"
+TAIL_SHARE = 0.99
+# What a window keeps of its durations, and the share of its requests that took no longer.
+MARKS = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p99_s": 0.99}
+_LEAST_WIDTH = 1e-9
+
+
+def prediction_errors(rows: pd.DataFrame) -> dict[str, Floats]:
+    """Of `champion`, `challenger` and `naive` the losses, each of shape (rows, TARGETS), on a log scale.
+
+    Throughput and median latency: |log predicted - log measured|. p99: `tail_loss`, since a window of few requests has
+    no p99 to compare with: what 99 of 100 requests stay under is well above all that most of them measured.
+
+    Args:
+        rows: of `shadow_join.join_outcomes`.
+
+    Returns:
+        NaN where champion or challenger cannot be compared: both are judged by the same outcomes.
+    """
+    actual = _logs(rows, "actual", TARGETS)
+    marks = _logs(rows, "actual", tuple(MARKS))
+    errors = {}
+    for side in (*SIDES, "naive"):
+        predicted = _logs(rows, side, TARGETS)
+        errors[side] = np.abs(predicted - actual)
+        place = TARGETS.index(TAIL)
+        errors[side][:, place] = tail_loss(marks, predicted[:, place])
+    both = np.isfinite(errors["champion"]) & np.isfinite(errors["challenger"])
+    return {side: np.where(both, values, np.nan) for side, values in errors.items()}
+
+
+def tail_loss(marks: Floats, predicted: Floats, share: float = TAIL_SHARE) -> Floats:
+    """Twice the mean pinball loss of a predicted quantile over the requests of each window.
+
+    The pinball loss is least, on average, for the true quantile, however few requests a window has (Koenker and
+    Bassett, Regression quantiles, 1978); where the share is 0.5, twice of it is the absolute error. The durations of a
+    window are taken to lie, on a log scale, evenly between its marks; those below p50 at p50, since all predictions
+    above it gain alike by how far below they are; those above p99 at p99.
+
+    Args:
+        marks: logs of p50, p90, p99, shape (n, 3), not falling.
+        predicted: logs, shape (n,).
+        share: that of requests which should lie under the prediction, 0..1.
+    """
+    points = np.column_stack([marks[:, :1], marks, marks[:, -1:]])
+    shares = np.diff([0.0, *MARKS.values(), 1.0])
+    low, high = points[:, :-1], points[:, 1:]
+    middle, value = (low + high) / 2, predicted[:, None]
+    width = np.maximum(high - low, _LEAST_WIDTH)
+    within = np.square(high - value) / (2 * width)
+    above = np.where(value <= low, middle - value, np.where(value >= high, 0.0, within))
+    below = above - (middle - value)
+    return np.asarray(2 * ((share * above + (1 - share) * below) * shares).sum(axis=1))
+
+
+def _logs(rows: pd.DataFrame, side: str, names: tuple[str, ...]) -> Floats:
+    values = np.stack([rows[f"{side}_{name}"].to_numpy(dtype=np.float64, na_value=np.nan) for name in names], axis=1)
+    return np.log(np.where(values > 0, values, np.nan))
