@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from serving.metrics_folder import forget_dead_workers, keep_in_memory
+from serving.service_gauges import ServiceGauges
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SPACE = "fingerpost_engine"
@@ -23,8 +24,8 @@ class EngineMetrics:
         def counter(name: str, text: str, *labels: str) -> Any:
             return Counter(name, text, labels, namespace=_SPACE)
 
-        def gauge(name: str, text: str, *labels: str, mode: Any = "livemax") -> Any:
-            return Gauge(name, text, labels, namespace=_SPACE, multiprocess_mode=mode)
+        def gauge(name: str, text: str, *labels: str) -> Any:
+            return Gauge(name, text, labels, namespace=_SPACE, multiprocess_mode="livemax")
 
         self._fingerprints = counter("fingerprints", "Fingerprints received, by what became of them", "outcome")
         self._reasons = counter("refused", "Fingerprints and messages refused, by reason", "reason")
@@ -46,21 +47,11 @@ class EngineMetrics:
         self.refused_models = counter("models_refused", "Models that were refused: look at /v1/models", "alias")
         self.model_problem = gauge("model_problem", "1 while the model an alias points at cannot be used", "alias")
         self.registry_problem = gauge("registry_problem", "1 while the model registry does not answer")
-        self.experiment_problem = gauge(
-            "experiment_problem", "1 while an experiment should run but an arm's table cannot be served", "service"
-        )
         self.store_problem = gauge("store_problem", "1 while the fingerprint store cannot be used")
         self.loop_lag = gauge("event_loop_lag_seconds", "The latest the event loop was in the last 10 s or more")
-        self.hosts = gauge("hosts", "Live hosts, of services asked for lately", "service")
-        self.table_age = gauge("table_age_seconds", "Since the table was last known to be right", "service")
-        self.prediction_age = gauge("prediction_age_seconds", "Since the latest fingerprint in the table", "service")
+        self.services = ServiceGauges(_SPACE)
         self.shadow_rows = counter("shadow_rows", "Predictions logged for comparison")
         self.shadow_failures = counter("shadow_failures", "Logs of predictions that could not be written")
-
-    def no_longer_asked_for(self, service: str) -> None:
-        """A service has no tables any more: what was said of its last ones no longer holds."""
-        for gauge in (self.hosts, self.table_age, self.prediction_age, self.experiment_problem):
-            gauge.labels(service).set(0)
 
     def received(self, accepted: int, stale: int, reasons: Mapping[str, int]) -> None:
         for outcome, count in (("accepted", accepted), ("stale", stale), ("refused", sum(reasons.values()))):

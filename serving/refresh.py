@@ -142,7 +142,7 @@ class Refresher:
             if time.monotonic() - work.view.asked_s > _IDLE_S:
                 with self._lock:
                     del self._work[service]
-                self._metrics.no_longer_asked_for(service)
+                self._metrics.services.forget(service)
                 continue
             # A large fleet takes long to score: half of the time is left to others.
             if now_s - work.refreshed_s >= max(self._settings.table_refresh_s, 2 * work.took_s):
@@ -276,8 +276,11 @@ class Refresher:
 
     def _note_ages(self, work: _Work, now_s: float) -> None:
         service, published = work.view.service, work.view.published
-        self._metrics.hosts.labels(service).set(len(work.states))
-        self._metrics.experiment_problem.labels(service).set(1 if self.problem_of_experiment(service) else 0)
+        problem = 1.0 if self.problem_of_experiment(service) else 0.0
+        self._metrics.services.tell(service, hosts=len(work.states), experiment_problem=problem)
         if published is not None:
-            self._metrics.table_age.labels(service).set(max(0.0, now_s - published.confirmed_s))
-            self._metrics.prediction_age.labels(service).set(max(0.0, now_s - published.table.as_of_us / 1e6))
+            self._metrics.services.tell(
+                service,
+                table_age_s=max(0.0, now_s - published.confirmed_s),
+                prediction_age_s=max(0.0, now_s - published.table.as_of_us / 1e6),
+            )
