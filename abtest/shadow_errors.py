@@ -4,15 +4,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fleet.windows import LATENCY_SHARES
 from serving.scorer import TARGETS
+from training.calibration import PROMISED
 
 Floats = NDArray[np.float64]
 
 SIDES = ("champion", "challenger")
 TAIL = "latency_p99_s"
-TAIL_SHARE = 0.99
-# What a window keeps of its durations, and the share of its requests that took no longer.
-MARKS = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p99_s": 0.99}
 _LEAST_WIDTH = 1e-9
 
 
@@ -29,7 +28,7 @@ def prediction_errors(rows: pd.DataFrame) -> dict[str, Floats]:
         NaN where champion or challenger cannot be compared: both are judged by the same outcomes.
     """
     actual = _logs(rows, "actual", TARGETS)
-    marks = _logs(rows, "actual", tuple(MARKS))
+    marks = _logs(rows, "actual", tuple(LATENCY_SHARES))
     errors = {}
     for side in (*SIDES, "naive"):
         predicted = _logs(rows, side, TARGETS)
@@ -40,7 +39,7 @@ def prediction_errors(rows: pd.DataFrame) -> dict[str, Floats]:
     return {side: np.where(both, values, np.nan) for side, values in errors.items()}
 
 
-def tail_loss(marks: Floats, predicted: Floats, share: float = TAIL_SHARE) -> Floats:
+def tail_loss(marks: Floats, predicted: Floats, share: float = PROMISED[TAIL]) -> Floats:
     """Twice the mean pinball loss of a predicted quantile over the requests of each window.
 
     The pinball loss is least, on average, for the true quantile, however few requests a window has (Koenker and
@@ -54,7 +53,7 @@ def tail_loss(marks: Floats, predicted: Floats, share: float = TAIL_SHARE) -> Fl
         share: that of requests which should lie under the prediction, 0..1.
     """
     points = np.column_stack([marks[:, :1], marks, marks[:, -1:]])
-    shares = np.diff([0.0, *MARKS.values(), 1.0])
+    shares = np.diff([0.0, *LATENCY_SHARES.values(), 1.0])
     low, high = points[:, :-1], points[:, 1:]
     middle, value = (low + high) / 2, predicted[:, None]
     width = np.maximum(high - low, _LEAST_WIDTH)

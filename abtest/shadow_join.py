@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from abtest.lake import CATEGORY_COLUMNS, read_span, with_categories
-from abtest.shadow_errors import MARKS
-from fleet.windows import window_end_us
+from fleet.windows import LATENCY_SHARES, window_end_us
 from serving.scorer import TARGETS
 from serving.shadow import KIND
 
@@ -16,7 +15,7 @@ US = 1_000_000
 MAX_WEIGHT = 50.0
 _CELL = ["host", "category"]
 # What is measured of a window: the targets, and all that is known of its durations.
-_OUTCOMES = tuple(dict.fromkeys([*TARGETS, *MARKS]))
+_OUTCOMES = tuple(dict.fromkeys([*TARGETS, *LATENCY_SHARES]))
 # A load older than this says nothing of the present.
 _LOAD_WINDOWS = 3
 

@@ -17,7 +17,8 @@ Arrays = dict[str, NDArray[Any]]
 
 US = 1_000_000
 _SERVER_ERROR = 500
-_QUANTILES = (("latency_p50_s", 0.5), ("latency_p90_s", 0.9), ("latency_p99_s", 0.99))
+# What a window keeps of its durations, and the share of its requests that took no longer.
+LATENCY_SHARES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p99_s": 0.99}
 # Columns that may be absent; a mean over what is known.
 _MEANS = (
     ("service_time_mean_s", "service_time_s"),
@@ -75,7 +76,7 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
     known = np.isfinite(sorted_durations)
     timed = np.add.reduceat(known.astype(np.int64), first)
     windows["latency_mean_s"] = _ratio(np.add.reduceat(np.where(known, sorted_durations, 0.0), first), timed)
-    for name, share in _QUANTILES:
+    for name, share in LATENCY_SHARES.items():
         windows[name] = _quantile(sorted_durations, first, timed, share)
     windows["latency_min_s"] = np.where(timed > 0, sorted_durations[first], np.nan)
     service = _optional(requests, "service_time_s", order)
@@ -226,7 +227,7 @@ def _floats(arrays: Arrays, name: str) -> Floats:
 
 def _no_windows() -> Arrays:
     whole = ("end_us", "host", "category", "requests", "errors")
-    names = ("latency_mean_s", *(name for name, _ in _QUANTILES), "latency_min_s", "service_time_min_s")
+    names = ("latency_mean_s", *LATENCY_SHARES, "latency_min_s", "service_time_min_s")
     return {
         **{name: np.zeros(0, dtype=np.int64) for name in whole},
         **{name: np.zeros(0) for name in (*names, *(name for name, _ in _MEANS))},

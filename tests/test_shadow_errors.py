@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abtest.shadow_errors import MARKS, TAIL, prediction_errors, tail_loss
+from abtest.shadow_errors import TAIL, prediction_errors, tail_loss
+from fleet.windows import LATENCY_SHARES
 from serving.scorer import TARGETS
 
 LOGS = st.floats(-8, 3)
-SHARES = np.array([0.0, *MARKS.values(), 1.0])
+SHARES = np.array([0.0, *LATENCY_SHARES.values(), 1.0])
 
 
 def quantiles(marks):
@@ -42,8 +43,8 @@ def test_of_a_single_request_and_the_median_it_is_the_absolute_error(measured, p
 def windows(requests, count=6000, seed=0):
     """Windows of a few requests whose durations are log-normal: log-quantiles 0 and 2.33 at 0.5 and 0.99."""
     durations = np.exp(np.random.default_rng(seed).normal(size=(count, requests)))
-    marks = np.quantile(durations, list(MARKS.values()), axis=1)
-    table = pd.DataFrame(dict(zip((f"actual_{name}" for name in MARKS), marks, strict=True)))
+    marks = np.quantile(durations, list(LATENCY_SHARES.values()), axis=1)
+    table = pd.DataFrame(dict(zip((f"actual_{name}" for name in LATENCY_SHARES), marks, strict=True)))
     return table.assign(actual_throughput_rps=1.0)
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fleet.windows import LATENCY_SHARES
+
 Floats = NDArray[np.float64]
 
-_MEASURED = (("latency_p50_s", 0.5), ("latency_p90_s", 0.9), ("latency_p99_s", 0.99))
 # What each target promises about single requests.
 PROMISED = {"latency_p50_s": 0.5, "latency_p99_s": 0.99}
 _MAX_SHIFT = np.log(20.0)
@@ -51,11 +52,11 @@ def calibration_curve(rows: pd.DataFrame, predicted_log: Floats, shifts: Floats)
 
 def _shares(rows: pd.DataFrame, predicted_log: Floats) -> tuple[Floats, Floats]:
     """Of each window the share of its requests under the prediction, and its requests; 0 where nothing is known."""
-    marks = rows[[name for name, _ in _MEASURED]].to_numpy(np.float64)
+    marks = rows[[*LATENCY_SHARES]].to_numpy(np.float64)
     usable = np.isfinite(marks).all(axis=1) & np.isfinite(predicted_log)
     marks = np.where(usable[:, None], marks, 0.0)
     x = np.column_stack([marks[:, 0] - _EDGE, marks, marks[:, -1] + _EDGE])
-    y = np.array([0.0, *(share for _, share in _MEASURED), 1.0])
+    y = np.array([0.0, *LATENCY_SHARES.values(), 1.0])
     value = np.clip(np.where(usable, predicted_log, 0.0), x[:, 0], x[:, -1])
     piece = np.clip((value[:, None] >= x[:, 1:-1]).sum(axis=1), 0, len(y) - 2)
     row = np.arange(len(x))
