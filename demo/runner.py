@@ -24,7 +24,14 @@ from demo.story import Story, Told
 from fingerpost.environment import tool_environment
 from fingerpost.lake import INBOX, parquet_files
 from fingerpost.settings import LOOPBACK, Settings
-from fingerpost.stack.parts import answers, fingerpost, mlflow_command, prefect_command, settings_environment
+from fingerpost.stack.parts import (
+    answers,
+    fingerpost,
+    mlflow_command,
+    prefect_command,
+    python_module,
+    settings_environment,
+)
 from fingerpost.stack.ports import check_ports
 from fingerpost.stack.processes import Child, Stack
 from fleet.demo.classes import demo_hosts
@@ -64,6 +71,7 @@ class Demo:
         self._hosts = demo_hosts(options.hosts, self._settings.host_port_base)
         self._console = Console(stderr=True)
         self._progress = Progress(self._console)
+        self._told_before = self._layout.registry.exists()
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -85,6 +93,8 @@ class Demo:
         with self._progress.phase("starting the fleet, Envoy, the engine, MLflow and Prefect"):
             stack.start("prefect", prefect_command(settings))
             stack.start("mlflow", mlflow_command(settings))
+            if self._told_before:
+                self._make_room(stack)
             engine = stack.start("engine", fingerpost("engine"))
             envoy = self._start_fleet(stack)
             for name, url in self._health_urls().items():
@@ -115,9 +125,15 @@ class Demo:
             return story.tell(envoy)
         finally:
             if story.told.chapters:
-                pictures = sorted((layout.home / "reports").rglob("*.png"), key=lambda each: each.stat().st_mtime)
+                pictures = sorted(layout.reports.rglob("*.png"), key=lambda each: each.stat().st_mtime)
                 write_report(story.told, layout.access_log, settings.service, pictures, layout.report)
                 self._console.print(f"the story in pictures: {layout.report}", highlight=False)
+
+    def _make_room(self, stack: Stack) -> None:
+        """Before the engine starts, which would serve what an earlier story ended with."""
+        url = f"{self._settings.mlflow}/health"
+        stack.wait_until(lambda: answers(url), _START_TIMEOUT_S, f"MLflow does not answer at {url}")
+        stack.finish(stack.start("new-story", python_module("demo.new_story")), _START_TIMEOUT_S)
 
     def _start_fleet(self, stack: Stack) -> Child:
         settings, layout = self._settings, self._layout
@@ -207,12 +223,12 @@ class Demo:
         }
 
     def _clear(self) -> None:
-        """Removes what the last run measured; the registry and the runs' history stay."""
+        """Removes what the last run measured and served; the registry and the runs' history stay."""
         layout = self._layout
         layout.home.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(layout.lake, ignore_errors=True)
-        shutil.rmtree(layout.home / "reports", ignore_errors=True)
-        for path in (layout.access_log, layout.result, layout.report):
+        for folder in (layout.lake, layout.reports, layout.models):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (layout.access_log, layout.result, layout.report, *layout.home.glob("fingerprints.db*")):
             path.unlink(missing_ok=True)
 
 

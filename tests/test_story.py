@@ -1,13 +1,18 @@
-"""What the demo reads out of Envoy's log, and the page it makes of it."""
+"""What the demo begins from, what it reads out of Envoy's log, and the page it makes of it."""
 
 import json
 
 import pandas as pd
 import pytest
+from registry_harness import registry_settings
 
+from abtest.promotion.promote import set_hold
+from abtest.registry import FORMER_TAG, HOLD_TAG, WATCH_TAG
 from demo.measured import figures, requests_between, without_beginnings
+from demo.new_story import make_room
 from demo.report import write_report
 from demo.story import Told
+from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 
 BEGIN = 1_790_000_000.0
 
@@ -65,3 +70,21 @@ def test_nothing_measured_makes_a_page_too(tmp_path):
     assert isinstance(requests_between(log, "shop", 0, 1), pd.DataFrame)
     write_report(Told([("by turns", 0.0, 1.0)], {}), log, "shop", [], tmp_path / "report.html")
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_story_begins_without_what_the_one_before_ended_with(made):
+    registry, settings = made.registry, made.settings
+    registry.set_experiment(Experiment("e1", "shop", "1", "2", 1_790_000_000_000_000, 60, 5, 100))
+    set_hold(settings, True, "somebody", "a story that was broken off", None)
+    registry.set_note(WATCH_TAG, {"version": "1"})
+    registry.set_former_champions(["1"])
+    for _ in range(2):
+        make_room(settings)
+        assert (made.champion, made.challenger) == (None, None)
+        assert not {EXPERIMENT_TAG, HOLD_TAG, WATCH_TAG, FORMER_TAG} & registry.tags().keys()
+    assert registry.version("1") is not None
+    assert registry.version("2") is not None
+
+
+def test_a_registry_without_a_model_has_room(tmp_path):
+    make_room(registry_settings(tmp_path))
