@@ -8,6 +8,8 @@ import numpy as np
 from abtest.lake import CATEGORY_COLUMNS, OUTCOME_COLUMNS, read_span, with_categories
 from abtest.offpolicy import OffPolicy, capped_cost, evaluate_policy
 from abtest.target_policy import replayed_choices
+from features.numbers import numbers
+from fingerpost.aliases import ALIASES
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
 from serving.shadow import KIND
@@ -58,19 +60,16 @@ def challenger_off_policy(settings: Settings, from_us: int, to_us: int) -> Chall
     same = (predictions["champion_version"] == versions[0]) & (predictions["challenger_version"] == versions[1])
     records = read_span(lake, "requests", service, from_us, to_us, (*OUTCOME_COLUMNS, *CATEGORY_COLUMNS))
     records = with_categories(records.tail(_MAX_RECORDS).reset_index(drop=True), lake, service)
-    propensity = records["propensity"].to_numpy(dtype=np.float64, na_value=np.nan)
+    propensity = numbers(records["propensity"])
     if not (propensity > 0).any():
         raise NoDataError(
             "no request has a propensity: only those that the native picker, or `random`, routed have one"
         )
-    duration = records["duration_s"].to_numpy(dtype=np.float64, na_value=np.nan)
+    duration = numbers(records["duration_s"])
     cap_s = float(np.nanquantile(duration, _CAP_QUANTILE)) if np.isfinite(duration).any() else 1.0
     cost = capped_cost(duration, records["status"].to_numpy(np.int64) >= _SERVER_ERROR, cap_s)
     max_age_s = 3 * settings.shadow_every_s
-    choices = {
-        side: replayed_choices(records, predictions[same], side, settings, max_age_s)
-        for side in ("champion", "challenger")
-    }
+    choices = {side: replayed_choices(records, predictions[same], side, settings, max_age_s) for side in ALIASES}
     hosts = {name: place for place, name in enumerate(choices["challenger"].hosts)}
     taken = records["host"].map(hosts).to_numpy(np.int64)
     category = np.unique(records["category"].to_numpy(dtype=str), return_inverse=True)[1]

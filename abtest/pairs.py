@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from features.numbers import numbers
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
 
 Floats = NDArray[np.float64]
@@ -118,7 +119,7 @@ def paired_differences(pairs: Pairs, metric: str) -> tuple[Floats, Ints]:
 
 
 def _begun_us(records: pd.DataFrame) -> Floats:
-    duration = records["duration_s"].to_numpy(dtype=np.float64, na_value=np.nan)
+    duration = numbers(records["duration_s"])
     ended = records["time_us"].to_numpy(np.int64)
     return np.asarray(ended - np.round(np.nan_to_num(duration) * US).astype(np.int64))
 
@@ -130,14 +131,14 @@ def _measured(records: pd.DataFrame, place: Ints, count: int, length_s: float) -
     table = pd.DataFrame({"requests": requests, "throughput_rps": requests / length_s})
     with np.errstate(invalid="ignore", divide="ignore"):
         table["error_rate"] = np.bincount(place, weights=failed, minlength=count) / requests
-    duration = pd.Series(records["duration_s"].to_numpy(dtype=np.float64, na_value=np.nan))
+    duration = pd.Series(numbers(records["duration_s"]))
     groups = duration.where(~failed).groupby(place)
     table["latency_mean_s"] = groups.mean()
     for name, share in (("latency_p50_s", 0.5), ("latency_p99_s", 0.99)):
         table[name] = groups.quantile(share)
     table["predicted_cost"] = np.nan
     if "predicted_cost" in records:
-        costs = pd.Series(records["predicted_cost"].to_numpy(dtype=np.float64, na_value=np.nan))
+        costs = pd.Series(numbers(records["predicted_cost"]))
         table["predicted_cost"] = costs.groupby(place).mean()
     return table
 

@@ -9,6 +9,7 @@ from abtest.confidence import paired_sequence
 from abtest.pairs import US, Pairs, paired_differences
 from abtest.shadow import Comparison, ShadowReport
 from abtest.verdict import PRIMARY
+from fingerpost.aliases import ALIASES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,9 +82,7 @@ def shadow_errors(report: ShadowReport) -> "Figure":
 def _bars(axes: Any, found: Mapping[str, Comparison]) -> None:
     names = list(found)[:_MOST_BARS][::-1]
     height = np.arange(len(names))
-    champion, challenger = (
-        np.array([getattr(found[name], side) for name in names]) for side in ("champion", "challenger")
-    )
+    champion, challenger = (np.array([getattr(found[name], side) for name in names]) for side in ALIASES)
     axes.barh(height + 0.2, champion, 0.4, color=_CHAMPION, label="champion")
     half = np.array([found[name].difference.high - found[name].difference.value for name in names], dtype=np.float64)
     axes.barh(

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from abtest.blocks import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
 from abtest.plain import plain
-from abtest.shadow_errors import SIDES, prediction_errors
+from abtest.shadow_errors import prediction_errors
+from features.numbers import numbers
+from fingerpost.aliases import ALIASES
 from routing.cost import routing_cost
 from serving.scorer import TARGETS
 
@@ -98,7 +100,7 @@ def compare(joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.
     overall = {side: _row_means(errors[side]) for side in errors}
     by_target["all"] = _comparison(overall, block, weight, alpha)
     regrets = regret_table(rows, latency_weight)
-    regret_values = {side: regrets[side].to_numpy(np.float64) for side in SIDES}
+    regret_values = {side: regrets[side].to_numpy(np.float64) for side in ALIASES}
     regret_block = time_blocks(regrets["end_us"]) if len(regrets) else np.zeros(0, dtype=np.int64)
     status, reason = _status(by_target["all"])
     return ShadowReport(
@@ -121,22 +123,22 @@ def regret_table(rows: pd.DataFrame, latency_weight: float = 0.0) -> pd.DataFram
     Cost is that of the next request at the host's load, by throughput, or by median latency where no throughput was
     measured. Only hosts that traffic reached can be compared: a lower bound of what could have been gained.
     """
-    target = "throughput_rps" if np.isfinite(_floats(rows, "actual_throughput_rps")).any() else "latency_p50_s"
+    target = "throughput_rps" if np.isfinite(numbers(rows["actual_throughput_rps"])).any() else "latency_p50_s"
 
     def cost(side: str) -> Floats:
         if target == "latency_p50_s":
-            return _floats(rows, f"{side}_{target}")
-        rate, latency = _floats(rows, f"{side}_throughput_rps"), _floats(rows, f"{side}_latency_p50_s")
-        return routing_cost(_floats(rows, "inflight"), rate, latency, 1.0, latency_weight)
+            return numbers(rows[f"{side}_{target}"])
+        rate, latency = numbers(rows[f"{side}_throughput_rps"]), numbers(rows[f"{side}_latency_p50_s"])
+        return routing_cost(numbers(rows["inflight"]), rate, latency, 1.0, latency_weight)
 
-    costs = {"true": cost("actual"), **{side: cost(side) for side in SIDES}}
+    costs = {"true": cost("actual"), **{side: cost(side) for side in ALIASES}}
     known = np.isfinite(np.stack(list(costs.values()))).all(axis=0)
     table = pd.DataFrame({"end_us": rows["end_us"], "category": rows["category"], **costs})
     table = table[pd.Series(known)].reset_index(drop=True)
     keys = ["end_us", "category"]
     groups = table.groupby(keys, sort=True)
     found = pd.DataFrame({"hosts": groups.size(), "best": groups["true"].min()})
-    for side in SIDES:
+    for side in ALIASES:
         found[side] = table.loc[groups[side].idxmin()].set_index(keys)["true"] / found["best"] - 1
     return found[found["hosts"] > 1].reset_index()
 
@@ -180,7 +182,3 @@ def _row_means(errors: Floats) -> Floats:
         return np.asarray(
             np.where(known, errors, 0.0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
         )
-
-
-def _floats(rows: pd.DataFrame, name: str) -> Floats:
-    return rows[name].to_numpy(dtype=np.float64, na_value=np.nan)

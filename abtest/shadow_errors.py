@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from features.numbers import numbers
+from fingerpost.aliases import ALIASES, CHALLENGER, CHAMPION
 from fleet.windows import LATENCY_SHARES
 from serving.scorer import TARGETS
 from training.calibration import PROMISED
 
 Floats = NDArray[np.float64]
 
-SIDES = ("champion", "challenger")
 TAIL = "latency_p99_s"
 _LEAST_WIDTH = 1e-9
 
@@ -29,13 +30,12 @@ def prediction_errors(rows: pd.DataFrame) -> dict[str, Floats]:
     """
     actual = _logs(rows, "actual", TARGETS)
     marks = _logs(rows, "actual", tuple(LATENCY_SHARES))
-    errors = {}
-    for side in (*SIDES, "naive"):
+    tail, errors = TARGETS.index(TAIL), {}
+    for side in (*ALIASES, "naive"):
         predicted = _logs(rows, side, TARGETS)
         errors[side] = np.abs(predicted - actual)
-        place = TARGETS.index(TAIL)
-        errors[side][:, place] = tail_loss(marks, predicted[:, place])
-    both = np.isfinite(errors["champion"]) & np.isfinite(errors["challenger"])
+        errors[side][:, tail] = tail_loss(marks, predicted[:, tail])
+    both = np.isfinite(errors[CHAMPION]) & np.isfinite(errors[CHALLENGER])
     return {side: np.where(both, values, np.nan) for side, values in errors.items()}
 
 
@@ -64,5 +64,5 @@ def tail_loss(marks: Floats, predicted: Floats, share: float = PROMISED[TAIL]) -
 
 
 def _logs(rows: pd.DataFrame, side: str, names: tuple[str, ...]) -> Floats:
-    values = np.stack([rows[f"{side}_{name}"].to_numpy(dtype=np.float64, na_value=np.nan) for name in names], axis=1)
+    values = np.stack([numbers(rows[f"{side}_{name}"]) for name in names], axis=1)
     return np.log(np.where(values > 0, values, np.nan))

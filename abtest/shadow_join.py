@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from abtest.lake import CATEGORY_COLUMNS, read_span, with_categories
+from features.numbers import numbers
 from fleet.windows import LATENCY_SHARES, window_end_us
 from serving.scorer import TARGETS
 from serving.shadow import KIND
@@ -74,7 +75,7 @@ def _weights(rows: pd.DataFrame, records: pd.DataFrame, window_s: float) -> "np.
     if not len(records):
         return even
     ends = window_end_us(records["time_us"].to_numpy(), window_s)
-    chance = records["propensity"].to_numpy(dtype=np.float64, na_value=np.nan)
+    chance = numbers(records["propensity"])
     table = records[_CELL].assign(end_us=ends, propensity=chance)
     mean = table.groupby(["end_us", *_CELL], as_index=False)["propensity"].mean()
     found = rows[["end_us", *_CELL]].merge(mean, on=["end_us", *_CELL], how="left")["propensity"].to_numpy(np.float64)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from features.numbers import numbers
 from fingerpost.settings import Settings
 from routing.picker_table import picker_cells
 
@@ -44,7 +45,7 @@ def replayed_choices(
     """
     hosts = tuple(sorted(set(predictions["host"]) | set(records["host"])))
     ended = records["time_us"].to_numpy(np.int64)
-    duration = records["duration_s"].to_numpy(dtype=np.float64, na_value=np.nan)
+    duration = numbers(records["duration_s"])
     begun = ended - np.round(np.nan_to_num(duration) * US).astype(np.int64)
     probability = np.full((len(records), len(hosts)), np.nan)
     load = _load(records["host"], hosts, begun, ended)

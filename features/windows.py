@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from features.numbers import numbers
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
 from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
 from fleet.windows import Arrays, Ints, aggregate, aggregate_loads, memory_columns, with_background, with_throughput
@@ -75,7 +76,7 @@ def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: Category
     """
     hosts = sorted(set(requests["host"].unique()) | set(samples["host"].unique()))
     category, categories = assign_categories(requests, table)
-    columns: dict[str, NDArray[Any]] = {name: _numbers(requests[name]) for name in _MEASURED}
+    columns: dict[str, NDArray[Any]] = {name: numbers(requests[name]) for name in _MEASURED}
     windows = aggregate(
         {
             "time_us": _micros(requests["time"]),
@@ -89,8 +90,8 @@ def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: Category
         {
             "time_us": _micros(samples["time"]),
             "host": _places(samples["host"], hosts),
-            **memory_columns(_numbers(samples["mem_bytes"]), _numbers(samples["mem_limit_bytes"])),
-            **{name: _numbers(samples[name]) for name in ("cpu_util", "cores", "inflight", "slots")},
+            **memory_columns(numbers(samples["mem_bytes"]), numbers(samples["mem_limit_bytes"])),
+            **{name: numbers(samples[name]) for name in ("cpu_util", "cores", "inflight", "slots")},
         },
         window_s,
     )
@@ -165,10 +166,6 @@ def _places(values: pd.Series, names: list[str]) -> Ints:
 
 def _micros(times: pd.Series) -> Ints:
     return times.dt.as_unit("us").astype("int64").to_numpy()
-
-
-def _numbers(values: pd.Series) -> NDArray[np.float64]:
-    return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _coded_keys(requests: pd.DataFrame) -> tuple[Ints, list[Key]]:

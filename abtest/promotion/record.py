@@ -13,7 +13,7 @@ from abtest.promotion.evidence import read_artifact
 from abtest.promotion.policy import PolicyFile, parse_policy
 from abtest.registry import Registry
 from fingerpost import __version__
-from fingerpost.aliases import none_if_missing
+from fingerpost.aliases import ALIASES, none_if_missing
 from fingerpost.errors import FingerpostError
 
 DECISION = "decision.json"
@@ -57,7 +57,7 @@ def write_record(
     Args:
         policy, decision: None where no gate was asked: a rollback.
     """
-    client, versions = registry.client, {role: str(evidence.get(role) or "") for role in ("champion", "challenger")}
+    client, versions = registry.client, {role: str(evidence.get(role) or "") for role in ALIASES}
     params = {"action": action, **versions, "policy_sha256": policy.sha256 if policy else ""}
     tags = {
         **{"action": action, "who": who, "why": why, **versions, "applied": ""},
