@@ -5,20 +5,25 @@ none of them can be compared with what is to come: the next one that is trained 
 """
 
 from abtest.registry import FORMER_TAG, HOLD_TAG, WATCH_TAG, Registry
-from fingerpost.aliases import ALIASES
+from fingerpost.aliases import ALIASES, none_if_missing
 from fingerpost.environment import apply_tool_environment
 from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.settings import Settings, get_settings
+from fingerpost.stack.parts import registry_path
+
+
+def told_before(settings: Settings) -> bool:
+    """Whether the demo's own registry has seen a story; one elsewhere (`mlflow_url`) is not ours to make room in."""
+    return not settings.mlflow_url and registry_path(settings).exists()
 
 
 def make_room(settings: Settings) -> None:
     """Takes champion and challenger out of service, and forgets experiment, watch and hold."""
     registry = Registry(settings)
-    with registry.lock():
+    with registry.lock(), none_if_missing():
         for alias in ALIASES:
-            if registry.version_of(alias) is not None:
-                registry.client.delete_registered_model_alias(registry.name, alias)
-        for tag in {EXPERIMENT_TAG, WATCH_TAG, HOLD_TAG, FORMER_TAG} & registry.tags().keys():
+            registry.client.delete_registered_model_alias(registry.name, alias)
+        for tag in (EXPERIMENT_TAG, WATCH_TAG, HOLD_TAG, FORMER_TAG):
             registry.set_note(tag, None)
 
 

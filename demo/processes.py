@@ -62,15 +62,6 @@ class Layout:
         return self.home / "reports"
 
     @property
-    def models(self) -> Path:
-        """What the engine has fetched."""
-        return self.home / "models"
-
-    @property
-    def registry(self) -> Path:
-        return self.home / "mlflow.db"
-
-    @property
     def access_log(self) -> Path:
         return self.home / "access.log"
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
+from demo.new_story import told_before
 from demo.outcome import Outcome, print_outcome
 from demo.processes import (
     Layout,
@@ -35,6 +36,7 @@ from fingerpost.stack.parts import (
 from fingerpost.stack.ports import check_ports
 from fingerpost.stack.processes import Child, Stack
 from fleet.demo.classes import demo_hosts
+from serving.model_files import ModelFiles
 
 _START_TIMEOUT_S = 120
 _PIPELINE_TIMEOUT_S = 600
@@ -71,7 +73,6 @@ class Demo:
         self._hosts = demo_hosts(options.hosts, self._settings.host_port_base)
         self._console = Console(stderr=True)
         self._progress = Progress(self._console)
-        self._told_before = self._layout.registry.exists()
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -90,15 +91,16 @@ class Demo:
 
     def _loop(self, stack: Stack) -> Outcome:
         settings = self._settings
+        again = told_before(settings)
         with self._progress.phase("starting the fleet, Envoy, the engine, MLflow and Prefect"):
             stack.start("prefect", prefect_command(settings))
             stack.start("mlflow", mlflow_command(settings))
-            if self._told_before:
+            if again:
                 self._make_room(stack)
             engine = stack.start("engine", fingerpost("engine"))
             envoy = self._start_fleet(stack)
-            for name, url in self._health_urls().items():
-                stack.wait_until(lambda url=url: answers(url), _START_TIMEOUT_S, f"{name} does not answer at {url}")  # type: ignore[misc]
+            for name in self._health_urls():
+                self._wait_for(stack, name)
         with self._progress.phase(f"driving {len(self._hosts)} hosts for {self._options.seconds:.0f} s"):
             load = self._drive(stack)
         answered = sum(count for status, count in load["statuses"].items() if status.isdigit())
@@ -129,10 +131,13 @@ class Demo:
                 write_report(story.told, layout.access_log, settings.service, pictures, layout.report)
                 self._console.print(f"the story in pictures: {layout.report}", highlight=False)
 
+    def _wait_for(self, stack: Stack, name: str) -> None:
+        url = self._health_urls()[name]
+        stack.wait_until(lambda: answers(url), _START_TIMEOUT_S, f"{name} does not answer at {url}")
+
     def _make_room(self, stack: Stack) -> None:
         """Before the engine starts, which would serve what an earlier story ended with."""
-        url = f"{self._settings.mlflow}/health"
-        stack.wait_until(lambda: answers(url), _START_TIMEOUT_S, f"MLflow does not answer at {url}")
+        self._wait_for(stack, "MLflow")
         stack.finish(stack.start("new-story", python_module("demo.new_story")), _START_TIMEOUT_S)
 
     def _start_fleet(self, stack: Stack) -> Child:
@@ -226,7 +231,7 @@ class Demo:
         """Removes what the last run measured and served; the registry and the runs' history stay."""
         layout = self._layout
         layout.home.mkdir(parents=True, exist_ok=True)
-        for folder in (layout.lake, layout.reports, layout.models):
+        for folder in (layout.lake, layout.reports, ModelFiles(layout.home).root):
             shutil.rmtree(folder, ignore_errors=True)
         for path in (layout.access_log, layout.result, layout.report, *layout.home.glob("fingerprints.db*")):
             path.unlink(missing_ok=True)

@@ -9,10 +9,11 @@ from registry_harness import registry_settings
 from abtest.promotion.promote import set_hold
 from abtest.registry import FORMER_TAG, HOLD_TAG, WATCH_TAG
 from demo.measured import figures, requests_between, without_beginnings
-from demo.new_story import make_room
+from demo.new_story import make_room, told_before
 from demo.report import write_report
 from demo.story import Told
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
+from fingerpost.settings import Settings
 
 BEGIN = 1_790_000_000.0
 
@@ -88,3 +89,11 @@ def test_a_story_begins_without_what_the_one_before_ended_with(made):
 
 def test_a_registry_without_a_model_has_room(tmp_path):
     make_room(registry_settings(tmp_path))
+
+
+def test_room_is_made_only_in_a_registry_of_its_own(tmp_path):
+    own = Settings(home=tmp_path)
+    assert not told_before(own)
+    (tmp_path / "mlflow.db").touch()
+    assert told_before(own)
+    assert not told_before(Settings(home=tmp_path, mlflow_url="http://registry.example:5000"))

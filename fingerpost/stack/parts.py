@@ -99,11 +99,16 @@ def prefect_command(settings: Settings) -> list[str]:
     ]
 
 
+def registry_path(settings: Settings) -> Path:
+    """The database of the MLflow that runs on this machine."""
+    return settings.home / "mlflow.db"
+
+
 def mlflow_command(settings: Settings) -> list[str]:
     """The MLflow server, on its port, with a database and artifacts in `home`."""
     return [
         *(_PYTHON, "-m", "mlflow", "server", "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{settings.home / 'mlflow.db'}"),
+        *("--backend-store-uri", f"sqlite:///{registry_path(settings)}"),
         *("--artifacts-destination", str(settings.home / "mlartifacts")),
         *("--host", LOOPBACK, "--port", str(settings.mlflow_port)),
     ]
