@@ -61,6 +61,14 @@ def test_a_bad_setting_is_named():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("url", ["ftp://x", "htp//x", "./mlruns", "sqlite"])
+def test_a_registry_that_mlflow_cannot_use_is_named(url):
+    done = fingerpost("experiment", "status", FINGERPOST_MLFLOW_URL=url)
+    assert done.returncode == 1
+    assert f"FINGERPOST_MLFLOW_URL='{url}'" in done.stderr
+    assert "sqlite, postgresql" in done.stderr
+
+
 def test_settings_come_from_the_environment():
     done = fingerpost("settings", "--json", FINGERPOST_SERVICE="bank", FINGERPOST_WINDOW_S="3")
     values = json.loads(done.stdout)

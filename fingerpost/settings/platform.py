@@ -6,6 +6,9 @@ from pydantic import BaseModel, Field, field_validator
 
 from fingerpost.names import check_name
 
+# Servers and databases that MLflow keeps registered models in.
+_REGISTRIES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
+
 
 class Platform(BaseModel):
     """Where everything is: the service, the folder, addresses, logs."""
@@ -32,6 +35,15 @@ class Platform(BaseModel):
     @classmethod
     def _service_is_a_name(cls, value: str) -> str:
         return check_name(value, "service")
+
+    @field_validator("mlflow_url")
+    @classmethod
+    def _registry_is_known(cls, value: str) -> str:
+        scheme, separator, _ = value.partition("://")
+        # A database's driver may follow a plus sign.
+        if value and not (separator and scheme.partition("+")[0] in _REGISTRIES):
+            raise ValueError(f"must be a URL that begins with one of {', '.join(_REGISTRIES)}")
+        return value
 
     @field_validator("home")
     @classmethod
