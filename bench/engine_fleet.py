@@ -52,8 +52,10 @@ class MadeFleet:
         count = len(self.categories)
         load = 0.3 + 0.4 * dice.random()
         cpu = self.cpu_s[host] * dice.lognormal(0, 0.03, count)
+        requests = dice.integers(20, 400, count).astype(float)
         cells = {
-            "requests": dice.integers(20, 400, count).astype(float),
+            "requests": requests,
+            "measured": requests,
             "rate_rps": dice.lognormal(0, 1, count),
             "error_rate": np.full(count, 0.002),
             "latency_mean_s": cpu * 1.3 / (1 - load),
@@ -102,11 +104,12 @@ class MadeFleet:
         rate, p50, p99 = np.exp(self.truth()[host]).T
         last_us = max(time_us // span_us, _WINDOWS) * span_us
         for end_us in range(last_us - (_WINDOWS - 1) * span_us, last_us + 1, span_us):
-            noise = dice.lognormal(0, 0.05, (4, count))
+            noise, requests = dice.lognormal(0, 0.05, (4, count)), dice.integers(5, 60, count)
             windows = {
                 "host": np.zeros(count, dtype=np.int64),
                 "category": place,
-                "requests": dice.integers(5, 60, count),
+                "requests": requests,
+                "measured": requests,
                 "errors": np.zeros(count),
                 "throughput_rps": rate * noise[0],
                 "latency_p50_s": p50 * noise[1],

@@ -5,6 +5,7 @@ import hashlib
 from fingerpost.category import ATTRIBUTES
 from fleet.history import HISTORY_COLUMNS, HOST_COLUMNS
 from fleet.history_state import ERRORS, QUANTITIES
+from fleet.windows import WINDOW_FORM
 
 TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")
 # What is measured and could be predicted; rows carry them all.
@@ -51,5 +52,6 @@ NAIVE_COLUMNS = tuple(naive_column(view, outcome) for view in NAIVE for outcome 
 
 
 def schema_hash() -> str:
-    """A hash of the features and of the history they come from, in order: what fits together has the same."""
-    return hashlib.sha256("\n".join((*FEATURES, *HISTORY_COLUMNS, *HOST_COLUMNS)).encode()).hexdigest()[:12]
+    """A hash of the features, in order, and of what they come from: what fits together has the same."""
+    parts = (*FEATURES, *HISTORY_COLUMNS, *HOST_COLUMNS, str(WINDOW_FORM))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -106,7 +106,6 @@ def windows_table(windowed: Windowed, service: str, window_s: float) -> pa.Table
     arrays.update(
         time=arrays.pop("end_us"),
         rate_rps=requests / window_s,
-        cpu_s=arrays["cpu_mean_s"].astype(np.float64) * requests,
         mem_bytes=arrays["mem_mean_bytes"].astype(np.float64) * requests,
         window_s=np.full(len(requests), window_s),
     )

@@ -88,7 +88,8 @@ WINDOW: tuple[Column, ...] = (
     Column("category", "string", "category", required=True),
     Column("window_s", "float64", "length of the window, seconds", required=True, low=0),
     Column("requests", "int64", "requests that ended in it", required=True, low=0),
-    Column("errors", "int64", "of which with status 500 and above", required=True, low=0),
+    Column("errors", "int64", "of which the host failed: status 500 and above", required=True, low=0),
+    Column("measured", "int64", "of which answered with 100 to 399: what follows is of them", required=True, low=0),
     Column("rate_rps", "float64", "requests a second", required=True, low=0),
     Column("latency_mean_s", "float64", "mean duration, seconds", low=0),
     Column("latency_p50_s", "float64", "median duration, seconds", low=0),
@@ -99,7 +100,7 @@ WINDOW: tuple[Column, ...] = (
     Column("service_time_mean_s", "float64", "mean upstream time, seconds", low=0),
     Column("bytes_in_mean", "float64", "mean bytes of the request's body", low=0),
     Column("cpu_mean_s", "float64", "mean CPU-seconds of a request", low=0),
-    Column("cpu_s", "float64", "CPU-seconds attributed to its requests", low=0),
+    Column("cpu_s", "float64", "CPU-seconds of all its requests", low=0),
     Column("mem_mean_bytes", "float64", "mean memory of a request, bytes", low=0),
     Column("mem_bytes", "float64", "memory attributed to its requests, bytes", low=0),
     Column("inflight_mean", "float64", "mean in-flight when its requests were sent", low=0),
@@ -138,6 +139,7 @@ FINGERPRINT_CELL: tuple[Column, ...] = (
     Column("mem_error_bytes", "float64", "standard error of `mem_bytes` where it is attributed", low=0, high=2**60),
     Column("inflight_mean", "float64", "mean in-flight on the host when its requests were sent", low=0, high=10**6),
     Column("age_s", "float64", "since its last request, seconds", low=0, high=10**9),
+    Column("measured", "float64", "of `requests`, those that were answered with 100 to 399", low=0, high=10**12),
 )
 # A fingerprint in the lake: a row a category.
 FINGERPRINT: tuple[Column, ...] = (

@@ -11,6 +11,7 @@ from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
 from fingerpost.records import has_surrogates
+from fingerpost.status import told_status
 from fleet.log_fields import client_of, route_of
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
@@ -25,6 +26,7 @@ DECISION_MARK = ";"
 _DECISION_TEXTS, _DECISION_NUMBERS = ("policy", "arm", "model_version"), ("propensity", "predicted_cost")
 # Null in lines as they are written now; what a condition says of it in those of before.
 _NOT_SENT = (None, "false")
+_NO_FLAGS = (None, "-", "")
 _MOST_CLIENTS = 4096
 # A start as it is until the year 2286: ten digits, a point, six digits.
 _USUAL, _POINT = 17, 10
@@ -81,7 +83,7 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
         "host": host,
         "method": get("method"),
         "route": route_of(_text("path", get("path")) or "/"),
-        "status": get("status"),
+        "status": _status(entry),
         "bytes_in": get("bytes_in"),
         "bytes_out": get("bytes_out"),
         "auth": auth,
@@ -136,6 +138,16 @@ def decision_parts(decision: str) -> dict[str, str]:
         ValueError: they are not as many.
     """
     return dict(zip(DECISION, decision.split(DECISION_MARK, len(DECISION) - 1), strict=True))
+
+
+def _status(entry: dict[str, Any]) -> Any:
+    """The status, with what the response flags and gRPC's status say of it; what is no number is left to be refused."""
+    status, flags, grpc_status = entry.get("status"), entry.get("response_flags"), entry.get("grpc_status")
+    if type(status) is not int or (status and not grpc_status and flags in _NO_FLAGS):
+        return status
+    if grpc_status is not None and type(grpc_status) is not int:
+        raise RefusedError("grpc_status:type")
+    return told_status(status, _text("response_flags", flags) or "", grpc_status)
 
 
 def _text(name: str, value: Any) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 from fingerpost.clients import user_agent_class
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
+from fingerpost.status import CLIENT_GONE, NO_ANSWER
 from fleet.log_fields import client_of, local_s, route_of
 
 _US, _MS = 1_000_000, 1000
@@ -15,7 +16,7 @@ _LINE = re.compile(
     r"\[(?P<day>\d\d/[A-Z][a-z]{2}/\d{4}):(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)\.(?P<ms>\d{3})\] "
     r"\S++ [^\s/]++/(?P<server>\S++) "
     r"(?P<timers>-?\d{1,15}/-?\d{1,15}/-?\d{1,15}/-?\d{1,15}/\+?-?\d{1,15}) "
-    r"(?P<status>-?\d{1,3}) \+?(?P<bytes>\d{1,18}) \S++ \S++ \S{4} "
+    r"(?P<status>-?\d{1,3}) \+?(?P<bytes>\d{1,18}) \S++ \S++ (?P<ended>\S{4}) "
     r"\d{1,9}/\d{1,9}/\d{1,9}/\d{1,9}/\+?\d{1,9} \d{1,9}/\d{1,9} "
     r"(?:\{(?P<headers>[^}]*)\} (?:\{[^}]*\} )?)?"
     r'"(?P<request>[^"]*)"\s*',
@@ -63,7 +64,7 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         "host": found["server"],
         "method": request["method"],
         "route": route_of(request["path"]),
-        "status": int(found["status"]),
+        "status": _status(int(found["status"]), found["ended"]),
         "bytes_in": 0,
         "bytes_out": int(found["bytes"]),
         "auth": "none",
@@ -74,6 +75,16 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         "service_time_s": None if response_ms == -1 else response_ms / _MS,
         "client": client_of(found["client"].strip("[]")),
     }
+
+
+def _status(status: int, ended: str) -> int:
+    """The status; of a session that the client or the server broke off, as its termination state tells, another.
+
+    -1 stands for no status at all, after which the first character of the state says who left: `C` the client.
+    """
+    if ended[0] in "Cc" and status < NO_ANSWER:
+        return CLIENT_GONE
+    return NO_ANSWER if status < 0 or (ended[0] in "Ss" and status < CLIENT_GONE) else status
 
 
 def _user_agent(headers: str | None) -> str:

@@ -32,7 +32,7 @@ from fleet.history_state import (
     mixed,
     share,
 )
-from fleet.windows import US, Floats, Ints
+from fleet.windows import US, WINDOW_FORM, Floats, Ints
 
 _TRAFFIC = ("requests_last", "rate_rps_last", "rate_rps_ewma", "error_share", "bytes_in", "inflight")
 HISTORY_COLUMNS = (
@@ -56,15 +56,17 @@ HOST_COLUMNS = (
     *(f"host_{quantity}_{view}" for quantity in QUANTITIES for view in ("off", "drift")),
 )
 _LN2 = np.log(2.0)
-# What tells one form of history from another.
-HISTORY_SCHEMA = hashlib.sha256("\n".join((*HISTORY_COLUMNS, *HOST_COLUMNS)).encode()).hexdigest()[:12]
+# What tells one form of history from another: its columns, and how windows are made of requests.
+HISTORY_SCHEMA = hashlib.sha256("\n".join((*HISTORY_COLUMNS, *HOST_COLUMNS, str(WINDOW_FORM))).encode()).hexdigest()[
+    :12
+]
 
 
 class History:
     """Rolling state of every (host, category) cell of some hosts; knows only what `observe` has told it.
 
     Averages are exponentially weighted by time: an observation weighs half after a half-life, and in proportion to its
-    number of requests.
+    number of requests that measured something. Of windows whose requests all failed only the errors are kept.
 
     Args:
         hosts: number of hosts, H.
@@ -134,7 +136,7 @@ class History:
             share(state["traffic"][1], state["traffic"][0]),
             share(state["traffic"][2], state["traffic"][0]),
             share(state["traffic"][3], state["traffic"][4]),
-            seen.astype(np.float64),
+            state["measured"].astype(np.float64),
             requests,
             np.where(seen > 0, (now - seen_us) / US, np.nan),
         ]
@@ -181,17 +183,20 @@ class History:
         state = self.state
         host, category = windows["host"].astype(np.int64), windows["category"].astype(np.int64)
         cell = (..., host, category)
-        requests = windows["requests"].astype(np.float64)
+        requests, measured = (windows[name].astype(np.float64) for name in ("requests", "measured"))
         values = log_values(windows)
         known = np.isfinite(values)
         elapsed_s = np.where(state["seen"][cell] > 0, (end_us - state["seen_us"][cell]) / US, 0.0)
         self._judgeforecasts_of(cell, values)
         decay = 0.5 ** (elapsed_s / self._halflives[:, None])  # (paces, n)
-        for name, added in (("weight", known * requests), ("sum", np.where(known, values, 0.0) * requests)):
+        for name, added in (("weight", known * measured), ("sum", np.where(known, values, 0.0) * measured)):
             state[name][cell] = state[name][cell] * decay[:, None, :] + added
         state["previous"][cell] = np.where(known, state["last"][cell], state["previous"][cell])
         state["last"][cell] = np.where(known, values, state["last"][cell])
-        state["recent"][state["seen"][host, category] % MEDIAN_WINDOWS, :, host, category] = values.T
+        # A window without any measurement takes no other's place.
+        ring = state["measured"][host, category] % MEDIAN_WINDOWS
+        kept = state["recent"][ring, :, host, category]
+        state["recent"][ring, :, host, category] = np.where(measured[:, None] > 0, values.T, kept)
         state["median"][cell] = median(state["recent"][cell])
         off = values - state["level"][cell]  # against what was known before this window
         self._follow_level(host, category, values)
@@ -203,17 +208,19 @@ class History:
         state["first_us"][cell] = np.where(fresh, end_us, state["first_us"][cell])
         state["requests_last"][cell] = requests
         state["seen"][cell] += 1
+        state["measured"][cell] += measured > 0
         state["seen_us"][cell] = end_us
-        self._observe_hosts(end_us, host, requests, windows["errors"].astype(np.float64), off)
+        self._observe_hosts(end_us, host, np.stack([requests, windows["errors"], measured]), off)
 
-    def _observe_hosts(self, end_us: int, host: Ints, requests: Floats, errors: Floats, off: Floats) -> None:
+    def _observe_hosts(self, end_us: int, host: Ints, counts: Floats, off: Floats) -> None:
         state = self.state
         hosts, place = np.unique(host, return_inverse=True)
 
         def total(values: Floats) -> Floats:
             return np.bincount(place, weights=values, minlength=len(hosts)).astype(np.float64)
 
-        weight = np.where(np.isfinite(off), np.sqrt(requests), 0.0)
+        requests, errors, measured = counts
+        weight = np.where(np.isfinite(off), np.sqrt(measured), 0.0)
         weights = np.stack([total(each) for each in weight])
         sums = np.stack([total(each) for each in np.nan_to_num(off) * weight])
         mean = share(sums, weights)
@@ -269,6 +276,6 @@ class History:
         """
         state, cell = self.state, (..., host, category)
         level = state["level"][cell]
-        young = np.isnan(level) | (state["seen"][cell] < MEDIAN_WINDOWS)
+        young = np.isnan(level) | (state["measured"][cell] < MEDIAN_WINDOWS)
         step = LEVEL_GAIN * np.clip(np.nan_to_num(values - level), -LEVEL_CLIP, LEVEL_CLIP)
         state["level"][cell] = np.where(young, state["median"][cell], level + step)

@@ -38,7 +38,8 @@ CELL_STATE: dict[str, tuple[tuple[int, ...], float]] = {
     **dict.fromkeys(("last", "previous", "level", "median", "lasting", "bias"), ((KINDS,), np.nan)),
     "error": ((len(FORECASTS), KINDS), np.nan),
     "recent": ((MEDIAN_WINDOWS, KINDS), np.nan),
-    **dict.fromkeys(("seen", "seen_us", "first_us"), ((), 0)),
+    # Windows with requests, and of these the ones that measured something.
+    **dict.fromkeys(("seen", "measured", "seen_us", "first_us"), ((), 0)),
 }
 HOST_STATE: dict[str, tuple[tuple[int, ...], float]] = {
     **dict.fromkeys(("host_seen_us", "host_first_us", "sampled_us", "gap_end_us"), ((), 0)),

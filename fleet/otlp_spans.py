@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
 from fingerpost.routes import normal_template
+from fingerpost.status import told_status
 from fleet.log_fields import client_of, route_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _STATUS = re.compile(r"[1-5]\d\d", re.ASCII)
 # The stable name first, then those it replaced.
 _METHOD = ("http.request.method", "http.method")
 _STATUS_NAMES = ("http.response.status_code", "http.status_code")
+_GRPC_STATUS = ("rpc.grpc.status_code", "rpc.response.status_code")
 _BYTES_IN = ("http.request.body.size", "http.request_content_length", "http.request_content_length_uncompressed")
 _BYTES_OUT = ("http.response.body.size", "http.response_content_length", "http.response_content_length_uncompressed")
 _USER_AGENT = ("user_agent.original", "http.user_agent")
@@ -97,7 +99,7 @@ def _route(attributes: Mapping[str, Any]) -> str:
 def _status(span: "Span", attributes: Mapping[str, Any]) -> int:
     status = _integer(attributes, _STATUS_NAMES, "status")
     if status is not None:
-        return status
+        return told_status(status, grpc_status=_integer(attributes, _GRPC_STATUS, "grpc_status"))
     error_type = attributes.get("error.type")
     if isinstance(error_type, str) and _STATUS.fullmatch(error_type):
         return int(error_type)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fingerpost.status import failed, measures
 from fleet.throughput import throughput_rps
 
 Floats = NDArray[np.float64]
@@ -16,7 +17,8 @@ Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
 
 US = 1_000_000
-_SERVER_ERROR = 500
+# Another one whenever windows of the same records come to say something else: what was made of the old is made anew.
+WINDOW_FORM = 2
 # What a window keeps of its durations, and the share of its requests that took no longer.
 LATENCY_SHARES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p99_s": 0.99}
 # Columns that may be absent; a mean over what is known.
@@ -52,9 +54,11 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
 
     Returns:
         One entry a (window, host, category) that had requests, ordered by these: `end_us`, `host`, `category`,
-        `requests`, `errors`, `latency_mean_s`, `latency_p50_s`, `latency_p90_s`, `latency_p99_s` (linear between order
-        statistics), `latency_min_s`, `service_time_min_s`, `service_time_mean_s`, `bytes_in_mean`, `cpu_mean_s`,
-        `mem_mean_bytes`, `inflight_mean`; means over the requests of which it is known, NaN where of none.
+        `requests`, `errors` (failed), `measured` (of the others, those that were neither refused nor given up), `cpu_s`
+        (of all of them, where it is known of some); and of what was measured alone: `latency_mean_s`, `latency_p50_s`,
+        `latency_p90_s`, `latency_p99_s` (linear between order statistics), `latency_min_s`, `service_time_min_s`,
+        `service_time_mean_s`, `bytes_in_mean`, `cpu_mean_s`, `mem_mean_bytes`, `inflight_mean`; means over the requests
+        of which it is known, NaN where of none.
     """
     time_us = np.asarray(requests["time_us"], dtype=np.int64)
     if not time_us.size:
@@ -62,15 +66,19 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
     ends = window_end_us(time_us, window_s)
     host, category = (np.asarray(requests[name], dtype=np.int64) for name in ("host", "category"))
     group = _groups(ends, round(window_s * US), host, category)
-    duration = np.asarray(requests["duration_s"], dtype=np.float64)
+    status = np.asarray(requests["status"])
+    measured = measures(status)
+    duration = np.where(measured, np.asarray(requests["duration_s"], dtype=np.float64), np.nan)
     order = np.argsort(_sortable(group, duration))
     grouped = group[order]
     first = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
     count = np.diff(np.r_[first, len(order)])
     head = order[first]
     windows: Arrays = {"end_us": ends[head], "host": host[head], "category": category[head], "requests": count}
-    status = np.asarray(requests["status"])[order]
-    windows["errors"] = np.add.reduceat((status >= _SERVER_ERROR).astype(np.int64), first)
+    windows["errors"] = np.add.reduceat(failed(status)[order].astype(np.int64), first)
+    windows["measured"] = np.add.reduceat(measured[order].astype(np.int64), first)
+    # The CPU of a request that failed was the host's all the same.
+    windows["cpu_s"] = _known_mean(_optional(requests, "cpu_s", order), first) * count
     # Unknown durations sort last within their group.
     sorted_durations = duration[order]
     known = np.isfinite(sorted_durations)
@@ -79,10 +87,15 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
     for name, share in LATENCY_SHARES.items():
         windows[name] = _quantile(sorted_durations, first, timed, share)
     windows["latency_min_s"] = np.where(timed > 0, sorted_durations[first], np.nan)
-    service = _optional(requests, "service_time_s", order)
+
+    def of_measured(name: str) -> Floats | None:
+        values = _optional(requests, name, order)
+        return None if values is None else np.where(measured[order], values, np.nan)
+
+    service = of_measured("service_time_s")
     windows["service_time_min_s"] = np.full(len(first), np.nan) if service is None else np.fmin.reduceat(service, first)
     for name, source in _MEANS:
-        windows[name] = _known_mean(_optional(requests, source, order), first)
+        windows[name] = _known_mean(of_measured(source), first)
     return windows
 
 
@@ -125,7 +138,7 @@ def with_background(loads: Arrays, windows: Arrays, window_s: float) -> Arrays:
     """Loads with `background_cores`: cores in use less those that the requests of the window used, at least 0."""
     used = np.zeros(len(loads["end_us"]))
     place = _place(loads, windows)
-    cpu_s = np.nan_to_num(_floats(windows, "cpu_mean_s")) * _floats(windows, "requests")
+    cpu_s = np.nan_to_num(_floats(windows, "cpu_s"))
     np.add.at(used, place[place >= 0], cpu_s[place >= 0])
     busy = _floats(loads, "cpu_util") * _floats(loads, "cores")
     return {**loads, "background_cores": np.maximum(busy - used / window_s, 0.0)}
@@ -226,8 +239,8 @@ def _floats(arrays: Arrays, name: str) -> Floats:
 
 
 def _no_windows() -> Arrays:
-    whole = ("end_us", "host", "category", "requests", "errors")
-    names = ("latency_mean_s", *LATENCY_SHARES, "latency_min_s", "service_time_min_s")
+    whole = ("end_us", "host", "category", "requests", "errors", "measured")
+    names = ("cpu_s", "latency_mean_s", *LATENCY_SHARES, "latency_min_s", "service_time_min_s")
     return {
         **{name: np.zeros(0, dtype=np.int64) for name in whole},
         **{name: np.zeros(0) for name in (*names, *(name for name, _ in _MEANS))},

@@ -34,6 +34,8 @@ def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict
         "path": "%PATH(NQ):512%",
         "status": "%RESPONSE_CODE%",
         "response_flags": "%RESPONSE_FLAGS%",
+        # Of calls by gRPC alone: their status is 200 whatever became of them.
+        "grpc_status": "%GRPC_STATUS_NUMBER%",
         "bytes_in": "%BYTES_RECEIVED%",
         "bytes_out": "%BYTES_SENT%",
         "duration_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",

@@ -10,6 +10,7 @@ from fingerpost.categorise import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, CategoryTable
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
+from fingerpost.status import measures
 from fleet.envoy_log import parse_line
 from fleet.tail import LogTail, Position
 from routing.picker_table import Predictions
@@ -92,7 +93,7 @@ def _tells(row: dict[str, object], slots: float) -> bool:
     status, took, inflight = row["status"], row["service_time_s"], row["inflight"]
     return (
         isinstance(status, int)
-        and status < 500
+        and measures(status)
         and isinstance(took, float)
         and 0 < took < float("inf")
         and (inflight is None or (isinstance(inflight, int | float) and inflight < slots))

@@ -106,8 +106,10 @@ def _estimates(fleet: FleetState, rows: NDArray[np.bool_] | slice) -> tuple[Floa
     )
     values = np.stack([rate, p50, cell("latency_p99_s")], axis=-1)
     logs = np.log(values, out=np.full(values.shape, np.nan), where=np.isfinite(values) & (values > 0))
-    requests = np.nan_to_num(cell("requests"))
-    return logs, requests / (requests + _PRIOR_REQUESTS)
+    requests, measured = np.nan_to_num(cell("requests")), cell("measured")
+    # Agents of before do not tell it: they measured what failed, too.
+    measured = np.where(np.isfinite(measured), measured, requests * (1 - np.nan_to_num(cell("error_rate"))))
+    return logs, measured / (measured + _PRIOR_REQUESTS)
 
 
 def _host_ratios(fleet: FleetState, own: Floats, trust: Floats, mean: Floats) -> Floats:

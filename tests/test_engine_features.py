@@ -176,7 +176,7 @@ def test_a_history_moved_on_is_the_history_later(windows, after_s):
         one = {name: np.full(1, 0.1) for name in ("throughput_rps", "latency_p50_s", "latency_p90_s", "latency_p99_s")}
         place = {"host": np.zeros(1, dtype=np.int64), "category": np.zeros(1, dtype=np.int64)}
         rest = {name: np.full(1, 0.1) for name in ("cpu_mean_s", "bytes_in_mean", "inflight_mean")}
-        counts = {"requests": np.full(1, requests), "errors": np.zeros(1)}
+        counts = {"requests": np.full(1, requests), "measured": np.full(1, requests), "errors": np.zeros(1)}
         history.observe(end_us, {**one, **place, **rest, **counts}, {"host": np.zeros(0, dtype=np.int64)})
     then_us = end_us + round(after_s * US)
     cells, host_values = later(

@@ -26,7 +26,7 @@ def seen(times, category, **changes):
     times = np.asarray(times, dtype=np.float64)
     unknown = np.full(times.shape, np.nan)
     columns = {
-        "error": np.zeros(times.shape, dtype=bool),
+        "status": np.full(times.shape, 200.0),
         "duration_s": unknown,
         "cpu_s": unknown,
         "mem_bytes": unknown,
@@ -70,11 +70,12 @@ def test_a_profile_depends_on_when_requests_came_not_on_their_order(requests, di
 
 def test_a_profile_weighs_by_age():
     profile = Profile(2, 60.0, 0.0)
-    profile.add(seen([100.0, 160.0], [0, 0], cpu_s=[0.001, 0.004], error=[True, False]))
+    profile.add(seen([100.0, 160.0], [0, 0], cpu_s=[0.001, 0.004], status=[200, 200]))
+    profile.add(seen([100.0], [0], status=[500]))
     columns = profile.columns(160.0)
     # One halflife old against fresh: 1/3 and 2/3.
     assert columns["cpu_s"][0] == pytest.approx(0.003)
-    assert columns["error_rate"][0] == pytest.approx(1 / 3)
+    assert columns["error_rate"][0] == pytest.approx(1 / 4)
     assert columns["age_s"][0] == 0
     assert np.isnan(columns["cpu_s"][1])
     assert columns["rate_rps"][1] == 0

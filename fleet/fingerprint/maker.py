@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from fingerpost.category import CategoryTable
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+from fingerpost.status import measures
 from fleet.fingerprint.attribution import Splitter
 from fleet.fingerprint.decay import ForwardDecay
 from fleet.fingerprint.profile import Floats, Observations, Profile, totals
 from fleet.fingerprint.work import shared_time
 
 _US = 1_000_000
-_SERVER_ERROR = 500
 # A span of the host's CPU is split once requests have been seen that ended so much later than it, and so are complete.
 _SETTLE_S = 2.0
 # Or, where no more requests come, after this.
@@ -24,6 +24,7 @@ _PATIENCE_S = 30.0
 _MAX_SAMPLES = 600
 _MAX_REQUESTS = 50_000
 _KNOWN = 0.5
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ class FingerprintMaker:
         self._halflife_s = halflife_s
         self._sequence = 0
         self._profile = Profile(count, halflife_s, now_s)
-        self._cpu = Splitter(count, attribution_halflife_s, now_s)
-        self._memory = Splitter(count, attribution_halflife_s, now_s, conserved=False)
+        # What failed, was refused or given up used the host too, but not as its category does: it is one of its own.
+        self._cpu = Splitter(count + 1, attribution_halflife_s, now_s)
+        self._memory = Splitter(count + 1, attribution_halflife_s, now_s, conserved=False)
         # What a request costs the host besides what is measured in it: the server's parsing and scheduling.
         self._overhead = Splitter(1, attribution_halflife_s, now_s)
         self._samples: deque[_Sampled] = deque(maxlen=_MAX_SAMPLES)
@@ -83,9 +85,10 @@ class FingerprintMaker:
         count = len(table.names)
         self._table = table
         self._profile = self._profile.folded(new_index, count)
-        self._cpu = self._cpu.folded(new_index, count)
-        self._memory = self._memory.folded(new_index, count)
-        self._requests[2] = np.asarray(new_index, dtype=np.float64)[self._requests[2].astype(np.intp)]
+        index = [*new_index, count]
+        self._cpu = self._cpu.folded(index, count + 1)
+        self._memory = self._memory.folded(index, count + 1)
+        self._requests[2] = np.asarray(index, dtype=np.float64)[self._requests[2].astype(np.intp)]
 
     def add_requests(self, rows: list[dict[str, Any]], category: NDArray[np.int32], now_s: float) -> None:
         """Takes in request records that have passed the door, with the index of each one's category."""
@@ -93,12 +96,12 @@ class FingerprintMaker:
             return
         end = np.minimum(_column(rows, "time") / _US, now_s)
         duration, service_time = _column(rows, "duration_s"), _column(rows, "service_time_s")
-        cpu_s = _column(rows, "cpu_s")
+        cpu_s, status = _column(rows, "cpu_s"), _column(rows, "status")
         self._profile.add(
             Observations(
                 end,
                 category.astype(np.intp),
-                _column(rows, "status") >= _SERVER_ERROR,
+                status,
                 duration,
                 cpu_s,
                 _column(rows, "mem_bytes"),
@@ -106,7 +109,8 @@ class FingerprintMaker:
             )
         )
         length = np.nan_to_num(np.where(np.isfinite(service_time), service_time, duration))
-        arrived = np.stack([end - length, end, category.astype(np.float64), cpu_s])
+        place = np.where(measures(status), category, len(self._table.names))
+        arrived = np.stack([end - length, end, place.astype(np.float64), cpu_s])
         self._requests = np.concatenate([self._requests, arrived], axis=1)[:, -_MAX_REQUESTS:]
 
     def add_sample(self, sample: dict[str, Any], edges_s: Floats, cpu_s: Floats) -> None:
@@ -134,11 +138,11 @@ class FingerprintMaker:
         cpu, memory = self._cpu.attribution(), self._memory.attribution()
         measured = cells["cpu_known"] >= _KNOWN
         weighed = np.isfinite(cells["mem_bytes"])
-        cells["cpu_attributed_s"], cells["cpu_error_s"] = cpu.cost, cpu.error
-        cells["mem_error_bytes"] = np.where(weighed, np.nan, memory.error)
+        cells["cpu_attributed_s"], cells["cpu_error_s"] = cpu.cost[:-1], cpu.error[:-1]
+        cells["mem_error_bytes"] = np.where(weighed, np.nan, memory.error[:-1])
         overhead_s = float(np.nan_to_num(self._overhead.attribution().cost[0]))
-        cells["cpu_s"] = np.where(measured, cells["cpu_s"] + overhead_s, cpu.cost)
-        cells["mem_bytes"] = np.where(weighed, cells["mem_bytes"], memory.cost)
+        cells["cpu_s"] = np.where(measured, cells["cpu_s"] + overhead_s, cpu.cost[:-1])
+        cells["mem_bytes"] = np.where(weighed, cells["mem_bytes"], memory.cost[:-1])
         service, host, boot_id = self._identity
         made = Fingerprint(
             service,
@@ -149,16 +153,18 @@ class FingerprintMaker:
             self._halflife_s,
             self._table.version,
             self._table.names,
-            self._host_values(cells),
+            self._host_values(cells, float(np.nan_to_num(cpu.cost[-1]))),
             np.stack([cells[name] for name in CELL_COLUMNS], axis=1),
         )
         self._sequence += 1
         return made
 
-    def _host_values(self, cells: dict[str, Floats]) -> Floats:
+    def _host_values(self, cells: dict[str, Floats], unmeasured_cpu_s: float) -> Floats:
         known = self._host
         util = self._utilisation[0] / self._utilisation[1] if self._utilisation[1] > 0 else np.nan
-        requests_cores = float(np.nansum(cells["rate_rps"] * np.nan_to_num(cells["cpu_s"])))
+        share = cells["measured"] / np.maximum(cells["requests"], _LEAST)
+        each_s = share * np.nan_to_num(cells["cpu_s"]) + (1 - share) * unmeasured_cpu_s
+        requests_cores = float((cells["rate_rps"] * each_s).sum())
         values = {
             "cpu_util": util,
             "cores": known.get("cores", np.nan),
@@ -196,7 +202,7 @@ class FingerprintMaker:
         used = np.concatenate([each.cpu_s for each in run])
         slots = self._host.get("slots", np.nan)
         shared = shared_time(begin, end, edges, slots if slots > 0 else np.inf)
-        count, spans = len(self._table.names), len(used)
+        count, spans = len(self._table.names) + 1, len(used)
         cell = shared.span * count + category[shared.request]
 
         def by_category(values: Floats) -> Floats:

@@ -6,12 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fingerpost.status import failed, measures
 from fleet.fingerprint.decay import ForwardDecay
 from fleet.fingerprint.sketch import LatencySketches
 
 Floats = NDArray[np.float64]
-# Weighted sums kept of each category: how many requests and errors, and value and weight of what may be unknown.
-_SUMS = ("requests", "errors", "cpu", "cpu_known", "mem", "mem_known", "latency", "latency_known", "inflight")
+# Weighted sums kept of each category: how many requests, of which failed or were measured; of the latter, value and
+# weight of what may be unknown.
+_SUMS = (
+    "requests",
+    "errors",
+    "measured",
+    "cpu",
+    "cpu_known",
+    "mem",
+    "mem_known",
+    "latency",
+    "latency_known",
+    "inflight",
+)
 _LEAST_WEIGHT = 1e-9
 
 
@@ -22,7 +35,7 @@ class Observations:
     Args:
         time_s: when each ended, seconds of the profile's clock.
         category: indices.
-        error: whether it failed at the server.
+        status: see `fingerpost.status`: what is not measured counts as a request, and where it failed as an error.
         duration_s, cpu_s: seconds.
         mem_bytes: held by it.
         inflight: requests on the host when it was sent.
@@ -30,11 +43,16 @@ class Observations:
 
     time_s: Floats
     category: NDArray[np.intp]
-    error: NDArray[np.bool_]
+    status: Floats
     duration_s: Floats
     cpu_s: Floats
     mem_bytes: Floats
     inflight: Floats
+
+    def measured(self) -> "Observations":
+        """Those that tell what their category costs."""
+        chosen = measures(self.status)
+        return Observations(**{name: values[chosen] for name, values in vars(self).items()})
 
 
 class Profile:
@@ -60,6 +78,10 @@ class Profile:
             return
         self._stay_in_range(float(seen.time_s.max()))
         weight = self._decay.weight(seen.time_s)
+        for name, counted in (("requests", weight), ("errors", failed(seen.status) * weight)):
+            self._add(name, seen.category, counted)
+        np.maximum.at(self._last_s, seen.category, seen.time_s)
+        seen, weight = seen.measured(), weight[measures(seen.status)]
         for name, values in self._addends(seen).items():
             known = np.isfinite(values)
             self._add(name, seen.category[known], (values * weight)[known])
@@ -69,30 +91,32 @@ class Profile:
         self._add("latency_known", seen.category, timed * weight)
         self._inflight_known += self._totals(seen.category, np.isfinite(seen.inflight) * weight)
         self._sketches.add(seen.category[timed], seen.duration_s[timed], weight[timed])
-        np.maximum.at(self._last_s, seen.category, seen.time_s)
 
     def columns(self, now_s: float) -> dict[str, Floats]:
         """The profile as of now, each column of shape (C,); NaN where nothing is known.
 
-        `requests` (decayed number), `rate_rps`, `error_rate`, `latency_mean_s`, `latency_p50_s`, `latency_p99_s`,
-        `cpu_s` and `mem_bytes` a request as measured, `cpu_known` (share of requests with known CPU), `inflight_mean`,
-        `age_s` (since the last request).
+        `requests` (decayed number), `rate_rps`, `error_rate`, `measured` (how many of them all that follows is of),
+        `latency_mean_s`, `latency_p50_s`, `latency_p99_s`, `cpu_s` and `mem_bytes` a request as measured, `cpu_known`
+        (share with known CPU), `inflight_mean`; `age_s` (since the last request).
         """
         self._stay_in_range(now_s)
         present = float(self._decay.weight(now_s))
         sums = dict(zip(_SUMS, self._sums / present, strict=True))
-        requests = np.where(sums["requests"] > _LEAST_WEIGHT, sums["requests"], 0.0)
+        requests, measured = (
+            np.where(sums[name] > _LEAST_WEIGHT, sums[name], 0.0) for name in ("requests", "measured")
+        )
         quantiles = self._sketches.quantiles([0.5, 0.99])
-        seen = requests > 0
+        seen = measured > 0
         return {
             "requests": requests,
             "rate_rps": requests * self._decay.per_second(now_s),
             "error_rate": _ratio(sums["errors"], requests),
+            "measured": measured,
             "latency_mean_s": _ratio(sums["latency"], sums["latency_known"]),
             "latency_p50_s": np.where(seen, quantiles[:, 0], np.nan),
             "latency_p99_s": np.where(seen, quantiles[:, 1], np.nan),
             "cpu_s": _ratio(sums["cpu"], sums["cpu_known"]),
-            "cpu_known": np.nan_to_num(_ratio(sums["cpu_known"], requests)),
+            "cpu_known": np.nan_to_num(_ratio(sums["cpu_known"], measured)),
             "mem_bytes": _ratio(sums["mem"], sums["mem_known"]),
             "inflight_mean": _ratio(sums["inflight"], self._inflight_known / present),
             "age_s": np.where(np.isfinite(self._last_s), now_s - self._last_s, np.nan),
@@ -118,8 +142,7 @@ class Profile:
     @staticmethod
     def _addends(seen: Observations) -> dict[str, Floats]:
         return {
-            "requests": np.ones(seen.time_s.size),
-            "errors": seen.error.astype(np.float64),
+            "measured": np.ones(seen.time_s.size),
             "cpu": seen.cpu_s,
             "mem": seen.mem_bytes,
             "latency": seen.duration_s,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fingerpost.category import route_template
-from fleet.middleware.core import CLIENT_GONE, FAILED, Exchange, Instrument
+from fingerpost.status import CLIENT_GONE
+from fleet.middleware.core import FAILED, Exchange, Instrument
 from fleet.middleware.facts import HEADERS, body_length, client_facts, framework_route, method_name
 from fleet.middleware.meter import CURRENT
 from fleet.middleware.tasks import MeteredCoroutine, charge_tasks

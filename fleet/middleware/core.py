@@ -13,7 +13,6 @@ from fleet.middleware.meter import Meter, settle
 from fleet.middleware.orca import FORMATS, HEADER, load_report
 from fleet.middleware.reporter import Reporter
 
-CLIENT_GONE = 499
 FAILED = 500
 
 

@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from fingerpost.status import failed
+
 _SPAN_S = 1.0
 _REFRESH_S = 0.1
 _CGROUP = Path("/sys/fs/cgroup")
@@ -21,7 +23,7 @@ class Load:
         cpu: share of its cores, 0 and up.
         memory: share of the memory it may use, or None if unknown.
         application: mean requests in flight over slots (above 1: some wait), or None without slots.
-        rps, eps: responses, and responses with status 500 and above, a second.
+        rps, eps: responses, and failed ones, a second.
     """
 
     cpu: float
@@ -71,7 +73,7 @@ class HostLoad:
         """Counts a response, and returns the load, refreshed at most ten times a second; None until 0.1 s are seen."""
         with self._lock:
             self._responses += 1
-            self._errors += status >= 500
+            self._errors += failed(status)
             now = time.perf_counter()
             if now - self._marks[-1][0] >= _REFRESH_S:
                 self._refresh(now)
