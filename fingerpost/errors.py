@@ -9,6 +9,10 @@ class PortInUseError(FingerpostError):
     """A port the stack needs is taken."""
 
 
+class AlreadyRunningError(FingerpostError):
+    """Another process does already what only one may do."""
+
+
 class ProcessDiedError(FingerpostError):
     """A process of the stack ended while it was needed."""
 
