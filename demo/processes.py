@@ -33,6 +33,8 @@ _DEFAULTS = {
     "experiment_pairs": "8",
     "experiment_min_pairs": "6",
     "challenger_min_skill": "-0.3",
+    # Half a minute of held-out windows tells choices apart no better than this.
+    "baseline_margin": "0.05",
     "promotion_policy": str(Path(__file__).with_name("policy.toml")),
     "watch_s": "60",
     "watch_slot_s": "3",

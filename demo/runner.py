@@ -114,7 +114,8 @@ class Demo:
             pipeline = self._pipeline(stack)
         with self._progress.phase("asking the prediction engine"):
             answer = self._ask(stack, engine, pipeline)
-        told = None if self._options.short else self._tell(stack, envoy)
+        # The story is of a champion: where the baseline goes on serving there is nothing to promote or to roll back.
+        told = self._tell(stack, envoy) if pipeline["train"]["champion"] and not self._options.short else None
         seconds = time.monotonic() - self._began
         return Outcome(load, pipeline, answer, self._urls(), seconds, told, self._layout.report)
 

@@ -66,11 +66,13 @@ class Engine:
         self.refresher.note_ages()
 
     def ready(self) -> bool:
-        """Whether there is a store, or still a table from when there was, and, unless the settings say otherwise, a
-        model."""
-        champion = self.models.slot(self.settings.service, "champion").model
+        """Whether there is a store, or still a table from when there was, and what is to predict: the champion, or the
+        baseline where the registry has none. The settings can do without the registry's word."""
+        service = self.settings.service
+        champion = self.models.slot(service, "champion")
+        none_yet = self.models.known(service) and champion.tried is None
         serves = self.store.problem is None or any(view.published for view in self.refresher.views())
-        return serves and (champion is not None or self.settings.ready_without_model)
+        return serves and (champion.model is not None or none_yet or self.settings.ready_without_model)
 
     def health(self) -> dict[str, Any]:
         """Status, problems, and the age of every table."""

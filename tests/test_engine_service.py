@@ -53,7 +53,14 @@ def test_without_a_model_tables_come_from_fingerprints_alone(engine, client, mad
     table = json.loads(engine.wait_for(lambda: client.table("shop")).body)
     assert (table["source"], table["model_version"]) == ("baseline", "")
     assert len(table["throughput_rps"]) == 5
-    assert httpx.get(f"{engine.url}/readyz").status_code == 503
+    # Once the registry has said that it has no champion, the baseline is what there is to serve.
+    assert engine.wait_for(lambda: httpx.get(f"{engine.url}/readyz").status_code == 200)
+
+
+def test_before_the_registry_has_answered_the_engine_is_not_ready(tmp_path, free_ports):
+    [port] = free_ports(1)
+    with RunningEngine(tmp_path, port, mlflow_url="http://127.0.0.1:9") as engine:
+        assert httpx.get(f"{engine.url}/readyz").status_code == 503
 
 
 def test_what_is_bad_is_counted_and_the_rest_is_kept(client, made):

@@ -13,7 +13,7 @@ from training.bundle import ModelBundle
 from training.calibration import PROMISED, share_under, shift_to
 from training.evaluate import TargetScore, score
 from training.fit import fit_bundle, refit_bundle
-from training.ranking import Ranking, rank_quality, rank_table
+from training.ranking import Ranking, Replay, rank_quality, rank_table, replay_choices
 from training.splits import time_split
 from training.tune import Tuning, TuningBudget, tune
 
@@ -27,6 +27,7 @@ class Candidate:
         refitted: the same, fitted to the rows of `test` too: what is registered.
         train, test: the rows it was fitted to (validation included) and scored on; `train` may hold rehearsed rows.
         ranks: of `training.ranking.rank_table`, on `test`.
+        replay: what choosing hosts by it would have cost on `test`, beside the baseline.
         coverage: share of requests under each predicted latency on `test`: `raw`, and as `served` with its shift.
         halflife_s, window_s: of the features.
     """
@@ -39,6 +40,7 @@ class Candidate:
     test: pd.DataFrame
     ranks: pd.DataFrame
     ranking: Ranking
+    replay: Replay
     coverage: dict[str, dict[str, float]]
     window_s: float
     halflife_s: float
@@ -94,8 +96,8 @@ def make_candidate(
         for target, share in PROMISED.items()
     }
     return Candidate(
-        bundle, refitted, tuning, score(bundle, test), past, test, ranks, rank_quality(ranks), coverage,
-        settings.window_s, settings.halflife_s,
+        bundle, refitted, tuning, score(bundle, test), past, test, ranks, rank_quality(ranks),
+        replay_choices(ranks), coverage, settings.window_s, settings.halflife_s,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from features.definition import FEATURES, schema_hash
 from training.evaluate import error_table
+from training.ranking import choices_in_words
 
 if TYPE_CHECKING:
     from training.candidate import Candidate
@@ -51,6 +52,8 @@ def run_notes(candidate: "Candidate", service: str, commit: str) -> str:
         f"**Ranking:** in {ranking.groups} windows and categories with several hosts, the host predicted best cost "
         f"{ranking.regret:.1%} more than the truly best one (by rolling averages: {ranking.remembered:.1%}, at random: "
         f"{ranking.chance:.1%}); rank correlation {ranking.correlation:.2f}.",
+        "",
+        f"**Replay:** {choices_in_words(candidate.replay)}.",
         "",
         "### Where is it bad",
         "",

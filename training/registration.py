@@ -55,7 +55,8 @@ def _log_evidence(candidate: Candidate, service: str) -> None:
     from mlflow.data.pandas_dataset import from_pandas
 
     mlflow.log_params({**candidate.tuning.params, **_data_window(candidate)})
-    mlflow.log_metrics({**_metrics(candidate.scores), **candidate.ranking.metrics(), **_coverage(candidate)})
+    choices = {**candidate.ranking.metrics(), **candidate.replay.metrics()}
+    mlflow.log_metrics({**_metrics(candidate.scores), **choices, **_coverage(candidate)})
     mlflow.log_dict({"features": list(FEATURES), "schema_hash": schema_hash()}, "features.json")
     for by in ("host", "category"):
         mlflow.log_text(error_table(candidate.bundle, candidate.test, by).to_csv(index=False), f"errors_by_{by}.csv")

@@ -9,6 +9,7 @@ from features.build import load_training_rows
 from fingerpost.settings import Settings
 from training.candidate import make_candidate
 from training.evaluate import TargetScore, mean_skill
+from training.ranking import Replay, choices_in_words
 from training.registration import register
 from training.registry import (
     challenger_version,
@@ -21,6 +22,8 @@ from training.registry import (
 )
 
 logger = logging.getLogger(__name__)
+# Fewer replayed choices say nothing of how a model chooses.
+MIN_CHOICES = 20
 
 
 def silent(_text: str) -> None:
@@ -51,14 +54,30 @@ class TrainingReport:
     coverage: float
 
 
+def objection_to_serving(replay: Replay, skill: float, margin: float) -> str | None:
+    """Why a version is not to take over from the baseline, or None.
+
+    Args:
+        replay: of its choices on held-out windows.
+        skill: mean skill, which decides where there is nothing to choose: no category was served by several hosts.
+        margin: by how much its choices may cost more, as a share of the cost of a choice at random.
+    """
+    if not replay.groups:
+        return None if skill > 0 else "there was no choice of hosts to replay, and its predictions are no better"
+    if replay.groups < MIN_CHOICES:
+        return f"only {replay.groups} choices could be replayed, {MIN_CHOICES} are needed"
+    return None if replay.excess <= margin else f"it chooses worse hosts: {choices_in_words(replay)}"
+
+
 def train(
     lake: Path, settings: Settings, progress: Callable[[str], None] = silent, urgent: bool = False
 ) -> TrainingReport:
     """Trains on the lake's features and registers the model.
 
-    The first version becomes champion, since the engine would have nothing to serve. A later one becomes challenger if,
-    on held-out later windows, it beats the best naive forecast on average over the targets; whether it is promoted is
-    for comparisons with the champion to say.
+    While there is no champion the baseline serves: what the fingerprints alone say. A version becomes champion then
+    only if it chooses hosts no worse than the baseline, see `objection_to_serving`. Where there is a champion, a
+    version becomes challenger if, on held-out later windows, it beats the best naive forecast on average over the
+    targets; whether it is promoted is for comparisons with the champion to say.
 
     Args:
         urgent: also take the place of a challenger that is in an experiment.
@@ -81,10 +100,12 @@ def train(
         # That training was finished, and others may have decided about its version since.
         challenger = challenger_version(url, name) == new_version
         reason = f"trained before, from the same telemetry: {known}"
+    elif present is None and (worse := objection_to_serving(candidate.replay, skill, settings.baseline_margin)):
+        reason = f"{verdict}; the baseline goes on serving: {worse}"
     elif present in (None, new_version):
         set_champion(url, name, new_version)
         present = new_version
-        reason = verdict if skill > 0 else f"{verdict}; champion all the same, as the first version there is"
+        reason = f"{verdict}; champion: {choices_in_words(candidate.replay)}"
     elif skill > settings.challenger_min_skill:
         other = set_challenger(url, name, new_version, urgent)
         challenger = other is None

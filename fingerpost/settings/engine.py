@@ -17,7 +17,7 @@ class Engine(BaseModel):
         default="", description="The one model version the engine serves; empty: it follows the champion alias."
     )
     ready_without_model: bool = Field(
-        default=False, description="Whether the engine calls itself ready with a store alone, before the first model."
+        default=False, description="Whether the engine is ready before the registry has told which model serves."
     )
     swap_max_ratio: float = Field(
         default=5.0, gt=1, description="A new champion whose predictions are off the old ones by more is refused."

@@ -30,6 +30,12 @@ class Training(BaseModel):
     challenger_min_skill: float = Field(
         default=0.0, le=1, description="Mean skill above which a new version becomes challenger."
     )
+    baseline_margin: float = Field(
+        default=0.01,
+        ge=-1,
+        lt=1,
+        description="A first model serves if its replayed choices cost at most this share more than the baseline's.",
+    )
 
     @field_validator("dask_address")
     @classmethod
