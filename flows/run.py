@@ -5,6 +5,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from fingerpost.aliases import CHAMPION
+
 FLOWS = {
     "ingest": "flows.ingest:ingest_flow",
     "features": "flows.features:features_flow",
@@ -25,3 +27,22 @@ def run_flow(name: str) -> dict[str, Any]:
     # Through JSON, so that a result is the same whether it was printed or returned.
     result: dict[str, Any] = json.loads(json.dumps(flow(), default=str))
     return result
+
+
+def verdict(name: str, result: dict[str, Any]) -> str:
+    """What a flow came to, in a line for people; `done` for those that only do their work."""
+    if name in ("pipeline", "train"):
+        trained = result["train"] if name == "pipeline" else result
+        role = "champion" if trained["champion"] else "challenger" if trained["challenger"] else "registered only"
+        return f"version {trained['model_version']} is {role}: {trained['reason']}"
+    if name == "drift":
+        champion = result.get(CHAMPION)
+        return f"{champion['verdict']}: {'; '.join(champion['reasons'])}" if champion else "there is no champion yet"
+    if name == "promote":
+        decided = result["decision"]
+        return f"{decided['action']}: {decided['reason']}" if decided else "there is nothing to decide"
+    if name == "experiment":
+        return f"{result['action']}: {result['why']}"
+    if name == "shadow":
+        return f"{result['status']}: {result['reason']}"
+    return "done"

@@ -50,6 +50,14 @@ def test_every_command_explains_itself(command):
     assert "Usage" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["version"]])
+def test_the_version_is_told(arguments):
+    from fingerpost import __version__
+
+    done = fingerpost(*arguments)
+    assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+
+
 def test_settings_are_documented_as_they_are():
     assert settings_tables() in (ROOT / "docs" / "settings.md").read_text()
 

@@ -11,7 +11,7 @@ import pytest
 
 from fingerpost.settings import Settings, get_settings
 from flows.alerts import send_alert
-from flows.run import FLOWS
+from flows.run import FLOWS, verdict
 from flows.schedule import deployments, plans
 from flows.steps import worth_trying_again
 
@@ -147,3 +147,25 @@ def test_what_may_be_gone_the_next_time_is_tried_again(error, again):
     from prefect.states import Failed
 
     assert worth_trying_again(None, None, Failed(data=error)) == again
+
+
+TRAINED = {"model_version": "3", "champion": True, "challenger": False, "reason": "better by 0.04"}
+
+
+@pytest.mark.parametrize(
+    ("flow", "result", "words"),
+    [
+        ("train", TRAINED, "version 3 is champion: better by 0.04"),
+        ("train", {**TRAINED, "champion": False, "challenger": True}, "version 3 is challenger: better by 0.04"),
+        ("pipeline", {"train": {**TRAINED, "champion": False}}, "version 3 is registered only: better by 0.04"),
+        ("drift", {"champion": {"verdict": "drift", "reasons": ["a", "b"]}}, "drift: a; b"),
+        ("drift", {"retrain": None}, "there is no champion yet"),
+        ("promote", {"decision": {"action": "reject", "reason": "worse"}}, "reject: worse"),
+        ("promote", {"decision": None}, "there is nothing to decide"),
+        ("experiment", {"action": "none", "why": "no challenger"}, "none: no challenger"),
+        ("shadow", {"status": "better", "reason": "certain"}, "better: certain"),
+        ("ingest", {"rows": 3}, "done"),
+    ],
+)
+def test_a_flow_says_what_it_came_to(flow, result, words):
+    assert verdict(flow, result) == words

@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
@@ -13,9 +14,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fingerpost import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _shown: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the program's version.")
+    ] = False,
+) -> None:
+    pass
+
+
 _MODULES = (
     *("demo", "agent", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
-    *("inspect", "bench", "simulate", "fleet", "experiment", "shadow", "promotion", "drift", "up"),
+    *("inspect", "status", "bench", "simulate", "fleet", "experiment", "shadow", "promotion", "drift", "up"),
 )
 for _module in _MODULES:
     import_module(f"fingerpost.cli.{_module}").register(app)

@@ -49,7 +49,9 @@ def run(
     if json_output:
         typer.echo(text)
     elif not output:
-        typer.echo(f"{', '.join(flows)}: done; see {settings.prefect.removesuffix('/api')}")
+        from flows.run import verdict
+
+        typer.echo(f"{', '.join(flows)}: {verdict(flows[-1], result)}; see {settings.prefect.removesuffix('/api')}")
 
 
 def schedule() -> None:

@@ -28,6 +28,16 @@ class Platform(BaseModel):
     )
     mlflow_url: str = Field(default="", description="MLflow tracking server; empty: the local one on `mlflow_port`.")
     prefect_url: str = Field(default="", description="Prefect API; empty: the local one on `prefect_port`.")
+    access_log_mb: float = Field(
+        default=256.0, gt=0, description="Size from which on `fingerpost up` begins a new access log, megabytes."
+    )
+    part_log_mb: float = Field(default=16.0, gt=0, description="The same for the logs of its parts, megabytes.")
+    log_files: int = Field(
+        default=4, ge=1, le=1000, description="How many of each of these logs are kept, the current one among them."
+    )
+    disk_low_mb: float = Field(
+        default=1024.0, ge=0, description="Room on the disk of `home` below which a warning is given, megabytes."
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field(default="json", description="`json` (one object a line) or `console`.")
 
