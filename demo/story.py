@@ -104,7 +104,8 @@ class Story:
         """Starts the router, or starts it anew with other settings; the picker goes on with the table there is."""
         if self._router:
             self._stack.end(self._router)
-        self._router = self._stack.start("router", fingerpost("router"), router_environment(changes))
+        command = fingerpost("router", "--access-log", str(self._layout.access_log))
+        self._router = self._stack.start("router", command, router_environment(changes))
 
     def _side_by_side(self) -> None:
         self._pass(_SETTLED_S + _SIDE_BY_SIDE_S)
@@ -168,7 +169,7 @@ class Story:
     def _bad_version(self) -> None:
         child = self._stack.start("bad-version", python_module("demo.bad_version"))
         self._stack.finish(child, _FLOW_S)
-        version = child.log.read_text().split()[-1]
+        version = child.output().split()[-1]
         self._pass(_BAD_S)
         decided = self._flow("ingest", "features", "shadow", "promote")["decision"]
         self.told.found["bad_version"] = {

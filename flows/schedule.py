@@ -1,5 +1,6 @@
 """The deployments with their schedules, served from one process."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -7,11 +8,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from prefect import serve
+from prefect import aserve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import EntrypointType
 
+from fingerpost.heartbeat import beat
 from fingerpost.settings import Settings
+
+_BEAT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -80,4 +84,20 @@ def deployments(settings: Settings) -> list[Any]:
 
 def serve_deployments(settings: Settings) -> None:
     """Registers the deployments and runs what they schedule, until it is told to stop."""
-    serve(*deployments(settings))
+    made = deployments(settings)
+    asyncio.run(_serve(made))
+
+
+async def _serve(made: list[Any]) -> None:
+    # In the loop that starts the runs: while it stands still nothing is heard.
+    beating = asyncio.create_task(_keep_beating())
+    try:
+        await aserve(*made)
+    finally:
+        beating.cancel()
+
+
+async def _keep_beating() -> None:
+    while True:
+        beat()
+        await asyncio.sleep(_BEAT_S)

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from fingerpost.errors import FingerpostError
+from fingerpost.heartbeat import beat
 from fingerpost.settings import Settings
 from routing.picker_table import Predictions, predictions_from_json, table_of
 from routing.table_file import PickerTable, encode
@@ -133,6 +134,7 @@ class Router:
         """Keeps the file fresh until told to stop. While the engine is away the file stays as it is, and expires."""
         pause, wait_s = 0.2, _GUARDED_WAIT_S if self._guard else _WAIT_S
         while not stop.is_set():
+            beat()
             try:
                 self.judge()
                 if self.sync(wait_s if self._etag else 0.0):

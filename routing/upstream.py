@@ -1,5 +1,6 @@
 """A host behind the proxy."""
 
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,19 +25,36 @@ def parse_upstream(text: str) -> Upstream:
     """
     name, found, rest = text.strip().partition("=")
     address, colon, port = rest.rpartition(":")
+    address = address.removeprefix("[").removesuffix("]")
     try:
         check_name(name, "host")
-        if not found or not colon or not address or not 0 < int(port) < 65536:
+        if not found or not colon or not address or not port.isascii() or not port.isdigit():
             raise ValueError("use name=address:port")
+        if not 0 < int(port) < 65536:
+            raise ValueError(f"port {port} is not one of 1..65535")
     except ValueError as error:
         raise FingerpostError(f"host {text!r}: {error}") from error
-    return Upstream(name, address.removeprefix("[").removesuffix("]"), int(port))
+    return Upstream(name, address, int(port))
 
 
 def parse_upstreams(lines: Iterable[str]) -> list[Upstream]:
-    """Upstreams out of lines; empty ones and comments (`#`) are skipped.
+    """The hosts out of lines; empty ones and comments (`#`) are skipped.
 
     Raises:
-        FingerpostError: a line does not fit.
+        FingerpostError: a line does not fit, or has a name for an address: proxies and pickers know hosts by IP
+            addresses alone.
     """
-    return [parse_upstream(line) for line in lines if line.strip() and not line.startswith("#")]
+    found = [parse_upstream(line) for line in lines if line.strip() and not line.startswith("#")]
+    for each in found:
+        _check_address(each)
+    return found
+
+
+def _check_address(upstream: Upstream) -> None:
+    try:
+        ipaddress.ip_address(upstream.address)
+    except ValueError:
+        raise FingerpostError(
+            f"host {upstream.name!r}: {upstream.address!r} is not an IP address: write the address it has "
+            f"(`getent ahosts {upstream.address}` tells), a line for each where it has several"
+        ) from None

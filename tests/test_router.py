@@ -1,6 +1,7 @@
 """The router follows a real HTTP server's table; and the commands that people type."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fingerpost.errors import FingerpostError
+from fingerpost.heartbeat import Heartbeats
 from fingerpost.settings import Settings
 from routing.router import Router
 from routing.table_file import decode
@@ -136,3 +138,37 @@ def test_commands(engine, tmp_path):
         assert (done.returncode, word in done.stderr) == (1, True)
     done = fingerpost("envoy", "config", "--policy", "orca", **home)
     assert "at least one host" in done.stderr
+
+
+def router_command(engine, folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "fingerpost", "router", "--once", "--engine", engine["url"], *arguments],
+        env={**os.environ, "FINGERPOST_HOME": str(folder), "FINGERPOST_LOG_FORMAT": "console"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_router_without_a_log_says_that_the_guard_is_off(engine, tmp_path):
+    assert "the guard is off" in router_command(engine, tmp_path).stderr
+    with_log = router_command(engine, tmp_path, "--access-log", str(tmp_path / "access.log"))
+    assert (with_log.returncode, with_log.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Heartbeats.possible(), reason="heartbeats need addresses without files")
+def test_a_router_that_follows_gives_signs_of_life_also_without_an_engine(tmp_path, monkeypatch):
+    heartbeats, stop = Heartbeats(), threading.Event()
+    for name, value in heartbeats.environment().items():
+        monkeypatch.setenv(name, value)
+    router = Router("http://127.0.0.1:9", tmp_path / "t", Settings())
+    following = threading.Thread(target=router.follow, args=(stop,))
+    following.start()
+    deadline = time.monotonic() + 20
+    while not heartbeats.heard():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    stop.set()
+    following.join(20)
+    router.close()
+    heartbeats.close()

@@ -22,6 +22,7 @@ def router(
     once: Annotated[bool, typer.Option("--once", help="Write the table once and stop.")] = False,
 ) -> None:
     """Follows the engine's routing table and keeps the file that the picker in Envoy reads."""
+    import logging
     import signal
     import threading
 
@@ -34,6 +35,10 @@ def router(
     path = table or settings.home / "routing" / f"{settings.service}.table"
     path.parent.mkdir(parents=True, exist_ok=True)
     url = engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}"
+    if access_log is None:
+        logging.getLogger("fingerpost.router").warning(
+            "the guard is off: predictions that prove worse than none keep their weight; give --access-log"
+        )
     follower = Router(url, path, settings, access_log)
     try:
         if once:
