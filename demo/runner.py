@@ -162,7 +162,7 @@ class Demo:
             self._progress.note(f"{min(options.seconds, time.monotonic() - began):.0f} of {options.seconds:.0f} s")
 
         stack.finish(child, options.seconds + _SETTLE_TIMEOUT_S + _START_TIMEOUT_S, tick)
-        report: dict[str, Any] = json.loads(child.log.read_text().splitlines()[-1])
+        report: dict[str, Any] = json.loads(child.output().splitlines()[-1])
         return report
 
     def _reported(self) -> int:
@@ -241,6 +241,6 @@ class Demo:
 def _last_message(child: Child) -> str:
     """The last message of a child that logs JSON lines."""
     try:
-        return str(json.loads(child.log.read_text().splitlines()[-1])["message"])
+        return str(json.loads(child.output().splitlines()[-1])["message"])
     except (IndexError, ValueError, KeyError, TypeError):
         return ""

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from fingerpost.errors import NotReadyError, PortInUseError, ProcessDiedError
+from fingerpost.stack.logs import Bounds, Journal, move_on
 from fingerpost.stack.ports import PortUse, check_ports
 from fingerpost.stack.processes import Stack
 
@@ -23,6 +24,21 @@ STUBBORN = [
     "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'], stdout=subprocess.PIPE);"
     "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)",
 ]
+
+
+def lives(pid):
+    """Whether a process is there and not only waits for its parent to look."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until_gone(pids, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while left := [pid for pid in pids if lives(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def test_a_port_in_use_is_named_with_its_owner_and_setting():
@@ -69,10 +85,10 @@ def test_what_is_never_ready_is_told(tmp_path):
 def test_stopping_reaches_the_children_of_children(tmp_path):
     with Stack(tmp_path, {}) as stack:
         child = stack.start("stubborn", STUBBORN)
-        stack.wait_until(lambda: bool(child.log.read_text().strip()), 20, "no child")
-        grandchild = int(child.log.read_text())
-        assert psutil.pid_exists(grandchild)
-    assert not psutil.pid_exists(grandchild)
+        stack.wait_until(lambda: bool(child.output().strip()), 20, "no child")
+        grandchild = int(child.output())
+        assert lives(grandchild)
+    assert not lives(grandchild)
 
 
 def test_stopping_reaches_what_outlived_its_parent(tmp_path):
@@ -82,34 +98,157 @@ def test_stopping_reaches_what_outlived_its_parent(tmp_path):
     )
     with Stack(tmp_path, {}) as stack:
         child = stack.start("server", [sys.executable, "-c", code])
-        stack.wait_until(lambda: bool(child.log.read_text().strip()), 20, "no child")
-        orphan = int(child.log.read_text())
+        stack.wait_until(lambda: bool(child.output().strip()), 20, "no child")
+        orphan = int(child.output())
         child.process.kill()
         child.process.wait()
-        assert psutil.pid_exists(orphan)
-    assert not psutil.pid_exists(orphan)
+        assert lives(orphan)
+    assert not lives(orphan)
 
 
 def test_a_child_that_ends_well_is_let_go(tmp_path):
     with Stack(tmp_path, {"WORD": "hello"}) as stack:
         child = stack.start("load", [sys.executable, "-c", "import os; print(os.environ['WORD'])"])
         stack.finish(child, 20)
-        assert child.log.read_text() == "hello\n"
+        assert child.output() == "hello\n"
         stack.check()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
-def test_children_end_when_the_parent_is_killed(tmp_path):
+ORPHAN_MAKER = [
+    sys.executable,
+    "-c",
+    f"import subprocess, sys, time; p = subprocess.Popen({FOREVER!r}, start_new_session=True);"
+    "print(p.pid, flush=True); time.sleep(60)",
+]
+
+
+def killed_stack(folder):
+    """A stack whose holder was killed by SIGKILL: process ids of its part and of the part's own, detached, child."""
     code = (
-        "import sys, time; from pathlib import Path; from fingerpost.stack.processes import Stack;"
-        f"s = Stack(Path({str(tmp_path)!r}), {{}}); print(s.start('x', {FOREVER!r}).process.pid, flush=True);"
-        "time.sleep(60)"
+        "import sys, time; from pathlib import Path; from fingerpost.stack.processes import Stack\n"
+        f"s = Stack(Path({str(folder)!r}), {{}}); c = s.start('x', {ORPHAN_MAKER!r})\n"
+        "while not c.output().strip(): time.sleep(0.02)\n"
+        "print(c.process.pid, c.output().strip(), flush=True); time.sleep(60)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    pid = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pids = [int(word) for word in holder.stdout.readline().split()]
+    assert len(pids) == 2
+    return holder, pids
+
+
+def test_nothing_is_left_when_the_holder_is_killed(tmp_path):
+    holder, pids = killed_stack(tmp_path)
+    assert all(lives(pid) for pid in pids)
+    holder.kill()
+    holder.wait()
+    until_gone(pids)
+
+
+def test_the_next_stack_ends_what_an_earlier_one_has_left(tmp_path):
+    holder, pids = killed_stack(tmp_path)
+    # The sentinel cannot do its work either.
+    [sentinel] = [
+        each for each in psutil.Process(holder.pid).children() if "fingerpost.stack.sentinel" in each.cmdline()
+    ]
+    sentinel.kill()
+    holder.kill()
+    holder.wait()
+    with Stack(tmp_path / "elsewhere", {}) as stack:
+        assert stack.end_left_over(["x"]) == 0
+    with Stack(tmp_path, {}) as stack:
+        assert stack.end_left_over(["y"]) == 0
+        assert lives(pids[1])
+        assert stack.end_left_over(["x"]) > 0
+        assert not any(lives(pid) for pid in pids)
+
+
+def test_the_sentinel_is_started_again(tmp_path):
+    with Stack(tmp_path, {}) as stack:
+        stack.start("x", FOREVER)
+
+        def sentinels():
+            return [
+                each for each in psutil.Process().children() if "fingerpost.stack.sentinel" in " ".join(each.cmdline())
+            ]
+
+        [first] = sentinels()
+        first.kill()
+        first.wait(20)
+        stack.keep_sentinel()
+        assert sentinels()
+    assert not sentinels()
+
+
+def test_to_end_one_ends_all_that_it_has_started_and_no_other(tmp_path):
+    with Stack(tmp_path, {}) as stack:
+        other = stack.start("other", FOREVER)
+        child = stack.start("server", ORPHAN_MAKER)
+        stack.wait_until(lambda: bool(child.output().strip()), 20, "no child")
+        orphan = int(child.output())
+        assert orphan in stack.family(child)
+        child.process.kill()
+        child.process.wait()
+        assert orphan in stack.family(child)
+        stack.end(child)
+        assert not lives(orphan)
+        assert lives(other.process.pid)
+
+
+def test_logs_are_appended_with_a_line_for_each_start(tmp_path):
+    with Stack(tmp_path, {}) as stack:
+        for word in ("one", "two"):
+            child = stack.start("load", [sys.executable, "-c", f"print({word!r})"])
+            stack.finish(child, 20)
+            assert child.output() == f"{word}\n"
+    lines = (tmp_path / "load.log").read_text().splitlines()
+    assert [line.split()[-3:-1] for line in lines[::2]] == [["load", "starts"]] * 2
+    assert lines[1::2] == ["one", "two"]
+    assert (tmp_path / "load.log").stat().st_mode & 0o027 == 0
+
+
+def test_logs_are_bounded_while_their_writer_goes_on(tmp_path):
+    bounds = Bounds(1000, 3)
+    with Stack(tmp_path, {}, bounds) as stack:
+        child = stack.start(
+            "chatty", [sys.executable, "-c", "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.001)"]
+        )
+        for _ in range(6):
+            stack.wait_until(lambda: child.log.stat().st_size > 1000, 20, "it does not write")
+            stack.bound_logs()
+        stack.wait_until(lambda: "x" * 99 in child.output(), 20, "it does not write any more")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chatty.log", "chatty.log.1", "chatty.log.2"]
+
+
+def test_what_cannot_have_a_log_runs_without(tmp_path):
+    (tmp_path / "x.log").mkdir()
+    with Stack(tmp_path, {}) as stack:
+        child = stack.start("x", [sys.executable, "-c", "raise SystemExit(3)"])
+        assert "Is a directory" in child.log_problem
+        child.process.wait()
+        assert "exit code 3" in child.failure()
+        assert "no log" in child.failure()
+        stack.bound_logs()
+
+
+def test_a_journal_never_fails(tmp_path, capsys):
+    journal = Journal(tmp_path / "up.log", Bounds(1000, 2))
+    journal("all is well")
+    assert capsys.readouterr().err == "all is well\n"
+    assert (tmp_path / "up.log").read_text().endswith(f"pid {os.getpid()}: all is well\n")
+    code = (
+        "import os, sys; from pathlib import Path; from fingerpost.stack.logs import Bounds, Journal\n"
+        f"os.close(2); Journal(Path({str(tmp_path / 'none' / 'up.log')!r}), Bounds(1, 1))('unheard'); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "alive\n"
+
+
+def test_a_log_moves_on_and_keeps_so_many(tmp_path):
+    log = tmp_path / "access.log"
+    for number in range(5):
+        log.write_text(f"{number}" * 10)
+        assert move_on(log, Bounds(10, 3))
+        assert not move_on(log, Bounds(10, 3))
+    assert {path.name: path.read_text()[0] for path in tmp_path.iterdir()} == {"access.log.1": "4", "access.log.2": "3"}
+    log.write_text("small")
+    assert not move_on(log, Bounds(10, 3))

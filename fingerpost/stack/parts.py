@@ -4,7 +4,10 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fingerpost.settings import LOOPBACK, Settings
 from fingerpost.stack.ports import PortUse
@@ -22,6 +25,8 @@ class Part:
         address: where people find it; empty: nowhere.
         needs: parts that must be up before it starts, if they are there at all.
         ports: what it binds.
+        beats: it tells that it goes on (`fingerpost.heartbeat`), and is up once it has done so.
+        reopens: a log that it writes itself, and opens anew at SIGUSR1.
     """
 
     name: str
@@ -32,6 +37,8 @@ class Part:
     needs: tuple[str, ...] = ()
     ports: tuple[PortUse, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    beats: bool = False
+    reopens: Path | None = None
 
 
 def platform_parts(settings: Settings, envoy: Part | None = None) -> list[Part]:
@@ -51,8 +58,8 @@ def platform_parts(settings: Settings, envoy: Part | None = None) -> list[Part]:
     address = f"{reach}:{engine}"
     parts += [
         Part("engine", "predictions", fingerpost("engine"), f"{address}/livez", address, ("mlflow",), ports),
-        Part("schedule", "runs the flows", fingerpost("schedule"), "", "", ("prefect", "mlflow")),
-        Part("router", "keeps the picker's table", fingerpost("router"), "", "", ("engine",)),
+        Part("schedule", "runs the flows", fingerpost("schedule"), "", "", ("prefect", "mlflow"), beats=True),
+        Part("router", "keeps the picker's table", router_command(settings), "", "", ("engine",), beats=True),
     ]
     return [*parts, envoy] if envoy else parts
 
@@ -78,7 +85,18 @@ def envoy_part(settings: Settings, config: Path, module: Path) -> Part:
         (),
         ports,
         {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(module.parent)},
+        reopens=access_log_path(settings),
     )
+
+
+def access_log_path(settings: Settings) -> Path:
+    """The log of the Envoy on this machine, by which the router judges predictions."""
+    return settings.home / "access.log"
+
+
+def router_command(settings: Settings) -> list[str]:
+    """The router, with the access log: predictions that prove wrong lose their weight."""
+    return fingerpost("router", "--access-log", str(access_log_path(settings)))
 
 
 def fingerpost(*arguments: str) -> list[str]:
@@ -122,11 +140,14 @@ def settings_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def answers(url: str) -> bool:
-    """True if a GET of the URL is answered with 200."""
-    import httpx
-
+def answers(url: str, timeout_s: float = 2.0) -> bool:
+    """True if a GET of the URL (`http`) is answered with 200 in time."""
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
-        return httpx.get(url, timeout=2, trust_env=False).status_code == httpx.codes.OK
-    except httpx.HTTPError:
+        connection.request("GET", parts.path or "/")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
         return False
+    finally:
+        connection.close()

@@ -1,6 +1,7 @@
 """Ports: are they free, and who has them if not."""
 
 import socket
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import psutil
@@ -58,11 +59,32 @@ def _free(host: str, port: int) -> bool:
         return True
 
 
+def foreign_listener(use: PortUse, family: AbstractSet[int]) -> str:
+    """Who else listens on a port, if none of a family of processes does; empty if one does, or nobody can be seen."""
+    found = _listeners(use.port)
+    if not found or family & {*found}:
+        return ""
+    return f"port {use.port} ({use.what}): {_named(found[0])}"
+
+
 def _owner(port: int) -> str:
+    return next((f" by {_named(pid)}" for pid in _listeners(port)), "")
+
+
+def _listeners(port: int) -> list[int]:
+    """Process ids; whose a port is needs rights we may lack, so there may be none."""
     try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == "LISTEN" and connection.pid:
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+        return [
+            each.pid
+            for each in psutil.net_connections("tcp")
+            if each.laddr and each.laddr.port == port and each.status == psutil.CONN_LISTEN and each.pid
+        ]
+    except (psutil.Error, OSError):
+        return []
+
+
+def _named(pid: int) -> str:
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
     except psutil.Error:
-        pass  # whose it is needs rights we may lack; that it is taken we know
-    return ""
+        return f"pid {pid}"

@@ -1,8 +1,8 @@
 """A set of child processes that live and die together.
 
 Each child leads a session of its own, so that the terminal's Ctrl-C reaches only us and stopping can reach all of a
-child's own children, also those that outlived it: they carry a mark in their environment. On Linux each child is also
-told to end when we die, however we die.
+child's own children, also those that outlived it: they carry a mark in their environment (`marks.py`). If we die
+without a word, a process of its own ends what is left (`sentinel.py`); on Linux each child is told at once.
 """
 
 import contextlib
@@ -13,58 +13,105 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 
 import psutil
 
+from fingerpost import heartbeat
 from fingerpost.errors import NotReadyError, ProcessDiedError
+from fingerpost.stack.logs import Bounds, copy_and_cut
+from fingerpost.stack.marks import Mark, end_marked, marked
+from fingerpost.stack.sentinel import start_sentinel
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1
-_MARK = "FINGERPOST_STACK_ID"
+_LEFT_OVER_GRACE_S = 3.0
+_TOLD_BYTES = 64 * 1024
+LOG_BOUNDS = Bounds(16 * 2**20, 4)
 
 
 @dataclass
 class Child:
-    """A started process: its name, handle and log file."""
+    """A started process.
+
+    Args:
+        log: the file that its output goes to, after that of earlier starts.
+        began: size of the log when it started.
+        log_problem: why its output goes nowhere; empty: it does not.
+    """
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    began: int = 0
+    log_problem: str = ""
+
+    def output(self) -> str:
+        """What it has written since its start: the last 64 KiB of it; empty if it cannot be read."""
+        if self.log_problem:
+            return ""
+        with contextlib.suppress(OSError), self.log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            # A log that was cut meanwhile holds nothing else than what came since.
+            begin = self.began if self.began <= size else 0
+            file.seek(max(begin, size - _TOLD_BYTES))
+            return file.read().decode(errors="replace")
+        return ""
 
     def failure(self) -> str:
         """How it ended, in words, with the end of its log."""
         code = self.process.returncode
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        lines = self.log.read_text(errors="replace").strip().splitlines()[-5:] if self.log.exists() else []
-        last = "".join(f"\n    {line[:300]}" for line in lines)
-        return f"{self.name} (pid {self.process.pid}) {how}; its log is {self.log}{', ending:' if last else ''}{last}"
+        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        last = "".join(f"\n    {line[:300]}" for line in self.output().strip().splitlines()[-5:])
+        log = f"its log is {self.log}{', ending:' if last else ''}{last}"
+        return f"{self.name} (pid {self.process.pid}) {how}; {'it had no log' if self.log_problem else log}"
 
 
 class Stack:
     """Starts processes and watches over them; leaving the context stops them all.
 
     Args:
-        log_dir: each process writes to `<name>.log` there, anew at each start.
+        log_dir: each process writes to `<name>.log` there, after a line that says when it started.
         env: variables for every process, beside our own.
+        bounds: of each log; see `bound_logs`.
     """
 
-    def __init__(self, log_dir: Path, env: Mapping[str, str]) -> None:
-        self._log_dir = log_dir
-        self._mark = uuid.uuid4().hex
-        self._env = {**os.environ, **env, _MARK: self._mark}
+    def __init__(self, log_dir: Path, env: Mapping[str, str], bounds: Bounds = LOG_BOUNDS) -> None:
+        self._log_dir, self._bounds = log_dir.absolute(), bounds
+        self._id = uuid.uuid4().hex
+        self._env = {**os.environ, **env}
+        # What a supervisor wants to hear of us it does not want to hear of each of them.
+        self._env.pop(heartbeat.VARIABLE, None)
         self._children: list[Child] = []
+        self._sentinel: subprocess.Popen[bytes] | None = None
         self._interrupts = 0
         log_dir.mkdir(parents=True, exist_ok=True)
 
     def catch_signals(self) -> None:
-        """Has SIGINT and SIGTERM noted, to be acted on in `check`: an exception out of a handler can strike, and be
-        swallowed, anywhere. Call it from the main thread; a second signal while stopping ends the waiting."""
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, self._note_signal)
+        """Has SIGINT, SIGTERM and SIGHUP noted, to be acted on in `check`: an exception out of a handler can strike,
+        and be swallowed, anywhere. Call it from the main thread; a second signal while stopping ends the waiting."""
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # `nohup` has a terminal's end ignored.
+            if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:
+                signal.signal(each, self._note_signal)
+
+    def end_left_over(self, names: Collection[str]) -> int:
+        """Ends what an earlier stack with the same log folder has left of these processes; politely, then not.
+
+        Only for whoever knows that no other stack runs there.
+
+        Returns:
+            How many processes there were.
+        """
+
+        def ours(mark: Mark) -> bool:
+            return mark.folder == self._log_dir and mark.part in names and mark.stack != self._id
+
+        return end_marked(ours, _LEFT_OVER_GRACE_S)
 
     def __enter__(self) -> "Stack":
         return self
@@ -75,21 +122,49 @@ class Stack:
         self.stop()
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> Child:
-        """Starts a process; its standard output and error go to its log."""
+        """Starts a process; its standard output and error go to its log, or nowhere if that cannot be opened.
+
+        Raises:
+            OSError, subprocess.SubprocessError: it cannot be started.
+        """
+        self.keep_sentinel()
         log = self._log_dir / f"{name}.log"
-        with log.open("wb") as output:
+        output, problem = self._open_log(log, name)
+        try:
+            began = os.fstat(output).st_size
             process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**self._env, **(env or {})},
+                env={**self._env, **(env or {}), **Mark(self._id, name, self._log_dir).environment()},
                 start_new_session=True,
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (we have no threads)
             )
-        child = Child(name, process, log)
+        finally:
+            os.close(output)
+        child = Child(name, process, log, began, problem)
         self._children.append(child)
         return child
+
+    def family(self, child: Child) -> set[int]:
+        """Process ids of a child and all that it has started, as far as they live."""
+        found = {child.process.pid, *(each.pid for each in marked(self._of(child.name)))}
+        with contextlib.suppress(psutil.Error):
+            found |= {each.pid for each in psutil.Process(child.process.pid).children(recursive=True)}
+        return found
+
+    def bound_logs(self) -> None:
+        """Keeps each log to its size; what cannot be done now is tried again at the next call."""
+        for child in self._children:
+            with contextlib.suppress(OSError):
+                copy_and_cut(child.log, self._bounds)
+
+    def keep_sentinel(self) -> None:
+        """Starts the process that ends what we leave behind, if there is none; without it all else goes on."""
+        if self._sentinel is None or self._sentinel.poll() is not None:
+            with contextlib.suppress(OSError):
+                self._sentinel = start_sentinel(self._id)
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Waits until `ready()` is true, as long as every process lives.
@@ -119,16 +194,18 @@ class Stack:
             return child.process.poll() == 0
 
         self.wait_until(ended, timeout_s, f"{child.name} was not done")
-        self._children.remove(child)
-        _end_group(child, signal.SIGKILL)
+        self.end(child)
 
     def end(self, child: Child, grace_s: float = 10.0) -> None:
-        """Ends one process of the set, and lets go of it; politely, then not."""
+        """Ends one process of the set and all that it has started, and lets go of it; politely, then not."""
         self._children.remove(child)
-        child.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(grace_s)
+        if child.process.poll() is None and grace_s > 0:
+            child.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(grace_s)
         _end_group(child, signal.SIGKILL)
+        # Before a next start: what is left would hold the port, and answer in its place.
+        end_marked(self._of(child.name))
         child.process.wait()
 
     @property
@@ -155,27 +232,42 @@ class Stack:
             if time.monotonic() > deadline or self._interrupts > heard:
                 break
             time.sleep(_POLL_S)
-        left = _marked(self._mark)
         for child in children:
             _end_group(child, signal.SIGKILL)
+        end_marked(lambda mark: mark.stack == self._id)
+        for child in children:
             child.process.wait()
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=grace_s)
+        if self._sentinel is not None and self._sentinel.stdin is not None:
+            self._sentinel.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._sentinel.wait(grace_s)
+            self._sentinel = None
+
+    def _of(self, name: str) -> Callable[[Mark], bool]:
+        return lambda mark: mark.stack == self._id and mark.part == name
+
+    def _open_log(self, log: Path, name: str) -> tuple[int, str]:
+        """A descriptor for a process's output, and why it leads nowhere if it does: no log is worth a process."""
+        with contextlib.suppress(OSError):
+            copy_and_cut(log, self._bounds)
+        try:
+            output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), f"{error.strerror}: {log}"
+        with contextlib.suppress(OSError):
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            os.write(output, f"--- {now} {name} starts ---\n".encode())
+        return output, ""
 
     def _note_signal(self, _signal: int, _frame: FrameType | None) -> None:
         self._interrupts += 1
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    """Every process with our mark in its environment: also those whose parent is gone, or that left its session."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(_MARK) == mark:
-                found.append(process)
-    return found
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"
 
 
 def _end_group(child: Child, how: signal.Signals) -> None:
@@ -185,3 +277,8 @@ def _end_group(child: Child, how: signal.Signals) -> None:
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def keep_private() -> None:
+    """Has files that this process and its children make be readable by their owner and group at the most."""
+    os.umask(os.umask(0o077) | 0o027)
