@@ -16,6 +16,7 @@ _LIBRARY = re.compile(
 _MOBILE = re.compile(r"android|iphone|ipad|ipod|windows phone|kaios|harmonyos|mobilesafari|silk/", _FLAGS)
 _BROWSER = re.compile(r"applewebkit|gecko|msie|trident|presto|webkit|opera|netfront|up\.browser", _FLAGS)
 _TEXT_BROWSER = re.compile(r"lynx/|links|elinks|w3m/", _FLAGS)
+AUTH_METHODS = ("none", "basic", "bearer", "api-key", "mtls", "cookie", "other")
 # Longer user agents are cut: what tells their class stands at the front, and a megabyte of it is an attack.
 MAX_USER_AGENT = 256
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from fingerpost.clients import MAX_USER_AGENT, user_agent_class
+from fingerpost.clients import AUTH_METHODS, MAX_USER_AGENT, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
 from fleet.log_fields import client_of, midnight_s, route_of
 
@@ -22,6 +22,8 @@ _EXTRA = re.compile(
 )
 _REQUEST = re.compile(r'"(?P<method>[A-Z]{3,16}) (?P<path>\S+?)(?: HTTP/[\d.]+)?"', re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
+# Requests by these methods have no body but in rare cases: all of their length is request line and headers.
+_BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "DELETE"))
 _UPSTREAMS = re.compile(r"\s*[,:]\s*")
 _CLOCK = re.compile(
     r"(?P<day>\d\d/[A-Z][a-z]{2}/\d{4}):(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d) (?P<zone>[+-]\d{4})", re.ASCII
@@ -32,18 +34,24 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
     """One line as a request record of `host`; its values are not yet checked against their bounds.
 
     After the user agent, or after the size in the common format, may come, in any order: a number, the request time, in
-    seconds if it has a point (nginx's `$request_time`), in microseconds if not (Apache's `%D`); `rt=`, `urt=` and
-    `rl=`, nginx's `$request_time`, `$upstream_response_time` and `$request_length`, quoted or not; `end=`, its `$msec`,
-    finer than the whole seconds before; quoted texts and other `key=value` fields, which are ignored. Without a time
-    `duration_s` is None. The size of the request is `rl`, which includes the headers, or 0. The format does not tell
-    the host's load.
+    seconds if it has a point (nginx's `$request_time`), in microseconds if not (Apache's `%D`); these, quoted or not:
+
+    - `rt=`, `urt=`: nginx's `$request_time` and `$upstream_response_time`, seconds;
+    - `end=`: seconds since 1970 with a fraction, nginx's `$msec`; finer than the whole seconds before;
+    - `cl=`: the content length that the client declared, `-` for none: what the picker sees too;
+    - `rl=`: nginx's `$request_length`, with request line and headers; of requests without a body it says nothing, and
+      where `cl` is given it does not count;
+    - `auth=`: a method of `fingerpost.clients.auth_method`; `cc=`: the country header;
+
+    and quoted texts and other `key=value` fields, which are ignored. Without a time `duration_s` is None. The format
+    does not tell the host's load.
 
     `client` is the address of the connection as text, not checked, None if the log hides it: to look the region up,
     never to be stored. What a client says of itself (`X-Forwarded-For`) is not believed.
 
     Raises:
         RefusedError: `line:malformed`, `request:malformed` (no method and path), `time:malformed`,
-            `duration_s:malformed`, `service_time_s:malformed` or `bytes_in:malformed`.
+            `duration_s:malformed`, `service_time_s:malformed`, `bytes_in:malformed` or `auth:malformed`.
     """
     found = _LINE.fullmatch(line.decode("utf-8", "replace").rstrip())
     if not found:
@@ -68,7 +76,7 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
         "client": client_of(client),
     }
     if extra:
-        row.update(_extra(extra))
+        row.update(_extra(extra, has_body=request["method"] not in _BODILESS))
     return row
 
 
@@ -77,10 +85,10 @@ def _user_agent_class(quoted: str | None) -> str:
     return user_agent_class("" if text == "-" else text)
 
 
-def _extra(text: str) -> dict[str, float | int | None]:
+def _extra(text: str, has_body: bool) -> dict[str, Any]:
     """The fields after the user agent that are known."""
-    known: dict[str, float | int | None] = {}
-    at = 0
+    known: dict[str, Any] = {}
+    declared, at = False, 0
     while at < len(text):
         found = _EXTRA.match(text, at)
         if not found:
@@ -100,10 +108,24 @@ def _extra(text: str) -> dict[str, float | int | None]:
             seconds = _number(value, "time")
             if seconds is not None:
                 known["time"] = round(seconds * _US)
+        elif key == "cl":
+            known["bytes_in"], declared = _size(value), True
         elif key == "rl":
-            length = _number(value, "bytes_in")
-            known["bytes_in"] = 0 if length is None else int(length)
+            length = _size(value)
+            if (has_body and not declared) or length < 0:  # the latter is for the record's check to refuse
+                known["bytes_in"] = length
+        elif key == "auth" and value not in ("-", ""):
+            if value not in AUTH_METHODS:
+                raise RefusedError("auth:malformed")
+            known["auth"] = value
+        elif key == "cc":
+            known["region"] = coarse_region(value)
     return known
+
+
+def _size(text: str) -> int:
+    length = _number(text, "bytes_in")
+    return 0 if length is None else int(length)
 
 
 def _number(text: str, column: str) -> float | None:

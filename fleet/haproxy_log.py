@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from fingerpost.clients import user_agent_class
+from fingerpost.clients import AUTH_METHODS, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
 from fingerpost.status import CLIENT_GONE, NO_ANSWER
@@ -24,6 +24,8 @@ _LINE = re.compile(
 )
 _REQUEST = re.compile(r"(?P<method>[A-Z]{3,16}) (?P<path>\S+)(?: HTTP/[\d.]+)?", re.ASCII)
 _SERVER = re.compile(rb"\] \S++ [^\s/]++/(\S++) -?\d+/")
+_MOST_CAPTURED = 5
+_SIZE = re.compile(r"\d{0,18}", re.ASCII)
 _ENCODED = re.compile(r"#([0-9A-F]{2})")
 
 
@@ -39,8 +41,9 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
 
     HAProxy writes the time of the request's beginning in the time zone of its machine, which is taken to be ours. The
     duration is the total time; the service time is what the server took to its response headers. Captured headers are
-    optional; if exactly two request headers are captured, `{host|user-agent}`, the second gives the user-agent class.
-    `client` is the address of the connection as text, not checked: to look the region up, never to be stored.
+    optional. If two to five are captured for the request, `{host|user-agent|content-length|auth|country}`, they give
+    the user-agent class, the size, the auth method (of `fingerpost.clients.auth_method`) and the region. `client` is
+    the address of the connection as text, not checked: to look the region up, never to be stored.
 
     Raises:
         RefusedError: `line:malformed`, `request:malformed` (no method and path, such as `<BADREQ>`), `time:malformed`,
@@ -57,6 +60,7 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         raise RefusedError("host:mismatch")
     timers = [int(part) for part in found["timers"].replace("+", "").split("/")]
     response_ms, total_ms = timers[3], timers[4]
+    agent, size, auth, country = _captured(found["headers"])
     begin_s = local_s(found["day"], int(found["hour"]), int(found["minute"]), int(found["second"]))
     return {
         "time": begin_s * _US + (int(found["ms"]) + total_ms) * _MS,
@@ -65,11 +69,11 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         "method": request["method"],
         "route": route_of(request["path"]),
         "status": _status(int(found["status"]), found["ended"]),
-        "bytes_in": 0,
+        "bytes_in": size,
         "bytes_out": int(found["bytes"]),
-        "auth": "none",
-        "user_agent_class": user_agent_class(_user_agent(found["headers"])),
-        "region": "none",
+        "auth": auth,
+        "user_agent_class": user_agent_class(agent),
+        "region": coarse_region(country),
         "duration_s": total_ms / _MS,
         # -1: the server never answered.
         "service_time_s": None if response_ms == -1 else response_ms / _MS,
@@ -87,7 +91,13 @@ def _status(status: int, ended: str) -> int:
     return NO_ANSWER if status < 0 or (ended[0] in "Ss" and status < CLIENT_GONE) else status
 
 
-def _user_agent(headers: str | None) -> str:
-    """The second of two captured headers; HAProxy writes what would break its format as `#` and two digits."""
+def _captured(headers: str | None) -> tuple[str, int, str, str]:
+    """User agent, size, auth method and country of the captured headers; nothing of headers that are others."""
     captured = (headers or "").split("|")
-    return _ENCODED.sub(lambda found: chr(int(found[1], 16)), captured[1]) if len(captured) == 2 else ""
+    size, auth, country = [*captured[2:], "", "", ""][:3]
+    ours = _SIZE.fullmatch(size) and (not auth or auth in AUTH_METHODS)
+    if not (2 <= len(captured) <= _MOST_CAPTURED and ours):
+        return "", 0, "none", ""
+    # HAProxy writes what would break its format as `#` and two digits.
+    agent = _ENCODED.sub(lambda found: chr(int(found[1], 16)), captured[1])
+    return agent, int(size or 0), auth or "none", country

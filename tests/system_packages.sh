@@ -4,6 +4,9 @@
 set -u
 
 absent() {
+    command -v nginx >/dev/null 2>&1 || ls /usr/sbin/nginx >/dev/null 2>&1 || echo nginx-light
+    ls /usr/sbin/apache2 >/dev/null 2>&1 || echo apache2
+    ls /usr/sbin/haproxy >/dev/null 2>&1 || echo haproxy
     command -v luajit >/dev/null 2>&1 || echo luajit
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || echo postgresql
 }

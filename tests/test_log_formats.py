@@ -50,6 +50,46 @@ def test_a_finer_time_at_the_end_of_a_combined_line_is_taken():
         combined_log.parse_line(combined(duration="end=soon"), "shop", "h1")
 
 
+@pytest.mark.parametrize(
+    ("method", "fields", "size"),
+    [
+        ("GET", "rl=3087", 0),  # all of it request line and headers
+        ("DELETE", "rl=1290", 0),
+        ("POST", "rl=2200", 2200),
+        ("POST", "cl=700 rl=2200", 700),
+        ("POST", "rl=2200 cl=700", 700),
+        ("GET", "cl=-", 0),
+        ("GET", "cl=12", 12),
+    ],
+)
+def test_headers_do_not_count_as_the_size_of_a_request(method, fields, size):
+    line = combined(duration=f"rt=0.012 {fields}").replace(b"POST", method.encode())
+    assert combined_log.parse_line(line, "shop", "h1")["bytes_in"] == size
+
+
+def test_auth_method_and_country_are_taken_where_a_log_tells_them():
+    row = combined_log.parse_line(combined(user="frank", duration='auth=bearer cc="DE" rt=0.012'), "shop", "h1")
+    assert (row["auth"], row["region"]) == ("bearer", "DE")
+    row = combined_log.parse_line(combined(user="frank", duration='auth=- cc="-"'), "shop", "h1")
+    assert (row["auth"], row["region"]) == ("basic", "none")
+    with pytest.raises(RefusedError, match="auth:malformed"):
+        combined_log.parse_line(combined(duration="auth=letmein"), "shop", "h1")
+
+
+@pytest.mark.parametrize(
+    ("captured", "size", "auth", "region", "agent"),
+    [
+        ("h|curl/8|512|bearer|DE", 512, "bearer", "DE", "library"),
+        ("h|curl/8|||", 0, "none", "none", "library"),
+        ("h|curl/8", 0, "none", "none", "library"),
+        ("h|curl/8|https://elsewhere/", 0, "none", "none", "other"),  # other headers than ours
+    ],
+)
+def test_headers_captured_by_haproxy(captured, size, auth, region, agent):
+    row = haproxy_log.parse_line(HAPROXY.replace("{1wt.eu}", f"{{{captured}}}").encode(), "shop")
+    assert (row["bytes_in"], row["auth"], row["region"], row["user_agent_class"]) == (size, auth, region, agent)
+
+
 def test_haproxy_lines_become_records():
     row = haproxy_log.parse_line(HAPROXY.encode(), "shop")
     assert haproxy_log.claimed_host(HAPROXY.encode()) == row["host"] == "h1"

@@ -128,7 +128,7 @@ def test_named_times_of_a_combined_log():
     def parse(extra):
         return outcome("combined", COMBINED + extra)
 
-    row = parse(b' "-" rt=0.012 uct="0.000" urt="0.011" rl=512 up=10.0.0.3:80')
+    row = parse(b' "-" rt=0.012 uct="0.000" urt="0.011" cl=512 up=10.0.0.3:80')
     assert (row["duration_s"], row["service_time_s"], row["bytes_in"]) == (0.012, 0.011, 512)
     assert parse(b" rt=0.3 urt=0.1, 0.2 : 0.011")["service_time_s"] == 0.011
     assert parse(b" urt=- rt=-")["duration_s"] is None
