@@ -1,156 +1,289 @@
-"""How far predictions can be trusted: what they said of the hosts is weighed against what was measured since.
+"""The guard: what hosts did is weighed against what was predicted of them, and the table is corrected by it.
 
-Pure functions on arrays, for whoever keeps a routing table: the router sync, and the simulator. Only how hosts differ
-within a category matters to the choice of a host, so only that is judged: predictions that are ten times off everywhere
-route as well as true ones. The remedy is an exponent: the cost is `(inflight + 1) / throughput ** trust`, which is the
-predictive rule at trust 1 and least request at trust 0.
+Pure: arrays in, corrections out, time passed in. The router feeds it from the proxies' access log, the simulator from
+the requests that it simulates. Only how hosts differ within a category matters to the choice of a host, so only that is
+judged. There are three remedies:
+
+1. Success: a host that fails more than the others costs more, after a few requests.
+2. Trust: the exponent of predicted throughput (`routing.exponent`). Predictions that say nothing lose their weight.
+3. Factor: what remains between measured and predicted, by host and by cell, shrunk by empirical Bayes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from routing.exponent import compare, follow_trust, trusted_throughput
+from routing.places import Places, taken
+
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
-# With an upper bound above this the predictions are as good as true: a fifth less difference routes as well.
-_NEARLY_ALL = 0.8
-# Cells below which the errors, which count cells, mean nothing.
-_LEAST_CELLS = 6
-
-# Standard errors by which skill must be proven before it counts, and disproven before doubt does.
-_STANDARD_ERRORS = 2.0
+# Times in which evidence fades to 1/e: for factors and trust; for quick doubt; of successes and failures.
+MEMORY_S, DOUBT_MEMORY_S, SUCCESS_MEMORY_S = 30.0, 5.0, 30.0
+# Requests that stand for what was predicted, of a host, and of a cell beside its host. Single service times scatter as
+# much as their mean, predictions that are fairly good are off by a fifth: about 1 / 0.22^2.
+HOST_REQUESTS, CELL_REQUESTS = 20.0, 20.0
+# Log ratio of measured to predicted of which half is taken for an error of the prediction. Hosts change while they are
+# measured, so a small difference is as likely old; a prediction that is ten times off is not off by chance.
+_HALF_TAKEN = 0.2
+# Requests that stand for the fleet's success, and how many are remembered at the most: a host that has mended itself is
+# used again after a few good ones, however many failed before.
+SUCCESS_REQUESTS, SUCCESS_MOST = 3.0, 50.0
+# Failures are often answered fast, and few of them are in flight: what success lacks counts by this power.
+SUCCESS_POWER = 3.0
+MOST_FACTOR, MOST_PENALTY = 100.0, 1000.0
+# Of fewer requests nothing is concluded on trust.
+_LEAST_REQUESTS = 100.0
+# Levels of categories and factors of hosts depend on each other: so often they are found in turn.
+_ROUNDS = 4
+# Arms whose evidence is kept: an experiment has two, and there is one before and one after.
+_MOST_ARMS = 4
 
 
 @dataclass(frozen=True)
-class Window:
-    """A regression of measured on predicted differences by cell, shape (hosts, categories); `n` requests were measured.
+class Outcomes:
+    """Requests that have ended, arrays of shape (n,).
 
     Attributes:
-        spread: `n * x^2`, x the predicted log difference from the category's mean.
-        agreement: `n * x * y`, y the measured relative difference from it.
+        host, category: places in the guard's hosts and categories; -1 where the guard knows no such category.
+        latency_s: seconds the host took, waiting there included; NaN where nobody knows.
+        inflight: requests on the host when it came, itself not counted; NaN where nobody knows.
+        failed: the host failed it. Requests that say nothing of the host (client gone, 4xx) are left out.
+        arm: place in the arms that `Guard.observe` is told; -1 where it was sent by none of them.
     """
 
-    spread: Floats
-    agreement: Floats
+    host: Ints
+    category: Ints
+    latency_s: Floats
+    inflight: Floats
+    failed: Bools
+    arm: Ints
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The newest window, and all of them with older ones fading."""
+class Correction:
+    """What becomes of predictions.
 
-    all: Window
-    last: Window
+    Attributes:
+        trust: exponent of the predicted throughput, 0..1.
+        factor: of the cost, above 1 where a cell is slower than predicted, shape (hosts, categories).
+        success: share of the requests that succeed, of the fleet's median at the most, shape (hosts,).
+    """
+
+    trust: float
+    factor: Floats
+    success: Floats
+
+    @property
+    def cost_factor(self) -> Floats:
+        """What slope and offset of the cost are multiplied by, shape (hosts, categories)."""
+        penalty = np.minimum(np.maximum(self.success, 1e-9) ** -SUCCESS_POWER, MOST_PENALTY)
+        return self.factor * penalty[:, None]
 
 
-def compare(predicted_s: ArrayLike, measured_sum_s: ArrayLike, requests: ArrayLike) -> Window:
-    """Sets the predictions that were in force for a window against what was measured in it.
+class _Sums:
+    """Fading sums over the cells, shape (hosts, categories).
+
+    Attributes:
+        requests, seconds: their number, and the latencies' sum.
+        load: how many service times each must have taken, by Little's law: more than one where it waited.
+        free, free_seconds: of those that found a free place.
+    """
+
+    def __init__(self, hosts: int, categories: int) -> None:
+        self.requests, self.seconds, self.load, self.free, self.free_seconds = np.zeros((5, hosts, categories))
+
+    def add(self, sums: "_Sums", keep: float) -> None:
+        for name, more in vars(sums).items():
+            setattr(self, name, keep * getattr(self, name) + more)
+
+    def align(self, rows: Ints, columns: Ints) -> None:
+        for name, values in vars(self).items():
+            setattr(self, name, taken(taken(values, rows).T, columns).T)
+
+
+class _Arm:
+    """Evidence of one arm's predictions."""
+
+    def __init__(self, hosts: int, categories: int, now_s: float) -> None:
+        self.all, self.newest, self.at_s = _Sums(hosts, categories), _Sums(hosts, categories), now_s
+        self.trust, self.fresh = 1.0, False
+
+
+class Guard:
+    """Follows outcomes, and corrects predictions by them.
+
+    Evidence on speed is kept by arm, so that a challenger begins anew and the champion's is not lost; success is the
+    hosts' own. Without evidence everything fades to no correction, so that no host is condemned for ever.
 
     Args:
-        predicted_s: predicted service time of every cell, seconds (any unit, any scale per category), shape (hosts,
-            categories); not above 0 or not finite: no prediction, the cell is left out.
-        measured_sum_s: sum of the measured service times in the window, same shape.
-        requests: their number, same shape.
+        hosts, categories: names; `align` changes them.
+        ceiling: the most trust there is, 0..1.
     """
-    predicted = np.asarray(predicted_s, dtype=np.float64)
-    sums = np.asarray(measured_sum_s, dtype=np.float64)
-    counts = np.asarray(requests, dtype=np.float64)
-    usable = np.isfinite(predicted) & (predicted > 0) & np.isfinite(sums)
-    counts = np.where(usable, counts, 0.0)
-    sums = np.where(counts > 0, sums, 0.0)
-    total = counts.sum(axis=0)
-    mean = sums.sum(axis=0) / np.maximum(total, 1.0)
-    # A category that took no time at all says nothing of its hosts.
-    counts = np.where(mean > 0, counts, 0.0)
-    logs = np.log(np.where(usable, predicted, 1.0))
-    logs = logs - (counts * logs).sum(axis=0) / np.maximum(total, 1.0)
-    # Linear in what was measured, so that few or scattered measurements do not bias it.
-    measured = np.where(mean > 0, sums / np.where(mean > 0, mean, 1.0) - counts, 0.0)
-    return Window(counts * logs**2, measured * logs)
+
+    def __init__(self, hosts: Sequence[str], categories: Sequence[str], ceiling: float = 1.0) -> None:
+        self.hosts, self.categories, self._ceiling = tuple(hosts), tuple(categories), ceiling
+        self._arms: dict[str, _Arm] = {}
+        self._good, self._failed = np.zeros((2, len(self.hosts)))
+        self._places = Places(len(self.hosts))
+        self._at_s: float | None = None
+
+    @property
+    def trusts(self) -> dict[str, float]:
+        """The exponent of every arm that is remembered."""
+        return {name: arm.trust * self._ceiling for name, arm in self._arms.items()}
+
+    def align(self, hosts: Sequence[str], categories: Sequence[str]) -> None:
+        """Goes on with other hosts and categories; those that stay keep their evidence."""
+        names, kinds = tuple(hosts), tuple(categories)
+        if (names, kinds) == (self.hosts, self.categories):
+            return
+        rows, columns = _moved(self.hosts, names), _moved(self.categories, kinds)
+        for arm in self._arms.values():
+            arm.all.align(rows, columns)
+            arm.newest.align(rows, columns)
+        self._good, self._failed = taken(self._good, rows), taken(self._failed, rows)
+        self._places.align(rows)
+        self.hosts, self.categories = names, kinds
+
+    def observe(
+        self, seen: Outcomes, arms: Sequence[str], throughput_rps: ArrayLike, slots: ArrayLike, now_s: float
+    ) -> None:
+        """Adds what has ended since the last call.
+
+        Args:
+            arms: names of the arms that `seen` has places of.
+            throughput_rps: predictions in force, shape (hosts, categories); not above 0 or not finite: none.
+            slots: requests a host works on at once, shape (hosts,); NaN where it does not tell.
+            now_s: of any clock that only goes forward.
+        """
+        elapsed_s = 1.0 if self._at_s is None else max(now_s - self._at_s, 0.0)
+        self._at_s = now_s
+        self._count(seen, elapsed_s)
+        good = ~seen.failed & (seen.latency_s > 0) & np.isfinite(seen.latency_s)
+        # Little's law: the mean number of requests on a host is rate x latency.
+        present = np.bincount(seen.host[good], seen.latency_s[good], len(self.hosts)) / max(elapsed_s, 1e-3)
+        good &= seen.category >= 0
+        host, category, seconds = seen.host[good], seen.category[good], seen.latency_s[good]
+        found = np.where(np.isfinite(seen.inflight[good]), seen.inflight[good], present[host])
+        rate = np.asarray(throughput_rps, dtype=np.float64)[host, category]
+        self._places.observe(host, seconds * np.where(rate > 0, rate, np.nan), found, elapsed_s)
+        places = self._places.of(np.asarray(slots, dtype=np.float64))[host]
+        cell = host * len(self.categories) + category
+        for number, name in enumerate(arms):
+            by = seen.arm[good] == number
+            of, added = self._arm(name, now_s), self._summed(cell[by], seconds[by], found[by], places[by])
+            passed_s = max(now_s - of.at_s, 0.0)
+            of.all.add(added, float(np.exp(-passed_s / MEMORY_S)))
+            of.newest.add(added, float(np.exp(-passed_s / DOUBT_MEMORY_S)))
+            of.at_s, of.fresh = now_s, of.fresh or bool(by.any())
+
+    def correct(self, arm: str, throughput_rps: ArrayLike, slots: ArrayLike, now_s: float) -> Correction:
+        """What becomes of an arm's predictions by what is known now; arguments as in `observe`."""
+        rate = np.asarray(throughput_rps, dtype=np.float64)
+        success = self._success(np.exp(-max(now_s - (self._at_s or now_s), 0.0) / SUCCESS_MEMORY_S))
+        of = self._arms.get(arm)
+        if of is None:
+            return Correction(self._ceiling, np.ones(rate.shape), success)
+        places = self._places.of(np.asarray(slots, dtype=np.float64))[:, None]
+        usable = np.isfinite(rate) & (rate > 0)
+        if of.fresh:
+            of.fresh, of.trust = False, _trust(of, places / np.where(usable, rate, np.nan))
+        trust = of.trust * self._ceiling
+        keep = float(np.exp(-max(now_s - of.at_s, 0.0) / MEMORY_S))
+        service_s = places / np.where(usable, trusted_throughput(rate, trust), np.nan)
+        host = _host_factors(of.all, service_s, keep)
+        return Correction(trust, _cell_factors(of.all, service_s, host, keep), success)
+
+    def _arm(self, name: str, now_s: float) -> _Arm:
+        if name not in self._arms:
+            self._arms[name] = _Arm(len(self.hosts), len(self.categories), now_s)
+            while len(self._arms) > _MOST_ARMS:
+                del self._arms[min(self._arms, key=lambda each: self._arms[each].at_s)]
+        return self._arms[name]
+
+    def _summed(self, cell: Ints, seconds: Floats, found: Floats, places: Floats) -> _Sums:
+        sums = _Sums(len(self.hosts), len(self.categories))
+        free = (found < places).astype(np.float64)
+        each = {"requests": None, "seconds": seconds, "load": np.maximum(1.0, (found + 1) / places), "free": free}
+        for name, weights in {**each, "free_seconds": seconds * free}.items():
+            total = np.bincount(cell, weights, sums.free.size).astype(np.float64)
+            setattr(sums, name, total.reshape(sums.free.shape))
+        return sums
+
+    def _count(self, seen: Outcomes, elapsed_s: float) -> None:
+        keep = float(np.exp(-elapsed_s / SUCCESS_MEMORY_S))
+        hosts = len(self.hosts)
+        failed = keep * self._failed + np.bincount(seen.host[seen.failed], minlength=hosts)
+        good = keep * self._good + np.bincount(seen.host[~seen.failed], minlength=hosts)
+        least = np.minimum(1.0, SUCCESS_MOST / np.maximum(good + failed, 1.0))
+        self._good, self._failed = good * least, failed * least
+
+    def _success(self, keep: float) -> Floats:
+        """Shares of requests that succeed, drawn to the fleet's median, over the median."""
+        good, count = keep * self._good, keep * (self._good + self._failed)
+        known = count > 0
+        usual = float(np.median(good[known] / count[known])) if known.any() else 1.0
+        share = (good + SUCCESS_REQUESTS * usual) / (count + SUCCESS_REQUESTS)
+        return np.minimum(1.0, share / usual) if usual > 0 else np.ones(len(good))
 
 
-def remember(evidence: Evidence | None, window: Window, keep: float) -> Evidence:
-    """Adds a window; `keep` is the share of the older evidence that stays, `exp(-window length / memory)`."""
-    if evidence is None:
-        return Evidence(window, window)
-    old = evidence.all
-    return Evidence(Window(keep * old.spread + window.spread, keep * old.agreement + window.agreement), window)
+def _host_factors(sums: _Sums, service_s: Floats, keep: float) -> Floats:
+    """Measured over predicted of every host, shape (hosts,): drawn to 1, and about the fleet's median."""
+    known = np.isfinite(service_s)
+    expected = np.where(known, sums.load * np.where(known, service_s, 0.0), 0.0)
+    seconds, requests = np.where(known, sums.seconds, 0.0), keep * np.where(known, sums.requests, 0.0).sum(axis=1)
+    factor = np.ones(len(service_s))
+    judged = requests > 0
+    if not judged.any():
+        return factor
+    for _ in range(_ROUNDS):
+        level = _over(seconds.sum(axis=0), (expected * factor[:, None]).sum(axis=0))
+        ratio = _over(seconds.sum(axis=1), (expected * level).sum(axis=1))
+        factor = _shrunk(ratio / np.median(ratio[judged]), requests, HOST_REQUESTS)
+    return factor
 
 
-def trust(evidence: Evidence | None) -> float:
-    """The exponent of the predictions: the share of predicted differences that was found in what was measured.
+def _cell_factors(sums: _Sums, service_s: Floats, host: Floats, keep: float) -> Floats:
+    """Measured over predicted of every cell, shape (hosts, categories), drawn to its host's.
 
-    It is the slope of measured on predicted log differences, the exponent that leaves the least error (calibration
-    slope; Cox, 1958), taken two standard errors low: predictions must prove themselves. The errors are clustered by
-    cell (Liang and Zeger, 1986): a thousand requests that agree by chance on one host are one coincidence. Where the
-    newest window alone disproves the slope, the window counts: slow to trust, quick to doubt.
-
-    Returns:
-        0..1; 0 without evidence, and where the predictions do not differ, when it does not matter.
+    By requests that found a free place alone: among those that waited, waiting for others hides what each one takes.
     """
-    if evidence is None:
-        return 0.0
-    slope, error = _slope(evidence.all)
-    low = slope - _STANDARD_ERRORS * error
-    slope, error = _slope(evidence.last)
-    return float(np.clip(min(low, slope + _STANDARD_ERRORS * error), 0.0, 1.0))
+    known = np.isfinite(service_s)
+    free, seconds = np.where(known, sums.free, 0.0), np.where(known, sums.free_seconds, 0.0)
+    expected = free * np.where(known, service_s, 0.0) * host[:, None]
+    level = _over(seconds.sum(axis=0), expected.sum(axis=0))
+    ratio = _over(seconds, expected * level)
+    return np.clip(host[:, None] * _shrunk(ratio, keep * free, CELL_REQUESTS), 1 / MOST_FACTOR, MOST_FACTOR)
 
 
-def follow_trust(evidence: Evidence | None, trusted: float) -> float:
-    """The trust for a router that begins with some: it changes where the evidence says so, and only there.
-
-    Proven (above nothing by two standard errors) and not disproven: full trust. Disproven, by all of the evidence or by
-    the newest window alone: `trust`. Else, or with fewer than six cells in either: as before.
-
-    Args:
-        trusted: the trust until now, 0..1.
-    """
-    if evidence is None or min(_cells(evidence.all), _cells(evidence.last)) < _LEAST_CELLS:
-        return trusted
-    low, high = slope_bounds(evidence.all)
-    if min(high, slope_bounds(evidence.last)[1]) < _NEARLY_ALL:
-        return trust(evidence)
-    return 1.0 if low > 0 else trusted
+def _trust(of: _Arm, service_s: Floats) -> float:
+    """Judges what is left of the predictions once hosts are corrected: of a few bad ones the others do not suffer."""
+    if of.all.requests.sum() < _LEAST_REQUESTS:
+        return of.trust
+    newest = of.newest if of.newest.requests.sum() >= _LEAST_REQUESTS else of.all
+    left = service_s * _host_factors(of.all, service_s, 1.0)[:, None]
+    every, last = (compare(left, sums.free_seconds, sums.free) for sums in (of.all, newest))
+    return follow_trust(every, last, of.trust)
 
 
-def slope_bounds(window: Window) -> tuple[float, float]:
-    """The share of predicted differences that was found, two standard errors low and high.
-
-    The errors are at least those of service times that scatter as much as their mean. Once requests go where they are
-    predicted to run best, the few cells that are left differ little, and agree or disagree by chance.
-    """
-    slope, error = _slope(window)
-    error = max(error, 1 / float(np.sqrt(window.spread.sum())))
-    return slope - _STANDARD_ERRORS * error, slope + _STANDARD_ERRORS * error
+def _shrunk(ratio: Floats, requests: Floats, prior_requests: float) -> Floats:
+    """Ratios drawn to 1 by so many requests that say 1, and again where they are near it; monotone in the ratio."""
+    logs = np.log(np.maximum((requests * ratio + prior_requests) / (requests + prior_requests), 1 / MOST_FACTOR))
+    return np.exp(np.minimum(logs, np.log(MOST_FACTOR)) * logs**2 / (logs**2 + _HALF_TAKEN**2))
 
 
-def trusted_throughput(throughput_rps: ArrayLike, exponent: float) -> Floats:
-    """Throughput with its differences between hosts raised to `exponent`, about each category's geometric mean.
-
-    The unit and scale stay, so that it can stand in for the throughput in `routing.cost.routing_cost`; at 0 all hosts
-    are equal there and the choice is least request, at 1 nothing is changed.
-
-    Args:
-        throughput_rps: shape (hosts, categories); not above 0 or not finite: the host cannot serve, left as it is.
-        exponent: 0..1, from `trust`.
-    """
-    rate = np.asarray(throughput_rps, dtype=np.float64)
-    usable = np.isfinite(rate) & (rate > 0)
-    logs = np.log(np.where(usable, rate, 1.0))
-    middle = logs.sum(axis=0) / np.maximum(usable.sum(axis=0), 1)
-    # Exactly equal at 0: hosts that differ by rounding would never tie.
-    return np.where(usable, np.exp(middle + exponent * np.where(usable, logs - middle, 0.0)), rate)
+def _over(above: Floats, below: Floats) -> Floats:
+    """Ratios; 1 where there is nothing to divide by."""
+    some = below > 0
+    return np.where(some, above / np.where(some, below, 1.0), 1.0)
 
 
-def _cells(window: Window) -> int:
-    return int((window.spread > 0).sum())
-
-
-def _slope(window: Window) -> tuple[float, float]:
-    """Slope of measured on predicted differences, and its standard error clustered by cell."""
-    spread = float(window.spread.sum())
-    if spread <= 0:
-        return 0.0, 0.0
-    slope = float(window.agreement.sum()) / spread
-    error = float(np.sqrt(((window.agreement - slope * window.spread) ** 2).sum())) / spread
-    return slope, error
+def _moved(before: Sequence[str], after: Sequence[str]) -> Ints:
+    """The place of each name of `after` in `before`, -1 where it is new."""
+    places = {name: place for place, name in enumerate(before)}
+    return np.array([places.get(name, -1) for name in after], dtype=np.int64)

@@ -1,7 +1,9 @@
-"""What became of requests, from the access log: service times by host and category, to judge predictions by."""
+"""What became of requests, from the proxies' access log: what the guard judges predictions by."""
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +12,13 @@ from fingerpost.categorise import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, CategoryTable
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
-from fingerpost.status import measures
+from fingerpost.status import failed, measures
 from fleet.envoy_log import parse_line
 from fleet.tail import LogTail, Position
+from routing.guard import Outcomes
 from routing.picker_table import Predictions
 
-Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 _ATTRIBUTES = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
 # Lines read at a time; of a log that grows faster the rest is passed over.
 MOST_LINES = 20_000
@@ -38,15 +41,20 @@ class OutcomeLog:
     def close(self) -> None:
         self._tail.close()
 
-    def sums(self, predictions: Predictions) -> tuple[Floats, Floats]:
-        """Sums of service times, seconds, and numbers of requests since the last call, shape (hosts, categories).
+    def ended(self, predictions: Predictions, versions: Sequence[str]) -> Outcomes:
+        """The requests that the log tells of since the last call, at the predictions' hosts and in their categories.
 
-        Requests count that a host answered, not with an error of its own, and that found a free slot there: waiting in
-        line says nothing of the work, and there is more of it at hosts that are sent more.
+        Args:
+            versions: model versions that are judged; the first is taken for that of lines that name none. Of requests
+                that were sent by other versions, only whether they succeeded is of interest.
+
+        Returns:
+            `arm` is the place in `versions`. Requests that say nothing of their host are left out: the client left, or
+            it was refused for what it asked (4xx).
         """
         hosts = {name: place for place, name in enumerate(predictions.hosts)}
-        shape = (len(hosts), len(predictions.categories))
-        rows, places = [], []
+        arms = {name: place for place, name in enumerate(versions)}
+        rows: list[dict[str, Any]] = []
         lines = list(islice(self._tail.lines(), MOST_LINES))
         if len(lines) == MOST_LINES:
             self._tail.close()
@@ -56,30 +64,30 @@ class OutcomeLog:
                 row = parse_line(line, self._service)
             except RefusedError:
                 continue
-            if refusal(row, REQUEST_RECORD, 0, _ANY_TIME):
-                continue
-            place = hosts.get(row["host"])
-            if place is not None and _tells(row, float(predictions.slots[place])):
+            status = row["status"]
+            judged = row["host"] in hosts and isinstance(status, int) and (failed(status) or measures(status))
+            if judged and not refusal(row, REQUEST_RECORD, 0, _ANY_TIME):
                 rows.append(row)
-                places.append(place)
-        total, count = np.zeros(shape), np.zeros(shape)
-        if rows:
-            places_of = self._categories(predictions)
-            category = places_of[self._categoriser.assign(*([row[name] for row in rows] for name in _ATTRIBUTES))]
-            known = category >= 0
-            cell = (np.array(places)[known], category[known])
-            np.add.at(total, cell, np.array([row["service_time_s"] for row in rows])[known])
-            np.add.at(count, cell, 1)
-        return total, count
+        return Outcomes(
+            np.array([hosts[row["host"]] for row in rows], dtype=np.int64),
+            self._categories(rows, predictions),
+            _numbers(rows, "service_time_s"),
+            _numbers(rows, "inflight"),
+            np.array([failed(row["status"]) for row in rows], dtype=bool),
+            np.array([arms.get(row["model_version"] or versions[0], -1) for row in rows], dtype=np.int64),
+        )
 
-    def _categories(self, predictions: Predictions) -> NDArray[np.int64]:
-        """The place in the predictions' categories of each of the categoriser's; -1 where they have none for it."""
+    def _categories(self, rows: list[dict[str, Any]], predictions: Predictions) -> Ints:
+        """The place of each row's category in the predictions'; -1 where they have none for it."""
         if self._names != (predictions.categories, predictions.routes):
             self._names = (predictions.categories, predictions.routes)
             keys = tuple(tuple(name.split(SEPARATOR)) for name in predictions.categories if name != OTHER)
             self._categoriser = Categoriser(CategoryTable(keys, predictions.routes))
+        if not rows:
+            return np.zeros(0, dtype=np.int64)
         places = {name: place for place, name in enumerate(predictions.categories)}
-        return np.array([places.get(name, -1) for name in self._categoriser.table.names])
+        of_table = np.array([places.get(name, -1) for name in self._categoriser.table.names], dtype=np.int64)
+        return of_table[self._categoriser.assign(*([row[name] for row in rows] for name in _ATTRIBUTES))]
 
     def _at_end(self) -> LogTail:
         try:
@@ -89,14 +97,5 @@ class OutcomeLog:
         return LogTail(self._path, Position(about.st_ino, about.st_size))
 
 
-def _tells(row: dict[str, object], slots: float) -> bool:
-    status, took, inflight = row["status"], row["service_time_s"], row["inflight"]
-    return (
-        isinstance(status, int)
-        and measures(status)
-        and isinstance(took, float)
-        and 0 < took < float("inf")
-        and (inflight is None or (isinstance(inflight, int | float) and inflight < slots))
-        and isinstance(row["bytes_in"], int)
-        and isinstance(row["method"], str)
-    )
+def _numbers(rows: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+    return np.array([row[name] for row in rows], dtype=np.float64)

@@ -11,6 +11,7 @@ from fingerpost.category import OTHER
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import Settings
 from routing.cost import cost_terms
+from routing.guard import Correction
 from routing.table_file import POLICIES, Arm, Floats32, PickerSettings, PickerTable, arms_of_shares
 
 Floats = NDArray[np.float64]
@@ -121,12 +122,20 @@ def table_from_json(data: Mapping[str, Any], settings: Settings, created_us: int
     return table_of(predictions_from_json(data), settings, created_us)
 
 
-def table_of(predictions: Predictions, settings: Settings, created_us: int) -> PickerTable:
-    """The picker's table out of what the engine says."""
+def table_of(
+    predictions: Predictions, settings: Settings, created_us: int, correction: Correction | None = None
+) -> PickerTable:
+    """The picker's table out of what the engine says, corrected by what the guard found."""
     names, categories = predictions.hosts, predictions.categories
+    if correction is not None:
+        settings = settings.model_copy(update={"prediction_trust": correction.trust})
     slope, offset = picker_cells(
         predictions.throughput_rps, predictions.latency_s, predictions.success_rate, predictions.weights, settings
     )
+    if correction is not None:
+        factor = correction.cost_factor.T.astype(np.float32)
+        slope[:, :-1] *= factor
+        offset[:, :-1] *= factor
     if OTHER not in categories:
         # Requests of no known category fall back; a row of nothing says so.
         categories = (*categories, OTHER)

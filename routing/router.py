@@ -1,5 +1,6 @@
 """The router: follows the engine's table and keeps the picker's file. Requests never wait for it."""
 
+import json
 import logging
 import os
 import tempfile
@@ -31,7 +32,10 @@ def write_table(path: Path, table: PickerTable) -> None:
     Raises:
         ValueError: the table is more than a picker takes.
     """
-    data = encode(table)
+    _write(path, encode(table))
+
+
+def _write(path: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -49,8 +53,9 @@ class Router:
     Args:
         engine: URL of the engine.
         path: the picker's file.
-        access_log: the proxies' log, to judge predictions by what became of requests; None: they are trusted as far as
-            the setting `prediction_trust` says.
+        access_log: the proxies' log, to correct predictions by what became of requests; None: they are trusted as far
+            as the setting `prediction_trust` says. What the guard found is kept in a file beside the picker's, of the
+            same name with `.guard.json` after it.
     """
 
     def __init__(self, engine: str, path: Path, settings: Settings, access_log: Path | None = None) -> None:
@@ -106,24 +111,23 @@ class Router:
         return True
 
     def judge(self) -> bool:
-        """Looks what became of requests; writes the table anew, and returns True, if it is to be trusted otherwise."""
+        """Looks what became of requests; writes the table anew, and returns True, if costs are to be corrected."""
         if not self._guard or not self._predictions or not self.table:
             return False
         try:
-            if not self._guard.look(self._predictions):
-                return False
+            changed = self._guard.look(self._predictions)
         except OSError as error:
             # Without a log nothing is judged; the table must stay fresh all the same.
             _LOG.warning("the access log cannot be read: %s", error)
             return False
-        self._keep_predictions(replace(self._predictions, expires_us=self.table.expires_us))
-        return True
+        _write(self._path.with_name(f"{self._path.name}.guard.json"), json.dumps(self._guard.state()).encode())
+        if changed:
+            self._keep_predictions(replace(self._predictions, expires_us=self.table.expires_us))
+        return changed
 
     def _keep_predictions(self, predictions: Predictions) -> None:
-        settings = self._settings
-        if self._guard:
-            settings = settings.model_copy(update={"prediction_trust": self._guard.trust})
-        self._keep(table_of(predictions, settings, time.time_ns() // 1000))
+        correction = self._guard.correct(predictions) if self._guard else None
+        self._keep(table_of(predictions, self._settings, time.time_ns() // 1000, correction))
         self._predictions = predictions
 
     def _keep(self, table: PickerTable) -> None:

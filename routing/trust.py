@@ -1,104 +1,115 @@
-"""The router's guard: sets predictions against what the access log says, and decides how far to trust them."""
+"""The router's guard: feeds `routing.guard` with what the access log says, and tells what it found."""
 
+import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from routing.guard import Evidence, compare, follow_trust, remember, slope_bounds
+from routing.guard import Correction, Guard
 from routing.outcomes import OutcomeLog
 from routing.picker_table import Predictions
 
-_LOG = logging.getLogger("fingerpost.trust")
-# A window has so many requests: few of them say little, and of that nothing shall be concluded in haste.
-WINDOW_REQUESTS = 200
-_MEMORY_S = 60.0
-_NOTABLE = 0.05
-Floats = NDArray[np.float64]
+_LOG = logging.getLogger("fingerpost.guard")
+# Steps below this are no news to the table, of costs by their ratio; and of trust none to the log.
+_NOTABLE_COST, _NOTABLE_TRUST = 0.02, 0.05
+# Hosts are named in the log whose cost is so many times what was predicted, up or down.
+_NOTABLE_HOST = 2.0
+_MOST_NAMED = 20
 
 
 class TrustKeeper:
-    """Judges the predictions in force.
+    """Judges the predictions in force, those of each model version by themselves.
 
     Args:
         log: the access log of the proxies.
-        ceiling: the trust at the beginning, and the most there is: the setting `prediction_trust`.
+        ceiling: the most trust there is, and where it begins: the setting `prediction_trust`.
 
     Attributes:
-        trust: the exponent of the predictions now, see `routing.guard`.
+        correction: what becomes of the predictions now; None until the first look.
     """
 
     def __init__(self, log: Path, service: str, ceiling: float) -> None:
-        self._outcomes, self._ceiling = OutcomeLog(log, service), ceiling
-        self._evidence: Evidence | None = None
-        self._judged: Predictions | None = None
-        self._seconds: Floats = np.zeros((0, 0))
-        self._requests: Floats = np.zeros((0, 0))
-        self._began_s = time.monotonic()
-        self._share = 1.0
-        self.trust = ceiling
+        self._outcomes, self._guard, self._ceiling = OutcomeLog(log, service), Guard((), (), ceiling), ceiling
+        self._version, self._requests = "", 0
+        self._trust, self._named = ceiling, frozenset[str]()
+        self.correction: Correction | None = None
+
+    @property
+    def trust(self) -> float:
+        """The exponent of the predictions in force."""
+        return self.correction.trust if self.correction else self._ceiling
 
     def close(self) -> None:
         self._outcomes.close()
 
+    def correct(self, predictions: Predictions) -> Correction:
+        """What becomes of other predictions than before, by what is known."""
+        self._guard.align(predictions.hosts, predictions.categories)
+        rate, slots = predictions.throughput_rps.T, predictions.slots
+        self.correction = self._guard.correct(predictions.model_version, rate, slots, time.monotonic())
+        if predictions.model_version != self._version:
+            # What the log was told last is of another model.
+            self._version, self._trust = predictions.model_version, self.correction.trust
+        return self.correction
+
     def look(self, predictions: Predictions) -> bool:
-        """Reads what is new in the log; True if the trust has changed.
+        """Reads what is new in the log; True if the predictions are to be corrected otherwise.
 
         Args:
             predictions: those that were in force since the last call.
         """
-        self._take_up(predictions)
-        seconds, requests = self._outcomes.sums(predictions)
-        self._seconds, self._requests = self._seconds + seconds, self._requests + requests
-        if self._requests.sum() < WINDOW_REQUESTS:
-            return False
-        window = compare(_work_s(predictions), self._seconds, self._requests)
-        now_s = time.monotonic()
-        keep = float(np.exp(-(now_s - self._began_s) / _MEMORY_S))
-        self._evidence = remember(self._evidence, window, keep)
-        count = int(self._requests.sum())
-        self._begin(predictions)
-        share = follow_trust(self._evidence, self._share)
-        # Small steps are no news, but the ends are reached.
-        if share == self._share or (abs(share - self._share) < _NOTABLE and 0 < share < 1):
-            return False
-        before, self._share, self.trust = self.trust, share, share * self._ceiling
-        level = logging.WARNING if self.trust < before else logging.INFO
-        low, high = slope_bounds(self._evidence.all)
-        about = {
-            **{"trust": round(self.trust, 3), "was": round(before, 3), "requests": count},
-            "found": [round(low, 3), round(high, 3)],
+        before = self.correction or self.correct(predictions)
+        self._guard.align(predictions.hosts, predictions.categories)
+        versions = (predictions.model_version, *(set(self._guard.trusts) - {predictions.model_version}))
+        seen = self._outcomes.ended(predictions, versions)
+        self._requests += len(seen.host)
+        self._guard.observe(seen, versions, predictions.throughput_rps.T, predictions.slots, time.monotonic())
+        after = self.correct(predictions)
+        self._tell(predictions)
+        if after.trust != before.trust or after.factor.shape != before.factor.shape:
+            return True
+        return bool(np.abs(np.log(after.cost_factor / before.cost_factor)).max(initial=0.0) > _NOTABLE_COST)
+
+    def state(self) -> dict[str, Any]:
+        """What the guard has found, for people and for the verdicts on experiments, as JSON.
+
+        `trust` is of the model version in force, `trusts` of each that is remembered; `hosts` has those whose mean cost
+        is corrected most, with `cost` (times what was predicted) and `success` (relative to the fleet's).
+        """
+        named = self._corrected_hosts()[:_MOST_NAMED]
+        return {
+            "time": time.time(),
+            "model_version": self._version,
+            "trust": round(self.trust, 4),
+            "trusts": {name: round(trust, 4) for name, trust in self._guard.trusts.items()},
+            "requests": self._requests,
+            "hosts": {name: {"cost": round(cost, 3), "success": round(success, 3)} for name, cost, success in named},
         }
-        _LOG.log(level, "prediction trust", extra={**about, "model_version": predictions.model_version})
-        return True
 
-    def _take_up(self, predictions: Predictions) -> None:
-        """Of another model, other hosts or categories the evidence says nothing; the trust stays until it is judged."""
-        old = self._judged
-        same = old and (old.model_version, old.hosts, old.categories) == (
-            predictions.model_version,
-            predictions.hosts,
-            predictions.categories,
-        )
-        if not same:
-            self._evidence = None
-            self._begin(predictions)
-        self._judged = predictions
+    def _corrected_hosts(self) -> list[tuple[str, float, float]]:
+        """Host, mean factor of its costs, success; the most corrected first."""
+        found = self.correction
+        if found is None:
+            return []
+        cost = np.exp(np.log(found.cost_factor).mean(axis=1)) if found.factor.size else np.ones(len(found.success))
+        order = np.argsort(-np.abs(np.log(cost)), kind="stable")
+        return [(self._guard.hosts[place], float(cost[place]), float(found.success[place])) for place in order]
 
-    def _begin(self, predictions: Predictions) -> None:
-        self._seconds = np.zeros((len(predictions.hosts), len(predictions.categories)))
-        self._requests = np.zeros_like(self._seconds)
-        self._began_s = time.monotonic()
-
-
-def _work_s(predictions: Predictions) -> Floats:
-    """Predicted service times without waiting, shape (hosts, categories): slots / throughput.
-
-    A host that does not tell its slots has none: how many requests it does at once must be known to say how long each
-    takes, so nothing is judged there.
-    """
-    rate = predictions.throughput_rps.T
-    usable = rate > 0
-    return np.where(usable, predictions.slots[:, None] / np.where(usable, rate, 1.0), np.nan)
+    def _tell(self, predictions: Predictions) -> None:
+        """A line in the log where trust has changed, and one where other hosts are far from what was predicted."""
+        about = {"model_version": predictions.model_version, "arm": predictions.arm, "requests": self._requests}
+        if self._trust != self.trust and (abs(self.trust - self._trust) >= _NOTABLE_TRUST or self.trust in (0.0, 1.0)):
+            level = logging.WARNING if self.trust < self._trust else logging.INFO
+            extra = {"trust": round(self.trust, 3), "was": round(self._trust, 3), **about}
+            _LOG.log(level, "prediction trust", extra=extra)
+            self._trust = self.trust
+        far = [each for each in self._corrected_hosts() if abs(np.log(each[1])) > np.log(_NOTABLE_HOST)]
+        named = frozenset(name for name, _, _ in far)
+        if named != self._named:
+            costs = {name: round(cost, 2) for name, cost, _ in far[:_MOST_NAMED]}
+            level = logging.WARNING if named - self._named else logging.INFO
+            _LOG.log(level, "corrected hosts", extra={"hosts": json.dumps(costs), "count": len(far), **about})
+            self._named = named

@@ -19,7 +19,6 @@ from bench.simulator.sweep import run_sweep
 from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
 from routing.cost import routing_cost
-from routing.guard import compare, remember, trust, trusted_throughput
 
 SCENARIOS = Path(__file__).parent.parent / "bench" / "scenarios"
 TRACE = Path("/work/shared/data/arrivals/azure-llm-code-2023.csv")
@@ -151,62 +150,6 @@ def test_true_predictions_beat_least_request_where_hosts_differ_and_the_guard_tr
     theirs = Bench(scenario(**settings), 1).run("least_request_full", 0.6, 4)
     assert ours.trust > 0.8
     assert ours.mean_s < 0.8 * theirs.mean_s
-
-
-@pytest.mark.parametrize("kind", ["shuffled", "all_equal", "ten_times_off"])
-def test_absurd_predictions_are_no_worse_than_least_request(kind):
-    mild = {"fleet": {"kind": "classes", "hosts": 20, "classes": 5, "categories": 6, "affinity_sigma": 0.15}}
-    ours = Bench(scenario(**mild, duration_s=20, predictions={"kind": kind}), 1).run("fingerpost", 0.7, 4)
-    theirs = Bench(scenario(**mild, duration_s=20), 1).run("least_request_full", 0.7, 4)
-    assert ours.p99_s <= 1.1 * theirs.p99_s
-
-
-def cells(slope, noise, hosts=30, categories=10, requests=50.0, seed=1):
-    """Predictions and measurements where measured log differences are `slope` times the predicted ones."""
-    dice = np.random.default_rng(seed)
-    x = dice.normal(0, 0.4, (hosts, categories))
-    counts = dice.poisson(requests, x.shape).astype(float)
-    true = np.exp(slope * x + dice.normal(0, noise, x.shape))
-    return np.exp(x), dice.gamma(np.maximum(counts, 1e-9)) * true, counts
-
-
-def test_trust_is_the_share_of_differences_that_is_real():
-    def level(slope, noise, scale=1.0):
-        predicted, sums, counts = cells(slope, noise)
-        return trust(remember(None, compare(predicted * scale, sums, counts), 1.0))
-
-    assert trust(None) == 0.0
-    assert level(1.0, 0.0) > 0.85
-    assert level(1.0, 0.0, scale=10.0) == pytest.approx(level(1.0, 0.0))
-    assert 0.3 < level(0.5, 0.1) < 0.6
-    assert level(0.0, 0.4) < 0.1
-    assert level(-1.0, 0.0) == 0.0
-
-
-def test_doubt_is_quick():
-    good, bad = compare(*cells(1.0, 0.0)), compare(*cells(-1.0, 0.0))
-    evidence = None
-    for _ in range(20):
-        evidence = remember(evidence, good, 0.9)
-    assert trust(evidence) > 0.9
-    assert trust(remember(evidence, bad, 0.9)) < 0.1
-
-
-@given(
-    st.lists(st.sampled_from([0.0, -1.0, float("nan"), float("inf"), 1e-9, 1.0, 1e9]), min_size=4, max_size=4),
-    st.lists(st.integers(0, 3), min_size=4, max_size=4),
-)
-def test_unusable_predictions_do_no_harm_to_the_guard(predicted, counts):
-    shape = (2, 2)
-    table, requests = np.array(predicted).reshape(shape), np.array(counts).reshape(shape)
-    assert 0.0 <= trust(remember(None, compare(table, requests * 0.1, requests), 0.5)) <= 1.0
-    pulled = trusted_throughput(table, 0.0)
-    usable = np.isfinite(table) & (table > 0)
-    for column in range(2):
-        kept = pulled[usable[:, column], column]
-        assert len(set(kept)) <= 1
-        assert (kept > 0).all()
-    np.testing.assert_allclose(trusted_throughput(table, 1.0)[usable], table[usable], rtol=1e-9)
 
 
 def test_joins_slowdowns_drift_and_mixes_are_as_written():

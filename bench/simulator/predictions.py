@@ -110,14 +110,18 @@ class Absurd:
     """Another predictor's tables made useless from `from_s` on.
 
     `shuffled`: every category's row of hosts in a wrong order; `all_equal`; `ten_times_off`: every cell ten times too
-    high or too low, by a coin of its own.
+    high or too low, by a coin of its own; `absurd_hosts`: the first `absurd` hosts ten times too fast.
     """
 
-    def __init__(self, inner: Predictor, kind: str, from_s: float, hosts: int, categories: int, seed: int) -> None:
+    def __init__(
+        self, inner: Predictor, kind: str, from_s: float, hosts: int, categories: int, seed: int, absurd: int = 1
+    ) -> None:
         self._inner, self._kind, self._from_s = inner, kind, from_s
         dice = np.random.default_rng([seed, 5])
         self._order = dice.permuted(np.tile(np.arange(hosts)[:, None], (1, categories)), axis=0)
         self._factor = np.where(dice.random((hosts, categories)) < 0.5, 10.0, 0.1)
+        if kind == "absurd_hosts":
+            self._factor = np.where(np.arange(hosts) < absurd, 10.0, 1.0)[:, None]
 
     def observe(self, chunk: Chunk) -> None:
         """Passes on what a span emitted."""
@@ -150,7 +154,9 @@ def predictor_for(scenario: Scenario, fleet: Fleet, seed: int, model: Callable[[
     ewma = Ewma(fleet.slots.astype(np.float64), scenario.categories, wanted.memory_s)
     if wanted.kind == "ewma":
         return ewma
-    return Absurd(ewma, wanted.kind, wanted.absurd_from_s, scenario.hosts, scenario.categories, seed)
+    inner = Oracle(fleet, 0.0, seed) if wanted.kind == "absurd_hosts" else ewma
+    shape = (scenario.hosts, scenario.categories)
+    return Absurd(inner, wanted.kind, wanted.absurd_from_s, *shape, seed, wanted.absurd_hosts)
 
 
 def cell_sums(chunk: Chunk, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:

@@ -10,16 +10,16 @@ import numpy as np
 from bench.simulator.arrivals import ArrivalStream, rate_envelope
 from bench.simulator.bound import fleet_capacity_rps
 from bench.simulator.fleet import TICK_S, Fleet, build_fleet
-from bench.simulator.predictions import Predictor, cell_sums, predictor_for
+from bench.simulator.predictions import Predictor, predictor_for
 from bench.simulator.scenario import Scenario
 from bench.simulator.simulation import Chunk, Simulation, Table
-from routing.guard import Evidence, compare, remember, trust, trusted_throughput
+from routing.exponent import trusted_throughput
+from routing.guard import Guard, Outcomes
 
 if TYPE_CHECKING:
     from training.bundle import ModelBundle
 
 _STEP_S = 1.0
-_GUARD_MEMORY_S = 15.0
 # A fleet that holds so many seconds' worth of arrivals is lost; going on would only cost time and memory.
 _HOPELESS_S = 20.0
 
@@ -121,37 +121,65 @@ class Bench:
 
 
 class Router:
-    """Refreshes the table as the scenario says, and lets the guard decide how far to trust it."""
+    """Refreshes the table as the scenario says, and corrects it by the product's guard."""
 
     def __init__(self, scenario: Scenario, predictor: Predictor) -> None:
-        self._settings, self._predictor, self._guarded = scenario.predictions, predictor, scenario.picker.guard
+        self._settings, self._predictor, self._picker = scenario.predictions, predictor, scenario.picker
         self._coming: deque[tuple[float, Table]] = deque()
+        self._ended: deque[tuple[float, Outcomes]] = deque()
         self._next_refresh_s = 0.0
         self._table: Table | None = None
-        self._evidence: Evidence | None = None
+        names = (
+            (f"{number}" for number in range(scenario.hosts)),
+            (f"{number}" for number in range(scenario.categories)),
+        )
+        self._guard = Guard(tuple(names[0]), tuple(names[1])) if scenario.picker.guard else None
+        self._slots = np.full(scenario.hosts, np.nan)
         self.exponents: list[float] = []
 
     def table(self, now_s: float) -> Table:
-        """The table in force, as far as it is trusted."""
+        """The table in force, corrected by what the access log says by now."""
         if now_s >= self._next_refresh_s - 1e-9:
             self._next_refresh_s = now_s + self._settings.refresh_s
             self._coming.append((now_s + self._settings.delay_s, self._predictor.table(now_s)))
         while self._coming and (self._table is None or self._coming[0][0] <= now_s + 1e-9):
             self._table = self._coming.popleft()[1]
         assert self._table is not None  # noqa: S101
-        exponent = trust(self._evidence) if self._guarded else 1.0
-        self.exponents.append(exponent)
-        return Table(trusted_throughput(self._table.throughput_rps, exponent), self._table.latency_s)
+        if self._guard is None:
+            self.exponents.append(1.0)
+            return self._table
+        rate = self._table.throughput_rps
+        while self._ended and self._ended[0][0] <= now_s + 1e-9:
+            self._guard.observe(self._ended.popleft()[1], ("",), rate, self._slots, now_s)
+        found = self._guard.correct("", rate, self._slots, now_s)
+        self.exponents.append(found.trust)
+        corrected = trusted_throughput(rate, found.trust) / found.cost_factor
+        return Table(corrected, self._table.latency_s * found.cost_factor)
 
     def observe(self, chunk: Chunk) -> None:
-        """Weighs the table against what was measured under it, then lets the predictor learn."""
+        """Notes what the access log will say, and lets the predictor learn."""
         self._predictor.observe(chunk)
-        if self._table is None or not self._guarded:
-            return
-        counts, service, _ = cell_sums(chunk, self._table.throughput_rps.shape)
-        predicted = chunk.samples.slots[:, None] / self._table.throughput_rps
-        keep = float(np.exp(-(chunk.end_s - chunk.begin_s) / _GUARD_MEMORY_S))
-        self._evidence = remember(self._evidence, compare(predicted, service, counts), keep)
+        if self._picker.hosts_tell:
+            self._slots = chunk.samples.slots.astype(np.float64)
+        self._ended.append((chunk.end_s + self._picker.log_delay_s, _logged(chunk, self._picker.hosts_tell)))
+
+
+def _logged(chunk: Chunk, hosts_tell: bool) -> Outcomes:
+    """What a proxy logs of a span's requests: how long the host took, waiting there included.
+
+    Args:
+        hosts_tell: hosts tell how many requests are in flight there.
+    """
+    records = chunk.records
+    sent = records.host >= 0
+    return Outcomes(
+        records.host[sent],
+        records.category[sent],
+        records.duration_s[sent],
+        np.where(hosts_tell, records.inflight[sent], np.nan),
+        records.error[sent],
+        np.zeros(sent.sum(), dtype=np.int64),
+    )
 
 
 def _figures(

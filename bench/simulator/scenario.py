@@ -120,11 +120,14 @@ class Arrivals(_Part):
 class Predictions(_Part):
     """Where the predictions come from, how often they are made, and how late they arrive."""
 
-    kind: Literal["learned", "ewma", "oracle", "noisy", "shuffled", "all_equal", "ten_times_off"] = "learned"
+    kind: Literal["learned", "ewma", "oracle", "noisy", "shuffled", "all_equal", "ten_times_off", "absurd_hosts"] = (
+        "learned"
+    )
     sigma: Spread = 0.3
     refresh_s: Positive = 1.0
     delay_s: Seconds = 0.0
     absurd_from_s: Seconds = 0.0
+    absurd_hosts: Annotated[int, Field(ge=1)] = 1
     memory_s: Positive = 30.0
     window_s: Annotated[float, Field(ge=0.1, le=3600)] = 2.0
 
@@ -135,6 +138,8 @@ class Picker(_Part):
     exploration: Share = 0.01
     latency_weight: Share = 0.0
     guard: bool = True
+    log_delay_s: Seconds = 1.0
+    hosts_tell: bool = True
     inflight: Literal["reported", "scaled", "own"] = "reported"
 
 

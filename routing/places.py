@@ -1,0 +1,83 @@
+"""Requests that a host works on at once, where it does not tell: from how latency grows with requests in flight."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_MEMORY_S = 60.0
+# Numbers of places that are tried, in steps of a half octave.
+_TRIED = 2.0 ** np.arange(0, 10.5, 0.5)
+# Standard deviation of the log of what predictions imply, before anything is measured.
+_PRIOR_SPREAD = 0.7
+# Requests of one queue tell the same story: no more count than so many.
+_MOST_REQUESTS = 300.0
+# What a host is taken to have of which nothing is known.
+_USUAL = 8.0
+
+
+class Places:
+    """Estimates the places of every host, by maximum a posteriori over a grid.
+
+    With m places and n requests found, latency x throughput is about `max(m, n + 1)`: below m it does not grow with n,
+    above it does (Little's law). For each m of the grid the scatter that this leaves in the log is kept. The prior lies
+    at what the predictions imply, so a host that was never crowded agrees with them: a slow host and a small one
+    are the same there, and nothing is concluded.
+
+    Args:
+        hosts: their number.
+    """
+
+    def __init__(self, hosts: int) -> None:
+        # Requests, and their latency x throughput.
+        self._count, self._work = np.zeros((2, hosts))
+        # Residuals of its log, and their squares, shape (hosts, tried).
+        self._residual, self._square = np.zeros((2, hosts, len(_TRIED)))
+
+    def align(self, rows: Ints) -> None:
+        """Takes other hosts, see `taken`."""
+        for name, values in vars(self).items():
+            setattr(self, name, taken(values, rows))
+
+    def observe(self, host: Ints, work: Floats, found: Floats, elapsed_s: float) -> None:
+        """Adds requests, arrays of shape (n,).
+
+        Args:
+            work: latency x predicted throughput; NaN where nothing was predicted.
+            found: requests in flight on the host when it came, itself not counted.
+            elapsed_s: since the last call.
+        """
+        keep = float(np.exp(-elapsed_s / _MEMORY_S))
+        known = np.isfinite(work) & (work > 0)
+        host, work, found = host[known], work[known], found[known]
+        hosts = len(self._count)
+        self._count = keep * self._count + np.bincount(host, minlength=hosts)
+        self._work = keep * self._work + np.bincount(host, work, hosts)
+        self._residual *= keep
+        self._square *= keep
+        for place, tried in enumerate(_TRIED):
+            residual = np.log(work / np.maximum(tried, found + 1))
+            self._residual[:, place] += np.bincount(host, residual, hosts)
+            self._square[:, place] += np.bincount(host, residual**2, hosts)
+
+    def of(self, slots: Floats) -> Floats:
+        """The places of every host: its slots where it tells them, else the estimate; shape (hosts,)."""
+        if np.isfinite(slots).all():
+            return slots
+        count = np.maximum(self._count, 1e-9)[:, None]
+        scatter = np.maximum(self._square / count - (self._residual / count) ** 2, 1e-6)
+        implied = np.where(self._count > 1, self._work / count[:, 0], _USUAL)
+        unlikely = 0.5 * np.minimum(count, _MOST_REQUESTS) * np.log(scatter / scatter.min(axis=1, keepdims=True))
+        unlikely += 0.5 * ((np.log(_TRIED) - np.log(implied)[:, None]) / _PRIOR_SPREAD) ** 2
+        best = unlikely.argmin(axis=1)
+        # Between two steps what is implied itself is as likely.
+        near = np.abs(np.log(_TRIED[best] / implied)) < np.log(2) / 4
+        return np.where(np.isfinite(slots), slots, np.where(near, implied, _TRIED[best]))
+
+
+def taken(values: Floats, rows: Ints) -> Floats:
+    """Rows of an array by their places; nothing (0) where a place is -1."""
+    moved = values[np.maximum(rows, 0)].copy() if len(values) else np.zeros((len(rows), *values.shape[1:]))
+    moved[rows < 0] = 0.0
+    return moved
