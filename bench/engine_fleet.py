@@ -69,6 +69,7 @@ class MadeFleet:
             "mem_error_bytes": np.full(count, np.nan),
             "inflight_mean": np.full(count, 3.0),
             "age_s": dice.exponential(2, count),
+            "unloaded_s": cpu * 1.1,
         }
         values = {
             "cpu_util": load,

@@ -16,7 +16,7 @@ from fleet.windows import Arrays, Ints, aggregate, aggregate_loads, memory_colum
 
 _KEY = ["method", "route", "size", "auth", "user_agent_class", "region"]
 _MOST_CODES = 2**40
-_MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "bytes_in", "inflight")
+_MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "mem_bytes", "bytes_in", "inflight")
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,7 @@ def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: Category
     """
     hosts = sorted(set(requests["host"].unique()) | set(samples["host"].unique()))
     category, categories = assign_categories(requests, table)
-    columns: dict[str, NDArray[Any]] = {name: numbers(requests[name]) for name in _MEASURED}
-    windows = aggregate(
-        {
-            "time_us": _micros(requests["time"]),
-            "host": _places(requests["host"], hosts),
-            "category": category,
-            **columns,
-        },
-        window_s,
-    )
+    columns: dict[str, NDArray[Any]] = {name: numbers(requests[name]) for name in _MEASURED if name in requests}
     loads = aggregate_loads(
         {
             "time_us": _micros(samples["time"]),
@@ -94,6 +85,16 @@ def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: Category
             **{name: numbers(samples[name]) for name in ("cpu_util", "cores", "inflight", "slots")},
         },
         window_s,
+    )
+    windows = aggregate(
+        {
+            "time_us": _micros(requests["time"]),
+            "host": _places(requests["host"], hosts),
+            "category": category,
+            **columns,
+        },
+        window_s,
+        loads,
     )
     loads = with_background(loads, windows, window_s)
     return Windowed(with_throughput(windows, loads), loads, hosts, categories)

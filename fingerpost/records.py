@@ -95,9 +95,8 @@ WINDOW: tuple[Column, ...] = (
     Column("latency_p50_s", "float64", "median duration, seconds", low=0),
     Column("latency_p90_s", "float64", "90th percentile of duration, seconds", low=0),
     Column("latency_p99_s", "float64", "99th percentile of duration, seconds", low=0),
-    Column("latency_min_s", "float64", "shortest duration, seconds", low=0),
-    Column("service_time_min_s", "float64", "shortest upstream time, seconds", low=0),
     Column("service_time_mean_s", "float64", "mean upstream time, seconds", low=0),
+    Column("unloaded_mean_s", "float64", "mean upstream time as it would be with a free place, seconds", low=0),
     Column("bytes_in_mean", "float64", "mean bytes of the request's body", low=0),
     Column("cpu_mean_s", "float64", "mean CPU-seconds of a request", low=0),
     Column("cpu_s", "float64", "CPU-seconds of all its requests", low=0),
@@ -140,6 +139,7 @@ FINGERPRINT_CELL: tuple[Column, ...] = (
     Column("inflight_mean", "float64", "mean in-flight on the host when its requests were sent", low=0, high=10**6),
     Column("age_s", "float64", "since its last request, seconds", low=0, high=10**9),
     Column("measured", "float64", "of `requests`, those that were answered with 100 to 399", low=0, high=10**12),
+    Column("unloaded_s", "float64", "mean service time as with a free place, seconds", low=0, high=3600),
 )
 # A fingerprint in the lake: a row a category.
 FINGERPRINT: tuple[Column, ...] = (

@@ -31,6 +31,7 @@ from fleet.history_state import (
     median,
     mixed,
     share,
+    summable,
 )
 from fleet.windows import US, WINDOW_FORM, Floats, Ints
 
@@ -66,7 +67,8 @@ class History:
     """Rolling state of every (host, category) cell of some hosts; knows only what `observe` has told it.
 
     Averages are exponentially weighted by time: an observation weighs half after a half-life, and in proportion to its
-    number of requests that measured something. Of windows whose requests all failed only the errors are kept.
+    number of requests that measured something; that of throughput is of the seconds each request takes of it, so that
+    it does not depend on how many requests a window has. Of windows whose requests all failed only the errors are kept.
 
     Args:
         hosts: number of hosts, H.
@@ -189,7 +191,7 @@ class History:
         elapsed_s = np.where(state["seen"][cell] > 0, (end_us - state["seen_us"][cell]) / US, 0.0)
         self._judgeforecasts_of(cell, values)
         decay = 0.5 ** (elapsed_s / self._halflives[:, None])  # (paces, n)
-        for name, added in (("weight", known * measured), ("sum", np.where(known, values, 0.0) * measured)):
+        for name, added in (("weight", known * measured), ("sum", np.where(known, summable(values), 0.0) * measured)):
             state[name][cell] = state[name][cell] * decay[:, None, :] + added
         state["previous"][cell] = np.where(known, state["last"][cell], state["previous"][cell])
         state["last"][cell] = np.where(known, values, state["last"][cell])

@@ -28,6 +28,7 @@ MIXING = 6.0
 LOADS = ("cpu_util", "mem_share", "inflight", "background_cores", "cores", "slots")
 
 KINDS = len(QUANTITIES)
+_RATE = QUANTITIES.index("throughput_rps")
 _LEAST_ERROR = 1e-3
 _TINY = 1e-9
 
@@ -86,7 +87,19 @@ FORECAST_STATE = ("last", "sum", "weight", "level", "median")
 def forecasts_of(state: Mapping[str, NDArray[Any]]) -> Floats:
     """FORECASTS, shape (forecasts, kinds, ...), from the state of some cells."""
     paces = share(state["sum"], state["weight"])
+    paces[:, _RATE] = -np.log(paces[:, _RATE])
     return np.stack([state["last"], *paces, state["level"], state["median"]]).astype(np.float64)
+
+
+def summable(values: Floats) -> Floats:
+    """What the rolling averages add up of logs of QUANTITIES, shape (5, ...): of throughput 1 / its value.
+
+    The mean over requests of the time they take of a host is the same however they are divided into windows; that of
+    its log is not.
+    """
+    summed = values.copy()
+    summed[_RATE] = np.exp(-values[_RATE])
+    return summed
 
 
 def mixed(forecasts: Floats, error: NDArray[Any], lasting: NDArray[Any]) -> Floats:

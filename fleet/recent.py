@@ -23,7 +23,7 @@ MAX_OPEN = 50_000
 MAX_KEPT = 30_000
 MAX_KEYS = 8192
 _MAX_SAMPLES = 20_000
-_REQUEST = ("time", "status", "duration_s", "service_time_s", "cpu_s", "bytes_in", "inflight")
+_REQUEST = ("time", "status", "duration_s", "service_time_s", "cpu_s", "mem_bytes", "bytes_in", "inflight")
 _SAMPLE = ("time", "cpu_util", "cores", "mem_bytes", "mem_limit_bytes", "inflight", "slots")
 _KEY = len(_REQUEST)  # the row of the keys' numbers
 REQUEST_ROWS, SAMPLE_ROWS = _KEY + 1, len(_SAMPLE)
@@ -143,11 +143,12 @@ def windows_of(requests: Floats, samples: Floats, category: Ints, window_s: floa
     """
     measured: dict[str, ArrayLike] = {**dict(zip(_REQUEST, requests[:_KEY], strict=True)), **_of_one_host(requests)}
     measured["category"] = category[requests[_KEY].astype(np.int64)]
-    windows = aggregate(measured, window_s)
     load: dict[str, ArrayLike] = {**dict(zip(_SAMPLE, samples, strict=True)), **_of_one_host(samples)}
     load.update(memory_columns(load["mem_bytes"], load["mem_limit_bytes"]))
-    loads = with_background(aggregate_loads(load, window_s), windows, window_s)
-    return with_throughput(windows, loads), loads
+    loads = aggregate_loads(load, window_s)
+    windows = aggregate(measured, window_s, loads)
+    loads = with_background(loads, windows, window_s)
+    return with_throughput(windows, loads, sampled=True), loads
 
 
 def _of_one_host(rows: Floats) -> Arrays:

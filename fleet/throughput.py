@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Floats = NDArray[np.float64]
 _LEAST_CORES = 0.05
 
 
@@ -13,17 +14,19 @@ def throughput_rps(
     slots: ArrayLike = np.nan,
     mem_bytes: ArrayLike = np.nan,
     mem_left_bytes: ArrayLike = np.nan,
-) -> NDArray[np.float64]:
+) -> Floats:
     """The rate at which a host could serve one category alone: the least over resources of capacity / demand.
 
     CPU: cores left / CPU-seconds a request. Slots: slots / unloaded service time. Memory: the requests that fit at once
     into the memory left / unloaded service time. (Denning and Buzen, The operational analysis of queueing network
-    models, 1978.) A resource whose capacity or demand is not known does not count.
+    models, 1978.) A resource whose capacity or demand is not known does not count. Where that is true of CPU and slots,
+    as of a host that is known from its log alone, a core, or the host if its cores are not known either, is taken to
+    serve one request at a time: on one scale for all such hosts, which is what a choice between them needs.
 
     Args:
         cpu_s: CPU-seconds a request, any shape.
         cores_left: cores not taken by other things than requests; at least 0.05 is assumed.
-        service_time_s: service time a request takes on the idle host, seconds.
+        service_time_s: mean service time a request takes where it need not wait, seconds: see `unloaded_s`.
         slots: requests the host serves at once.
         mem_bytes: memory a request holds, bytes.
         mem_left_bytes: memory the host has left, bytes.
@@ -32,16 +35,34 @@ def throughput_rps(
         Requests a second; NaN where no resource is known.
     """
     service_time = np.asarray(service_time_s, dtype=np.float64)
-    concurrency = _ratio(mem_left_bytes, mem_bytes)
-    bounds = np.broadcast_arrays(
-        _ratio(np.maximum(np.asarray(cores_left, dtype=np.float64), _LEAST_CORES), cpu_s),
+    cores = np.maximum(np.asarray(cores_left, dtype=np.float64), _LEAST_CORES)
+    cpu, places, memory = np.broadcast_arrays(
+        _ratio(cores, cpu_s),
         _ratio(slots, service_time),
-        _ratio(concurrency, service_time),
+        _ratio(_ratio(mem_left_bytes, mem_bytes), service_time),
     )
-    return np.fmin.reduce(np.stack(bounds), axis=0)  # fmin passes over NaN
+    known = np.fmin(cpu, places)  # fmin passes over NaN
+    alone = _ratio(np.where(np.isnan(cores), 1.0, cores), service_time)
+    return np.fmin(np.where(np.isnan(known), alone, known), memory)
 
 
-def _ratio(capacity: ArrayLike, demand: ArrayLike) -> NDArray[np.float64]:
+def unloaded_s(service_time_s: ArrayLike, inflight: ArrayLike, slots: ArrayLike) -> Floats:
+    """What service times would have been with a free place, on average; seconds.
+
+    A request that came when `inflight` others were on a host of so many slots had one to itself if they were fewer.
+    Else it waited for `inflight` + 1 - slots of them to end, one at each slots-th part of a service time: it took
+    (inflight + 1) / slots service times in all, on average. Unlike the least of many times this does not change with
+    how many requests, or which load, it is told by.
+
+    Args:
+        service_time_s, inflight, slots: any shape; of unknown in-flight or slots the times are left as they are.
+    """
+    seconds = np.asarray(service_time_s, dtype=np.float64)
+    share = np.asarray(slots, dtype=np.float64) / (np.asarray(inflight, dtype=np.float64) + 1)
+    return seconds * np.where(share < 1, share, 1.0)
+
+
+def _ratio(capacity: ArrayLike, demand: ArrayLike) -> Floats:
     amount, each = np.asarray(capacity, dtype=np.float64), np.asarray(demand, dtype=np.float64)
     amount, each = np.broadcast_arrays(amount, each)
     known = np.isfinite(amount) & np.isfinite(each) & (each > 0)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.status import failed, measures
-from fleet.throughput import throughput_rps
+from fleet.resolution import at_resolution
+from fleet.throughput import throughput_rps, unloaded_s
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -18,12 +19,13 @@ Arrays = dict[str, NDArray[Any]]
 
 US = 1_000_000
 # Another one whenever windows of the same records come to say something else: what was made of the old is made anew.
-WINDOW_FORM = 2
+WINDOW_FORM = 3
 # What a window keeps of its durations, and the share of its requests that took no longer.
 LATENCY_SHARES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p99_s": 0.99}
 # Columns that may be absent; a mean over what is known.
 _MEANS = (
     ("service_time_mean_s", "service_time_s"),
+    ("unloaded_mean_s", "unloaded_s"),
     ("bytes_in_mean", "bytes_in"),
     ("cpu_mean_s", "cpu_s"),
     ("mem_mean_bytes", "mem_bytes"),
@@ -43,7 +45,7 @@ def window_end_us(time_us: ArrayLike, window_s: float) -> Ints:
     return (np.asarray(time_us, dtype=np.int64) // span + 1) * span
 
 
-def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
+def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays | None = None) -> Arrays:
     """Windows of (host, category).
 
     Args:
@@ -51,14 +53,16 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
             and `category` (indices from 0), `status`, `duration_s`; and, where measured, `service_time_s`, `cpu_s`,
             `mem_bytes`, `bytes_in`, `inflight`. NaN where not known.
         window_s: length of a window, seconds.
+        loads: of `aggregate_loads`: how many requests the hosts serve at once.
 
     Returns:
         One entry a (window, host, category) that had requests, ordered by these: `end_us`, `host`, `category`,
         `requests`, `errors` (failed), `measured` (of the others, those that were neither refused nor given up), `cpu_s`
         (of all of them, where it is known of some); and of what was measured alone: `latency_mean_s`, `latency_p50_s`,
-        `latency_p90_s`, `latency_p99_s` (linear between order statistics), `latency_min_s`, `service_time_min_s`,
-        `service_time_mean_s`, `bytes_in_mean`, `cpu_mean_s`, `mem_mean_bytes`, `inflight_mean`; means over the requests
-        of which it is known, NaN where of none.
+        `latency_p90_s`, `latency_p99_s` (linear between order statistics), `service_time_mean_s`, `unloaded_mean_s`
+        (what it would have been with a free place, see `fleet.throughput.unloaded_s`), `bytes_in_mean`, `cpu_mean_s`,
+        `mem_mean_bytes`, `inflight_mean`; means over the requests of which it is known, NaN where of none. Where a
+        service time is not known it is taken to be the duration.
     """
     time_us = np.asarray(requests["time_us"], dtype=np.int64)
     if not time_us.size:
@@ -68,7 +72,9 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
     group = _groups(ends, round(window_s * US), host, category)
     status = np.asarray(requests["status"])
     measured = measures(status)
-    duration = np.where(measured, np.asarray(requests["duration_s"], dtype=np.float64), np.nan)
+    duration, service = _times(requests, ends, host)
+    unloaded = _unloaded(requests, service, ends, host, window_s, loads)
+    duration = np.where(measured, duration, np.nan)
     order = np.argsort(_sortable(group, duration))
     grouped = group[order]
     first = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
@@ -86,16 +92,10 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float) -> Arrays:
     windows["latency_mean_s"] = _ratio(np.add.reduceat(np.where(known, sorted_durations, 0.0), first), timed)
     for name, share in LATENCY_SHARES.items():
         windows[name] = _quantile(sorted_durations, first, timed, share)
-    windows["latency_min_s"] = np.where(timed > 0, sorted_durations[first], np.nan)
-
-    def of_measured(name: str) -> Floats | None:
-        values = _optional(requests, name, order)
-        return None if values is None else np.where(measured[order], values, np.nan)
-
-    service = of_measured("service_time_s")
-    windows["service_time_min_s"] = np.full(len(first), np.nan) if service is None else np.fmin.reduceat(service, first)
+    told: dict[str, ArrayLike] = {**requests, "service_time_s": service, "unloaded_s": unloaded}
     for name, source in _MEANS:
-        windows[name] = _known_mean(of_measured(source), first)
+        values = _optional(told, source, order)
+        windows[name] = _known_mean(None if values is None else np.where(measured[order], values, np.nan), first)
     return windows
 
 
@@ -135,21 +135,29 @@ def aggregate_loads(samples: Mapping[str, ArrayLike], window_s: float) -> Arrays
 
 
 def with_background(loads: Arrays, windows: Arrays, window_s: float) -> Arrays:
-    """Loads with `background_cores`: cores in use less those that the requests of the window used, at least 0."""
-    used = np.zeros(len(loads["end_us"]))
-    place = _place(loads, windows)
-    cpu_s = np.nan_to_num(_floats(windows, "cpu_s"))
-    np.add.at(used, place[place >= 0], cpu_s[place >= 0])
+    """Loads with `background_cores`: cores in use less those that the requests of the window used, at least 0.
+
+    NaN where there were requests, and it is known of none what it used.
+    """
+    place, count = _place(loads, windows), len(loads["end_us"])
+    there = place >= 0
+    cpu_s, place = _floats(windows, "cpu_s")[there], place[there]
+    used = np.bincount(place, np.nan_to_num(cpu_s), count)
+    served = np.bincount(place, minlength=count) > 0
+    known = np.bincount(place, np.isfinite(cpu_s), count) > 0
     busy = _floats(loads, "cpu_util") * _floats(loads, "cores")
-    return {**loads, "background_cores": np.maximum(busy - used / window_s, 0.0)}
+    left = np.maximum(busy - used / window_s, 0.0)
+    return {**loads, "background_cores": np.where(served & ~known, np.nan, left)}
 
 
-def with_throughput(windows: Arrays, loads: Arrays) -> Arrays:
-    """Windows with `throughput_rps` by the bottleneck law; NaN where no resource was measured.
+def with_throughput(windows: Arrays, loads: Arrays, sampled: bool = False) -> Arrays:
+    """Windows with `throughput_rps` by the bottleneck law; NaN where nothing was measured.
 
     Args:
         windows: of `aggregate`.
         loads: of `with_background`.
+        sampled: all hosts are sampled. Of a host that is, nothing is said in a window without a sample: with its
+            resources unknown its throughput would be on another scale. Those that `loads` has are.
     """
     place = _place(loads, windows)
 
@@ -159,13 +167,14 @@ def with_throughput(windows: Arrays, loads: Arrays) -> Arrays:
 
     rate = throughput_rps(
         _floats(windows, "cpu_mean_s"),
-        load("cores") - load("background_cores"),
-        _floats(windows, "service_time_min_s"),
+        load("cores") - np.nan_to_num(load("background_cores")),
+        _floats(windows, "unloaded_mean_s"),
         load("slots"),
         _floats(windows, "mem_mean_bytes"),
         load("mem_left_bytes"),
     )
-    return {**windows, "throughput_rps": rate}
+    sampled_hosts = np.ones(len(place), dtype=bool) if sampled else np.isin(windows["host"], loads["host"])
+    return {**windows, "throughput_rps": np.where(sampled_hosts & (place < 0), np.nan, rate)}
 
 
 def at(arrays: Arrays, end_us: int) -> Arrays:
@@ -180,6 +189,33 @@ def _groups(ends: Ints, span: int, host: Ints, category: Ints) -> Ints:
     if int(group.max()) >> _GROUP_BITS:
         group = np.unique(group, return_inverse=True)[1].astype(np.int64)
     return group
+
+
+def _times(requests: Mapping[str, ArrayLike], ends: Ints, host: Ints) -> tuple[Floats, Floats]:
+    """Durations and service times, as finely as their log has them; shape (n,)."""
+    duration = np.asarray(requests["duration_s"], dtype=np.float64)
+    service = np.asarray(requests.get("service_time_s", np.nan), dtype=np.float64)
+    service = np.where(np.isfinite(service), service, duration)
+    if not (duration == 0).any() and not (service == 0).any():
+        return duration, service
+    source = np.unique((ends, host), axis=1, return_inverse=True)[1].reshape(-1)
+    return at_resolution(duration, source), at_resolution(service, source)
+
+
+def _unloaded(
+    requests: Mapping[str, ArrayLike], service: Floats, ends: Ints, host: Ints, window_s: float, loads: Arrays | None
+) -> Floats:
+    """Service times as they would have been with a free place; all requests take places, whatever became of them."""
+    if loads is None or not len(loads["end_us"]):
+        return service
+    place = _place(loads, {"end_us": ends, "host": host})
+    slots = np.r_[_floats(loads, "slots"), np.nan][place]
+    inflight = np.broadcast_to(np.asarray(requests.get("inflight", np.nan), dtype=np.float64), service.shape)
+    there = place >= 0
+    # Little's law: the mean number on a host is what its requests took together, over the time.
+    present = np.bincount(place[there], np.nan_to_num(service[there]), len(loads["end_us"])) / window_s
+    told = np.where(np.isfinite(inflight), inflight, np.r_[present, np.nan][place])
+    return unloaded_s(service, told, slots)
 
 
 def _sortable(group: Ints, duration: Floats) -> NDArray[np.uint64]:
@@ -240,7 +276,7 @@ def _floats(arrays: Arrays, name: str) -> Floats:
 
 def _no_windows() -> Arrays:
     whole = ("end_us", "host", "category", "requests", "errors", "measured")
-    names = ("cpu_s", "latency_mean_s", *LATENCY_SHARES, "latency_min_s", "service_time_min_s")
+    names = ("cpu_s", "latency_mean_s", *LATENCY_SHARES)
     return {
         **{name: np.zeros(0, dtype=np.int64) for name in whole},
         **{name: np.zeros(0) for name in (*names, *(name for name, _ in _MEANS))},

@@ -56,13 +56,6 @@ def refer(fleet: FleetState, before: tuple[FleetState, Reference] | None = None)
     return Reference(own, weight, mean, _in_steps(_host_ratios(fleet, own, trust, mean)))
 
 
-def success_rates(fleet: FleetState) -> Floats:
-    """Predicted share of requests that succeed, shape (H, C); few requests are believed little."""
-    requests = np.nan_to_num(fleet.cell_column("requests"))
-    errors = np.nan_to_num(fleet.cell_column("error_rate"))
-    return 1.0 - errors * requests / (requests + _PRIOR_REQUESTS)
-
-
 def _own(fleet: FleetState, before: tuple[FleetState, Reference] | None) -> tuple[Floats, Floats]:
     if before is None or before[0].categories != fleet.categories:
         return _estimates(fleet, slice(None))
@@ -83,9 +76,8 @@ def _changed_hosts(fleet: FleetState, before: FleetState, rows: Ints) -> NDArray
 def _estimates(fleet: FleetState, rows: NDArray[np.bool_] | slice) -> tuple[Floats, Floats]:
     """Own estimates on a log scale, and trust in them, of some hosts.
 
-    Throughput by the bottleneck law. The service time on an idle host is not measured; where more requests are on the
-    host than it has slots, its latency is mostly waiting, and slots / service time is in-flight / latency by Little's
-    law.
+    Throughput by the bottleneck law, of the same demands as that of windows, which models learn: memory counts where it
+    was measured.
     """
 
     def cell(name: str) -> Floats:
@@ -94,17 +86,17 @@ def _estimates(fleet: FleetState, rows: NDArray[np.bool_] | slice) -> tuple[Floa
     def host(name: str) -> Floats:
         return fleet.host_column(name)[rows][:, None]
 
-    slots, p50 = host("slots"), cell("latency_p50_s")
-    crowding = np.fmin(1.0, slots / np.fmax(np.nan_to_num(cell("inflight_mean")), _TINY))
+    # Agents of before do not tell how long requests take with a free place.
+    unloaded = np.where(np.isfinite(cell("unloaded_s")), cell("unloaded_s"), cell("latency_mean_s"))
     rate = throughput_rps(
         cell("cpu_s"),
         host("cores") - np.nan_to_num(host("background_cores")),
-        p50 * np.where(np.isfinite(crowding), crowding, 1.0),
-        slots,
-        cell("mem_bytes"),
+        unloaded,
+        host("slots"),
+        np.where(np.isnan(cell("mem_error_bytes")), cell("mem_bytes"), np.nan),
         host("mem_limit_bytes") - host("host_mem_bytes"),
     )
-    values = np.stack([rate, p50, cell("latency_p99_s")], axis=-1)
+    values = np.stack([rate, cell("latency_p50_s"), cell("latency_p99_s")], axis=-1)
     logs = np.log(values, out=np.full(values.shape, np.nan), where=np.isfinite(values) & (values > 0))
     requests, measured = np.nan_to_num(cell("requests")), cell("measured")
     # Agents of before do not tell it: they measured what failed, too.

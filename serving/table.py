@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.baseline import success_rates
+from routing.success import success_rates
 from serving.fleet_state import FleetState, Floats, Ints
 from serving.scorer import Predictions
 
@@ -77,7 +77,9 @@ def build_table(
             predictions.throughput_rps,
             predictions.latency_p50_s,
             predictions.latency_p99_s,
-            success_rates(fleet),
+            success_rates(
+                fleet.cell_column("requests"), fleet.cell_column("requests") * fleet.cell_column("error_rate")
+            ),
             fleet.cell_column("age_s"),
         )
     ]

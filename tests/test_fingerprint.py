@@ -28,6 +28,7 @@ def seen(times, category, **changes):
     columns = {
         "status": np.full(times.shape, 200.0),
         "duration_s": unknown,
+        "unloaded_s": unknown,
         "cpu_s": unknown,
         "mem_bytes": unknown,
         "inflight": unknown,

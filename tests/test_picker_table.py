@@ -120,7 +120,7 @@ def engine_table(**changes):
 def test_costs_of_the_engines_table():
     table = table_from_json(engine_table(), Settings(latency_weight=0.0), 1)
     slope = table.slope[0]
-    assert slope[0].tolist() == pytest.approx([1 / 100, 1 / (50 * 0.5 * 0.5), 1 / 75, 1 / 75])
+    assert slope[0].tolist() == pytest.approx([1 / 100, 1 / (50 * 0.5 * 0.5**3), 1 / 75, 1 / 75])
     assert np.isinf(slope[1, 0])  # it said that it serves none
     assert (table.arms[0].model_version, table.expires_us) == ("7", 2 * 10**15)
 

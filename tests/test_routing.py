@@ -27,7 +27,7 @@ ENVOY = str(Path(sys.executable).parent / "envoy")
 
 def test_cost_is_the_time_to_drain():
     assert routing_cost([0, 4], [100, 500]).tolist() == [0.01, 0.01]
-    assert routing_cost(0, 100, success_rate=0.5)[()] == pytest.approx(0.02)
+    assert routing_cost(0, 100, success_rate=0.5)[()] == pytest.approx(0.08)
     assert routing_cost(0, 100, latency_s=0.05, latency_weight=0.5)[()] == pytest.approx(0.03)
 
 

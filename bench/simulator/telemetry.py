@@ -42,8 +42,9 @@ class Telemetry:
         self._closed_us = end_us
         requests, self._requests = _split(self._requests, end_us)
         samples, self._samples = _split(self._samples, end_us)
-        windows = aggregate(requests, self.window_s)
-        loads = with_background(aggregate_loads(samples, self.window_s), windows, self.window_s)
+        loads = aggregate_loads(samples, self.window_s)
+        windows = aggregate(requests, self.window_s, loads)
+        loads = with_background(loads, windows, self.window_s)
         return with_throughput(windows, loads), loads
 
     def _micros(self, time_s: Floats | float) -> Ints:

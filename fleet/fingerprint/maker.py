@@ -15,6 +15,8 @@ from fleet.fingerprint.attribution import Splitter
 from fleet.fingerprint.decay import ForwardDecay
 from fleet.fingerprint.profile import Floats, Observations, Profile, totals
 from fleet.fingerprint.work import shared_time
+from fleet.resolution import at_resolution
+from fleet.throughput import unloaded_s
 
 _US = 1_000_000
 # A span of the host's CPU is split once requests have been seen that ended so much later than it, and so are complete.
@@ -95,7 +97,11 @@ class FingerprintMaker:
         if not rows:
             return
         end = np.minimum(_column(rows, "time") / _US, now_s)
-        duration, service_time = _column(rows, "duration_s"), _column(rows, "service_time_s")
+        log = np.zeros(len(rows), dtype=np.int64)
+        duration, service_time = (at_resolution(_column(rows, name), log) for name in ("duration_s", "service_time_s"))
+        service_time = np.where(np.isfinite(service_time), service_time, duration)
+        inflight = _column(rows, "inflight")
+        told = np.where(np.isfinite(inflight), inflight, self._profile.present(now_s))
         cpu_s, status = _column(rows, "cpu_s"), _column(rows, "status")
         self._profile.add(
             Observations(
@@ -103,12 +109,13 @@ class FingerprintMaker:
                 category.astype(np.intp),
                 status,
                 duration,
+                unloaded_s(service_time, told, self._host.get("slots", np.nan)),
                 cpu_s,
                 _column(rows, "mem_bytes"),
-                _column(rows, "inflight"),
+                inflight,
             )
         )
-        length = np.nan_to_num(np.where(np.isfinite(service_time), service_time, duration))
+        length = np.nan_to_num(service_time)
         place = np.where(measures(status), category, len(self._table.names))
         arrived = np.stack([end - length, end, place.astype(np.float64), cpu_s])
         self._requests = np.concatenate([self._requests, arrived], axis=1)[:, -_MAX_REQUESTS:]

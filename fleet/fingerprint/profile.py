@@ -23,6 +23,8 @@ _SUMS = (
     "mem_known",
     "latency",
     "latency_known",
+    "unloaded",
+    "unloaded_known",
     "inflight",
 )
 _LEAST_WEIGHT = 1e-9
@@ -37,6 +39,7 @@ class Observations:
         category: indices.
         status: see `fingerpost.status`: what is not measured counts as a request, and where it failed as an error.
         duration_s, cpu_s: seconds.
+        unloaded_s: what it would have taken with a free place, seconds.
         mem_bytes: held by it.
         inflight: requests on the host when it was sent.
     """
@@ -45,6 +48,7 @@ class Observations:
     category: NDArray[np.intp]
     status: Floats
     duration_s: Floats
+    unloaded_s: Floats
     cpu_s: Floats
     mem_bytes: Floats
     inflight: Floats
@@ -85,7 +89,11 @@ class Profile:
         for name, values in self._addends(seen).items():
             known = np.isfinite(values)
             self._add(name, seen.category[known], (values * weight)[known])
-        for name, values in (("cpu_known", seen.cpu_s), ("mem_known", seen.mem_bytes)):
+        for name, values in (
+            ("cpu_known", seen.cpu_s),
+            ("mem_known", seen.mem_bytes),
+            ("unloaded_known", seen.unloaded_s),
+        ):
             self._add(name, seen.category, np.isfinite(values) * weight)
         timed = np.isfinite(seen.duration_s)
         self._add("latency_known", seen.category, timed * weight)
@@ -96,8 +104,8 @@ class Profile:
         """The profile as of now, each column of shape (C,); NaN where nothing is known.
 
         `requests` (decayed number), `rate_rps`, `error_rate`, `measured` (how many of them all that follows is of),
-        `latency_mean_s`, `latency_p50_s`, `latency_p99_s`, `cpu_s` and `mem_bytes` a request as measured, `cpu_known`
-        (share with known CPU), `inflight_mean`; `age_s` (since the last request).
+        `latency_mean_s`, `latency_p50_s`, `latency_p99_s`, `unloaded_s`, `cpu_s` and `mem_bytes` a request as measured,
+        `cpu_known` (share with known CPU), `inflight_mean`; `age_s` (since the last request).
         """
         self._stay_in_range(now_s)
         present = float(self._decay.weight(now_s))
@@ -115,12 +123,18 @@ class Profile:
             "latency_mean_s": _ratio(sums["latency"], sums["latency_known"]),
             "latency_p50_s": np.where(seen, quantiles[:, 0], np.nan),
             "latency_p99_s": np.where(seen, quantiles[:, 1], np.nan),
+            "unloaded_s": _ratio(sums["unloaded"], sums["unloaded_known"]),
             "cpu_s": _ratio(sums["cpu"], sums["cpu_known"]),
             "cpu_known": np.nan_to_num(_ratio(sums["cpu_known"], measured)),
             "mem_bytes": _ratio(sums["mem"], sums["mem_known"]),
             "inflight_mean": _ratio(sums["inflight"], self._inflight_known / present),
             "age_s": np.where(np.isfinite(self._last_s), now_s - self._last_s, np.nan),
         }
+
+    def present(self, now_s: float) -> float:
+        """The mean number of requests that were there at once, by Little's law: the time they took, in a second."""
+        took_s = float(self._sums[_SUMS.index("latency")].sum()) / float(self._decay.weight(now_s))
+        return took_s * self._decay.per_second(now_s)
 
     def folded(self, new_index: Sequence[int], categories: int) -> "Profile":
         """The same profile over other categories.
@@ -146,6 +160,7 @@ class Profile:
             "cpu": seen.cpu_s,
             "mem": seen.mem_bytes,
             "latency": seen.duration_s,
+            "unloaded": seen.unloaded_s,
             "inflight": seen.inflight,
         }
 

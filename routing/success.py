@@ -1,0 +1,50 @@
+"""How likely a request is to succeed on a host: what a host fails counts for all its categories."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+# A rate rests on as many requests as these, that succeeded, before there are any.
+_PRIOR_REQUESTS = 3.0
+# Where hosts do not differ at all, a cell's own requests count beside so many of the others'.
+_MOST_PRIOR_REQUESTS = 1e4
+
+
+def success_rates(requests: ArrayLike, errors: ArrayLike) -> Floats:
+    """The share of requests that is expected to succeed, by host and category.
+
+    It is estimated from the whole to the part, each drawn to the one before where requests are few: the category on the
+    *other* hosts; times how the host does over all its categories, beside what those would have come to elsewhere; and
+    the cell itself, the more so the more the hosts differ in the category beyond chance. So a route that fails on all
+    hosts speaks against none of them, and a host that fails everywhere is no better where it was not tried yet.
+    (Shrinkage to a group's mean: Efron and Morris, 1975; variance between groups by moments: DerSimonian and Laird,
+    1986.)
+
+    Args:
+        requests: of every cell, the old ones weighing less, shape (hosts, categories); NaN or 0: none.
+        errors: how many of them the host failed, same shape.
+
+    Returns:
+        Same shape, above 0, at most 1; 1 where nothing is known.
+    """
+    count = np.maximum(np.nan_to_num(np.asarray(requests, dtype=np.float64)), 0.0)
+    bad = np.clip(np.nan_to_num(np.asarray(errors, dtype=np.float64)), 0.0, count)
+    elsewhere, bad_elsewhere = count.sum(axis=0) - count, bad.sum(axis=0) - bad
+    category = 1 - bad_elsewhere / (elsewhere + _PRIOR_REQUESTS)
+    expected, found = ((count * category).sum(axis=1), (count - bad).sum(axis=1))
+    host = (found + _PRIOR_REQUESTS) / (expected + _PRIOR_REQUESTS)
+    prior = np.minimum(category * host[:, None], 1.0)
+    strength = _prior_requests(count, bad)
+    return np.minimum((count - bad + strength * prior) / (count + strength), 1.0)
+
+
+def _prior_requests(count: Floats, bad: Floats) -> Floats:
+    """How many requests of others a cell's own count beside, by category: variance within hosts over that between."""
+    total = count.sum(axis=0)
+    mean = bad.sum(axis=0) / np.maximum(total, 1.0)
+    within = mean * (1 - mean)
+    rate = np.divide(bad, count, out=np.zeros_like(count), where=count > 0)
+    spread = (count * (rate - mean) ** 2).sum(axis=0) - within * np.maximum((count > 0).sum(axis=0) - 1, 0)
+    size = total - (count**2).sum(axis=0) / np.maximum(total, 1.0)
+    between = np.maximum(spread, 0.0) / np.maximum(size, 1.0)
+    return np.clip(within / np.maximum(between, 1e-12), _PRIOR_REQUESTS, _MOST_PRIOR_REQUESTS)
