@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -235,6 +236,17 @@ def test_up_hands_its_options_to_envoy(start_up):
     assert cluster["common_lb_config"]["healthy_panic_threshold"]["value"] == 20
     assert "least_request" in json.dumps(cluster["load_balancing_policy"])
     assert (up.home / "access.log").stat().st_mode & 0o027 == 0
+
+
+def test_up_itself_gives_signs_of_life_to_whoever_wants_them(start_up, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(60)
+        up = start_up("--only", "envoy", "--hosts", "hosts", NOTIFY_SOCKET=str(tmp_path / "notify"))
+        assert heard.recv(100) == b"READY=1\nWATCHDOG=1"
+        up.wait_for("envoy is up")
+        # Whose word counts is `up` alone.
+        assert all("NOTIFY_SOCKET" not in each.environ() for each in up.family() if each.name() == "envoy")
 
 
 @pytest.mark.parametrize(

@@ -120,17 +120,15 @@ class Supervisor:
         if now >= self._next_disk:
             self._next_disk = now + _DISK_EVERY_S
             self._guarded("disk", self._look_at_disk)
-        for each in self._watched.values():
-            if now >= each.next_write:
-                each.next_write = now + EVERY_S
-                self._guarded(f"the state of {each.part.name}", lambda each=each: self._write(each))  # type: ignore[misc]
+        self._guarded("the state in run/", lambda: self._write_due(now))
 
     def _guarded(self, what: str, act: Callable[[], None]) -> None:
         """Does something that must not end the rest; each trouble is told once, until it is another or over."""
         try:
             act()
         except Exception as error:  # the other parts, and the clients' requests, come first
-            text = f"{type(error).__name__}: {error}"
+            # Without the names of files, which are other ones each time.
+            text = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
             if self._troubles.get(what) != text:
                 self._troubles[what] = text
                 self._tell(f"trouble with {what}: {text}; all else goes on")
@@ -277,6 +275,8 @@ class Supervisor:
             self._tell(f"{self._upkeep.home}: {problem or 'there is room on the disk again'}")
         self._disk_problem = problem
 
-    def _write(self, each: _Watched) -> None:
-        if self._upkeep.home is not None:
-            write_state(self._upkeep.home, each.told)
+    def _write_due(self, now: float) -> None:
+        for each in self._watched.values():
+            if self._upkeep.home is not None and now >= each.next_write:
+                each.next_write = now + EVERY_S
+                write_state(self._upkeep.home, each.told)
