@@ -10,6 +10,7 @@ from abtest.pairs import US, Pairs, paired_differences
 from abtest.shadow import Comparison, ShadowReport
 from abtest.verdict import PRIMARY
 from fingerpost.aliases import ALIASES
+from fingerpost.shown import matplotlib_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,9 @@ def differences(pairs: Pairs, alpha: float, metric: str = PRIMARY) -> "Figure":
     axes.axhline(0.0, color="black", linewidth=1)
     unit = "difference" if metric == "error_rate" else "log ratio"
     axes.set(
-        title=f"{metric}: {len(values)} pairs", xlabel="minutes", ylabel=f"{unit}, {pairs.arms[1]} to {pairs.arms[0]}"
+        title=f"{metric}: {len(values)} pairs",
+        xlabel="minutes",
+        ylabel=matplotlib_label(f"{unit}, {pairs.arms[1]} to {pairs.arms[0]}"),
     )
     return figure
 
@@ -57,7 +60,9 @@ def latencies(pairs: Pairs) -> "Figure":
         if len(pairs):
             minutes = (pairs.begin_us - pairs.begin_us[0]) / US / 60
             for side, (arm, colour) in enumerate(zip(pairs.arms, (_CHAMPION, _CHALLENGER), strict=True)):
-                axes.plot(minutes, pairs.values[metric][:, side], ".-", color=colour, label=arm, linewidth=1)
+                axes.plot(
+                    minutes, pairs.values[metric][:, side], ".-", color=colour, label=matplotlib_label(arm), linewidth=1
+                )
             axes.legend(fontsize=8)
             axes.set_yscale("log")
             for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
@@ -89,7 +94,7 @@ def _bars(axes: Any, found: Mapping[str, Comparison]) -> None:
         height - 0.2, challenger, 0.4, color=_CHALLENGER, label="challenger",
         xerr=np.nan_to_num(half), error_kw={"linewidth": 1},
     )  # fmt: skip
-    axes.set_yticks(height, [name[-40:] for name in names], fontsize=7)
+    axes.set_yticks(height, [matplotlib_label(name[-40:]) for name in names], fontsize=7)
     if names:
         axes.legend(fontsize=8)
 

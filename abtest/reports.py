@@ -5,6 +5,7 @@ import math
 from abtest.offpolicy import Estimate
 from abtest.shadow import Comparison, ShadowReport
 from abtest.verdict import Verdict
+from fingerpost.shown import markdown_name, markdown_text
 
 
 def verdict_markdown(verdict: Verdict) -> str:
@@ -18,7 +19,7 @@ def verdict_markdown(verdict: Verdict) -> str:
     skipped = ", ".join(f"{count} {why}" for why, count in verdict.skipped.items()) or "none"
     decided = f" (pair {verdict.decided_at}, rule {verdict.rule})" if verdict.decided_at else ""
     return (
-        f"# Experiment {about.get('id', '')}: {verdict.verdict}\n\n{verdict.reason}{decided}.\n\n"
+        f"# Experiment {about.get('id', '')}: {verdict.verdict}\n\n{markdown_text(verdict.reason)}{decided}.\n\n"
         f"Challenger {about.get('challenger', '')} against champion {about.get('champion', '')}: {verdict.pairs} pairs "
         f"count of {verdict.elapsed} seen and {verdict.planned} planned; left out: {skipped}; {verdict.records} "
         f"requests, of which {verdict.stray} were not routed by their slot's arm.\n\n"
@@ -31,7 +32,7 @@ def shadow_markdown(report: ShadowReport) -> str:
     """Errors by target, regret, hosts and categories."""
     parts = [
         f"# Challenger {report.versions[1]} in the shadow of {report.versions[0]}: {report.status}",
-        f"{report.reason}.",
+        f"{markdown_text(report.reason)}.",
     ]
     regret = {"regret": report.regret} if report.regret and report.regret.rows else {}
     for title, found in (
@@ -61,7 +62,7 @@ def _row(name: str, each: Comparison) -> str:
         _number(value) for value in (each.champion, each.challenger, each.naive, each.difference.value)
     )
     return (
-        f"| `{name.replace('|', ' ')}` | {each.rows} | {figures} | {_number(each.difference.low)} to "
+        f"| {markdown_name(name)} | {each.rows} | {figures} | {_number(each.difference.low)} to "
         f"{_number(each.difference.high)} | {_number(each.skill)} |"
     )
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from demo.story import Told
 from fingerpost.category import category_attributes
+from fingerpost.shown import rich_text
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     for host in hosts:
         table.add_column(host, justify="right")
     for category, row in by_category.items():
-        table.add_row(_short(category), *(_cell(row[host]) for host in hosts))
+        table.add_row(rich_text(_short(category)), *(_cell(row[host]) for host in hosts))
     console.print(table)
     skills = ", ".join(f"{target} {skill:+.1%}" for target, skill in outcome.pipeline["train"]["skill"].items())
     console.print(

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
+
+from fingerpost.shown import visible
 
 
 class Progress:
@@ -33,4 +36,4 @@ class Progress:
     def note(self, text: str) -> None:
         """What the phase is at."""
         if self._status and text:
-            self._status.update(f"{self._what} [dim]{text}[/]")
+            self._status.update(Text.assemble(self._what, " ", (visible(text), "dim")))

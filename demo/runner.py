@@ -25,6 +25,7 @@ from demo.story import Story, Told
 from fingerpost.environment import tool_environment
 from fingerpost.lake import INBOX, parquet_files
 from fingerpost.settings import LOOPBACK, Settings
+from fingerpost.shown import rich_text
 from fingerpost.stack.parts import (
     answers,
     fingerpost,
@@ -180,7 +181,7 @@ class Demo:
     def _ask(self, stack: Stack, engine: Child, pipeline: dict[str, Any]) -> dict[str, Any]:
         url, trained = self._urls()["engine"], pipeline["train"]
         if not trained["champion"]:
-            self._console.print(f"version {trained['model_version']}: {trained['reason']}")
+            self._console.print(rich_text(f"version {trained['model_version']}: {trained['reason']}"))
         answer: dict[str, Any] = {}
 
         def serves_it() -> bool:

@@ -2,6 +2,23 @@
 
 import logging
 import sys
+from typing import Any
+
+from fingerpost.shown import visible, visible_lines
+
+
+class _Plain(logging.Formatter):
+    """Lines for people: whatever a message quotes, it stays on its line, and changes nothing of the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return f"  {visible_lines(super().formatException(ei))}"
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+        return f"  {visible_lines(super().formatStack(stack_info))}"
 
 
 def configure_logs(level: str = "INFO", log_format: str = "json") -> None:
@@ -17,7 +34,7 @@ def configure_logs(level: str = "INFO", log_format: str = "json") -> None:
             )
         )
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # A line for every poll of a server would fill the log of a process that runs for months.
     logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLevelName(level)))

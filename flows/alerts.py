@@ -7,15 +7,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fingerpost.settings import Settings
+from fingerpost.shown import markdown_text
 
 logger = logging.getLogger(__name__)
 _TIMEOUT_S = 5.0
 # A flow that fails every minute is told of once in this time.
 _SAME_AGAIN_S = 900.0
+_MOST_TEXT = 3000
 
 
 def send_alert(settings: Settings, kind: str, text: str, details: dict[str, Any] | None = None) -> bool:
     """Posts `{"kind", "service", "text", "time", "details"}` to `alert_url`; the same again only after 15 minutes.
+
+    Chats show the text as Markdown or the like: names in it cannot become links or mentions.
 
     Args:
         kind: drift, promotion, rollback, refused model, failed flow.
@@ -35,7 +39,7 @@ def send_alert(settings: Settings, kind: str, text: str, details: dict[str, Any]
         body = {
             "kind": kind,
             "service": settings.service,
-            "text": text,
+            "text": markdown_text(text)[:_MOST_TEXT],
             "time": datetime.now(UTC).isoformat(),
             "details": details or {},
         }

@@ -12,6 +12,7 @@ from abtest.drift.verdict import DRIFT, DriftVerdict
 from abtest.registry import Registry
 from fingerpost.aliases import CHALLENGER, CHAMPION
 from fingerpost.settings import get_settings
+from fingerpost.shown import markdown_text
 from flows.alerts import send_alert
 from flows.steps import run_step, tell_failure
 from flows.train import train_flow
@@ -58,9 +59,10 @@ def _markdown(verdicts: dict[str, DriftVerdict]) -> str:
             for each in verdict.columns
         )
         tests = "\n".join(
-            f"- {'passed' if test.passed else '**failed**'}: {test.description}" for test in verdict.tests
+            f"- {'passed' if test.passed else '**failed**'}: {markdown_text(test.description)}"
+            for test in verdict.tests
         )
-        reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
+        reasons = "\n".join(f"- {markdown_text(reason)}" for reason in verdict.reasons)
         parts.append(
             f"# {alias}, version {verdict.model_version}: {verdict.verdict}\n\n{reasons}\n\n"
             f"| column | distance | limit | |\n|---|---|---|---|\n{rows}\n\n{tests}\n"

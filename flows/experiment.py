@@ -10,6 +10,7 @@ from abtest.conduct import Conducted, conduct
 from abtest.plots import differences, latencies
 from abtest.reports import verdict_markdown
 from fingerpost.settings import get_settings
+from fingerpost.shown import markdown_name
 from flows.alerts import send_alert
 from flows.steps import run_step, tell_failure
 
@@ -35,6 +36,6 @@ def experiment_flow() -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     differences(found.pairs, found.verdict.alpha).savefig(folder / "differences.png")
     latencies(found.pairs).savefig(folder / "latencies.png")
-    text = f"{verdict_markdown(found.verdict)}\nPictures: `{folder}`\n"
+    text = f"{verdict_markdown(found.verdict)}\nPictures: {markdown_name(str(folder))}\n"
     create_markdown_artifact(key="experiment", markdown=text, description="What the experiment has shown so far")
     return {**found.verdict.to_json(), **said}

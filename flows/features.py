@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from features.build import FeatureSettings, FeaturesReport, build_features
 from features.compaction import lake_lock
 from fingerpost.settings import Settings, get_settings
+from fingerpost.shown import markdown_name
 from fingerpost.workers import ONE_BY_ONE, workers_of
 from flows.steps import run_step, tell_failure
 
@@ -38,7 +39,7 @@ def _build(settings: Settings, chosen: FeatureSettings) -> FeaturesReport:
 
 
 def _markdown(report: FeaturesReport) -> str:
-    categories = "\n".join(f"- `{name}`" for name in report.categories)
+    categories = "\n".join(f"- {markdown_name(name)}" for name in report.categories)
     return (
         f"# Features as of {report.as_of}\n\n{report.request_records} request records, {report.windows} windows, "
         f"{report.training_rows} training rows (schema {report.schema_hash}).\n\n"

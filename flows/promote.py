@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from abtest.promotion.promote import Outcome, StaleEvidenceError, consider_challenger
 from abtest.promotion.watch import WatchOutcome, look
 from fingerpost.settings import get_settings
+from fingerpost.shown import markdown_text
 from flows.alerts import send_alert
 from flows.steps import run_step, tell_failure
 
@@ -25,7 +26,7 @@ def promote_flow() -> dict[str, Any]:
         decided: Outcome | None = run_step("decide", lambda: consider_challenger(settings, _WHO))
     except StaleEvidenceError as error:
         # Whoever was faster has decided; the next run sees the registry as it is then.
-        create_markdown_artifact(key="promotion", markdown=f"Nothing was done: {error}.\n")
+        create_markdown_artifact(key="promotion", markdown=f"Nothing was done: {markdown_text(str(error))}.\n")
         return {"watch": watched and watched.to_json(), "decision": None, "stale": str(error)}
     if decided is not None and decided.action == "promote":
         send_alert(settings, "promotion", f"version {decided.version} instead of {decided.previous}: {decided.reason}")
@@ -38,11 +39,15 @@ def promote_flow() -> dict[str, Any]:
 
 
 def _markdown(watched: WatchOutcome | None, decided: Outcome | None) -> str:
-    watch = f"Watch over version {watched.version}: {watched.state}, {watched.reason}.\n\n" if watched else ""
+    watch = (
+        f"Watch over version {watched.version}: {watched.state}, {markdown_text(watched.reason)}.\n\n"
+        if watched
+        else ""
+    )
     if decided is None:
         return f"{watch}There is no challenger.\n"
     gates = (decided.decision or {}).get("gates", [])
-    rows = "\n".join(f"| {gate['name']} | {gate['status']} | {gate['reason']} |" for gate in gates)
+    rows = "\n".join(f"| {gate['name']} | {gate['status']} | {markdown_text(gate['reason'])} |" for gate in gates)
     return (
         f"{watch}# Version {decided.version} against {decided.previous}: {decided.action}\n\n"
         f"Record `{decided.record}`: `fingerpost decisions replay {decided.record}`\n\n"

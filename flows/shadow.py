@@ -13,6 +13,7 @@ from abtest.plots import shadow_errors
 from abtest.reports import interval, shadow_markdown
 from abtest.shadow import ShadowReport
 from fingerpost.settings import get_settings
+from fingerpost.shown import markdown_name, markdown_text
 from flows.steps import run_step, tell_failure
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def shadow_flow(hours: float = 24.0) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     if report.rows:
         shadow_errors(report).savefig(folder / f"v{report.versions[0]}-v{report.versions[1]}.png")
-    text = f"{shadow_markdown(report)}\n{_off_policy_markdown(off_policy)}\nPictures: `{folder}`\n"
+    text = f"{shadow_markdown(report)}\n{_off_policy_markdown(off_policy)}\nPictures: {markdown_name(str(folder))}\n"
     create_markdown_artifact(key="shadow", markdown=text, description="Champion and challenger by what they predicted")
     logger.info("shadow: %s", report.status)
     return {**report.to_json(), "off_policy": off_policy.to_json() if off_policy else None}
@@ -41,7 +42,7 @@ def _off_policy_markdown(found: ChallengerOffPolicy | None) -> str:
         return "Nothing to estimate a policy from yet.\n"
     estimate = found.estimate
     if not estimate.usable:
-        return f"No off-policy estimate: {estimate.reason}.\n"
+        return f"No off-policy estimate: {markdown_text(estimate.reason)}.\n"
     return (
         f"Had the challenger routed, the mean latency would have been {interval(estimate.dr)} s instead of "
         f"{interval(estimate.logged)} s ({estimate.requests} requests).\n"

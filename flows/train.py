@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.settings import get_settings
+from fingerpost.shown import markdown_text
 from flows.alerts import send_alert
 from flows.steps import run_step, tell_failure
 from training.train import TrainingReport, train
@@ -41,7 +42,7 @@ def _markdown(report: TrainingReport) -> str:
     )
     role = "champion" if report.champion else "challenger" if report.challenger else "neither champion nor challenger"
     return (
-        f"# {report.model_name} version {report.model_version}: {role}\n\n{report.reason}.\n\n"
+        f"# {report.model_name} version {report.model_version}: {role}\n\n{markdown_text(report.reason)}.\n\n"
         f"Trained on {report.train_rows} rows, tested on the {report.test_rows} after them.\n\n"
         f"| target | rows | log-MAE | best naive | skill |\n|---|---|---|---|---|\n{rows}\n"
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from features.definition import FEATURES, schema_hash
+from fingerpost.shown import markdown_name
 from training.evaluate import error_table
 from training.ranking import choices_in_words
 
@@ -72,7 +73,7 @@ def _worst(candidate: "Candidate", by: str) -> list[str]:
     ]
     for row in table.to_dict("records"):
         cells = " | ".join(f"{row[name]:.3f} ({row[name.replace('_model', '_ewma')]:.3f})" for name in models)
-        lines.append(f"| {str(row[by]).replace('|', ' ')} | {row['rows']} | {cells} |")
+        lines.append(f"| {markdown_name(str(row[by]))} | {row['rows']} | {cells} |")
     return [*lines, "", "(error of the model, in brackets that of the rolling average)"]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from features.definition import CATEGORICAL_FEATURES, FEATURES, OUTCOMES, schema_hash
 from fingerpost import __version__
+from fingerpost.shown import csv_cell
 from training.again import MODEL_TAG, model_digest, registered_before
 from training.bundle import ModelBundle
 from training.candidate import Candidate
@@ -59,8 +60,9 @@ def _log_evidence(candidate: Candidate, service: str) -> None:
     mlflow.log_metrics({**_metrics(candidate.scores), **choices, **_coverage(candidate)})
     mlflow.log_dict({"features": list(FEATURES), "schema_hash": schema_hash()}, "features.json")
     for by in ("host", "category"):
-        mlflow.log_text(error_table(candidate.bundle, candidate.test, by).to_csv(index=False), f"errors_by_{by}.csv")
-    mlflow.log_text(candidate.ranks.groupby("category").mean(numeric_only=True).to_csv(), "ranking_by_category.csv")
+        mlflow.log_text(_csv(error_table(candidate.bundle, candidate.test, by), by), f"errors_by_{by}.csv")
+    ranking = candidate.ranks.groupby("category").mean(numeric_only=True).reset_index()
+    mlflow.log_text(_csv(ranking, "category"), "ranking_by_category.csv")
     with _saved(candidate.bundle) as scored:
         mlflow.log_artifacts(str(scored), SCORED)
     for path, figure in all_plots(candidate).items():
@@ -121,6 +123,10 @@ def git_commit() -> str:
     except OSError:
         return f"release {__version__}"
     return found.stdout.strip() if found.returncode == 0 else f"release {__version__}"
+
+
+def _csv(table: pd.DataFrame, by: str) -> str:
+    return str(table.assign(**{by: table[by].astype(str).map(csv_cell)}).to_csv(index=False))
 
 
 def _plain(rows: pd.DataFrame) -> pd.DataFrame:

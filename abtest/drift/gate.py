@@ -10,11 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from abtest.drift.frames import split_rows
+from abtest.drift.report import page
 from abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
 from abtest.promotion.record import evidence_run
 from features.build import load_training_rows
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
+from fingerpost.shown import markdown_text
 from training.registry import load_scored, load_version
 
 REPORT, VERDICT = "report.html", "verdict.json"
@@ -66,7 +68,7 @@ def _log(settings: Settings, client: Any, verdict: DriftVerdict) -> str:
     tags = {
         "model_version": verdict.model_version,
         "verdict": verdict.verdict,
-        "mlflow.note.content": "\n\n".join(verdict.reasons) or verdict.verdict,
+        "mlflow.note.content": "\n\n".join(map(markdown_text, verdict.reasons)) or verdict.verdict,
     }
     name = f"version {verdict.model_version}: {verdict.verdict}"
     with evidence_run(client, f"{settings.model_name}-drift", name, tags) as run_id:
@@ -75,7 +77,7 @@ def _log(settings: Settings, client: Any, verdict: DriftVerdict) -> str:
         if verdict.snapshot is not None:
             with tempfile.TemporaryDirectory(prefix="fingerpost-drift-") as folder:
                 path = Path(folder) / REPORT
-                verdict.snapshot.save_html(str(path))
+                path.write_text(page(verdict.snapshot), encoding="utf-8")
                 client.log_artifact(run_id, str(path))
             client.set_tag(run_id, "report", "yes")
             _keep_snapshot(settings, verdict)

@@ -9,9 +9,15 @@ import pandas as pd
 
 from abtest.drift.frames import MIX, MODEL_COLUMNS, TRAFFIC_COLUMNS, by_requests
 from features.definition import TARGETS
+from fingerpost.shown import plotly_label
 
 # A value is far outside where it is ten times what the reference's extremes are, or a tenth.
 _FAR = math.log(10)
+# The page holds all that it shows, and is to have no way to anything else.
+_POLICY = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; form-action 'none'; base-uri 'none'\">"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def run_report(
         *TRAFFIC_COLUMNS,
         *(f"{kind}_{each}" for each in TARGETS for kind in ("actual", "forecast")),
     ]
-    sides = [by_requests(frame)[wide] for frame in (reference, current)]
+    sides = [_shown(by_requests(frame)[wide]) for frame in (reference, current)]
     usable = [
         column for column in (*MODEL_COLUMNS, *TRAFFIC_COLUMNS) if all(side[column].notna().any() for side in sides)
     ]
@@ -104,6 +110,16 @@ def run_report(
         if not test["metric_config"]["params"]["type"].endswith("ValueDrift")
     ]
     return columns, tests, snapshot
+
+
+def page(snapshot: Any) -> str:
+    """Evidently's page of a snapshot, as one HTML file that loads and sends nothing."""
+    return str(snapshot.get_html_str(as_iframe=False)).replace("<head>", f"<head>{_POLICY}", 1)
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with names as pages may hold them: Evidently writes them into a script, as they are."""
+    return frame.assign(**{column: frame[column].map(plotly_label) for column in MIX})
 
 
 def _drift_metrics(usable: list[str], limits: Limits) -> list[Any]:

@@ -8,6 +8,7 @@ from abtest.promotion.evidence import VERDICT, latest_result
 from abtest.promotion.readings import read_comparison, read_time
 from abtest.promotion.record import evidence_run
 from abtest.registry import Registry
+from fingerpost.shown import markdown_text
 
 # The same verdict again is logged after this: it may rest on more by then.
 _REPEAT_S = 1800.0
@@ -33,7 +34,7 @@ def log_result(registry: Registry, kind: str, result: Mapping[str, Any], why: st
         "challenger": challenger,
         "champion": str(result["champion"]),
         "verdict": verdict,
-        "mlflow.note.content": why,
+        "mlflow.note.content": markdown_text(why),
     }
     name = f"version {challenger} against {result['champion']}: {verdict}"
     with evidence_run(client, f"{registry.name}-{kind}", name, tags) as run_id:

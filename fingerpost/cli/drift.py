@@ -28,6 +28,7 @@ def drift(
     from abtest.drift.verdict import DRIFT, TOO_LITTLE
     from abtest.registry import Registry
     from fingerpost.aliases import CHAMPION
+    from fingerpost.shown import visible
 
     registry = Registry(settings)
     version = version or registry.version_of(CHAMPION)
@@ -40,7 +41,7 @@ def drift(
     else:
         typer.echo(f"version {version}: {verdict.verdict}; run {run_id} of experiment {settings.model_name}-drift")
         for line in [*verdict.reasons, *(f"data test failed: {each}" for each in told["data"]["failed"])]:
-            typer.echo(f"  {line}")
+            typer.echo(f"  {visible(line)}")
         if verdict.snapshot is not None:
             typer.echo(f"all reports: evidently ui --workspace {workspace_path(settings)}")
     if verdict.verdict == TOO_LITTLE:

@@ -49,6 +49,8 @@ def _print(found: "Assessment") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from fingerpost.shown import visible
+
     views = next((list(each.naive) for each in found.scores.values() if each), [])
     table = Table("target", "rows", "model", *views, "best", "skill", title="mean |log error| of the next window")
     for name, each in {**found.scores, **({"unseen hosts": found.unseen} if found.unseen else {})}.items():
@@ -63,4 +65,4 @@ def _print(found: "Assessment") -> None:
         f"{found.train_rows} rows from {found.train_from}, tested on {found.test_rows} from {found.test_from}"
     )
     for reason, count in sorted(found.refused.items()):
-        typer.echo(f"refused {count} rows: {reason}")
+        typer.echo(f"refused {count} rows: {visible(reason)}")

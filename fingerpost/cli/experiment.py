@@ -103,10 +103,12 @@ def status(json_output: _Json = False) -> None:
         if json_output:
             _print_json({"running": False, "past": past})
             return
+        from fingerpost.shown import visible
+
         typer.echo("no experiment runs")
         for record in past[-10:]:
             verdict = (record["verdict"] or {}).get("verdict", "unknown")
-            typer.echo(f"{record['experiment']['id']}: {verdict} ({record['why']})")
+            typer.echo(f"{record['experiment']['id']}: {verdict} ({visible(str(record['why']))})")
         return
     verdict, force = evaluate(settings, experiment).verdict, still_in_force(settings, experiment)
     if json_output:
@@ -127,6 +129,7 @@ def stop(
     from abtest.experiments import running
     from abtest.experiments import stop as end
     from fingerpost.errors import FingerpostError
+    from fingerpost.shown import visible
 
     settings = settings_with_registry()
     try:
@@ -146,7 +149,7 @@ def stop(
         _print_json({"id": experiment.id, "record": str(path), **(verdict.to_json() if verdict else {"verdict": None})})
         return
     said = f"{verdict.verdict} ({verdict.reason})" if verdict else unknown
-    typer.echo(f"{experiment.id} is stopped: {said}; record: {path}")
+    typer.echo(f"{experiment.id} is stopped: {visible(said)}; record: {path}")
 
 
 def report(
@@ -221,6 +224,8 @@ def _print(verdict: "Verdict", control: str = "champion", treatment: str = "chal
     from rich.console import Console
     from rich.table import Table
 
+    from fingerpost.shown import visible
+
     title = f"{verdict.pairs} pairs; interval holds at any look ({1 - verdict.alpha:.0%})"
     table = Table("metric", control, treatment, "change", "interval", title=title)
     for each in verdict.effects.values():
@@ -231,7 +236,7 @@ def _print(verdict: "Verdict", control: str = "champion", treatment: str = "chal
         )  # fmt: skip
     Console().print(table)
     left_out = ", ".join(f"{count} {why}" for why, count in verdict.skipped.items())
-    typer.echo(f"{verdict.verdict}: {verdict.reason}" + (f"; pairs left out: {left_out}" if left_out else ""))
+    typer.echo(f"{verdict.verdict}: {visible(verdict.reason)}" + (f"; pairs left out: {left_out}" if left_out else ""))
 
 
 def _described(experiment: "Experiment") -> str:

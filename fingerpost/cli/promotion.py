@@ -88,6 +88,7 @@ def history(
 
     from abtest.promotion.record import history as find
     from abtest.registry import Registry
+    from fingerpost.shown import rich_text
 
     found = [asdict(each) for each in find(Registry(settings), most)]
     if json_output:
@@ -99,7 +100,10 @@ def history(
     table = Table("when", "what", "champion", "version", "who", "why", "done", "record")
     for each in found:
         table.add_row(
-            *(each[key] for key in ("when", "action", "champion", "challenger", "who", "why", "applied", "run_id"))
+            *(
+                rich_text(each[key])
+                for key in ("when", "action", "champion", "challenger", "who", "why", "applied", "run_id")
+            )
         )
     Console().print(table)
 
@@ -134,7 +138,9 @@ def _decided(done: dict[str, Any]) -> str:
 
 
 def _gates(decision: dict[str, Any]) -> str:
-    return "\n".join(f"  {gate['status']:4}  {gate['name']}: {gate['reason']}" for gate in decision["gates"])
+    from fingerpost.shown import visible
+
+    return "\n".join(f"  {gate['status']:4}  {gate['name']}: {visible(gate['reason'])}" for gate in decision["gates"])
 
 
 def _show(document: Any, json_output: bool, text: str) -> None:

@@ -37,6 +37,7 @@ def offpolicy(hours: _Hours = 24.0, json_output: _Json = False) -> None:
     from abtest.offpolicy_lake import challenger_off_policy
     from abtest.reports import interval
     from fingerpost.settings import get_settings
+    from fingerpost.shown import visible
 
     now_us = time.time_ns() // 1000
     found = challenger_off_policy(get_settings(), now_us - round(hours * 3.6e9), now_us)
@@ -49,7 +50,7 @@ def offpolicy(hours: _Hours = 24.0, json_output: _Json = False) -> None:
         f"{estimate.effective:.0f} of the challenger's own; the replayed champion agrees with {found.replay:.0%}"
     )
     if not estimate.usable:
-        typer.echo(f"no estimate: {estimate.reason}")
+        typer.echo(f"no estimate: {visible(estimate.reason)}")
         return
     for name in ("logged", "ips", "snips", "dr", "gain"):
         typer.echo(f"{name:>7}: {interval(getattr(estimate, name))} s")
