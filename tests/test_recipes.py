@@ -247,6 +247,7 @@ def recipe_with_middleware(framework):
     return application, commands
 
 
+@pytest.mark.timeout(180)
 def test_the_recipe_for_fastapi(tmp_path, free_ports):
     application, commands = recipe_with_middleware("FastAPI")
     (tmp_path / "app.py").write_text(application.replace("/tmp/", f"{tmp_path}/"))
