@@ -1,9 +1,14 @@
-"""Ingest: batches from the inbox, checked row by row, into the lake; what is refused goes beside it, counted."""
+"""Ingest: batches from the inbox, checked row by row, into the lake; what is refused goes beside it, counted.
+
+An agent may replace a batch that waits by a longer one of the same name. So a batch is taken out of its agent's reach,
+under another name, before it is read: what is removed in the end is what was read.
+"""
 
 import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +21,17 @@ import pyarrow.parquet as pq
 from features.checks import refusals
 from features.hosts import known_hosts, remember_hosts
 from features.merged import was_merged
-from fingerpost.lake import INBOX, QUARANTINE, date_of, parquet_files, partition, service_folder, write_atomically
+from fingerpost.lake import (
+    INBOX,
+    QUARANTINE,
+    date_of,
+    parquet_files,
+    partition,
+    remove_left_over,
+    service_folder,
+    write_atomically,
+)
+from fingerpost.locks import locked
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD, Column
 from fingerpost.schemas import arrow_schema
 
@@ -26,6 +41,8 @@ _KINDS: dict[str, tuple[Column, ...]] = {
     "fingerprints": FINGERPRINT,
 }
 _US = 1_000_000
+_TAKEN = ".taken"
+_ONE_AT_A_TIME_S = 600.0
 
 
 @dataclass
@@ -54,34 +71,68 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
     """Takes every batch of one service from the inbox into the lake. Killed and run again, it ends the same.
 
     Good rows go to `requests/`, `samples/` and `fingerprints/` under their own date; refused rows and unreadable files
-    to `quarantine/` with the reason. A batch leaves the inbox only when both are written, and keeps its name.
+    to `quarantine/` with the reason. A batch is removed only when both are written, and keeps its name. Temporary files
+    of processes that were killed while they wrote are removed from the inbox after an hour.
 
     Args:
         clock_skew_s: how far in the future a time may lie.
         max_age_s: how old a time may be.
         now_s: the present, seconds since 1970; None: the clock's.
+
+    Raises:
+        FingerpostError: another ingest of the service goes on for more than ten minutes.
+        OSError: the lake cannot be written; what is not in it yet is taken up by the next ingest.
     """
     now = time.time() if now_s is None else now_s
     bounds = (int((now - max_age_s) * _US), int((now + clock_skew_s) * _US))
     report = IngestReport()
-    # All else is listed before samples are read, so that the samples sent before them are surely in.
-    waiting = {
-        kind: list(parquet_files(service_folder(lake / INBOX, kind, service))) for kind in ("requests", "fingerprints")
-    }
-    for batch in parquet_files(service_folder(lake / INBOX, "samples", service)):
-        _ingest_batch(lake, "samples", service, batch, bounds, None, report)
-    hosts = known_hosts(lake, service)
-    for kind, batches in waiting.items():
-        for batch in batches:
-            _ingest_batch(lake, kind, service, batch, bounds, hosts, report)
+    # Of two at a time, one that was slow could put a batch's first version over its longer second one.
+    with locked(lake / ".locks" / f"service={service}.ingest.lock", _ONE_AT_A_TIME_S):
+        # All else is listed before samples are read, so that the samples sent before them are surely in.
+        waiting = {kind: _waiting(lake, kind, service) for kind in ("requests", "fingerprints")}
+        for batch in _taken(_waiting(lake, "samples", service)):
+            _ingest_batch(lake, "samples", service, batch, bounds, None, report)
+        hosts = known_hosts(lake, service)
+        for kind, batches in waiting.items():
+            for batch in _taken(batches):
+                _ingest_batch(lake, kind, service, batch, bounds, hosts, report)
+        for kind in _KINDS:
+            remove_left_over(service_folder(lake / INBOX, kind, service))
     return report
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch that no agent can reach any more: its file, and the name it had."""
+
+    path: Path
+    name: str
+
+
+def _waiting(lake: Path, kind: str, service: str) -> list[Path]:
+    """The batches of one kind; first those that an ingest had taken which was then killed."""
+    folder = service_folder(lake / INBOX, kind, service)
+    return [*sorted(folder.rglob(f".*{_TAKEN}")), *parquet_files(folder)]
+
+
+def _taken(waiting: list[Path]) -> Iterator[_Batch]:
+    for path in waiting:
+        if path.name.endswith(_TAKEN):
+            yield _Batch(path, path.name[1 : -len(_TAKEN)])
+            continue
+        taken = path.with_name(f".{path.name}{_TAKEN}")
+        try:
+            path.rename(taken)
+        except FileNotFoundError:  # removed by a person
+            continue
+        yield _Batch(taken, path.name)
 
 
 def _ingest_batch(
     lake: Path,
     kind: str,
     service: str,
-    batch: Path,
+    batch: _Batch,
     bounds: tuple[int, int],
     hosts: frozenset[str] | None,
     report: IngestReport,
@@ -89,7 +140,7 @@ def _ingest_batch(
     columns = _KINDS[kind]
     report.files += 1
     try:
-        table = _read(batch, columns)
+        table = _read(batch.path, columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         _refuse_file(lake, kind, service, batch, error, report)
         return
@@ -113,7 +164,7 @@ def _ingest_batch(
         report.request_records += good.num_rows
     else:
         report.fingerprint_cells += good.num_rows
-    batch.unlink()
+    batch.path.unlink()
 
 
 def _read(batch: Path, columns: tuple[Column, ...]) -> pa.Table:
@@ -139,7 +190,7 @@ def _read(batch: Path, columns: tuple[Column, ...]) -> pa.Table:
     return pa.table(arrays, schema=pa.schema([target.with_nullable(True) for target in schema]))
 
 
-def _refuse_file(lake: Path, kind: str, service: str, batch: Path, error: Exception, report: IngestReport) -> None:
+def _refuse_file(lake: Path, kind: str, service: str, batch: _Batch, error: Exception, report: IngestReport) -> None:
     reason = (
         "file:columns"
         if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException)
@@ -150,7 +201,7 @@ def _refuse_file(lake: Path, kind: str, service: str, batch: Path, error: Except
     folder.mkdir(parents=True, exist_ok=True)
     note = json.dumps({"reason": reason, "error": str(error)[:1000]})
     (folder / f"{batch.name}.json").write_text(note)
-    shutil.move(batch, folder / batch.name)
+    shutil.move(batch.path, folder / batch.name)
 
 
 def _by_date(table: pa.Table) -> list[tuple[str, pa.Table]]:

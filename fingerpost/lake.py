@@ -1,6 +1,11 @@
 """Where things lie in the lake, and how a file gets there: written under a temporary name, then renamed."""
 
+import contextlib
 import os
+import re
+import shutil
+import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -8,6 +13,9 @@ from pathlib import Path
 
 INBOX = "inbox"
 QUARANTINE = "quarantine"
+# The temporary files of `write_atomically`; none takes an hour to write.
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+_LEFT_OVER_S = 3600.0
 
 
 def partition(lake: Path, kind: str, service: str, date: str) -> Path:
@@ -44,9 +52,47 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Writes a small file whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Writes a small text file whole or not at all."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file or folder that cannot be used, so that it is in nobody's way; returns its new path.
+
+    What was set aside under the same name before is replaced; a path that cannot be renamed stays where it is.
+    """
+    aside = path.with_name(f"{path.name}.bad")
+    try:
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        return path.rename(aside)
+    except OSError:
+        return path
+
+
+def remove_left_over(folder: Path, recursive: bool = True) -> int:
+    """Removes what processes left that were killed in `write_atomically`: its temporary files, an hour old or more.
+
+    Args:
+        recursive: also in the folders below.
+
+    Returns:
+        How many files went.
+    """
+    limit_s = time.time() - _LEFT_OVER_S
+    removed = 0
+    for path in folder.rglob(".*.tmp") if recursive else folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # renamed or removed meanwhile, or not ours to remove
+            if _TEMPORARY.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < limit_s:
+                path.unlink()
+                removed += 1
+    return removed
 
 
 def parquet_files(folder: Path) -> Iterator[Path]:
@@ -59,7 +105,7 @@ def remove_oldest(folder: Path, max_bytes: float) -> int:
     """Removes the oldest files under a folder until the rest fit in `max_bytes`; returns how many went."""
     if not folder.is_dir():
         return 0
-    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in folder.rglob("*") if path.is_file())
+    files = sorted(_sized(folder))
     excess = sum(size for _, size, _ in files) - max_bytes
     removed = 0
     for _, size, path in files:
@@ -69,3 +115,12 @@ def remove_oldest(folder: Path, max_bytes: float) -> int:
         excess -= size
         removed += 1
     return removed
+
+
+def _sized(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """The files under a folder with time of change and size; one that goes meanwhile is left out."""
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode):
+                yield found.st_mtime, found.st_size, path

@@ -8,6 +8,7 @@ from prefect.artifacts import create_table_artifact
 from abtest.drift.gate import prune_reports
 from features.compaction import compact
 from features.retention import apply_retention
+from fingerpost.lake import remove_left_over
 from fingerpost.settings import get_settings
 from flows.steps import run_step, tell_failure
 
@@ -20,10 +21,12 @@ def retention_flow() -> dict[str, Any]:
         "retention",
         lambda: apply_retention(settings.lake, settings.service, settings.max_age_days, settings.max_quarantine_mb),
     )
+    left_over = run_step("left-over temporary files", lambda: remove_left_over(settings.lake))
     merged = run_step("compaction", lambda: compact(settings.lake, settings.service))
     reports = run_step("old drift reports", lambda: prune_reports(settings))
     result = {
         "removed": removed,
+        "left_over": left_over,
         "partitions_merged": merged.partitions,
         "files_merged": merged.files,
         "reports": reports,

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +11,7 @@ import httpx
 
 from fingerpost.errors import FingerpostError
 from fingerpost.heartbeat import beat
+from fingerpost.lake import remove_left_over, write_atomically
 from fingerpost.settings import Settings
 from routing.picker_table import Predictions, predictions_from_json, table_of
 from routing.table_file import PickerTable, encode
@@ -36,15 +35,12 @@ def write_table(path: Path, table: PickerTable) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+        # The proxy may run as another user.
+        temporary.chmod(0o644)
+
+    write_atomically(path, write)
 
 
 class Router:
@@ -60,6 +56,7 @@ class Router:
 
     def __init__(self, engine: str, path: Path, settings: Settings, access_log: Path | None = None) -> None:
         self._path, self._settings = path, settings
+        remove_left_over(path.parent, recursive=False)
         self._guard = TrustKeeper(access_log, settings.service, settings.prediction_trust) if access_log else None
         self._predictions: Predictions | None = None
         self._url = f"{engine.rstrip('/')}/v1/services/{settings.service}/table"

@@ -1,6 +1,8 @@
 """The lake's door: what is refused is named, counted and kept; the good rest comes in; a second run changes nothing."""
 
+import contextlib
 import json
+import os
 import time
 
 import pyarrow as pa
@@ -8,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import US, record, sample
 
+import features.ingest
 from features.ingest import ingest
 from features.retention import apply_retention
 from fingerpost.lake import INBOX, parquet_files, partition, remove_oldest
@@ -77,6 +80,58 @@ def test_a_file_being_written_is_left_alone(lake):
     assert (folder / ".h1-2.parquet.1-abc.tmp").exists()
 
 
+@contextlib.contextmanager
+def while_it_is_read(monkeypatch, happen):
+    """Has something happen in the middle of an ingest: after the requests' batch was read, before it is removed."""
+    real = features.ingest.refusals
+
+    def first(table, columns, *rest):
+        if columns is REQUEST_RECORD:
+            happen()
+        return real(table, columns, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(features.ingest, "refusals", first)
+        yield
+
+
+def test_a_batch_that_is_replaced_while_it_is_read_is_read_again(lake, monkeypatch):
+    write_batch(lake, "requests", REQUEST_RECORD, [record()] * 2, "h1-1")
+    with while_it_is_read(monkeypatch, lambda: write_batch(lake, "requests", REQUEST_RECORD, [record()] * 5, "h1-1")):
+        run(lake)
+    assert len(rows(lake, "requests")) == 2
+    run(lake)
+    assert len(rows(lake, "requests")) == 5
+    assert not list(parquet_files(lake / INBOX))
+
+
+def test_an_ingest_that_is_killed_in_a_batch_is_gone_on_with(lake, monkeypatch):
+    def killed():
+        write_batch(lake, "requests", REQUEST_RECORD, [record()] * 5, "h1-1")
+        raise KeyboardInterrupt
+
+    write_batch(lake, "requests", REQUEST_RECORD, [record()] * 2, "h1-1")
+    write_batch(lake, "requests", REQUEST_RECORD, [record()], "h1-2")
+    with while_it_is_read(monkeypatch, killed), pytest.raises(KeyboardInterrupt):
+        run(lake)
+    assert rows(lake, "requests") == []
+    run(lake)
+    # The second version of the batch is the longer one: it is what stays.
+    assert len(rows(lake, "requests")) == 6
+    assert [path for path in (lake / INBOX).rglob("*") if path.is_file()] == []
+
+
+def test_what_killed_processes_left_goes_after_an_hour_and_nothing_else(lake):
+    folder = next(parquet_files(lake / INBOX)).parent
+    names = (".h1-2.parquet.1-0a1b2c3d.tmp", ".h1-3.parquet.1-0a1b2c3d.tmp", ".notes.tmp")
+    for name in names:
+        (folder / name).write_bytes(b"PAR1 half")
+    for name in names[1:]:
+        os.utime(folder / name, (time.time() - 3700, time.time() - 3700))
+    run(lake)
+    assert sorted(path.name for path in folder.iterdir()) == [names[0], ".notes.tmp"]
+
+
 def test_running_again_after_a_kill_ends_the_same(lake):
     path = write_batch(lake, "requests", REQUEST_RECORD, [record(), record()], "h1-1")
     again = path.read_bytes()
@@ -111,8 +166,6 @@ def test_retention_removes_old_partitions_only(lake):
 
 
 def test_the_oldest_go_first_when_there_is_too_much(tmp_path):
-    import os
-
     for age, name in enumerate(("new", "middle", "old")):
         (tmp_path / name).write_bytes(bytes(100))
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
