@@ -1,8 +1,7 @@
 """Where an agent's request records come from: an access log, or a queue that others fill."""
 
-import contextlib
 import fcntl
-import json
+import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -10,10 +9,13 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from fingerpost.errors import RefusedError
-from fingerpost.lake import write_text_atomically
+from fingerpost.lake import set_aside, write_text_atomically
 from fleet.intake import Intake
 from fleet.log_formats import LOG_FORMATS
-from fleet.tail import LogTail, Position
+from fleet.rotation import Position
+from fleet.tail import LogTail
+
+logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -36,6 +38,9 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Lets go of files and sockets."""
+
+    def problem(self) -> str | None:
+        """Why nothing can be read now, and what to do; None: it can."""
 
 
 class Queue(Protocol):
@@ -73,27 +78,43 @@ class LogSource:
         # One lock a log: agents on logs of their own must not wait for each other.
         self._claim_path = state / f"unclaimed-{zlib.crc32(str(log).encode()):08x}.lock"
         self._claim: IO[str] | None = None
-        self._tail = LogTail(log, self._load_position())
-        self._batch_start = self._tail.position
+        self._log = log
+        self._error: OSError | None = None
+        self._missing = 0
         self.counts: Counter[str] = Counter()
+        self._tail = LogTail(log, self._load_position(), self.counts)
+        self._batch_start = self._tail.position
 
     def read(self, intake: Intake, report: Callable[[], bool]) -> None:
         """Takes in what was added to the log; a line never stops it. What cannot be held waits in the log."""
         if intake.full:
             return
-        for line in self._tail.lines():
-            self._take(line, intake)
-            if intake.full and not report():
-                self._tail.rewind()
-                return
+        self._error = None
+        self._missing = 0 if self._log.exists() else self._missing + 1
+        try:
+            for line in self._tail.lines():
+                self._take(line, intake)
+                if intake.full and not report():
+                    self._tail.rewind()
+                    return
+        except OSError as error:
+            self._error = error
+            self.counts["log_errors"] += 1
+
+    def problem(self) -> str | None:
+        if self._error is not None:
+            return f"{self._log} cannot be read, will try again: {self._error.strerror or self._error}"
+        # A log that is being rotated is away for a moment.
+        if self._missing > (1 if self._tail.is_open else 0):
+            return f"{self._log} does not exist: requests are read as soon as it does; is --access-log right?"
+        return None
 
     def batch_name(self) -> str:
         return str(self._batch_start.offset)
 
     def commit(self) -> None:
         self._batch_start = self._tail.position
-        text = json.dumps({"inode": self._batch_start.inode, "offset": self._batch_start.offset})
-        write_text_atomically(self._checkpoint, text)
+        write_text_atomically(self._checkpoint, self._batch_start.to_json())
 
     def close(self) -> None:
         self._tail.close()
@@ -117,7 +138,10 @@ class LogSource:
 
     def _holds_claim(self) -> bool:
         if self._claim is None:
-            handle = self._claim_path.open("w")
+            try:
+                handle = self._claim_path.open("w")
+            except OSError:
+                return True  # no lock can be made: better refused, and kept, by several than by none
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -127,10 +151,21 @@ class LogSource:
         return True
 
     def _load_position(self) -> Position:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            saved = json.loads(self._checkpoint.read_text())
-            return Position(int(saved["inode"]), int(saved["offset"]))
-        return Position()
+        path = self._checkpoint
+        try:
+            return Position.from_json(path.read_text())
+        except FileNotFoundError:
+            return Position()
+        except (OSError, ValueError) as error:
+            self.counts["checkpoints_refused"] += 1
+            kept = set_aside(path)
+            logger.warning(
+                "%s does not tell how far the log was read (%s): kept as %s; the log is read from its beginning",
+                path,
+                error,
+                kept.name,
+            )
+            return Position()
 
 
 class QueueSource:
@@ -160,6 +195,9 @@ class QueueSource:
             return
         for row in self._queue.records():
             intake.take({**row, **self._identity}, repr(row).encode()[:4096])
+
+    def problem(self) -> str | None:
+        return None
 
     def batch_name(self) -> str:
         return f"{self._life}-{self._batch}"

@@ -14,7 +14,8 @@ from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.status import failed, measures
 from fleet.envoy_log import parse_line
-from fleet.tail import LogTail, Position
+from fleet.rotation import Position
+from fleet.tail import LogTail
 from routing.guard import Outcomes
 from routing.picker_table import Predictions
 
