@@ -12,7 +12,9 @@ from dataclasses import replace
 from types import FrameType
 
 from fingerpost.fingerprint import Fingerprint, pack
+from fingerpost.lake import QUARANTINE, remove_oldest, service_folder
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
+from fleet.agent_health import Problems, RequestChecks
 from fleet.agent_options import AgentOptions
 from fleet.batches import fingerprint_rows, quarantine_lines, write_batch
 from fleet.category_book import CategoryBook
@@ -20,7 +22,7 @@ from fleet.fingerprint.maker import FingerprintMaker
 from fleet.history_file import HistoryFile
 from fleet.intake import Intake
 from fleet.own_history import OwnHistory
-from fleet.sampling.base import Sampler, SamplingError
+from fleet.sampling.base import NotYetError, Sampler, SamplingError
 from fleet.sampling.trace import CpuTrace
 from fleet.sender import Sender
 from fleet.sources import Source
@@ -37,6 +39,9 @@ class Agent:
 
     After a crash an access log is read on from the last report: batches are named by where they begin, so what was
     reported twice is in the lake once. Fingerprints wait in a spool until the engine has taken them.
+
+    Attributes:
+        problems: what is wrong now, and what to do.
 
     Args:
         source: of request records; None: there are none.
@@ -70,7 +75,10 @@ class Agent:
         self._last: Fingerprint | None = None
         self._fingerprints: list[Fingerprint] = []
         self._lock = threading.Lock()
+        self._quarantined_bytes = options.max_quarantine_bytes
         self.counts: Counter[str] = Counter()
+        self.problems = Problems()
+        self._checks = RequestChecks(self.problems, _hint(options))
         self.reported_s = time.monotonic()
 
     @property
@@ -82,6 +90,7 @@ class Agent:
         """Takes in the requests that came since the last call."""
         if self._source:
             self._source.read(self._intake, self.report_or_keep)
+            self.problems.tell("requests", self._source.problem())
 
     def meter(self) -> None:
         """Reads the host's CPU counter, to know later when within a sample it was used."""
@@ -93,16 +102,22 @@ class Agent:
             self._trace.note(self._clock(), busy_s)
 
     def sample_host(self) -> None:
-        """Takes one host sample; a host that is gone is counted, and looked for again the next time."""
+        """Takes one host sample; a host that is gone is counted, told of, and looked for again the next time."""
         self._notice_jump()
         self.meter()
         since_s = self._sampled_s
         try:
             row = self._sampler.sample()
+        except NotYetError as error:
+            logger.info("%s", error)
+            self.problems.tell("host", None)
+            self._sampled_s, self._trace = self._clock(), CpuTrace()
+            return
         except SamplingError as error:
             self.counts["samples_failed"] += 1
-            logger.warning("cannot sample the host: %s", error)
+            self.problems.tell("host", f"cannot sample the host: {error}")
             return
+        self.problems.tell("host", None)
         self._sampled_s = row["time"] / 1e6
         used_cpu_s = row.pop("used_cpu_s")
         if used_cpu_s is None:
@@ -136,8 +151,9 @@ class Agent:
             self.report()
         except OSError as error:
             self.counts["reports_failed"] += 1
-            logger.error("cannot write to the lake, will try again: %s", error)
+            self.problems.tell("lake", f"cannot write to the lake, will try again: {error}", logging.ERROR)
             return False
+        self.problems.tell("lake", None)
         return True
 
     def run(self) -> None:
@@ -151,6 +167,8 @@ class Agent:
         signal.signal(signal.SIGINT, stop)
         options = self._options
         logger.info("agent started", extra={"host": options.host, "boot_id": self._boot_id})
+        if missing := options.missing():
+            logger.warning("%s (docs/agent.md says what tells what)", missing)
         next_read = next_sample = next_report = time.monotonic()
         while not stopping.is_set():
             now = time.monotonic()
@@ -208,6 +226,7 @@ class Agent:
     def _profile(self) -> None:
         """Has the records since the last call profiled; those that wait for the lake are not profiled twice."""
         fresh = self._intake.records[self._profiled :]
+        self._checks.look(fresh, self._intake.taken, self._intake.reasons)
         self._book.note(fresh)
         mapping = self._book.refresh()
         if mapping is not None:
@@ -230,11 +249,10 @@ class Agent:
         del self._fingerprints[: -self._options.max_held_fingerprints]
         self.counts["fingerprints"] += 1
         if self._sender:
-            try:
-                self._sender.put(pack(made))
-            except OSError as error:
-                self.counts["fingerprints_lost"] += 1
-                logger.error("cannot write to the spool, a fingerprint is lost: %s", error)
+            self._sender.put(pack(made))
+            why = self._sender.spool_problem
+            said = None if why is None else f"cannot write to the spool, fingerprints wait in memory: {why}"
+            self.problems.tell("spool", said, logging.ERROR)
 
     def _batch_name(self) -> str:
         return self._source.batch_name() if self._source else self._boot_id
@@ -255,4 +273,19 @@ class Agent:
             # Named by where and with what it begins: the same when reported again, another after a truncation.
             mark = zlib.crc32(intake.refused[0][1])
             file = f"{options.host}-{name}-{mark:08x}"
-            quarantine_lines(options.lake, options.service, time.time_ns() // 1000, file, intake.refused)
+            path = quarantine_lines(options.lake, options.service, time.time_ns() // 1000, file, intake.refused)
+            self._trim_quarantine(path.stat().st_size)
+
+    def _trim_quarantine(self, added_bytes: int) -> None:
+        """Keeps the service's refused lines within their bound, looking at the folder only now and then."""
+        self._quarantined_bytes += added_bytes
+        if self._quarantined_bytes > self._options.max_quarantine_bytes / 16:
+            folder = service_folder(self._options.lake / QUARANTINE, "lines", self._options.service)
+            self.counts["quarantine_dropped"] += remove_oldest(folder, self._options.max_quarantine_bytes)
+            self._quarantined_bytes = 0
+
+
+def _hint(options: AgentOptions) -> str:
+    kept = service_folder(options.lake / QUARANTINE, "lines", options.service)
+    asked = f"does --log-format {options.log_format} fit? " if options.access_log else ""
+    return f"{asked}They are kept in {kept}"

@@ -3,33 +3,37 @@
 A process of its own, started anew by the command line, so that the settings library does not stay in memory.
 """
 
-import functools
 import gc
 import os
+import platform
 import sys
-import time
 import uuid
 
-from fingerpost.lake import published_categories
+from fingerpost.errors import FingerpostError
+from fingerpost.lake import INBOX, published_categories, remove_left_over
+from fingerpost.locks import sole
 from fingerpost.logs import configure_logs
 from fingerpost.regions import Regions
 from fleet.agent import Agent
+from fleet.agent_health import Health
 from fleet.agent_metrics import AgentMetrics
 from fleet.agent_options import AgentOptions
 from fleet.category_book import CategoryBook
 from fleet.door import Door, TakeTraces
 from fleet.intake import Intake
-from fleet.sampling import SamplerOptions, Subject, make_sampler
+from fleet.sampling import SamplerOptions, Subject, finder, make_sampler
 from fleet.sender import Sender, Target
 from fleet.sources import LogSource, QueueSource, Source
 from fleet.spool import Spool
 
-# Without a report for so many of its periods an agent is not well.
-_LATE_PERIODS = 5
-
 
 def build_agent(options: AgentOptions, engine_token: str = "") -> tuple[Agent, Door | None, Sender | None]:
-    """Everything an agent is made of, not yet started."""
+    """Everything an agent is made of, not yet started.
+
+    Raises:
+        FingerpostError: an option cannot be used.
+        OSError: the folder of its state cannot be made.
+    """
     options.state.mkdir(parents=True, exist_ok=True)
     boot_id = uuid.uuid4().hex
     book = CategoryBook(
@@ -48,16 +52,17 @@ def build_agent(options: AgentOptions, engine_token: str = "") -> tuple[Agent, D
     subject = Subject(
         options.service, options.host, options.cores, options.mem_limit_bytes, options.stats_url, options.slots
     )
+    find = finder(options.pid, options.pid_file, options.unit, options.match)
     sampler = make_sampler(
         subject,
-        SamplerOptions(options.sampler, options.pid, options.cgroup, options.prometheus_url, options.prometheus_labels),
+        SamplerOptions(options.sampler, find, options.cgroup, options.prometheus_url, options.prometheus_labels),
     )
     agent = Agent(options, source, sampler, intake, book, sender, boot_id)
     door = None
     if options.http_port:
-        metrics = AgentMetrics(agent, book, sender)
-        health = functools.partial(_problem, agent, options)
-        door = Door(options.bind_host, options.http_port, metrics.text, health, take_traces)
+        health = Health(agent, sender, options.batch_s)
+        metrics = AgentMetrics(agent, book, sender, health)
+        door = Door(options.bind_host, options.http_port, metrics.text, health.told, take_traces)
     return agent, door, sender
 
 
@@ -78,16 +83,27 @@ def _source(options: AgentOptions, boot_id: str) -> tuple[Source | None, TakeTra
     return None, None
 
 
-def _problem(agent: Agent, options: AgentOptions) -> str | None:
-    late_s = time.monotonic() - agent.reported_s
-    return f"no report for {late_s:.0f} s" if late_s > _LATE_PERIODS * options.batch_s else None
-
-
 def main() -> None:
+    """Runs an agent until it is stopped; what keeps it from starting ends as one line, exit code 1."""
+    try:
+        options = AgentOptions.from_json(sys.argv[1])
+        lock = options.state / f"{options.host}.lock"
+        what = f"an agent of host {options.host} of service {options.service} runs on this lake"
+        with sole(lock, what, platform.node(), "stop it, or give this one its own --host"):
+            _run(options)
+    except FingerpostError as error:
+        sys.exit(f"fingerpost: {error}")
+    except OSError as error:
+        sys.exit(f"fingerpost: {error.strerror or error}: {error.filename or 'agent'}")
+
+
+def _run(options: AgentOptions) -> None:
     configure_logs(os.environ.get("FINGERPOST_LOG_LEVEL", "INFO"), os.environ.get("FINGERPOST_LOG_FORMAT", "json"))
     # The token stays out of the arguments, which anyone on the machine can read.
     token = os.environ.get("FINGERPOST_ENGINE_TOKEN", "")
-    agent, door, sender = build_agent(AgentOptions.from_json(sys.argv[1]), token)
+    agent, door, sender = build_agent(options, token)
+    for folder in (options.state, *(options.lake / INBOX).glob(f"*/service={options.service}")):
+        remove_left_over(folder)
     for part in (door, sender):
         if part:
             part.start()

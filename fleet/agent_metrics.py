@@ -9,9 +9,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS
+from fleet.agent_health import PROBLEMS
 
 if TYPE_CHECKING:
     from fleet.agent import Agent
+    from fleet.agent_health import Health
     from fleet.category_book import CategoryBook
     from fleet.sender import Sender
 
@@ -28,8 +30,8 @@ _CELLS = {
 class AgentMetrics:
     """Collects when it is asked; `text` is the exposition."""
 
-    def __init__(self, agent: "Agent", book: "CategoryBook", sender: "Sender | None") -> None:
-        self._agent, self._book, self._sender = agent, book, sender
+    def __init__(self, agent: "Agent", book: "CategoryBook", sender: "Sender | None", health: "Health") -> None:
+        self._agent, self._book, self._sender, self._health = agent, book, sender, health
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -39,6 +41,7 @@ class AgentMetrics:
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
         yield from self._counts()
+        yield self._problems()
         yield from self._fingerprint()
 
     def _counts(self) -> Iterator[Metric]:
@@ -66,6 +69,13 @@ class AgentMetrics:
             yield sent
             for name, value in self._sender.state().items():
                 yield GaugeMetricFamily(f"fingerpost_agent_spool_{name}", f"The spool: {name}.", value)
+
+    def _problems(self) -> Metric:
+        family = GaugeMetricFamily("fingerpost_agent_problem", "1 while it is so; see /healthz.", labels=["problem"])
+        present = self._health.problems()
+        for name in PROBLEMS:
+            family.add_metric([name], 1.0 if name in present else 0.0)
+        return family
 
     def _fingerprint(self) -> Iterator[Metric]:
         made = self._agent.fingerprint

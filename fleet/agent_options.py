@@ -15,10 +15,12 @@ class AgentOptions:
         access_log, log_format: the source is an access log.
         middleware_socket: the source is the middleware in the service's process.
         otlp: the source is OpenTelemetry spans sent to our own HTTP port.
+        pid, pid_file, unit, match: tells the service's processes; at most one is given.
         slots: requests the host serves at once, if nothing else tells.
         http_port: where `/metrics`, `/healthz` and, with `otlp`, `/v1/traces` are; 0: nowhere.
         engine_url: where fingerprints are sent; empty: only into the lake.
         max_held_fingerprints: kept in memory while the lake cannot be written.
+        max_quarantine_bytes: refused lines of the service in the lake; the oldest go first.
     """
 
     lake: Path
@@ -30,6 +32,9 @@ class AgentOptions:
     otlp: bool = False
     sampler: str = "auto"
     pid: int | None = None
+    pid_file: Path | None = None
+    unit: str | None = None
+    match: str | None = None
     cgroup: Path | None = None
     prometheus_url: str | None = None
     prometheus_labels: dict[str, str] = field(default_factory=dict)
@@ -55,6 +60,7 @@ class AgentOptions:
     engine_url: str = ""
     spool_bytes: int = 64 * 2**20
     max_held_fingerprints: int = 100
+    max_quarantine_bytes: int = 256 * 2**20
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -63,7 +69,7 @@ class AgentOptions:
     def from_json(cls, text: str) -> "AgentOptions":
         """What `to_json` wrote."""
         given = json.loads(text)
-        for name in ("lake", "access_log", "middleware_socket", "cgroup", "geoip_database"):
+        for name in ("lake", "access_log", "middleware_socket", "pid_file", "cgroup", "geoip_database"):
             given[name] = Path(given[name]) if given[name] else None
         return cls(**{**given, "route_templates": tuple(given["route_templates"])})
 
@@ -71,3 +77,20 @@ class AgentOptions:
     def state(self) -> Path:
         """Folder of what the agents of the service must remember."""
         return self.lake / "agents" / f"service={self.service}"
+
+    @property
+    def finds_processes(self) -> bool:
+        """Whether it is told which processes are the service's."""
+        return any((self.pid, self.pid_file, self.unit, self.match))
+
+    def missing(self) -> str | None:
+        """What the host's throughput cannot be told without, and which option tells it; None: nothing."""
+        missing = []
+        if not (self.access_log or self.middleware_socket or self.otlp):
+            missing.append("its requests (--access-log, --middleware-socket or --otlp)")
+        if not (self.slots or self.stats_url):
+            missing.append("how many requests it serves at once (--slots or --stats-url)")
+        # The middleware measures each request's CPU.
+        if not (self.middleware_socket or self.finds_processes or self.cgroup or self.prometheus_url):
+            missing.append("whose CPU its requests use (--pid-file, --unit, --match, --pid or --cgroup: now all of it)")
+        return f"the throughput of host {self.host} is not well known without {'; '.join(missing)}" if missing else None

@@ -1,5 +1,6 @@
 """Batches of telemetry as files in the lake's inbox; Arrow by arro3, a tenth of the memory of the usual library."""
 
+import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -11,13 +12,12 @@ import arro3.core as arrow
 from arro3.io import write_parquet
 
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
-from fingerpost.lake import INBOX, QUARANTINE, date_of, partition, write_atomically, write_text_atomically
+from fingerpost.lake import INBOX, QUARANTINE, date_of, partition, write_bytes_atomically, write_text_atomically
 from fingerpost.records import Column
 
 _INT64, _FLOAT64, _TEXT = arrow.DataType.int64(), arrow.DataType.float64(), arrow.DataType.utf8()
 _TIMESTAMP = arrow.DataType.timestamp("us", tz="UTC")
 _STORED = {"timestamp": _INT64, "int64": _INT64, "float64": _FLOAT64, "string": _TEXT}
-_MAX_QUARANTINED_CHARS = 4096
 _REQUESTS = CELL_COLUMNS.index("requests")
 
 
@@ -27,6 +27,9 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
     Args:
         rows: at least one, each checked; the first gives service and date.
         name: of the file; the same name replaces, which makes a repeated report harmless.
+
+    Raises:
+        OSError: it cannot be written; what was there is as it was.
     """
     fields, arrays = [], []
     for column, values in zip(columns, _by_column(columns, rows), strict=True):
@@ -39,11 +42,11 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
     folder = partition(lake / INBOX, kind, rows[0]["service"], date_of(rows[0]["time"]))
     path = folder / f"{name}.parquet"
 
-    def write(temporary: Path) -> None:
-        # Of so few rows dictionaries are larger than what they save.
-        write_parquet(batch, str(temporary), compression="zstd(1)", dictionary_enabled=False)
-
-    write_atomically(path, write)
+    made = io.BytesIO()
+    # Into memory: on a full disk the library aborts with what is no `Exception`, where Python raises an OSError.
+    # Of so few rows dictionaries are larger than what they save.
+    write_parquet(batch, made, compression="zstd(1)", dictionary_enabled=False)
+    write_bytes_atomically(path, made.getbuffer())
     return path
 
 
@@ -75,11 +78,11 @@ def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: l
     """Keeps refused log lines with their reasons: `quarantine/lines/service=S/date=D/NAME.jsonl`.
 
     Args:
-        lines: (reason, line); of a line the first 4096 characters are kept.
+        lines: (reason, line).
     """
     path = partition(lake / QUARANTINE, "lines", service, date_of(time_us)) / f"{name}.jsonl"
     text = "".join(
-        json.dumps({"reason": reason, "line": line.decode("utf-8", "replace")[:_MAX_QUARANTINED_CHARS]}) + "\n"
+        json.dumps({"reason": reason, "line": line.decode("utf-8", "replace")}, ensure_ascii=False) + "\n"
         for reason, line in lines
     )
     write_text_atomically(path, text)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
 _MAX_BODY_BYTES = 8 * 2**20
 _MAX_CONNECTIONS = 32
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 TakeTraces = Callable[[bytes, str, str], tuple[bytes, str]]
 
@@ -23,7 +25,7 @@ class Door:
 
     Args:
         metrics: gives the exposition text.
-        health: gives what is wrong, or None.
+        health: gives whether all is well enough, and the answer of `/healthz`.
         take_traces: takes (body, content type, content encoding) and gives (answer, content type); None: no traces.
     """
 
@@ -32,7 +34,7 @@ class Door:
         bind_host: str,
         port: int,
         metrics: Callable[[], bytes],
-        health: Callable[[], str | None],
+        health: Callable[[], tuple[bool, dict[str, Any]]],
         take_traces: TakeTraces | None = None,
     ) -> None:
         door = self
@@ -85,9 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/metrics":
             self._answer(HTTPStatus.OK, self.owner.metrics(), "text/plain; version=0.0.4; charset=utf-8")
         elif self.path == "/healthz":
-            problem = self.owner.health()
-            status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
-            self._json(status, {"status": problem or "ok"})
+            well, answer = self.owner.health()
+            self._json(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, answer)
         else:
             self._json(HTTPStatus.NOT_FOUND, {"error": "there are /metrics and /healthz"})
 
@@ -97,8 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "nothing is taken here: start the agent with --otlp for /v1/traces")
             return
         length = self.headers.get("content-length", "")
-        if not length.isdigit():
-            self._refuse(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length")
+        # Python reads more as digits, and as numbers, than HTTP does.
+        if not _LENGTH.fullmatch(length):
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length of 1 to 18 digits")
             return
         if int(length) > _MAX_BODY_BYTES:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {_MAX_BODY_BYTES} bytes")

@@ -11,10 +11,19 @@ from fingerpost.regions import Regions
 
 _US = 1_000_000
 MAX_ROWS = 50_000
+# Of what is refused: what is kept of one for the quarantine, and of all between two reports.
+MAX_REFUSED_BYTES = 4096
+_MAX_ALL_REFUSED_BYTES = 8 * 2**20
 
 
 class Intake:
     """Rows that passed the door, and what was refused with its reason.
+
+    Of what is refused the first 4096 bytes are kept, and at most 8 MiB of all until the next report; the rest is only
+    counted (`refused_dropped`).
+
+    Attributes:
+        taken, reasons: how many request records were accepted and refused by now, the latter by reason.
 
     Args:
         regions: finds the region of a client.
@@ -33,6 +42,9 @@ class Intake:
         self.samples: list[dict[str, Any]] = []
         self.refused: list[tuple[str, bytes]] = []
         self.counts: Counter[str] = Counter()
+        self.taken = 0
+        self.reasons: Counter[str] = Counter()
+        self._refused_bytes = 0
 
     @property
     def full(self) -> bool:
@@ -55,6 +67,7 @@ class Intake:
         reason = refusal(row, REQUEST_RECORD, *self._time_bounds())
         if reason is None:
             self.records.append(row)
+            self.taken += 1
         else:
             self.refuse(reason, origin)
 
@@ -72,15 +85,22 @@ class Intake:
         return True
 
     def refuse(self, reason: str, origin: bytes) -> None:
-        """Counts a refusal, and keeps what was refused."""
+        """Counts a refusal, and keeps the beginning of what was refused."""
         self.counts[f"refused {reason}"] += 1
-        self.refused.append((reason, origin))
+        self.reasons[reason] += 1
+        kept = bytes(origin[:MAX_REFUSED_BYTES])
+        if self._refused_bytes + len(kept) > _MAX_ALL_REFUSED_BYTES:
+            self.counts["refused_dropped"] += 1
+            return
+        self._refused_bytes += len(kept)
+        self.refused.append((reason, kept))
 
     def clear(self) -> None:
         """Forgets what has been reported."""
         self.counts["records"] += len(self.records)
         self.counts["samples"] += len(self.samples)
         self.records, self.samples, self.refused = [], [], []
+        self._refused_bytes = 0
 
     def _time_bounds(self) -> tuple[int, int]:
         now = self._clock()

@@ -57,14 +57,15 @@ class Sender:
         self._thread.start()
 
     def put(self, packet: bytes) -> None:
-        """Adds a packet to the spool and wakes the thread.
-
-        Raises:
-            OSError: the spool cannot be written.
-        """
+        """Adds a packet to the spool and wakes the thread."""
         with self._lock:
             self._spool.put(packet)
         self._wake.set()
+
+    @property
+    def spool_problem(self) -> str | None:
+        """Why packets wait in memory only; None: they are on disk."""
+        return self._spool.problem
 
     def stop(self, timeout_s: float = 3.0) -> None:
         """Tries once more to send what waits, and ends; the rest stays in the spool for the next start."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fleet.sampling import SamplerOptions, SamplingError, Subject, make_sampler
 from fleet.sampling.base import CpuMeter
 from fleet.sampling.cgroup import Cgroup, CgroupSampler, Limits, find_cgroup
+from fleet.sampling.find import by_pid
 from fleet.sampling.process import ProcessSampler
 from fleet.sampling.prometheus import PrometheusSampler
 from fleet.sampling.trace import CpuTrace
@@ -31,7 +32,7 @@ def test_a_process_is_measured_with_its_children():
         while not psutil.Process(process.pid).children():
             time.sleep(0.01)
         (child,) = psutil.Process(process.pid).children()
-        sampler = ProcessSampler(Subject("shop", "h1", cores=1.0), process.pid)
+        sampler = ProcessSampler(Subject("shop", "h1", cores=1.0), by_pid(process.pid))
         before = sum(child.cpu_times()[:2])
         while sum(child.cpu_times()[:2]) < before + 0.3:
             time.sleep(0.05)
@@ -58,7 +59,7 @@ def test_the_machine_is_measured():
 @pytest.mark.parametrize("pid", [2**30, -5, 2**80])
 def test_a_process_that_is_not_there_is_one_error(pid):
     with pytest.raises(SamplingError, match="cannot look at"):
-        ProcessSampler(SUBJECT, pid)
+        by_pid(pid)
 
 
 def test_the_host_tells_of_its_slots(endpoint):
@@ -207,7 +208,7 @@ def test_auto_takes_the_cgroup_only_if_it_is_tighter(tmp_path):
 def test_auto_measures_a_process_within_its_cgroup(tmp_path):
     pid = os.getpid()
     tree(tmp_path / "cg", cpu_max="10000 100000", memory_max=2**33, **usage())
-    sampler = make_sampler(SUBJECT, SamplerOptions(pid=pid, proc=fake_proc(tmp_path, pid=str(pid))))
+    sampler = make_sampler(SUBJECT, SamplerOptions(find=by_pid(pid), proc=fake_proc(tmp_path, pid=str(pid))))
     assert isinstance(sampler, ProcessSampler)
     row = good_sample(sampler.sample())
     assert row["cores"] == 0.1

@@ -43,6 +43,21 @@ def agent(
         int | None,
         typer.Option(min=1, help="The service's process; default: the whole machine.", rich_help_panel=_HOST),
     ] = None,
+    pid_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the service's pid: found again after each deploy.", rich_help_panel=_HOST),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(help="The service's systemd unit: found again after each deploy.", rich_help_panel=_HOST),
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression on the service's command line: found again after each deploy.",
+            rich_help_panel=_HOST,
+        ),
+    ] = None,
     cgroup: Annotated[
         Path | None, typer.Option(help="The service's cgroup; default: that of --pid.", rich_help_panel=_HOST)
     ] = None,
@@ -95,6 +110,9 @@ def agent(
         raise FingerpostError(str(error)) from error
     if sum([access_log is not None, middleware_socket is not None, otlp]) > 1:
         raise FingerpostError("give one of --access-log, --middleware-socket and --otlp: else requests count twice")
+    told = {"--pid": pid, "--pid-file": pid_file, "--unit": unit, "--match": match}
+    if len(given := [option for option, value in told.items() if value is not None]) > 1:
+        raise FingerpostError(f"give one of {' and '.join(given)}: each tells whom to measure")
     if log_format not in LOG_FORMATS:
         raise FingerpostError(f"--log-format {log_format!r} is not one of {', '.join(LOG_FORMATS)}")
     if sampler not in SAMPLERS:
@@ -102,7 +120,7 @@ def agent(
     if otlp and not http_port:
         raise FingerpostError("--otlp needs --http-port: OpenTelemetry's usual one is 4318")
     if pid and not psutil.pid_exists(pid):
-        raise FingerpostError(f"--pid {pid}: there is no such process")
+        raise FingerpostError(f"--pid {pid}: there is no such process; --pid-file, --unit and --match find it anew")
     for option, url in (("--stats-url", stats_url), ("--prometheus-url", prometheus_url), ("--engine-url", engine_url)):
         if url and not url.startswith(("http://", "https://")):
             raise FingerpostError(f"{option} {url!r} must begin with http:// or https://")
@@ -120,6 +138,9 @@ def agent(
         otlp=otlp,
         sampler=sampler,
         pid=pid,
+        pid_file=pid_file.absolute() if pid_file else None,
+        unit=unit,
+        match=match,
         cgroup=cgroup,
         prometheus_url=prometheus_url,
         prometheus_labels=_labels(prometheus_label or []),
@@ -151,6 +172,7 @@ def _from_settings(settings: "Settings") -> dict[str, Any]:
         "geoip_database": settings.geoip_database,
         "bind_host": settings.bind_host,
         "spool_bytes": round(settings.agent_spool_mb * 2**20),
+        "max_quarantine_bytes": round(settings.max_quarantine_mb * 2**20),
     }
 
 

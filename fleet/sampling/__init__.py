@@ -3,7 +3,7 @@
 All have `sample()`, which returns a host sample (`fingerpost.records.HOST_SAMPLE`); `make_sampler` chooses.
 """
 
-from fleet.sampling.base import Sampler, SamplingError, Subject
-from fleet.sampling.choose import SAMPLERS, SamplerOptions, make_sampler
+from fleet.sampling.base import NotYetError, Sampler, SamplingError, Subject
+from fleet.sampling.choose import SAMPLERS, SamplerOptions, finder, make_sampler
 
-__all__ = ["SAMPLERS", "Sampler", "SamplerOptions", "SamplingError", "Subject", "make_sampler"]
+__all__ = ["SAMPLERS", "NotYetError", "Sampler", "SamplerOptions", "SamplingError", "Subject", "finder", "make_sampler"]

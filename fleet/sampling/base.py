@@ -18,6 +18,10 @@ class SamplingError(FingerpostError):
     """The host cannot be measured now; the next time it may be."""
 
 
+class NotYetError(SamplingError):
+    """What is measured has only just been found: there is nothing to compare it with yet, and nothing is wrong."""
+
+
 class Sampler(Protocol):
     """Measures one host."""
 

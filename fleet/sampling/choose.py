@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fleet.sampling.base import Sampler, SamplingError, Subject
 from fleet.sampling.cgroup import Cgroup, CgroupSampler, Limits, find_cgroup, machine_limits
+from fleet.sampling.find import Finder, by_command, by_pid, by_pid_file, by_unit
 from fleet.sampling.process import ProcessSampler
 
 SAMPLERS = ("auto", "process", "cgroup", "prometheus")
@@ -17,7 +18,7 @@ class SamplerOptions:
 
     Args:
         sampler: one of `SAMPLERS`.
-        pid: the service's process; None: the machine, or the cgroup that we are in.
+        find: finds the service's processes; None: the machine, or the cgroup that we are in.
         cgroup: a cgroup, as its folder or its name; None: that of the process.
         prometheus_url: the text exposition of node_exporter or cAdvisor.
         prometheus_labels: labels that pick one container of it; empty: the machine.
@@ -25,7 +26,7 @@ class SamplerOptions:
     """
 
     sampler: str = "auto"
-    pid: int | None = None
+    find: Finder | None = None
     cgroup: Path | None = None
     prometheus_url: str | None = None
     prometheus_labels: Mapping[str, str] = field(default_factory=dict)
@@ -35,8 +36,8 @@ class SamplerOptions:
 def make_sampler(subject: Subject, options: SamplerOptions) -> Sampler:
     """The sampler for a host.
 
-    `auto` is Prometheus if a URL is given, a cgroup if one is given, and else: with a process, that process within the
-    limits of its cgroup (others may share the cgroup); without one, our own cgroup if its limits are tighter than the
+    `auto` is Prometheus if a URL is given, a cgroup if one is given, and else: with processes, these within the limits
+    of their cgroup (others may share it); without, our own cgroup if its limits are tighter than the
     machine, else the machine.
 
     Raises:
@@ -51,31 +52,49 @@ def make_sampler(subject: Subject, options: SamplerOptions) -> Sampler:
 
         return PrometheusSampler(subject, options.prometheus_url, options.prometheus_labels)
     if options.sampler == "cgroup" or (options.sampler == "auto" and options.cgroup):
-        return CgroupSampler(subject, find_cgroup(options.pid, options.cgroup, options.proc))
+        pid = options.find()[0] if options.find and not options.cgroup else None
+        return CgroupSampler(subject, find_cgroup(pid, options.cgroup, options.proc))
     if options.sampler == "process":
-        return ProcessSampler(subject, options.pid)
+        return ProcessSampler(subject, options.find)
     return _auto(subject, options)
 
 
+def finder(pid: int | None, pid_file: Path | None, unit: str | None, match: str | None) -> Finder | None:
+    """How the service's processes are found, by the one of these that is given; None: none is.
+
+    Raises:
+        SamplingError: it cannot be used: no such process, no regular expression.
+    """
+    if pid is not None:
+        return by_pid(pid)
+    if pid_file is not None:
+        return by_pid_file(pid_file)
+    if unit is not None:
+        return by_unit(unit)
+    return by_command(match) if match is not None else None
+
+
 def _auto(subject: Subject, options: SamplerOptions) -> Sampler:
+    if options.find:
+        return ProcessSampler(subject, options.find, lambda given, pid: _within(given, pid, options.proc))
     try:
-        cgroup = find_cgroup(options.pid, None, options.proc)
-    except SamplingError:
-        return ProcessSampler(subject, options.pid)
-    tighter = _tighter(cgroup)
-    if options.pid:
-        within = replace(
-            subject,
-            cores=subject.cores or tighter.cores,
-            mem_limit_bytes=subject.mem_limit_bytes or tighter.mem_bytes,
-        )
-        return ProcessSampler(within, options.pid)
-    if tighter == Limits():
-        return ProcessSampler(subject)
-    try:
-        return CgroupSampler(subject, cgroup)
+        cgroup = find_cgroup(None, None, options.proc)
+        return ProcessSampler(subject) if _tighter(cgroup) == Limits() else CgroupSampler(subject, cgroup)
     except SamplingError:
         return ProcessSampler(subject)
+
+
+def _within(subject: Subject, pid: int, proc: Path) -> Subject:
+    """The subject with a process's cgroup's limits, where they are tighter than the machine and it leaves them open."""
+    try:
+        limits = _tighter(find_cgroup(pid, None, proc))
+    except SamplingError:
+        return subject
+    return replace(
+        subject,
+        cores=subject.cores or limits.cores,
+        mem_limit_bytes=subject.mem_limit_bytes or limits.mem_bytes,
+    )
 
 
 def _tighter(cgroup: Cgroup) -> Limits:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleet.sampling.base import CpuMeter, SamplingError, Subject
+from fleet.sampling.base import CpuMeter, NotYetError, SamplingError, Subject
 
 _MAX_BODY_BYTES = 32 * 2**20
 _MAX_LINE_BYTES = 64 * 1024
@@ -89,7 +89,7 @@ class PrometheusSampler:
         self._measured_for_s = 0.0
 
     def sample(self) -> dict[str, Any]:
-        """One host sample; raises SamplingError: no answer, nonsense, or a first reading."""
+        """One host sample; raises SamplingError: no answer or nonsense; NotYetError: a first reading."""
         reading = parse_exposition(fetch_lines(self._url, self._names(), self._timeout_s), self._labels)
         cores = self._subject.cores or reading.cores
         mem_limit = self._subject.mem_limit_bytes or reading.mem_limit_bytes
@@ -99,7 +99,7 @@ class PrometheusSampler:
         if self._is_new(reading, time.monotonic()):
             self._cpu_util = self._meter.utilisation(self._measured_for_s, reading.busy_s, cores)
         if self._cpu_util is None:
-            raise SamplingError(f"the first reading of {self._url}: there is nothing to compare it with yet")
+            raise NotYetError(f"the first reading of {self._url}: there is nothing to compare it with yet")
         return self._subject.row(self._cpu_util, cores, reading.mem_bytes, mem_limit)
 
     def busy_s(self) -> None:
