@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ class Pairs:
         skipped: why other pairs do not count: `thin` (too few requests), `not followed` (requests were not routed by
             the slot's arm, such as while the engine was away).
         records, stray: how many requests lay in the slots, and how many of these another arm or policy had routed.
+        without_arm: how many of the latter tell no arm at all: their records come from where no arm is known.
     """
 
     arms: tuple[str, str]
@@ -47,6 +48,7 @@ class Pairs:
     skipped: dict[str, int] = field(default_factory=dict)
     records: int = 0
     stray: int = 0
+    without_arm: int = 0
 
     def __len__(self) -> int:
         return len(self.begin_us)
@@ -79,7 +81,8 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     table = _measured(chosen, side, 2 * count, experiment.slot_s - experiment.washout_s)
     routed = np.bincount(side, weights=followed, minlength=2 * count).astype(np.float64)
     begins = experiment.begin_us + np.round(np.arange(count) * 2 * span).astype(np.int64)
-    return _paired((CONTROL, TREATMENT), begins, table, routed, int((~followed).sum()))
+    pairs = _paired((CONTROL, TREATMENT), begins, table, routed, int((~followed).sum()))
+    return replace(pairs, without_arm=int(chosen["arm"].isna().sum()))
 
 
 def block_pairs(records: pd.DataFrame, arms: tuple[str, str], block_s: float, until_us: int) -> Pairs:

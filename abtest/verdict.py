@@ -141,13 +141,26 @@ def judge(pairs: Pairs, rules: Rules, planned: int, over: bool) -> Verdict:
     if found:
         decided_at, verdict, rule, reason = min(found, key=lambda each: each[0])
         return said(verdict, rule, reason, decided_at)
+    unarmed = _without_arms(pairs)
     if not over:
-        return said("undecided", "", f"{len(pairs)} of {planned} pairs seen; nothing is decided yet", None)
+        return said("undecided", "", f"{len(pairs)} of {planned} pairs seen; nothing is decided yet{unarmed}", None)
     if len(sequences[PRIMARY][1]) < rules.min_pairs:
-        few = f"only {len(pairs)} pairs can be used of at least {rules.min_pairs}"
+        few = f"only {len(pairs)} pairs can be used of at least {rules.min_pairs}{unarmed}"
         return said("undecided", "too few pairs", few, None)
     within = f"after all pairs mean latency may differ by a factor of {_factors(sequences[PRIMARY][0])}"
     return said("no difference", "all pairs seen", within, len(pairs))
+
+
+def _without_arms(pairs: Pairs) -> str:
+    """Why no pair can be used where records do not tell their arms; else nothing."""
+    if len(pairs) or not pairs.without_arm:
+        return ""
+    share = (
+        "no request's record tells"
+        if pairs.without_arm == pairs.records
+        else (f"{pairs.without_arm} of {pairs.records} requests' records do not tell")
+    )
+    return f": {share} which arm routed it; only Envoy's log does, read by agents beside the proxy (docs/agent.md)"
 
 
 def metric_sequences(pairs: Pairs, rules: Rules) -> dict[str, tuple[Sequence, Ints]]:

@@ -1,11 +1,15 @@
 """A host behind the proxy."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fingerpost.errors import FingerpostError
 from fingerpost.names import check_name
+
+_FORM = "name=address:port, such as web-1=10.0.0.1:8000"
+_PORT = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,13 @@ def parse_upstream(text: str) -> Upstream:
     address, colon, port = rest.rpartition(":")
     address = address.removeprefix("[").removesuffix("]")
     try:
-        check_name(name, "host")
-        if not found or not colon or not address or not port.isascii() or not port.isdigit():
-            raise ValueError("use name=address:port")
-        if not 0 < int(port) < 65536:
-            raise ValueError(f"port {port} is not one of 1..65535")
+        check_name(name, "its name")
     except ValueError as error:
-        raise FingerpostError(f"host {text!r}: {error}") from error
+        raise FingerpostError(f"host {text.strip()!r}: {error}; write {_FORM}") from error
+    if not found or not colon or not address:
+        raise FingerpostError(f"host {text.strip()!r} has no address and port: write {_FORM}")
+    if not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
+        raise FingerpostError(f"host {text.strip()!r}: {port!r} is no port from 1 to 65535: write {_FORM}")
     return Upstream(name, address, int(port))
 
 

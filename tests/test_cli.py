@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fingerpost.settings import settings_tables
+from fingerpost.errors import FingerpostError
+from fingerpost.settings import settings_tables, unknown_variables
+from routing.upstream import Upstream, parse_upstream
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"pandas", "numpy", "pyarrow", "mlflow", "prefect", "bentoml", "lightgbm", "httpx", "pydantic"}
@@ -81,6 +83,61 @@ def test_settings_come_from_the_environment():
     done = fingerpost("settings", "--json", FINGERPOST_SERVICE="bank", FINGERPOST_WINDOW_S="3")
     values = json.loads(done.stdout)
     assert (values["service"], values["window_s"]) == ("bank", 3.0)
+
+
+def test_a_misspelt_setting_is_warned_of_with_the_one_that_was_meant():
+    done = fingerpost("settings", "--json", FINGERPOST_SERVICES="bank", FINGERPOST_STACK_ID="1")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["service"] == "shop"
+    assert (
+        done.stderr.count("FINGERPOST_SERVICES is no setting and has no effect: did you mean FINGERPOST_SERVICE?") == 1
+    )
+    assert "FINGERPOST_STACK_ID" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("FINGERPOST_WINDOWS_S", "FINGERPOST_WINDOW_S"),
+        ("fingerpost_hom", "FINGERPOST_HOME"),
+        ("FINGERPOST_MLFLOW_URI", "FINGERPOST_MLFLOW_URL"),
+        ("FINGERPOST_COFFEE", None),
+    ],
+)
+def test_variables_that_are_no_settings(name, meant):
+    assert unknown_variables(["PATH", "FINGERPOST_SERVICE", "fingerpost_home", name]) == [(name, meant)]
+
+
+def test_what_kubernetes_says_of_services_is_not_taken_for_settings():
+    told = (
+        "FINGERPOST_ENGINE_SERVICE_HOST",
+        "FINGERPOST_ENGINE_SERVICE_PORT_HTTP",
+        "FINGERPOST_ENGINE_PORT_80_TCP_ADDR",
+    )
+    assert unknown_variables(told) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("a=b:c", "'c' is no port from 1 to 65535"),
+        ("a=b:0", "'0' is no port"),
+        ("a=b:\u00b2", "is no port"),
+        ("a=b", "has no address and port"),
+        ("a", "has no address and port"),
+        ("../a=b:1", "is not a name"),
+    ],
+)
+def test_a_host_that_cannot_be_read_is_named_with_the_form(host, words):
+    with pytest.raises(FingerpostError) as caught:
+        parse_upstream(host)
+    assert f"host {host!r}" in str(caught.value)
+    assert words in str(caught.value)
+    assert "write name=address:port, such as web-1=10.0.0.1:8000" in str(caught.value)
+
+
+def test_a_host_is_read_with_its_address():
+    assert parse_upstream(" web-1=[::1]:8000\n") == Upstream("web-1", "::1", 8000)
 
 
 def test_an_unknown_flow_is_named():

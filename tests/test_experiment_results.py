@@ -63,6 +63,32 @@ def test_pairs_that_the_router_did_not_follow_do_not_count():
     assert thin.skipped == {"thin": 2}
 
 
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(1.0, "no request's record tells which arm routed it; only Envoy's log does"), (0.6, "requests' records do not")],
+)
+def test_records_that_tell_no_arm_are_the_reason_that_no_pair_counts(share, words):
+    experiment = made_experiment(pairs=12)
+    records = made_records(experiment)
+    unknown = np.random.default_rng(1).random(len(records)) < share
+    blind = records.assign(arm=records["arm"].astype(object).mask(unknown, None))
+    for until_us in (experiment.slot_begin_us(6), experiment.end_us):
+        found = verdict_of(experiment, blind, until_us)
+        assert (found.verdict, found.pairs) == ("undecided", 0)
+        assert words in found.reason
+    assert found.reason.startswith("only 0 pairs can be used of at least 10: ")
+    assert words in verdict_markdown(found)
+
+
+def test_a_few_records_without_arm_are_no_reason():
+    experiment = made_experiment(pairs=12)
+    records = made_records(experiment)
+    some = records.assign(arm=records["arm"].astype(object).mask(records.index % 50 == 0, None))
+    found = verdict_of(experiment, some, experiment.slot_begin_us(6))
+    assert found.pairs == 3
+    assert "arm" not in found.reason
+
+
 @pytest.mark.parametrize(("effect", "verdict"), [(-0.25, "better"), (0.3, "worse")])
 def test_a_true_effect_is_found_and_measured(effect, verdict):
     experiment = made_experiment(pairs=60)

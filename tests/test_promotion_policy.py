@@ -56,6 +56,12 @@ def test_good_evidence_promotes():
     [
         ({"experiment": None}, "wait", "experiment", "no result yet"),
         ({"experiment": {"verdict": "undecided", "pairs": 3}}, "wait", "experiment", "undecided, 3 samples"),
+        (
+            {"experiment": {"verdict": "undecided", "pairs": 0, "reason": "no arm"}},
+            "wait",
+            "experiment",
+            "undecided, 0 samples (no arm)",
+        ),
         ({"experiment": {"verdict": "better", "pairs": 3}}, "wait", "experiment", "3 of 10 samples"),
         ({"experiment": {"verdict": "worse", "pairs": 3}}, "reject", "experiment", "worse"),
         ({"experiment": {"verdict": "guardrail", "pairs": 1}}, "reject", "experiment", "guardrail"),

@@ -104,7 +104,8 @@ def _comparison(name: str, gate: ComparisonGate, evidence: Mapping[str, Any]) ->
     if read.verdict in BAD:
         return Gate(name, "fail", f"{read.verdict}, {read.samples} samples")
     if read.verdict not in (GOOD, SAME):
-        return _absent(name, gate.use, f"{read.verdict[:80]}, {read.samples} samples")
+        why = f" ({read.reason[:300]})" if read.reason else ""
+        return _absent(name, gate.use, f"{read.verdict[:80]}, {read.samples} samples{why}")
     if read.samples < gate.min_samples:
         return _absent(name, gate.use, f"{read.verdict}, but {read.samples} of {gate.min_samples} samples")
     if read.verdict not in gate.accept:

@@ -24,12 +24,14 @@ class Comparison:
         verdict: better, no difference, worse, guardrail; anything else is undecided.
         samples: what it rests on.
         champion, challenger: versions, where it says so.
+        reason: why, in its own words; empty where it says nothing.
     """
 
     verdict: str
     samples: int
     champion: str | None
     challenger: str | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def read_comparison(result: Mapping[str, Any]) -> Comparison:
     verdict = str(result.get("verdict", "undecided")).strip().lower().replace("_", " ")
     counts = (result.get(name) for name in _COUNTS)
     samples = next((int(count) for count in counts if count is not None and _is_number(count)), 0)
-    return Comparison(verdict, samples, _version(result, "champion"), _version(result, "challenger"))
+    reason = str(result.get("reason") or "")
+    return Comparison(verdict, samples, _version(result, "champion"), _version(result, "challenger"), reason)
 
 
 def read_offline(run: Mapping[str, Any]) -> Offline:

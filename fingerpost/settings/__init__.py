@@ -1,6 +1,11 @@
 """All settings, read from `FINGERPOST_*` in the environment; a file a group. `docs/settings.md` has the tables."""
 
+import difflib
 import ipaddress
+import logging
+import os
+import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +22,15 @@ from fingerpost.settings.routing import Routing
 from fingerpost.settings.telemetry import Telemetry
 from fingerpost.settings.training import Training
 
+logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
+_PREFIX = "FINGERPOST_"
+# Variables that parts give each other: no settings.
+_OTHERS = ("FINGERPOST_STACK_ID",)
+# What Kubernetes tells every container of services whose name begins as ours does.
+_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
+# How alike two names are of which one may be the other misspelt, 0 to 1.
+_ALIKE = 0.8
 _ANY = {"0.0.0.0", "::"}  # noqa: S104 (to tell it, not to bind it)
 GROUPS = (Platform, Telemetry, Training, Routing, Engine, Experiments, Flows, Drift)
 
@@ -25,7 +38,7 @@ GROUPS = (Platform, Telemetry, Training, Routing, Engine, Experiments, Flows, Dr
 class Settings(Drift, Flows, Experiments, Engine, Routing, Training, Telemetry, Platform, BaseSettings):
     """One flat set of settings, shared by every part; each field's description is its documentation."""
 
-    model_config = SettingsConfigDict(env_prefix="FINGERPOST_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
 
     @property
     def lake(self) -> Path:
@@ -74,11 +87,14 @@ def is_loopback(address: str) -> bool:
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process.
+    """The settings of this process; a variable that looks like one of them and is none is warned of.
 
     Raises:
         FingerpostError: a variable has a value that does not fit; the message names it.
     """
+    for name, meant in unknown_variables(os.environ):
+        hint = f": did you mean {meant}?" if meant else "; docs/settings.md lists all"
+        logger.warning("%s is no setting and has no effect%s", name, hint)
     try:
         return Settings()
     except ValidationError as error:
@@ -87,6 +103,18 @@ def get_settings() -> Settings:
             for problem in error.errors()
         ]
         raise FingerpostError("settings refused: " + "; ".join(lines) + " (see docs/settings.md)") from error
+
+
+def unknown_variables(names: Iterable[str]) -> list[tuple[str, str | None]]:
+    """The variables among some that begin as settings do and are none, each with the setting it may mean, if any."""
+    known = [name.upper() for name in Settings.model_fields]
+    found = []
+    for name in sorted(names):
+        prefix, ours = name[: len(_PREFIX)].upper(), name[len(_PREFIX) :].upper()
+        if prefix == _PREFIX and ours not in known and name not in _OTHERS and not _LINK.search(name):
+            meant = difflib.get_close_matches(ours, known, 1, _ALIKE)
+            found.append((name, f"{_PREFIX}{meant[0]}" if meant else None))
+    return found
 
 
 def settings_tables() -> str:
