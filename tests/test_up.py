@@ -254,7 +254,7 @@ def test_up_itself_gives_signs_of_life_to_whoever_wants_them(start_up, tmp_path)
     [
         ("a=db.internal:80", "host 'a': 'db.internal' is not an IP address: write the address it has"),
         ("a=b:c", "host 'a=b:c': 'c' is no port from 1 to 65535: write name=address:port"),
-        ("a=10.0.0.1:70000", "port 70000 is not one of 1..65535"),
+        ("a=10.0.0.1:70000", "'70000' is no port from 1 to 65535"),
     ],
 )
 def test_hosts_that_envoy_cannot_use_are_refused_by_name(tmp_path, line, words):
