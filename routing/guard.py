@@ -236,16 +236,20 @@ def _host_factors(sums: _Sums, service_s: Floats, keep: float) -> Floats:
     """Measured over predicted of every host, shape (hosts,): drawn to 1, and about the fleet's median."""
     known = np.isfinite(service_s)
     expected = np.where(known, sums.load * np.where(known, service_s, 0.0), 0.0)
-    seconds, requests = np.where(known, sums.seconds, 0.0), keep * np.where(known, sums.requests, 0.0).sum(axis=1)
-    factor = np.ones(len(service_s))
-    judged = requests > 0
-    if not judged.any():
-        return factor
-    for _ in range(_ROUNDS):
+    requests = keep * np.where(known, sums.requests, 0.0).sum(axis=1)
+    ratio = _host_ratios(np.where(known, sums.seconds, 0.0), expected, requests)
+    return _shrunk(ratio, requests, HOST_REQUESTS)
+
+
+def _host_ratios(seconds: Floats, expected: Floats, requests: Floats) -> Floats:
+    """Ratios of the hosts, shape (hosts,), about their median, once every category has found its level; 1: unknown."""
+    ratio, factor, judged = np.ones(len(seconds)), np.ones(len(seconds)), requests > 0
+    for _ in range(_ROUNDS if judged.any() else 0):
         level = _over(seconds.sum(axis=0), (expected * factor[:, None]).sum(axis=0))
         ratio = _over(seconds.sum(axis=1), (expected * level).sum(axis=1))
-        factor = _shrunk(ratio / np.median(ratio[judged]), requests, HOST_REQUESTS)
-    return factor
+        ratio = np.where(judged, ratio / np.median(ratio[judged]), 1.0)
+        factor = _shrunk(ratio, requests, HOST_REQUESTS)
+    return ratio
 
 
 def _cell_factors(sums: _Sums, service_s: Floats, host: Floats, keep: float) -> Floats:
@@ -266,15 +270,21 @@ def _trust(of: _Arm, service_s: Floats) -> float:
     if of.all.requests.sum() < _LEAST_REQUESTS:
         return of.trust
     newest = of.newest if of.newest.requests.sum() >= _LEAST_REQUESTS else of.all
-    left = service_s * _host_factors(of.all, service_s, 1.0)[:, None]
-    every, last = (compare(left, sums.free_seconds, sums.free) for sums in (of.all, newest))
-    return follow_trust(every, last, of.trust)
+    known = np.isfinite(service_s)
+    windows = []
+    for sums in (of.all, newest):
+        free, seconds = np.where(known, sums.free, 0.0), np.where(known, sums.free_seconds, 0.0)
+        requests = free.sum(axis=1)
+        ratio = _host_ratios(seconds, free * np.where(known, service_s, 0.0), requests)
+        windows.append(compare(service_s * _shrunk(ratio, requests, HOST_REQUESTS)[:, None], seconds, free))
+    return follow_trust(windows[0], windows[1], of.trust)
 
 
 def _shrunk(ratio: Floats, requests: Floats, prior_requests: float) -> Floats:
     """Ratios drawn to 1 by so many requests that say 1, and again where they are near it; monotone in the ratio."""
-    logs = np.log(np.maximum((requests * ratio + prior_requests) / (requests + prior_requests), 1 / MOST_FACTOR))
-    return np.exp(np.minimum(logs, np.log(MOST_FACTOR)) * logs**2 / (logs**2 + _HALF_TAKEN**2))
+    most = np.log(MOST_FACTOR)
+    logs = np.clip(np.log(np.maximum(ratio, 1 / MOST_FACTOR)), -most, most) * requests / (requests + prior_requests)
+    return np.exp(logs**3 / (logs**2 + _HALF_TAKEN**2))
 
 
 def _over(above: Floats, below: Floats) -> Floats:

@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(envoy)
     bench.command()(picker)
     bench.command(name="endpoint-picker")(endpoint_picker)
+    bench.command()(guard)
     bench.command()(scoring)
     bench.command()(windowing)
     bench.command()(training)
@@ -103,6 +104,38 @@ def endpoint_picker(
     from bench.endpoint_picker import measure_endpoint_picker
 
     _print(measure_endpoint_picker(seconds, rounds, rate), json_output)
+
+
+def guard(
+    scenarios: Annotated[
+        str, typer.Option(help="Names of files in bench/scenarios, with commas.")
+    ] = "mild-hosts,like-hosts,unlike-hosts",
+    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.65,0.8",
+    absurd: Annotated[
+        str, typer.Option(help="Numbers of hosts that are predicted ten times too fast; 0: predictions are true.")
+    ] = "0,1,3,40",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
+    untold: Annotated[bool, typer.Option("--untold", help="Hosts tell neither slots nor requests in flight.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Simulated fleets with absurd predictions and the guard, beside least request and true predictions."""
+    import json
+
+    from bench.guard import measure_guard
+
+    def progress(each: Any) -> None:
+        lost = f"{'  overloaded' if each.overloaded else ''}{'  peer overloaded' if each.peer_overloaded else ''}"
+        typer.echo(
+            f"{each.scenario:14} load {each.load:.2f} seed {each.seed:2} {each.predictions:10} p99 "
+            f"{each.p99_s * 1000:7.1f} ms, least request {each.peer_p99_s * 1000:8.1f} ms, ratio {each.p99_ratio:.2f}, "
+            f"gain kept {each.gain_kept:5.2f}, trust {each.trust:.2f}{lost}",
+            err=json_output,
+        )
+
+    shares, counts = [float(load) for load in loads.split(",")], [int(count) for count in absurd.split(",")]
+    found = measure_guard(scenarios.split(","), shares, counts, range(1, seeds + 1), not untold, progress)
+    if json_output:
+        typer.echo(json.dumps([each.as_dict() for each in found], indent=1))
 
 
 def scoring(
