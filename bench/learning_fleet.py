@@ -37,11 +37,16 @@ _DEFAULTS = {
 _START_S, _REPORT_S, _TRAIN_S = 120.0, 30.0, 300.0
 
 
-def learning_settings(folder: Path) -> Settings:
-    """The user's settings with a home, a registry and a store of their own, all in the folder."""
+def learning_settings(folder: Path, quick: bool = True) -> Settings:
+    """The user's settings with a home, a registry and a store of their own, all in the folder.
+
+    Args:
+        quick: learn within a minute; False: all that the user does not set is as it is shipped.
+    """
     settings = get_settings()
     (port,) = free_ports(1)
-    chosen = {name: value for name, value in _DEFAULTS.items() if name not in settings.model_fields_set}
+    defaults = _DEFAULTS if quick else {"log_level": "WARNING"}
+    chosen = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
     alone = {
         **{"service": SERVICE, "home": folder, "bind_host": LOOPBACK, "engine_port": port, "engine_workers": 1},
         **{"engine_url": f"http://{LOOPBACK}:{port}", "engine_token": "", "model_version": ""},
@@ -105,10 +110,23 @@ class LearningFleet:
 
         stack.finish(training, _TRAIN_S, tick)
         learned: dict[str, Any] = json.loads(result.read_text())
-        self._beside.append(self._start("router", fingerpost("router", "--table", str(self.table))))
+        self.start_router()
         version = learned["model_version"]
         stack.wait_until(lambda: self._is_of(version), _START_S, f"the table does not become that of version {version}")
         return {**learned, "seconds": round(time.monotonic() - began, 1)}
+
+    def start_router(self) -> None:
+        """Keeps `table` from now on."""
+        self._beside.append(self._start("router", fingerpost("router", "--table", str(self.table))))
+
+    def wait_for_table(self, timeout_s: float) -> None:
+        """Until there is a table of all hosts, whether a model or the baseline made it."""
+
+        def whole() -> bool:
+            table = self.read_table()
+            return table is not None and len(table.hosts) == self._hosts
+
+        self._stack.wait_until(whole, timeout_s, f"no table of {self._hosts} hosts after {timeout_s:.0f} s")
 
     def read_table(self) -> PickerTable | None:
         """The picker's table as it is now; None if there is none yet."""
@@ -149,9 +167,11 @@ class LearningFleet:
 
 
 @contextmanager
-def learning_fleet(folder: Path, upstreams: list[Upstream], log: Path, slots: int, pid: int) -> Iterator[LearningFleet]:
+def learning_fleet(
+    folder: Path, upstreams: list[Upstream], log: Path, slots: int, pid: int, quick: bool = True
+) -> Iterator[LearningFleet]:
     """Starts a `LearningFleet` with everything it keeps in the folder, and ends all its processes."""
-    settings = learning_settings(folder)
+    settings = learning_settings(folder, quick)
     with Stack(folder / "logs", {**settings_environment(settings), **tool_environment(settings)}) as stack:
         fleet = LearningFleet(settings, stack, upstreams, log, slots, pid)
         fleet.wait_until_ready()

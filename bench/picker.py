@@ -72,7 +72,7 @@ def random_table(hosts: int, scan_limit: int) -> PickerTable:
 def _alone(harness: Path, folder: Path, hosts: int, scan_limit: int) -> dict[str, float]:
     """Without Envoy: its callbacks are played, which is about as much work as they are."""
     write_table(folder / "alone.table", random_table(hosts, scan_limit))
-    (folder / "hosts").write_text("".join(f"h{number} {number % 7} 1 1\n" for number in range(hosts)))
+    (folder / "hosts").write_text("".join(f"h{number} {number % 7} 1 1 0\n" for number in range(hosts)))
     requests = b"".join(
         b"".join(
             struct.pack("<I", 0xFFFFFFFF if text is None else len(text)) + (text or b"")

@@ -106,7 +106,7 @@ def _virtual_host(timeout_s: float) -> dict[str, Any]:
         "timeout": f"{timeout_s}s",
         # Only what no host has seen is sent again, and not to the host that did not take it.
         "retry_policy": {
-            "retry_on": "connect-failure,refused-stream",
+            "retry_on": "connect-failure,refused-stream,reset-before-request",
             "num_retries": 2,
             "retry_host_predicate": [
                 {
@@ -114,7 +114,8 @@ def _virtual_host(timeout_s: float) -> dict[str, Any]:
                     "typed_config": {"@type": TYPE + "retry.host.previous_hosts.v3.PreviousHostsPredicate"},
                 }
             ],
-            "host_selection_retry_max_attempts": 3,
+            # Envoy's own policies draw anew, as often as this, before they take a host that was tried.
+            "host_selection_retry_max_attempts": 16,
         },
     }
     # What clients send in these names, or the endpoint picker does, is neither for the hosts nor for the log.

@@ -9,6 +9,7 @@ from bench.agent import measure_agent
 from bench.envoy import measure_envoy
 from bench.learn_table import decisions, learn_table, table_error
 from bench.scoring import measure_scoring
+from bench.sinkhole import measure_sinkhole, trials
 from bench.training import measure_training
 from bench.windowing import measure_windowing
 from fingerpost.settings import Settings, get_settings
@@ -85,3 +86,14 @@ def test_the_model_that_routes_is_learned_from_the_fleet_that_is_measured(monkey
     assert ours["decisions"]["models"] == [learned["model_version"]] == ["1"]
     assert ours["decisions"].get("fell back", 0) == 0
     assert ours["decisions"]["predicted"] > ours["requests"] / 2
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_a_host_that_fails_fast_takes_few_requests():
+    """The engine's table, made of what three agents read, and a host that fails everything at once."""
+    policies = ["fingerpost", "least_request_plain"]
+    figures = measure_sinkhole(3, trials([40.0], [1.0], [0.001]), policies, 14.0, 8.0, 1, print)
+    (found,) = figures["trials"].values()
+    ours, plain = (found[policy] for policy in policies)
+    assert plain["ejections"] == 0 < ours["ejections"]
+    assert ours["failed"] <= plain["failed"] / 4

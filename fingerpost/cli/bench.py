@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(picker)
     bench.command(name="endpoint-picker")(endpoint_picker)
     bench.command()(guard)
+    bench.command()(sinkhole)
     bench.command()(scoring)
     bench.command()(windowing)
     bench.command()(training)
@@ -136,6 +137,34 @@ def guard(
     found = measure_guard(scenarios.split(","), shares, counts, range(1, seeds + 1), not untold, progress)
     if json_output:
         typer.echo(json.dumps([each.as_dict() for each in found], indent=1))
+
+
+def sinkhole(
+    hosts: Annotated[int, typer.Option(min=2, max=50, help="Sleeping hosts, of 8 slots each; one of them fails.")] = 10,
+    rates: Annotated[str, typer.Option(help="Requests a second.")] = "20,100",
+    shares: Annotated[str, typer.Option(help="Shares of its requests that the host fails.")] = "0.5,0.9,1",
+    after_ms: Annotated[str, typer.Option(help="How long a failure takes, milliseconds.")] = "1,300",
+    policies: Annotated[
+        str, typer.Option(help="least_request_plain: least request without outlier ejection.")
+    ] = "fingerpost,least_request,least_request_plain",
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long the host fails.")] = 120,
+    warm_up: Annotated[float, typer.Option(min=2, max=3600, help="For how long all hosts are well, seconds.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Errors that clients see when one host fails its requests faster than the others answer.
+
+    Ours routes by the engine's table, without a model: an agent for every host reads Envoy's log, with the settings as
+    they are shipped.
+    """
+    from bench.sinkhole import measure_sinkhole, trials
+
+    rates_s, failing, after_s = ([float(value) for value in text.split(",")] for text in (rates, shares, after_ms))
+    wanted = trials(rates_s, failing, [value / 1000 for value in after_s])
+    figures = measure_sinkhole(
+        hosts, wanted, policies.split(","), seconds, warm_up, seed, lambda text: typer.echo(text, err=True)
+    )
+    _print(figures, json_output)
 
 
 def scoring(

@@ -4,15 +4,19 @@ Each host has a port, a number of slots and a first-come-first-served queue. How
 category (the path, `/c3`) and the host; the query's `x` is the request's own size, so that every policy under test
 meets the same work. Hosts report their load as ORCA does, and their in-flight count and the CPU time of a request as
 the demo's hosts do: a request uses a core for as long as its work takes.
+
+`/sick?share=0.5&after=0.001` makes a host fail that share of its requests, after so many seconds and without a slot;
+`&category=3` only those of that category, `&status=502` with another status than 500. A share of 0 heals it.
 """
 
 import asyncio
 import json
+import random
 import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from fleet.middleware.load import Load
 from fleet.middleware.orca import HEADER, load_report
@@ -40,6 +44,29 @@ class SleepingFleet:
         return json.dumps(asdict(self))
 
 
+@dataclass(frozen=True)
+class Sickness:
+    """Which requests a host fails: this share of those of a category (None: of all), after so many seconds."""
+
+    share: float = 0.0
+    after_s: float = 0.0
+    category: int | None = None
+    status: int = 500
+
+    @classmethod
+    def of_query(cls, query: str) -> "Sickness":
+        """Out of `share=0.5&after=0.001&category=3`; raises ValueError for what is no number."""
+        asked = {name: values[0] for name, values in parse_qs(query).items()}
+        category = int(asked["category"]) if "category" in asked else None
+        status = int(asked.get("status", cls.status))
+        return cls(float(asked.get("share", 0)), float(asked.get("after", 0)), category, status)
+
+    def as_query(self) -> str:
+        """What `of_query` reads."""
+        category = {} if self.category is None else {"category": self.category}
+        return urlencode({"share": self.share, "after": self.after_s, "status": self.status, **category})
+
+
 class SleepingHost:
     """One host: requests hold a slot for as long as their work takes, the others wait in line."""
 
@@ -49,6 +76,8 @@ class SleepingHost:
         self._busy, self._done, self._errors, self._busy_s = 0, 0, 0, 0.0
         self._since = time.monotonic()
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self.sickness = Sickness()
+        self._dice = random.Random(number)
         self._report = load_report(Load(0.0, None, 0.0, 0.0, 0.0), {}, "text")
 
     @property
@@ -63,6 +92,12 @@ class SleepingHost:
             return self._service_s[int(path.removeprefix("/c"))] * min(max(size, 0.0), 100.0)
         except (ValueError, IndexError):
             return None
+
+    def fails(self, target: str) -> bool:
+        """Throws the dice whether a request fails."""
+        sick = self.sickness
+        mine = sick.category is None or target.partition("?")[0] == f"/c{sick.category}"
+        return mine and self._dice.random() < sick.share
 
     async def serve(self, work_s: float) -> None:
         """Waits for a slot and holds it for the work."""
@@ -145,10 +180,18 @@ class _Connection(asyncio.Protocol):
         host, inflight = self._host, self._host.inflight
         parts = line.decode("latin-1").split(" ")
         work_s = host.work_s(parts[1]) if len(parts) == 3 else None
-        healthy = len(parts) == 3 and parts[1] == "/healthz"
-        if work_s is not None:
+        status = "404 Not Found"
+        if len(parts) == 3 and parts[1].startswith("/sick"):
+            host.sickness = Sickness.of_query(parts[1].partition("?")[2])
+            status = "200 OK"
+        elif work_s is not None and host.fails(parts[1]):
+            await asyncio.sleep(host.sickness.after_s)
+            status, work_s = f"{host.sickness.status} Failed", None
+        elif work_s is not None:
             await host.serve(work_s)
-        status = "200 OK" if healthy or work_s is not None else "404 Not Found"
+            status = "200 OK"
+        elif len(parts) == 3 and parts[1] == "/healthz":
+            status = "200 OK"
         answer = (
             f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nx-fingerpost-inflight: {inflight}\r\n{HEADER}: {host.report()}"
             f"\r\nx-fingerpost-cpu-s: {work_s or 0.0:.6f}"
