@@ -39,23 +39,41 @@ class Sent:
 
 @dataclass
 class Harness:
-    """Runs the picker over requests; every run is a process of its own."""
+    """Runs the picker over requests; every run is a process of its own.
+
+    Args:
+        hosts: name, requests in flight, whether healthy, weight and, where it is not 0, priority.
+    """
 
     program: Path
     folder: Path
-    hosts: list[tuple[str, int, int, int]] = field(default_factory=lambda: [("h0", 0, 1, 1)])
+    hosts: list[tuple[str, int, int, int] | tuple[str, int, int, int, int]] = field(
+        default_factory=lambda: [("h0", 0, 1, 1)]
+    )
 
     def run(self, table: PickerTable | bytes | None, requests: Sequence[Sent]) -> list[dict[str, str]]:
         """What was logged of each request; `table` None: there is no file."""
+        return self._decided("run", self._table_file(table), data=b"".join(each.packed() for each in requests))
+
+    def race(self, table: PickerTable, count: int) -> list[dict[str, str]]:
+        """What was logged of `count` requests while another thread changes what the hosts have in flight."""
+        return self._decided("race", self._table_file(table), str(count))
+
+    def hosts_file(self) -> str:
+        """The path of the file that tells the program its hosts."""
+        listed = self.folder / "hosts"
+        listed.write_text("".join(" ".join(map(str, (*host, 0)[:5])) + "\n" for host in self.hosts))
+        return str(listed)
+
+    def _table_file(self, table: PickerTable | bytes | None) -> str:
         path = self.folder / "picker.table"
         path.unlink(missing_ok=True)
         if table is not None:
             path.write_bytes(encode(table) if isinstance(table, PickerTable) else table)
-        listed = self.folder / "hosts"
-        listed.write_text(
-            "".join(f"{name} {active} {healthy} {weight}\n" for name, active, healthy, weight in self.hosts)
-        )
-        done = self.call("run", str(path), str(listed), data=b"".join(each.packed() for each in requests))
+        return str(path)
+
+    def _decided(self, mode: str, table: str, *arguments: str, data: bytes = b"") -> list[dict[str, str]]:
+        done = self.call(mode, table, self.hosts_file(), *arguments, data=data)
         found = (line.partition("\t") for line in done.decode().splitlines())
         return [{"host": host, **decision_parts(decision)} for host, _, decision in found]
 

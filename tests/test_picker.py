@@ -1,8 +1,13 @@
 """The native picker does what its Python definitions say: categories, costs, arms, fallbacks."""
 
+import os
 import random
+import subprocess
+import tempfile
+import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +17,10 @@ from picker_harness import Harness, Sent, build, made_table
 
 from fingerpost.category import OTHER, CategoryTable, category_key, size_bucket
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fleet.envoy_log import decision_parts
 from fleet.log_fields import route_of
 from routing.arms import arm_of, time_key
+from routing.router import write_table
 from routing.table_file import Arm, PickerSettings
 
 _WORDS = (
@@ -211,11 +218,98 @@ def test_arms_are_those_of_the_definition(harness):
     assert set(Counter(each["arm"] for each in found)) == {"a", "b", "c"}
 
 
+def test_arms_by_request_are_drawn_by_an_id_of_the_pickers_own(harness):
+    """The same request again and again has now one arm and now another: nothing that a client sends decides it."""
+    arms = (Arm("a", until=0.25), Arm("b", until=1.0))
+    table = made_table(["h0"], [OTHER], arms=arms, settings=PickerSettings(arm_mode="request", salt="s"))
+    found = Counter(each["arm"] for each in harness.run(table, [Sent(cookie=b"7")] * 2000))
+    assert found["a"] == pytest.approx(500, abs=100)
+
+
+def test_propensities_are_of_what_was_seen_when_it_was_chosen(harness):
+    """Another thread's requests change the counts meanwhile; the best host keeps the share that it was chosen with."""
+    table = made_table(["h0", "h1", "h2", "h3"], [OTHER], settings=PickerSettings(exploration=0.2))
+    table.slope[0, 0] = [0.01, 0.0101, 0.0102, 0.0103, 0.05]
+    four = replace(harness, hosts=[(f"h{n}", 0, 1, 1) for n in range(4)])
+    found = four.race(table, 4000)
+    assert len({each["host"] for each in found}) == 4
+    best, rest = 0.85, 0.05
+    assert {round(float(each["propensity"]), 6) for each in found if not each["explored"]} == {best}
+    assert {round(float(each["propensity"]), 6) for each in found if each["explored"]} == {best, rest}
+
+
+@pytest.mark.parametrize(
+    ("healthy", "shares"),
+    [
+        # Of 4, 4 and 2 hosts; each priority bears 1.4 times its healthy part, the first ones first.
+        ((4, 4, 2), (1.0, 0.0, 0.0)),
+        ((3, 4, 2), (1.0, 0.0, 0.0)),
+        ((1, 4, 2), (0.35, 0.65, 0.0)),
+        ((0, 1, 2), (0.0, 0.35, 0.65)),
+        ((1, 1, 0), (0.5, 0.5, 0.0)),
+        ((1, 0, 0), (1.0, 0.0, 0.0)),
+    ],
+)
+def test_priorities_share_the_traffic_as_envoy_does(harness, healthy, shares):
+    sizes = (4, 4, 2)
+    listed = [
+        (f"p{priority}-{place}", 0, int(place < healthy[priority]), 1, priority)
+        for priority, size in enumerate(sizes)
+        for place in range(size)
+    ]
+    names = [name for name, *_ in listed]
+    table = made_table(names, [OTHER], settings=PickerSettings(exploration=0.0))
+    # One host of each is the best, and its propensity is the share of its priority.
+    table.slope[0, 0, [names.index(f"p{priority}-0") for priority in range(3)]] = 0.001
+    found = replace(harness, hosts=listed).run(table, [Sent()] * 2000)
+    assert {each["fallback"] for each in found} == {""}
+    counts = Counter(each["host"] for each in found)
+    for priority, share in enumerate(shares):
+        assert counts[f"p{priority}-0"] == pytest.approx(2000 * share, abs=100)
+        told = {float(each["propensity"]) for each in found if each["host"] == f"p{priority}-0"}
+        assert told == ({share} if share else set())
+    assert sum(counts[f"p{priority}-0"] for priority in range(3)) == 2000
+
+
+def test_thousands_of_templates_with_one_parent(harness):
+    templates = (*(f"/shops/shop{number}/*" for number in range(8190)), "/shops/*/x", "/*/shop7/y")
+    names = CategoryTable(tuple((f"GET {route}",) for route in templates[::500] + templates[-2:]), templates)
+    paths = ["/shops/shop500/1", "/shops/shop501/1", "/shops/nobody/x", "/other/shop7/y", "/shops/shop7/y", "/shops"]
+    sent = [Sent(path=path.encode()) for path in paths]
+    found = harness.run(made_table(["h0"], names.names, routes=names.routes), sent)
+    assert [each["category"] for each in found] == [names.assign(key_of(each)) for each in sent]
+
+
+def test_a_file_that_could_not_be_read_is_looked_at_again():
+    """Only its permissions change, not its time nor its size. Root reads everything: another user asks."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as text:
+        folder = Path(text)
+        folder.chmod(0o755)
+        listed = Harness(build(folder), folder).hosts_file()
+        table = folder / "picker.table"
+        write_table(table, made_table(["h0"], [OTHER]))
+        table.chmod(0)
+        user = {"user": 65534} if os.geteuid() == 0 else {}
+        command = [folder / "harness", "run", table, listed]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **user) as running:
+
+            def ask():
+                running.stdin.write(Sent().packed())
+                running.stdin.flush()
+                return decision_parts(running.stdout.readline().decode().strip().partition("\t")[2])["fallback"]
+
+            assert [ask() for _ in range(3)] == ["no_table"] * 3
+            table.chmod(0o644)
+            deadline = time.monotonic() + 20
+            while ask():
+                assert time.monotonic() < deadline, "not in time"
+                time.sleep(0.02)
+            running.stdin.close()
+
+
 def test_arms_by_time_change_with_it(harness):
     arms = (Arm("a", until=0.5), Arm("b"))
     table = made_table(["h0"], [OTHER], arms=arms, settings=PickerSettings(arm_mode="time", arm_seconds=1_000_000_000))
     found = harness.run(table, [Sent()] * 5)
-    import time
-
     assert {each["arm"] for each in found} == {arm_of(table, time_key(1_000_000_000, time.time())).name}
     assert len({arm_of(table, time_key(60, minute * 60.0)).name for minute in range(30)}) == 2

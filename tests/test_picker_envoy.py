@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
@@ -96,6 +97,47 @@ def test_decisions_are_made_and_logged_and_tables_swapped(tmp_path, fleet, free_
     assert refusal(record, REQUEST_RECORD, now - 60_000_000, now + 1_000_000) is None
     assert (record["policy"], record["arm"], record["propensity"]) == ("fingerpost", "main", 1.0)
     assert record["predicted_cost"] == pytest.approx(1e-4, rel=1e-4)
+
+
+def test_requests_are_told_apart_whatever_ids_clients_send(tmp_path, fleet, free_ports):
+    """A filter that waits stands between the picker's two parts, and all requests claim to be the same one."""
+    port, admin = free_ports(2)
+    table = tmp_path / "picker.table"
+    slope = np.full((1, 4, 4), 1.0, dtype=np.float32)
+    for number in range(3):
+        slope[0, number, number] = 1e-4
+    categories = [f"GET /c0/{name}" for name in HOSTS]
+    made = made_table(HOSTS, [*categories, "other"], slope=slope, settings=PickerSettings(exploration=0.0))
+    write_table(table, made)
+    # The third host refuses: its requests are tried again, and are still their own.
+    hosts = [fleet[0], fleet[1], replace(fleet[2], port=free_ports(1)[0])]
+    config = envoy_config(hosts, tmp_path / "log", "127.0.0.1", port, admin, "fingerpost", table=table)
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    fault = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "delay": {"fixed_delay": "0.03s", "percentage": {"numerator": 100}},
+    }
+    manager["http_filters"].insert(1, {"name": "envoy.filters.http.fault", "typed_config": fault})
+    config["static_resources"]["clusters"][0]["outlier_detection"]["consecutive_local_origin_failure"] = 10**6
+    ids = ["1", "x" * 64, "x" * 65, "x" * 4000]
+    with running_envoy(config, tmp_path, admin):
+        with (
+            httpx.Client(trust_env=False, limits=httpx.Limits(max_connections=24)) as client,
+            ThreadPoolExecutor(24) as pool,
+        ):
+
+            def one(number):
+                headers = {"x-request-id": ids[number % 4], "x-fingerpost-request": "1"}
+                return client.get(f"http://127.0.0.1:{port}/c0/{HOSTS[number % 3]}", headers=headers).status_code
+
+            answers = list(pool.map(one, range(240)))
+        rows = log_rows(tmp_path / "log", 240)
+    assert len(answers) == len(rows) == 240
+    assert {row["category"] for row in rows} == set(categories)
+    assert {row["policy"] for row in rows} == {"fingerpost"}
+    for row in rows:
+        meant = row["category"].removeprefix("GET /c0/")
+        assert row["host"] == meant if meant != "h02" else row["host"] in ("h00", "h01")
 
 
 def test_a_lost_host_costs_no_more_than_what_was_there(tmp_path, fleet, free_ports):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from picker_harness import build, made_table
+from picker_harness import Harness, build, made_table
 
 from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.settings import Settings
+from fleet.envoy_log import decision_parts
 from routing.cost import cost_terms, routing_cost
 from routing.picker_table import table_from_json
 from routing.table_file import Arm, PickerSettings, decode, encode
@@ -89,15 +90,31 @@ def _signed(data: bytes) -> bytes:
     return MAGIC + struct.pack("<Q", _checksum(data[16:])) + data[16:]
 
 
-def test_the_storm_leaves_nothing_behind(tmp_path):
-    """Requests, retries, twin ids, hosts that come and go, tables swapped and broken, on two threads."""
-    from picker_harness import Harness
+def test_streams_that_live_on_hold_no_table(tmp_path):
+    """Each began with a table of its own, of 2 MB; they are done when the tables are long gone."""
+    hosts = [f"h{n}" for n in range(1000)]
+    sizes = []
+    for number in (1, 2):
+        table = made_table(hosts, [*(f"GET /c{n}" for n in range(260)), "other"], version=f"v{number}")
+        (tmp_path / f"table{number}").write_bytes(encode(table))
+        sizes.append((tmp_path / f"table{number}").stat().st_size)
+    harness = Harness(build(tmp_path), tmp_path, [(name, 0, 1, 1) for name in hosts])
+    files = (str(tmp_path / "table1"), str(tmp_path / "table2"))
+    *logged, used = harness.call("hold", *files, harness.hosts_file(), "8").decode().splitlines()
+    said = [decision_parts(line.partition("\t")[2]) for line in logged]
+    assert [each["table_version"] for each in said] == ["v2", "v1"] * 4
+    assert {(each["policy"], each["category"], each["arm"]) for each in said} == {("fingerpost", "other", "main")}
+    # The one in force, and what the program itself needs: hosts, indices.
+    assert int(used) < 3 * sizes[0]
 
+
+def test_the_storm_leaves_nothing_behind(tmp_path):
+    """Requests, retries, copied keys, hosts that come and go, tables swapped and broken, on two threads."""
     program = build(tmp_path, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     table = encode(made_table([f"h{n}" for n in range(9)], ["GET /a/*/x|0", "other"]))
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(table)
-    (tmp_path / "hosts").write_text("".join(f"h{n} {n} 1 1\n" for n in range(12)))
+    (tmp_path / "hosts").write_text("".join(f"h{n} {n} 1 1 {n // 8}\n" for n in range(12)))
     files = [str(tmp_path / name) for name in ("one", "two", "hosts")]
     assert Harness(program, tmp_path).call("storm", *files, "40000") == b"done\n"
 

@@ -26,17 +26,11 @@ static bool is_id(text segment) {
     return segment.size && (digits || (hex && segment.size >= 8) || uuid || words);
 }
 
+/* At most two ways a segment, and two looks a step, however many templates there are. */
 static bool walk(const table *with, uint32_t node, const text *segments, uint32_t count, uint32_t depth, bool *star) {
     if (depth == count)
         return with->nodes[node].ends;
-    uint32_t word = NONE, wild = NONE;
-    for (uint32_t child = with->nodes[node].child; child != NONE; child = with->nodes[child].next) {
-        text segment = with->nodes[child].segment;
-        if (segment.size == segments[depth].size && !memcmp(segment.at, segments[depth].at, segment.size))
-            word = child;
-        if (segment.size == 1 && segment.at[0] == '*')
-            wild = child;
-    }
+    uint32_t word = find_node(with, node, segments[depth]), wild = with->nodes[node].wild;
     star[depth] = false;
     if (word != NONE && walk(with, word, segments, count, depth + 1, star))
         return true;

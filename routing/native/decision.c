@@ -16,7 +16,7 @@ typedef struct {
 } line;
 
 static void put(line *to, text what) {
-    if (to->size + what.size <= MAX_LINE)
+    if (what.size && to->size + what.size <= MAX_LINE)
         memcpy(to->bytes + to->size, what.at, what.size);
     to->size += what.size;
 }
@@ -67,20 +67,17 @@ static void put_number(line *to, bool known, double value) {
 void log_decision(const slot *of, void *envoy) {
     static const char *const POLICY_NAMES[] = {"fingerpost", "least_request", "random"};
     static const char *const REASONS[] = {"", "no_table", "expired", "no_category", "no_row"};
-    static const text NOTHING = {"", 0};
-    const table *with = of->table;
     line made;
     made.size = 0;
     put_name(&made, of->chosen ? POLICY_NAMES[of->policy] : "");
     put_name(&made, of->chosen ? REASONS[of->fell] : "");
     put_name(&made, of->chosen && of->explore ? "1" : "");
-    put_part(&made, with ? of->arm->name : NOTHING);
-    put_part(&made, with ? of->arm->model_version : NOTHING);
-    put_part(&made, with ? with->version : NOTHING);
+    for (int each = TOLD_ARM; each <= TOLD_VERSION; each++)
+        put_part(&made, of->said[each]);
     put_number(&made, of->chosen, of->propensity);
     put_number(&made, of->chosen, of->cost);
     /* The last part may hold what it likes. */
-    put(&made, with && of->category != NONE ? with->category[of->category] : NOTHING);
+    put(&made, of->said[TOLD_CATEGORY]);
     /* What does not fit is no decision that this program's router wrote. */
     buffer value = made.size <= MAX_LINE ? (buffer){made.bytes, made.size} : (buffer){NULL, 0};
     CALL(http_set_header)(envoy, REQUEST_HEADERS, LITERAL(DECISION_HEADER), value);

@@ -33,6 +33,8 @@ bool CALL(http_get_header)(void *filter, int kind, buffer key, buffer *value, si
 size_t CALL(http_get_headers_size)(void *filter, int kind);
 bool CALL(http_get_headers)(void *filter, int kind, header *all);
 bool CALL(http_set_header)(void *filter, int kind, buffer key, buffer value);
+/* The host to take, an address with a port, if there is such a host; of no effect at retries. `strict`: or none. */
+bool CALL(http_set_upstream_override_host)(void *filter, buffer host, bool strict);
 int CALL(http_filter_config_define_counter)(void *config, buffer name, buffer *labels, size_t count, size_t *id);
 int CALL(http_filter_increment_counter)(void *filter, size_t id, buffer *labels, size_t count, uint64_t by);
 
@@ -47,7 +49,7 @@ uint64_t CALL(lb_get_host_stat)(void *lb, uint32_t priority, size_t index, int s
 bool CALL(lb_get_host_address)(void *lb, uint32_t priority, size_t index, buffer *value);
 bool CALL(lb_get_host_metadata_string)(void *lb, uint32_t priority, size_t index, buffer space, buffer key,
                                        buffer *value);
-bool CALL(lb_context_get_downstream_header)(void *context, buffer key, buffer *value, size_t index, size_t *values);
+bool CALL(lb_context_get_override_host)(void *context, buffer *host, bool *strict);
 bool CALL(lb_context_should_select_another_host)(void *lb, void *context, uint32_t priority, size_t index);
 int CALL(lb_config_define_counter)(void *config, buffer name, buffer *labels, size_t count, size_t *id);
 int CALL(lb_config_increment_counter)(void *config, size_t id, buffer *labels, size_t count, uint64_t by);

@@ -6,23 +6,33 @@
 #include "table.h"
 
 #define SPACE "fingerpost"
-/* Envoy gives every request an id, tells it to hosts anyway, and keeps it over retries: the policy knows requests by it. */
-#define ID_HEADER "x-request-id"
 #define DECISION_HEADER "x-fingerpost-decision"
 
 enum { FELL_NOT, FELL_NO_TABLE, FELL_EXPIRED, FELL_NO_CATEGORY, FELL_NO_ROW, FELL_REASONS };
-enum { MAX_ID = 64 };
+/* The filter hands the policy a request's key as the host that Envoy is asked to take if it can: an address that no host
+ * has (of the block for documentation), with the slot's place and 64 random bits. Envoy goes on to the policy, which asks
+ * for it. Unlike a header, it can neither be sent by clients nor be seen by hosts. */
+#define KEY_SHAPE "[2001:db8:0:pppp:ssss:ssss:ssss:ssss]:1"
+enum { KEY_SIZE = sizeof KEY_SHAPE - 1 };
+/* What the log says of the table by which a request was decided. */
+enum { TOLD_ARM, TOLD_MODEL, TOLD_VERSION, TOLD_CATEGORY, TOLD };
 
-/* One for every request under way; the filter makes it, the policy finds it and writes down what it chose. */
+/* One for every request under way; the filter makes it, the policy finds it and writes down what it chose. It holds no
+ * table: a stream that lives for hours keeps its own few texts, not megabytes. */
 typedef struct slot {
     struct slot *next_free, *next_same;
     bool lone; /* outside of the book */
-    char id[MAX_ID];
-    uint32_t id_size;
-    uint64_t id_hash;
-    table *table;        /* as it was when the request came; held until the request is done */
-    uint32_t category, fell; /* `fell`: why the request is not sent by prediction */
-    const arm *arm;
+    bool named; /* `key` is valid */
+    uint32_t place;
+    uint64_t secret;
+    char key[KEY_SIZE];
+    const void *context; /* the policy's name for the request since its first choice */
+    void *source;        /* where its tables come from */
+    uint64_t serial;     /* of the table that category and arm are places in */
+    uint32_t category, arm, fell; /* `fell`: why the request is not sent by prediction */
+    char *told;
+    size_t room;
+    text said[TOLD]; /* in `told` */
     bool explore, chosen;
     uint32_t policy;
     double propensity, cost; /* not above 0: not known */
@@ -30,12 +40,16 @@ typedef struct slot {
 
 slot *slot_new(void);
 void slot_free(slot *gone);
-/* Gives the request its id; ids of more than 64 bytes are none. */
-void slot_name(slot *of, text id);
-/* The request under way with this id, the latest if clients send one twice; NULL if there is none. */
-slot *slot_find(text id);
+/* The request under way with this key, or the one that was found for this context before; NULL if there is none. The
+ * context is Envoy's name for a request, the same at all its tries; a key of another one finds nothing. */
+slot *slot_find(text key, const void *context);
+/* Keeps texts for as long as the slot lives; false, and nothing changes, if there is no memory for them. */
+bool slot_tell(slot *of, const text what[TOLD]);
 /* Gives back this thread's memory. Envoy's workers live as long as the process and never need it. */
 void slots_close(void);
+
+/* The newest table where this request's come from, with the slot's places in it, to be released; NULL if there is none. */
+table *table_for(slot *of);
 
 /* Hands the decision to the access log. */
 void log_decision(const slot *of, void *envoy);
@@ -43,6 +57,22 @@ void log_decision(const slot *of, void *envoy);
 uint64_t dice(void);
 /* 0 <= share < 1 */
 static inline double dice_share(uint64_t thrown) { return (double)(thrown >> 11) * 0x1p-53; }
+
+/* The healthy hosts of one priority, as one worker thread knows them. */
+typedef struct {
+    uint64_t serial; /* of the table that `column` belongs to; 0: all is to be found anew */
+    size_t all, healthy;
+    uint32_t *place, *column; /* of a healthy host: its place among all hosts, its column in the table */
+} survey;
+
+void survey_forget(survey *of);
+/* Makes sure that the survey is of the hosts that there are; false if they cannot be told. `with` may be NULL. */
+bool survey_take(survey *of, void *envoy, uint32_t priority, const table *with);
+/* Whether the place that the survey found for a host is still that of this host. */
+bool survey_holds(const survey *of, void *envoy, uint32_t priority, size_t host);
+/* Draws a priority as Envoy does: each has as much of the traffic as its healthy hosts bear, the first ones first.
+ * `share` becomes the probability of the one drawn. Returns NONE where no host is healthy. */
+uint32_t priority_draw(void *envoy, uint64_t thrown, double *share);
 
 #define LITERAL(text) ((buffer){text, sizeof(text) - 1})
 

@@ -3,22 +3,25 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 
+/* As many places as four digits name. */
 enum { PAGE = 256, PAGES = 256, BUCKETS = 8192 };
 
 typedef struct {
     slot *pages[PAGES];
     uint32_t used;
     slot *first_free;
-    slot *by_id[BUCKETS]; /* by the hash of a request id: the chains go through `next_same` */
+    slot *by_context[BUCKETS]; /* the chains go through `next_same` */
     uint64_t state;
 } worker;
 
 static _Thread_local worker *mine;
 
 static worker *book(void) {
-    if (!mine && (mine = calloc(1, sizeof *mine))) {
+    if (!mine && (mine = calloc(1, sizeof *mine)) &&
+        getrandom(&mine->state, sizeof mine->state, GRND_NONBLOCK) != sizeof mine->state) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
         mine->state = (uint64_t)now.tv_nsec ^ ((uint64_t)(uintptr_t)mine << 16) ^ (uint64_t)now.tv_sec << 40;
@@ -36,9 +39,13 @@ uint64_t dice(void) {
     return z ^ (z >> 31);
 }
 
+static slot *place_of(const worker *at, uint32_t place) {
+    return place < at->used ? &at->pages[place / PAGE][place % PAGE] : NULL;
+}
+
 static slot *fresh(worker *at) {
-    if (at->first_free) {
-        slot *found = at->first_free;
+    slot *found = at->first_free;
+    if (found) {
         at->first_free = found->next_free;
         return found;
     }
@@ -47,71 +54,117 @@ static slot *fresh(worker *at) {
     slot **page = &at->pages[at->used / PAGE];
     if (!*page && !(*page = calloc(PAGE, sizeof **page)))
         return NULL;
-    return &(*page)[at->used++ % PAGE];
+    found = &(*page)[at->used % PAGE];
+    found->place = at->used++;
+    return found;
+}
+
+static const char HEX[16] = "0123456789abcdef";
+
+/* Puts the digits of a number where the key's shape has this letter. */
+static void write_hex(char key[KEY_SIZE], char letter, uint64_t value) {
+    for (int at = KEY_SIZE; at-- > 0;)
+        if (KEY_SHAPE[at] == letter) {
+            key[at] = HEX[value & 15];
+            value >>= 4;
+        }
 }
 
 slot *slot_new(void) {
     worker *at = book();
     slot *made = at ? fresh(at) : NULL;
-    if (made)
-        memset(made, 0, sizeof *made);
-    else if ((made = calloc(1, sizeof *made)))
+    if (made) {
+        /* The room for texts goes on with the place. */
+        *made = (slot){.place = made->place, .told = made->told, .room = made->room, .secret = dice()};
+        memcpy(made->key, KEY_SHAPE, KEY_SIZE);
+        write_hex(made->key, 'p', made->place);
+        write_hex(made->key, 's', made->secret);
+        made->named = true;
+    } else if ((made = calloc(1, sizeof *made)))
         made->lone = true; /* the book is full: the policy will not find this one, and the request falls back */
     return made;
 }
 
-static slot **bucket(worker *at, uint64_t hash) { return &at->by_id[hash % BUCKETS]; }
-
-static void forget_id(worker *at, slot *gone) {
-    if (!gone->id_size)
-        return;
-    for (slot **link = bucket(at, gone->id_hash); *link; link = &(*link)->next_same)
-        if (*link == gone) {
-            *link = gone->next_same;
-            break;
-        }
-    gone->id_size = 0;
+static slot **bucket(worker *at, const void *context) {
+    return &at->by_context[((uintptr_t)context * 0x9e3779b97f4a7c15u >> 32) % BUCKETS];
 }
 
 void slot_free(slot *gone) {
-    table_release(gone->table);
-    gone->table = NULL;
     if (gone->lone) {
+        free(gone->told);
         free(gone);
         return;
     }
     worker *at = book();
-    forget_id(at, gone);
+    for (slot **link = gone->context ? bucket(at, gone->context) : NULL; link && *link; link = &(*link)->next_same)
+        if (*link == gone) {
+            *link = gone->next_same;
+            break;
+        }
+    gone->context = NULL;
+    gone->named = false;
     gone->next_free = at->first_free;
     at->first_free = gone;
 }
 
-void slot_name(slot *of, text id) {
-    worker *at = book();
-    if (of->lone || !at)
-        return;
-    forget_id(at, of);
-    if (!id.size || id.size > MAX_ID)
-        return;
-    memcpy(of->id, id.at, id.size);
-    of->id_size = id.size;
-    of->id_hash = hash_bytes(0, id.at, id.size);
-    slot **first = bucket(at, of->id_hash);
-    of->next_same = *first;
-    *first = of;
+/* The slot of a key; NULL if it is none, or that of a request that is over. */
+static slot *keyed(const worker *at, text key) {
+    uint64_t place = 0;
+    if (key.size != KEY_SIZE)
+        return NULL;
+    for (int digit = 0; digit < KEY_SIZE; digit++)
+        if (KEY_SHAPE[digit] == 'p') {
+            const char *found = memchr(HEX, key.at[digit], sizeof HEX);
+            if (!found)
+                return NULL;
+            place = place << 4 | (uint64_t)(found - HEX);
+        }
+    slot *found = place_of(at, (uint32_t)place);
+    return found && found->named && !memcmp(found->key, key.at, KEY_SIZE) ? found : NULL;
 }
 
-slot *slot_find(text id) {
+slot *slot_find(text key, const void *context) {
     worker *at = book();
-    if (!at || !id.size || id.size > MAX_ID)
+    if (!at || !context)
         return NULL;
-    slot *found = *bucket(at, hash_bytes(0, id.at, id.size));
-    while (found && (found->id_size != id.size || memcmp(found->id, id.at, id.size)))
+    slot *found = *bucket(at, context);
+    while (found && found->context != context)
         found = found->next_same;
+    if (found || !(found = keyed(at, key)))
+        return found;
+    if (found->context)
+        return NULL; /* a copy of the request, such as one that is mirrored */
+    found->context = context;
+    slot **first = bucket(at, context);
+    found->next_same = *first;
+    *first = found;
     return found;
 }
 
+bool slot_tell(slot *of, const text what[TOLD]) {
+    size_t size = 0;
+    for (int each = 0; each < TOLD; each++)
+        size += what[each].size;
+    if (size > of->room) {
+        char *more = realloc(of->told, size);
+        if (!more)
+            return false;
+        of->told = more;
+        of->room = size;
+    }
+    char *to = of->told;
+    for (int each = 0; each < TOLD; each++) {
+        if (what[each].size)
+            memcpy(to, what[each].at, what[each].size);
+        of->said[each] = (text){to, what[each].size};
+        to += what[each].size;
+    }
+    return true;
+}
+
 void slots_close(void) {
+    for (uint32_t place = 0; mine && place < mine->used; place++)
+        free(place_of(mine, place)->told);
     for (uint32_t page = 0; mine && page < PAGES; page++)
         free(mine->pages[page]);
     free(mine);

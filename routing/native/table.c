@@ -76,8 +76,6 @@ uint64_t hash_bytes(uint64_t seed, const char *at, size_t size) {
     return hash;
 }
 
-static bool same(text one, text other) { return one.size == other.size && !memcmp(one.at, other.at, one.size); }
-
 static bool index_names(name_index *index, const text *names, uint32_t count) {
     uint32_t size = 2;
     while (size < 2 * count)
@@ -99,9 +97,23 @@ static bool index_names(name_index *index, const text *names, uint32_t count) {
 
 uint32_t find_name(const name_index *index, uint64_t hash, text name) {
     for (uint32_t slot = (uint32_t)hash & index->mask; index->slots[slot] != NONE; slot = (slot + 1) & index->mask)
-        if (same(index->names[index->slots[slot]], name))
+        if (same_text(index->names[index->slots[slot]], name))
             return index->slots[slot];
     return NONE;
+}
+
+static uint32_t node_slot(const table *with, uint32_t parent, text segment) {
+    uint32_t slot = (uint32_t)hash_bytes(hash_bytes(0, (const char *)&parent, sizeof parent), segment.at, segment.size);
+    for (slot &= with->node_mask; with->node_slots[slot] != NONE; slot = (slot + 1) & with->node_mask) {
+        const route_node *found = &with->nodes[with->node_slots[slot]];
+        if (found->parent == parent && same_text(found->segment, segment))
+            break;
+    }
+    return slot;
+}
+
+uint32_t find_node(const table *with, uint32_t parent, text segment) {
+    return with->node_slots[node_slot(with, parent, segment)];
 }
 
 static bool add_template(table *to, text route) {
@@ -117,15 +129,14 @@ static bool add_template(table *to, text route) {
         if (++segments > MAX_SEGMENTS)
             return false;
         text segment = {route.at + at, end - at};
-        uint32_t child = to->nodes[node].child;
-        while (child != NONE && !same(to->nodes[child].segment, segment))
-            child = to->nodes[child].next;
-        if (child == NONE) {
-            child = to->node_count++;
-            to->nodes[child] = (route_node){segment, NONE, to->nodes[node].child, false};
-            to->nodes[node].child = child;
+        uint32_t *slot = &to->node_slots[node_slot(to, node, segment)];
+        if (*slot == NONE) {
+            *slot = to->node_count++;
+            to->nodes[*slot] = (route_node){segment, node, NONE, false};
+            if (segment.size == 1 && segment.at[0] == '*')
+                to->nodes[node].wild = *slot;
         }
-        node = child;
+        node = *slot;
         at = end;
     }
     to->nodes[node].ends = true;
@@ -140,9 +151,15 @@ static bool take_names(reader *from, text **names, uint32_t count) {
 }
 
 static bool take_templates(reader *from, table *to) {
-    to->nodes = calloc((size_t)to->templates * MAX_SEGMENTS + 1, sizeof *to->nodes);
-    if (!to->nodes)
+    uint32_t most = to->templates * MAX_SEGMENTS + 1, slots = 2;
+    while (slots < 2 * most)
+        slots *= 2;
+    to->nodes = calloc(most, sizeof *to->nodes);
+    to->node_slots = malloc(slots * sizeof *to->node_slots);
+    if (!to->nodes || !to->node_slots)
         return false;
+    memset(to->node_slots, 0xff, slots * sizeof *to->node_slots);
+    to->node_mask = slots - 1;
     to->nodes[0] = (route_node){{"", 0}, NONE, NONE, false};
     to->node_count = 1;
     for (uint32_t place = 0; place < to->templates; place++)
@@ -217,6 +234,7 @@ static void table_free(table *gone) {
     free(gone->host_index.slots);
     free(gone->category_index.slots);
     free(gone->nodes);
+    free(gone->node_slots);
     free(gone->bytes);
     free(gone);
 }

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define NONE UINT32_MAX
 
@@ -19,6 +20,10 @@ typedef struct {
     uint32_t size;
 } text;
 
+static inline bool same_text(text one, text other) {
+    return one.size == other.size && (!one.size || !memcmp(one.at, other.at, one.size));
+}
+
 typedef struct {
     text name, model_version;
     uint32_t policy, matrix;
@@ -31,10 +36,10 @@ typedef struct {
     const text *names;
 } name_index;
 
-/* A segment of route templates; the children of one are a chain. */
+/* A segment of route templates below `parent`; `wild` is its child `*`. Children by their words are in the index. */
 typedef struct {
     text segment;
-    uint32_t child, next;
+    uint32_t parent, wild;
     bool ends;
 } route_node;
 
@@ -55,7 +60,7 @@ typedef struct {
     arm arms[MAX_ARMS];
     name_index host_index, category_index;
     route_node *nodes;
-    uint32_t node_count;
+    uint32_t node_count, *node_slots, node_mask; /* the slots are open addressing, at most half full */
     const cell *cells; /* [matrix][category][hosts + 1]: the last column is for hosts the table does not know */
 } table;
 
@@ -66,6 +71,8 @@ void table_release(table *held);
 
 uint64_t hash_bytes(uint64_t seed, const char *at, size_t size);
 uint32_t find_name(const name_index *index, uint64_t hash, text name);
+/* The child of a node of the route templates by its word; NONE if there is none. */
+uint32_t find_node(const table *with, uint32_t parent, text segment);
 
 /* What a category is made of, as the client sent it. */
 typedef struct {

@@ -2,30 +2,35 @@
  *
  *   harness run TABLE HOSTS < REQUESTS     one line for each request: what was logged of it
  *   harness parse FILE...                  1 or 0 for each file: whether it holds a table
+ *   harness race TABLE HOSTS N             the same for N requests, while another thread sends others to the hosts
+ *   harness hold TABLE OTHER HOSTS N       N streams, each begun with a table of its own, OTHER and TABLE in turn: what
+ *                                          was logged of them at their ends, then the bytes of memory used meanwhile
  *   harness storm TABLE TABLE HOSTS N      N rounds of everything that can happen, on two threads
  *   harness time TABLE HOSTS N < REQUESTS  nanoseconds of a request in the filter, and of a choice of host
  *
- * HOSTS has a line for each: name, requests in flight, whether healthy (1 or 0), weight. A request is eight texts, each
+ * HOSTS has a line for each: name, requests in flight, whether healthy (1 or 0), weight, priority. A request is eight texts, each
  * a 32-bit length and its bytes, or the length 0xffffffff if the header is not sent: method, path, authorization,
  * user agent, country, content length, API key, cookie.
  */
 #define _GNU_SOURCE
 #include "../picker.h"
 
+#include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADERS = 9, ID = 8, LINE = 2048, PRIORITY = 0 };
+enum { HEADERS = 8, LINE = 2048, PRIORITIES = 3 };
 static const char *const HEADER_NAMES[HEADERS] = {":method", ":path", "authorization", "user-agent", "cf-ipcountry",
-                                                  "content-length", "x-api-key", "cookie", ID_HEADER};
+                                                  "content-length", "x-api-key", "cookie"};
 
 typedef struct {
     char name[64], address[32];
-    uint64_t active;
+    atomic_uint_fast64_t active;
     uint32_t weight;
     bool healthy;
 } host;
@@ -33,13 +38,21 @@ typedef struct {
 typedef struct {
     host *hosts;
     size_t count;
+} part;
+
+typedef struct {
+    part at[PRIORITIES];
+    size_t priorities;
 } fleet;
 
 typedef struct {
     buffer headers[HEADERS];
-    char id[24], host[64], logged[LINE];
-    bool refuse_first; /* asks for another host than the first */
+    char key[64], host[64], logged[LINE];
+    bool refuse_first; /* a retry, which asks for another host than the first */
 } stream;
+
+static atomic_size_t counted[8]; /* by the counters' ids */
+static bool raced; /* other threads run whenever a count is asked for */
 
 void *envoy_dynamic_module_on_http_filter_config_new(void *, buffer, buffer);
 void envoy_dynamic_module_on_http_filter_config_destroy(void *);
@@ -92,15 +105,19 @@ bool CALL(http_get_headers)(void *of, int kind, header *all) {
     return true;
 }
 
-bool CALL(lb_context_get_downstream_header)(void *of, buffer key, buffer *value, size_t index, size_t *values) {
-    (void)index;
-    return header_of(of, key, value, values);
+bool CALL(http_set_upstream_override_host)(void *to, buffer address, bool strict) {
+    stream *of = to;
+    if (strict || address.length >= sizeof of->key)
+        abort();
+    snprintf(of->key, sizeof of->key, "%.*s", (int)address.length, address.ptr);
+    return true;
 }
 
-static void give_id(stream *to) {
-    static atomic_uint ids;
-    snprintf(to->id, sizeof to->id, "%u", atomic_fetch_add(&ids, 1));
-    to->headers[ID] = (buffer){to->id, strlen(to->id)};
+bool CALL(lb_context_get_override_host)(void *context, buffer *address, bool *strict) {
+    const stream *of = context;
+    *strict = false;
+    *address = (buffer){of->key, strlen(of->key)};
+    return address->length && !of->refuse_first;
 }
 
 bool CALL(http_set_header)(void *to, int kind, buffer key, buffer value) {
@@ -111,7 +128,8 @@ bool CALL(http_set_header)(void *to, int kind, buffer key, buffer value) {
 }
 
 static int define(size_t *id) {
-    *id = 1;
+    static size_t defined;
+    *id = defined++ % 8;
     return 0;
 }
 int CALL(http_filter_config_define_counter)(void *c, buffer n, buffer *l, size_t s, size_t *id) {
@@ -123,28 +141,42 @@ int CALL(lb_config_define_counter)(void *c, buffer n, buffer *l, size_t s, size_
     return define(id);
 }
 int CALL(http_filter_increment_counter)(void *f, size_t id, buffer *l, size_t s, uint64_t by) {
-    (void)f, (void)id, (void)l, (void)s, (void)by;
+    (void)f, (void)l, (void)s;
+    counted[id] += by;
     return 0;
 }
 int CALL(lb_config_increment_counter)(void *f, size_t id, buffer *l, size_t s, uint64_t by) {
-    (void)f, (void)id, (void)l, (void)s, (void)by;
+    (void)f, (void)l, (void)s;
+    counted[id] += by;
     return 0;
 }
 
-size_t CALL(lb_get_priority_set_size)(void *lb) { return lb ? 1 : 0; }
-size_t CALL(lb_get_hosts_count)(void *lb, uint32_t p) { return p == PRIORITY ? ((fleet *)lb)->count : 0; }
+static const part *part_of(const void *lb, uint32_t p) {
+    static const part none;
+    return p < ((const fleet *)lb)->priorities ? &((const fleet *)lb)->at[p] : &none;
+}
+
+size_t CALL(lb_get_priority_set_size)(void *lb) { return ((fleet *)lb)->priorities; }
+size_t CALL(lb_get_hosts_count)(void *lb, uint32_t p) { return part_of(lb, p)->count; }
 size_t CALL(lb_get_healthy_hosts_count)(void *lb, uint32_t p) {
+    const part *of = part_of(lb, p);
     size_t healthy = 0;
-    for (size_t each = 0; p == PRIORITY && each < ((fleet *)lb)->count; each++)
-        healthy += ((fleet *)lb)->hosts[each].healthy;
+    for (size_t each = 0; each < of->count; each++)
+        healthy += of->hosts[each].healthy;
     return healthy;
 }
 
-static host *healthy_host(fleet *of, size_t index) {
+static host *healthy_host(const void *lb, uint32_t p, size_t index) {
+    const part *of = part_of(lb, p);
     for (size_t each = 0; each < of->count; each++)
         if (of->hosts[each].healthy && index-- == 0)
             return &of->hosts[each];
     return NULL;
+}
+
+static host *host_at(const void *lb, uint32_t p, size_t index) {
+    const part *of = part_of(lb, p);
+    return index < of->count ? &of->hosts[index] : NULL;
 }
 
 static bool tell(const host *of, bool address, buffer *value) {
@@ -154,56 +186,63 @@ static bool tell(const host *of, bool address, buffer *value) {
 }
 
 bool CALL(lb_get_healthy_host_address)(void *lb, uint32_t p, size_t index, buffer *value) {
-    fleet *of = lb;
+    const host *found = host_at(lb, p, index);
     /* With all hosts healthy, as in measurements, nothing is searched. */
-    bool all = index < of->count && of->hosts[index].healthy && CALL(lb_get_healthy_hosts_count)(lb, p) == of->count;
-    return tell(all ? &of->hosts[index] : healthy_host(of, index), true, value);
+    bool all = found && found->healthy && CALL(lb_get_healthy_hosts_count)(lb, p) == part_of(lb, p)->count;
+    return tell(all ? found : healthy_host(lb, p, index), true, value);
 }
 uint32_t CALL(lb_get_healthy_host_weight)(void *lb, uint32_t p, size_t index) {
-    (void)p;
-    const host *found = healthy_host(lb, index);
+    const host *found = healthy_host(lb, p, index);
     return found ? found->weight : 0;
 }
 uint64_t CALL(lb_get_host_stat)(void *lb, uint32_t p, size_t index, int stat) {
-    (void)p;
-    fleet *of = lb;
-    return stat == STAT_ACTIVE_REQUESTS && index < of->count ? of->hosts[index].active : 0;
+    host *found = host_at(lb, p, index);
+    if (raced)
+        sched_yield();
+    return stat == STAT_ACTIVE_REQUESTS && found ? found->active : 0;
 }
 bool CALL(lb_get_host_address)(void *lb, uint32_t p, size_t index, buffer *value) {
-    (void)p;
-    fleet *of = lb;
-    return tell(index < of->count ? &of->hosts[index] : NULL, true, value);
+    return tell(host_at(lb, p, index), true, value);
 }
 bool CALL(lb_get_host_metadata_string)(void *lb, uint32_t p, size_t index, buffer space, buffer key, buffer *value) {
-    (void)p;
-    fleet *of = lb;
-    bool asked = named(space, SPACE) && named(key, "host") && index < of->count;
-    return tell(asked ? &of->hosts[index] : NULL, false, value);
+    return tell(named(space, SPACE) && named(key, "host") ? host_at(lb, p, index) : NULL, false, value);
 }
 bool CALL(lb_context_should_select_another_host)(void *lb, void *context, uint32_t p, size_t index) {
-    (void)lb, (void)p;
-    return ((stream *)context)->refuse_first && index == 0;
+    (void)lb;
+    return ((stream *)context)->refuse_first && p == 0 && index == 0;
 }
 
 static fleet read_hosts(const char *path) {
-    fleet read = {calloc(MAX_HOSTS, sizeof(host)), 0};
+    fleet read = {.priorities = 1};
     FILE *file = fopen(path, "r");
+    host next = {0};
+    unsigned long active = 0;
     int healthy = 0;
-    if (!file || !read.hosts)
+    unsigned priority = 0;
+    if (!file)
         exit(2);
-    for (host *at = read.hosts; read.count < MAX_HOSTS; at++, read.count++) {
-        if (fscanf(file, "%63s %lu %d %u", at->name, &at->active, &healthy, &at->weight) != 4)
-            break;
-        at->healthy = healthy;
-        snprintf(at->address, sizeof at->address, "10.0.%zu.%zu:80", read.count / 256, read.count % 256);
+    while (fscanf(file, "%63s %lu %d %u %u", next.name, &active, &healthy, &next.weight, &priority) == 5) {
+        part *to = &read.at[priority];
+        if (priority >= PRIORITIES || (!to->hosts && !(to->hosts = calloc(MAX_HOSTS, sizeof(host)))))
+            exit(2);
+        next.active = active;
+        next.healthy = healthy;
+        snprintf(next.address, sizeof next.address, "10.%u.%zu.%zu:80", priority, to->count / 256, to->count % 256);
+        to->hosts[to->count++] = next;
+        read.priorities = priority >= read.priorities ? priority + 1 : read.priorities;
     }
     fclose(file);
     return read;
 }
 
+static void free_hosts(fleet *gone) {
+    for (size_t each = 0; each < PRIORITIES; each++)
+        free(gone->at[each].hosts);
+}
+
 static bool read_request(stream *to) {
     *to = (stream){0};
-    for (size_t each = 0; each < ID; each++) {
+    for (size_t each = 0; each < HEADERS; each++) {
         uint32_t size = 0;
         if (fread(&size, 4, 1, stdin) != 1)
             return false;
@@ -214,12 +253,11 @@ static bool read_request(stream *to) {
             exit(2);
         to->headers[each] = (buffer){bytes, size};
     }
-    give_id(to);
     return true;
 }
 
 static void free_request(stream *gone) {
-    for (size_t each = 0; each < ID; each++)
+    for (size_t each = 0; each < HEADERS; each++)
         free((char *)(uintptr_t)gone->headers[each].ptr);
 }
 
@@ -242,24 +280,29 @@ static void close_picker(picker gone) {
     envoy_dynamic_module_on_http_filter_config_destroy(gone.filters);
 }
 
-static void note_host(const picker *with, stream *of, bool chosen, uint32_t index) {
-    const host *found = chosen ? healthy_host(with->hosts, index) : NULL;
+static void note_host(const picker *with, stream *of, bool chosen, uint32_t priority, uint32_t index) {
+    const host *found = chosen ? healthy_host(with->hosts, priority, index) : NULL;
     if (chosen && !found)
         abort();
     snprintf(of->host, sizeof of->host, "%s", found ? found->name : "");
 }
 
+static void decide(picker with, stream *of) {
+    uint32_t priority = 0, index = 0;
+    void *filter = envoy_dynamic_module_on_http_filter_new(with.filters, of);
+    envoy_dynamic_module_on_http_filter_request_headers(of, filter, true);
+    bool chosen = envoy_dynamic_module_on_lb_choose_host(with.hosts, with.balancer, of, &priority, &index);
+    note_host(&with, of, chosen, priority, index);
+    envoy_dynamic_module_on_http_filter_stream_complete(of, filter);
+    envoy_dynamic_module_on_http_filter_destroy(filter);
+}
+
 static int run(picker with) {
     stream of;
     while (read_request(&of)) {
-        uint32_t priority = 0, index = 0;
-        void *filter = envoy_dynamic_module_on_http_filter_new(with.filters, &of);
-        envoy_dynamic_module_on_http_filter_request_headers(&of, filter, true);
-        bool chosen = envoy_dynamic_module_on_lb_choose_host(with.hosts, with.balancer, &of, &priority, &index);
-        note_host(&with, &of, chosen, index);
-        envoy_dynamic_module_on_http_filter_stream_complete(&of, filter);
-        envoy_dynamic_module_on_http_filter_destroy(filter);
+        decide(with, &of);
         printf("%s\t%s\n", of.host, of.logged);
+        fflush(stdout); /* a test may wait for it before it sends the next */
         free_request(&of);
     }
     close_picker(with);
@@ -290,6 +333,15 @@ static int parse(int count, char **paths) {
     return 0;
 }
 
+/* Puts a copy of a file in the table's place. */
+static void put_table(const char *path, const char *other) {
+    char made[4200];
+    snprintf(made, sizeof made, "%s.new", path);
+    unlink(made);
+    if (link(other, made) || rename(made, path))
+        abort();
+}
+
 typedef struct {
     picker shared;
     char *path, *other;
@@ -311,7 +363,7 @@ static void *storm_on(void *argument) {
             /* A retry. */
             streams[at].refuse_first = true;
             bool chosen = envoy_dynamic_module_on_lb_choose_host(&hosts, balancer, &streams[at], &priority, &index);
-            if (chosen && !healthy_host(&hosts, index))
+            if (chosen && !healthy_host(&hosts, priority, index))
                 abort();
         } else if (filters[at]) {
             envoy_dynamic_module_on_http_filter_stream_complete(&streams[at], filters[at]);
@@ -319,9 +371,8 @@ static void *storm_on(void *argument) {
             filters[at] = NULL;
         } else {
             streams[at] = (stream){.headers = {LITERAL("GET"), LITERAL("/a/12345678/x"), {NULL, 0}, LITERAL("curl/8")}};
-            give_id(&streams[at]);
-            if (dice() % 8 == 0) /* one that another may have, or none */
-                streams[at].headers[ID] = (buffer){"7", dice() % 2};
+            if (dice() % 8 == 0) /* the key of another, as copies of requests have it, or of none */
+                memcpy(streams[at].key, streams[dice() % UNDER_WAY].key, KEY_SIZE - dice() % 2);
             filters[at] = envoy_dynamic_module_on_http_filter_new(of->shared.filters, &streams[at]);
             if (dice() % 8)
                 envoy_dynamic_module_on_http_filter_request_headers(&streams[at], filters[at], false);
@@ -329,18 +380,14 @@ static void *storm_on(void *argument) {
                 envoy_dynamic_module_on_lb_choose_host(&hosts, balancer, &streams[at], &priority, &index);
         }
         if (round % 97 == 0) {
-            hosts.hosts[dice() % hosts.count].healthy = dice() % 3 > 0;
-            hosts.hosts[dice() % hosts.count].active = dice() % 9;
+            part *of_these = &hosts.at[dice() % hosts.priorities];
+            of_these->hosts[dice() % of_these->count].healthy = dice() % 3 > 0;
+            of_these->hosts[dice() % of_these->count].active = dice() % 9;
             if (dice() % 2)
                 envoy_dynamic_module_on_lb_on_host_membership_update(&hosts, balancer, 0, 0);
         }
-        if (round % 5000 == 0 && of->other) {
-            char made[4200];
-            snprintf(made, sizeof made, "%s.new", of->path);
-            unlink(made);
-            if (link(round % 10000 ? of->other : of->hosts, made) || rename(made, of->path))
-                abort();
-        }
+        if (round % 5000 == 0 && of->other)
+            put_table(of->path, round % 10000 ? of->other : of->hosts);
         envoy_dynamic_module_on_lb_choose_host(&hosts, balancer, NULL, &priority, &index);
     }
     for (size_t at = 0; at < UNDER_WAY; at++)
@@ -349,7 +396,7 @@ static void *storm_on(void *argument) {
     envoy_dynamic_module_on_lb_destroy(balancer);
     free(streams);
     free(filters);
-    free(hosts.hosts);
+    free_hosts(&hosts);
     slots_close();
     return NULL;
 }
@@ -363,6 +410,68 @@ static int storm(picker with, char *path, char *other, const char *hosts, long r
         pthread_join(threads[at], NULL);
     close_picker(with);
     printf("done\n");
+    return 0;
+}
+
+static int hold(picker with, char *path, char *other, long count) {
+    enum { LOADED = 0 }; /* the first counter that is defined */
+    char first[4200];
+    snprintf(first, sizeof first, "%s.first", path);
+    stream *streams = calloc((size_t)count, sizeof *streams);
+    void **filters = calloc((size_t)count, sizeof *filters);
+    if (link(path, first) || !streams || !filters)
+        abort();
+    for (long each = 0; each < count; each++) {
+        uint32_t priority = 0, index = 0;
+        size_t loaded = counted[LOADED];
+        put_table(path, each % 2 ? first : other);
+        streams[each] = (stream){.headers = {LITERAL("GET"), LITERAL("/")}};
+        filters[each] = envoy_dynamic_module_on_http_filter_new(with.filters, &streams[each]);
+        /* The file is looked at again a quarter of a second after the last time. */
+        while (counted[LOADED] == loaded) {
+            envoy_dynamic_module_on_http_filter_request_headers(&streams[each], filters[each], true);
+            usleep(5000);
+        }
+        bool chosen = envoy_dynamic_module_on_lb_choose_host(with.hosts, with.balancer, &streams[each], &priority, &index);
+        note_host(&with, &streams[each], chosen, priority, index);
+    }
+    struct mallinfo2 used = mallinfo2();
+    for (long each = 0; each < count; each++) {
+        envoy_dynamic_module_on_http_filter_stream_complete(&streams[each], filters[each]);
+        envoy_dynamic_module_on_http_filter_destroy(filters[each]);
+        printf("%s\t%s\n", streams[each].host, streams[each].logged);
+    }
+    printf("%zu\n", used.uordblks + used.hblkhd);
+    free(streams);
+    free(filters);
+    close_picker(with);
+    return 0;
+}
+
+static atomic_bool racing;
+
+static void *send_elsewhere(void *argument) {
+    const part *of = &((fleet *)argument)->at[0];
+    while (racing) {
+        of->hosts[dice() % of->count].active ^= 1;
+        sched_yield();
+    }
+    slots_close();
+    return NULL;
+}
+
+static int race(picker with, long count) {
+    pthread_t other;
+    raced = racing = true;
+    pthread_create(&other, NULL, send_elsewhere, with.hosts);
+    for (long round = 0; round < count; round++) {
+        stream of = {.headers = {LITERAL("GET"), LITERAL("/")}};
+        decide(with, &of);
+        printf("%s\t%s\n", of.host, of.logged);
+    }
+    racing = false;
+    pthread_join(other, NULL);
+    close_picker(with);
     return 0;
 }
 
@@ -398,14 +507,16 @@ static int measure(picker with, long count) {
 int main(int count, char **arguments) {
     if (count > 2 && !strcmp(arguments[1], "parse"))
         return parse(count - 2, arguments + 2);
-    bool storms = count == 6 && !strcmp(arguments[1], "storm");
+    bool storms = count == 6 && !strcmp(arguments[1], "storm"), holds = count == 6 && !strcmp(arguments[1], "hold");
     if (count < 4)
         return 2;
-    fleet hosts = read_hosts(arguments[storms ? 4 : 3]);
+    fleet hosts = read_hosts(arguments[storms || holds ? 4 : 3]);
     picker with = open_picker(arguments[2], &hosts);
     int status = storms ? storm(with, arguments[2], arguments[3], arguments[4], atol(arguments[5]))
+                 : holds ? hold(with, arguments[2], arguments[3], atol(arguments[5]))
+                 : !strcmp(arguments[1], "race") && count == 5 ? race(with, atol(arguments[4]))
                  : !strcmp(arguments[1], "time") && count == 5 ? measure(with, atol(arguments[4]))
                                                                : run(with);
-    free(hosts.hosts);
+    free_hosts(&hosts);
     return status;
 }
