@@ -1,4 +1,4 @@
-"""The arm of a request: the same key has the same arm in every proxy, and can be derived again from the log."""
+"""The arm of a request: the same key has the same arm in every proxy."""
 
 import struct
 
@@ -24,6 +24,6 @@ def time_key(seconds: int, unix_time: float) -> bytes:
 
 
 def arm_of(table: PickerTable, key: bytes) -> Arm:
-    """The arm that requests with this key have: the request's id, the header's value, or `time_key`."""
+    """The arm that requests with this key have: the header's value, `time_key`, or random bytes of the picker's own."""
     share = arm_share(table.settings.salt, key)
     return next((arm for arm in table.arms if share < arm.until), table.arms[-1])

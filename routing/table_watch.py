@@ -30,8 +30,9 @@ class TableWatch:
                 known = (about.st_ino, about.st_size, about.st_mtime_ns)
                 if known == self._known:
                     return None
-                self._known = known
                 data = file.read()
+                # Only now: what could not be read is looked at again, though it stays the same.
+                self._known = known
         except FileNotFoundError:
             return None
         except OSError as error:

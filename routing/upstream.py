@@ -38,7 +38,15 @@ def parse_upstream(text: str) -> Upstream:
         raise FingerpostError(f"host {text.strip()!r} has no address and port: write {_FORM}")
     if not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
         raise FingerpostError(f"host {text.strip()!r}: {port!r} is no port from 1 to 65535: write {_FORM}")
-    return Upstream(name, address, int(port))
+    return Upstream(name, plain_address(address), int(port))
+
+
+def plain_address(address: str) -> str:
+    """An IP address as it is commonly spelled, `::1` for `0:0:0:0:0:0:0:1`; anything else as it is."""
+    try:
+        return ipaddress.ip_address(address).compressed
+    except ValueError:
+        return address
 
 
 def parse_upstreams(lines: Iterable[str]) -> list[Upstream]:

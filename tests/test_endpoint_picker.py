@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from picker_harness import made_table
 from test_picker import key_of, requests
@@ -27,7 +27,7 @@ from routing.endpoint_picker.server import EndpointPickerServer
 from routing.endpoint_picker.service import DESTINATION, LB_SPACE, SERVED, SUBSET, SUBSET_SPACE, Exchange
 from routing.router import write_table
 from routing.table_file import Arm, PickerSettings
-from routing.upstream import Upstream
+from routing.upstream import Upstream, parse_upstream
 
 HOSTS = [Upstream(f"h{number}", f"10.0.0.{number}", 80) for number in range(6)]
 ADDRESSES = [endpoint_of(upstream) for upstream in HOSTS]
@@ -145,16 +145,23 @@ def test_hosts_that_refuse_are_left_out_unless_most_do():
 
 def test_arms_are_those_of_the_definition():
     arms = (Arm("a", "fingerpost", 0, 0.4, "1"), Arm("b", "random", 0, 0.7, "2"), Arm("c", "least_request", 0, 1.0))
-    for mode, header in (("request", ""), ("header", "X-User")):
-        settings = PickerSettings(exploration=0.0, arm_mode=mode, arm_header=header, salt="s")
-        table = costs(arms=arms, settings=settings)
-        made = chooser(table)
-        assert made.arm_header == header.lower()
-        for number in range(60):
-            key = str(number).encode()
-            found = made.choose(Request("GET", "/x", request_id=key, arm_key=key if header else b""))
-            arm = arm_of(table, key)
-            assert (found.arm, found.policy, found.model_version) == (arm.name, arm.policy, arm.model_version)
+    settings = PickerSettings(exploration=0.0, arm_mode="header", arm_header="X-User", salt="s")
+    table = costs(arms=arms, settings=settings)
+    made = chooser(table)
+    assert made.arm_header == "x-user"
+    for number in range(60):
+        key = str(number).encode()
+        found = made.choose(Request("GET", "/x", arm_key=key))
+        arm = arm_of(table, key)
+        assert (found.arm, found.policy, found.model_version) == (arm.name, arm.policy, arm.model_version)
+
+
+def test_arms_by_request_are_drawn_whatever_id_a_client_sends():
+    arms = (Arm("a", "fingerpost", 0, 0.25, "1"), Arm("b", "random", 0, 1.0, "2"))
+    made = chooser(costs(arms=arms, settings=PickerSettings(exploration=0.0, arm_mode="request")))
+    same = request_of([SimpleNamespace(key="x-request-id", raw_value=b"mine", value="")], made.arm_header)
+    found = Counter(made.choose(same).arm for _ in range(2000))
+    assert found["a"] == pytest.approx(500, abs=100)
 
 
 def message(kind, subset=None, served=None, duplex=False, **headers):
@@ -205,6 +212,7 @@ actions = st.lists(
 
 
 @given(actions)
+@example([(0, "headers", 0), (0, "end", 0), (0, "response", 1)])
 def test_counts_are_those_of_what_is_under_way(steps):
     """Whatever comes, in whatever order, and whatever hosts come and go: a count for each open exchange, none left."""
     made = chooser(costs())
@@ -224,6 +232,7 @@ def test_counts_are_those_of_what_is_under_way(steps):
             made.endpoints.replace(HOSTS[: max(1, number % 7)])
         assert (made.endpoints.inflight >= 0).all()
         assert made.endpoints.inflight.sum() <= len(begun)
+        assert begun or not made.endpoints.inflight.any()
     for exchange in exchanges:
         exchange.end()
         exchange.end()
@@ -290,7 +299,22 @@ async def _until(true):
 def test_an_endpoint_is_listed_once():
     with pytest.raises(FingerpostError, match="twice"):
         Endpoints([HOSTS[0], HOSTS[0]])
-    assert endpoint_of(Upstream("six", "::1", 80)) == "[::1]:80"
+    with pytest.raises(FingerpostError, match="twice"):
+        Endpoints([Upstream("a", "::1", 80), Upstream("b", "0:0:0:0:0:0:0:1", 80)])
+
+
+def test_an_address_is_the_same_however_it_is_spelled():
+    """A file, a gateway's subset and the endpoint that answered, each in a spelling of its own."""
+    hosts = [parse_upstream("six=[2001:DB8:0:0::1]:80"), parse_upstream("four=10.0.0.1:80")]
+    made = chooser(hosts=hosts)
+    assert made.endpoints.addresses == ["[2001:db8::1]:80", "10.0.0.1:80"]
+    exchange = Exchange(made)
+    exchange.answer(message("request_headers", subset=["[2001:0db8:0:0:0:0:0:1]:80"]))
+    assert made.endpoints.inflight.tolist() == [1, 0]
+    exchange.answer(message("response_headers", served="[2001:db8:0::1]:80"))
+    assert (made.endpoints.inflight.tolist(), made.endpoints.refused_until.tolist()) == ([1, 0], [0, 0])
+    exchange.end()
+    assert made.endpoints.inflight.sum() == 0
 
 
 def test_the_command_needs_endpoints_by_one_way(tmp_path):

@@ -45,7 +45,8 @@ class Routing(BaseModel):
         default={}, description='Policies as arms, as JSON: `{"fingerpost": 0.5, "least_request": 0.5}`.'
     )
     arm_by: Literal["request", "header", "time"] = Field(
-        default="request", description="Arms by request id, by the header `arm_header`, or by time."
+        default="request",
+        description="Arms by a random id of the request's own, by the header `arm_header`, or by time.",
     )
     arm_header: str = Field(default="", description="Header whose value decides the arm.")
     arm_seconds: int = Field(default=60, ge=1, description="Length of a span of time with one arm, seconds.")

@@ -168,4 +168,5 @@ def _arm_key(table: PickerTable, request: Request, now_s: float, dice: random.Ra
     if table.settings.arm_mode == "time":
         return time_key(table.settings.arm_seconds, now_s)
     key = request.arm_key if table.settings.arm_mode == "header" else b""
-    return key or request.request_id or dice.randbytes(8)
+    # Never by an id that clients send: they would choose their arm.
+    return key or dice.randbytes(8)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.errors import FingerpostError
-from routing.upstream import Upstream
+from routing.upstream import Upstream, plain_address
 
 # As long as Envoy leaves out a host that it ejected for the first time.
 _REFUSED_S = 5.0
@@ -14,8 +14,16 @@ _REFUSED_S = 5.0
 
 def endpoint_of(upstream: Upstream) -> str:
     """`address:port`, an IPv6 address in brackets: what the protocol calls an endpoint."""
-    address = f"[{upstream.address}]" if ":" in upstream.address else upstream.address
-    return f"{address}:{upstream.port}"
+    address = plain_address(upstream.address)
+    return f"[{address}]:{upstream.port}" if ":" in address else f"{address}:{upstream.port}"
+
+
+def plain_endpoint(text: str) -> str:
+    """`address:port` spelled as `endpoint_of` does, however whoever sent it spells an IPv6 address."""
+    address, colon, port = text.rpartition(":")
+    if not colon or not address.startswith("["):
+        return text
+    return f"[{plain_address(address[1:].removesuffix(']'))}]:{port}"
 
 
 class Endpoints:
@@ -70,7 +78,7 @@ class Endpoints:
         """Places of the endpoints that may be chosen; None: all, else those of the subset."""
         if subset is None:
             return np.arange(self._known)
-        places = {self._place[address] for address in subset if address in self._place}
+        places = {self._place[address] for address in map(plain_endpoint, subset) if address in self._place}
         return np.array(sorted(place for place in places if place < self._known), dtype=np.int64)
 
     def begin(self, address: str) -> bool:

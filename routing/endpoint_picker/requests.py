@@ -10,13 +10,12 @@ from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fleet.log_fields import route_of
 from routing.access_log import MAX_USER_AGENT
 
-ID_HEADER = "x-request-id"
 _MAX_PATH = 512
 _SCHEME = 6
 _WANTED = frozenset(
     {
         *(":method", ":path", "authorization", "user-agent", "cf-ipcountry", "content-length"),
-        *("x-api-key", "cookie", ID_HEADER),
+        *("x-api-key", "cookie"),
     }
 )
 
@@ -31,7 +30,6 @@ class Request:
     auth: str = "none"
     user_agent_class: str = "other"
     region: str = "none"
-    request_id: bytes = b""
     arm_key: bytes = b""
 
 
@@ -55,7 +53,6 @@ def request_of(headers: Iterable[Any], arm_header: str = "") -> Request:
         auth_method(text.get("authorization", "")[:_SCHEME], "x-api-key" in found, "cookie" in found),
         user_agent_class(text.get("user-agent", "")[:MAX_USER_AGENT]),
         coarse_region(text.get("cf-ipcountry", "")[:2]),
-        found.get(ID_HEADER, b""),
         found.get(arm_header, b"") if arm_header else b"",
     )
 

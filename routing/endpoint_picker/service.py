@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from routing.endpoint_picker.choice import Chooser, Decision
+from routing.endpoint_picker.endpoints import plain_endpoint
 from routing.endpoint_picker.messages import FULL_DUPLEX_STREAMED, OVERWRITE, messages
 from routing.endpoint_picker.requests import request_of
 
@@ -52,7 +53,11 @@ class Exchange:
         return response
 
     def end(self) -> None:
-        """The request is over, however it ended."""
+        """The request is over, however it ended; what is said of it afterwards counts nothing."""
+        self._decision = None
+        self._leave()
+
+    def _leave(self) -> None:
         if self._at is not None:
             self._endpoints.end(self._at)
             self._at = None
@@ -78,13 +83,13 @@ class Exchange:
     def _response(self, message: Any, response: Any) -> None:
         """Takes note of the endpoint that answered: those before it in the list did not take the request."""
         response.response_headers.SetInParent()
-        served, found = _text(message, LB_SPACE, SERVED), self._decision
+        served, found = plain_endpoint(_text(message, LB_SPACE, SERVED)), self._decision
         if not served or not found or served == found.endpoints[0]:
             return
         tried = found.endpoints.index(served) if served in found.endpoints else len(found.endpoints)
         for address in found.endpoints[:tried]:
             self._endpoints.refused(address, time.monotonic())
-        self.end()
+        self._leave()
         self._count_at(served)
         self._decision = found.served_elsewhere()
         response.dynamic_metadata.update({LOG_SPACE: {LOG_KEY: self._decision.as_text()}})
