@@ -24,6 +24,7 @@ from demo.report import write_report
 from demo.story import Story, Told
 from fingerpost.environment import tool_environment
 from fingerpost.lake import INBOX, parquet_files
+from fingerpost.locks import sole
 from fingerpost.settings import LOOPBACK, Settings
 from fingerpost.shown import rich_text
 from fingerpost.stack.parts import (
@@ -36,6 +37,7 @@ from fingerpost.stack.parts import (
 )
 from fingerpost.stack.ports import check_ports
 from fingerpost.stack.processes import Child, Stack
+from fingerpost.stack.state import FOLDER
 from fleet.demo.classes import demo_hosts
 from serving.model_files import ModelFiles
 
@@ -77,18 +79,22 @@ class Demo:
         self._began = time.monotonic()
 
     def run(self) -> None:
-        check_ports(port_uses(self._settings, self._hosts))
-        self._clear()
         environment = {**settings_environment(self._settings), **tool_environment(self._settings)}
-        with Stack(self._layout.logs, environment) as stack:
-            stack.catch_signals()
-            outcome = self._loop(stack)
-            if self._options.json_output:
-                print(json.dumps(outcome.to_json(), indent=1), flush=True)
-            else:
-                print_outcome(outcome, Console())
-            if not self._options.once:
-                self._stay(stack, outcome)
+        home = self._layout.home
+        with sole(home / FOLDER / "demo.lock", f"a demo runs in {home}", cure="stop it, or set FINGERPOST_HOME"):
+            stack = Stack(self._layout.logs, environment)
+            stack.end_left_over()
+            check_ports(port_uses(self._settings, self._hosts))
+            self._clear()
+            with stack:
+                stack.catch_signals()
+                outcome = self._loop(stack)
+                if self._options.json_output:
+                    print(json.dumps(outcome.to_json(), indent=1), flush=True)
+                else:
+                    print_outcome(outcome, Console())
+                if not self._options.once:
+                    self._stay(stack, outcome)
 
     def _loop(self, stack: Stack) -> Outcome:
         settings = self._settings

@@ -1,6 +1,7 @@
 """The command line: light to start, and plain about what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,6 @@ HEAVY = {"pandas", "numpy", "pyarrow", "mlflow", "prefect", "bentoml", "lightgbm
 
 
 def fingerpost(*arguments, **env):
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "fingerpost", *arguments],
         capture_output=True,
@@ -197,3 +196,12 @@ def test_a_port_in_use_ends_the_demo_at_once():
     assert done.returncode == 1
     assert f"port {port} (engine) is in use" in done.stderr
     assert "FINGERPOST_ENGINE_PORT" in done.stderr
+
+
+def test_a_second_demo_in_one_home_is_refused(tmp_path):
+    from fingerpost.locks import sole
+
+    with sole(tmp_path / "demo" / "run" / "demo.lock", "the test"):
+        done = fingerpost("demo", "--once", FINGERPOST_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert f"a demo runs in {tmp_path / 'demo'} already: pid {os.getpid()}" in done.stderr

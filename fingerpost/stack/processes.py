@@ -99,17 +99,22 @@ class Stack:
             if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:
                 signal.signal(each, self._note_signal)
 
-    def end_left_over(self, names: Collection[str]) -> int:
-        """Ends what an earlier stack with the same log folder has left of these processes; politely, then not.
+    def end_left_over(self, names: Collection[str] | None = None) -> int:
+        """Ends what an earlier stack with the same log folder has left; politely, then not.
 
         Only for whoever knows that no other stack runs there.
+
+        Args:
+            names: of these processes alone; None: of all.
 
         Returns:
             How many processes there were.
         """
 
         def ours(mark: Mark) -> bool:
-            return mark.folder == self._log_dir and mark.part in names and mark.stack != self._id
+            if mark.folder != self._log_dir or mark.stack == self._id:
+                return False
+            return names is None or mark.part in names
 
         return end_marked(ours, _LEFT_OVER_GRACE_S)
 
