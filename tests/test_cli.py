@@ -85,13 +85,13 @@ def test_settings_come_from_the_environment():
 
 
 def test_a_misspelt_setting_is_warned_of_with_the_one_that_was_meant():
-    done = fingerpost("settings", "--json", FINGERPOST_SERVICES="bank", FINGERPOST_STACK_ID="1")
+    done = fingerpost("settings", "--json", FINGERPOST_SERVICES="bank", FINGERPOST_STACK="1")
     assert done.returncode == 0
     assert json.loads(done.stdout)["service"] == "shop"
     assert (
         done.stderr.count("FINGERPOST_SERVICES is no setting and has no effect: did you mean FINGERPOST_SERVICE?") == 1
     )
-    assert "FINGERPOST_STACK_ID" not in done.stderr
+    assert "FINGERPOST_STACK" not in done.stderr
 
 
 @pytest.mark.parametrize(

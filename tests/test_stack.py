@@ -194,6 +194,17 @@ def test_to_end_one_ends_all_that_it_has_started_and_no_other(tmp_path):
         assert lives(other.process.pid)
 
 
+def test_what_a_stack_gives_its_processes_is_not_taken_for_a_misspelt_setting(tmp_path):
+    from fingerpost.settings import unknown_variables
+
+    with Stack(tmp_path, {}) as stack:
+        child = stack.start("x", [sys.executable, "-c", "import os; print('\\n'.join(os.environ))"])
+        stack.finish(child, 20)
+        given = set(child.output().split()) - set(os.environ)
+    assert given
+    assert unknown_variables(given) == []
+
+
 def test_logs_are_appended_with_a_line_for_each_start(tmp_path):
     with Stack(tmp_path, {}) as stack:
         for word in ("one", "two"):

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 _PREFIX = "FINGERPOST_"
 # Variables that parts give each other: no settings.
-_OTHERS = ("FINGERPOST_STACK_ID",)
+_OTHERS = ("FINGERPOST_STACK",)
 # What Kubernetes tells every container of services whose name begins as ours does.
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 # How alike two names are of which one may be the other misspelt, 0 to 1.
