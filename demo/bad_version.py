@@ -34,7 +34,7 @@ def make_bad(settings: Settings) -> str:
     if present is None:
         raise FingerpostError(f"{name} has no champion yet")
     rows = load_training_rows(settings.lake, settings.service, 20_000)
-    bundle = load_version(url, name, present)
+    bundle = load_version(settings, present)
     bad = replace(bundle, boosters={**bundle.boosters, **_mirrored(bundle, bundle.encoder.encode(rows))})
     version = register_bundle(bad, rows.tail(100), url, name, {"made_of": present, "purpose": "a bad version"})
     describe(url, name, version, "Made to be bad: it takes fast hosts for slow ones.")

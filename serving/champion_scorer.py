@@ -13,6 +13,7 @@ from serving.histories import Histories, HistoryForm, gather
 from serving.scorer import TARGETS, ModelLogs
 from training.bundle import ModelBundle
 from training.compiled_trees import Trees, compile_trees, load_trees
+from training.inspection import require_inspected
 
 # Cells at once: their features take some 10 MB, and a column of them fits into a cache.
 _BLOCK = 8_000
@@ -89,7 +90,8 @@ def load_model(folder: Path, version: str, source: str, form: HistoryForm) -> Lo
 
     Raises:
         SchemaMismatchError: it was made for other features than this program's; the message names them.
-        OSError, ValueError, KeyError, lightgbm.basic.LightGBMError: it is damaged.
+        DamagedModelError: its files are not those that were read well when they were fetched.
     """
+    require_inspected(folder)
     bundle = ModelBundle.load(folder)
     return LoadedModel(version, ChampionScorer(bundle, load_trees(folder, bundle.boosters), version, form, source))

@@ -1,6 +1,7 @@
 """Fetched models and what the aliases point at, as files all workers of a machine share: `models/SERVICE/`."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from fingerpost.names import is_name
 
 _WANTED_S = 600.0
 _KEPT = 4
+# What the folders begin with that models are fetched into.
+UNFINISHED = ".fetch-"
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,15 @@ class ModelFiles:
         problem: str | None,
         known: bool = True,
         experiment: str | None = None,
+        anew: bool = False,
     ) -> None:
-        """Writes them down, with the experiment, if they are others than before."""
+        """Writes them down, with the experiment, if they are others than before.
+
+        Args:
+            anew: files of theirs were fetched, so that workers look at them although nothing else is new.
+        """
         state = AliasState(aliases.get("champion"), aliases.get("challenger"), known, problem, experiment)
-        if state != self.read_aliases(service):
+        if anew or state != self.read_aliases(service):
             write_text_atomically(self.folder(service) / "aliases.json", json.dumps(asdict(state)))
 
     def note_problem(self, service: str, problem: str) -> None:
@@ -109,8 +117,23 @@ class ModelFiles:
         except OSError:
             return  # the disk is full or gone: nothing better can be said
 
+    def remove_unfinished(self) -> None:
+        """Removes what fetches left that were killed; for the one process that fetches, before its first."""
+        for left in self.root.glob(f"*/{UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
     def prune(self, service: str) -> None:
         """Removes all but the latest few models of a service."""
         folders = [path for path in self.folder(service).glob("[0-9]*") if path.is_dir()]
         for old in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def write_to_disk(folder: Path) -> None:
+    """Waits until the files in a folder are on disk: a crash of the machine must not leave them half written."""
+    for path in (*folder.iterdir(), folder):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)

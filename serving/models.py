@@ -22,10 +22,13 @@ from serving.histories import HistoryForm
 from serving.metrics import EngineMetrics
 from serving.model_files import Found, ModelFiles
 from serving.scoring import Scored, objection, score_fleet
-from training.bundle import SchemaMismatchError
+from training.inspection import ended, forget_inspection
+from training.manifest import DamagedModelError, SchemaMismatchError
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.25
+# A process that dies is started again after a pause that doubles, unless it lived for long.
+_FIRST_PAUSE_S, _LONG_S = 1.0, 60.0
 # Where `fingerpost deploy` puts the model of a Bento.
 SHIPPED = Path(__file__).parent / "pinned_model"
 
@@ -161,6 +164,9 @@ class Models:
                 warmed, problem = self._check(service, model, self._most_off(service, alias, found))
         except SchemaMismatchError as error:
             model, warmed, problem = None, None, str(error)
+        except DamagedModelError as error:
+            model, warmed, problem = None, None, f"{error}; it is fetched again"
+            forget_inspection(self.files.folder(service) / found.folder)
         except Exception as error:  # whatever is wrong with an artifact, the engine goes on serving
             model, warmed, problem = None, None, f"{type(error).__name__}: {error}"[:300]
         if problem is not None or model is None:
@@ -218,13 +224,18 @@ class Models:
         """One worker of the machine, the one with the lock, has the process that looks at the registry."""
         lock: IO[Any] | None = None
         child: subprocess.Popen[bytes] | None = None
+        began_s, pause_s = 0.0, _FIRST_PAUSE_S
         while not self._stop.wait(0.5):
             try:
                 lock = lock or _lock(self.files.root / ".lock")
-                if lock is not None and (child is None or child.poll() is not None):
+                if child is not None and child.poll() is not None:
+                    pause_s = _FIRST_PAUSE_S if time.monotonic() - began_s > _LONG_S else min(2 * pause_s, _LONG_S)
+                    self._tell_death(child.returncode, pause_s)
+                    child = None
+                    self._stop.wait(pause_s)
+                elif lock is not None and child is None:
                     command = [sys.executable, "-m", "serving.registry_watch"]
-                    child = subprocess.Popen(command, stdin=subprocess.PIPE)
-                    self._stop.wait(1.0)
+                    child, began_s = subprocess.Popen(command, stdin=subprocess.PIPE), time.monotonic()
             except OSError as error:
                 logger.warning("the registry cannot be watched: %s", error)
                 self._stop.wait(5.0)
@@ -233,6 +244,12 @@ class Models:
             child.wait(10)
         if lock is not None:
             lock.close()
+
+    def _tell_death(self, returncode: int, pause_s: float) -> None:
+        """Says in `problems` that the process that looks at the registry died, until it has looked again."""
+        died = f"the process that follows it {ended(returncode)}, and is started again in {pause_s:g} s"
+        logger.error("the registry is not followed: %s", died)
+        self.files.note_problem(self._settings.service, died)
 
 
 @contextlib.contextmanager

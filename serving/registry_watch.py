@@ -17,18 +17,46 @@ from typing import Any
 
 from fingerpost.aliases import ALIASES, CHAMPION, none_if_missing, pointed_at
 from fingerpost.environment import apply_tool_environment
+from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.logs import configure_logs
 from fingerpost.settings import Settings, get_settings
-from serving.model_files import Found, ModelFiles
+from serving.model_files import UNFINISHED, Found, ModelFiles, write_to_disk
+from training.inspection import inspect_files, is_inspected
 
 logger = logging.getLogger(__name__)
 _MOST_EXPERIMENT = 10_000
 _NICE = 10
+_FIRST_PAUSE_S = 5.0
+_MOST_PAUSE_S = 600.0
+_MOST_WHY = 500
 
 
-def look(settings: Settings, files: ModelFiles, service: str) -> None:
+class Refused:
+    """Versions whose files cannot be used: not fetched again at once, but after a pause that doubles each time."""
+
+    def __init__(self, first_s: float = _FIRST_PAUSE_S, most_s: float = _MOST_PAUSE_S) -> None:
+        self._first_s, self._most_s = first_s, most_s
+        self._told: dict[tuple[str, str], tuple[str, float, float]] = {}
+
+    def why(self, service: str, folder: str) -> str | None:
+        """Why it cannot be used, while it is not to be fetched again."""
+        said, until_s, _ = self._told.get((service, folder), ("", 0.0, 0.0))
+        return said if time.monotonic() < until_s else None
+
+    def note(self, service: str, folder: str, why: str) -> None:
+        pause_s = min(2 * self._told.get((service, folder), ("", 0.0, self._first_s / 2))[2], self._most_s)
+        self._told[service, folder] = (why, time.monotonic() + pause_s, pause_s)
+
+    def forget(self, service: str, folder: str) -> None:
+        self._told.pop((service, folder), None)
+
+
+def look(settings: Settings, files: ModelFiles, service: str, refused: Refused | None = None) -> None:
     """Writes down what a service's aliases point at, with the models fetched.
+
+    Args:
+        refused: what was found out by earlier looks.
 
     Raises:
         mlflow.exceptions.MlflowException, OSError: the registry does not answer, or the files cannot be written.
@@ -42,17 +70,22 @@ def look(settings: Settings, files: ModelFiles, service: str) -> None:
         found[CHAMPION] = client.get_model_version(name, settings.model_version)
     aliases: dict[str, Found | None] = {}
     problems: list[str] = []
+    refused, anew = refused or Refused(), False
     for alias, version in found.items():
         aliases[alias] = None
-        if version is not None:
-            try:
-                aliases[alias] = _fetched(settings, files, service, version)
-            except Exception as error:  # a version without its artifact must not hide the other alias
-                logger.warning("version %s of %s cannot be fetched: %s", version.version, name, error)
-                problems.append(f"version {version.version} cannot be fetched: {type(error).__name__}: {error}"[:300])
-                aliases[alias] = Found(str(version.version), "")
+        if version is None:
+            continue
+        # A registry made anew counts from 1 again: the number alone does not tell which model it is.
+        folder = f"{version.version}-{version.creation_timestamp}"
+        why = refused.why(service, folder)
+        if why is None and not is_inspected(files.folder(service) / folder):
+            why = _fetch(settings, files, service, version, folder, refused)
+            anew = anew or why is None
+        if why is not None and why not in problems:
+            problems.append(why)
+        aliases[alias] = Found(str(version.version), folder if why is None else "")
     experiment = _experiment(client, name)
-    files.write_aliases(service, aliases, "; ".join(problems) or None, experiment=experiment)
+    files.write_aliases(service, aliases, "; ".join(problems) or None, experiment=experiment, anew=anew)
 
 
 def _experiment(client: Any, name: str) -> str | None:
@@ -63,49 +96,42 @@ def _experiment(client: Any, name: str) -> str | None:
     return str(text)[:_MOST_EXPERIMENT] if text else None
 
 
-def _fetched(settings: Settings, files: ModelFiles, service: str, version: Any) -> Found:
-    # A registry made anew counts from 1 again: the number alone does not tell which model it is.
-    folder = f"{version.version}-{version.creation_timestamp}"
-    target = files.folder(service) / folder
-    if not (target / "bundle.json").exists():
-        fetch(settings.mlflow, version.name, str(version.version), target)
-        files.prune(service)
-        logger.info("model fetched", extra={"model": version.name, "model_version": version.version})
-    return Found(str(version.version), folder)
+def _fetch(
+    settings: Settings, files: ModelFiles, service: str, version: Any, folder: str, refused: Refused
+) -> str | None:
+    """Fetches a version; why that could not be done, or None."""
+    try:
+        fetch(settings.mlflow, version.name, str(version.version), files.folder(service) / folder)
+    except Exception as error:  # a version without its artifact must not hide the other alias
+        logger.warning("version %s of %s cannot be fetched: %s", version.version, version.name, error)
+        why = f"version {version.version} cannot be fetched: {type(error).__name__}: {error}"[:_MOST_WHY]
+        if isinstance(error, FingerpostError):  # what is wrong with its files; not that the registry is away
+            refused.note(service, folder, why)
+        return why
+    refused.forget(service, folder)
+    files.prune(service)
+    logger.info("model fetched", extra={"model": version.name, "model_version": version.version})
+    return None
 
 
 def fetch(tracking_url: str, name: str, version: str, target: Path) -> None:
-    """Fetches the files of a model version into a folder, whole or not at all.
+    """Fetches the files of a model version into a folder, read well, compiled and on disk, or not at all.
 
     Raises:
-        FileNotFoundError: it is not a Fingerpost model.
+        FingerpostError: it is not a Fingerpost model, or one that cannot be used; the message says why.
+        mlflow.exceptions.MlflowException, OSError: the registry does not answer, or files cannot be written.
     """
-    import mlflow
+    from training.registry import fetch_version
 
-    mlflow.set_tracking_uri(tracking_url)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as temporary:
-        mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=temporary)
-        about = next(Path(temporary).rglob("bundle.json"), None)
-        if about is None:
-            raise FileNotFoundError(f"version {version} of {name} is not a Fingerpost model: it has no bundle.json")
-        _compile(about.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as temporary:
+        folder = Path(temporary) / "model"
+        folder.mkdir()
+        fetch_version(tracking_url, name, version, folder)
+        inspect_files(folder)
+        write_to_disk(folder)
         shutil.rmtree(target, ignore_errors=True)
-        about.parent.rename(target)
-
-
-def _compile(folder: Path) -> None:
-    """Compiles a fetched model's trees, so that no one who serves it has to."""
-    from training.bundle import ModelBundle
-    from training.compiled_trees import COMPILED, save_trees
-
-    # What an artifact brings along under that name is not believed.
-    (folder / COMPILED).unlink(missing_ok=True)
-    try:
-        save_trees(folder, ModelBundle.load(folder).boosters)
-    except Exception as error:  # what is wrong with a model is said by whoever is to serve it
-        (folder / COMPILED).unlink(missing_ok=True)
-        logger.warning("the trees of a model cannot be compiled: %s: %s", type(error).__name__, error)
+        folder.rename(target)
 
 
 def main() -> None:
@@ -118,11 +144,12 @@ def main() -> None:
     threading.Thread(target=_end_with_the_engine, daemon=True).start()
     with contextlib.suppress(OSError):
         os.nice(_NICE)  # to import MLflow takes seconds of a core that requests may want
-    files = ModelFiles(settings.home)
+    files, refused = ModelFiles(settings.home), Refused()
+    files.remove_unfinished()
     while True:
         for service in files.wanted(settings.service):
             try:
-                look(settings, files, service)
+                look(settings, files, service, refused)
             except Exception as error:  # whatever is wrong with the registry, look again
                 logger.warning("the registry cannot be looked at: %s: %s", type(error).__name__, error)
                 files.note_problem(service, f"{type(error).__name__}: {error}"[:300])

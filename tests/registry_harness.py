@@ -1,6 +1,8 @@
-"""A real registry on SQLite, with versions and the results that promotion reads, without training a model."""
+"""A real registry on SQLite, with versions and the results that promotion reads, without training a model; and models
+whose files somebody changed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from abtest.promotion.record import experiment_id
 from abtest.registry import Registry
 from fingerpost.aliases import CHALLENGER, CHAMPION
 from fingerpost.settings import Settings
+from training.bundle import ModelBundle
+from training.manifest import ABOUT, FileEntry
 
 GOOD = {
     "shadow": {"verdict": "better", "cells": 500},
@@ -20,6 +24,34 @@ GOOD = {
 def registry_settings(folder: Path, **changes: Any) -> Settings:
     """Settings whose registry is a SQLite file in the folder."""
     return Settings(home=folder, mlflow_url=f"sqlite:///{folder / 'mlflow.db'}", **changes)
+
+
+class Changed:
+    """A bundle as somebody may register it: its folder is changed after it was saved.
+
+    Args:
+        change: what is done to the folder.
+        sealed: whether the hashes in `bundle.json` are those of the changed files.
+    """
+
+    def __init__(self, bundle: ModelBundle, change: Callable[[Path], Any], sealed: bool = True) -> None:
+        self._bundle, self._change, self._sealed = bundle, change, sealed
+
+    def save(self, folder: Path) -> None:
+        """As `ModelBundle.save`."""
+        self._bundle.save(folder)
+        self._change(folder)
+        if self._sealed:
+            about = json.loads((folder / ABOUT).read_text())
+            about["files"] = {name: FileEntry.of((folder / name).read_bytes()).model_dump() for name in about["files"]}
+            (folder / ABOUT).write_text(json.dumps(about))
+
+
+def cut_in_half(folder: Path, name: str = "throughput_rps-0.txt") -> None:
+    """Leaves half of a file, of trees half of those: LightGBM ends the process that reads them."""
+    content = (folder / name).read_bytes()
+    begin = max(content.find(b"\nTree="), 0)
+    (folder / name).write_bytes(content[: begin + (len(content) - begin) // 2])
 
 
 class Made:

@@ -1,12 +1,17 @@
 """Models of a real engine: champions swapped in, bad ones refused, challengers in the shadow, experiments."""
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import time
 
 import httpx
+import psutil
 import pytest
 from engine_harness import RunningEngine
+from registry_harness import Changed, cut_in_half
 
 from bench.engine_fleet import MadeFleet, fit_model, register_model
 from fingerpost.client import AsyncEngineClient
@@ -120,3 +125,53 @@ def test_a_running_experiment_flips_the_table_with_its_slots(engine, client):
     assert 'fingerpost_engine_experiment_problem{service="shop"} 1.0' in metrics
     registry.delete_registered_model_tag(name, EXPERIMENT_TAG)
     engine.wait_for(lambda: all(client.health()["status"] == "ok" for _ in range(10)), 60)
+
+
+def watch_pids(engine):
+    """The processes that look at the registry."""
+    found = []
+    for each in psutil.Process(engine.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may end while we look
+            if "serving.registry_watch" in " ".join(each.cmdline()):
+                found.append(each.pid)
+    return found
+
+
+def test_damaged_models_end_no_worker_and_are_told_of(engine, client, made):
+    import mlflow
+
+    url, name = engine.env["FINGERPOST_MLFLOW_URL"], "fingerpost-shop"
+    folder = engine.home / "models" / "shop"
+
+    def served():
+        return json.loads(client.table("shop").body)["model_version"]
+
+    before, workers = served(), sorted(engine.worker_pids())
+    register_model(Changed(fit_model(made, 20, 8), cut_in_half), url, name)
+    told = engine.wait_for(lambda: client.health()["problems"].get("registry"), 90)
+    assert "the process that read it was ended by SIGABRT" in told
+    assert served() == before
+    assert sorted(engine.worker_pids()) == workers
+    mlflow.MlflowClient(url).set_registered_model_alias(name, "champion", before)
+    engine.wait_for(lambda: client.health()["status"] == "ok", 90)
+    assert not list(folder.glob(".fetch-*"))
+
+    # A disk that lost half of a file, and a fetch that was killed.
+    engine.end()
+    [champion] = folder.glob(f"{before}-*")
+    cut_in_half(champion)
+    (folder / ".fetch-killed").mkdir()
+    engine.start()
+    engine.wait_for(lambda: client.send_fingerprints(made.packed(int(time.time()))), 120)
+    engine.wait_for(lambda: served() == before, 120)
+    engine.wait_for(lambda: client.health()["status"] == "ok", 90)
+    assert not list(folder.glob(".fetch-*"))
+
+
+def test_a_watch_that_dies_is_told_of_and_started_again(engine, client):
+    (watch,) = engine.wait_for(lambda: watch_pids(engine), 30)
+    os.kill(watch, signal.SIGKILL)
+    told = engine.wait_for(lambda: client.health()["problems"].get("registry"), 30)
+    assert "the process that follows it was ended by SIGKILL" in told
+    engine.wait_for(lambda: client.health()["status"] == "ok", 90)
+    assert watch_pids(engine) != [watch]

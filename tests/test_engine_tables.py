@@ -24,7 +24,8 @@ from serving.histories import HistoryForm
 from serving.scoring import objection, score_fleet
 from serving.table import build_table
 from serving.table_formats import lua_string, render_arrow, render_json, render_lua
-from training.bundle import SchemaMismatchError
+from training.inspection import inspect_files
+from training.manifest import SchemaMismatchError
 
 US = 1_000_000
 NOW = 10**9 * US
@@ -173,11 +174,12 @@ def test_predictions_that_are_wildly_off_are_objected_to(made):
 
 def test_a_model_of_other_features_is_refused_by_name(model, tmp_path):
     model.save(tmp_path)
+    inspect_files(tmp_path)
     assert load_model(tmp_path, "3", "champion", FORM).scorer.version == "3"
     about = json.loads((tmp_path / "bundle.json").read_text())
     (tmp_path / "bundle.json").write_text(json.dumps({**about, "schema_hash": "0000other000"}))
     with pytest.raises(SchemaMismatchError, match="0000other000"):
-        load_model(tmp_path, "3", "champion", FORM)
+        inspect_files(tmp_path)
 
 
 def test_the_formats_say_the_same(made):

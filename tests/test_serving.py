@@ -20,6 +20,8 @@ from serving.fleet_state import build_fleet
 from serving.histories import gather
 from serving.predictor import cells_to_json, predict_cells
 from training.candidate import make_candidate
+from training.inspection import inspect_files
+from training.manifest import DamagedModelError
 
 
 @pytest.fixture
@@ -113,8 +115,11 @@ def test_features_of_whole_hosts_are_those_of_chosen_cells(made):
         np.testing.assert_array_equal(some.naive[view], whole.naive[view][:, place - 3 * 11])
 
 
-def test_a_model_that_comes_without_compiled_trees_is_loaded_all_the_same(made, tmp_path):
+def test_a_model_is_loaded_once_its_files_were_inspected(made, tmp_path):
     fleet, bundle = made
     bundle.save(tmp_path)
+    with pytest.raises(DamagedModelError, match="not inspected"):
+        load_model(tmp_path, "1", "champion", FORM)
+    inspect_files(tmp_path)
     loaded = load_model(tmp_path, "1", "champion", FORM).scorer.logs(fleet)
     np.testing.assert_array_equal(loaded.logs, ChampionScorer.compiled(bundle, "1", FORM).logs(fleet).logs)

@@ -13,11 +13,12 @@ from features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
 from training.blend import Blend
-from training.bundle import ModelBundle, SchemaMismatchError
+from training.bundle import ModelBundle
 from training.calibration import share_under, shift_to
 from training.candidate import make_candidate
 from training.evaluate import error_table, log_mae, score
 from training.fit import DEFAULT_PARAMS, Learnable, fit_booster
+from training.manifest import SchemaMismatchError
 from training.objective import quantile_objective
 from training.registration import register
 from training.registry import champion_params, champion_version, load_scored, load_version, set_champion
@@ -196,7 +197,8 @@ def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
     import mlflow
 
     monkeypatch.chdir(tmp_path)
-    url = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    settings = Settings(home=tmp_path, mlflow_url=f"sqlite:///{tmp_path / 'mlflow.db'}", service="shop")
+    url = settings.mlflow
     mlflow.set_tracking_uri(url)
     assert champion_version(url, "fingerpost-shop") is None
     version = register(candidate, url, "fingerpost-shop", "shop")
@@ -222,9 +224,9 @@ def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
 
     loaded = mlflow.pyfunc.load_model("models:/fingerpost-shop@champion")
     assert {column.name for column in loaded.metadata.signature.outputs.inputs} == set(TARGETS)
-    bundle = load_version(url, "fingerpost-shop", version)
+    bundle = load_version(settings, version)
     pd.testing.assert_frame_equal(bundle.predict(candidate.test), candidate.refitted.predict(candidate.test))
-    scored = load_scored(client, run.info.run_id)
+    scored = load_scored(settings, run.info.run_id)
     assert scored is not None
     assert score(scored, candidate.test) == candidate.scores
     assert not list((tmp_path).rglob("*.pkl"))

@@ -14,17 +14,13 @@ from features.definition import TARGETS, schema_hash
 from training.blend import Blend
 from training.encoder import Encoder
 from training.fast_trees import Predict
+from training.manifest import ABOUT, FORMAT, FileEntry, booster_file, read_about, read_checked
 
 if TYPE_CHECKING:
     from lightgbm import Booster
 
-_FORMAT = 2
 # Corrections by more than this ratio are not believed.
 _MAX_CORRECTION = np.log(20.0)
-
-
-class SchemaMismatchError(ValueError):
-    """A model was made for other features than these."""
 
 
 @dataclass(frozen=True)
@@ -89,41 +85,43 @@ class ModelBundle:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        files: dict[str, FileEntry] = {}
         for target, boosters in self.boosters.items():
             for number, booster in enumerate(boosters):
-                (folder / f"{target}-{number}.txt").write_text(booster.model_to_string())
+                name, content = booster_file(target, number), booster.model_to_string().encode()
+                (folder / name).write_bytes(content)
+                files[name] = FileEntry.of(content)
         about = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "schema_hash": schema_hash(),
             "boosters": {target: len(boosters) for target, boosters in self.boosters.items()},
             "blends": {target: {"own": blend.own, "new": blend.new} for target, blend in self.blends.items()},
             "shifts": self.shifts,
             "vocabulary": self.encoder.vocabulary,
+            "files": {name: entry.model_dump() for name, entry in files.items()},
         }
-        (folder / "bundle.json").write_text(json.dumps(about, indent=1))
+        (folder / ABOUT).write_text(json.dumps(about, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> "ModelBundle":
         """Loads what `save` wrote; nothing in it is executed.
 
+        LightGBM ends the process that reads damaged trees. Files from elsewhere are to be read by
+        `training.inspection.inspect_files` first, which does that in a process of its own.
+
         Raises:
             SchemaMismatchError: it was made for other features.
+            DamagedModelError: a file is not what was saved.
         """
         from lightgbm import Booster
 
-        about = json.loads((folder / "bundle.json").read_text())
-        if about["format"] != _FORMAT or about["schema_hash"] != schema_hash():
-            raise SchemaMismatchError(
-                f"the model has format {about['format']} and feature schema {about['schema_hash']}, this program "
-                f"{_FORMAT} and {schema_hash()}: train a new version"
-            )
+        about = read_about(folder)
         boosters = {
-            target: [Booster(model_str=(folder / f"{target}-{number}.txt").read_text()) for number in range(int(count))]
-            for target, count in about["boosters"].items()
+            target: [
+                Booster(model_str=read_checked(folder, name, about.files[name]).decode())
+                for name in about.names_of(target)
+            ]
+            for target in about.boosters
         }
-        blends = {
-            target: Blend(tuple(map(float, each["own"])), tuple(map(float, each["new"])))
-            for target, each in about["blends"].items()
-        }
-        shifts = {target: float(shift) for target, shift in about["shifts"].items()}
-        return cls(boosters, blends, Encoder(about["vocabulary"]), shifts)
+        blends = {target: Blend(tuple(each.own), tuple(each.new)) for target, each in about.blends.items()}
+        return cls(boosters, blends, Encoder(about.vocabulary), about.shifts)

@@ -35,6 +35,10 @@ class UnsupportedTreesError(ValueError):
     """The trees of a booster ask for what the kernel cannot do."""
 
 
+class DamagedTreesError(ValueError):
+    """What is written of a booster's trees is not of trees."""
+
+
 def fast_predict(booster: "Booster") -> Predict:
     """What `booster.predict` says of float64 rows: by the kernel, or where that cannot, by LightGBM on one thread."""
     try:
@@ -63,8 +67,12 @@ class Forest:
         Raises:
             UnsupportedTreesError: it has more than 64 leaves a tree, zeros that count as missing, linear leaves,
                 several outputs, or an objective whose predictions are not the sum of the leaves.
+            DamagedTreesError: nodes, features or leaves are not those of trees; the kernel would read past its arrays.
         """
         header, trees = _parse(booster.model_to_string())
+        for number, tree in enumerate(trees):
+            if problem := _problem(tree, int(header["max_feature_idx"]) + 1):
+                raise DamagedTreesError(f"tree {number}: {problem}")
         _refuse_other_outputs(header)
         splits = [split for number, tree in enumerate(trees) for split in _splits(number, tree)]
         asked = np.array([split.feature for split in splits], dtype=np.int64)
@@ -159,6 +167,34 @@ def _parse(text: str) -> tuple[dict[str, str], list[_Tree]]:
             )
         )
     return _said(header), trees
+
+
+def _problem(tree: _Tree, features: int) -> str | None:
+    """What is wrong with a tree, or None: every node and leaf hangs in one place, and asks for what there is."""
+    nodes, leaves = len(tree.feature), len(tree.leaf_value)
+    if {nodes} != {len(each) for each in (tree.feature, tree.threshold, tree.decision, tree.left, tree.right)}:
+        return "its nodes are not all told of"
+    if leaves != nodes + 1:
+        return f"{leaves} leaves do not fit to {nodes} nodes"
+    children = sorted([*tree.left, *tree.right])
+    # Each but the root has one parent, and a parent's number is smaller than its own: there are no circles.
+    if children != [*range(-leaves, 0), *range(1, nodes)] and nodes:
+        return "a node or leaf has no place, or two"
+    if any(0 < child <= node for side in (tree.left, tree.right) for node, child in enumerate(side)):
+        return "a node lies below itself"
+    if not all(0 <= feature < features for feature in tree.feature):
+        return f"it asks for a feature that is none of {features}"
+    if not np.isfinite(tree.leaf_value).all() or np.isnan(tree.threshold).any():
+        return "a leaf or threshold is not a number"
+    begins, words = tree.set_begins, tree.set_words
+    if begins and (begins != sorted(begins) or begins[0] < 0 or begins[-1] > len(words)):
+        return "its sets of categories are not all told of"
+    if not all(0 <= word < 2**32 for word in words):
+        return "a set of categories is out of range"
+    chosen = (value for value, decision in zip(tree.threshold, tree.decision, strict=True) if decision & _CATEGORICAL)
+    if not all(0 <= value < len(begins) - 1 for value in chosen):
+        return "it asks for a set of categories that is not there"
+    return None
 
 
 def _said(lines: str) -> dict[str, str]:

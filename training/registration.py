@@ -20,7 +20,7 @@ from training.candidate import Candidate
 from training.evaluate import TargetScore, error_table
 from training.notes import run_notes
 from training.plots import all_plots
-from training.registry import SCORED
+from training.registry import SAVED_AS, SCORED
 
 
 def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
@@ -94,8 +94,8 @@ def register_bundle(
 def _saved(bundle: ModelBundle) -> Iterator[Path]:
     """The folder a bundle is saved in while the context lasts."""
     with tempfile.TemporaryDirectory(prefix="fingerpost-model-") as folder:
-        bundle.save(Path(folder) / "bundle")
-        yield Path(folder) / "bundle"
+        bundle.save(Path(folder) / SAVED_AS)
+        yield Path(folder) / SAVED_AS
 
 
 def _log_model(saved: Path, bundle: ModelBundle, rows: pd.DataFrame, model_name: str) -> str:

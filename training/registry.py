@@ -1,21 +1,31 @@
 """What the MLflow registry says of the versions there are: one registered model a service."""
 
+import posixpath
+import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fingerpost.aliases import CHALLENGER, CHAMPION, version_of
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, experiment_from_json
+from fingerpost.settings import Settings
+from fingerpost.shown import markdown_text
 from training.bundle import ModelBundle
 from training.fit import DEFAULT_PARAMS
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from training.inspection import inspect_once
+from training.manifest import ABOUT, MOST_ABOUT_BYTES, DamagedModelError, read_about
 
 # Where in a version's run the model is that all evidence is of; it has not seen the rows it was scored on.
 SCORED = "scored"
+# Where MLflow keeps the files of a version.
+SAVED_AS = "bundle"
+_SAVED = f"data/{SAVED_AS}"
+
+
+class NoModelError(FingerpostError):
+    """A version in the registry is not one of this program's models."""
 
 
 def description(tracking_url: str, model_name: str, model_version: str) -> str:
@@ -29,7 +39,7 @@ def describe(tracking_url: str, model_name: str, model_version: str, text: str) 
     """Says of a version, where people look for it, what it is worth."""
     import mlflow
 
-    mlflow.MlflowClient(tracking_url).update_model_version(model_name, model_version, description=text)
+    mlflow.MlflowClient(tracking_url).update_model_version(model_name, model_version, description=markdown_text(text))
 
 
 def set_champion(tracking_url: str, model_name: str, model_version: str) -> None:
@@ -79,24 +89,68 @@ def challenger_version(tracking_url: str, model_name: str) -> str | None:
     return version_of(mlflow.MlflowClient(tracking_url), model_name, CHALLENGER)
 
 
-def load_version(tracking_url: str, model_name: str, model_version: str) -> ModelBundle:
-    """Fetches and loads one version."""
+def load_version(settings: Settings, model_version: str) -> ModelBundle:
+    """Fetches and loads a version of the service's model.
+
+    Raises:
+        FingerpostError: it is no Fingerpost model, of another format or other features, or damaged.
+    """
+    with tempfile.TemporaryDirectory(prefix="fingerpost-model-") as folder:
+        fetch_version(settings.mlflow, settings.model_name, model_version, Path(folder))
+        inspect_once(Path(folder), settings.home)
+        return ModelBundle.load(Path(folder))
+
+
+def load_scored(settings: Settings, run_id: str) -> ModelBundle | None:
+    """The model that a version was scored by, before it learned the rows it was scored on; None: there is none.
+
+    Raises:
+        FingerpostError: see `load_version`.
+    """
     import mlflow
 
-    mlflow.set_tracking_uri(tracking_url)
-    model = mlflow.pyfunc.load_model(f"models:/{model_name}/{model_version}")
-    bundle = model.get_raw_model()
-    if not isinstance(bundle, ModelBundle):
-        raise TypeError(f"version {model_version} of {model_name} is not a Fingerpost model")
-    return bundle
-
-
-def load_scored(client: "MlflowClient", run_id: str) -> ModelBundle | None:
-    """The model that a version was scored by, before it learned the rows it was scored on; None: there is none."""
+    if not mlflow.MlflowClient(settings.mlflow).list_artifacts(run_id, SCORED):
+        return None
     with tempfile.TemporaryDirectory(prefix="fingerpost-scored-") as folder:
-        if not client.list_artifacts(run_id, SCORED):
-            return None
-        return ModelBundle.load(Path(client.download_artifacts(run_id, SCORED, folder)))
+        _fetch(settings.mlflow, f"runs:/{run_id}", SCORED, Path(folder))
+        inspect_once(Path(folder), settings.home)
+        return ModelBundle.load(Path(folder))
+
+
+def fetch_version(tracking_url: str, model_name: str, model_version: str, folder: Path) -> None:
+    """Fetches the files of a version into a folder: `bundle.json` and what it names, and nothing else.
+
+    Raises:
+        FingerpostError: it is no Fingerpost model, of another format or other features, or a file is too large.
+        mlflow.exceptions.MlflowException, OSError: the registry does not answer, or files cannot be written.
+    """
+    try:
+        _fetch(tracking_url, f"models:/{model_name}/{model_version}", _SAVED, folder)
+    except NoModelError as error:
+        raise NoModelError(f"version {model_version} of {model_name} is not a Fingerpost model: {error}") from error
+
+
+def _fetch(tracking_url: str, uri: str, place: str, folder: Path) -> None:
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    mlflow.set_tracking_uri(tracking_url)
+    artifacts = get_artifact_repository(uri, tracking_uri=tracking_url)
+    found = {posixpath.basename(each.path): each.file_size for each in artifacts.list_artifacts(place)}
+    if ABOUT not in found:
+        raise NoModelError(f"it has no {place}/{ABOUT}")
+
+    def take(name: str, most_bytes: int) -> None:
+        if name not in found:
+            raise DamagedModelError(f"{name} is missing")
+        if (found[name] or 0) > most_bytes:
+            raise DamagedModelError(f"{name} has {found[name]} bytes, at most {most_bytes} are fetched")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+            shutil.move(artifacts.download_artifacts(f"{place}/{name}", part), folder / name)
+
+    take(ABOUT, MOST_ABOUT_BYTES)
+    for name, entry in read_about(folder).files.items():
+        take(name, entry.size)
 
 
 def champion_params(tracking_url: str, model_name: str) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
 
     Raises:
         NoDataError: there are no features, or the version does not tell its training window.
+        FingerpostError: the version's files cannot be used; the message says why.
     """
     import mlflow
 
@@ -40,8 +41,8 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
     begin, learned_until, end = _window(run.data.params, settings.model_name, model_version)
     rows = load_training_rows(settings.lake, settings.service, settings.max_training_rows)
     reference, current = split_rows(rows, begin, end, settings.drift_window_s)
-    registered = load_version(settings.mlflow, settings.model_name, model_version)
-    scored = load_scored(client, run.info.run_id) or registered
+    registered = load_version(settings, model_version)
+    scored = load_scored(settings, run.info.run_id) or registered
     skills = [value for name, value in run.data.metrics.items() if name.endswith(".skill")]
     skill_then = sum(skills) / len(skills) if skills else None
 
