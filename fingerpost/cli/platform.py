@@ -49,9 +49,11 @@ def run(
     if json_output:
         typer.echo(text)
     elif not output:
+        from fingerpost.shown import visible
         from flows.run import verdict
 
-        typer.echo(f"{', '.join(flows)}: {verdict(flows[-1], result)}; see {settings.prefect.removesuffix('/api')}")
+        came_to = visible(verdict(flows[-1], result))
+        typer.echo(f"{', '.join(flows)}: {came_to}; see {settings.prefect.removesuffix('/api')}")
 
 
 def schedule() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fingerpost.locks import Owner, holder
+from fingerpost.shown import visible
 from fingerpost.stack.state import SILENT_S, Disk, PartState, lock_path
 
 _WELL = ("up",)
@@ -108,7 +109,7 @@ def told(status: Status, now: float) -> str:
         lines.append(f"{part.name:9} {state:9} {', '.join(word for word in about if word)}")
         if part.last_error:
             first = part.last_error.splitlines()[0]
-            lines.append(f"          {_span(now - part.last_error_at)} ago: {first}")
+            lines.append(f"          {_span(now - part.last_error_at)} ago: {visible(first)}")
     if status.has_router and status.table_age_s is not None:
         lines.append(f"table     {status.table_age_s:.1f} s old")
     lines.append(
@@ -116,7 +117,7 @@ def told(status: Status, now: float) -> str:
     )
     lines.append(f"disk      {status.disk.free_bytes / 2**30:.1f} GB left")
     problems = status.problems(now)
-    lines += [f"PROBLEM   {problem}" for problem in problems] or ["all is well"]
+    lines += [f"PROBLEM   {visible(problem)}" for problem in problems] or ["all is well"]
     return "\n".join(lines)
 
 
