@@ -152,7 +152,10 @@ def router_command(engine, folder, *arguments):
 
 def test_a_router_without_a_log_says_that_the_guard_is_off(engine, tmp_path):
     assert "the guard is off" in router_command(engine, tmp_path).stderr
-    with_log = router_command(engine, tmp_path, "--access-log", str(tmp_path / "access.log"))
+    log = tmp_path / "access.log"
+    assert f"no access log at {log} yet" in router_command(engine, tmp_path, "--access-log", str(log)).stderr
+    log.touch()
+    with_log = router_command(engine, tmp_path, "--access-log", str(log))
     assert (with_log.returncode, with_log.stderr) == (0, "")
 
 

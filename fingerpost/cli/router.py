@@ -35,10 +35,11 @@ def router(
     path = table or settings.home / "routing" / f"{settings.service}.table"
     path.parent.mkdir(parents=True, exist_ok=True)
     url = engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}"
+    logger = logging.getLogger("fingerpost.router")
     if access_log is None:
-        logging.getLogger("fingerpost.router").warning(
-            "the guard is off: predictions that prove worse than none keep their weight; give --access-log"
-        )
+        logger.warning("the guard is off: predictions that prove worse than none keep their weight; give --access-log")
+    elif not access_log.exists():
+        logger.warning("there is no access log at %s yet: until then the guard is off", access_log)
     follower = Router(url, path, settings, access_log)
     try:
         if once:
