@@ -8,7 +8,7 @@ JOBS ?= 2
 # Compiled once here: where Python may not write bytecode, every start would compile its libraries anew (0.5 s for `--help`).
 INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt $(1) || $(BIN)/python -m pip install --quiet -c constraints.txt $(1)
 
-.PHONY: setup demo test system-packages lint format constraints clean
+.PHONY: setup demo test fuzz system-packages lint format constraints clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,13 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The property tests alone, with examples that were never drawn before; SEED= draws those of a run again.
+fuzz: SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
+fuzz: $(VENV)/.installed-dev
+	@echo "make fuzz SEED=$(SEED)    draws these examples again" >&2
+	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --hypothesis-seed=$(SEED) -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS) \
+		|| { echo "make fuzz SEED=$(SEED)    draws these examples again" >&2; exit 1; }
 
 # PostgreSQL and LuaJIT for the tests of them, where they are absent; needs root or sudo, and goes on without.
 system-packages:

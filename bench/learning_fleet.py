@@ -67,7 +67,7 @@ class LearningFleet:
     def __init__(
         self, settings: Settings, stack: Stack, upstreams: list[Upstream], log: Path, slots: int, pid: int
     ) -> None:
-        self._settings, self._stack, self._hosts = settings, stack, len(upstreams)
+        self._settings, self._stack, self._hosts, self._log = settings, stack, len(upstreams), log
         self.table = settings.home / "learned.table"
         self._beside: list[Child] = [self._start("engine", fingerpost("engine"))]
         for each in upstreams:
@@ -116,8 +116,9 @@ class LearningFleet:
         return {**learned, "seconds": round(time.monotonic() - began, 1)}
 
     def start_router(self) -> None:
-        """Keeps `table` from now on."""
-        self._beside.append(self._start("router", fingerpost("router", "--table", str(self.table))))
+        """Keeps `table` from now on, and judges predictions by the log, as `fingerpost up` does."""
+        command = fingerpost("router", "--table", str(self.table), "--access-log", str(self._log))
+        self._beside.append(self._start("router", command))
 
     def wait_for_table(self, timeout_s: float) -> None:
         """Until there is a table of all hosts, whether a model or the baseline made it."""

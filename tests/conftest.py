@@ -1,7 +1,6 @@
 """Telemetry made for tests: an unequal fleet, with known ratios between hosts."""
 
 import contextlib
-import os
 import random
 import shutil
 import threading
@@ -24,15 +23,11 @@ from fleet.middleware import MiddlewareReceiver
 US = 1_000_000
 
 # Two cores shared with the servers under test: how fast examples come says nothing about the code.
-# In CI the examples are the same every time, so that a change is judged by what it changed.
-settings.register_profile(
-    "shared",
-    deadline=None,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.too_slow],
-    derandomize="CI" in os.environ,
-)
-settings.load_profile("shared")
+# The examples are the same every time, so that a change is judged by what it changed; `make fuzz` draws new ones.
+_SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", max_examples=60, derandomize=True, **_SLOW)
+settings.register_profile("fuzz", max_examples=300, print_blob=True, **_SLOW)
+settings.load_profile("same")
 
 # These begin first: whatever takes minutes must not be what all else waits for at the end.
 LONG = (
@@ -187,6 +182,13 @@ def free_ports() -> Callable[[int], list[int]]:
     from fingerpost.stack.ports import free_ports
 
     return free_ports
+
+
+@pytest.fixture
+def fuzz_seed(request: pytest.FixtureRequest) -> str | None:
+    """The seed of `make fuzz`; None where examples are to be the same every time."""
+    seed = request.config.getoption("--hypothesis-seed")
+    return None if seed is None else str(seed)
 
 
 @pytest.fixture

@@ -228,22 +228,21 @@ def test_a_deleted_store_is_made_anew(engine, client, made):
     engine.wait_for(lambda: client.health()["services"]["shop"]["table_age_s"] < 2, 30)
 
 
-def test_no_request_of_the_openapi_document_makes_it_fail(engine, tmp_path):
+@pytest.mark.hypothesis
+def test_no_request_of_the_openapi_document_makes_it_fail(engine, tmp_path, fuzz_seed):
     command = [
         str(Path(sys.executable).parent / "schemathesis"),
         "run",
         f"{engine.url}/v1/openapi.json",
     ]
     env = {**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)}
-    options = [
-        "--checks",
-        "not_a_server_error,status_code_conformance,content_type_conformance",
-        "--max-examples",
-        "12",
-    ]
-    options += ["--phases", "examples,coverage,fuzzing", "--generation-deterministic", "--request-timeout", "30"]
+    options = ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]
+    options += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "30", "--generation-database", "none"]
+    examples = ["--max-examples", "12", "--generation-deterministic"]
+    if fuzz_seed:
+        examples = ["--max-examples", "60", "--seed", fuzz_seed]
     done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=300, check=False
+        [*command, *options, *examples], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:]
 

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from fleet.otlp import JSON, MAX_BODY_BYTES, PROTOBUF, export_response, parse_tr
 
 SERVER, CLIENT = 2, 3
 BEGAN_NS = time.time_ns() - 10**9
+DICE = random.Random(1)
 STABLE = {
     "http.request.method": "POST",
     "http.route": "/users/{user_id}/orders",
@@ -67,7 +69,8 @@ def request(*spans, resource=RESOURCE):
     scope = group.scope_spans.add()
     for each in spans:
         kind, attributes = each if isinstance(each, tuple) else (SERVER, each)
-        span = scope.spans.add(kind=kind, trace_id=os.urandom(16), span_id=os.urandom(8), start_time_unix_nano=BEGAN_NS)
+        ids = {"trace_id": DICE.randbytes(16), "span_id": DICE.randbytes(8)}
+        span = scope.spans.add(kind=kind, start_time_unix_nano=BEGAN_NS, **ids)
         span.end_time_unix_nano = BEGAN_NS + 12_500_000
         put(span.attributes, attributes)
     return made

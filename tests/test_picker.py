@@ -163,6 +163,13 @@ def test_exploration_has_its_share_and_its_propensity(harness):
         assert each["host"] == "h0" or each["explored"] == "1"
 
 
+def test_the_harness_throws_the_same_dice_every_time(harness):
+    two = replace(harness, hosts=[(f"h{n}", 0, 1, 1) for n in range(2)])
+    table = made_table(["h0", "h1"], [OTHER], settings=PickerSettings(exploration=0.5))
+    first, second = (two.run(table, [Sent()] * 50) for _ in range(2))
+    assert first == second
+
+
 def test_ties_break_at_random(harness):
     two = replace(harness, hosts=[(f"h{n}", 0, 1, 1) for n in range(2)])
     table = made_table(["h0", "h1"], [OTHER], settings=PickerSettings(exploration=0.0))

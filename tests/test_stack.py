@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from fingerpost.errors import NotReadyError, PortInUseError, ProcessDiedError
 from fingerpost.stack.logs import Bounds, Journal, move_on
-from fingerpost.stack.ports import PortUse, check_ports
+from fingerpost.stack.ports import PortUse, check_ports, free_ports
 from fingerpost.stack.processes import Stack
 
 FOREVER = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -263,3 +264,20 @@ def test_a_log_moves_on_and_keeps_so_many(tmp_path):
     assert {path.name: path.read_text()[0] for path in tmp_path.iterdir()} == {"access.log.1": "4", "access.log.2": "3"}
     log.write_text("small")
     assert not move_on(log, Bounds(10, 3))
+
+
+def test_a_port_is_given_once_whoever_asks():
+    """Two processes that ask at once, and one that asks twice, get other ports; none that connections are given."""
+    ask = "import sys; from fingerpost.stack.ports import free_ports as ask; print(*ask(40), flush=True); input()"
+    askers = [
+        subprocess.Popen([sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    given = [*free_ports(40), *free_ports(40)]
+    for asker in askers:
+        given += map(int, asker.stdout.readline().split())
+    for asker in askers:
+        asker.communicate("\n")
+    assert len(set(given)) == len(given) == 160
+    low, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert max(given) < low

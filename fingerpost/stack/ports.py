@@ -1,5 +1,7 @@
 """Ports: are they free, and who has them if not."""
 
+import itertools
+import os
 import socket
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -39,14 +41,34 @@ def check_ports(uses: list[PortUse]) -> None:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that nobody uses now."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind((host, 0))
-    found = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return found
+    """Ports for servers that are started next: nobody uses them, and no other call of this function returns them.
+
+    They lie below those that systems give to connections of their own accord, one of which might have a port before its
+    server does. The same port of UDP marks one as given away, for as long as this process lives: all processes see it.
+    """
+    found: list[int] = []
+    for _ in _SERVER_PORTS:
+        port = next(_NEXT_PORT)
+        mark = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            mark.bind((host, port))
+        except OSError:
+            mark.close()
+            continue
+        _GIVEN.append(mark)
+        if _free(host, port):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise PortInUseError(f"{count} ports between {_SERVER_PORTS[0]} and {_SERVER_PORTS[-1]} are not free on {host}")
+
+
+_SERVER_PORTS = range(20_000, 32_000)
+_GIVEN: list[socket.socket] = []
+# Processes begin at different places: they seldom ask for the same ones.
+_NEXT_PORT = itertools.cycle(
+    _SERVER_PORTS[(os.getpid() * 101 + place) % len(_SERVER_PORTS)] for place in range(len(_SERVER_PORTS))
+)
 
 
 def _free(host: str, port: int) -> bool:
