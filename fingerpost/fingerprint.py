@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.bounded import Bounds, unpacked
 from fingerpost.errors import RefusedError
 from fingerpost.history_block import HistoryBlock, are_texts, block_from_wire, block_to_wire
 from fingerpost.names import is_name
@@ -27,6 +28,11 @@ MEDIA_TYPE = "application/vnd.fingerpost.fingerprints+msgpack"
 Floats = NDArray[np.float64]
 # zlib's way to say that a header and trailer of gzip are there.
 _GZIP = 31
+_MESSAGE = Bounds(containers=1, array=MAX_FINGERPRINTS, binary=MAX_UNPACKED_BYTES)
+# Four lists and two maps by now; fields of later versions may bring more.
+_FINGERPRINT = Bounds(
+    containers=16, array=MAX_CATEGORIES + 64, map=64, text=MAX_MESSAGE_BYTES, binary=MAX_MESSAGE_BYTES
+)
 
 
 @dataclass(frozen=True)
@@ -91,25 +97,40 @@ def open_message(body: bytes) -> list[bytes]:
     Raises:
         RefusedError: `message:too_large`, `message:malformed` or `message:too_many`.
     """
+    found = _opened(body)
+    if isinstance(found, str):
+        raise RefusedError(found)
+    return found
+
+
+def _opened(body: bytes) -> list[bytes] | str:
+    """The parts of a message, or why there are none: an error from in here would hold on to all that was unpacked."""
     if len(body) > MAX_MESSAGE_BYTES:
-        raise RefusedError("message:too_large")
+        return "message:too_large"
+    unpacker = zlib.decompressobj(_GZIP)
     try:
-        unpacker = zlib.decompressobj(_GZIP)
         plain = unpacker.decompress(body, MAX_UNPACKED_BYTES)
-        if unpacker.unconsumed_tail:
-            raise RefusedError("message:too_large")
-        if not unpacker.eof or unpacker.unused_data:
-            raise RefusedError("message:malformed")
-        parts = msgpack.unpackb(plain)
-    except (zlib.error, ValueError, msgpack.UnpackException) as error:
-        if isinstance(error, RefusedError):
-            raise
-        raise RefusedError("message:malformed") from error
-    if not isinstance(parts, list) or not all(isinstance(part, bytes) for part in parts):
-        raise RefusedError("message:malformed")
-    if len(parts) > MAX_FINGERPRINTS:
-        raise RefusedError("message:too_many")
+    except zlib.error:
+        return "message:malformed"
+    if unpacker.unconsumed_tail:
+        return "message:too_large"
+    if not unpacker.eof or unpacker.unused_data:
+        return "message:malformed"
+    if _length(plain) > MAX_FINGERPRINTS:
+        return "message:too_many"
+    try:
+        parts = unpacked(plain, _MESSAGE)
+    except ValueError:
+        return "message:malformed"
+    if not isinstance(parts, list) or set(map(type, parts)) - {bytes}:
+        return "message:malformed"
     return parts
+
+
+def _length(plain: bytes) -> int:
+    """The number of entries that a long list says it has; 0 for anything else."""
+    wide = {0xDC: 2, 0xDD: 4}.get(plain[0], 0) if plain else 0
+    return int.from_bytes(plain[1 : 1 + wide], "big")
 
 
 def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
@@ -124,8 +145,8 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
         RefusedError: `<field>:<what>`, as in `fingerpost.records.refusal`, or `schema:unknown`.
     """
     try:
-        given = msgpack.unpackb(packed, max_array_len=MAX_CATEGORIES + 64)
-    except (ValueError, msgpack.UnpackException) as error:
+        given = unpacked(packed, _FINGERPRINT)
+    except ValueError as error:
         raise RefusedError("fingerprint:malformed") from error
     if not isinstance(given, dict):
         raise RefusedError("fingerprint:malformed")

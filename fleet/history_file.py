@@ -8,16 +8,19 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.bounded import Bounds, unpacked
 from fingerpost.category import CategoryTable
 from fingerpost.lake import write_atomically
 from fleet.history import HISTORY_SCHEMA
 from fleet.history_state import CELL_STATE, fresh_state
 from fleet.own_history import OwnHistory
-from fleet.recent import REQUEST_ROWS, SAMPLE_ROWS, Recent
+from fleet.recent import MAX_KEYS, REQUEST_ROWS, SAMPLE_ROWS, Recent
 
 logger = logging.getLogger(__name__)
 _FORMAT = 1
 _MAX_BYTES = 64 * 2**20
+# The finest keys and those of the category table, each a list of its own, and some besides.
+_BOUNDS = Bounds(containers=MAX_KEYS + 8192, array=32_768, map=256, text=8192, binary=_MAX_BYTES)
 
 
 class HistoryFile:
@@ -39,7 +42,7 @@ class HistoryFile:
             self._load(batch)
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("the history begins anew, its file cannot be read: %s: %s", type(error).__name__, error)
 
     def add_requests(self, rows: list[dict[str, Any]]) -> None:
@@ -85,7 +88,7 @@ class HistoryFile:
     def _load(self, batch: str) -> None:
         if self._path.stat().st_size > _MAX_BYTES:
             raise ValueError("it is too large")
-        given = msgpack.unpackb(self._path.read_bytes())
+        given = unpacked(self._path.read_bytes(), _BOUNDS)
         history = self._history
         wanted = {"format": _FORMAT, **_depends(history)}
         if {name: given[name] for name in wanted} != wanted:

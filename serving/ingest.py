@@ -66,18 +66,24 @@ class Receipt:
 
 @dataclass
 class _Message:
+    """A message that waits.
+
+    Args:
+        answer: the receipt, or the error that `accept` is to raise: one that is raised here, and kept by a future,
+            would hold on to the message and all that was unpacked.
+    """
+
     body: bytes
-    answer: "asyncio.Future[Receipt]"
+    answer: "asyncio.Future[Receipt | Exception]"
     loop: asyncio.AbstractEventLoop
     receipt: Receipt = field(default_factory=Receipt)
 
     def resolve(self, error: Exception | None = None) -> None:
+        self.body = b""
+
         def tell() -> None:
             if not self.answer.done():
-                if error is None:
-                    self.answer.set_result(self.receipt)
-                else:
-                    self.answer.set_exception(error)
+                self.answer.set_result(self.receipt if error is None else error)
 
         try:
             self.loop.call_soon_threadsafe(tell)
@@ -119,10 +125,15 @@ class Ingest:
             self._waiting.put_nowait(message)
         except queue.Full as error:
             raise BusyError from error
-        self._waiting_bytes += len(body)
+        size = len(body)
+        self._waiting_bytes += size
         # Not when the caller goes away: the message waits all the same.
-        message.answer.add_done_callback(lambda _: self._no_longer_waits(len(body)))
-        return await asyncio.shield(message.answer)
+        message.answer.add_done_callback(lambda _: self._no_longer_waits(size))
+        del body
+        answer = await asyncio.shield(message.answer)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _no_longer_waits(self, size: int) -> None:
         self._waiting_bytes -= size
@@ -137,7 +148,7 @@ class Ingest:
             except Exception as error:  # one group's trouble is not the next one's
                 logger.exception("a group of fingerprints was not stored")
                 for message in group:
-                    message.resolve(StoreError(f"{type(error).__name__}"))
+                    message.resolve(StoreError(type(error).__name__))
             if ending:
                 return
 
@@ -178,7 +189,7 @@ class Ingest:
                 parts = open_message(message.body)
             except RefusedError as error:
                 self._metrics.refused(error.reason, 1)
-                message.resolve(error)
+                message.resolve(RefusedError(error.reason))
                 continue
             readable.append(message)
             for part in parts:
@@ -192,7 +203,7 @@ class Ingest:
         except StoreError as error:
             self._metrics.store_failed()
             for message in readable:
-                message.resolve(error)
+                message.resolve(StoreError(str(error)))
             return group[opened:]
         for arrival, message, answer in zip(arrivals, owners, answers, strict=True):
             _note(message.receipt, arrival.service, answer)

@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
+from fingerpost.bounded import Bounds, unpacked
 from fleet.middleware.wire import MAX_DATAGRAM, VERSION, allowed
 
 _MAX_DATAGRAMS = 64
 _RECEIVE_BUFFER = 2**20
+# A datagram has room for hundreds of records; an empty map takes one byte of it, and 64 in memory.
+_BATCH = Bounds(containers=4098, array=4096, map=64, text=MAX_DATAGRAM, binary=MAX_DATAGRAM)
 
 
 class MiddlewareReceiver:
@@ -102,8 +103,8 @@ def _batch(datagram: bytes) -> tuple[list[Any], int] | None:
     if len(datagram) > MAX_DATAGRAM or datagram[:1] != bytes([VERSION]):
         return None
     try:
-        batch = msgpack.unpackb(datagram[1:], strict_map_key=True)
-    except Exception:  # whatever bytes do to a parser: bad text, deep nesting, absurd times, keys that cannot be
+        batch = unpacked(datagram[1:], _BATCH)
+    except ValueError:
         return None
     if not isinstance(batch, dict) or not isinstance(batch.get("records"), list):
         return None
