@@ -1,37 +1,22 @@
 """The fingerprint store: the latest fingerprint of every host, shared by all workers and replicas."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fingerpost.errors import FingerpostError
-from fingerpost.locks import locked
-from serving.store_schema import (
-    PLACE_COLUMNS,
-    PLACES,
-    UPSERT,
-    changes,
-    create_schema,
-    fingerprints,
-    open_database,
-    sqlite_path,
-    writing,
-)
+from serving.store_database import SILENT_S, Database
+from serving.store_schema import PLACE_COLUMNS, PLACES, UPSERT, changes, fingerprints, writing
 
-logger = logging.getLogger(__name__)
 _CHUNK = 400
-# A database that answers at all has refused by then.
-_SILENT_S = 5.0
 STALE = "stale"
 Result = TypeVar("Result")
+Order = tuple[str, int, int]
 
 
 class StoreError(Exception):
@@ -84,29 +69,27 @@ class Limits:
 
     Args:
         ttl_us: silence after which a host that comes back is new.
+        skew_us: how far clocks may be apart: a stored time that lies further ahead is of a clock that was set back.
     """
 
     hosts: int
     services: int
     ttl_us: int
+    skew_us: int = 5_000_000
 
 
 class FingerprintStore:
     """Keeps the latest fingerprint of every (service, host).
 
-    Made anew by itself when its file is gone. Every method raises StoreError when the database is locked, full or
-    not there; the next call tries again.
+    Made anew by itself when its file is gone or damaged: what it holds is seconds old, and comes again. Every method
+    raises StoreError when the database is locked, full or not there; the next call tries again.
 
     Args:
         url: of the database, SQLAlchemy's form.
     """
 
     def __init__(self, url: str, limits: Limits) -> None:
-        self._url, self._limits = url, limits
-        self._path = sqlite_path(url)
-        self._engine: Engine | None = None
-        self._inode: int | None = None
-        self._lock = threading.Lock()
+        self._database, self._limits = Database(url), limits
         # Of reading and of writing: with SQLite one may fail while the other works.
         self._failures: dict[bool, str] = {}
         self._asked: dict[int, float] = {}
@@ -115,7 +98,7 @@ class FingerprintStore:
     def problem(self) -> str | None:
         """Why the database cannot be used now, or None; also of one that has been silent for some seconds."""
         since = min(list(self._asked.values()), default=None)
-        if since is not None and time.monotonic() - since > _SILENT_S:
+        if since is not None and time.monotonic() - since > SILENT_S:
             return f"no answer for {time.monotonic() - since:.0f} s"
         return next(iter(list(self._failures.values())), None)
 
@@ -175,9 +158,20 @@ class FingerprintStore:
 
         return self._use(remove, True)
 
+    def bring_back(self, now_us: int) -> None:
+        """Takes what came in the future, by a clock that was set back since, to have come now: so that it ages."""
+        table = fingerprints.c
+
+        def change(engine: Engine) -> None:
+            with writing(engine) as connection:
+                for column in (table.first_seen_us, table.received_us):
+                    ahead = column > now_us + self._limits.skew_us
+                    connection.execute(update(fingerprints).where(ahead).values({column: now_us}))
+
+        self._use(change, True)
+
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine.dispose()
+        self._database.close()
 
     def _put(self, engine: Engine, arrivals: Sequence[Arrival]) -> list[str | None]:
         with writing(engine) as connection:
@@ -191,7 +185,7 @@ class FingerprintStore:
             for arrival in arrivals:
                 key = (arrival.service, arrival.host)
                 before = rows.get(key) or known.get(key)
-                answer = _stale(arrival, before) if before else None
+                answer = None if before is None or self._is_newer(arrival, before) else STALE
                 if before is None:
                     counts = _count_hosts(connection) if counts is None else counts
                     answer = self._full(counts, arrival.service)
@@ -206,6 +200,11 @@ class FingerprintStore:
                 connection.execute(UPSERT, list(rows.values()))
         return answers
 
+    def _is_newer(self, arrival: Arrival, before: dict[str, Any]) -> bool:
+        given = (arrival.boot_id, arrival.sequence, arrival.time_us)
+        present = (before["boot_id"], before["sequence"], before["time_us"])
+        return is_newer(given, present, arrival.received_us + self._limits.skew_us)
+
     def _full(self, counts: dict[str, int], service: str) -> str | None:
         if service not in counts and len(counts) >= self._limits.services:
             return "services:too_many"
@@ -213,7 +212,7 @@ class FingerprintStore:
 
     def _row(self, arrival: Arrival, before: dict[str, Any] | None, change: int) -> dict[str, Any]:
         back = before is None or arrival.received_us - before["received_us"] > self._limits.ttl_us
-        first = arrival.received_us if back or before is None else before["first_seen_us"]
+        first = arrival.received_us if back or before is None else min(before["first_seen_us"], arrival.received_us)
         return {**vars(arrival), "first_seen_us": first, "change": change}
 
     def _read(self, read: Callable[[Connection], Result]) -> Result:
@@ -227,7 +226,14 @@ class FingerprintStore:
         asking = threading.get_ident()
         self._asked[asking] = time.monotonic()
         try:
-            result = work(self._opened())
+            engine = None
+            try:
+                engine = self._database.opened()
+                result = work(engine)
+            except SQLAlchemyError as error:
+                if not self._database.renewed(engine, error):
+                    raise
+                result = work(self._database.opened())
         except (SQLAlchemyError, OSError, FingerpostError) as error:
             problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
             self._failures[writes] = problem
@@ -236,21 +242,6 @@ class FingerprintStore:
             del self._asked[asking]
         self._failures.pop(writes, None)
         return result
-
-    def _opened(self) -> Engine:
-        with self._lock:
-            if self._engine is not None and self._path is not None and self._inode != _inode(self._path):
-                logger.warning("the store's file is another or gone: opening it anew", extra={"path": str(self._path)})
-                self._engine.dispose()
-                self._engine = None
-            if self._engine is None:
-                if self._path is not None:
-                    self._path.parent.mkdir(parents=True, exist_ok=True)
-                engine = open_database(self._url)
-                with _alone(self._path):
-                    create_schema(engine)
-                self._engine, self._inode = engine, _inode(self._path) if self._path is not None else None
-            return self._engine
 
 
 def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -268,23 +259,22 @@ def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[tuple[st
     return found
 
 
-def _stale(arrival: Arrival, before: dict[str, Any]) -> str | None:
-    replayed = arrival.boot_id == before["boot_id"] and arrival.sequence <= before["sequence"]
-    return STALE if replayed or arrival.time_us <= before["time_us"] else None
+def is_newer(given: Order, present: Order, latest_us: int) -> bool:
+    """Whether a fingerprint comes after the one that is there.
+
+    In one life of an agent the sequence number alone says so, whatever its clock does. Another life has to be later,
+    but not than a time that cannot be: one of a clock that was set back since.
+
+    Args:
+        given, present: boot id, sequence number and time, microseconds since 1970, of each.
+        latest_us: a time beyond it cannot be.
+    """
+    (life, sequence, time_us), (present_life, present_sequence, present_us) = given, present
+    if life == present_life:
+        return sequence > present_sequence
+    return time_us > present_us or present_us > latest_us
 
 
 def _count_hosts(connection: Connection) -> dict[str, int]:
     query = select(fingerprints.c.service, func.count()).group_by(fingerprints.c.service)
     return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def _alone(path: Path | None) -> AbstractContextManager[None]:
-    """SQLite refuses to turn a new file to WAL, without waiting, while another process does so."""
-    return nullcontext() if path is None else locked(path.with_name(f"{path.name}.lock"), timeout_s=_SILENT_S)
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None

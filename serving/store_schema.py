@@ -1,5 +1,6 @@
 """The tables of the fingerprint store, and how its database is opened: SQLite by default, PostgreSQL by URL."""
 
+import sqlite3
 import uuid
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
 _NAME = String(64)
 _BUSY_MS = 2000
@@ -82,6 +84,12 @@ def open_database(url: str) -> Engine:
 def sqlite_path(url: str) -> Path | None:
     """The file of a SQLite URL; None for other databases."""
     return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
+def is_damage(error: SQLAlchemyError) -> bool:
+    """Whether SQLite says that what it reads is not what it, or anybody, has written as a database."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return isinstance(code, int) and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def create_schema(engine: Engine) -> None:

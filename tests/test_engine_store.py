@@ -1,5 +1,7 @@
 """The fingerprint store on both databases, and what it does when its file is locked, full or gone."""
 
+import contextlib
+import random
 import resource
 import sqlite3
 import threading
@@ -50,12 +52,35 @@ def store(url):
 def test_only_what_is_newer_is_stored(store):
     assert store.put([arrival(sequence=5, time_us=500)]) == [None]
     replayed = arrival(sequence=5, time_us=600)
-    older = arrival(sequence=6, time_us=400)
+    out_of_order = arrival(sequence=4, time_us=700)
     another_life_but_older = arrival(sequence=0, time_us=500, boot_id="b2")
-    assert store.put([replayed, older, another_life_but_older]) == ["stale"] * 3
+    assert store.put([replayed, out_of_order, another_life_but_older]) == ["stale"] * 3
     assert store.put([arrival(sequence=0, time_us=501, boot_id="b2")]) == [None]
     (row,) = store.changed("shop", 0)
     assert (row.boot_id, row.sequence, row.time_us) == ("b2", 0, 501)
+
+
+@pytest.mark.parametrize("back_us", [1, 2_000_000, 3600_000_000])
+def test_a_clock_that_was_set_back_stops_nobody(store, back_us):
+    """Ours and the agents' were ahead, and are right again: what is stored lies in the future."""
+    ahead_us, now_us = 10**13 + back_us, 10**13
+    assert store.put([arrival("h1", 5, ahead_us), arrival("h2", 5, ahead_us)]) == [None, None]
+    # An agent that lives on counts on; one that begins anew is later than a time that cannot be.
+    beyond = back_us > LIMITS.skew_us
+    begun_anew = arrival("h2", 0, now_us, boot_id="b2")
+    assert store.put([arrival("h1", 6, now_us), begun_anew]) == [None, None if beyond else "stale"]
+    assert store.put([arrival("h1", 6, now_us + 1), arrival("h1", 5, now_us + 2)]) == ["stale"] * 2
+    rows = {row.host: row for row in store.changed("shop", 0)}
+    assert (rows["h1"].time_us, rows["h1"].first_seen_us) == (now_us, now_us)
+    assert rows["h2"].time_us == (now_us if beyond else ahead_us)
+
+
+def test_silent_hosts_of_the_future_age_from_now_on(store):
+    now_us = 10**13
+    store.put([arrival("gone", time_us=now_us + 10**10), arrival("here", time_us=now_us)])
+    store.bring_back(now_us)
+    assert {host: times for _, host, _, *times in store.hosts()} == {"gone": [now_us] * 2, "here": [now_us] * 2}
+    assert store.purge(now_us + 1) == 2
 
 
 def test_a_batch_is_in_order_by_itself(store):
@@ -150,6 +175,63 @@ def test_a_deleted_database_is_made_anew(tmp_path):
         file.unlink()
     assert store.put([arrival()]) == [None]
     assert store.mark().epoch != before.epoch
+
+
+def overwritten(path):
+    with path.open("r+b") as file:
+        file.write(b"\xff" * 4096)
+
+
+def cut(path):
+    path.with_name("store.db-wal").write_bytes(bytes(100_000))
+    with path.open("r+b") as file:
+        file.truncate(100)
+
+
+def replaced_by_random_bytes(path):
+    path.with_name("other").write_bytes(random.Random(1).randbytes(50_000))
+    path.with_name("other").replace(path)
+
+
+def damaged_inside(path):
+    pages = bytearray(path.read_bytes())
+    pages[100:] = random.Random(2).randbytes(len(pages) - 100)
+    path.write_bytes(pages)
+
+
+@pytest.mark.parametrize("damage", [overwritten, cut, replaced_by_random_bytes, damaged_inside])
+@pytest.mark.parametrize("at_start", [True, False], ids=["at the start", "in use"])
+def test_a_damaged_database_is_set_aside_once_and_made_anew(tmp_path, caplog, damage, at_start):
+    path = tmp_path / "store.db"
+    stores = [FingerprintStore(f"sqlite:///{path}", LIMITS) for _ in range(3)]
+    stores[0].put([arrival(packed=bytes(20_000))])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for store in stores if at_start else ():
+        store.close()
+    damage(path)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda store: store.put([arrival("h2")]), stores))
+    assert sorted(map(str, answers)) == sorted(map(str, [[None], ["stale"], ["stale"]]))
+    assert [store.services() for store in stores] == [{"shop": 1}] * 3
+    assert [store.problem for store in stores] == [None] * 3
+    (aside,) = tmp_path.glob("store.db.damaged-*")
+    assert [line for line in caplog.messages if "damaged" in line and aside.name in line] != []
+    assert sum("damaged" in line for line in caplog.messages) == 1
+    for store in stores:
+        store.close()
+
+
+def test_of_files_that_were_damaged_a_few_are_kept(tmp_path):
+    path = tmp_path / "store.db"
+    store = FingerprintStore(f"sqlite:///{path}", LIMITS)
+    for _ in range(5):
+        store.put([arrival()])
+        store.close()
+        path.write_bytes(b"\xff" * 5000)
+    assert store.put([arrival()]) == [None]
+    assert len(list(tmp_path.glob("store.db.damaged-*"))) == 3
+    store.close()
 
 
 def test_a_full_disk_is_an_error_and_then_is_not(tmp_path):
