@@ -85,7 +85,7 @@ def predict(table: RoutingTable, asked: PredictRequest, model_name: str, latency
         )
     cost = costs(table, rows, latency_weight)
     best = cost.argmin(axis=1) if cost.size else np.zeros(len(rows), dtype=int)
-    ages = (time.time() - table.times_us / 1e6).clip(0).round(3)
+    ages = (time.time() - table.times_us / 1e6).round(3)
     cells = [
         {
             "host": table.hosts[column],

@@ -66,7 +66,10 @@ class Cell(BaseModel):
     success_rate: float | None = None
     cost_s: float | None
     best: bool = Field(description="Whether this host has the least cost of the category.")
-    age_s: float | None = Field(None, description="Age of the fingerprint it was predicted from, seconds.")
+    age_s: float | None = Field(
+        None,
+        description="Age in seconds of the fingerprint it was predicted from; below 0: of the future, by our clock.",
+    )
 
 
 class Prediction(BaseModel):
@@ -111,7 +114,7 @@ class HostInfo(BaseModel):
 
     service: str
     host: str
-    age_s: float
+    age_s: float = Field(description="Of its fingerprint; below 0: it is of the future, by our clock.")
     live: bool
     first_seen: float
 
@@ -137,9 +140,9 @@ class Models(BaseModel):
 
 
 class Health(BaseModel):
-    """How the engine is; `status` is `ok` or `degraded`, and then `problems` says why."""
+    """How this worker of the engine is; if `status` is not `ok`, `problems` says why."""
 
-    status: str
+    status: str = Field(description="`ok`; `degraded`; `failing`: no store, and no table that may still be used.")
     ready: bool
     problems: dict[str, str]
     services: dict[str, dict[str, Any]]

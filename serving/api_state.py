@@ -23,6 +23,7 @@ async def hosts_endpoint(
 ) -> Response:
     """The hosts the store knows, and the ages of their fingerprints."""
     engine, now = engine_of(request), time.time()
+    live_s = (-engine.settings.clock_skew_s, engine.settings.fingerprint_ttl_s)
     try:
         rows = await asyncio.get_running_loop().run_in_executor(engine.store_reads, engine.store.hosts)
     except StoreError as error:
@@ -31,8 +32,8 @@ async def hosts_endpoint(
         {
             "service": name,
             "host": host,
-            "age_s": round(max(0.0, now - time_us / 1e6), 3),
-            "live": now - received_us / 1e6 <= engine.settings.fingerprint_ttl_s,
+            "age_s": round(now - time_us / 1e6, 3),
+            "live": live_s[0] <= now - received_us / 1e6 <= live_s[1],
             "first_seen": first_seen_us / 1e6,
         }
         for name, host, time_us, received_us, first_seen_us in rows

@@ -1,18 +1,20 @@
 """The engine of one worker: store, door, refresher and models, and how they are."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from fingerpost.aliases import ALIASES
 from fingerpost.settings import Settings
 from serving.categories import Categories
 from serving.fingerprints import LatestFingerprints
+from serving.health import DiskWatch, Problems, RefusalRate, table_problems
 from serving.ingest import Ingest
 from serving.metrics import engine_metrics
 from serving.models import Models
 from serving.refresh import Refresher
 from serving.store import FingerprintStore, Limits
+from serving.store_schema import sqlite_path
 from serving.views import ServiceView
 
 _FIRST_TABLE_S = 10.0
@@ -24,14 +26,26 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = engine_metrics()
-        limits = Limits(settings.max_hosts, settings.max_services, round(settings.fingerprint_ttl_s * 1e6))
+        ttl_us, skew_us = round(settings.fingerprint_ttl_s * 1e6), round(settings.clock_skew_s * 1e6)
+        limits = Limits(settings.max_hosts, settings.max_services, ttl_us, skew_us)
         self.store = FingerprintStore(settings.fingerprint_store, limits)
         self.categories = Categories(settings.lake)
-        self.ingest = Ingest(self.store, settings, self.metrics)
+        self.refusals = RefusalRate()
+        self.ingest = Ingest(self.store, settings, self.metrics, self.refusals)
         self.refresher = Refresher(self.store, settings, self.metrics, self.categories)
         self.windows = LatestFingerprints(settings.lake, settings.service)
         # Its own: requests that wait for a store which does not answer must not take the threads of others.
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
+        self._disks = DiskWatch(_folders(settings), settings.disk_low_mb)
+        self.problems = Problems()
+        for look in (
+            self._own_problems,
+            self._model_problems,
+            self._table_problems,
+            self.refusals.problems,
+            self._disks.problems,
+        ):
+            self.problems.add(look)
 
     @property
     def models(self) -> Models:
@@ -40,10 +54,12 @@ class Engine:
     def start(self) -> None:
         self.ingest.start()
         self.refresher.start()
+        self._disks.start()
 
     def stop(self) -> None:
         self.ingest.stop()
         self.refresher.stop()
+        self._disks.stop()
         self.store_reads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
@@ -58,7 +74,10 @@ class Engine:
 
     def stale(self) -> str | None:
         """Why the tables may be old, or None."""
-        return f"store: {self.store.problem}" if self.store.problem else None
+        if self.store.problem:
+            return f"store: {self.store.problem}"
+        problem = self.refresher.clock_problem()
+        return f"clock: {problem}" if problem else None
 
     def note_state(self) -> None:
         """Brings up to date what metrics say of store and tables; a thread that waits for the store cannot."""
@@ -66,33 +85,21 @@ class Engine:
         self.refresher.note_ages()
 
     def ready(self) -> bool:
-        """Whether there is a store, or still a table from when there was, and what is to predict: the champion, or the
-        baseline where the registry has none. The settings can do without the registry's word."""
+        """Whether it can serve, and has what is to predict: the champion, or the baseline where the registry has none. The
+        settings can do without the registry's word."""
         service = self.settings.service
         champion = self.models.slot(service, "champion")
         none_yet = self.models.known(service) and champion.tried is None
-        serves = self.store.problem is None or any(view.published for view in self.refresher.views())
-        return serves and (champion.model is not None or none_yet or self.settings.ready_without_model)
+        return self._serves() and (champion.model is not None or none_yet or self.settings.ready_without_model)
 
     def health(self) -> dict[str, Any]:
         """Status, problems, and the age of every table."""
-        problems = {}
-        if self.store.problem:
-            problems["store"] = self.store.problem
-        if self.models.registry_problem:
-            problems["registry"] = self.models.registry_problem
-        for service in {self.settings.service, *self.refresher.services()}:
-            for alias in ALIASES:
-                slot = self.models.slot(service, alias)
-                if slot.problem:
-                    problems[f"{alias} of {service}"] = slot.problem
-            if problem := self.refresher.problem_of_experiment(service):
-                problems[f"experiment of {service}"] = problem
+        problems = self.problems.found()
         tables = [(view, view.published) for view in self.refresher.views()]
         services = {
             view.service: {
                 "hosts": len(published.table.hosts),
-                "table_age_s": round(max(0.0, time.time() - published.confirmed_s), 3),
+                "table_age_s": round(published.age_s, 3),
                 "source": published.table.source,
                 "model_version": published.table.model_version,
                 "arm": published.table.arm,
@@ -102,5 +109,38 @@ class Engine:
             for view, published in tables
             if published is not None
         }
-        status = "degraded" if problems else "ok"
+        status = "failing" if not self._serves() else "degraded" if problems else "ok"
         return {"status": status, "ready": self.ready(), "problems": problems, "services": services}
+
+    def _serves(self) -> bool:
+        """Whether there is a store, or still a table from when there was that may be used."""
+        published = (view.published for view in self.refresher.views())
+        return self.store.problem is None or any(
+            each.age_s <= self.settings.table_ttl_s for each in published if each is not None
+        )
+
+    def _own_problems(self) -> dict[str, str]:
+        found = {"store": self.store.problem, "clock": self.refresher.clock_problem()}
+        return {name: problem for name, problem in found.items() if problem}
+
+    def _model_problems(self) -> dict[str, str]:
+        found = {"registry": self.models.registry_problem} if self.models.registry_problem else {}
+        for service in {self.settings.service, *self.refresher.services()}:
+            for alias in ALIASES:
+                if problem := self.models.slot(service, alias).problem:
+                    found[f"{alias} of {service}"] = problem
+            if problem := self.refresher.problem_of_experiment(service):
+                found[f"experiment of {service}"] = problem
+        return found
+
+    def _table_problems(self) -> dict[str, str]:
+        if not self.refresher.hosts_known:
+            return {"hosts": "none has sent a fingerprint: start agents with FINGERPOST_ENGINE_URL"}
+        return table_problems(self.refresher.views(), self.settings.table_ttl_s, self.settings.fingerprint_ttl_s)
+
+
+def _folders(settings: Settings) -> dict[str, Path]:
+    """Where the engine, and what it reads, keeps files on this machine."""
+    store = sqlite_path(settings.fingerprint_store)
+    found = {"home": settings.home, "lake": settings.lake}
+    return {**found, "store": store.parent} if store is not None else found

@@ -22,12 +22,14 @@ class HostState:
     Args:
         packed: the fingerprint as it came, with what this program may not know.
         received_us, first_seen_us: of the store.
+        heard_s: when it came, by this process's `time.monotonic`: its age stays right when clocks are set.
     """
 
     fingerprint: Fingerprint
     packed: bytes
     received_us: int
     first_seen_us: int
+    heard_s: float = 0.0
 
 
 @dataclass(frozen=True)

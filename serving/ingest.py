@@ -14,6 +14,7 @@ from typing import Any
 from fingerpost.errors import RefusedError
 from fingerpost.fingerprint import open_message, unpack
 from fingerpost.settings import Settings
+from serving.health import RefusalRate
 from serving.metrics import EngineMetrics
 from serving.store import STALE, Arrival, FingerprintStore, StoreError
 
@@ -94,8 +95,10 @@ class _Message:
 class Ingest:
     """Takes messages and stores their fingerprints."""
 
-    def __init__(self, store: FingerprintStore, settings: Settings, metrics: EngineMetrics) -> None:
-        self._store, self._settings, self._metrics = store, settings, metrics
+    def __init__(
+        self, store: FingerprintStore, settings: Settings, metrics: EngineMetrics, refusals: RefusalRate
+    ) -> None:
+        self._store, self._settings, self._metrics, self._refusals = store, settings, metrics, refusals
         self._waiting: queue.Queue[_Message | None] = queue.Queue(_MAX_WAITING)
         # Of messages that are not answered yet; only the event loop touches it.
         self._waiting_bytes = 0
@@ -189,6 +192,7 @@ class Ingest:
                 parts = open_message(message.body)
             except RefusedError as error:
                 self._metrics.refused(error.reason, 1)
+                self._refusals.note(0, {error.reason: 1})
                 message.resolve(RefusedError(error.reason))
                 continue
             readable.append(message)
@@ -208,7 +212,9 @@ class Ingest:
         for arrival, message, answer in zip(arrivals, owners, answers, strict=True):
             _note(message.receipt, arrival.service, answer)
         for message in readable:
-            self._metrics.received(message.receipt.accepted, message.receipt.stale, message.receipt.reasons)
+            receipt = message.receipt
+            self._metrics.received(receipt.accepted, receipt.stale, receipt.reasons)
+            self._refusals.note(receipt.accepted + receipt.stale, receipt.reasons)
             message.resolve()
         return group[opened:]
 

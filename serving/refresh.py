@@ -1,6 +1,7 @@
 """Keeps the tables of the services that are asked for fresh; one thread, behind the requests."""
 
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from serving.models import Models
 from serving.scorer import Scorer
 from serving.scoring import Scored, score_fleet
 from serving.shadow import ShadowLog
-from serving.store import FingerprintStore, Mark, Stored, StoreError
+from serving.store import FingerprintStore, Mark, Stored, StoreError, is_newer
 from serving.table import RoutingTable, build_table, of_arm
 from serving.views import NO_ARM, ServiceView
 
@@ -36,7 +37,9 @@ class _Work:
     """What the thread knows of a service.
 
     Args:
-        refreshed_s, took_s: when it was last refreshed, and how long that took.
+        refreshed_s, took_s: when it was last refreshed, by `time.monotonic`, and how long that took.
+        latest_us: the latest time that any fingerprint of the table has, microseconds since 1970.
+        heard_s: when the latest of them came, by `time.monotonic`.
         plan: of the experiment, as it was served last.
         challenger: the fleet as the challenger scored it, while an experiment runs.
     """
@@ -45,9 +48,11 @@ class _Work:
     states: dict[str, HostState] = field(default_factory=dict)
     seen: Mark = field(default_factory=lambda: Mark("", 0))
     dirty: bool = True
-    refreshed_s: float = 0.0
+    refreshed_s: float = -math.inf
     took_s: float = 0.0
     arrived_us: int = 0
+    latest_us: int = 0
+    heard_s: float = 0.0
     plan: ArmsPlan = field(default_factory=ArmsPlan)
     challenger: Scored | None = None
 
@@ -68,7 +73,8 @@ class Refresher:
         self._lock = threading.Lock()
         self._known: dict[str, int] = {}
         self._mark: Mark | None = None
-        self._known_s = self._purged_s = self._trouble_s = 0.0
+        # By `time.monotonic`, as all that is waited for here: a clock that is set must neither stop us nor hurry us.
+        self._known_s = self._purged_s = self._trouble_s = -math.inf
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="refresh", daemon=True)
@@ -104,6 +110,11 @@ class Refresher:
         work = self._work.get(service)
         return work.view.scored if work else None
 
+    @property
+    def hosts_known(self) -> int:
+        """The number of hosts that the store holds, or a table still has."""
+        return sum(self._known.values()) or sum(len(work.states) for work in list(self._work.values()))
+
     def known(self, service: str) -> bool:
         """Whether the store holds hosts of this service."""
         return service in self._known or service in self._work
@@ -123,7 +134,15 @@ class Refresher:
     def note_ages(self) -> None:
         """Tells the metrics how old the tables are now."""
         for work in list(self._work.values()):
-            self._note_ages(work, time.time())
+            self._note_ages(work)
+
+    def clock_problem(self) -> str | None:
+        """Says so if a table rests on fingerprints of the future: they were not when they came, so a clock was set."""
+        latest_us = max((work.latest_us for work in list(self._work.values())), default=0)
+        ahead_s = latest_us / 1e6 - time.time()
+        if ahead_s <= self._settings.clock_skew_s:
+            return None
+        return f"fingerprints are of {ahead_s:.0f} s from now: the clock of this machine, or of another engine, was set"
 
     def _run(self) -> None:
         while not self._stopping:
@@ -136,7 +155,7 @@ class Refresher:
                 time.sleep(_TICK_S)
 
     def _tick(self) -> None:
-        now_s = time.time()
+        now_s = time.monotonic()
         stored = self._look_at_store(now_s)
         for service, work in list(self._work.items()):
             if time.monotonic() - work.view.asked_s > _IDLE_S:
@@ -149,7 +168,7 @@ class Refresher:
                 began = time.monotonic()
                 self._refresh(work, now_s, stored)
                 work.took_s = time.monotonic() - began
-            self._note_ages(work, now_s)
+            self._note_ages(work)
 
     def _look_at_store(self, now_s: float) -> bool:
         """Whether the store answers."""
@@ -160,15 +179,17 @@ class Refresher:
             if mark != self._mark or now_s - self._known_s > 5:
                 self._known, self._known_s, self._mark = self._store.services(), now_s, mark
             if now_s - self._purged_s > min(_PURGE_EVERY_S, self._settings.fingerprint_ttl_s):
-                self._store.purge(round((now_s - 5 * self._settings.fingerprint_ttl_s) * 1e6))
+                now_us = time.time_ns() // 1000
+                self._store.bring_back(now_us)
+                self._store.purge(now_us - round(5e6 * self._settings.fingerprint_ttl_s))
                 self._purged_s = now_s
         except StoreError as error:
             self._trouble_s = now_s
             self._metrics.store_problem.set(1)
             logger.warning("the store cannot be used: %s", error)
             return False
-        if time.time() - now_s > _LONG_WAIT_S:
-            self._trouble_s = time.time()
+        if time.monotonic() - now_s > _LONG_WAIT_S:
+            self._trouble_s = time.monotonic()
         self._metrics.store_problem.set(1 if self._store.problem else 0)
         return True
 
@@ -184,7 +205,7 @@ class Refresher:
             self.models.refresh(service)
         champion = self.models.slot(service, "champion")
         scorer: Scorer = champion.model.scorer if champion.model else _BASELINE
-        plan = plan_arms(self.models, service, round(now_s * 1e6))
+        plan = plan_arms(self.models, service, time.time_ns() // 1000)
         if work.dirty or plan != work.plan or (view.scored is not None and view.scored.scorer is not scorer):
             work.plan = plan
             with self.models.computing:
@@ -209,9 +230,12 @@ class Refresher:
         return True
 
     def _take(self, work: _Work, row: Stored) -> None:
-        present = work.states.get(row.host)
-        if present is not None and present.fingerprint.time_us >= row.time_us:
-            return
+        present, now_us = work.states.get(row.host), time.time_ns() // 1000
+        if present is not None:
+            told = present.fingerprint
+            orders = ((row.boot_id, row.sequence, row.time_us), (told.boot_id, told.sequence, told.time_us))
+            if not is_newer(*orders, now_us + round(self._settings.clock_skew_s * 1e6)):
+                return
         try:
             # Its times were checked when it came.
             fingerprint = unpack(row.packed, -(2**62), 2**62)
@@ -221,7 +245,8 @@ class Refresher:
         if present is not None and same_block(present.fingerprint.history, fingerprint.history):
             # The same object says that nothing is to be scored again.
             fingerprint = replace(fingerprint, history=present.fingerprint.history)
-        work.states[row.host] = HostState(fingerprint, row.packed, row.received_us, row.first_seen_us)
+        heard_s = time.monotonic() - max(0, now_us - row.received_us) / 1e6
+        work.states[row.host] = HostState(fingerprint, row.packed, row.received_us, row.first_seen_us, heard_s)
         work.arrived_us = min(work.arrived_us or row.received_us, row.received_us)
         work.dirty = True
 
@@ -229,14 +254,17 @@ class Refresher:
         """Lets go of hosts that are silent; while the store cannot be used, and some time after, who knows who is."""
         if now_s - self._trouble_s < self._settings.fingerprint_ttl_s:
             return
-        oldest = (now_s - self._settings.fingerprint_ttl_s) * 1e6
-        for host in [host for host, state in work.states.items() if state.received_us < oldest]:
+        oldest_s = now_s - self._settings.fingerprint_ttl_s
+        for host in [host for host, state in work.states.items() if state.heard_s < oldest_s]:
             del work.states[host]
             work.dirty = True
 
     def _publish(self, work: _Work, scorer: Scorer, warmed: Scored | None, now_s: float) -> None:
         settings, view = self._settings, work.view
         work.dirty = False
+        times = (max(state.received_us, state.fingerprint.time_us) for state in work.states.values())
+        work.latest_us = max(times, default=0)
+        work.heard_s = max((state.heard_s for state in work.states.values()), default=now_s)
         if not work.states:
             view.scored = work.challenger = None
             view.publish({}, None, now_s)
@@ -274,13 +302,13 @@ class Refresher:
         table = self._categories.table(service)
         return table.routes if table else ()
 
-    def _note_ages(self, work: _Work, now_s: float) -> None:
+    def _note_ages(self, work: _Work) -> None:
         service, published = work.view.service, work.view.published
         problem = 1.0 if self.problem_of_experiment(service) else 0.0
         self._metrics.services.tell(service, hosts=len(work.states), experiment_problem=problem)
         if published is not None:
             self._metrics.services.tell(
                 service,
-                table_age_s=max(0.0, now_s - published.confirmed_s),
-                prediction_age_s=max(0.0, now_s - published.table.as_of_us / 1e6),
+                table_age_s=published.age_s,
+                prediction_age_s=time.monotonic() - work.heard_s,
             )

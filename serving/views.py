@@ -19,16 +19,21 @@ _MOST_WAIT_S = 5.0
 
 @dataclass
 class Published:
-    """A table in service; `confirmed_s` is when it was last known to be right (seconds since 1970)."""
+    """A table in service; `confirmed_s` is when it was last known to be right, by `time.monotonic`: clocks are set."""
 
     table: RoutingTable
     confirmed_s: float
     _rendered: dict[str, bytes] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was last known to be right."""
+        return time.monotonic() - self.confirmed_s
+
     def expires_at(self, ttl_s: float) -> float:
-        """Seconds since 1970."""
-        return self.confirmed_s + ttl_s
+        """Seconds since 1970, by the clock as it is now."""
+        return time.time() - self.age_s + ttl_s
 
     def rendered(self, media_type: str) -> bytes | None:
         """The table's bytes if they were made already."""
@@ -87,6 +92,7 @@ class ServiceView:
         Args:
             tables: by arm, one of NO_ARM among them; nothing: there are no live hosts.
             experiment: that the arms are of.
+            confirmed_s: see `Published`.
         """
         fresh = {}
         for arm, table in tables.items():
@@ -103,7 +109,7 @@ class ServiceView:
             self._wake()
 
     def confirm(self, confirmed_s: float) -> None:
-        """The tables there are still right."""
+        """The tables there were still right then."""
         for each in self._tables.values():
             each.confirmed_s = confirmed_s
 

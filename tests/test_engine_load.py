@@ -14,6 +14,7 @@ from bench.engine_fleet import MadeFleet
 from fingerpost.fingerprint import message
 from fingerpost.settings import Settings
 from serving import ingest as door
+from serving.health import RefusalRate
 from serving.ingest import BusyError, Ingest
 from serving.loop_lag import LoopLag
 from serving.metrics_folder import keep_in_memory
@@ -46,7 +47,7 @@ def store(tmp_path):
 @pytest.fixture
 def ingest(store):
     counts = SimpleNamespace(refused=lambda *_: None, received=lambda *_: None, store_failed=lambda: None)
-    ingest = Ingest(store, Settings(), counts)
+    ingest = Ingest(store, Settings(), counts, RefusalRate())
     ingest.start()
     yield ingest
     store.let.set()
