@@ -10,15 +10,16 @@ from starlette.responses import Response
 
 from fingerpost import __version__
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import MEDIA_TYPE
+from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE
 from serving import api_models as models
 from serving import api_state, api_tables
 from serving.answers import TooMuchError, UnknownError, predict, route
 from serving.api_parts import engine_of, json_answer, problems, published_table
-from serving.http import Door, RefusedRequestError, check_token, problem
+from serving.http import Door, RefusedRequestError, Takes, problem
 from serving.ingest import BusyError
 from serving.lake_answers import predict_from_lake
 from serving.store import StoreError
+from serving.table_formats import JSON
 
 _NOTHING_STORED: dict[int | str, dict[str, Any]] = {
     409: {"model": models.Refusal, "description": "No fingerprint is newer than what is there."},
@@ -32,7 +33,15 @@ app = FastAPI(
     docs_url=None,
     redoc_url=None,
 )
-app.add_middleware(Door)
+_QUESTION = Takes(JSON, 2**20)
+app.add_middleware(
+    Door,
+    takes={
+        "/v1/fingerprints": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, token=True),
+        "/v1/predict": _QUESTION,
+        "/v1/route": _QUESTION,
+    },
+)
 app.include_router(api_tables.router)
 app.include_router(api_state.router)
 
@@ -40,7 +49,7 @@ app.include_router(api_state.router)
 @app.post(
     "/v1/fingerprints",
     response_model=models.Receipt,
-    responses={**problems(400, 401, 413, 415, 503), **_NOTHING_STORED},
+    responses={**problems(400, 401, 408, 413, 415, 503), **_NOTHING_STORED},
     openapi_extra={
         "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
         "security": [{"bearer": []}],
@@ -53,10 +62,6 @@ async def fingerprints(request: Request) -> Response:
     If none of them is good that is an error too, with the same counts.
     """
     engine = engine_of(request)
-    check_token(request, engine.settings.engine_token)
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != MEDIA_TYPE:
-        raise RefusedRequestError(415, f"send fingerprints as {MEDIA_TYPE}")
     try:
         receipt = await engine.ingest.accept(await request.body())
     except RefusedError as error:
@@ -74,7 +79,7 @@ async def fingerprints(request: Request) -> Response:
     return json_answer(answer, receipt.status)
 
 
-@app.post("/v1/predict", response_model=models.Prediction, responses=problems(400, 404, 413, 503))
+@app.post("/v1/predict", response_model=models.Prediction, responses=problems(400, 404, 408, 413, 415, 503))
 async def predict_endpoint(request: Request, asked: models.PredictRequest) -> Response:
     """Predicts throughput and latency of every host, for categories or for one request."""
     engine = engine_of(request)
@@ -85,7 +90,7 @@ async def predict_endpoint(request: Request, asked: models.PredictRequest) -> Re
     return json_answer(await asyncio.to_thread(predict, table, asked, name, engine.settings.latency_weight))
 
 
-@app.post("/v1/route", response_model=models.Route, responses=problems(400, 404, 413, 503))
+@app.post("/v1/route", response_model=models.Route, responses=problems(400, 404, 408, 413, 415, 503))
 async def route_endpoint(request: Request, asked: models.RouteRequest) -> Response:
     """Names the best host for a request, and the cost of each: for callers without a proxy."""
     published = await published_table(request, asked.service)

@@ -21,6 +21,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "A bearer token is needed.",
         404: "There is no such thing.",
         406: "No such format.",
+        408: "The body did not come in time.",
         413: "The body is too large.",
         415: "The body is of another media type.",
         503: "Not now; try again.",

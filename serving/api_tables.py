@@ -43,10 +43,11 @@ async def table_endpoint(
     published = await published_table(request, service, arm)
     held = request.headers.get("if-none-match", "")
     ttl_s = engine.settings.table_ttl_s
-    if wait and _etag(published, media_type) in held:
+    if wait and _etag(published, media_type) in held and engine.may_wait():
         view = await engine.view(service)
         if view is not None:
-            await view.changed(published.table.version, wait, arm)
+            with engine.waits():
+                await view.changed(published.table.version, wait, arm)
             published = view.chosen(arm) or published
     headers = {
         "etag": _etag(published, media_type),

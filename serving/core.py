@@ -1,5 +1,7 @@
 """The engine of one worker: store, door, refresher and models, and how they are."""
 
+import contextlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 from fingerpost.aliases import ALIASES
 from fingerpost.settings import Settings
 from serving.categories import Categories
+from serving.connections import connections, limits_of_process
 from serving.fingerprints import LatestFingerprints
 from serving.health import DiskWatch, Problems, RefusalRate, table_problems
 from serving.ingest import Ingest
@@ -37,6 +40,7 @@ class Engine:
         # Its own: requests that wait for a store which does not answer must not take the threads of others.
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
         self._disks = DiskWatch(_folders(settings), settings.disk_low_mb)
+        self._waits = 0
         self.problems = Problems()
         for look in (
             self._own_problems,
@@ -72,6 +76,19 @@ class Engine:
             await view.changed(None, _FIRST_TABLE_S)
         return view if view.published is not None else None
 
+    def may_wait(self) -> bool:
+        """Whether one more request may wait for the next table: half of the connections are for others."""
+        return self._waits < limits_of_process().most // 2
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """Counts a request that waits."""
+        self._waits += 1
+        try:
+            yield
+        finally:
+            self._waits -= 1
+
     def stale(self) -> str | None:
         """Why the tables may be old, or None."""
         if self.store.problem:
@@ -85,8 +102,8 @@ class Engine:
         self.refresher.note_ages()
 
     def ready(self) -> bool:
-        """Whether it can serve, and has what is to predict: the champion, or the baseline where the registry has none. The
-        settings can do without the registry's word."""
+        """Whether it can serve, and has what is to predict: the champion, or the baseline where the registry has none.
+        The settings can do without the registry's word."""
         service = self.settings.service
         champion = self.models.slot(service, "champion")
         none_yet = self.models.known(service) and champion.tried is None
@@ -121,6 +138,9 @@ class Engine:
 
     def _own_problems(self) -> dict[str, str]:
         found = {"store": self.store.problem, "clock": self.refresher.clock_problem()}
+        most = limits_of_process().most
+        if len(connections()) >= most:
+            found["connections"] = f"all {most} are in use: for each new one the longest silent one is ended"
         return {name: problem for name, problem in found.items() if problem}
 
     def _model_problems(self) -> dict[str, str]:

@@ -13,9 +13,10 @@ from bentoml._internal.server.http import traffic
 
 from fingerpost.environment import apply_tool_environment
 from fingerpost.errors import FingerpostError
-from fingerpost.logs import configure_logs
+from fingerpost.logs import FewAlike, configure_logs
 from fingerpost.settings import Settings, get_settings, is_loopback
 from serving.api import app
+from serving.connections import guard_connections
 from serving.metrics_folder import remove_own
 from serving.time_limit import TimeLimit
 
@@ -31,6 +32,7 @@ _OPTIONS: dict[str, Any] = {
 _SWITCH_S = 0.0005
 # BentoML's cannot be turned off, and has no place for another.
 traffic.TimeoutMiddleware = TimeLimit  # type: ignore[misc, assignment]
+guard_connections()
 
 
 @bentoml.service(name="fingerpost-engine", **_OPTIONS)
@@ -46,6 +48,8 @@ class PredictionEngine:
         configure_logs(settings.log_level, settings.log_format)
         # A line a request, formatted only to be thrown away, is a tenth of what a request costs.
         logging.getLogger("uvicorn.access").propagate = False
+        # It warns of every request that is none.
+        logging.getLogger("uvicorn.error").addFilter(FewAlike())
         refuse_open_door(settings, _listening_address() or settings.bind_host)
         _load_what_models_need()
         self._engine = Engine(settings)

@@ -1,15 +1,18 @@
 """What every request passes: a bound on its body, the time it took, and plain reasons for what is refused."""
 
+import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from starlette.requests import Request
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from fingerpost.fingerprint import MAX_MESSAGE_BYTES
+from fingerpost.settings import get_settings
 from serving.loop_lag import LoopLag
 from serving.metrics import engine_metrics
 
@@ -18,9 +21,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-# What comes beyond the limit is read and forgotten up to here, so that the client hears why it is refused.
-_MAX_DRAINED = 256 * 2**20
 _UNKNOWN = "unknown"
+# No status of an answer, since there was none: nginx's number in its logs for a client that went away.
+_GONE = 499
+_MOST_DIGITS = 12
 
 
 class RefusedRequestError(Exception):
@@ -41,17 +45,33 @@ def problem(status: int, error: str, headers: dict[str, str] | None = None) -> R
     return Response(orjson.dumps({"error": error}), status, headers, "application/json")
 
 
-class Door:
-    """Reads bodies up to a limit while they come, and counts every answer.
+@dataclass(frozen=True)
+class Takes:
+    """What a path takes for a body.
 
     Args:
-        app: the application.
-        max_body: bytes; the application gets a body whole.
+        media_type: of the body.
+        most: bytes.
+        token: whether it takes the engine's bearer token, where there is one.
     """
 
-    def __init__(self, app: App, max_body: int = MAX_MESSAGE_BYTES) -> None:
-        self._app, self._max_body = app, max_body
+    media_type: str
+    most: int
+    token: bool = False
+
+
+class Door:
+    """Looks at what a request says of itself before its body is read, reads that up to a limit, counts every answer.
+
+    Args:
+        app: the application; it gets a body whole.
+        takes: path to what it takes; no other path is given a body.
+    """
+
+    def __init__(self, app: App, takes: Mapping[str, Takes]) -> None:
+        self._app, self._takes = app, takes
         self._lag = LoopLag(engine_metrics().loop_lag.set)
+        self._bodies = Bodies(get_settings().engine_body_timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,34 +90,110 @@ class Door:
             if scope["method"] in ("GET", "HEAD"):
                 await self._app(scope, receive, counted)
                 return
-            body = await _read(receive, self._max_body)
-            if body is None:
-                answer = problem(413, f"the body is larger than {self._max_body} bytes", {"connection": "close"})
-                await answer(scope, receive, counted)
-                return
+            takes = self._takes.get(scope["path"]) if scope["method"] == "POST" else None
+            body = await self._body(scope, receive, takes) if takes else b""
             await self._app(scope, _once(body, receive), counted)
+        except RefusedRequestError as error:
+            if self._takes[scope["path"]].token:
+                _note_refusal(scope, error.status)
+            await problem(error.status, error.error, error.headers)(scope, receive, counted)
+        except ClientDisconnect:
+            status = _GONE
         finally:
             route = scope.get("route")
             endpoint = getattr(route, "path", _UNKNOWN)
             engine_metrics().answered(endpoint, status, time.perf_counter() - began)
 
+    async def _body(self, scope: Scope, receive: Receive, takes: Takes) -> bytes:
+        """The body of a request that is what the path takes.
 
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The body; None if it is larger than the limit."""
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more and size <= _MAX_DRAINED:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        part = message.get("body", b"")
-        size += len(part)
-        if size <= limit:
-            parts.append(part)
-        else:
+        What a client goes on sending when its answer is there is read and forgotten, so that it hears the answer.
+
+        Raises:
+            RefusedRequestError: it is not.
+            ClientDisconnect: the client went away.
+        """
+        headers = Headers(scope=scope)
+        if takes.token:
+            check_token(headers, scope["app"].state.engine.settings.engine_token)
+        given = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if given != takes.media_type:
+            raise RefusedRequestError(415, f"send a body of {takes.media_type}")
+        length = headers.get("content-length", "0")
+        if len(length) > _MOST_DIGITS or int(length) > takes.most:
+            raise RefusedRequestError(413, _too_large(takes.most))
+        return await self._bodies.read(receive, takes.most)
+
+
+class Bodies:
+    """Reads bodies while they come; bounded in time each, and in bytes over all that are under way.
+
+    Where there is no room the one goes that has been under way for the longest time: a body comes in milliseconds,
+    unless its client is slow, or does not mean to send it.
+
+    Args:
+        timeout_s: for one body.
+        most_bytes: over all.
+    """
+
+    def __init__(self, timeout_s: float, most_bytes: int = 64 * 2**20) -> None:
+        self._timeout_s, self._most_bytes = timeout_s, most_bytes
+        # What has come of each, the oldest first; its time limit is what ends it.
+        self._under_way: dict[asyncio.Timeout, int] = {}
+        self._held_bytes = 0
+
+    async def read(self, receive: Receive, most: int) -> bytes:
+        """A body.
+
+        Raises:
+            RefusedRequestError: it is larger than `most` bytes, too slow, or goes to make room.
+            ClientDisconnect: the client went away.
+        """
+        limit = asyncio.timeout(self._timeout_s)
+        parts: list[bytes] = []
+        try:
+            async with limit:
+                self._under_way[limit] = size = 0
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise ClientDisconnect
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > most:
+                        raise RefusedRequestError(413, _too_large(most))
+                    parts.append(part)
+                    more = message.get("more_body", False)
+                    self._hold(limit, len(part))
+        except TimeoutError:
+            if not limit.expired():
+                raise
             parts.clear()
-        more = message.get("more_body", False)
-    return b"".join(parts) if size <= limit else None
+            why = f"its body did not come in {self._timeout_s:g} s, or others needed the room"
+            raise RefusedRequestError(408, why, {"connection": "close"}) from None
+        finally:
+            self._held_bytes -= self._under_way.pop(limit, 0)
+        return b"".join(parts)
+
+    def _hold(self, limit: asyncio.Timeout, more_bytes: int) -> None:
+        if limit not in self._under_way:
+            return  # it went to make room, and will hear so at once
+        self._under_way[limit] += more_bytes
+        self._held_bytes += more_bytes
+        while self._held_bytes > self._most_bytes:
+            oldest = next(iter(self._under_way))
+            self._held_bytes -= self._under_way.pop(oldest)
+            oldest.reschedule(asyncio.get_running_loop().time())
+
+
+def _too_large(most: int) -> str:
+    return f"the body is larger than {most} bytes"
+
+
+def _note_refusal(scope: Scope, status: int) -> None:
+    engine_metrics().refused(f"request:{status}", 1)
+    scope["app"].state.engine.refusals.note(0, {f"request:{status}": 1})
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
@@ -113,7 +209,7 @@ def _once(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-def check_token(request: Request, token: str) -> None:
+def check_token(headers: Headers, token: str) -> None:
     """Refuses a request without the token, if there is one.
 
     Raises:
@@ -121,6 +217,6 @@ def check_token(request: Request, token: str) -> None:
     """
     if not token:
         return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
         raise RefusedRequestError(401, "a bearer token is needed", {"www-authenticate": "Bearer"})

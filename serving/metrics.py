@@ -48,6 +48,11 @@ class EngineMetrics:
         self.model_problem = gauge("model_problem", "1 while the model an alias points at cannot be used", "alias")
         self.registry_problem = gauge("registry_problem", "1 while the model registry does not answer")
         self.store_problem = gauge("store_problem", "1 while the fingerprint store cannot be used")
+        self.connections_ended = counter(
+            "connections_ended", "Connections ended for want of room, or since the client was too slow", "how"
+        )
+        for how in ("no_room", "slow", "stalled"):
+            self.connections_ended.labels(how)
         self.loop_lag = gauge("event_loop_lag_seconds", "The latest the event loop was in the last 10 s or more")
         self.services = ServiceGauges(_SPACE)
         self.shadow_rows = counter("shadow_rows", "Predictions logged for comparison")

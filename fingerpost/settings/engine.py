@@ -26,6 +26,18 @@ class Engine(BaseModel):
         default="", description="Database of the fingerprints (SQLAlchemy URL); empty: SQLite in `home`."
     )
     engine_workers: int = Field(default=1, ge=1, le=64, description="Processes of the engine on this machine.")
+    engine_max_connections: int = Field(
+        default=4096, ge=16, description="Connections of one engine process; `ulimit -n` may make them fewer."
+    )
+    engine_head_timeout_s: float = Field(
+        default=10.0, gt=0, description="Time in which a client has to send a request's headers, seconds."
+    )
+    engine_body_timeout_s: float = Field(
+        default=15.0, gt=0, description="Time in which it has to send the body, seconds."
+    )
+    engine_stalled_s: float = Field(
+        default=30.0, gt=0, description="Time in which it has to take some of an answer that waits, seconds."
+    )
     fingerprint_ttl_s: float = Field(
         default=60.0, gt=0, description="Silence after which a host leaves the routing tables, seconds."
     )
