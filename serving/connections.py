@@ -188,5 +188,5 @@ def limits_of_process() -> ConnectionLimits:
 
 def guard_connections() -> None:
     """Makes uvicorn use it wherever it chooses its protocol itself, as BentoML lets it."""
-    protocols: dict[Any, str] = uvicorn.config.HTTP_PROTOCOLS  # type: ignore[assignment]
+    protocols: dict[Any, str] = uvicorn.config.HTTP_PROTOCOLS
     protocols["auto"] = f"{__name__}:{GuardedProtocol.__name__}"
