@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from routing.access_log import DECISION_HEADER, HOST_HEADERS, access_log_format
+from routing.client_limits import body_limits, listener_limits, manager_limits, overload_manager
 from routing.clusters import POLICIES, TYPE, address, dynamic_module, hosts_cluster
 from routing.gateway import picker_cluster, picker_filter
 from routing.upstream import Upstream
@@ -25,6 +26,7 @@ def envoy_config(
     timeout_s: float = 30.0,
     picker: tuple[str, int] | None = None,
     panic_percent: float = 50.0,
+    max_connections: int = 20_000,
 ) -> dict[str, Any]:
     """A complete configuration: one listener, one cluster with the given hosts.
 
@@ -38,6 +40,7 @@ def envoy_config(
         timeout_s: of a request.
         picker: address and port of the endpoint picker, for `endpoint_picker`.
         panic_percent: see `hosts_cluster`.
+        max_connections: see `overload_manager`.
 
     Raises:
         ValueError: no hosts, an unknown policy, `fingerpost` without a table or `endpoint_picker` without its address.
@@ -53,11 +56,13 @@ def envoy_config(
     log_format = access_log_format(policy, len(upstreams), log_client)
     return {
         "admin": {"address": address("127.0.0.1", admin_port)},
+        "overload_manager": overload_manager(max_connections),
         "static_resources": {
             "listeners": [
                 {
                     "name": "clients",
                     "address": address(bind_host, port),
+                    **listener_limits(),
                     "filter_chains": [{"filters": [_manager(access_log, log_format, table, policy, timeout_s)]}],
                 }
             ],
@@ -80,6 +85,7 @@ def _manager(
         "typed_config": {
             "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "clients",
+            **manager_limits(timeout_s),
             "access_log": [
                 {
                     "name": "envoy.access_loggers.file",
@@ -121,7 +127,7 @@ def _virtual_host(timeout_s: float) -> dict[str, Any]:
     # What clients send in these names, or the endpoint picker does, is neither for the hosts nor for the log.
     removed = ["x-gateway-destination-endpoint", DECISION_HEADER]
     routes = [{"match": {"prefix": "/"}, "route": route, "request_headers_to_remove": removed}]
-    return {"name": "all", "domains": ["*"], "routes": routes}
+    return {"name": "all", "domains": ["*"], "routes": routes, **body_limits()}
 
 
 def _picker_filter(table: Path) -> dict[str, Any]:

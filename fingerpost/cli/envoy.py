@@ -63,6 +63,7 @@ def config(
             health_path,
             picker=(picker.address, picker.port),
             panic_percent=settings.panic_percent,
+            max_connections=settings.envoy_max_connections,
         )
     except ValueError as error:
         raise FingerpostError(str(error)) from error

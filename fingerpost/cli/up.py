@@ -157,6 +157,7 @@ def _envoy(settings: "Settings", hosts: Path, policy: str, health_path: str | No
             settings.home / "routing" / f"{settings.service}.table",
             health_path,
             panic_percent=settings.panic_percent,
+            max_connections=settings.envoy_max_connections,
         )
     except ValueError as error:
         raise FingerpostError(f"{hosts}: {error}") from error

@@ -41,6 +41,9 @@ class Routing(BaseModel):
         le=100,
         description="Part of the hosts alive below which all are used by least request; see docs/routing.md.",
     )
+    envoy_max_connections: int = Field(
+        default=20_000, ge=1, description="Connections of clients that Envoy takes at once; further ones are closed."
+    )
     arm_shares: dict[str, float] = Field(
         default={}, description='Policies as arms, as JSON: `{"fingerpost": 0.5, "least_request": 0.5}`.'
     )
