@@ -1,32 +1,43 @@
 """The agent's own HTTP port: `/metrics` for Prometheus, `/healthz`, and `/v1/traces` for OpenTelemetry spans."""
 
+import contextlib
 import json
 import logging
 import re
+import socket
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 from fingerpost.errors import RefusedError
 
 logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
-_MAX_BODY_BYTES = 8 * 2**20
+_LOOK_EVERY_S = 0.5
+_MAX_BODY_BYTES = 4 * 2**20
+# Over all connections, before they are taken in.
+_MAX_BODIES_BYTES = 16 * 2**20
 _MAX_CONNECTIONS = 32
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
+Made = TypeVar("Made")
 TakeTraces = Callable[[bytes, str, str], tuple[bytes, str]]
 
 
 class Door:
     """Serves from threads of its own, at most 32 connections at once.
 
+    Where all are in use the one whose request began first, and has not come yet, is ended for the next.
+
     Args:
         metrics: gives the exposition text.
         health: gives whether all is well enough, and the answer of `/healthz`.
         take_traces: takes (body, content type, content encoding) and gives (answer, content type); None: no traces.
+        timeout_s: in which a request has to come, from its connection's beginning or the answer before; and an answer
+            has to be taken.
     """
 
     def __init__(
@@ -36,17 +47,33 @@ class Door:
         metrics: Callable[[], bytes],
         health: Callable[[], tuple[bool, dict[str, Any]]],
         take_traces: TakeTraces | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> None:
         door = self
-        self.metrics, self.health, self.take_traces = metrics, health, take_traces
-        self._room = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self.metrics, self.health, self.take_traces, self.timeout_s = metrics, health, take_traces, timeout_s
+        # Since when each connection's client is waited for, the longest first; those whose answer is made are not here.
+        self._waiting: dict[socket.socket, float] = {}
+        # What has been promised of bodies that are not taken in yet, the oldest first.
+        self._bodies: dict[socket.socket, int] = {}
+        self._count = 0
+        self._lock = threading.Lock()
 
         class Handler(_Handler):
             owner = door
 
-        self._server = ThreadingHTTPServer((bind_host, port), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="door", daemon=True)
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def service_actions(self) -> None:
+                door.end_slow()
+
+            def handle_error(self, _request: Any, client_address: Any) -> None:
+                logger.exception("a request of %s failed", client_address)
+
+        self._server = Server((bind_host, port), Handler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK_EVERY_S,), name="door", daemon=True
+        )
 
     @property
     def port(self) -> int:
@@ -59,35 +86,78 @@ class Door:
         self._server.shutdown()
         self._server.server_close()
 
-    def enter(self) -> bool:
-        return self._room.acquire(blocking=False)
+    def enter(self, connection: socket.socket) -> bool:
+        """Takes a connection in; False: all others are being answered, and there is no room."""
+        with self._lock:
+            if self._count >= _MAX_CONNECTIONS:
+                if not self._waiting:
+                    return False
+                self._end(next(iter(self._waiting)))
+            self._count += 1
+            self._waiting[connection] = time.monotonic()
+            return True
 
-    def leave(self) -> None:
-        self._room.release()
+    def waits(self, connection: socket.socket, waiting: bool) -> None:
+        """Notes whether it is the client that is waited for, from now on."""
+        with self._lock:
+            self._waiting.pop(connection, None)
+            if waiting:
+                self._waiting[connection] = time.monotonic()
+
+    def expects(self, connection: socket.socket, size: int) -> None:
+        """Makes room for a body: where there is not enough, those that began first are ended."""
+        with self._lock:
+            while self._bodies and sum(self._bodies.values()) + size > _MAX_BODIES_BYTES:
+                oldest = next(iter(self._bodies))
+                del self._bodies[oldest]
+                self._end(oldest)
+            self._bodies[connection] = size
+
+    def has_taken(self, connection: socket.socket) -> None:
+        """The body has been taken in, or has not come."""
+        with self._lock:
+            self._bodies.pop(connection, None)
+
+    def leave(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting.pop(connection, None)
+            self._count -= 1
+
+    def end_slow(self) -> None:
+        """Ends the connections whose clients have been waited for long enough."""
+        until = time.monotonic() - self.timeout_s
+        with self._lock:
+            for connection in [each for each, since in self._waiting.items() if since < until]:
+                self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        """Its thread, which reads or writes, hears of it at once."""
+        self._waiting.pop(connection, None)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
     owner: Door
-    timeout = _TIMEOUT_S
     protocol_version = "HTTP/1.1"
     server_version = "fingerpost-agent"
     sys_version = ""
 
     def handle(self) -> None:
-        if not self.owner.enter():
+        if not self.owner.enter(self.connection):
             return
         try:
             super().handle()
         except OSError as error:  # a client that went away or was too slow
             logger.debug("connection ended: %s", error)
         finally:
-            self.owner.leave()
+            self.owner.leave(self.connection)
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
-            self._answer(HTTPStatus.OK, self.owner.metrics(), "text/plain; version=0.0.4; charset=utf-8")
+            self._answer(HTTPStatus.OK, self._made(self.owner.metrics), "text/plain; version=0.0.4; charset=utf-8")
         elif self.path == "/healthz":
-            well, answer = self.owner.health()
+            well, answer = self._made(self.owner.health)
             self._json(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, answer)
         else:
             self._json(HTTPStatus.NOT_FOUND, {"error": "there are /metrics and /healthz"})
@@ -105,15 +175,32 @@ class _Handler(BaseHTTPRequestHandler):
         if int(length) > _MAX_BODY_BYTES:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {_MAX_BODY_BYTES} bytes")
             return
-        body = self.rfile.read(int(length))
+        self.owner.expects(self.connection, int(length))
         try:
-            answer, kind = take(
-                body, self.headers.get("content-type", ""), self.headers.get("content-encoding", "identity")
-            )
+            self._take(take, int(length))
+        finally:
+            self.owner.has_taken(self.connection)
+
+    def _take(self, take: TakeTraces, length: int) -> None:
+        body = self.rfile.read(length)
+        if len(body) < length:
+            self.close_connection = True  # it was ended on the way
+            return
+        kind, encoding = self.headers.get("content-type", ""), self.headers.get("content-encoding", "identity")
+        try:
+            answer, kind = self._made(lambda: take(body, kind, encoding))
         except RefusedError as error:
             self._json(HTTPStatus.BAD_REQUEST, {"error": error.reason})
         else:
             self._answer(HTTPStatus.OK, answer, kind)
+
+    def _made(self, make: Callable[[], Made]) -> Made:
+        """What `make` gives; meanwhile it is not the client that is waited for."""
+        self.owner.waits(self.connection, False)
+        try:
+            return make()
+        finally:
+            self.owner.waits(self.connection, True)
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
         # The body has not been read, so the connection cannot be used again.
