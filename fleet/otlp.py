@@ -4,6 +4,7 @@ By the OTLP specification 1.x and the semantic conventions for HTTP server spans
 and those before. Protobuf is loaded at the first body: an agent without traces does not pay for it.
 """
 
+import logging
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+logger = logging.getLogger(__name__)
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 MAX_BODY_BYTES = 4 * 2**20
 MAX_DECODED_BYTES = 8 * 2**20
+# What is in a body becomes tens to hundreds of bytes for each of its own: so many spans, scopes and resources, each of
+# so many bytes; in JSON so many objects and lists, and so many values.
+_MAX_PARTS = 50_000
+_MAX_PART_BYTES = 256 * 2**10
+_MAX_JSON_CONTAINERS, _MAX_JSON_VALUES = 400_000, 1_000_000
+# Numbers of the fields of an ExportTraceServiceRequest, a ResourceSpans and a ScopeSpans, and protobuf's wire types.
+_RESOURCE_SPANS, _RESOURCE, _SCOPE_SPANS, _SPANS = 1, 1, 2, 2
+_VARINT, _LENGTH, _FIXED, _MAX_VARINT = 0, 2, {1: 8, 5: 4}, 10
 _SPAN_KIND_SERVER = 2
 # Ids are hexadecimal in OTLP's JSON and base64 in protobuf's; events and links tell nothing of cost. None is read.
 _UNREAD = ("traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id", "links", "events")
@@ -59,11 +69,10 @@ def parse_traces(
             `service.instance.id`, else `server.address`).
 
     Raises:
-        RefusedError: `body:too_large`, `body:encoding`, `body:content_type`, or `body:malformed`.
+        RefusedError: `body:too_large`, `body:too_many`, `body:encoding`, `body:content_type`, or `body:malformed`.
     """
-    request = _decoded(_unpacked(body, content_encoding), content_type)
     found = Spans()
-    for resource, span in _each(request):
+    for resource, span in _spans(_unpacked(body, content_encoding), content_type):
         if span.kind != _SPAN_KIND_SERVER:
             found.skipped["not_server"] += 1
             continue
@@ -121,19 +130,92 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
     return bytes(unpacked)
 
 
-def _decoded(body: bytes, content_type: str) -> "ExportTraceServiceRequest":
-    from google.protobuf.message import DecodeError
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
+def _spans(body: bytes, content_type: str) -> Iterator[tuple[Mapping[str, Any], "Span"]]:
+    """All spans of an export, each with the attributes of its resource."""
     media_type = _media_type(content_type)
     if media_type == JSON:
-        return _from_json(body)
+        return _each(_from_json(body))
     if media_type != PROTOBUF:
         raise RefusedError("body:content_type")
+    return _from_protobuf(memoryview(body))
+
+
+def _from_protobuf(body: memoryview) -> Iterator[tuple[Mapping[str, Any], "Span"]]:
+    """One span after the other: an empty message is two bytes here, and a hundred in memory."""
+    from google.protobuf.message import DecodeError
+    from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    left = _MAX_PARTS
+
+    def parts(of: memoryview) -> Iterator[tuple[int, memoryview]]:
+        nonlocal left
+        for part in messages_in(of):
+            left -= 1
+            if left < 0:
+                raise RefusedError("body:too_many")
+            yield part
+
     try:
-        return ExportTraceServiceRequest.FromString(body)
-    except DecodeError as error:
-        raise RefusedError("body:malformed") from error
+        for number, group in parts(body):
+            if number != _RESOURCE_SPANS:
+                continue
+            resource: Mapping[str, Any] = {}
+            scopes = []
+            for inner, part in parts(group):
+                if inner == _RESOURCE:
+                    resource = _attributes(Resource.FromString(_small(part)).attributes)
+                elif inner == _SCOPE_SPANS:
+                    scopes.append(part)
+            for scope in scopes:
+                for inner, part in parts(scope):
+                    if inner == _SPANS:
+                        yield resource, Span.FromString(_small(part))
+    except (DecodeError, ValueError) as error:
+        if isinstance(error, RefusedError):
+            raise
+        raise RefusedError("body:malformed") from None
+
+
+def _small(part: memoryview) -> bytes:
+    if len(part) > _MAX_PART_BYTES:
+        raise RefusedError("body:too_large")
+    return bytes(part)
+
+
+def messages_in(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a protobuf message that have a length, each with its number; the others are passed over.
+
+    Raises:
+        ValueError: it is none.
+    """
+    place, end = 0, len(data)
+    while place < end:
+        tag, place = _varint(data, place)
+        kind = tag & 7
+        if kind == _LENGTH:
+            size, place = _varint(data, place)
+            if size > end - place:
+                raise ValueError("it ends too early")
+            yield tag >> 3, data[place : place + size]
+            place += size
+        elif kind == _VARINT:
+            _, place = _varint(data, place)
+        elif kind in _FIXED:
+            place += _FIXED[kind]
+        else:
+            raise ValueError(f"there is no wire type {kind}")
+    if place > end:
+        raise ValueError("it ends too early")
+
+
+def _varint(data: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for count, byte in enumerate(data[place : place + _MAX_VARINT]):
+        value |= (byte & 0x7F) << (7 * count)
+        if byte < 0x80:
+            return value, place + count + 1
+    raise ValueError("a number does not end")
 
 
 def _from_json(body: bytes) -> "ExportTraceServiceRequest":
@@ -142,11 +224,15 @@ def _from_json(body: bytes) -> "ExportTraceServiceRequest":
     from google.protobuf import json_format
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+    if body.count(b"{") + body.count(b"[") > _MAX_JSON_CONTAINERS or body.count(b",") > _MAX_JSON_VALUES:
+        raise RefusedError("body:too_many")
     try:
         tree = json.loads(body.decode(), object_hook=_without_unread)
         return json_format.ParseDict(tree, ExportTraceServiceRequest(), ignore_unknown_fields=True)
     except (ValueError, RecursionError, json_format.ParseError, LookupError, TypeError, AttributeError) as error:
-        raise RefusedError("body:malformed") from error
+        logger.debug("an export is not OTLP's JSON: %s", type(error).__name__)
+    # Not from in there: the error would hold on to all that was read.
+    raise RefusedError("body:malformed")
 
 
 def _without_unread(entry: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class OtlpQueue:
     def __init__(self, service: str, host: str) -> None:
         self._identity = (service, host)
         self._records: deque[dict[str, Any]] = deque()
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self.counts: Counter[str] = Counter()
 
     def take(self, body: bytes, content_type: str, content_encoding: str) -> tuple[bytes, str]:
@@ -29,7 +29,9 @@ class OtlpQueue:
             RefusedError: the body cannot be read.
         """
         service, host = self._identity
-        spans = parse_traces(body, content_type, content_encoding, service, host)
+        # One at a time: what a body takes while it is read is many times its size.
+        with self._reading:
+            spans = parse_traces(body, content_type, content_encoding, service, host)
         with self._lock:
             room = _MAX_RECORDS - len(self._records)
             self._records.extend(spans.records[:room])

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
-from fleet.otlp import JSON, MAX_BODY_BYTES, PROTOBUF, export_response, parse_traces
+from fleet.otlp import JSON, MAX_BODY_BYTES, PROTOBUF, export_response, messages_in, parse_traces
 
 SERVER, CLIENT = 2, 3
 BEGAN_NS = time.time_ns() - 10**9
@@ -294,3 +294,73 @@ def test_spans_of_the_real_instrumentation(names):
     assert (row["method"], row["route"], row["status"], row["auth"]) == ("GET", "/users/*", 200, "bearer")
     assert (row["user_agent_class"], row["client"]) == ("library", "203.0.113.9")
     assert "SECRET" not in repr(row)
+
+
+def field(number, body):
+    """A field of a protobuf message that has a length."""
+    size, text = len(body), bytearray([number << 3 | 2])
+    while True:
+        size, low = size >> 7, size & 127
+        text.append(low | (128 if size else 0))
+        if not size:
+            return bytes(text) + body
+
+
+def nested(*numbers, inner):
+    for number in reversed(numbers):
+        inner = field(number, inner)
+    return inner
+
+
+EMPTY = b"\x0a\x00" * 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "reason"),
+    [
+        (EMPTY, PROTOBUF, "too_many"),
+        (nested(1, inner=b"\x12\x00" * 2_000_000), PROTOBUF, "too_many"),
+        (nested(1, 2, inner=b"\x12\x00" * 2_000_000), PROTOBUF, "too_many"),
+        (nested(1, 2, 2, inner=b"\x4a\x00" * 2_000_000), PROTOBUF, "too_large"),
+        (nested(1, 1, inner=EMPTY), PROTOBUF, "too_large"),
+        (nested(1, 2, 2, 9, 2, 5, inner=EMPTY), PROTOBUF, "too_large"),
+        (b"[" + b"[]," * 1_300_000 + b"[]]", JSON, "too_many"),
+        (b'{"resourceSpans":[' + b"{}," * 1_300_000 + b"{}]}", JSON, "too_many"),
+        (b"[" + b"1," * 2_000_000 + b"1]", JSON, "too_many"),
+    ],
+    ids=["resources", "scopes", "spans", "attributes", "of a resource", "in a list", "lists", "objects", "numbers"],
+)
+def test_a_small_body_that_becomes_millions_of_objects_is_refused(body, kind, reason):
+    import tracemalloc
+
+    import psutil
+
+    tracemalloc.start()
+    before = psutil.Process().memory_info().rss
+    try:
+        with pytest.raises(RefusedError, match=f"body:{reason}"):
+            parse_traces(gzip.compress(body, 1), kind, "gzip")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The body itself, a few times, and nothing for what is in it; protobuf's own memory is not traced.
+    assert most < 8 * len(body)
+    assert psutil.Process().memory_info().rss - before < 60 * 2**20
+
+
+@given(st.binary(max_size=200))
+def test_fields_are_found_as_protobuf_finds_them(data):
+    """Any bytes are the fields that protobuf reads, or are refused; what it takes for good is never refused."""
+    from google.protobuf.message import DecodeError
+
+    made = ExportTraceServiceRequest()
+    try:
+        made.MergeFromString(data)
+    except DecodeError:
+        return
+    try:
+        groups = [bytes(part) for number, part in messages_in(memoryview(data)) if number == 1]
+    except ValueError as error:
+        assert "wire type" in str(error)  # groups, which nobody has written for twenty years
+        return
+    assert len(groups) == len(made.resource_spans)
