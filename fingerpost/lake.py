@@ -101,11 +101,15 @@ def parquet_files(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
 
 
-def remove_oldest(folder: Path, max_bytes: float) -> int:
-    """Removes the oldest files under a folder until the rest fit in `max_bytes`; returns how many went."""
+def remove_oldest(folder: Path, max_bytes: float, counts: Callable[[Path], bool] | None = None) -> int:
+    """Removes the oldest files under a folder until the rest fit in `max_bytes`; returns how many went.
+
+    Args:
+        counts: of a file whether it counts, and may go; None: all do.
+    """
     if not folder.is_dir():
         return 0
-    files = sorted(_sized(folder))
+    files = sorted(each for each in _sized(folder) if counts is None or counts(each[2]))
     excess = sum(size for _, size, _ in files) - max_bytes
     removed = 0
     for _, size, path in files:

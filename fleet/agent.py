@@ -9,14 +9,16 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 
 from fingerpost.fingerprint import Fingerprint, pack
-from fingerpost.lake import QUARANTINE, remove_oldest, service_folder
+from fingerpost.lake import QUARANTINE, service_folder
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
 from fleet.agent_health import Problems, RequestChecks
 from fleet.agent_options import AgentOptions
 from fleet.batches import fingerprint_rows, quarantine_lines, write_batch
+from fleet.bounded import bounded_inbox, bounded_quarantine
 from fleet.category_book import CategoryBook
 from fleet.fingerprint.maker import FingerprintMaker
 from fleet.history_file import HistoryFile
@@ -75,7 +77,8 @@ class Agent:
         self._last: Fingerprint | None = None
         self._fingerprints: list[Fingerprint] = []
         self._lock = threading.Lock()
-        self._quarantined_bytes = options.max_quarantine_bytes
+        self._inbox = bounded_inbox(options.lake, options.service, options.host, options.inbox_bytes)
+        self._quarantine = bounded_quarantine(options.lake, options.service, options.max_quarantine_bytes)
         self.counts: Counter[str] = Counter()
         self.problems = Problems()
         self._checks = RequestChecks(self.problems, _hint(options))
@@ -268,21 +271,23 @@ class Agent:
         ):
             if rows:
                 suffix = f"-{name}" if kind == "requests" else ""
-                write_batch(options.lake, kind, columns, rows, f"{options.host}-{rows[0]['time']}{suffix}")
+                path = write_batch(options.lake, kind, columns, rows, f"{options.host}-{rows[0]['time']}{suffix}")
+                self._bound_inbox(path)
         if intake.refused:
             # Named by where and with what it begins: the same when reported again, another after a truncation.
             mark = zlib.crc32(intake.refused[0][1])
             file = f"{options.host}-{name}-{mark:08x}"
             path = quarantine_lines(options.lake, options.service, time.time_ns() // 1000, file, intake.refused)
-            self._trim_quarantine(path.stat().st_size)
+            self.counts["quarantine_dropped"] += self._quarantine.add(path) or 0
 
-    def _trim_quarantine(self, added_bytes: int) -> None:
-        """Keeps the service's refused lines within their bound, looking at the folder only now and then."""
-        self._quarantined_bytes += added_bytes
-        if self._quarantined_bytes > self._options.max_quarantine_bytes / 16:
-            folder = service_folder(self._options.lake / QUARANTINE, "lines", self._options.service)
-            self.counts["quarantine_dropped"] += remove_oldest(folder, self._options.max_quarantine_bytes)
-            self._quarantined_bytes = 0
+    def _bound_inbox(self, path: Path) -> None:
+        """Has the oldest batches go where nobody fetches them, so that the agent does not fill its host's disk."""
+        removed = self._inbox.add(path)
+        if removed is not None:
+            self.counts["batches_dropped"] += removed
+            most = f"{self._options.inbox_bytes / 2**20:g} MB"
+            text = f"{removed} batches that nobody fetched were removed: more than {most} waited in the lake's inbox"
+            self.problems.tell("inbox", f"{text}; docs/agent.md says how they travel" if removed else None)
 
 
 def _hint(options: AgentOptions) -> str:

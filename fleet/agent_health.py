@@ -27,6 +27,7 @@ PROBLEMS = {
     "host": "The host cannot be sampled.",
     "lake": "The lake cannot be written.",
     "spool": "The spool cannot be written.",
+    "inbox": "Batches were removed that nobody fetched.",
     "engine": "The engine does not answer.",
 }
 

@@ -20,6 +20,7 @@ class AgentOptions:
         http_port: where `/metrics`, `/healthz` and, with `otlp`, `/v1/traces` are; 0: nowhere.
         engine_url: where fingerprints are sent; empty: only into the lake.
         max_held_fingerprints: kept in memory while the lake cannot be written.
+        inbox_bytes: of the host's own batches in the lake's inbox; the oldest go first.
         max_quarantine_bytes: refused lines of the service in the lake; the oldest go first.
     """
 
@@ -60,6 +61,7 @@ class AgentOptions:
     engine_url: str = ""
     spool_bytes: int = 64 * 2**20
     max_held_fingerprints: int = 100
+    inbox_bytes: int = 1024 * 2**20
     max_quarantine_bytes: int = 256 * 2**20
 
     def to_json(self) -> str:

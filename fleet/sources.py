@@ -1,5 +1,6 @@
 """Where an agent's request records come from: an access log, or a queue that others fill."""
 
+import contextlib
 import fcntl
 import logging
 import zlib
@@ -150,12 +151,23 @@ class LogSource:
             self._claim = handle
         return True
 
+    def _first_position(self) -> Position:
+        """The log's beginning, noted at once: it may be rotated before anything of it has been reported."""
+        try:
+            about = self._log.stat()
+        except OSError:
+            return Position()
+        first = Position(about.st_ino, 0, "", about.st_mtime_ns)
+        with contextlib.suppress(OSError):
+            write_text_atomically(self._checkpoint, first.to_json())
+        return first
+
     def _load_position(self) -> Position:
         path = self._checkpoint
         try:
             return Position.from_json(path.read_text())
         except FileNotFoundError:
-            return Position()
+            return self._first_position()
         except (OSError, ValueError) as error:
             self.counts["checkpoints_refused"] += 1
             kept = set_aside(path)

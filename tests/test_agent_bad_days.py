@@ -163,6 +163,19 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(tmp_path, caplog, damage)
     assert (state / "h1.json.bad").exists()
 
 
+def test_a_log_that_is_rotated_before_the_first_report_is_read_from_its_beginning(tmp_path):
+    log = tmp_path / "access.log"
+    append(log, range(3))
+    agent(tmp_path)  # killed before it has read anything
+    log.rename(tmp_path / "access.log.1")
+    append(log, range(3, 5))
+    each = agent(tmp_path)
+    each.read()
+    each.report()
+    assert [row["bytes_out"] for row in accepted(tmp_path)] == list(range(5))
+    assert "log_gaps" not in each.all_counts()
+
+
 def test_what_is_no_packet_is_set_aside(tmp_path, caplog):
     (tmp_path / "\u00b2.packed").write_bytes(b"x")
     (tmp_path / "notes.packed").write_bytes(b"x")
@@ -319,6 +332,27 @@ def test_the_quarantine_is_bounded_where_the_agent_writes_it(tmp_path):
     assert 50_000 < size <= 106_250
     assert {entry["line"][0] for entry in quarantined(tmp_path)} >= {"5", "6", "7"}
     assert each.all_counts()["quarantine_dropped"] >= 2
+
+
+def test_batches_that_nobody_fetches_are_bounded_and_told_of(tmp_path):
+    other = agent(tmp_path, "h1-1")
+    (tmp_path / "access.log").write_bytes(log_line(host="h1-1") + b"\n")
+    other.read()
+    other.report()
+    each = agent(tmp_path, inbox_bytes=200_000)
+    for number in range(40):
+        append(tmp_path / "access.log", [number])
+        each.read()
+        each.report()
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "lake" / "inbox").rglob("*.parquet")}
+    ours = sum(size for name, size in sizes.items() if not name.startswith("h1-1-"))
+    assert 100_000 < ours <= 212_500
+    rows = accepted(tmp_path)
+    assert [row["host"] for row in rows].count("h1-1") == 1
+    kept = [row["bytes_out"] for row in rows if row["host"] == "h1"]
+    assert sorted(kept) == list(range(40 - len(kept), 40))
+    assert each.all_counts()["batches_dropped"] == 40 - len(kept)
+    assert "batches that nobody fetched were removed" in each.problems.now()["inbox"]
 
 
 def test_refused_lines_are_kept_as_they_are(tmp_path):

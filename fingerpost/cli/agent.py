@@ -172,6 +172,7 @@ def _from_settings(settings: "Settings") -> dict[str, Any]:
         "geoip_database": settings.geoip_database,
         "bind_host": settings.bind_host,
         "spool_bytes": round(settings.agent_spool_mb * 2**20),
+        "inbox_bytes": round(settings.agent_inbox_mb * 2**20),
         "max_quarantine_bytes": round(settings.max_quarantine_mb * 2**20),
     }
 

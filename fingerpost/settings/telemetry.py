@@ -55,6 +55,9 @@ class Telemetry(BaseModel):
     )
     agent_batch_s: float = Field(default=5.0, gt=0, description="Seconds between an agent's batches.")
     agent_sample_s: float = Field(default=1.0, gt=0, description="Seconds between an agent's host samples.")
+    agent_inbox_mb: float = Field(
+        default=1024.0, gt=0, description="Batches of an agent that nobody has fetched yet; the oldest go first."
+    )
     agent_spool_mb: float = Field(
         default=64.0, gt=0, description="Fingerprints that wait for the engine on an agent's disk; the oldest go first."
     )
