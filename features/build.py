@@ -5,6 +5,7 @@ the first of them. Memory is bounded by a date's records, whatever the length of
 """
 
 import json
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.errors import NoDataError
 from fingerpost.lake import parquet_files, partition, published_categories, service_folder, write_text_atomically
 from fingerpost.workers import ONE_BY_ONE, Workers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,20 @@ def load_categories(lake: Path, service: str) -> CategoryTable:
 def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
     """The latest training rows, ordered by time; dates are read from the latest back, until there are enough.
 
+    Those of another version's features are left out, and named in the log.
+
     Raises:
         NoDataError: there are none.
     """
     parts: list[pd.DataFrame] = []
     for path in reversed(list(parquet_files(service_folder(lake, "features", service)))):
+        if (found := _schema_of(path)) != schema_hash():
+            # Of a date whose records are gone: it cannot be made again.
+            logger.warning(
+                "training rows are left out, they were made by another version",
+                extra={"file": str(path), "schema": found, "schema_of_this_version": schema_hash()},
+            )
+            continue
         parts.append(pd.read_parquet(path))
         if sum(map(len, parts)) >= max_rows:
             break
@@ -122,6 +134,10 @@ def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
             frame[name] = frame[name].astype("str").astype("category")
     order = ["time", "host", "category", "rehearsed"]
     return frame.sort_values(order, ignore_index=True).tail(max_rows).reset_index(drop=True)
+
+
+def _schema_of(path: Path) -> str:
+    return (pq.read_schema(path).metadata or {}).get(b"schema_hash", b"unknown").decode()
 
 
 def _count(where: tuple[Path, Path, str], day: str) -> list[tuple[Key, int]]:

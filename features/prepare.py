@@ -27,7 +27,7 @@ from fingerpost.schemas import arrow_schema
 
 _RECORD_COLUMNS = [
     *("time", "service", "host", "method", "route", "status", "bytes_in", "auth", "user_agent_class", "region"),
-    *("duration_s", "service_time_s", "inflight", "cpu_s", "mem_bytes"),
+    *("duration_s", "service_time_s", "inflight", "cpu_s", "cpu_attributed", "mem_bytes"),
 ]
 
 

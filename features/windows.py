@@ -16,7 +16,7 @@ from fleet.windows import Arrays, Ints, aggregate, aggregate_loads, memory_colum
 
 _KEY = ["method", "route", "size", "auth", "user_agent_class", "region"]
 _MOST_CODES = 2**40
-_MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "mem_bytes", "bytes_in", "inflight")
+_MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "cpu_attributed", "mem_bytes", "bytes_in", "inflight")
 
 
 @dataclass(frozen=True)

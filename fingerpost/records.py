@@ -61,6 +61,9 @@ REQUEST_RECORD: tuple[Column, ...] = (
     Column("service_time_s", "float64", "seconds the upstream took", low=0, high=3600),
     Column("inflight", "int64", "requests on the host when it was sent", low=0, high=10**6),
     Column("cpu_s", "float64", "CPU-seconds it cost the host, if known", low=0, high=3600),
+    Column(
+        "cpu_attributed", "int64", "whether `cpu_s` is its category's attributed cost: 1, or measured: 0", low=0, high=1
+    ),
     Column("mem_bytes", "int64", "memory it held on the host, bytes, if known", low=0, high=2**50),
     Column("policy", "string", "routing policy that sent it"),
     Column("arm", "string", "experiment arm"),
@@ -99,6 +102,7 @@ WINDOW: tuple[Column, ...] = (
     Column("unloaded_mean_s", "float64", "mean upstream time as it would be with a free place, seconds", low=0),
     Column("bytes_in_mean", "float64", "mean bytes of the request's body", low=0),
     Column("cpu_mean_s", "float64", "mean CPU-seconds of a request", low=0),
+    Column("cpu_attributed_share", "float64", "of the requests in that mean, those with attributed CPU", low=0, high=1),
     Column("cpu_s", "float64", "CPU-seconds of all its requests", low=0),
     Column("mem_mean_bytes", "float64", "mean memory of a request, bytes", low=0),
     Column("mem_bytes", "float64", "memory attributed to its requests, bytes", low=0),

@@ -236,7 +236,9 @@ class Agent:
             self._maker.use_table(self._book.table, mapping)
             self._history.use_table(self._book.table)
         if fresh:
-            self._maker.add_requests(fresh, self._book.assign(fresh), self._clock())
+            category, now_s = self._book.assign(fresh), self._clock()
+            self._maker.add_requests(fresh, category, now_s)
+            self._maker.complete(fresh, category, now_s)
             self._history_file.add_requests(fresh)
         self._profiled = len(self._intake.records)
         # A full intake is what a long log is read in: the rest of a window may be yet to come.

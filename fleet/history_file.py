@@ -92,7 +92,7 @@ class HistoryFile:
         history = self._history
         wanted = {"format": _FORMAT, **_depends(history)}
         if {name: given[name] for name in wanted} != wanted:
-            raise ValueError("it is of other settings")
+            raise ValueError("it is of another version, or of other settings")
         names = [str(name) for name in given["names"]]
         state = fresh_state(1, len(names))
         for name, fresh in state.items():

@@ -23,7 +23,17 @@ MAX_OPEN = 50_000
 MAX_KEPT = 30_000
 MAX_KEYS = 8192
 _MAX_SAMPLES = 20_000
-_REQUEST = ("time", "status", "duration_s", "service_time_s", "cpu_s", "mem_bytes", "bytes_in", "inflight")
+_REQUEST = (
+    "time",
+    "status",
+    "duration_s",
+    "service_time_s",
+    "cpu_s",
+    "cpu_attributed",
+    "mem_bytes",
+    "bytes_in",
+    "inflight",
+)
 _SAMPLE = ("time", "cpu_util", "cores", "mem_bytes", "mem_limit_bytes", "inflight", "slots")
 _KEY = len(_REQUEST)  # the row of the keys' numbers
 REQUEST_ROWS, SAMPLE_ROWS = _KEY + 1, len(_SAMPLE)

@@ -19,7 +19,7 @@ Arrays = dict[str, NDArray[Any]]
 
 US = 1_000_000
 # Another one whenever windows of the same records come to say something else: what was made of the old is made anew.
-WINDOW_FORM = 3
+WINDOW_FORM = 4
 # What a window keeps of its durations, and the share of its requests that took no longer.
 LATENCY_SHARES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p99_s": 0.99}
 # Columns that may be absent; a mean over what is known.
@@ -28,6 +28,7 @@ _MEANS = (
     ("unloaded_mean_s", "unloaded_s"),
     ("bytes_in_mean", "bytes_in"),
     ("cpu_mean_s", "cpu_s"),
+    ("cpu_attributed_share", "cpu_attributed"),
     ("mem_mean_bytes", "mem_bytes"),
     ("inflight_mean", "inflight"),
 )
@@ -50,8 +51,8 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
 
     Args:
         requests: arrays of one length, in any order: `time_us` (end of the request, microseconds since 1970), `host`
-            and `category` (indices from 0), `status`, `duration_s`; and, where measured, `service_time_s`, `cpu_s`,
-            `mem_bytes`, `bytes_in`, `inflight`. NaN where not known.
+            and `category` (indices from 0), `status`, `duration_s`; and, where known, `service_time_s`, `cpu_s`,
+            `cpu_attributed` (1, or 0 of measured CPU), `mem_bytes`, `bytes_in`, `inflight`. NaN where not known.
         window_s: length of a window, seconds.
         loads: of `aggregate_loads`: how many requests the hosts serve at once.
 
@@ -61,8 +62,8 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
         (of all of them, where it is known of some); and of what was measured alone: `latency_mean_s`, `latency_p50_s`,
         `latency_p90_s`, `latency_p99_s` (linear between order statistics), `service_time_mean_s`, `unloaded_mean_s`
         (what it would have been with a free place, see `fleet.throughput.unloaded_s`), `bytes_in_mean`, `cpu_mean_s`,
-        `mem_mean_bytes`, `inflight_mean`; means over the requests of which it is known, NaN where of none. Where a
-        service time is not known it is taken to be the duration.
+        `cpu_attributed_share`, `mem_mean_bytes`, `inflight_mean`; means over the requests of which it is known, NaN
+        where of none. Where a service time is not known it is taken to be the duration.
     """
     time_us = np.asarray(requests["time_us"], dtype=np.int64)
     if not time_us.size:

@@ -1,19 +1,23 @@
 """Windows, throughput, fingerprints: formulas, and that no feature knows the future."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from features.build import build_features, load_categories, load_training_rows
-from features.definition import FEATURES, NAIVE_COLUMNS, OUTCOMES, naive_column
+from features.definition import FEATURES, NAIVE_COLUMNS, OUTCOMES, naive_column, schema_hash
 from features.prepare import FeatureSettings
 from features.replay import Replay
 from features.windows import build_windows, windowed_of, windows_table
 from features.windows import loads_table as table_of_loads
 from fingerpost.category import CategoryTable
 from fingerpost.errors import NoDataError
+from fingerpost.lake import parquet_files
 from fingerpost.schemas import HOST_SAMPLE_SCHEMA, WINDOW_SCHEMA
 from fleet.history import HISTORY_COLUMNS, History
 from fleet.throughput import throughput_rps
@@ -281,3 +285,28 @@ def test_new_hosts_are_forecast_as_their_like():
     assert expected == pytest.approx(np.log(0.04), abs=0.15)
     assert cell[naive_column("ewma", "latency_p50_s")] < np.log(0.03)
     assert set(OUTCOMES) <= {name.removeprefix("naive_ewma_") for name in latest.columns}
+
+
+def test_what_another_version_made_is_made_anew_or_left_out(measured_lake, tmp_path, caplog):
+    lake, settings = tmp_path / "lake", FeatureSettings(5, 30, 16, 30)
+    for kind in ("requests", "samples"):
+        shutil.copytree(measured_lake / kind, lake / kind)
+    first = build_features(lake, "shop", settings)
+    rows = load_training_rows(lake, "shop", 10**6)
+    for folder in (lake / "windows").rglob("date=*"):
+        # As a version before had it: fewer columns, another schema.
+        path, made_from = folder / "windows.parquet", folder / "made_from.json"
+        pq.write_table(pq.ParquetFile(path).read().drop_columns(["measured", "unloaded_mean_s"]), path)
+        made_from.write_text(made_from.read_text().replace(schema_hash(), "0123456789ab"))
+    again = build_features(lake, "shop", settings)
+    assert again.dates_made == again.dates_replayed == first.dates_made
+    pd.testing.assert_frame_equal(load_training_rows(lake, "shop", 10**6), rows)
+    # Rows whose records are gone cannot be made anew.
+    (path,) = parquet_files(lake / "features")
+    old = path.parent.parent / "date=2020-01-01" / path.name
+    old.parent.mkdir()
+    table = pq.ParquetFile(path).read()
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"schema_hash": b"0123456789ab"}), old)
+    with caplog.at_level("WARNING"):
+        assert len(load_training_rows(lake, "shop", 10**6)) == len(rows)
+    assert "another version" in caplog.text

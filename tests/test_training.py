@@ -17,7 +17,7 @@ from training.bundle import ModelBundle
 from training.calibration import share_under, shift_to
 from training.candidate import make_candidate
 from training.evaluate import error_table, log_mae, score
-from training.fit import DEFAULT_PARAMS, Learnable, fit_booster
+from training.fit import DEFAULT_PARAMS, Learnable, fit_booster, learnable
 from training.manifest import SchemaMismatchError
 from training.objective import quantile_objective
 from training.registration import register
@@ -125,6 +125,14 @@ def test_folds_are_purged_and_go_forward(seconds):
     for earlier, later in folds:
         assert times[earlier].max() + gap <= times[later].min()
     assert not (folds[0][1] & folds[1][1]).any()
+
+
+def test_a_target_that_is_not_known_says_of_what_and_what_it_takes():
+    rows = pd.DataFrame({"requests": [1, 2, 3], "rehearsed": False, "throughput_rps": np.nan, "latency_p50_s": np.nan})
+    for target, sampled in (("throughput_rps", True), ("latency_p50_s", False)):
+        with pytest.raises(NoDataError, match=r"in none of the 3 windows.*status of 100 to 399") as raised:
+            learnable(rows, np.zeros((3, 1)), target)
+        assert ("sampled" in str(raised.value)) == sampled
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])

@@ -93,12 +93,16 @@ def learnable(rows: pd.DataFrame, matrix: Floats, target: str) -> Learnable:
     """The rows where a target was measured.
 
     Raises:
-        NoDataError: it never was.
+        NoDataError: it never was; of how many rows, and what it takes, is said.
     """
     outcome = rows[target].to_numpy(np.float64)
     known = np.isfinite(outcome)
     if not known.any():
-        raise NoDataError(f"{target} was not measured in any window: is CPU or are slots reported by the agents?")
+        sampled = ", on hosts that were sampled then," if target == "throughput_rps" else ""
+        raise NoDataError(
+            f"{target} is known in none of the {len(rows)} windows of this part of the telemetry: it takes requests"
+            f"{sampled} that were answered with a status of 100 to 399 and whose duration is known"
+        )
     # A window of many requests is measured better; the gain flattens, since load differs within a window too.
     weight = np.log1p(rows["requests"].to_numpy(np.float64)[known])
     weight = np.where(rows["rehearsed"].to_numpy(bool)[known], _REHEARSED_WEIGHT * weight, weight)

@@ -14,7 +14,8 @@ _FAILED, _FINE = 503, 200
 class Telemetry:
     """Follows a run chunk by chunk; hosts and categories are told by their numbers.
 
-    A slot is a core: a request uses CPU for as long as it is served, a host's utilisation is its share of busy slots.
+    They are what agents know that read access logs: how long requests took, waiting for a slot included, in-flight and
+    slots, and no CPU of a request. A slot is a core: a host's utilisation is its share of busy slots.
 
     Args:
         window_s: length of a window, seconds.
@@ -54,16 +55,12 @@ class Telemetry:
         records = chunk.records
         # What found no host at all is in no host's telemetry.
         sent = records.host >= 0
-        # What failed has times too, and the windows are to pass over them as everywhere.
-        served = records.service_time_s[sent]
         return {
             "time_us": self._micros(records.time_s[sent]),
             "host": records.host[sent],
             "category": records.category[sent],
             "status": np.where(records.error[sent], _FAILED, _FINE),
             "duration_s": records.duration_s[sent],
-            "service_time_s": served,
-            "cpu_s": served,
             "inflight": records.inflight[sent].astype(np.float64),
         }
 

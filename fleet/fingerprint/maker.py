@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fingerpost.category import CategoryTable
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
 from fingerpost.status import measures
-from fleet.fingerprint.attribution import Splitter
+from fleet.fingerprint.attribution import Attribution, Splitter
 from fleet.fingerprint.decay import ForwardDecay
 from fleet.fingerprint.profile import Floats, Observations, Profile, totals
 from fleet.fingerprint.work import shared_time
@@ -27,6 +27,7 @@ _MAX_SAMPLES = 600
 _MAX_REQUESTS = 50_000
 _KNOWN = 0.5
 _LEAST = 1e-12
+_MOST_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class FingerprintMaker:
         self._utilisation = np.zeros(2)  # weighted sum and weight
         self._decay = ForwardDecay(halflife_s, now_s)
         self._host: dict[str, float] = {}
+        self._attributed: Attribution | None = None  # as of the last span, once it was asked for
 
     @property
     def sampled(self) -> bool:
@@ -87,6 +89,7 @@ class FingerprintMaker:
         count = len(table.names)
         self._table = table
         self._profile = self._profile.folded(new_index, count)
+        self._attributed = None
         index = [*new_index, count]
         self._cpu = self._cpu.folded(index, count + 1)
         self._memory = self._memory.folded(index, count + 1)
@@ -120,6 +123,28 @@ class FingerprintMaker:
         arrived = np.stack([end - length, end, place.astype(np.float64), cpu_s])
         self._requests = np.concatenate([self._requests, arrived], axis=1)[:, -_MAX_REQUESTS:]
 
+    def complete(self, rows: list[dict[str, Any]], category: NDArray[np.int32], now_s: float) -> None:
+        """Gives records the CPU that they cost the host, as `cpu_s`, and says whether it is attributed.
+
+        What was measured within the request gets the host's overhead added; what was not, its category's cost. So hosts
+        with middleware and without are on one scale. A category of which most is measured is left to what is.
+
+        Args:
+            rows: that `add_requests` was given, changed in place.
+            category: the index of each one's category.
+        """
+        self._split(now_s)
+        share, whole = self._profile.cpu_known()
+        cost_s, overhead_s = self._cost_s(), self._overhead_s()
+        known = np.isfinite(cost_s) & (np.append(share, whole) < _KNOWN)
+        attributed = [min(cost, _MOST_S) if use else None for cost, use in zip(cost_s.tolist(), known, strict=True)]
+        for row, place in zip(rows, category.tolist(), strict=True):
+            within_s = row.get("cpu_s")
+            if within_s is not None:
+                row["cpu_s"], row["cpu_attributed"] = min(within_s + overhead_s, _MOST_S), 0
+            elif (cost := attributed[place if measures(row["status"]) else -1]) is not None:
+                row["cpu_s"], row["cpu_attributed"] = cost, 1
+
     def add_sample(self, sample: dict[str, Any], edges_s: Floats, cpu_s: Floats) -> None:
         """Takes in a host sample.
 
@@ -142,13 +167,12 @@ class FingerprintMaker:
         """The next fingerprint, as of now."""
         self._split(now_s)
         cells = self._profile.columns(now_s)
-        cpu, memory = self._cpu.attribution(), self._memory.attribution()
+        cpu, memory, cost_s = self._attribution(), self._memory.attribution(), self._cost_s()
         measured = cells["cpu_known"] >= _KNOWN
         weighed = np.isfinite(cells["mem_bytes"])
         cells["cpu_attributed_s"], cells["cpu_error_s"] = cpu.cost[:-1], cpu.error[:-1]
         cells["mem_error_bytes"] = np.where(weighed, np.nan, memory.error[:-1])
-        overhead_s = float(np.nan_to_num(self._overhead.attribution().cost[0]))
-        cells["cpu_s"] = np.where(measured, cells["cpu_s"] + overhead_s, cpu.cost[:-1])
+        cells["cpu_s"] = np.where(measured, cells["cpu_s"] + self._overhead_s(), cost_s[:-1])
         cells["mem_bytes"] = np.where(weighed, cells["mem_bytes"], memory.cost[:-1])
         service, host, boot_id = self._identity
         made = Fingerprint(
@@ -160,11 +184,27 @@ class FingerprintMaker:
             self._halflife_s,
             self._table.version,
             self._table.names,
-            self._host_values(cells, float(np.nan_to_num(cpu.cost[-1]))),
+            self._host_values(cells, float(np.nan_to_num(cost_s[-1]))),
             np.stack([cells[name] for name in CELL_COLUMNS], axis=1),
         )
         self._sequence += 1
         return made
+
+    def _cost_s(self) -> Floats:
+        """CPU-seconds a request of every category, and last of what measures nothing; NaN where none was seen.
+
+        Of a cost that is less than its standard error only that is known.
+        """
+        found = self._attribution()
+        return np.maximum(found.cost, found.error)
+
+    def _attribution(self) -> Attribution:
+        if self._attributed is None:
+            self._attributed = self._cpu.attribution()
+        return self._attributed
+
+    def _overhead_s(self) -> float:
+        return float(np.nan_to_num(self._overhead.attribution().cost[0]))
 
     def _host_values(self, cells: dict[str, Floats], unmeasured_cpu_s: float) -> Floats:
         known = self._host
@@ -197,6 +237,7 @@ class FingerprintMaker:
             if not runs or runs[-1][-1].edges_s[-1] != each.edges_s[0]:
                 runs.append([])
             runs[-1].append(self._samples.popleft())
+        self._attributed = None if runs else self._attributed
         for run in runs:
             self._split_run(run, self._requests[:, (begin < run[-1].edges_s[-1]) & (end > run[0].edges_s[0])])
         waiting = self._samples[0].edges_s[0] if self._samples else now_s - _PATIENCE_S

@@ -131,6 +131,11 @@ class Profile:
             "age_s": np.where(np.isfinite(self._last_s), now_s - self._last_s, np.nan),
         }
 
+    def cpu_known(self) -> tuple[Floats, float]:
+        """The share of measured requests whose CPU is known, of each category, shape (C,), and of all; 0 of none."""
+        known, measured = (self._sums[_SUMS.index(name)] for name in ("cpu_known", "measured"))
+        return np.nan_to_num(_ratio(known, measured)), float(known.sum() / max(measured.sum(), _LEAST_WEIGHT))
+
     def present(self, now_s: float) -> float:
         """The mean number of requests that were there at once, by Little's law: the time they took, in a second."""
         took_s = float(self._sums[_SUMS.index("latency")].sum()) / float(self._decay.weight(now_s))
