@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fingerpost.masking import masked
 from fingerpost.shown import visible, visible_lines
 
 _ALIKE, _ALIKE_S = 3, 60.0
@@ -56,20 +57,33 @@ class FewAlike(logging.Filter):
 
 
 def configure_logs(level: str = "INFO", log_format: str = "json") -> None:
-    """Sets the root logger up; extra fields go in as `logger.info("what", extra={...})`."""
+    """Sets the root logger up; extra fields go in as `logger.info("what", extra={...})`.
+
+    Passwords in URLs are masked, whoever logs them: libraries tell of the addresses they could not reach.
+    """
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
         from pythonjsonlogger.json import JsonFormatter
 
-        handler.setFormatter(
-            JsonFormatter(
-                "%(asctime)s %(levelname)s %(name)s %(message)s",
-                rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
-            )
+        made: logging.Formatter = JsonFormatter(
+            "%(asctime)s %(levelname)s %(name)s %(message)s",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
         )
     else:
-        handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        made = _Plain("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_Masking(made))
     handler.addFilter(FewAlike())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # A line for every poll of a server would fill the log of a process that runs for months.
     logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+class _Masking(logging.Formatter):
+    """What another formatter makes, tracebacks too, without secrets."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(self._inner.format(record))

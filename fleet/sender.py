@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE, message
+from fingerpost.masking import described
 from fleet.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Sender:
             except (OSError, http.client.HTTPException) as error:
                 if self.problem is None:
                     logger.warning("the engine at %s cannot be reached, will try again: %s", self._target.url, error)
-                self.problem = f"{type(error).__name__}: {error}"
+                self.problem = described(error)
                 self.counts["failures"] += 1
                 wait_s, pause_s = pause_s, min(_LONGEST_PAUSE_S, 2 * pause_s)
             if stopping:

@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from fingerpost.masking import masked, masked_webhook
 from fingerpost.settings import Settings
 from fingerpost.shown import markdown_text
 
@@ -27,6 +28,7 @@ def send_alert(settings: Settings, kind: str, text: str, details: dict[str, Any]
     Returns:
         Whether it was taken; False too where there is no webhook.
     """
+    text = masked(text)
     logger.warning("alert: %s: %s", kind, text)
     if not settings.alert_url:
         return False
@@ -41,7 +43,9 @@ def send_alert(settings: Settings, kind: str, text: str, details: dict[str, Any]
             "service": settings.service,
             "text": markdown_text(text)[:_MOST_TEXT],
             "time": datetime.now(UTC).isoformat(),
-            "details": details or {},
+            "details": {
+                name: masked(each) if isinstance(each, str) else each for name, each in (details or {}).items()
+            },
         }
         httpx.post(settings.alert_url, json=body, timeout=_TIMEOUT_S).raise_for_status()
         told.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +54,9 @@ def send_alert(settings: Settings, kind: str, text: str, details: dict[str, Any]
             if time.time() - old.stat().st_mtime > _SAME_AGAIN_S:
                 old.unlink(missing_ok=True)
     except Exception as error:
-        logger.warning("alert was not sent: %s: %s", type(error).__name__, error)
+        # The text of a client's error holds the URL, which is all that a webhook asks for.
+        answer = getattr(error, "response", None)
+        why = f"status {answer.status_code}" if answer is not None else type(error).__name__
+        logger.warning("alert was not sent to %s: %s", masked_webhook(settings.alert_url), why)
         return False
     return True

@@ -14,11 +14,12 @@ from fingerpost.aliases import CHALLENGER, CHAMPION
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_text
 from flows.alerts import send_alert
-from flows.steps import run_step, tell_failure
+from flows.steps import run_step, tell_failure, without_secrets
 from flows.train import train_flow
 
 
 @flow(name="drift", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
+@without_secrets
 def drift_flow() -> dict[str, Any]:
     """Checks drift of the champion and the challenger; leaves a report, and has a new version trained if need be."""
     settings = get_settings()

@@ -12,12 +12,13 @@ from abtest.reports import verdict_markdown
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_name
 from flows.alerts import send_alert
-from flows.steps import run_step, tell_failure
+from flows.steps import run_step, tell_failure, without_secrets
 
 logger = logging.getLogger(__name__)
 
 
 @flow(name="experiment", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
+@without_secrets
 def experiment_flow() -> dict[str, Any]:
     """Takes the service's experiment one step on; leaves its verdict as a table, and pictures in `reports/`.
 

@@ -11,10 +11,11 @@ from features.compaction import lake_lock
 from fingerpost.settings import Settings, get_settings
 from fingerpost.shown import markdown_name
 from fingerpost.workers import ONE_BY_ONE, workers_of
-from flows.steps import run_step, tell_failure
+from flows.steps import run_step, tell_failure, without_secrets
 
 
 @flow(name="features", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
+@without_secrets
 def features_flow() -> dict[str, Any]:
     """Builds the features of the service; leaves a report of hosts and categories."""
     settings = get_settings()

@@ -9,12 +9,13 @@ from features.compaction import lake_lock
 from features.ingest import IngestReport, ingest
 from features.retention import apply_retention
 from fingerpost.settings import Settings, get_settings
-from flows.steps import run_step, tell_failure
+from flows.steps import run_step, tell_failure, without_secrets
 
 _DAY_S = 86400.0
 
 
 @flow(name="ingest", timeout_seconds=600, on_failure=[tell_failure], on_crashed=[tell_failure])
+@without_secrets
 def ingest_flow() -> dict[str, Any]:
     """Ingests every waiting batch of the service; leaves a table of what came and what was refused."""
     settings = get_settings()

@@ -10,12 +10,13 @@ from abtest.promotion.watch import WatchOutcome, look
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_text
 from flows.alerts import send_alert
-from flows.steps import run_step, tell_failure
+from flows.steps import run_step, tell_failure, without_secrets
 
 _WHO = "flow promote"
 
 
 @flow(name="promote", timeout_seconds=600, on_failure=[tell_failure], on_crashed=[tell_failure])
+@without_secrets
 def promote_flow() -> dict[str, Any]:
     """Looks at the watch and at the challenger; leaves what every gate says."""
     settings = get_settings()

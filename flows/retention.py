@@ -10,10 +10,11 @@ from features.compaction import compact
 from features.retention import apply_retention
 from fingerpost.lake import remove_left_over
 from fingerpost.settings import get_settings
-from flows.steps import run_step, tell_failure
+from flows.steps import run_step, tell_failure, without_secrets
 
 
 @flow(name="retention", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])
+@without_secrets
 def retention_flow() -> dict[str, Any]:
     """Removes what is past its age, then merges small files; leaves a table of both."""
     settings = get_settings()

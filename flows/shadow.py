@@ -14,12 +14,13 @@ from abtest.reports import interval, shadow_markdown
 from abtest.shadow import ShadowReport
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_name, markdown_text
-from flows.steps import run_step, tell_failure
+from flows.steps import run_step, tell_failure, without_secrets
 
 logger = logging.getLogger(__name__)
 
 
 @flow(name="shadow", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
+@without_secrets
 def shadow_flow(hours: float = 24.0) -> dict[str, Any]:
     """Compares champion and challenger in the shadow; leaves a table of errors, and a picture in `reports/`."""
     settings = get_settings()

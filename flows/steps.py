@@ -1,16 +1,20 @@
 """What all flows have in common: steps that are tried again, and hooks that tell of failures."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from fingerpost.errors import FingerpostError, RefusedError
+from fingerpost.masking import mask_error
 from fingerpost.settings import get_settings
 from flows.alerts import send_alert
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 _RETRIES = 3
 _FIRST_PAUSE_S = 5
 
@@ -21,6 +25,7 @@ def run_step(name: str, work: Callable[[], Any], retries: int = _RETRIES) -> Any
     Every step can be repeated: killed and run again, it ends the same. What a person must change is not tried again.
     """
 
+    @without_secrets
     def step_of_flow() -> Any:
         return work()
 
@@ -33,6 +38,20 @@ def run_step(name: str, work: Callable[[], Any], retries: int = _RETRIES) -> Any
         cache_policy=NO_CACHE,
     )(step_of_flow)
     return step()
+
+
+def without_secrets(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """The function of a flow, whose errors hold no passwords: Prefect logs and keeps them."""
+
+    @wraps(work)
+    def masking(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return work(*args, **kwargs)
+        except BaseException as error:
+            mask_error(error)
+            raise
+
+    return masking
 
 
 def worth_trying_again(_task: Any, _run: Any, state: Any) -> bool:

@@ -11,13 +11,14 @@ from prefect.artifacts import create_markdown_artifact
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_text
 from flows.alerts import send_alert
-from flows.steps import run_step, tell_failure
+from flows.steps import run_step, tell_failure, without_secrets
 from training.train import TrainingReport, train
 
 logger = logging.getLogger(__name__)
 
 
 @flow(name="train", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])
+@without_secrets
 def train_flow(urgent: bool = False) -> dict[str, Any]:
     """Trains a new model version of the service; leaves a table of its skill.
 

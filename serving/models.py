@@ -16,6 +16,7 @@ from typing import IO, Any
 from fingerpost.aliases import ALIASES
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import Experiment, experiment_from_json
+from fingerpost.masking import described
 from fingerpost.settings import Settings
 from serving.champion_scorer import LoadedModel, load_model
 from serving.histories import HistoryForm
@@ -168,7 +169,7 @@ class Models:
             model, warmed, problem = None, None, f"{error}; it is fetched again"
             forget_inspection(self.files.folder(service) / found.folder)
         except Exception as error:  # whatever is wrong with an artifact, the engine goes on serving
-            model, warmed, problem = None, None, f"{type(error).__name__}: {error}"[:300]
+            model, warmed, problem = None, None, described(error)
         if problem is not None or model is None:
             self._slots[(service, alias)] = replace(slot, tried=found, problem=problem)
             self._metrics.refused_models.labels(alias).inc()

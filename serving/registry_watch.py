@@ -20,6 +20,7 @@ from fingerpost.environment import apply_tool_environment
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.logs import configure_logs
+from fingerpost.masking import described
 from fingerpost.settings import Settings, get_settings
 from serving.model_files import UNFINISHED, Found, ModelFiles, write_to_disk
 from training.inspection import inspect_files, is_inspected
@@ -104,7 +105,7 @@ def _fetch(
         fetch(settings.mlflow, version.name, str(version.version), files.folder(service) / folder)
     except Exception as error:  # a version without its artifact must not hide the other alias
         logger.warning("version %s of %s cannot be fetched: %s", version.version, version.name, error)
-        why = f"version {version.version} cannot be fetched: {type(error).__name__}: {error}"[:_MOST_WHY]
+        why = f"version {version.version} cannot be fetched: {described(error, _MOST_WHY)}"[:_MOST_WHY]
         if isinstance(error, FingerpostError):  # what is wrong with its files; not that the registry is away
             refused.note(service, folder, why)
         return why
@@ -152,7 +153,7 @@ def main() -> None:
                 look(settings, files, service, refused)
             except Exception as error:  # whatever is wrong with the registry, look again
                 logger.warning("the registry cannot be looked at: %s: %s", type(error).__name__, error)
-                files.note_problem(service, f"{type(error).__name__}: {error}"[:300])
+                files.note_problem(service, described(error))
         time.sleep(settings.model_poll_s)
 
 

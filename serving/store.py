@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fingerpost.errors import FingerpostError
+from fingerpost.masking import described
 from serving.store_database import SILENT_S, Database
 from serving.store_schema import PLACE_COLUMNS, PLACES, UPSERT, changes, fingerprints, writing
 
@@ -235,7 +236,7 @@ class FingerprintStore:
                     raise
                 result = work(self._database.opened())
         except (SQLAlchemyError, OSError, FingerpostError) as error:
-            problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            problem = described(error).splitlines()[0][:200]
             self._failures[writes] = problem
             raise StoreError(problem) from error
         finally:

@@ -43,12 +43,13 @@ for _module in _MODULES:
 def main() -> None:
     """Runs the command line; errors for people and files that cannot be used end as one line, exit code 1."""
     from fingerpost.errors import FingerpostError
+    from fingerpost.masking import masked
     from fingerpost.shown import visible_lines
 
     try:
         app()
     except FingerpostError as error:
-        print(f"fingerpost: {visible_lines(str(error))}", file=sys.stderr)
+        print(f"fingerpost: {visible_lines(masked(str(error)))}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         # A file or folder that cannot be used: its name says more than where in the code it happened.

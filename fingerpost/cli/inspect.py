@@ -1,6 +1,6 @@
 """`fingerpost settings` and `fingerpost version`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ def settings(
     """Shows the settings in force, and what they mean."""
     import json
 
+    from fingerpost.masking import masked_setting
     from fingerpost.settings import Settings, get_settings, settings_tables
 
     if markdown:
@@ -25,7 +26,7 @@ def settings(
     current = get_settings()
     shown = current.model_dump(mode="json")
     if json_output:
-        typer.echo(json.dumps({name: _shown(name, value) for name, value in shown.items()}, indent=2))
+        typer.echo(json.dumps({name: masked_setting(name, value) for name, value in shown.items()}, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -33,14 +34,9 @@ def settings(
     table = Table("variable", "value", "meaning")
     for name, field in Settings.model_fields.items():
         mark = " *" if name in current.model_fields_set else ""
-        table.add_row(f"FINGERPOST_{name.upper()}", f"{_shown(name, shown[name])}{mark}", field.description)
+        table.add_row(f"FINGERPOST_{name.upper()}", f"{masked_setting(name, shown[name])}{mark}", field.description)
     Console().print(table)
     typer.echo("* set in the environment")
-
-
-def _shown(name: str, value: Any) -> Any:
-    """A setting as it may be shown: of a token only that there is one."""
-    return "***" if value and name.endswith("_token") else value
 
 
 def version() -> None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fingerpost.errors import FingerpostError
+from fingerpost.masking import masked_setting
 from fingerpost.settings.drift import Drift
 from fingerpost.settings.engine import Engine
 from fingerpost.settings.experiments import Experiments
@@ -53,6 +54,16 @@ class Settings(Drift, Flows, Experiments, Engine, Routing, Training, Telemetry, 
     def prefect(self) -> str:
         """Address of the Prefect API."""
         return self.prefect_url or f"http://{LOOPBACK}:{self.prefect_port}/api"
+
+    @property
+    def prefect_credential_file(self) -> Path:
+        """Where the credential of the local Prefect server is kept."""
+        return self.home / "prefect-credential"
+
+    @property
+    def envoy_admin_socket(self) -> Path:
+        """Unix socket of the administration of the Envoy that `up` and the demo start."""
+        return self.home / "envoy-admin.sock"
 
     @property
     def only_this_machine(self) -> bool:
@@ -99,8 +110,9 @@ def get_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"FINGERPOST_{'_'.join(map(str, problem['loc'])).upper()}={problem['input']!r}: {problem['msg']}"
+            f"FINGERPOST_{name.upper()}={masked_setting(name, problem['input'])!r}: {problem['msg']}"
             for problem in error.errors()
+            for name in ["_".join(map(str, problem["loc"]))]
         ]
         raise FingerpostError("settings refused: " + "; ".join(lines) + " (see docs/settings.md)") from error
 

@@ -19,7 +19,12 @@ class Platform(BaseModel):
         default="127.0.0.1", description="Address that Envoy and the engine listen on; all else stays on 127.0.0.1."
     )
     envoy_port: int = Field(default=8080, ge=1, le=65535, description="Envoy's port for clients.")
-    envoy_admin_port: int = Field(default=9901, ge=1, le=65535, description="Envoy's admin port.")
+    envoy_admin_port: int = Field(
+        default=9901,
+        ge=1,
+        le=65535,
+        description="Port of Envoy's metrics and readiness, on 127.0.0.1; all of its admin is on a socket in `home`.",
+    )
     engine_port: int = Field(default=3000, ge=1, le=65535, description="The prediction engine's port.")
     mlflow_port: int = Field(default=5000, ge=1, le=65535, description="The MLflow server's port.")
     prefect_port: int = Field(default=4200, ge=1, le=65535, description="The Prefect server's port.")
@@ -38,6 +43,14 @@ class Platform(BaseModel):
     disk_low_mb: float = Field(
         default=1024.0, ge=0, description="Room on the disk of `home` below which a warning is given, megabytes."
     )
+    prefect_auth: str = Field(
+        default="",
+        description="Credential of Prefect, `user:password`; empty: for the local one a random one, kept in `home`.",
+    )
+    allowed_hosts: list[str] = Field(
+        default=[],
+        description="Further names by which servers of ours may be called, as JSON; `*` stands for any letters.",
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field(default="json", description="`json` (one object a line) or `console`.")
 
@@ -53,6 +66,14 @@ class Platform(BaseModel):
         # A database's driver may follow a plus sign.
         if value and not (separator and scheme.partition("+")[0] in _REGISTRIES):
             raise ValueError(f"must be a URL that begins with one of {', '.join(_REGISTRIES)}")
+        return value
+
+    @field_validator("prefect_auth")
+    @classmethod
+    def _credential_has_two_parts(cls, value: str) -> str:
+        user, _, password = value.partition(":")
+        if value and not (user and password):
+            raise ValueError("must be `user:password`")
         return value
 
     @field_validator("home")

@@ -62,6 +62,11 @@ class Telemetry(BaseModel):
         default=64.0, gt=0, description="Fingerprints that wait for the engine on an agent's disk; the oldest go first."
     )
 
+    otlp_token: str = Field(
+        default="",
+        description="Bearer token that `agent --otlp` asks for; needed where it is bound beyond loopback.",
+    )
+
     @field_validator("route_templates")
     @classmethod
     def _templates_are_paths(cls, values: list[str]) -> list[str]:
