@@ -2,7 +2,8 @@
 
 import os
 
-from fingerpost.settings import Settings
+from fingerpost.home import make_home, own_prefect_credential, prefect_credential
+from fingerpost.settings import LOOPBACK, Settings
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -38,5 +39,34 @@ def tool_environment(settings: Settings) -> dict[str, str]:
 
 
 def apply_tool_environment(settings: Settings) -> None:
-    """Sets `tool_environment` in this process, before the tools are imported."""
+    """Sets `tool_environment` in this process, before the tools are imported; they find the home made."""
+    make_home(settings.home)
     os.environ.update(tool_environment(settings))
+
+
+def own_origins(port: int) -> list[str]:
+    """The origins of the pages that a server on a port of this machine serves itself."""
+    return [f"http://{host}:{port}" for host in (LOOPBACK, "localhost")]
+
+
+def prefect_server_environment(settings: Settings) -> dict[str, str]:
+    """Variables for the Prefect server of this machine: it answers who has the credential, and its own pages alone.
+
+    Whoever may change a deployment may run commands as the server's user. The origins keep other pages out; the
+    credential keeps out other users of the machine, and pages whose name was made to point here.
+    """
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": own_prefect_credential(settings),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(own_origins(settings.prefect_port)),
+    }
+
+
+def apply_flow_environment(settings: Settings) -> None:
+    """As `apply_tool_environment`, for a process that runs flows: with the credential of Prefect, if there is one.
+
+    Raises:
+        FingerpostError: the credential cannot be read.
+    """
+    apply_tool_environment(settings)
+    if credential := prefect_credential(settings):
+        os.environ["PREFECT_API_AUTH_STRING"] = credential

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from fingerpost.environment import tool_environment
+from fingerpost.environment import prefect_server_environment, tool_environment
 from fingerpost.settings import Settings
 from fingerpost.stack.parts import answers, mlflow_command, prefect_command
 
@@ -23,7 +23,8 @@ class RunningServer:
         self._command = {"mlflow": mlflow_command, "prefect": prefect_command}[name](settings)
         self._folder: Path = settings.home
         self._log = self._folder / f"{name}.log"
-        self._env = {**os.environ, **tool_environment(settings)}
+        own = prefect_server_environment(settings) if name == "prefect" else {}
+        self._env = {**os.environ, **tool_environment(settings), **own}
 
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

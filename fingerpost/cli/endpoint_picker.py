@@ -35,6 +35,7 @@ def endpoint_picker(
     import threading
 
     from fingerpost.errors import FingerpostError
+    from fingerpost.home import make_home
     from fingerpost.logs import configure_logs
     from fingerpost.settings import LOOPBACK, get_settings
     from routing.endpoint_picker.choice import Chooser
@@ -52,6 +53,8 @@ def endpoint_picker(
     if not upstreams:
         raise FingerpostError("the endpoint picker needs at least one endpoint (--host or --hosts)")
     path = (table or settings.home / "routing" / f"{settings.service}.table").absolute()
+    if table is None:
+        make_home(settings.home)
     path.parent.mkdir(parents=True, exist_ok=True)
     server = EndpointPickerServer(Chooser(Endpoints(upstreams), settings.panic_percent / 100), path, hosts)
     if metrics_port:

@@ -15,7 +15,7 @@ def engine(
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes; default: the setting.")] = None,
 ) -> None:
     """Serves the prediction engine, until stopped."""
-    from fingerpost.environment import tool_environment
+    from fingerpost.environment import apply_tool_environment
     from fingerpost.errors import FingerpostError
     from fingerpost.settings import get_settings
     from fingerpost.stack.ports import PortUse, check_ports
@@ -27,7 +27,7 @@ def engine(
             "or FINGERPOST_BIND_HOST=127.0.0.1"
         )
     check_ports([PortUse("engine", settings.bind_host, settings.engine_port, "FINGERPOST_ENGINE_PORT")])
-    os.environ.update(tool_environment(settings))
+    apply_tool_environment(settings)
     if workers is not None:
         os.environ["FINGERPOST_ENGINE_WORKERS"] = str(workers)
     service = ["serving.engine:PredictionEngine", "--host", settings.bind_host, "--port", str(settings.engine_port)]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fingerpost.cli.servers import need_registry, need_server
+from fingerpost.cli.servers import need_prefect, need_registry
 
 
 def register(app: typer.Typer) -> None:
@@ -26,10 +26,11 @@ def run(
     """Runs a flow now, in this process, or several one after another; the result is the last one's."""
     import json
 
-    from fingerpost.environment import apply_tool_environment
+    from fingerpost.environment import apply_flow_environment
     from fingerpost.errors import FingerpostError
     from fingerpost.lake import write_text_atomically
     from fingerpost.logs import configure_logs
+    from fingerpost.masking import masked
     from fingerpost.settings import get_settings
     from flows.run import FLOWS, run_flow
 
@@ -37,10 +38,10 @@ def run(
     for flow in flows:
         if flow not in FLOWS:
             raise FingerpostError(f"no flow {flow!r}: use {', '.join(FLOWS)}")
-    need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
+    need_prefect(settings)
     if not {*flows} <= {"ingest", "features"}:
         need_registry(settings)
-    apply_tool_environment(settings)
+    apply_flow_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     result = [run_flow(flow) for flow in flows][-1]
     text = json.dumps(result, indent=2)
@@ -52,19 +53,19 @@ def run(
         from fingerpost.shown import visible
         from flows.run import verdict
 
-        came_to = visible(verdict(flows[-1], result))
-        typer.echo(f"{', '.join(flows)}: {came_to}; see {settings.prefect.removesuffix('/api')}")
+        came_to, shown = visible(verdict(flows[-1], result)), masked(settings.prefect.removesuffix("/api"))
+        typer.echo(f"{', '.join(flows)}: {came_to}; see {shown}")
 
 
 def schedule() -> None:
     """Serves the deployments: ingest, features and training on their schedules, until stopped."""
-    from fingerpost.environment import apply_tool_environment
+    from fingerpost.environment import apply_flow_environment
     from fingerpost.logs import configure_logs
     from fingerpost.settings import get_settings
 
     settings = get_settings()
-    need_server("Prefect", f"{settings.prefect}/health", "FINGERPOST_PREFECT_URL")
-    apply_tool_environment(settings)
+    need_prefect(settings)
+    apply_flow_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     from flows.schedule import serve_deployments
 

@@ -26,6 +26,7 @@ def router(
     import signal
     import threading
 
+    from fingerpost.home import make_home
     from fingerpost.logs import configure_logs
     from fingerpost.settings import LOOPBACK, get_settings
     from routing.router import Router
@@ -33,6 +34,8 @@ def router(
     settings = get_settings()
     configure_logs(settings.log_level, settings.log_format)
     path = table or settings.home / "routing" / f"{settings.service}.table"
+    if table is None:
+        make_home(settings.home)
     path.parent.mkdir(parents=True, exist_ok=True)
     url = engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}"
     logger = logging.getLogger("fingerpost.router")

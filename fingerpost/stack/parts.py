@@ -9,6 +9,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fingerpost.environment import own_origins, prefect_server_environment
 from fingerpost.settings import LOOPBACK, Settings
 from fingerpost.stack.ports import PortUse
 
@@ -25,8 +26,10 @@ class Part:
         address: where people find it; empty: nowhere.
         needs: parts that must be up before it starts, if they are there at all.
         ports: what it binds.
+        env: variables of its own; secrets go this way, since arguments can be read by everybody on the machine.
         beats: it tells that it goes on (`fingerpost.heartbeat`), and is up once it has done so.
         reopens: a log that it writes itself, and opens anew at SIGUSR1.
+        secret_file: where people find the credential that it asks for; None: it asks for none.
     """
 
     name: str
@@ -36,9 +39,10 @@ class Part:
     address: str = ""
     needs: tuple[str, ...] = ()
     ports: tuple[PortUse, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     beats: bool = False
     reopens: Path | None = None
+    secret_file: Path | None = None
 
 
 def platform_parts(settings: Settings, envoy: Part | None = None) -> list[Part]:
@@ -53,7 +57,10 @@ def platform_parts(settings: Settings, envoy: Part | None = None) -> list[Part]:
     if not settings.prefect_url:
         ports = (PortUse("Prefect", LOOPBACK, settings.prefect_port, "FINGERPOST_PREFECT_PORT"),)
         command, shown = prefect_command(settings), prefect.removesuffix("/api")
-        parts.append(Part("prefect", "flows and their runs", command, f"{prefect}/health", shown, (), ports))
+        env = prefect_server_environment(settings)
+        secret = None if settings.prefect_auth else settings.prefect_credential_file
+        what = "flows and their runs"
+        parts.append(Part("prefect", what, command, f"{prefect}/health", shown, (), ports, env, secret_file=secret))
     ports = (PortUse("engine", host, engine, "FINGERPOST_ENGINE_PORT"),)
     address = f"{reach}:{engine}"
     parts += [
@@ -129,7 +136,16 @@ def mlflow_command(settings: Settings) -> list[str]:
         *("--backend-store-uri", f"sqlite:///{registry_path(settings)}"),
         *("--artifacts-destination", str(settings.home / "mlartifacts")),
         *("--host", LOOPBACK, "--port", str(settings.mlflow_port)),
+        # By default MLflow takes any name that begins like a private address, which `10.evil.example` does.
+        *("--allowed-hosts", ",".join(_mlflow_hosts(settings))),
+        *("--cors-allowed-origins", ",".join(own_origins(settings.mlflow_port))),
     ]
+
+
+def _mlflow_hosts(settings: Settings) -> list[str]:
+    # As patterns, in which a bracket must be in brackets.
+    names = [LOOPBACK, "localhost", "[[]::1]", *settings.allowed_hosts]
+    return [pattern for name in names for pattern in (name, f"{name}:*")]
 
 
 def settings_environment(settings: Settings) -> dict[str, str]:
