@@ -106,8 +106,8 @@ def _start(stack: Stack, run: _Run) -> dict[str, psutil.Process]:
         command = fingerpost("fleet", "host", "--class", host.host_class, "--port", str(host.port))
         child = stack.start(f"host-{host.name}", [*command, "--middleware-socket", str(_socket(run, host))])
         processes[host.name] = psutil.Process(child.process.pid)
-    ports = (run.envoy_port, run.admin_port)
-    stack.start("envoy", envoy_command(run.hosts, run.home, _log(run), LOOPBACK, *ports))
+    places = (run.envoy_port, run.admin_port, run.home / "envoy-admin.sock")
+    stack.start("envoy", envoy_command(run.hosts, run.home, _log(run), LOOPBACK, *places))
     urls = [f"http://{LOOPBACK}:{host.port}/healthz" for host in run.hosts]
     for url in [*urls, f"http://{LOOPBACK}:{run.admin_port}/ready"]:
         stack.wait_until(lambda url=url: answers(url), _START_TIMEOUT_S, f"{url} does not answer")  # type: ignore[misc]

@@ -21,6 +21,7 @@ from bench.running import running_envoy
 from fingerpost.settings import LOOPBACK
 from fingerpost.stack.ports import free_ports
 from fleet.sampling.cpu_clock import process_cpu_s
+from routing.admin import admin_cluster, administration, stats_listener
 from routing.clusters import TYPE, address
 from routing.envoy import Upstream, envoy_config
 from routing.module import build_harness
@@ -181,4 +182,10 @@ def answering(ports: list[int], admin: int) -> dict[str, Any]:
         {"name": f"port-{port}", "address": address(LOOPBACK, port), "filter_chains": [{"filters": filters}]}
         for port in ports
     ]
-    return {"admin": {"address": address(LOOPBACK, admin)}, "static_resources": {"listeners": listeners}}
+    # In the folder that it is started in.
+    socket = Path(f"envoy-{admin}.sock")
+    listeners.append(stats_listener(admin))
+    return {
+        "admin": administration(socket),
+        "static_resources": {"listeners": listeners, "clusters": [admin_cluster(socket)]},
+    }

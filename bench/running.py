@@ -28,13 +28,13 @@ def running_envoy(config: dict[str, Any], folder: Path, admin: int, workers: int
     Raises:
         FingerpostError: it does not start.
     """
-    path = folder / f"envoy-{admin}.json"
+    path = (folder / f"envoy-{admin}.json").absolute()
     path.write_text(json.dumps(config))
     command = [str(Path(sys.executable).parent / "envoy"), "-c", str(path), "--concurrency", str(workers)]
     command += ["--base-id", str(admin), "-l", "error", "--file-flush-interval-msec", "250"]
     environment = {**os.environ, "ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(build_module().parent)}
     log = (folder / f"envoy-{admin}.txt").open("wb")
-    envoy = subprocess.Popen(command, env=environment, stderr=log)
+    envoy = subprocess.Popen(command, env=environment, stderr=log, cwd=folder)
     try:
         for _ in range(200):
             try:

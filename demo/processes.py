@@ -96,12 +96,19 @@ def port_uses(settings: Settings, hosts: list[DemoHost]) -> list[PortUse]:
 
 
 def envoy_command(
-    hosts: list[DemoHost], home: Path, access_log: Path, bind_host: str, port: int, admin_port: int
+    hosts: list[DemoHost],
+    home: Path,
+    access_log: Path,
+    bind_host: str,
+    port: int,
+    admin_port: int,
+    admin_socket: Path,
 ) -> list[str]:
     """Writes Envoy's configuration into `home` and returns its command."""
     upstreams = [Upstream(each.name, LOOPBACK, each.port) for each in hosts]
     path = home / "envoy.json"
-    path.write_text(json.dumps(envoy_config(upstreams, access_log, bind_host, port, admin_port), indent=1))
+    made = envoy_config(upstreams, access_log, bind_host, port, admin_port, admin_socket=admin_socket)
+    path.write_text(json.dumps(made, indent=1))
     return [
         *(str(Path(_PYTHON).parent / "envoy"), "-c", str(path), "--concurrency", "1", "-l", "warn"),
         # Two Envoys on one machine need different ids; the port is one that is surely ours.
@@ -118,7 +125,9 @@ def routing_envoy(settings: Settings, layout: Layout, hosts: list[DemoHost]) -> 
     table.parent.mkdir(parents=True, exist_ok=True)
     table.unlink(missing_ok=True)
     ports = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port)
-    made = envoy_config(upstreams, layout.access_log, *ports, "fingerpost", False, table)
+    made = envoy_config(
+        *(upstreams, layout.access_log, *ports, "fingerpost", False, table), admin_socket=settings.envoy_admin_socket
+    )
     path = layout.home / "envoy-routing.json"
     path.write_text(json.dumps(made, indent=1))
     part = envoy_part(settings, path, build_module())

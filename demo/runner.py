@@ -22,9 +22,11 @@ from demo.processes import (
 from demo.progress import Progress
 from demo.report import write_report
 from demo.story import Story, Told
-from fingerpost.environment import tool_environment
+from fingerpost.environment import prefect_server_environment, tool_environment
+from fingerpost.home import make_home
 from fingerpost.lake import INBOX, parquet_files
 from fingerpost.locks import sole
+from fingerpost.masking import masked
 from fingerpost.settings import LOOPBACK, Settings
 from fingerpost.shown import rich_text
 from fingerpost.stack.parts import (
@@ -36,7 +38,7 @@ from fingerpost.stack.parts import (
     settings_environment,
 )
 from fingerpost.stack.ports import check_ports
-from fingerpost.stack.processes import Child, Stack
+from fingerpost.stack.processes import Child, Stack, keep_private
 from fingerpost.stack.state import FOLDER
 from fleet.demo.classes import demo_hosts
 from serving.model_files import ModelFiles
@@ -79,6 +81,9 @@ class Demo:
         self._began = time.monotonic()
 
     def run(self) -> None:
+        keep_private()
+        make_home(self._layout.home.parent)
+        make_home(self._layout.home)
         environment = {**settings_environment(self._settings), **tool_environment(self._settings)}
         home = self._layout.home
         with sole(home / FOLDER / "demo.lock", f"a demo runs in {home}", cure="stop it, or set FINGERPOST_HOME"):
@@ -100,7 +105,7 @@ class Demo:
         settings = self._settings
         again = told_before(settings)
         with self._progress.phase("starting the fleet, Envoy, the engine, MLflow and Prefect"):
-            stack.start("prefect", prefect_command(settings))
+            stack.start("prefect", prefect_command(settings), prefect_server_environment(settings))
             stack.start("mlflow", mlflow_command(settings))
             if again:
                 self._make_room(stack)
@@ -124,7 +129,8 @@ class Demo:
         # The story is of a champion: where the baseline goes on serving there is nothing to promote or to roll back.
         told = self._tell(stack, envoy) if pipeline["train"]["champion"] and not self._options.short else None
         seconds = time.monotonic() - self._began
-        return Outcome(load, pipeline, answer, self._urls(), seconds, told, self._layout.report)
+        urls = {name: masked(url) for name, url in self._urls().items()}
+        return Outcome(load, pipeline, answer, urls, seconds, told, self._layout.report)
 
     def _tell(self, stack: Stack, envoy: Child) -> Told:
         """What comes after the first model; its page is written however it ends."""
@@ -153,8 +159,8 @@ class Demo:
         for host in self._hosts:
             process = stack.start(f"host-{host.name}", host_command(host)).process
             stack.start(f"agent-{host.name}", agent_command(layout, host, process.pid, self._urls()["engine"]))
-        ports = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port)
-        return stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *ports))
+        places = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port, settings.envoy_admin_socket)
+        return stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *places))
 
     def _drive(self, stack: Stack) -> dict[str, Any]:
         options = self._options
@@ -206,6 +212,9 @@ class Demo:
         stack.start("schedule", fingerpost("schedule"))
         for name, url in outcome.urls.items():
             self._console.print(f"  {name:8} {url}")
+        if not self._settings.prefect_auth and not self._settings.prefect_url:
+            where = self._settings.prefect_credential_file
+            self._console.print(f"Prefect asks for a credential, which is in {where}", highlight=False, soft_wrap=True)
         self._console.print("The flows now run on their schedules. Ctrl-C stops everything.")
         try:
             while True:
@@ -238,7 +247,7 @@ class Demo:
     def _clear(self) -> None:
         """Removes what the last run measured and served; the registry and the runs' history stay."""
         layout = self._layout
-        layout.home.mkdir(parents=True, exist_ok=True)
+        make_home(layout.home)
         for folder in (layout.lake, layout.reports, ModelFiles(layout.home).root):
             shutil.rmtree(folder, ignore_errors=True)
         for path in (layout.access_log, layout.result, layout.report, *layout.home.glob("fingerprints.db*")):

@@ -18,11 +18,6 @@ def make_home(home: Path) -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def keep_private() -> None:
-    """From now on, what this process and its children make can be read by its owner alone."""
-    os.umask(_OTHERS)
-
-
 def open_to_others(home: Path) -> str | None:
     """What to do about a home that other users of the machine can enter; None: they cannot."""
     if home.stat().st_mode & 0o007:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from routing.access_log import DECISION_HEADER, HOST_HEADERS, access_log_format
+from routing.admin import admin_cluster, administration, stats_listener
 from routing.client_limits import body_limits, listener_limits, manager_limits, overload_manager
 from routing.clusters import POLICIES, TYPE, address, dynamic_module, hosts_cluster
 from routing.gateway import picker_cluster, picker_filter
@@ -27,10 +28,12 @@ def envoy_config(
     picker: tuple[str, int] | None = None,
     panic_percent: float = 50.0,
     max_connections: int = 20_000,
+    admin_socket: Path | None = None,
 ) -> dict[str, Any]:
-    """A complete configuration: one listener, one cluster with the given hosts.
+    """A complete configuration: a listener for clients, a cluster with the given hosts, and Envoy's own door.
 
     Args:
+        admin_port: of `/ready`, `/stats`, `/stats/prometheus` and `/clusters`, on the loopback; GET alone.
         policy: `fingerpost` (the native picker), `endpoint_picker`, or Envoy's own `random`, `round_robin`,
             `least_request`, `least_request_full` or `orca`.
             Random is what measures every pair of host and category alike, and gives each record a known propensity.
@@ -41,9 +44,12 @@ def envoy_config(
         picker: address and port of the endpoint picker, for `endpoint_picker`.
         panic_percent: see `hosts_cluster`.
         max_connections: see `overload_manager`.
+        admin_socket: of Envoy's whole administration, for its owner alone; None: `envoy-PORT.sock`, with the admin
+            port, in the folder that Envoy is started in.
 
     Raises:
         ValueError: no hosts, an unknown policy, `fingerpost` without a table or `endpoint_picker` without its address.
+        FingerpostError: the socket's path is too long.
     """
     if not upstreams:
         raise ValueError("Envoy needs at least one host")
@@ -54,8 +60,9 @@ def envoy_config(
     if policy == "endpoint_picker" and picker is None:
         raise ValueError("the policy endpoint_picker needs the address of an endpoint picker")
     log_format = access_log_format(policy, len(upstreams), log_client)
+    socket = admin_socket or Path(f"envoy-{admin_port}.sock")
     return {
-        "admin": {"address": address("127.0.0.1", admin_port)},
+        "admin": administration(socket),
         "overload_manager": overload_manager(max_connections),
         "static_resources": {
             "listeners": [
@@ -64,11 +71,13 @@ def envoy_config(
                     "address": address(bind_host, port),
                     **listener_limits(),
                     "filter_chains": [{"filters": [_manager(access_log, log_format, table, policy, timeout_s)]}],
-                }
+                },
+                stats_listener(admin_port),
             ],
             "clusters": [
                 hosts_cluster(upstreams, policy, health_path, panic_percent),
                 *([picker_cluster(*picker)] if policy == "endpoint_picker" and picker else []),
+                admin_cluster(socket),
             ],
         },
     }

@@ -104,7 +104,7 @@ def test_envoy_logs_what_a_record_needs_and_no_secret(tmp_path, free_ports):
     hosts = [Upstream("h1", "127.0.0.1", upstream.server_port)]
     (tmp_path / "envoy.json").write_text(json.dumps(envoy_config(hosts, log, "127.0.0.1", port, admin)))
     command = [ENVOY, "-c", str(tmp_path / "envoy.json"), "--base-id", str(admin), "--concurrency", "1"]
-    envoy = subprocess.Popen([*command, "--file-flush-interval-msec", "100", "-l", "error"])
+    envoy = subprocess.Popen([*command, "--file-flush-interval-msec", "100", "-l", "error"], cwd=tmp_path)
     try:
         answer = wait_for(lambda: httpx.get(f"http://127.0.0.1:{admin}/ready", trust_env=False))
         assert answer.status_code == 200

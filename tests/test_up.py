@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from fingerpost.home import own_prefect_credential
 from fingerpost.settings import Settings
 from fingerpost.stack.parts import Part, answers, platform_parts
 from fingerpost.stack.patience import Patience
@@ -74,8 +75,8 @@ def test_pauses_grow_and_are_bounded():
     assert [patience.pause_s(deaths) for deaths in (1, 2, 3, 7, 9, 10, 99)] == [1, 2, 4, 60, 60, 600, 600]
 
 
-def test_servers_that_are_elsewhere_are_not_started():
-    here = [part.name for part in platform_parts(Settings())]
+def test_servers_that_are_elsewhere_are_not_started(tmp_path):
+    here = [part.name for part in platform_parts(Settings(home=tmp_path))]
     assert here == ["mlflow", "prefect", "engine", "schedule", "router"]
     away = Settings(mlflow_url="http://models:5000", prefect_url="http://flows:4200/api")
     assert [part.name for part in platform_parts(away)] == ["engine", "schedule", "router"]
@@ -168,11 +169,12 @@ def test_the_whole_platform_comes_up_survives_a_death_and_goes(start_up):
     up.wait_for("no model yet")
     assert "`fingerpost run pipeline`" in up.told()
     assert "FINGERPOST_TRAIN_CRON='1 2 * * *'" in up.told()
+    owner = tuple(own_prefect_credential(Settings(home=up.home)).split(":"))
     deployed = f"http://127.0.0.1:{up.ports['PREFECT']}/api/deployments/filter"
     deadline = time.monotonic() + 60
     wanted, names = {"ingest", "features", "train", "drift", "promote", "retention", "pipeline"}, set()
     while not wanted <= names and time.monotonic() < deadline:
-        found = httpx.post(deployed, json={}, trust_env=False).json()
+        found = httpx.post(deployed, json={}, auth=owner, trust_env=False).json()
         names = {each["entrypoint"].split(".")[1].split(":")[0] for each in found}
         time.sleep(0.5)
     assert wanted <= names

@@ -34,6 +34,9 @@ def config(
     access_log: Annotated[Path | None, typer.Option(help="Default FINGERPOST_HOME/access.log.")] = None,
     health_path: Annotated[str | None, typer.Option(help="Path for active health checks, such as /healthz.")] = None,
     log_client: Annotated[bool, typer.Option("--log-client", help="Log clients' addresses, for regions.")] = False,
+    admin_socket: Annotated[
+        Path | None, typer.Option(help="Socket of Envoy's administration; default FINGERPOST_HOME/envoy-admin.sock.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
 ) -> None:
     """Writes Envoy's complete configuration, as JSON (which is YAML too), and says how to start it."""
@@ -64,6 +67,7 @@ def config(
             picker=(picker.address, picker.port),
             panic_percent=settings.panic_percent,
             max_connections=settings.envoy_max_connections,
+            admin_socket=(admin_socket or settings.envoy_admin_socket).absolute(),
         )
     except ValueError as error:
         raise FingerpostError(str(error)) from error

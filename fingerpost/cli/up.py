@@ -41,6 +41,7 @@ def up(
     """
     from fingerpost.environment import tool_environment
     from fingerpost.errors import FingerpostError
+    from fingerpost.home import make_home, open_to_others
     from fingerpost.settings import get_settings
     from fingerpost.stack.logs import Bounds, Journal
     from fingerpost.stack.parts import platform_parts, settings_environment
@@ -54,7 +55,7 @@ def up(
         raise FingerpostError(f"no part {unknown[0]!r}: use {', '.join(_NAMES)}")
     settings = get_settings()
     keep_private()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    make_home(settings.home)
     wanted = [name for name in only or _NAMES if name not in (without or [])]
     envoy = _envoy(settings, hosts, policy, health_path) if hosts and "envoy" in wanted else None
     parts = [part for part in platform_parts(settings, envoy) if part.name in wanted]
@@ -69,6 +70,8 @@ def up(
     def overview() -> None:
         for part in parts:
             tell(f"  {part.name:9} {part.address or '-':28} {part.what}; log {logs / part.name}.log")
+            if part.secret_file:
+                tell(f"  {'':9} it asks for a credential, which is in {part.secret_file}")
         tell("Ctrl-C stops everything; `fingerpost status` tells how everything is.")
 
     upkeep = Upkeep(
@@ -82,6 +85,8 @@ def up(
         if left := stack.end_left_over(names):
             tell(f"ended {left} processes that an earlier `fingerpost up` had left behind")
         check_ports([use for part in parts for use in part.ports])
+        if warning := open_to_others(settings.home):
+            tell(warning)
         tell(f"starting {', '.join(names)}; logs are in {logs}")
         supervisor = Supervisor(stack, parts, tell, upkeep=upkeep)
         try:
@@ -158,6 +163,7 @@ def _envoy(settings: "Settings", hosts: Path, policy: str, health_path: str | No
             health_path,
             panic_percent=settings.panic_percent,
             max_connections=settings.envoy_max_connections,
+            admin_socket=settings.envoy_admin_socket,
         )
     except ValueError as error:
         raise FingerpostError(f"{hosts}: {error}") from error

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fingerpost.masking import masked
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -84,13 +86,14 @@ def _before(path: Path, number: int) -> Path:
 class Journal:
     """What a supervisor tells: on standard error for people, and with the time in a file for whoever comes later.
 
-    A call never raises: a terminal that is gone, or a full disk, must not end whoever has something to say.
+    Passwords in URLs are masked. A call never raises: a terminal that is gone, or a full disk, must not end whoever has something to say.
     """
 
     def __init__(self, path: Path, bounds: Bounds) -> None:
         self._path, self._bounds = path, bounds
 
     def __call__(self, text: str) -> None:
+        text = masked(text)
         with contextlib.suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
