@@ -1,4 +1,4 @@
-"""The agent's process: `python -m fleet.agent_main`, its options as one JSON argument.
+"""The agent's process: `python -m fleet.agent_main HOST`, its options as JSON in `FINGERPOST_AGENT_OPTIONS`.
 
 A process of its own, started anew by the command line, so that the settings library does not stay in memory.
 """
@@ -13,11 +13,13 @@ from fingerpost.errors import FingerpostError
 from fingerpost.lake import INBOX, published_categories, remove_left_over
 from fingerpost.locks import sole
 from fingerpost.logs import configure_logs
+from fingerpost.masking import masked
+from fingerpost.origins import own_names
 from fingerpost.regions import Regions
 from fleet.agent import Agent
 from fleet.agent_health import Health
 from fleet.agent_metrics import AgentMetrics
-from fleet.agent_options import AgentOptions
+from fleet.agent_options import OPTIONS_VARIABLE, AgentOptions
 from fleet.category_book import CategoryBook
 from fleet.door import Door, TakeTraces
 from fleet.intake import Intake
@@ -27,7 +29,9 @@ from fleet.sources import LogSource, QueueSource, Source
 from fleet.spool import Spool
 
 
-def build_agent(options: AgentOptions, engine_token: str = "") -> tuple[Agent, Door | None, Sender | None]:
+def build_agent(
+    options: AgentOptions, engine_token: str = "", otlp_token: str = ""
+) -> tuple[Agent, Door | None, Sender | None]:
     """Everything an agent is made of, not yet started.
 
     Raises:
@@ -62,7 +66,13 @@ def build_agent(options: AgentOptions, engine_token: str = "") -> tuple[Agent, D
     if options.http_port:
         health = Health(agent, sender, options.batch_s)
         metrics = AgentMetrics(agent, book, sender, health)
-        door = Door(options.bind_host, options.http_port, metrics.text, health.told, take_traces)
+        names = own_names(options.bind_host, (options.host, *options.allowed_hosts))
+        door = Door(
+            *(options.bind_host, options.http_port, metrics.text, health.told, take_traces),
+            names=names,
+            token=otlp_token,
+            counts=agent.counts,
+        )
     return agent, door, sender
 
 
@@ -86,22 +96,22 @@ def _source(options: AgentOptions, boot_id: str) -> tuple[Source | None, TakeTra
 def main() -> None:
     """Runs an agent until it is stopped; what keeps it from starting ends as one line, exit code 1."""
     try:
-        options = AgentOptions.from_json(sys.argv[1])
+        options = AgentOptions.from_json(os.environ[OPTIONS_VARIABLE])
         lock = options.state / f"{options.host}.lock"
         what = f"an agent of host {options.host} of service {options.service} runs on this lake"
         with sole(lock, what, platform.node(), "stop it, or give this one its own --host"):
             _run(options)
     except FingerpostError as error:
-        sys.exit(f"fingerpost: {error}")
+        sys.exit(f"fingerpost: {masked(str(error))}")
     except OSError as error:
         sys.exit(f"fingerpost: {error.strerror or error}: {error.filename or 'agent'}")
 
 
 def _run(options: AgentOptions) -> None:
     configure_logs(os.environ.get("FINGERPOST_LOG_LEVEL", "INFO"), os.environ.get("FINGERPOST_LOG_FORMAT", "json"))
-    # The token stays out of the arguments, which anyone on the machine can read.
-    token = os.environ.get("FINGERPOST_ENGINE_TOKEN", "")
-    agent, door, sender = build_agent(options, token)
+    # Tokens, and URLs that may hold a password, stay out of the arguments, which anyone on the machine can read.
+    tokens = (os.environ.get(name, "") for name in ("FINGERPOST_ENGINE_TOKEN", "FINGERPOST_OTLP_TOKEN"))
+    agent, door, sender = build_agent(options, *tokens)
     for folder in (options.state, *(options.lake / INBOX).glob(f"*/service={options.service}")):
         remove_left_over(folder)
     for part in (door, sender):

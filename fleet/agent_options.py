@@ -1,10 +1,13 @@
-"""What an agent is told to do; travels to its process as one JSON object."""
+"""What an agent is told to do; travels to its process as one JSON object in a variable."""
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fingerpost.regions import Detail
+
+# How they travel: not as arguments, which anyone on the machine can read.
+OPTIONS_VARIABLE = "FINGERPOST_AGENT_OPTIONS"
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class AgentOptions:
         slots: requests the host serves at once, if nothing else tells.
         http_port: where `/metrics`, `/healthz` and, with `otlp`, `/v1/traces` are; 0: nowhere.
         engine_url: where fingerprints are sent; empty: only into the lake.
+        allowed_hosts: further names by which the HTTP port may be called.
         max_held_fingerprints: kept in memory while the lake cannot be written.
         inbox_bytes: of the host's own batches in the lake's inbox; the oldest go first.
         max_quarantine_bytes: refused lines of the service in the lake; the oldest go first.
@@ -58,6 +62,7 @@ class AgentOptions:
     geoip_database: Path | None = None
     bind_host: str = "127.0.0.1"
     http_port: int = 0
+    allowed_hosts: tuple[str, ...] = ()
     engine_url: str = ""
     spool_bytes: int = 64 * 2**20
     max_held_fingerprints: int = 100
@@ -73,7 +78,9 @@ class AgentOptions:
         given = json.loads(text)
         for name in ("lake", "access_log", "middleware_socket", "pid_file", "cgroup", "geoip_database"):
             given[name] = Path(given[name]) if given[name] else None
-        return cls(**{**given, "route_templates": tuple(given["route_templates"])})
+        for name in ("route_templates", "allowed_hosts"):
+            given[name] = tuple(given[name])
+        return cls(**given)
 
     @property
     def state(self) -> Path:

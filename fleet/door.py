@@ -7,12 +7,14 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 
 from fingerpost.errors import RefusedError
+from fingerpost.origins import FORM, HOST, ORIGIN, has_token, refusal
 
 logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
@@ -22,6 +24,13 @@ _MAX_BODY_BYTES = 4 * 2**20
 _MAX_BODIES_BYTES = 16 * 2**20
 _MAX_CONNECTIONS = 32
 _LENGTH = re.compile(r"[0-9]{1,18}")
+
+_NO_TOKEN = "token:missing"  # noqa: S105 (a reason)
+_WHY = {
+    HOST: "this agent is not called that: set FINGERPOST_ALLOWED_HOSTS",
+    ORIGIN: "requests of web pages are refused",
+    FORM: "forms are refused",
+}
 
 Made = TypeVar("Made")
 TakeTraces = Callable[[bytes, str, str], tuple[bytes, str]]
@@ -38,6 +47,9 @@ class Door:
         take_traces: takes (body, content type, content encoding) and gives (answer, content type); None: no traces.
         timeout_s: in which a request has to come, from its connection's beginning or the answer before; and an answer
             has to be taken.
+        names: by which it may be called, as of `fingerpost.origins.own_names`.
+        token: bearer token that traces take; empty: none.
+        counts: counts what is refused, as `refused REASON`.
     """
 
     def __init__(
@@ -48,9 +60,16 @@ class Door:
         health: Callable[[], tuple[bool, dict[str, Any]]],
         take_traces: TakeTraces | None = None,
         timeout_s: float = _TIMEOUT_S,
+        names: Sequence[str] = (),
+        token: str = "",
+        counts: Counter[str] | None = None,
     ) -> None:
         door = self
         self.metrics, self.health, self.take_traces, self.timeout_s = metrics, health, take_traces, timeout_s
+        self.names, self.token = tuple(names), token
+        self.counts: Counter[str] = Counter() if counts is None else counts
+        # All that there can be, now: others read the counts while threads of ours count.
+        self.counts.update({f"refused {reason}": 0 for reason in (*_WHY, _NO_TOKEN)})
         # Since when each connection's client is waited for, the longest first; those whose answer is made are not here.
         self._waiting: dict[socket.socket, float] = {}
         # What has been promised of bodies that are not taken in yet, the oldest first.
@@ -154,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.owner.leave(self.connection)
 
     def do_GET(self) -> None:
+        if not self._may_call():
+            return
         if self.path == "/metrics":
             self._answer(HTTPStatus.OK, self._made(self.owner.metrics), "text/plain; version=0.0.4; charset=utf-8")
         elif self.path == "/healthz":
@@ -163,9 +184,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.NOT_FOUND, {"error": "there are /metrics and /healthz"})
 
     def do_POST(self) -> None:
+        if not self._may_call():
+            return
         take = self.owner.take_traces
         if self.path != "/v1/traces" or take is None:
             self._refuse(HTTPStatus.NOT_FOUND, "nothing is taken here: start the agent with --otlp for /v1/traces")
+            return
+        if self.owner.token and not self._has_token():
+            self.owner.counts[f"refused {_NO_TOKEN}"] += 1
+            self._refuse(HTTPStatus.UNAUTHORIZED, "send the bearer token of FINGERPOST_OTLP_TOKEN")
             return
         length = self.headers.get("content-length", "")
         # Python reads more as digits, and as numbers, than HTTP does.
@@ -201,6 +228,18 @@ class _Handler(BaseHTTPRequestHandler):
             return make()
         finally:
             self.owner.waits(self.connection, True)
+
+    def _may_call(self) -> bool:
+        """Whether the request can be none of a web page from elsewhere; else it is answered and counted."""
+        reason = refusal(self.command, lambda name: self.headers.get(name, ""), self.owner.names)
+        if reason is None or self._has_token():
+            return True
+        self.owner.counts[f"refused {reason}"] += 1
+        self._refuse(HTTPStatus.FORBIDDEN, _WHY[reason])
+        return False
+
+    def _has_token(self) -> bool:
+        return has_token(self.headers.get("authorization", ""), self.owner.token)
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
         # The body has not been read, so the connection cannot be used again.

@@ -15,6 +15,7 @@ from serving import api_models as models
 from serving import api_state, api_tables
 from serving.answers import TooMuchError, UnknownError, predict, route
 from serving.api_parts import engine_of, json_answer, problems, published_table
+from serving.callers import Callers
 from serving.http import Door, RefusedRequestError, Takes, problem
 from serving.ingest import BusyError
 from serving.lake_answers import predict_from_lake
@@ -32,6 +33,7 @@ app = FastAPI(
     openapi_url="/v1/openapi.json",
     docs_url=None,
     redoc_url=None,
+    responses=problems(403),
 )
 _QUESTION = Takes(JSON, 2**20)
 app.add_middleware(
@@ -42,6 +44,8 @@ app.add_middleware(
         "/v1/route": _QUESTION,
     },
 )
+# The outermost: who may not call is not even read.
+app.add_middleware(Callers)
 app.include_router(api_tables.router)
 app.include_router(api_state.router)
 

@@ -19,6 +19,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request cannot be read.",
         401: "A bearer token is needed.",
+        403: "The request is of a web page from elsewhere.",
         404: "There is no such thing.",
         406: "No such format.",
         408: "The body did not come in time.",

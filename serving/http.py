@@ -1,7 +1,6 @@
 """What every request passes: a bound on its body, the time it took, and plain reasons for what is refused."""
 
 import asyncio
-import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from fingerpost.origins import has_token
 from fingerpost.settings import get_settings
 from serving.loop_lag import LoopLag
 from serving.metrics import engine_metrics
@@ -217,6 +217,5 @@ def check_token(headers: Headers, token: str) -> None:
     """
     if not token:
         return
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+    if not has_token(headers.get("authorization", ""), token):
         raise RefusedRequestError(401, "a bearer token is needed", {"www-authenticate": "Bearer"})

@@ -61,6 +61,20 @@ def test_envoy_accepts_the_configuration(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_no_web_page_reads_it_or_tells_it_anything(tmp_path, fleet, free_ports):
+    grpc, metrics = free_ports(2)
+    with running_picker(fleet, tmp_path / "table", grpc, metrics) as picker:
+        place, evil = f"http://127.0.0.1:{metrics}/metrics", {"host": "evil.example"}
+        assert httpx.get(place, headers=evil, trust_env=False).status_code == 403
+        assert "fingerpost_endpoint_inflight" in httpx.get(place, trust_env=False).text
+        # Browsers speak HTTP/1.1 where there is no TLS; gRPC does not.
+        form = {"origin": "http://evil.example", "content-type": "text/plain"}
+        with pytest.raises(httpx.HTTPError):
+            method = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+            httpx.post(f"http://127.0.0.1:{grpc}{method}", content=b"x", headers=form, trust_env=False)
+        assert picker.inflight() == 0
+
+
 def test_requests_go_to_the_least_cost_and_the_log_says_why(tmp_path, fleet, free_ports):
     port, admin, grpc, metrics = free_ports(4)
     table, log = tmp_path / "picker.table", tmp_path / "access.log"

@@ -95,6 +95,7 @@ def agent(
     import psutil
 
     from fingerpost.errors import FingerpostError
+    from fingerpost.home import make_home
     from fingerpost.names import check_name
     from fingerpost.settings import get_settings
     from fingerpost.stack.ports import PortUse, check_ports
@@ -119,6 +120,11 @@ def agent(
         raise FingerpostError(f"--sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
     if otlp and not http_port:
         raise FingerpostError("--otlp needs --http-port: OpenTelemetry's usual one is 4318")
+    if otlp and not settings.otlp_token and not settings.only_this_machine:
+        raise FingerpostError(
+            f"on {settings.bind_host} anybody could send the agent spans: set FINGERPOST_OTLP_TOKEN, "
+            "or FINGERPOST_BIND_HOST=127.0.0.1"
+        )
     if pid and not psutil.pid_exists(pid):
         raise FingerpostError(f"--pid {pid}: there is no such process; --pid-file, --unit and --match find it anew")
     for option, url in (("--stats-url", stats_url), ("--prometheus-url", prometheus_url), ("--engine-url", engine_url)):
@@ -127,6 +133,7 @@ def agent(
     if http_port:
         check_ports([PortUse("agent", settings.bind_host, http_port, "--http-port")])
     # A lake that cannot be written at all is said here, to a person; later the agent would wait for it to come back.
+    make_home(settings.home)
     settings.lake.mkdir(parents=True, exist_ok=True)
     options = AgentOptions(
         lake=settings.lake,
@@ -171,6 +178,7 @@ def _from_settings(settings: "Settings") -> dict[str, Any]:
         "region_detail": settings.region_detail,
         "geoip_database": settings.geoip_database,
         "bind_host": settings.bind_host,
+        "allowed_hosts": tuple(settings.allowed_hosts),
         "spool_bytes": round(settings.agent_spool_mb * 2**20),
         "inbox_bytes": round(settings.agent_inbox_mb * 2**20),
         "max_quarantine_bytes": round(settings.max_quarantine_mb * 2**20),
@@ -188,13 +196,17 @@ def _labels(pairs: list[str]) -> dict[str, str]:
 
 def _become(options: "AgentOptions", settings: "Settings") -> None:
     """Goes on as a fresh process: settings and command line, half of the memory, are not needed any more."""
+    from fleet.agent_options import OPTIONS_VARIABLE
+
     environment = {
         **os.environ,
         "FINGERPOST_LOG_LEVEL": settings.log_level,
         "FINGERPOST_LOG_FORMAT": settings.log_format,
         "FINGERPOST_ENGINE_TOKEN": settings.engine_token,
+        "FINGERPOST_OTLP_TOKEN": settings.otlp_token,
+        OPTIONS_VARIABLE: options.to_json(),
         # One thread is enough for arrays this small, and idle ones would cost memory.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    os.execve(sys.executable, [sys.executable, "-m", "fleet.agent_main", options.to_json()], environment)  # noqa: S606
+    os.execve(sys.executable, [sys.executable, "-m", "fleet.agent_main", options.host], environment)  # noqa: S606
