@@ -70,12 +70,16 @@ class DaskWorkers(Workers):
 def cluster(settings: Settings) -> Iterator[Workers]:
     """Connects to the cluster at `dask_address`, or makes one of `dask_workers` processes that ends with the context.
 
+    To the latter only this process has the keys, which exist in memory alone.
+
     Raises:
         FingerpostError: Dask is not installed, no scheduler answers, or the workers are none, have other versions of
             what the result depends on, or do not see the lake; the message names the setting, and what to do.
     """
     try:
+        import dask
         import distributed
+        from distributed.security import Security
     except ImportError as error:
         raise FingerpostError(
             f"{_setting(settings)} needs Dask, which is not installed: pip install 'fingerpost[dask]'"
@@ -85,6 +89,9 @@ def cluster(settings: Settings) -> Iterator[Workers]:
     with contextlib.ExitStack() as stack:
         address: Any = settings.dask_address
         if not address:
+            # Whoever reaches a scheduler or worker runs code there: other users of the machine must not.
+            security = Security.temporary()
+            stack.enter_context(dask.config.set({"distributed.scheduler.http.routes": []}))
             address = stack.enter_context(
                 distributed.LocalCluster(
                     n_workers=settings.dask_workers,
@@ -92,6 +99,7 @@ def cluster(settings: Settings) -> Iterator[Workers]:
                     processes=True,
                     host=LOOPBACK,
                     dashboard_address=f"{LOOPBACK}:0",
+                    security=security,
                     silence_logs=logging.ERROR,
                     # The limit is the machine's: a worker that Dask stops at its share would be started over and over.
                     memory_limit=0,

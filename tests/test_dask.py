@@ -11,6 +11,8 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from distributed import Client, LocalCluster
+from distributed.security import Security
 from postgres import running_postgres
 from test_incremental import SETTINGS as FEATURES
 from test_incremental import lake_of_days
@@ -43,9 +45,30 @@ tune(rows, pd.Timedelta(seconds=5), budget, progress=lambda *_: print("kept", fl
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
-    """The address of a cluster of two processes, each of one thread."""
-    with workers_of(Settings(home=tmp_path_factory.mktemp("home"), dask_workers=2), ONE_BY_ONE) as workers:
-        yield workers._client.scheduler.address
+    """The address of a user's own cluster of two processes, each of one thread."""
+    processes = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "memory_limit": 0}
+    folder = str(tmp_path_factory.mktemp("dask"))
+    with LocalCluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", local_directory=folder, **processes) as made:
+        yield made.scheduler_address
+
+
+def test_the_cluster_of_this_machine_takes_work_from_its_owner_alone(tmp_path):
+    with workers_of(Settings(home=tmp_path, dask_workers=1), ONE_BY_ONE) as workers:
+        assert sorted(result for _, result in workers.as_done(_twice, [3, 4], None)) == [6, 8]
+        address = workers._client.scheduler.address
+        [worker] = workers._client.scheduler_info()["workers"]
+        assert address.startswith("tls://127.0.0.1:")
+        for place in (address, worker):
+            stranger = Security(tls_ca_file=None, require_encryption=False)
+            with pytest.raises((OSError, TimeoutError)):
+                Client(place.replace("tls://", "tcp://"), timeout=3, security=stranger, set_as_default=False)
+        # Keys of their own are not ours.
+        with pytest.raises((OSError, TimeoutError)):
+            Client(address, timeout=3, security=Security.temporary(), set_as_default=False)
+
+
+def _twice(_shared, item):
+    return 2 * item
 
 
 @pytest.fixture
