@@ -18,6 +18,11 @@ def make_home(home: Path) -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def keep_from_others() -> None:
+    """From now on what this process makes can be read by its owner, and as before by its group, but by nobody else."""
+    os.umask(os.umask(0o077) | 0o007)
+
+
 def open_to_others(home: Path) -> str | None:
     """What to do about a home that other users of the machine can enter; None: they cannot."""
     if home.stat().st_mode & 0o007:

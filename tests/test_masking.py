@@ -15,6 +15,7 @@ from fingerpost.logs import configure_logs
 from fingerpost.masking import described, mask_error, masked, masked_setting
 from fingerpost.settings import Settings
 from fingerpost.stack.ports import free_ports
+from fingerpost.stack.processes import Stack
 from flows.alerts import send_alert
 from flows.schedule import plans
 from flows.steps import without_secrets
@@ -169,6 +170,16 @@ def test_an_engine_without_registry_and_store_names_them_without_passwords(tmp_p
             assert SECRET not in " ".join(each.cmdline())
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert kept == []
+
+
+def test_a_process_that_ends_is_told_of_without_what_its_log_holds(tmp_path):
+    dies = f"print('cannot reach postgresql://me:{SECRET}@db'); raise SystemExit(3)"
+    with Stack(tmp_path, {}) as stack:
+        child = stack.start("part", [sys.executable, "-c", dies])
+        child.process.wait(30)
+        told = child.failure()
+        assert "postgresql://me:***@db" in told
+        assert SECRET not in told
 
 
 def test_an_alert_that_fails_tells_nothing_of_its_path(tmp_path, endpoint, caplog):

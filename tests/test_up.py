@@ -235,7 +235,8 @@ def test_up_hands_its_options_to_envoy(start_up):
     options = ("--policy", "least_request", "--health-path", "/healthz")
     up = start_up("--only", "envoy", "--hosts", "hosts", *options, FINGERPOST_PANIC_PERCENT="20")
     up.wait_for("envoy is up")
-    [cluster] = json.loads((up.home / "envoy.json").read_text())["static_resources"]["clusters"]
+    clusters = json.loads((up.home / "envoy.json").read_text())["static_resources"]["clusters"]
+    [cluster] = [each for each in clusters if each["name"] == "hosts"]
     assert cluster["health_checks"][0]["http_health_check"]["path"] == "/healthz"
     assert cluster["common_lb_config"]["healthy_panic_threshold"]["value"] == 20
     assert "least_request" in json.dumps(cluster["load_balancing_policy"])

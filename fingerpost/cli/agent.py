@@ -95,7 +95,7 @@ def agent(
     import psutil
 
     from fingerpost.errors import FingerpostError
-    from fingerpost.home import make_home
+    from fingerpost.home import keep_from_others, make_home
     from fingerpost.names import check_name
     from fingerpost.settings import get_settings
     from fingerpost.stack.ports import PortUse, check_ports
@@ -133,6 +133,7 @@ def agent(
     if http_port:
         check_ports([PortUse("agent", settings.bind_host, http_port, "--http-port")])
     # A lake that cannot be written at all is said here, to a person; later the agent would wait for it to come back.
+    keep_from_others()
     make_home(settings.home)
     settings.lake.mkdir(parents=True, exist_ok=True)
     options = AgentOptions(

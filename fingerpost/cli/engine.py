@@ -17,6 +17,7 @@ def engine(
     """Serves the prediction engine, until stopped."""
     from fingerpost.environment import apply_tool_environment
     from fingerpost.errors import FingerpostError
+    from fingerpost.home import keep_from_others
     from fingerpost.settings import get_settings
     from fingerpost.stack.ports import PortUse, check_ports
 
@@ -27,6 +28,7 @@ def engine(
             "or FINGERPOST_BIND_HOST=127.0.0.1"
         )
     check_ports([PortUse("engine", settings.bind_host, settings.engine_port, "FINGERPOST_ENGINE_PORT")])
+    keep_from_others()
     apply_tool_environment(settings)
     if workers is not None:
         os.environ["FINGERPOST_ENGINE_WORKERS"] = str(workers)

@@ -28,6 +28,7 @@ def run(
 
     from fingerpost.environment import apply_flow_environment
     from fingerpost.errors import FingerpostError
+    from fingerpost.home import keep_from_others
     from fingerpost.lake import write_text_atomically
     from fingerpost.logs import configure_logs
     from fingerpost.masking import masked
@@ -41,6 +42,7 @@ def run(
     need_prefect(settings)
     if not {*flows} <= {"ingest", "features"}:
         need_registry(settings)
+    keep_from_others()
     apply_flow_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     result = [run_flow(flow) for flow in flows][-1]
@@ -60,11 +62,13 @@ def run(
 def schedule() -> None:
     """Serves the deployments: ingest, features and training on their schedules, until stopped."""
     from fingerpost.environment import apply_flow_environment
+    from fingerpost.home import keep_from_others
     from fingerpost.logs import configure_logs
     from fingerpost.settings import get_settings
 
     settings = get_settings()
     need_prefect(settings)
+    keep_from_others()
     apply_flow_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
     from flows.schedule import serve_deployments

@@ -86,7 +86,8 @@ def _before(path: Path, number: int) -> Path:
 class Journal:
     """What a supervisor tells: on standard error for people, and with the time in a file for whoever comes later.
 
-    Passwords in URLs are masked. A call never raises: a terminal that is gone, or a full disk, must not end whoever has something to say.
+    Passwords in URLs are masked. A call never raises: a terminal that is gone, or a full disk, must not end whoever has
+    something to say.
     """
 
     def __init__(self, path: Path, bounds: Bounds) -> None:

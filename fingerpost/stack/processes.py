@@ -23,6 +23,7 @@ import psutil
 
 from fingerpost import heartbeat
 from fingerpost.errors import NotReadyError, ProcessDiedError
+from fingerpost.masking import masked
 from fingerpost.stack.logs import Bounds, copy_and_cut
 from fingerpost.stack.marks import Mark, end_marked, marked
 from fingerpost.stack.sentinel import start_sentinel
@@ -66,7 +67,7 @@ class Child:
         """How it ended, in words, with the end of its log."""
         code = self.process.returncode
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-        last = "".join(f"\n    {line[:300]}" for line in self.output().strip().splitlines()[-5:])
+        last = "".join(f"\n    {masked(line)[:300]}" for line in self.output().strip().splitlines()[-5:])
         log = f"its log is {self.log}{', ending:' if last else ''}{last}"
         return f"{self.name} (pid {self.process.pid}) {how}; {'it had no log' if self.log_problem else log}"
 
