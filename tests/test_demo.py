@@ -37,6 +37,11 @@ class RunningDemo:
                 [sys.executable, "-m", "fingerpost", "demo", *arguments], env=self.env, stdout=output, stderr=messages
             )
 
+    @property
+    def credential(self) -> str:
+        """What Prefect asks for, `user:password`."""
+        return (self.home / "demo" / "prefect-credential").read_text()
+
     def wait_for(self, text: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.messages.read_text():
@@ -129,7 +134,7 @@ def test_the_engine_explains_what_it_cannot_do(staying):
 
 def test_a_deployment_runs_when_asked_for(staying):
     api = f"{staying.urls['prefect']}/api"
-    with httpx.Client(trust_env=False, timeout=30) as client:
+    with httpx.Client(trust_env=False, timeout=30, auth=tuple(staying.credential.split(":"))) as client:
         wanted = {"ingest/scheduled", "features/scheduled", "train/scheduled"}
         deadline = time.monotonic() + 60
         while True:
@@ -156,7 +161,7 @@ def test_a_deployment_runs_when_asked_for(staying):
 def _run_deployment(staying, api):
     return subprocess.run(
         [sys.executable, "-m", "prefect", "deployment", "run", "ingest/scheduled", "--watch"],
-        env={**staying.env, "PREFECT_API_URL": api},
+        env={**staying.env, "PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": staying.credential},
         capture_output=True,
         text=True,
         timeout=180,
@@ -170,7 +175,7 @@ def test_the_schedule_runs_by_itself(staying):
         "flows": {"name": {"any_": ["ingest"]}},
     }
     deadline = time.monotonic() + 90
-    with httpx.Client(trust_env=False, timeout=30) as client:
+    with httpx.Client(trust_env=False, timeout=30, auth=tuple(staying.credential.split(":"))) as client:
         while not client.post(f"{staying.urls['prefect']}/api/flow_runs/filter", json=wanted).json():
             assert time.monotonic() < deadline
             time.sleep(1)
