@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fingerpost.masking import masked
+
 if TYPE_CHECKING:
     from fleet.agent import Agent
     from fleet.sender import Sender
@@ -135,7 +137,9 @@ class Health:
     def problems(self) -> dict[str, str]:
         """What is wrong now, by the names of PROBLEMS."""
         engine = self._sender.problem if self._sender else None
-        return self._agent.problems.now() | ({"engine": engine} if engine else {})
+        found = self._agent.problems.now() | ({"engine": engine} if engine else {})
+        # They tell of URLs.
+        return {name: masked(text) for name, text in found.items()}
 
     def told(self) -> tuple[bool, dict[str, Any]]:
         """Whether it works, as far as it can by itself, and the answer of `/healthz`."""
