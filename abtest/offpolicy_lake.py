@@ -12,11 +12,11 @@ from features.numbers import numbers
 from fingerpost.aliases import ALIASES
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
+from fingerpost.status import failed
 from serving.shadow import KIND
 
 _MAX_RECORDS = 300_000
 _CAP_QUANTILE = 0.999
-_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def challenger_off_policy(settings: Settings, from_us: int, to_us: int) -> Chall
         )
     duration = numbers(records["duration_s"])
     cap_s = float(np.nanquantile(duration, _CAP_QUANTILE)) if np.isfinite(duration).any() else 1.0
-    cost = capped_cost(duration, records["status"].to_numpy(np.int64) >= _SERVER_ERROR, cap_s)
+    cost = capped_cost(duration, failed(records["status"].to_numpy(np.int64)), cap_s)
     max_age_s = 3 * settings.shadow_every_s
     choices = {side: replayed_choices(records, predictions[same], side, settings, max_age_s) for side in ALIASES}
     hosts = {name: place for place, name in enumerate(choices["challenger"].hosts)}

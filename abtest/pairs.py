@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from features.numbers import numbers
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
+from fingerpost.status import failed as has_failed
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,7 +24,6 @@ METRICS = (
 MIN_REQUESTS = 20
 # Share of a slot's requests that its arm must have routed: below, the router had not followed.
 MIN_FOLLOWED = 0.9
-_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _begun_us(records: pd.DataFrame) -> Floats:
 
 def _measured(records: pd.DataFrame, place: Ints, count: int, length_s: float) -> pd.DataFrame:
     """Metrics of each place, 0..count; latency is that of requests that did not fail at the server."""
-    failed = records["status"].to_numpy(np.int64) >= _SERVER_ERROR
+    failed = has_failed(records["status"].to_numpy(np.int64))
     requests = np.bincount(place, minlength=count)
     table = pd.DataFrame({"requests": requests, "throughput_rps": requests / length_s})
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fingerpost.errors import RefusedError
+from fingerpost.status import failed
 from fleet.envoy_log import parse_line
 
 _COLUMNS = ("time", "duration_s", "status", "host", "route", "policy", "arm", "model_version")
@@ -40,7 +41,7 @@ def figures(requests: pd.DataFrame) -> dict[str, Any]:
     p50, p99 = np.percentile(durations, [50, 99])
     return {
         "requests": len(durations),
-        "failed": int((requests["status"] >= 500).sum()),
+        "failed": int(failed(requests["status"].to_numpy(float)).sum()),
         "p50_s": round(float(p50), 5),
         "mean_s": round(float(durations.mean()), 5),
         "p99_s": round(float(p99), 5),

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fingerpost.lake import parquet_files, partition
+from fingerpost.status import failed as has_failed
 
 _COLUMNS = ["time", "method", "route", "status", "duration_s", "service_time_s", "arm"]
 # A slot with fewer requests says nothing of a p99; fewer slots say nothing at all.
@@ -116,7 +117,7 @@ def _slots(
     if records.empty:
         return np.array([]), np.array([]), 0.0
     slot = (records["time"].astype("int64") // round(slot_s * _units(records["time"]))).to_numpy()
-    failed = pd.Series((records["status"] >= 500).to_numpy(float))
+    failed = pd.Series(has_failed(records["status"].to_numpy(float)).astype(float))
     relative = pd.Series((_duration(records) / _kind(records).map(usual)).to_numpy(float))
     relative = relative.where(np.isfinite(relative))
     counts = failed.groupby(slot).size()
