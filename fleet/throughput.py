@@ -5,6 +5,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 _LEAST_CORES = 0.05
+# Requests that a core is taken to serve at once where nobody told: those that compute for more than a quarter of their
+# time are bound by CPU then, all others by waiting.
+PLACES_A_CORE = 4.0
 
 
 def throughput_rps(
@@ -19,9 +22,10 @@ def throughput_rps(
 
     CPU: cores left / CPU-seconds a request. Slots: slots / unloaded service time. Memory: the requests that fit at once
     into the memory left / unloaded service time. (Denning and Buzen, The operational analysis of queueing network
-    models, 1978.) A resource whose capacity or demand is not known does not count. Where that is true of CPU and slots,
-    as of a host that is known from its log alone, a core, or the host if its cores are not known either, is taken to
-    serve one request at a time: on one scale for all such hosts, which is what a choice between them needs.
+    models, 1978.) A resource whose capacity or demand is not known does not count. Slots that nobody told, as of a host
+    that is known from its log alone, are assumed: PLACES_A_CORE (of one core, where cores are not known either). So
+    requests that wait more than they compute count by how long they take, and others by their CPU, on one scale for all
+    such hosts, which is what a choice between them needs.
 
     Args:
         cpu_s: CPU-seconds a request, any shape.
@@ -36,14 +40,14 @@ def throughput_rps(
     """
     service_time = np.asarray(service_time_s, dtype=np.float64)
     cores = np.maximum(np.asarray(cores_left, dtype=np.float64), _LEAST_CORES)
-    cpu, places, memory = np.broadcast_arrays(
+    told = np.asarray(slots, dtype=np.float64)
+    assumed = PLACES_A_CORE * np.where(np.isnan(cores), 1.0, cores)
+    bounds = np.broadcast_arrays(
         _ratio(cores, cpu_s),
-        _ratio(slots, service_time),
+        _ratio(np.where(np.isnan(told), assumed, told), service_time),
         _ratio(_ratio(mem_left_bytes, mem_bytes), service_time),
     )
-    known = np.fmin(cpu, places)  # fmin passes over NaN
-    alone = _ratio(np.where(np.isnan(cores), 1.0, cores), service_time)
-    return np.fmin(np.where(np.isnan(known), alone, known), memory)
+    return np.fmin.reduce(np.stack(bounds), axis=0)  # fmin passes over NaN
 
 
 def unloaded_s(service_time_s: ArrayLike, inflight: ArrayLike, slots: ArrayLike) -> Floats:

@@ -20,7 +20,7 @@ from fingerpost.errors import NoDataError
 from fingerpost.lake import parquet_files
 from fingerpost.schemas import HOST_SAMPLE_SCHEMA, WINDOW_SCHEMA
 from fleet.history import HISTORY_COLUMNS, History
-from fleet.throughput import throughput_rps
+from fleet.throughput import PLACES_A_CORE, throughput_rps
 from fleet.windows import aggregate
 
 START = pd.Timestamp("2026-01-01", tz="UTC").as_unit("us")
@@ -266,7 +266,7 @@ def test_records_without_host_samples_still_make_windows():
     windows = build_windows(requests, HOST_SAMPLE_SCHEMA.empty_table().to_pandas(), TABLE, 5).windows
     assert len(windows["end_us"]) > 10
     # A host that nothing is known of but its log serves one request at a time.
-    np.testing.assert_allclose(windows["throughput_rps"], 1 / windows["service_time_mean_s"])
+    np.testing.assert_allclose(windows["throughput_rps"], PLACES_A_CORE / windows["service_time_mean_s"])
 
 
 def test_new_hosts_are_forecast_as_their_like():

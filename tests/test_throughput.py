@@ -15,7 +15,7 @@ from fingerpost.fingerprint import CELL_COLUMNS
 from fleet.fingerprint.maker import FingerprintMaker
 from fleet.history import HISTORY_COLUMNS, History
 from fleet.resolution import at_resolution
-from fleet.throughput import throughput_rps, unloaded_s
+from fleet.throughput import PLACES_A_CORE, throughput_rps, unloaded_s
 from fleet.windows import US, aggregate, aggregate_loads, at, with_background, with_throughput
 from serving.baseline import refer
 from serving.fleet_state import HostState, build_fleet
@@ -105,13 +105,20 @@ def test_time_without_waiting_is_never_more_than_the_time(seconds, inflight, slo
 
 @given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(1e-4, 10)))
 def test_hosts_of_which_only_a_log_is_known_are_on_one_scale(seconds):
-    """Neither CPU nor slots: finite, in order, and the same whether the host is sampled or not."""
+    """No slots: finite, in order, and the same whether the host is sampled or not."""
     rates = throughput_rps(np.nan, np.nan, seconds, np.nan)
-    np.testing.assert_allclose(rates, 1 / seconds)
-    np.testing.assert_allclose(throughput_rps(np.nan, 4.0, seconds, np.nan), 4 / seconds)
+    np.testing.assert_allclose(rates, PLACES_A_CORE / seconds)
+    np.testing.assert_allclose(throughput_rps(np.nan, 4.0, seconds, np.nan), 4 * PLACES_A_CORE / seconds)
     # What is known counts instead.
-    np.testing.assert_allclose(throughput_rps(0.5, 4.0, seconds, np.nan), 8.0)
     np.testing.assert_allclose(throughput_rps(np.nan, 4.0, seconds, 2.0), 2 / seconds)
+
+
+def test_without_slots_waiting_tells_hosts_apart_where_cpu_does_not():
+    """A log before a service whose process nobody named: the CPU is the proxy's, and alike on all hosts."""
+    service_s = np.array([0.06, 0.24])
+    assert throughput_rps(0.0002, 2.0, service_s, np.nan) == pytest.approx(2 * PLACES_A_CORE / service_s)
+    # Work that computes is bound by the CPU it takes, however long it waited for it.
+    assert throughput_rps([0.06, 0.12], 2.0, [0.09, 0.2], np.nan) == pytest.approx([2 / 0.06, 2 / 0.12])
 
 
 @pytest.mark.parametrize(("written", "least"), [(1e-3, 0.0005), (1.0, 0.5)])

@@ -12,6 +12,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(attribution)
     bench.command()(envoy)
     bench.command()(picker)
+    bench.command(name="plain-logs")(plain_logs)
     bench.command(name="endpoint-picker")(endpoint_picker)
     bench.command()(guard)
     bench.command()(sinkhole)
@@ -93,6 +94,25 @@ def picker(
     from bench.picker import measure_picker
 
     _print(measure_picker(seconds, rounds), json_output)
+
+
+def plain_logs(
+    hosts: Annotated[int, typer.Option(min=2, max=20, help="Hosts, each behind an nginx.")] = 6,
+    load: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of what the fleet can carry at most.")] = 0.5,
+    warm_up: Annotated[float, typer.Option(min=20, max=3600, help="Traffic before the first phase, seconds.")] = 90,
+    seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long each phase is measured.")] = 120,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same arrivals.")] = 1,
+    slots: Annotated[bool, typer.Option(help="Tell agents how many requests a host serves at once.")] = True,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """The documented path from nginx's logs alone, with shipped settings: baseline, first model, and later.
+
+    Prediction and least request take turns of ten seconds on the same traffic.
+    """
+    from bench.plain_logs import measure_plain_logs
+
+    figures = measure_plain_logs(hosts, load, warm_up, seconds, seed, slots, lambda text: typer.echo(text, err=True))
+    _print(figures, json_output)
 
 
 def endpoint_picker(
