@@ -57,14 +57,16 @@ def hosts_cluster(
 # Hosts that fail are left out for a while, for a host that fails fast has few requests in flight and looks fast. The
 # figures were chosen by measurement (docs/routing.md): errors of requests that fail wherever they go, up to a third of
 # the traffic, leave out no host, and at most half of the fleet is: what all hosts have is no host's fault.
+ERRORS_IN_A_ROW, GATEWAY_ERRORS_IN_A_ROW, LEFT_OUT_S = 10, 5, 20
+GATEWAY_ERRORS = frozenset({502, 503, 504})
 _OUTLIERS: dict[str, Any] = {
     "split_external_local_origin_errors": True,
     # Refused, reset, no answer in time: what Envoy itself found.
     "consecutive_local_origin_failure": 5,
     # 502, 503, 504: seldom a request's own fault. 500 often is.
-    "consecutive_gateway_failure": 5,
+    "consecutive_gateway_failure": GATEWAY_ERRORS_IN_A_ROW,
     "enforcing_consecutive_gateway_failure": 100,
-    "consecutive_5xx": 10,
+    "consecutive_5xx": ERRORS_IN_A_ROW,
     "enforcing_consecutive_5xx": 100,
     # Half of the answers of ten seconds are errors: ten in a row would take such a host a thousand requests.
     "failure_percentage_threshold": 50,
@@ -76,7 +78,7 @@ _OUTLIERS: dict[str, Any] = {
     "enforcing_success_rate": 0,
     "enforcing_local_origin_success_rate": 0,
     "interval": "10s",
-    "base_ejection_time": "20s",
+    "base_ejection_time": f"{LEFT_OUT_S}s",
     "max_ejection_percent": 50,
     # Who answers every request with an error may answer its health check well.
     "successful_active_health_check_uneject_host": False,

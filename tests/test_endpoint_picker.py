@@ -143,6 +143,26 @@ def test_hosts_that_refuse_are_left_out_unless_most_do():
     assert made.choose(Request("GET", "/x")).fallback == ""
 
 
+@pytest.mark.parametrize(("status", "times"), [("500", 10), ("502", 5)])
+def test_endpoints_that_answer_errors_are_left_out(status, times):
+    made = chooser(costs(slope=np.full((1, 2, 7), 0.01, dtype=np.float32)))
+
+    def answer(status):
+        exchange = Exchange(made)
+        exchange.answer(message("request_headers", subset=[ADDRESSES[0]]))
+        said = message("response_headers", served=ADDRESSES[0])
+        said.response_headers.headers.headers.add(key=":status", raw_value=status.encode())
+        exchange.answer(said)
+        exchange.end()
+
+    for each in [status] * (times - 1) + ["200"] + [status] * (times - 1):
+        answer(each)
+    assert not made.endpoints.refused_until.any()
+    answer(status)
+    assert made.endpoints.refused_until[0] > time.monotonic()
+    assert not made.endpoints.refused_until[1:].any()
+
+
 def test_arms_are_those_of_the_definition():
     arms = (Arm("a", "fingerpost", 0, 0.4, "1"), Arm("b", "random", 0, 0.7, "2"), Arm("c", "least_request", 0, 1.0))
     settings = PickerSettings(exploration=0.0, arm_mode="header", arm_header="X-User", salt="s")

@@ -17,8 +17,10 @@ from endpoint_picker_harness import running_picker
 from test_picker_envoy import _until, ask, log_rows, table_of, vanish
 
 from bench.running import running_envoy, running_fleet
+from bench.sinkhole import make_sick
 from bench.sleeping_scenario import Scenario
 from fingerpost.records import REQUEST_RECORD, refusal
+from fleet.demo.sleeping import Sickness
 from fleet.envoy_log import parse_line
 from routing.endpoint_picker.endpoints import endpoint_of
 from routing.envoy import Upstream, envoy_config
@@ -128,6 +130,18 @@ def test_a_subset_is_kept_to_and_none_is_refused(tmp_path, fleet, free_ports):
     assert {row["host"] for row in log_rows(tmp_path / "log", 20)} == {"h00", "h02"}
 
 
+def test_a_host_that_answers_errors_is_left_out(tmp_path, fleet, free_ports):
+    port, admin, grpc, metrics = free_ports(4)
+    table = tmp_path / "picker.table"
+    write_table(table, table_of("h01"))
+    make_sick(fleet[1], Sickness(1.0, 0.0))
+    with running_picker(fleet, table, grpc, metrics) as picker:
+        config = config_of(fleet, tmp_path / "log", port, admin, picker.address)
+        with running_envoy(config, tmp_path, admin):
+            answers = [answer.status_code for answer in ask(port, 40)]
+    assert answers == [500] * 10 + [200] * 30
+
+
 def test_a_lost_host_is_left_out_and_a_lost_picker_fails_no_request(tmp_path, fleet, free_ports):
     port, admin, grpc, metrics, gone = free_ports(5)
     table = tmp_path / "picker.table"
@@ -224,7 +238,7 @@ def test_counts_return_to_zero_whatever_clients_do(tmp_path, fleet, free_ports):
         config = config_of(fleet, tmp_path / "log", port, admin, picker.address, timeout_s=1.0)
         with running_envoy(config, tmp_path, admin, 2):
             clients: list[socket.socket] = [vanish(port, dice) for _ in range(150)]
-            _until(lambda: picker.inflight() > 0)
+            _until(picker.picks)
             ask(port, 5)
             _until(lambda: picker.inflight() == 0)
             for client in clients:
@@ -234,4 +248,5 @@ def test_counts_return_to_zero_whatever_clients_do(tmp_path, fleet, free_ports):
         _until(lambda: picker.inflight() == 0)
         for client in clients:
             client.close()
-        assert set(picker.picks()) == {("fingerpost", "")}
+        # Requests that ran out of time may have left out most of the hosts.
+        assert set(picker.picks()) <= {("fingerpost", ""), ("least_request", "panic")}

@@ -167,7 +167,10 @@ def sinkhole(
     policies: Annotated[
         str, typer.Option(help="least_request_plain: least request without outlier ejection.")
     ] = "fingerpost,least_request,least_request_plain",
-    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long the host fails.")] = 120,
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="All hosts fail at one category, a fifth of the traffic, in its place.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long it fails.")] = 120,
     warm_up: Annotated[float, typer.Option(min=2, max=3600, help="For how long all hosts are well, seconds.")] = 60,
     seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -180,7 +183,7 @@ def sinkhole(
     from bench.sinkhole import measure_sinkhole, trials
 
     rates_s, failing, after_s = ([float(value) for value in text.split(",")] for text in (rates, shares, after_ms))
-    wanted = trials(rates_s, failing, [value / 1000 for value in after_s])
+    wanted = trials(rates_s, failing, [value / 1000 for value in after_s], everywhere)
     figures = measure_sinkhole(
         hosts, wanted, policies.split(","), seconds, warm_up, seed, lambda text: typer.echo(text, err=True)
     )

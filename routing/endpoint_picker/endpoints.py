@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.errors import FingerpostError
+from routing.clusters import ERRORS_IN_A_ROW, GATEWAY_ERRORS, GATEWAY_ERRORS_IN_A_ROW, LEFT_OUT_S
 from routing.upstream import Upstream, plain_address
 
-# As long as Envoy leaves out a host that it ejected for the first time.
+# What restarts is back in seconds.
 _REFUSED_S = 5.0
+_SERVER_ERROR = 500
 
 
 def endpoint_of(upstream: Upstream) -> str:
@@ -32,7 +34,7 @@ class Endpoints:
     Attributes:
         names: hosts' names, as tables call them, in the order of the arrays.
         addresses: the endpoints, same order.
-        inflight, refused_until: arrays in that order; counts, and monotonic seconds.
+        inflight, refused_until: arrays in that order; counts, and until when one is left out, monotonic seconds.
         version: another number after every change of the set.
     """
 
@@ -41,6 +43,7 @@ class Endpoints:
         self.addresses: list[str] = []
         self.inflight: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.refused_until: NDArray[np.float64] = np.zeros(0)
+        self._errors: dict[str, tuple[int, int]] = {}  # in a row up to now: of all kinds, and of gateways
         self.version = 0
         self._known = 0
         self._place: dict[str, int] = {}
@@ -71,6 +74,7 @@ class Endpoints:
         self.addresses = addresses
         self.inflight, self.refused_until = np.array(inflight, dtype=np.int64), np.array(refused)
         self._known = len(found)
+        self._errors = {address: errors for address, errors in self._errors.items() if address in found}
         self._place = {address: place for place, address in enumerate(addresses)}
         self.version += 1
 
@@ -98,3 +102,16 @@ class Endpoints:
         place = self._place.get(address)
         if place is not None:
             self.refused_until[place] = now_s + _REFUSED_S
+
+    def answered(self, address: str, status: int, now_s: float) -> None:
+        """Leaves an endpoint out for a while that answers errors in a row, as Envoy does where it is asked."""
+        place = self._place.get(address)
+        if status < _SERVER_ERROR or place is None:
+            self._errors.pop(address, None)
+            return
+        errors, gateway = self._errors.get(address, (0, 0))
+        errors, gateway = errors + 1, gateway + 1 if status in GATEWAY_ERRORS else 0
+        if errors >= ERRORS_IN_A_ROW or gateway >= GATEWAY_ERRORS_IN_A_ROW:
+            self.refused_until[place] = now_s + LEFT_OUT_S
+            errors = gateway = 0
+        self._errors[address] = (errors, gateway)

@@ -81,10 +81,13 @@ class Exchange:
         response.dynamic_metadata.update({LB_SPACE: {DESTINATION: listed}, LOG_SPACE: {LOG_KEY: found.as_text()}})
 
     def _response(self, message: Any, response: Any) -> None:
-        """Takes note of the endpoint that answered: those before it in the list did not take the request."""
+        """Takes note of who answered, and how: the endpoints before it in the list did not take the request."""
         response.response_headers.SetInParent()
         served, found = plain_endpoint(_text(message, LB_SPACE, SERVED)), self._decision
-        if not served or not found or served == found.endpoints[0]:
+        if not served or not found:
+            return
+        self._endpoints.answered(served, _status_of(message.response_headers.headers.headers), time.monotonic())
+        if served == found.endpoints[0]:
             return
         tried = found.endpoints.index(served) if served in found.endpoints else len(found.endpoints)
         for address in found.endpoints[:tried]:
@@ -118,6 +121,12 @@ def _subset_of(message: Any) -> list[str] | None:
         else [each.string_value for each in value.list_value.values]
     )
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def _status_of(headers: Any) -> int:
+    """0 where it is not said, or no number."""
+    found = next((header.raw_value or header.value.encode() for header in headers if header.key == ":status"), b"")
+    return int(found) if len(found) == 3 and found.isdigit() else 0
 
 
 def _text(message: Any, space: str, key: str) -> str:
