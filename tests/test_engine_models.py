@@ -157,7 +157,7 @@ def test_damaged_models_end_no_worker_and_are_told_of(engine, client, made):
     assert not list(folder.glob(".fetch-*"))
 
     # A disk that lost half of a file, and a fetch that was killed.
-    engine.end()
+    engine.kill()
     [champion] = folder.glob(f"{before}-*")
     cut_in_half(champion)
     (folder / ".fetch-killed").mkdir()

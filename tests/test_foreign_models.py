@@ -168,7 +168,10 @@ def rewritten(change):
 
 @pytest.mark.parametrize(
     "damage",
-    [cut_in_half, *(rewritten(DAMAGES[name]) for name in ("a feature that is none", "a leaf that is no number"))],
+    [
+        cut_in_half,
+        *(rewritten(DAMAGES[name]) for name in ("a feature that is none", "a circle", "a leaf that is no number")),
+    ],
 )
 def test_what_ends_lightgbm_ends_another_process(bundle, tmp_path, damage):
     Changed(bundle, damage).save(tmp_path)

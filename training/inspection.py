@@ -147,6 +147,8 @@ def _read_and_compile(folder: Path) -> None:
     from training.compiled_trees import save_trees
 
     bundle = ModelBundle.load(folder)
+    # Checks every node, before LightGBM goes round in circles of them.
+    save_trees(folder, bundle.boosters)
     rows = np.random.default_rng(1).lognormal(sigma=3.0, size=(_ROWS, len(FEATURES)))
     rows[: _ROWS // 2, ::3] = np.nan
     for target, boosters in bundle.boosters.items():
@@ -155,7 +157,6 @@ def _read_and_compile(folder: Path) -> None:
                 raise DamagedModelError(f"{target} asks for {booster.num_feature()} features, not {len(FEATURES)}")
             if not np.isfinite(booster.predict(rows, num_threads=1)).all():
                 raise DamagedModelError(f"{target} predicts what is not a number")
-    save_trees(folder, bundle.boosters)
 
 
 def main() -> None:
