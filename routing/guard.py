@@ -27,17 +27,19 @@ MEMORY_S, DOUBT_MEMORY_S, SUCCESS_MEMORY_S = 30.0, 5.0, 30.0
 # Requests that stand for what was predicted, of a host, and of a cell beside its host. Single service times scatter as
 # much as their mean, predictions that are fairly good are off by a fifth: about 1 / 0.22^2.
 HOST_REQUESTS, CELL_REQUESTS = 20.0, 20.0
+# Hosts whose measurements it takes to believe that the scale of all predictions is off, and not these hosts.
+SCALE_HOSTS = 8.0
 # Log ratio of measured to predicted of which half is taken for an error of the prediction. Hosts change while they are
 # measured, so a small difference is as likely old; a prediction that is ten times off is not off by chance.
-_HALF_TAKEN = 0.2
+_HALF_TAKEN = 0.4
 # Requests that stand for the fleet's success, and how many are remembered at the most: a host that has mended itself is
 # used again after a few good ones, however many failed before.
 SUCCESS_REQUESTS, SUCCESS_MOST = 3.0, 50.0
 # Failures are often answered fast, and few of them are in flight: what success lacks counts by this power.
 SUCCESS_POWER = 3.0
 MOST_FACTOR, MOST_PENALTY = 100.0, 1000.0
-# Of fewer requests nothing is concluded on trust.
-_LEAST_REQUESTS = 100.0
+# Of fewer requests that found a free place, or a smaller part of all, nothing is concluded on trust.
+_LEAST_REQUESTS, _LEAST_FREE = 100.0, 0.2
 # Levels of categories and factors of hosts depend on each other: so often they are found in turn.
 _ROUNDS = 4
 # Arms whose evidence is kept: an experiment has two, and there is one before and one after.
@@ -100,6 +102,13 @@ class _Sums:
     def add(self, sums: "_Sums", keep: float) -> None:
         for name, more in vars(sums).items():
             setattr(self, name, keep * getattr(self, name) + more)
+
+    def unhindered(self) -> "_Sums":
+        """Only those that found a free place."""
+        found = _Sums(*self.free.shape)
+        found.requests, found.load, found.free = self.free, self.free, self.free
+        found.seconds, found.free_seconds = self.free_seconds, self.free_seconds
+        return found
 
     def align(self, rows: Ints, columns: Ints) -> None:
         for name, values in vars(self).items():
@@ -197,7 +206,8 @@ class Guard:
         keep = float(np.exp(-max(now_s - of.at_s, 0.0) / MEMORY_S))
         service_s = places / np.where(usable, trusted_throughput(rate, trust), np.nan)
         host = _host_factors(of.all, service_s, keep)
-        return Correction(trust, _cell_factors(of.all, service_s, host, keep), success)
+        factor = _cell_factors(of.all, service_s, host, keep) * _scale_factors(of.all, service_s, host, keep)
+        return Correction(trust, np.clip(factor, 1 / MOST_FACTOR, MOST_FACTOR), success)
 
     def _arm(self, name: str, now_s: float) -> _Arm:
         if name not in self._arms:
@@ -234,19 +244,29 @@ class Guard:
 
 def _host_factors(sums: _Sums, service_s: Floats, keep: float) -> Floats:
     """Measured over predicted of every host, shape (hosts,): drawn to 1, and about the fleet's median."""
+    requests = keep * np.where(np.isfinite(service_s), sums.requests, 0.0).sum(axis=1)
+    return _shrunk(_host_ratios(sums, service_s, requests), requests, HOST_REQUESTS)
+
+
+def _host_ratios(sums: _Sums, service_s: Floats, requests: Floats) -> Floats:
+    """Ratios of the hosts, shape (hosts,), about their median, once every category has found its level; 1: unknown.
+
+    A request waits for what is before it, of any category: as long as the host's mean service time, so many times.
+    The levels are of requests that found a free place, where there are any.
+    """
     known = np.isfinite(service_s)
-    expected = np.where(known, sums.load * np.where(known, service_s, 0.0), 0.0)
-    requests = keep * np.where(known, sums.requests, 0.0).sum(axis=1)
-    ratio = _host_ratios(np.where(known, sums.seconds, 0.0), expected, requests)
-    return _shrunk(ratio, requests, HOST_REQUESTS)
-
-
-def _host_ratios(seconds: Floats, expected: Floats, requests: Floats) -> Floats:
-    """Ratios of the hosts, shape (hosts,), about their median, once every category has found its level; 1: unknown."""
-    ratio, factor, judged = np.ones(len(seconds)), np.ones(len(seconds)), requests > 0
+    service = np.where(known, service_s, 0.0)
+    count, load, seconds = (np.where(known, each, 0.0) for each in (sums.requests, sums.load, sums.seconds))
+    free, free_seconds = (np.where(known, each, 0.0) for each in (sums.free, sums.free_seconds))
+    some = free.sum(axis=0) > 0
+    for_level = np.where(some, free_seconds, seconds), np.where(some, free, load) * service
+    ratio, factor, judged = np.ones(len(service)), np.ones(len(service)), requests > 0
     for _ in range(_ROUNDS if judged.any() else 0):
-        level = _over(seconds.sum(axis=0), (expected * factor[:, None]).sum(axis=0))
-        ratio = _over(seconds.sum(axis=1), (expected * level).sum(axis=1))
+        level = _over(for_level[0].sum(axis=0), (for_level[1] * factor[:, None]).sum(axis=0))
+        served = (count * service * level).sum(axis=1)
+        mean = _over(served, count.sum(axis=1))
+        waited = (load - count).sum(axis=1) * mean
+        ratio = _over(seconds.sum(axis=1), served + waited)
         ratio = np.where(judged, ratio / np.median(ratio[judged]), 1.0)
         factor = _shrunk(ratio, requests, HOST_REQUESTS)
     return ratio
@@ -262,29 +282,59 @@ def _cell_factors(sums: _Sums, service_s: Floats, host: Floats, keep: float) -> 
     expected = free * np.where(known, service_s, 0.0) * host[:, None]
     level = _over(seconds.sum(axis=0), expected.sum(axis=0))
     ratio = _over(seconds, expected * level)
-    return np.clip(host[:, None] * _shrunk(ratio, keep * free, CELL_REQUESTS), 1 / MOST_FACTOR, MOST_FACTOR)
+    return host[:, None] * _shrunk(ratio, keep * free, CELL_REQUESTS)
+
+
+def _scale_factors(sums: _Sums, service_s: Floats, host: Floats, keep: float) -> Floats:
+    """What is left of the scale between measured and predicted for the cells that were measured, shape (H, C).
+
+    Where few hosts have been measured, it is open whether the scale is everybody's, which does not matter, or theirs: a
+    host that is predicted far too fast may get all requests, and have nobody beside it. That everybody's scale is right
+    counts as much as so many hosts; so a host alone bears nearly all of it, and of many each bears little, and
+    alike. The same for categories, beside the scale of all of them.
+    """
+    known = np.isfinite(service_s)
+    requests = np.where(known, sums.requests, 0.0)
+    seconds = np.where(known, sums.seconds, 0.0)
+    expected = np.where(known, sums.load * np.where(known, service_s, 0.0), 0.0) * host[:, None]
+    by_category = np.log(np.maximum(_over(seconds.sum(axis=0), expected.sum(axis=0)), 1e-9))
+    whole = float((by_category * requests.sum(axis=0)).sum() / max(requests.sum(), 1e-9))
+    of_host = _weight(keep * requests.sum(axis=1), HOST_REQUESTS)
+    of_cell = _weight(keep * requests, CELL_REQUESTS)
+    shared = of_host[:, None] * whole * SCALE_HOSTS / (SCALE_HOSTS + of_host.sum())
+    beside = np.where(requests.sum(axis=0) > 0, by_category - whole, 0.0)
+    return np.exp(shared + of_cell * beside * SCALE_HOSTS / (SCALE_HOSTS + of_cell.sum(axis=0)))
 
 
 def _trust(of: _Arm, service_s: Floats) -> float:
     """Judges what is left of the predictions once hosts are corrected: of a few bad ones the others do not suffer."""
-    if of.all.requests.sum() < _LEAST_REQUESTS:
+    if not _tells(of.all):
         return of.trust
-    newest = of.newest if of.newest.requests.sum() >= _LEAST_REQUESTS else of.all
+    newest = of.newest if _tells(of.newest) else of.all
     known = np.isfinite(service_s)
     windows = []
     for sums in (of.all, newest):
-        free, seconds = np.where(known, sums.free, 0.0), np.where(known, sums.free_seconds, 0.0)
+        free = np.where(known, sums.free, 0.0)
         requests = free.sum(axis=1)
-        ratio = _host_ratios(seconds, free * np.where(known, service_s, 0.0), requests)
-        windows.append(compare(service_s * _shrunk(ratio, requests, HOST_REQUESTS)[:, None], seconds, free))
+        factor = _shrunk(_host_ratios(sums.unhindered(), service_s, requests), requests, HOST_REQUESTS)
+        windows.append(compare(service_s * factor[:, None], np.where(known, sums.free_seconds, 0.0), free))
     return follow_trust(windows[0], windows[1], of.trust)
+
+
+def _tells(sums: _Sums) -> bool:
+    """Whether trust can be judged by them: when the fleet is full, the few that find a free place are no sample."""
+    return bool(sums.free.sum() >= max(_LEAST_REQUESTS, _LEAST_FREE * sums.requests.sum()))
 
 
 def _shrunk(ratio: Floats, requests: Floats, prior_requests: float) -> Floats:
     """Ratios drawn to 1 by so many requests that say 1, and again where they are near it; monotone in the ratio."""
     most = np.log(MOST_FACTOR)
-    logs = np.clip(np.log(np.maximum(ratio, 1 / MOST_FACTOR)), -most, most) * requests / (requests + prior_requests)
+    logs = np.clip(np.log(np.maximum(ratio, 1 / MOST_FACTOR)), -most, most) * _weight(requests, prior_requests)
     return np.exp(logs**3 / (logs**2 + _HALF_TAKEN**2))
+
+
+def _weight(requests: Floats, prior_requests: float) -> Floats:
+    return requests / (requests + prior_requests)
 
 
 def _over(above: Floats, below: Floats) -> Floats:

@@ -4,12 +4,20 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import numpy as np
 import pytest
 
+from bench.running import running_envoy, running_fleet
+from bench.sleeping_scenario import Scenario as SleepingScenario
 from fingerpost.settings import Settings
+from routing.envoy import envoy_config
+from routing.module import compiler
 from routing.outcomes import MOST_LINES, OutcomeLog
 from routing.picker_table import predictions_from_json
 from routing.router import Router
@@ -223,10 +231,10 @@ def test_a_log_that_outgrows_its_reader_is_passed_over(tmp_path):
     follower.close()
 
 
-def test_the_router_writes_what_is_still_trusted(tmp_path):
-    """The engine's table is shuffled: the file's costs come near the measured ones, without another table."""
-    times, log, path = service_s(), tmp_path / "log", tmp_path / "table"
-    body = json.dumps(table_json(shuffled(times))).encode()
+@contextmanager
+def engine_with(table):
+    """An engine that has one table, and holds who has it already for a moment."""
+    body = json.dumps(table).encode()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -245,33 +253,75 @@ def test_the_router_writes_what_is_still_trusted(tmp_path):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def following(router):
+    """A router at work."""
     stop = threading.Event()
-    router = Router(f"http://127.0.0.1:{server.server_port}", path, Settings(), log)
-    router.sync()
+    thread = threading.Thread(target=router.follow, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+        router.close()
+
+
+def test_the_router_writes_what_is_still_trusted(tmp_path):
+    """The engine's table is shuffled: the file's costs come near the measured ones, without another table."""
+    times, log, path = service_s(), tmp_path / "log", tmp_path / "table"
 
     def off():
         """How far the costs are from the true ones, whatever a category's scale: standard deviation of the log."""
         left = np.log(decode(path.read_bytes()).slope[0, :CATEGORIES, :-1]) - np.log(times)
         return (left - left.mean(axis=1, keepdims=True)).std()
 
-    begun = off()
-    thread = threading.Thread(target=router.follow, args=(stop,))
-    thread.start()
-    dice, deadline = np.random.default_rng(1), time.monotonic() + 20
-    try:
-        while off() > begun / 3:
-            assert time.monotonic() < deadline
-            with log.open("a") as file:
-                file.write(log_lines(times, 1000, dice))
-            time.sleep(0.1)
-        table = decode(path.read_bytes())
-        assert table.expires_us > (time.time() + 50) * 1e6
-        state = json.loads(path.with_name("table.guard.json").read_text())
-        assert state["trust"] < 0.2
-        assert state["requests"] >= 1000
-    finally:
-        stop.set()
-        thread.join(10)
-        router.close()
-        server.shutdown()
-        server.server_close()
+    with engine_with(table_json(shuffled(times))) as url:
+        router = Router(url, path, Settings(), log)
+        router.sync()
+        begun, dice, deadline = off(), np.random.default_rng(1), time.monotonic() + 20
+        with following(router):
+            while off() > begun / 1.5:
+                assert time.monotonic() < deadline
+                with log.open("a") as file:
+                    file.write(log_lines(times, 1000, dice))
+                time.sleep(0.1)
+    assert decode(path.read_bytes()).expires_us > (time.time() + 50) * 1e6
+    state = json.loads(path.with_name("table.guard.json").read_text())
+    assert state["trust"] < 0.2
+    assert state["requests"] >= 1000
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_in_envoy_requests_leave_a_host_that_is_slower_than_predicted(tmp_path, free_ports):
+    """One host of three is ten times slower than the others, and predicted to be ten times faster."""
+    times, log, path = np.array([[0.02, 0.02, 0.2]]), tmp_path / "log", tmp_path / "table"
+    names = ["h00", "h01", "h02"]
+    table = {
+        **table_json(times),
+        "hosts": [{"name": name, "weight": 1.0, "slots": 2} for name in names],
+        "categories": ["GET /c0", "other"],
+        "throughput_rps": [[100.0, 100.0, 1000.0], [None] * 3],
+        "latency_p50_s": [[0.02, 0.02, 0.002], [None] * 3],
+        "success_rate": [[1.0] * 3, [None] * 3],
+    }
+    port, admin = free_ports(2)
+    with running_fleet(SleepingScenario(times, np.array([1.0]), 2, 1.0)) as hosts, engine_with(table) as url:
+        router = Router(url, path, Settings(), log)
+        router.sync()
+        config = envoy_config(hosts, log, "127.0.0.1", port, admin, "fingerpost", table=path)
+        with running_envoy(config, tmp_path, admin), following(router), ThreadPoolExecutor(4) as pool:
+            deadline, last = time.monotonic() + 60, ["h02"]
+            while last.count("h02") > 0.1 * len(last):
+                assert time.monotonic() < deadline, Counter(last)
+                list(pool.map(lambda _: httpx.get(f"http://127.0.0.1:{port}/c0", trust_env=False), range(20)))
+                last = [json.loads(line)["host"] for line in log.read_bytes().splitlines()[-40:]] or last
+    state = json.loads(path.with_name("table.guard.json").read_text())
+    assert max(state["hosts"], key=lambda name: state["hosts"][name]["cost"]) == "h02"
