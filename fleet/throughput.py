@@ -8,6 +8,8 @@ _LEAST_CORES = 0.05
 # Requests that a core is taken to serve at once where nobody told: those that compute for more than a quarter of their
 # time are bound by CPU then, all others by waiting.
 PLACES_A_CORE = 4.0
+# Of a time that would be less than nothing without waiting, this part of its share of the mean is left.
+_LEAST_SHARE = 0.1
 
 
 def throughput_rps(
@@ -50,20 +52,42 @@ def throughput_rps(
     return np.fmin.reduce(np.stack(bounds), axis=0)  # fmin passes over NaN
 
 
-def unloaded_s(service_time_s: ArrayLike, inflight: ArrayLike, slots: ArrayLike) -> Floats:
-    """What service times would have been with a free place, on average; seconds.
+def unloaded_s(
+    service_time_s: ArrayLike,
+    inflight: ArrayLike,
+    slots: ArrayLike,
+    source: NDArray[np.int64] | None = None,
+    present: ArrayLike = np.nan,
+) -> tuple[Floats, Floats]:
+    """What service times would have been with a free place, and how much each of them tells.
 
     A request that came when `inflight` others were on a host of so many slots had one to itself if they were fewer.
-    Else it waited for `inflight` + 1 - slots of them to end, one at each slots-th part of a service time: it took
-    (inflight + 1) / slots service times in all, on average. Unlike the least of many times this does not change with
-    how many requests, or which load, it is told by.
+    Else it waited for `inflight` + 1 - slots of them to end, one at each slots-th part of their mean service time. That
+    mean is known: on average a request takes (inflight + 1) / slots of it in all. What waited tells the less, the
+    longer it did. Unlike the least of many times this does not change with how many requests, or which load, it is told
+    by; and a cheap request behind dear ones stays a cheap one. Where only a mean in-flight count is known, so is only
+    the mean wait: there the time is taken in proportion.
 
     Args:
-        service_time_s, inflight, slots: any shape; of unknown in-flight or slots the times are left as they are.
+        service_time_s, inflight, slots: shape (n,); of unknown in-flight or slots the times are left as they are.
+        present: the mean number on the host, for requests of unknown in-flight, shape (n,).
+        source: the host, and time, that each request was at, indices from 0, shape (n,); None: all at the same.
+
+    Returns:
+        Seconds, and their weights, above 0, at most 1.
     """
     seconds = np.asarray(service_time_s, dtype=np.float64)
-    share = np.asarray(slots, dtype=np.float64) / (np.asarray(inflight, dtype=np.float64) + 1)
-    return seconds * np.where(share < 1, share, 1.0)
+    place = np.zeros(seconds.shape, dtype=np.int64) if source is None else source
+    found = np.asarray(inflight, dtype=np.float64)
+    told = np.isfinite(found)
+    share = np.asarray(slots, dtype=np.float64) / (np.where(told, found, present) + 1)
+    share = np.broadcast_to(np.where(share < 1, share, 1.0), seconds.shape)
+    known = np.isfinite(seconds)
+    total = np.bincount(place, np.where(known, seconds * share, 0.0))
+    mean = total / np.maximum(np.bincount(place, known), 1)
+    waited = (1 / share - 1) * mean[place]
+    in_proportion = seconds * share
+    return np.where(told, np.maximum(seconds - waited, _LEAST_SHARE * in_proportion), in_proportion), share**2
 
 
 def _ratio(capacity: ArrayLike, demand: ArrayLike) -> Floats:

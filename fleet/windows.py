@@ -19,7 +19,7 @@ Arrays = dict[str, NDArray[Any]]
 
 US = 1_000_000
 # Another one whenever windows of the same records come to say something else: what was made of the old is made anew.
-WINDOW_FORM = 4
+WINDOW_FORM = 5
 # What a window keeps of its durations, and the share of its requests that took no longer.
 LATENCY_SHARES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p99_s": 0.99}
 # Columns that may be absent; a mean over what is known.
@@ -74,7 +74,7 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
     status = np.asarray(requests["status"])
     measured = measures(status)
     duration, service = _times(requests, ends, host)
-    unloaded = _unloaded(requests, service, ends, host, window_s, loads)
+    unloaded, weight = _unloaded(requests, service, ends, host, window_s, loads)
     duration = np.where(measured, duration, np.nan)
     order = np.argsort(_sortable(group, duration))
     grouped = group[order]
@@ -96,7 +96,8 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
     told: dict[str, ArrayLike] = {**requests, "service_time_s": service, "unloaded_s": unloaded}
     for name, source in _MEANS:
         values = _optional(told, source, order)
-        windows[name] = _known_mean(None if values is None else np.where(measured[order], values, np.nan), first)
+        values = None if values is None else np.where(measured[order], values, np.nan)
+        windows[name] = _known_mean(values, first, weight[order] if source == "unloaded_s" else None)
     return windows
 
 
@@ -205,18 +206,18 @@ def _times(requests: Mapping[str, ArrayLike], ends: Ints, host: Ints) -> tuple[F
 
 def _unloaded(
     requests: Mapping[str, ArrayLike], service: Floats, ends: Ints, host: Ints, window_s: float, loads: Arrays | None
-) -> Floats:
-    """Service times as they would have been with a free place; all requests take places, whatever became of them."""
+) -> tuple[Floats, Floats]:
+    """Of `unloaded_s`; all requests take places, whatever became of them."""
     if loads is None or not len(loads["end_us"]):
-        return service
+        return service, np.ones(len(service))
     place = _place(loads, {"end_us": ends, "host": host})
+    count = len(loads["end_us"])
+    place = np.where(place >= 0, place, count)
     slots = np.r_[_floats(loads, "slots"), np.nan][place]
     inflight = np.broadcast_to(np.asarray(requests.get("inflight", np.nan), dtype=np.float64), service.shape)
-    there = place >= 0
     # Little's law: the mean number on a host is what its requests took together, over the time.
-    present = np.bincount(place[there], np.nan_to_num(service[there]), len(loads["end_us"])) / window_s
-    told = np.where(np.isfinite(inflight), inflight, np.r_[present, np.nan][place])
-    return unloaded_s(service, told, slots)
+    present = np.bincount(place, np.nan_to_num(service), count + 1) / window_s
+    return unloaded_s(service, inflight, slots, place, present[place])
 
 
 def _sortable(group: Ints, duration: Floats) -> NDArray[np.uint64]:
@@ -237,11 +238,12 @@ def _optional(columns: Mapping[str, ArrayLike], name: str, order: Ints) -> Float
     return np.asarray(columns[name], dtype=np.float64)[order] if name in columns else None
 
 
-def _known_mean(values: Floats | None, first: Ints) -> Floats:
+def _known_mean(values: Floats | None, first: Ints, weight: Floats | None = None) -> Floats:
     if values is None:
         return np.full(len(first), np.nan)
     known = np.isfinite(values)
-    return _ratio(np.add.reduceat(np.where(known, values, 0.0), first), np.add.reduceat(known.astype(np.int64), first))
+    counted = known.astype(np.float64) if weight is None else known * weight
+    return _ratio(np.add.reduceat(np.where(known, values, 0.0) * counted, first), np.add.reduceat(counted, first))
 
 
 def _known_last(values: Floats | None, first: Ints) -> Floats:

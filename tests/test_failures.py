@@ -168,7 +168,7 @@ def test_a_profile_counts_what_failed_and_measures_what_did_not(others):
         profile = Profile(1, 60.0, 0.0)
         status, seconds, _ = (np.array(each, dtype=np.float64) for each in zip(*rows, strict=True))
         place = np.zeros(len(rows), dtype=np.intp)
-        profile.add(Observations(np.full(len(rows), 10.0), place, status, *[seconds] * 5))
+        profile.add(Observations(np.full(len(rows), 10.0), place, status, *[seconds] * 6))
         return profile.columns(10.0)
 
     good = [(200, 0.02, 0), (200, 0.05, 0)]

@@ -29,6 +29,7 @@ def seen(times, category, **changes):
         "status": np.full(times.shape, 200.0),
         "duration_s": unknown,
         "unloaded_s": unknown,
+        "unloaded_weight": unknown,
         "cpu_s": unknown,
         "mem_bytes": unknown,
         "inflight": unknown,

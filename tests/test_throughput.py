@@ -95,12 +95,30 @@ def test_nor_does_the_load(load, told):
         assert SLOTS / made["service_time_mean_s"].mean() < 0.5 * TRUTH
 
 
+def test_a_cheap_request_behind_dear_ones_stays_cheap():
+    """One queue of two categories, one ten times as dear as the other, at a host where most have to wait."""
+    dice = np.random.default_rng(3)
+    dear = dice.random(200_000) < 0.5
+    work = iter(np.where(dear, 1.8, 0.2) * dice.exponential(1.0, len(dear)))
+    end_s, took_s, before = queue(dice, lambda _dice, _count: [next(work)], 0.9, seconds=200.0)
+    # First come, first served: the n-th to come did the n-th work.
+    kind = np.zeros(len(end_s), dtype=bool)
+    kind[np.argsort(end_s - took_s)] = dear[: len(end_s)]
+    found, weight = unloaded_s(took_s, before, SLOTS)
+    for dear_one, factor in ((True, 1.8), (False, 0.2)):
+        mine = kind == dear_one
+        assert np.average(found[mine], weights=weight[mine]) == pytest.approx(factor * WORK_S, rel=0.3)
+
+
 @given(st.floats(1e-6, 100), st.integers(0, 1000), st.integers(1, 64))
 def test_time_without_waiting_is_never_more_than_the_time(seconds, inflight, slots):
-    found = float(unloaded_s(seconds, inflight, slots))
-    assert 0 < found <= seconds
-    assert found == seconds or inflight >= slots
-    assert unloaded_s(seconds, np.nan, slots) == unloaded_s(seconds, inflight, np.nan) == seconds
+    took_s = np.array([seconds, seconds])
+    found, weight = unloaded_s(took_s, np.array([inflight, 0]), slots)
+    assert (found > 0).all() and (found <= seconds).all()
+    assert (weight > 0).all() and (weight <= 1).all()
+    assert (found[0], weight[0]) == (seconds, 1) or inflight >= slots
+    for unknown in ((np.nan, slots), (inflight, np.nan)):
+        assert unloaded_s(took_s, *unknown)[0].tolist() == took_s.tolist()
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(1e-4, 10)))

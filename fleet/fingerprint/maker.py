@@ -104,7 +104,7 @@ class FingerprintMaker:
         duration, service_time = (at_resolution(_column(rows, name), log) for name in ("duration_s", "service_time_s"))
         service_time = np.where(np.isfinite(service_time), service_time, duration)
         inflight = _column(rows, "inflight")
-        told = np.where(np.isfinite(inflight), inflight, self._profile.present(now_s))
+        slots, present = self._host.get("slots", np.nan), self._profile.present(now_s)
         cpu_s, status = _column(rows, "cpu_s"), _column(rows, "status")
         self._profile.add(
             Observations(
@@ -112,7 +112,7 @@ class FingerprintMaker:
                 category.astype(np.intp),
                 status,
                 duration,
-                unloaded_s(service_time, told, self._host.get("slots", np.nan)),
+                *unloaded_s(service_time, inflight, slots, None, present),
                 cpu_s,
                 _column(rows, "mem_bytes"),
                 inflight,

@@ -39,7 +39,7 @@ class Observations:
         category: indices.
         status: see `fingerpost.status`: what is not measured counts as a request, and where it failed as an error.
         duration_s, cpu_s: seconds.
-        unloaded_s: what it would have taken with a free place, seconds.
+        unloaded_s, unloaded_weight: of `fleet.throughput.unloaded_s`.
         mem_bytes: held by it.
         inflight: requests on the host when it was sent.
     """
@@ -49,6 +49,7 @@ class Observations:
     status: Floats
     duration_s: Floats
     unloaded_s: Floats
+    unloaded_weight: Floats
     cpu_s: Floats
     mem_bytes: Floats
     inflight: Floats
@@ -92,9 +93,9 @@ class Profile:
         for name, values in (
             ("cpu_known", seen.cpu_s),
             ("mem_known", seen.mem_bytes),
-            ("unloaded_known", seen.unloaded_s),
         ):
             self._add(name, seen.category, np.isfinite(values) * weight)
+        self._add("unloaded_known", seen.category, np.isfinite(seen.unloaded_s) * seen.unloaded_weight * weight)
         timed = np.isfinite(seen.duration_s)
         self._add("latency_known", seen.category, timed * weight)
         self._inflight_known += self._totals(seen.category, np.isfinite(seen.inflight) * weight)
@@ -165,7 +166,7 @@ class Profile:
             "cpu": seen.cpu_s,
             "mem": seen.mem_bytes,
             "latency": seen.duration_s,
-            "unloaded": seen.unloaded_s,
+            "unloaded": seen.unloaded_s * seen.unloaded_weight,
             "inflight": seen.inflight,
         }
 
