@@ -14,11 +14,13 @@ from fingerpost.heartbeat import beat
 from fingerpost.lake import remove_left_over, write_atomically
 from fingerpost.settings import Settings
 from routing.picker_table import Predictions, predictions_from_json, table_of
-from routing.table_file import PickerTable, encode
+from routing.table_file import MAX_CATEGORIES, MAX_HOSTS, PickerTable, encode
 from routing.trust import TrustKeeper
 
 _LOG = logging.getLogger("fingerpost.router")
-_MAX_BODY = 256 * 2**20
+# Five matrices of 5,000 hosts and 256 categories, 15 bytes a number; rows are the only lists, hosts the only maps.
+_MAX_BODY = 96 * 2**20
+_MAX_CONTAINERS = 5 * MAX_CATEGORIES + MAX_HOSTS + 64
 # The engine answers a waiting request when it has another table; the file's expiry is renewed in between.
 _WAIT_S = 5.0
 _GUARDED_WAIT_S = 1.0
@@ -95,12 +97,14 @@ class Router:
                     self._keep(replace(self.table, expires_us=round(float(expires) * 1e6)))
                 return False
             answer.raise_for_status()
-            body = b""
+            body = bytearray()
             for part in answer.iter_bytes():
                 body += part
                 if len(body) > _MAX_BODY:
-                    raise ValueError("the answer is too large")
+                    raise ValueError(f"the answer has more than {_MAX_BODY} bytes")
             etag = answer.headers.get("etag", "")
+        if body.count(b"[") + body.count(b"{") > _MAX_CONTAINERS:
+            raise ValueError(f"the answer has more than {_MAX_CONTAINERS} lists and maps")
         import orjson
 
         self._keep_predictions(predictions_from_json(orjson.loads(body)))

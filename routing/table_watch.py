@@ -1,10 +1,13 @@
 """Reading the picker's file again whenever the router has written it."""
 
 import os
+import stat
 from pathlib import Path
 
 from fingerpost.errors import RefusedError
 from routing.table_file import PickerTable, decode
+
+_MAX_BYTES = 2**28
 
 
 class TableWatch:
@@ -25,8 +28,11 @@ class TableWatch:
             RefusedError: it has changed, and is not a table.
         """
         try:
-            with self._path.open("rb") as file:
+            # A pipe in its place must not hold us up.
+            with open(self._path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
                 about = os.fstat(file.fileno())
+                if not stat.S_ISREG(about.st_mode) or about.st_size > _MAX_BYTES:
+                    raise RefusedError("table:unreadable")
                 known = (about.st_ino, about.st_size, about.st_mtime_ns)
                 if known == self._known:
                     return None

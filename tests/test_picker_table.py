@@ -1,5 +1,6 @@
 """The picker's file: what the router writes is what the native picker reads, and nothing else is."""
 
+import os
 import random
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from fleet.envoy_log import decision_parts
 from routing.cost import cost_terms, routing_cost
 from routing.picker_table import table_from_json
 from routing.table_file import Arm, PickerSettings, decode, encode
+from routing.table_watch import TableWatch
 
 names = st.lists(st.text(min_size=1, max_size=12), max_size=6, unique=True)
 
@@ -46,6 +48,19 @@ def test_no_bytes_break_the_reader(data):
         decode(data)
     with pytest.raises(RefusedError):
         decode(encode(made_table(["h"], ["other"]))[: len(data)] + data)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    watch = TableWatch(tmp_path / "table")
+    assert watch.newer() is None
+    os.mkfifo(tmp_path / "table")
+    with pytest.raises(RefusedError, match="table:unreadable"):
+        watch.newer()
+    (tmp_path / "table").unlink()
+    with (tmp_path / "table").open("wb") as file:
+        file.truncate(2**28 + 1)
+    with pytest.raises(RefusedError, match="table:unreadable"):
+        watch.newer()
 
 
 def test_too_much_is_refused():

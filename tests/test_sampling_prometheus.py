@@ -106,6 +106,7 @@ def test_an_endpoint_cannot_fill_or_stop_the_agent(endpoint):
 
     for answer, message in (
         (endless_lines, "more than"),
+        (lambda out: out.write(b"node_cpu_seconds_total 1\n" * 60_000), "more than 50000 lines"),
         (lambda out: out.write(b"x" * 10**6), "a line of more"),
         (drip, "did not answer"),
     ):

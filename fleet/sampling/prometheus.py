@@ -13,6 +13,8 @@ from fleet.sampling.base import CpuMeter, NotYetError, SamplingError, Subject
 _MAX_BODY_BYTES = 32 * 2**20
 _MAX_LINE_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
+# Lines of the names that are looked for: hundreds of cores, or thousands of containers. A parsed one takes a kilobyte.
+_MAX_LINES = 50_000
 # cAdvisor measures every 10 to 60 s and says when; what is older than this is no measurement of now.
 _MAX_STALE_S = 120.0
 # An endpoint's clock that moved this much more or less than ours was set, and did not measure.
@@ -134,8 +136,14 @@ def fetch_lines(url: str, names: tuple[str, ...], timeout_s: float) -> list[str]
         SamplingError: no answer in time, an HTTP error, or more than 32 MiB.
     """
     wanted = tuple(name.encode() for name in names)
+    found: list[str] = []
     try:
-        return [line.decode("utf-8", "replace") for line in _lines(url, timeout_s) if line.startswith(wanted)]
+        for line in _lines(url, timeout_s):
+            if line.startswith(wanted):
+                found.append(line.decode("utf-8", "replace"))
+                if len(found) > _MAX_LINES:
+                    raise SamplingError(f"{url} answers with more than {_MAX_LINES} lines of {', '.join(names)}")
+        return found
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise SamplingError(f"cannot fetch {url}: {error}") from error
 
