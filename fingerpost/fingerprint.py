@@ -28,6 +28,7 @@ MEDIA_TYPE = "application/vnd.fingerpost.fingerprints+msgpack"
 Floats = NDArray[np.float64]
 # zlib's way to say that a header and trailer of gzip are there.
 _GZIP = 31
+_HEAD_BYTES = 16
 _MESSAGE = Bounds(containers=1, array=MAX_FINGERPRINTS, binary=MAX_UNPACKED_BYTES)
 # Four lists and two maps by now; fields of later versions may bring more.
 _FINGERPRINT = Bounds(
@@ -109,15 +110,17 @@ def _opened(body: bytes) -> list[bytes] | str:
         return "message:too_large"
     unpacker = zlib.decompressobj(_GZIP)
     try:
-        plain = unpacker.decompress(body, MAX_UNPACKED_BYTES)
+        # How many there are stands at the beginning: what has too many is not unpacked to its end.
+        plain = unpacker.decompress(body, _HEAD_BYTES)
+        if _length(plain) > MAX_FINGERPRINTS:
+            return "message:too_many"
+        plain += unpacker.decompress(unpacker.unconsumed_tail, MAX_UNPACKED_BYTES - _HEAD_BYTES)
     except zlib.error:
         return "message:malformed"
     if unpacker.unconsumed_tail:
         return "message:too_large"
     if not unpacker.eof or unpacker.unused_data:
         return "message:malformed"
-    if _length(plain) > MAX_FINGERPRINTS:
-        return "message:too_many"
     try:
         parts = unpacked(plain, _MESSAGE)
     except ValueError:
