@@ -157,7 +157,7 @@ class FingerprintStore:
                 ).rowcount
             return gone
 
-        return self._use(remove, True)
+        return self._use(remove, True, proves=False)
 
     def bring_back(self, now_us: int) -> None:
         """Takes what came in the future, by a clock that was set back since, to have come now: so that it ages."""
@@ -169,7 +169,7 @@ class FingerprintStore:
                     ahead = column > now_us + self._limits.skew_us
                     connection.execute(update(fingerprints).where(ahead).values({column: now_us}))
 
-        self._use(change, True)
+        self._use(change, True, proves=False)
 
     def close(self) -> None:
         self._database.close()
@@ -223,7 +223,12 @@ class FingerprintStore:
 
         return self._use(use, False)
 
-    def _use(self, work: Callable[[Engine], Result], writes: bool) -> Result:
+    def _use(self, work: Callable[[Engine], Result], writes: bool, proves: bool = True) -> Result:
+        """Does some work.
+
+        Args:
+            proves: whether it shows that the database can be used; what may find nothing to write does not.
+        """
         asking = threading.get_ident()
         self._asked[asking] = time.monotonic()
         try:
@@ -241,7 +246,8 @@ class FingerprintStore:
             raise StoreError(problem) from error
         finally:
             del self._asked[asking]
-        self._failures.pop(writes, None)
+        if proves:
+            self._failures.pop(writes, None)
         return result
 
 

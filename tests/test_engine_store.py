@@ -162,6 +162,9 @@ def test_a_locked_database_is_an_error_and_then_is_not(tmp_path):
         store.put([arrival("h2")])
     assert "locked" in store.problem
     blocker.execute("ROLLBACK")
+    store.purge(0)
+    store.bring_back(10**15)
+    assert "locked" in store.problem  # they had nothing to write
     assert store.put([arrival("h2")]) == [None]
     assert store.problem is None
 
