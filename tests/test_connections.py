@@ -22,7 +22,7 @@ from serving.http import Bodies, RefusedRequestError
 TOKEN = "one-of-our-own"  # noqa: S105
 MOST = 64
 SEQUENCE = itertools.count(1)
-POST = f"POST /v1/fingerprints HTTP/1.1\r\nhost: engine\r\ncontent-type: {MEDIA_TYPE}\r\n"
+POST = f"POST /v1/fingerprints HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MEDIA_TYPE}\r\n"
 WITH_TOKEN = f"{POST}authorization: Bearer {TOKEN}\r\n"
 
 
@@ -86,7 +86,7 @@ def is_ended(connection):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "GET /v1/health HTTP/1.1\r\nhost: engine\r\nx-a: "], ids=["silent", "half a head"]
+    "text", ["", "GET /v1/health HTTP/1.1\r\nhost: localhost\r\nx-a: "], ids=["silent", "half a head"]
 )
 def test_silent_connections_make_room_and_are_ended(engine, connect, text):
     silent = [connect(text) for _ in range(3 * MOST)]
@@ -99,7 +99,7 @@ def test_silent_connections_make_room_and_are_ended(engine, connect, text):
 
 
 def test_a_head_that_never_ends_is_refused(engine, connect):
-    endless = connect("GET /v1/health HTTP/1.1\r\nhost: engine\r\n")
+    endless = connect("GET /v1/health HTTP/1.1\r\nhost: localhost\r\n")
     with pytest.raises(ConnectionError):
         for number in range(100):
             endless.sendall(f"x-{number}: {'a' * 8192}\r\n".encode())
@@ -116,11 +116,12 @@ def test_a_head_that_never_ends_is_refused(engine, connect):
         (WITH_TOKEN + f"content-length: {MAX_MESSAGE_BYTES + 1}\r\n", 413),
         (WITH_TOKEN + f"content-length: {'9' * 5000}\r\n", 413),
         (
-            "POST /v1/route HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\ncontent-length: 2000000\r\n",
+            "POST /v1/route HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            "content-length: 2000000\r\n",
             413,
         ),
-        ("POST /v1/route HTTP/1.1\r\nhost: engine\r\ncontent-type: text/plain\r\n", 415),
-        ("POST /v1/unknown HTTP/1.1\r\nhost: engine\r\ncontent-type: text/plain\r\n", 404),
+        ("POST /v1/route HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n", 415),
+        ("POST /v1/unknown HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n", 404),
     ],
 )
 def test_what_will_be_refused_is_refused_before_its_body_comes(connect, head, expected):
@@ -142,13 +143,13 @@ def test_who_does_not_take_his_answer_is_ended(engine, connect):
         for begin in range(0, 300, 100):
             client.send_fingerprints(made.packed(next(SEQUENCE))[begin : begin + 100])
         engine.wait_for(lambda: len(json.loads(client.table("shop").body)["hosts"]) == 300)
-    connect("GET /v1/services/shop/table HTTP/1.1\r\nhost: engine\r\n\r\n" * 16, receive_buffer=4096)
+    connect("GET /v1/services/shop/table HTTP/1.1\r\nhost: localhost\r\n\r\n" * 16, receive_buffer=4096)
     engine.wait_for(lambda: engine.metric("connections_ended_total", '{how="stalled"}') >= 1)
     assert ask(engine)["status"]
 
 
 def test_a_connection_has_a_few_requests_under_way(engine, connect):
-    many = connect("GET /v1/health HTTP/1.1\r\nhost: engine\r\n\r\n" * 1000)
+    many = connect("GET /v1/health HTTP/1.1\r\nhost: localhost\r\n\r\n" * 1000)
     answers = b""
     while part := many.recv(65536):
         answers += part
@@ -157,7 +158,7 @@ def test_a_connection_has_a_few_requests_under_way(engine, connect):
 
 
 def test_an_upgrade_is_answered_as_if_it_was_not_asked_for(connect):
-    head = "GET /v1/health HTTP/1.1\r\nhost: engine\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    head = "GET /v1/health HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
     key = "sec-websocket-key: x3JJHMbDL1EzLkh9GBhXDw==\r\nsec-websocket-version: 13\r\n"
     assert status(connect(f"{head}{key}\r\n")) == 200
 
@@ -166,7 +167,7 @@ def test_those_who_wait_for_a_table_leave_room_for_others(engine, connect):
     with engine.client() as client:
         client.send_fingerprints(MadeFleet.make(2, 2, "polled").packed(next(SEQUENCE)))
         etag = engine.wait_for(lambda: client.table("polled")).etag
-    text = f"GET /v1/services/polled/table?wait=20 HTTP/1.1\r\nhost: engine\r\nif-none-match: {etag}\r\n\r\n"
+    text = f"GET /v1/services/polled/table?wait=20 HTTP/1.1\r\nhost: localhost\r\nif-none-match: {etag}\r\n\r\n"
     polls = [connect(text) for _ in range(MOST - 8)]
     engine.wait_for(lambda: sum(map(bool, select.select(polls, [], [], 0)[0])) >= MOST // 2 - 8)
     waiting = [poll for poll in polls if not select.select([poll], [], [], 0)[0]]
