@@ -13,6 +13,7 @@ ROOMS = ("fingerpost", "fleet", "features", "training", "routing", "serving")
 _REQUIREMENTS = (
     "bentoml",
     "fastapi",
+    "httptools",
     "httpx",
     "lightgbm",
     "mlflow",
