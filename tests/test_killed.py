@@ -14,6 +14,7 @@ from demo_telemetry import write_demo_inbox
 from server_harness import PATIENCE_S, RunningServer, kill_family
 
 from fingerpost.environment import tool_environment
+from fingerpost.home import prefect_credential
 from fingerpost.settings import Settings
 from fingerpost.stack.ports import free_ports
 from training.again import MODEL_TAG
@@ -130,10 +131,12 @@ def undisturbed(servers, inbox, tmp_path_factory):
 
 
 def away(servers, folders):
-    """Settings for a registry in a file of its own, and Prefect where it runs."""
+    """Settings for a registry in a file of its own, and Prefect where it runs, which is another home."""
+    settings = servers[0].settings
     return {
         "mlflow_url": f"sqlite:///{folders.mktemp('registry')}/mlflow.db",
-        "prefect_port": servers[0].settings.prefect_port,
+        "prefect_url": settings.prefect,
+        "prefect_auth": prefect_credential(settings),
     }
 
 
