@@ -23,7 +23,7 @@ from demo.progress import Progress
 from demo.report import write_report
 from demo.story import Story, Told
 from fingerpost.environment import prefect_server_environment, tool_environment
-from fingerpost.home import make_home
+from fingerpost.home import keep_from_others, make_home
 from fingerpost.lake import INBOX, parquet_files
 from fingerpost.locks import sole
 from fingerpost.masking import masked
@@ -38,7 +38,7 @@ from fingerpost.stack.parts import (
     settings_environment,
 )
 from fingerpost.stack.ports import check_ports
-from fingerpost.stack.processes import Child, Stack, keep_private
+from fingerpost.stack.processes import Child, Stack
 from fingerpost.stack.state import FOLDER
 from fleet.demo.classes import demo_hosts
 from serving.model_files import ModelFiles
@@ -81,7 +81,7 @@ class Demo:
         self._began = time.monotonic()
 
     def run(self) -> None:
-        keep_private()
+        keep_from_others()
         make_home(self._layout.home.parent)
         make_home(self._layout.home)
         environment = {**settings_environment(self._settings), **tool_environment(self._settings)}

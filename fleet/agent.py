@@ -18,7 +18,7 @@ from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
 from fleet.agent_health import Problems, RequestChecks
 from fleet.agent_options import AgentOptions
 from fleet.batches import fingerprint_rows, quarantine_lines, write_batch
-from fleet.bounded import bounded_inbox, bounded_quarantine
+from fleet.bounded_folder import bounded_inbox, bounded_quarantine
 from fleet.category_book import CategoryBook
 from fleet.fingerprint.maker import FingerprintMaker
 from fleet.history_file import HistoryFile

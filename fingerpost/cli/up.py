@@ -41,20 +41,20 @@ def up(
     """
     from fingerpost.environment import tool_environment
     from fingerpost.errors import FingerpostError
-    from fingerpost.home import make_home, open_to_others
+    from fingerpost.home import keep_from_others, make_home, open_to_others
     from fingerpost.settings import get_settings
     from fingerpost.stack.logs import Bounds, Journal
     from fingerpost.stack.parts import platform_parts, settings_environment
     from fingerpost.stack.patience import Upkeep
     from fingerpost.stack.ports import check_ports
-    from fingerpost.stack.processes import Stack, keep_private
+    from fingerpost.stack.processes import Stack
     from fingerpost.stack.supervisor import Supervisor
 
     unknown = sorted({*(only or []), *(without or [])} - set(_NAMES))
     if unknown:
         raise FingerpostError(f"no part {unknown[0]!r}: use {', '.join(_NAMES)}")
     settings = get_settings()
-    keep_private()
+    keep_from_others()
     make_home(settings.home)
     wanted = [name for name in only or _NAMES if name not in (without or [])]
     envoy = _envoy(settings, hosts, policy, health_path) if hosts and "envoy" in wanted else None

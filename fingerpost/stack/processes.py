@@ -283,8 +283,3 @@ def _end_group(child: Child, how: signal.Signals) -> None:
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def keep_private() -> None:
-    """Has files that this process and its children make be readable by their owner and group at the most."""
-    os.umask(os.umask(0o077) | 0o027)
