@@ -17,7 +17,7 @@ _DAY_S = 86_400.0
 
 
 def learn_model(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Registers a version, which becomes champion as the first there is; tells what it was learned from.
+    """Registers a version; tells whether it became champion, or the baseline goes on, and what it was learned from.
 
     Raises:
         NoDataError: the agents reported too little.
@@ -40,6 +40,7 @@ def learn_model(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
     say(f"version {trained.model_version}: {trained.reason}")
     return {
         "model_version": trained.model_version,
+        "champion": trained.champion,
         "request_records": taken.request_records,
         "refused": dict(taken.refused),
         "windows": built.windows,

@@ -90,7 +90,8 @@ class LearningFleet:
         )
 
     def learn(self, answered: int, say: Callable[[str], None]) -> dict[str, Any]:
-        """Trains and registers a model once the agents have reported so many requests; returns when the table is of it.
+        """Trains and registers a model once the agents have reported so many requests; returns when the table is of it,
+        or of the baseline, where the model chose worse hosts in replay.
 
         Returns:
             Of `bench.fleet_model.learn_model`, and `seconds`, from the last request to the table.
@@ -111,8 +112,9 @@ class LearningFleet:
         stack.finish(training, _TRAIN_S, tick)
         learned: dict[str, Any] = json.loads(result.read_text())
         self.start_router()
-        version = learned["model_version"]
-        stack.wait_until(lambda: self._is_of(version), _START_S, f"the table does not become that of version {version}")
+        version = learned["model_version"] if learned["champion"] else ""
+        of = f"version {version}" if version else "the baseline"
+        stack.wait_until(lambda: self._is_of(version), _START_S, f"the table does not become that of {of}")
         return {**learned, "seconds": round(time.monotonic() - began, 1)}
 
     def start_router(self) -> None:

@@ -154,7 +154,8 @@ def test_as_many_retries_as_clients_wait_for_a_dead_host(fleet, proxy, free_port
     envoy = proxy(hosts, policy, {"consecutive_local_origin_failure": 10**6})
     assert envoy.ask_at_once(60) == {"200": 60}
     assert envoy.stat("upstream_rq_retry_overflow") == 0
-    assert envoy.stat("upstream_rq_retry") == envoy.stat("upstream_cx_connect_fail") > 0
+    # A connection that fails takes along all requests that wait for one.
+    assert envoy.stat("upstream_rq_retry") >= envoy.stat("upstream_cx_connect_fail") > 0
 
 
 def test_retries_neither_multiply_nor_go_to_the_host_that_failed(fleet, proxy, free_ports):

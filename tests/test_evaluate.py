@@ -66,7 +66,8 @@ def test_foreign_telemetry_is_scored_against_every_naive_forecast(tmp_path):
     assert told.exit_code == 0
     figures = json.loads(told.stdout)
     assert figures["requests"] == 900 * 15 - 3
-    assert figures["targets"]["throughput"] == {"rows": 0}
+    # How many cores a host has left is told once a minute, in one window of six.
+    assert 0 < figures["targets"]["throughput"]["rows"] <= figures["test_rows"] / 4
     for name in ("latency_p50", "latency_p90", "latency_p99"):
         target = figures["targets"][name]
         assert target["rows"] == figures["test_rows"]
