@@ -1,6 +1,7 @@
 """Recipes of the documentation, run as they stand there, with real servers: only paths and ports are others."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from fingerpost.category import category_key, size_bucket
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fleet.agent_main import build_agent
 from fleet.agent_options import AgentOptions
+from routing.module import compiler
 
 DOCS = Path(__file__).parent.parent / "docs"
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -218,14 +220,14 @@ def test_the_recipe_for_haproxy(backend, tmp_path, free_ports):
 
 
 @contextmanager
-def shell(script, folder, ports):
+def shell(script, folder, others, **settings):
     """A shell script of the documentation in a folder of its own, with other ports; all it started ends with it."""
-    for old, new in ports.items():
+    for old, new in others.items():
         assert str(old) in script
         script = script.replace(str(old), str(new))
     script = script.replace("/tmp/", f"{folder}/")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "FINGERPOST_HOME": str(folder / "home")}
+    env = {**os.environ, "PATH": path, **{f"FINGERPOST_{name}": str(value) for name, value in settings.items()}}
     process = subprocess.Popen(
         ["bash", "-c", f"{script}\nwait"], cwd=folder, env=env, stdout=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -269,3 +271,37 @@ def test_the_recipe_for_flask(tmp_path, free_ports):
                 client.get(f"http://127.0.0.1:{service}/users/7/orders")
                 found = COST.search(client.get(f"http://127.0.0.1:{metrics}/metrics").text)
             time.sleep(0.05)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+@pytest.mark.timeout(180)
+def test_the_recipe_for_routing(backend, tmp_path, free_ports):
+    """Without an engine there is no table yet: requests go by least request, and the log says so."""
+    text = (DOCS / "routing.md").read_text().partition("## Run it")[2]
+    script = re.search(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+    port, admin, engine = free_ports(3)
+    others = {"10.0.0.1:80 ": f"127.0.0.1:{backend} ", "10.0.0.2:80 ": f"127.0.0.1:{backend} ", ":3000": f":{engine}"}
+    with shell(script, tmp_path, others, ENVOY_PORT=port, ENVOY_ADMIN_PORT=admin):
+        wait_for(lambda: httpx.get(f"http://127.0.0.1:{port}/users/1", trust_env=False).status_code == 200)
+        log = tmp_path / ".fingerpost" / "access.log"
+        wait_for(lambda: json.loads(log.read_text().splitlines()[0])["decision"].startswith("least_request;no_table;"))
+
+
+def wait_for(found):
+    """Waits until it is true; what is not there yet is no error."""
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(httpx.TransportError, OSError, IndexError):
+            if found():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_examples_of_the_middleware_run(number, tmp_path):
+    examples = blocks("middleware.md", "python")
+    assert len(examples) == 4
+    command = [sys.executable, "-c", examples[number].replace("/tmp/", f"{tmp_path}/")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

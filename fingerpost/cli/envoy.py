@@ -44,6 +44,7 @@ def config(
     import sys
 
     from fingerpost.errors import FingerpostError
+    from fingerpost.home import make_home
     from fingerpost.settings import get_settings
     from routing.envoy import envoy_config
     from routing.module import build_module
@@ -72,6 +73,8 @@ def config(
     except ValueError as error:
         raise FingerpostError(str(error)) from error
     text = json.dumps(made, indent=1) + "\n"
+    # Envoy makes no folders: it would not start without those of its log and its socket, which by default is the home.
+    make_home(settings.home)
     if output:
         output.write_text(text)
     else:
