@@ -102,12 +102,12 @@ class Engine:
         self.refresher.note_ages()
 
     def ready(self) -> bool:
-        """Whether it can serve, and has what is to predict: the champion, or the baseline where the registry has none.
-        The settings can do without the registry's word."""
+        """Whether it can serve, and has what is to predict: the champion, or the baseline where the registry has none
+        or one that had to be refused. The settings can do without the registry's word."""
         service = self.settings.service
         champion = self.models.slot(service, "champion")
-        none_yet = self.models.known(service) and champion.tried is None
-        return self._serves() and (champion.model is not None or none_yet or self.settings.ready_without_model)
+        by_baseline = self.models.known(service) and (champion.tried is None or champion.problem is not None)
+        return self._serves() and (champion.model is not None or by_baseline or self.settings.ready_without_model)
 
     def health(self) -> dict[str, Any]:
         """Status, problems, and the age of every table."""

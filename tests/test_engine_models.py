@@ -175,3 +175,16 @@ def test_a_watch_that_dies_is_told_of_and_started_again(engine, client):
     assert "the process that follows it was ended by SIGKILL" in told
     engine.wait_for(lambda: client.health()["status"] == "ok", 90)
     assert watch_pids(engine) != [watch]
+
+
+def test_an_engine_whose_only_champion_is_refused_is_ready_with_the_baseline(tmp_path, free_ports, made):
+    [port] = free_ports(1)
+    with RunningEngine(tmp_path, port) as engine, engine.client() as client:
+        url = engine.env["FINGERPOST_MLFLOW_URL"]
+        register_model(Changed(fit_model(made, 20, 8), cut_in_half), url, "fingerpost-shop")
+        assert engine.wait_for(lambda: client.models()["models"][0]["problem"], 90)
+        client.send_fingerprints(made.packed(int(time.time())))
+        table = json.loads(engine.wait_for(lambda: client.table("shop"), 60).body)
+        assert (table["source"], table["model_version"]) == ("baseline", "")
+        assert httpx.get(f"{engine.url}/readyz").status_code == 200
+        assert client.health()["status"] == "degraded"
