@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what some tests need beside Python from Debian's packages, where it is absent: PostgreSQL and LuaJIT.
+# Installs what some tests need beside Python from Debian's packages, where it is absent: PostgreSQL, LuaJIT,
+# nginx, Apache and HAProxy.
 # Never fails: of what cannot be installed it says which tests will be skipped.
 set -u
 
