@@ -121,7 +121,11 @@ class Router:
             # Without a log nothing is judged; the table must stay fresh all the same.
             _LOG.warning("the access log cannot be read: %s", error)
             return False
-        _write(self._path.with_name(f"{self._path.name}.guard.json"), json.dumps(self._guard.state()).encode())
+        try:
+            _write(self._path.with_name(f"{self._path.name}.guard.json"), json.dumps(self._guard.state()).encode())
+        except OSError as error:
+            # It is for people: the table is corrected and kept fresh without it.
+            _LOG.warning("what the guard found cannot be written: %s", error)
         if changed:
             self._keep_predictions(replace(self._predictions, expires_us=self.table.expires_us))
         return changed

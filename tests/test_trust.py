@@ -299,6 +299,20 @@ def test_the_router_writes_what_is_still_trusted(tmp_path):
     assert state["requests"] >= 1000
 
 
+def test_a_table_is_corrected_where_what_the_guard_found_cannot_be_written(tmp_path):
+    times, log, path = service_s(), tmp_path / "log", tmp_path / "table"
+    path.with_name("table.guard.json").mkdir()
+    with engine_with(table_json(shuffled(times))) as url:
+        router = Router(url, path, Settings(), log)
+        router.sync()
+        before, dice = path.read_bytes(), np.random.default_rng(1)
+        log.write_text("")
+        router.judge()
+        log.write_text(log_lines(times, 3000, dice))
+        assert router.judge()
+    assert path.read_bytes() != before
+
+
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 def test_in_envoy_requests_leave_a_host_that_is_slower_than_predicted(tmp_path, free_ports):
     """One host of three is ten times slower than the others, and predicted to be ten times faster."""
