@@ -77,10 +77,14 @@ class RunningEngine:
         return EngineClient(self.url, **{"token": self._token, **options})
 
     def worker_pids(self) -> list[int]:
+        return self.pids_of("_bentoml_impl.worker.service")
+
+    def pids_of(self, words: str) -> list[int]:
+        """The engine's processes whose command line holds these words."""
         found = []
         for each in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it may end while we look
-                if "_bentoml_impl.worker.service" in " ".join(each.cmdline()):
+                if words in " ".join(each.cmdline()):
                     found.append(each.pid)
         return found
 

@@ -1,14 +1,12 @@
 """Models of a real engine: champions swapped in, bad ones refused, challengers in the shadow, experiments."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import time
 
 import httpx
-import psutil
 import pytest
 from engine_harness import RunningEngine
 from registry_harness import Changed, cut_in_half
@@ -129,12 +127,7 @@ def test_a_running_experiment_flips_the_table_with_its_slots(engine, client):
 
 def watch_pids(engine):
     """The processes that look at the registry."""
-    found = []
-    for each in psutil.Process(engine.process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it may end while we look
-            if "serving.registry_watch" in " ".join(each.cmdline()):
-                found.append(each.pid)
-    return found
+    return engine.pids_of("serving.registry_watch")
 
 
 def test_damaged_models_end_no_worker_and_are_told_of(engine, client, made):
@@ -168,7 +161,10 @@ def test_damaged_models_end_no_worker_and_are_told_of(engine, client, made):
     assert not list(folder.glob(".fetch-*"))
 
 
-def test_a_watch_that_dies_is_told_of_and_started_again(engine, client):
+def test_a_watch_that_dies_is_told_of_and_started_again(engine, client, made):
+    client.send_fingerprints(made.packed(int(time.time())))
+    # It has looked at the registry once: before, that is what is told.
+    engine.wait_for(lambda: "registry" not in client.health()["problems"], 60)
     (watch,) = engine.wait_for(lambda: watch_pids(engine), 30)
     os.kill(watch, signal.SIGKILL)
     told = engine.wait_for(lambda: client.health()["problems"].get("registry"), 30)
