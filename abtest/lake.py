@@ -62,8 +62,8 @@ def with_categories(records: "pd.DataFrame", lake: Path, service: str) -> "pd.Da
     """
     import numpy as np
 
-    from features.build import load_categories
-    from features.windows import assign_categories
+    from fingerpost.features.build import load_categories
+    from fingerpost.features.windows import assign_categories
 
     if records.empty:
         return records.assign(category=[])

@@ -2,9 +2,9 @@
 
 import math
 
-from abtest.offpolicy import Estimate
-from abtest.shadow import Comparison, ShadowReport
-from abtest.verdict import Verdict
+from fingerpost.abtest.experiment.verdict import Verdict
+from fingerpost.abtest.offpolicy.estimate import Estimate
+from fingerpost.abtest.shadow.compare import Comparison, ShadowReport
 from fingerpost.shown import markdown_name, markdown_text
 
 

@@ -14,14 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.definition import schema_hash
-from features.partitions import dates, input_files
-from features.prepare import FeatureSettings, count_categories, make_windows, names_of, write_table
-from features.replay import Replay
-from features.state import Kept, load_state, save_state
-from features.windows import windowed_of
 from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.errors import NoDataError
+from fingerpost.features.definition import schema_hash
+from fingerpost.features.partitions import dates, input_files
+from fingerpost.features.prepare import FeatureSettings, count_categories, make_windows, names_of, write_table
+from fingerpost.features.replay import Replay
+from fingerpost.features.state import Kept, load_state, save_state
+from fingerpost.features.windows import windowed_of
 from fingerpost.lake import parquet_files, partition, published_categories, service_folder, write_text_atomically
 from fingerpost.workers import ONE_BY_ONE, Workers
 

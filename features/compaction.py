@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.merged import MERGED, hash_names, load_names, save_names
-from features.partitions import Manifest, dates, read_manifest, write_manifest
 from fingerpost.errors import FingerpostError
+from fingerpost.features.merged import MERGED, hash_names, load_names, save_names
+from fingerpost.features.partitions import Manifest, dates, read_manifest, write_manifest
 from fingerpost.lake import INBOX, parquet_files, partition, service_folder
 from fingerpost.locks import locked
 

@@ -3,9 +3,9 @@
 import hashlib
 
 from fingerpost.category import ATTRIBUTES
-from fleet.history import HISTORY_COLUMNS, HOST_COLUMNS
-from fleet.history_state import ERRORS, QUANTITIES
-from fleet.windows import WINDOW_FORM
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HOST_COLUMNS
+from fingerpost.telemetry.history_state import ERRORS, QUANTITIES
+from fingerpost.telemetry.windows import WINDOW_FORM
 
 TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")
 # What is measured and could be predicted; rows carry them all.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cells import Cells, ChosenCells
-from features.definition import (
+from fingerpost.category import category_attributes
+from fingerpost.features.cells import Cells, ChosenCells
+from fingerpost.features.definition import (
     ERROR_VIEWS,
     HOST_FEATURES,
     NAIVE,
@@ -20,10 +21,9 @@ from features.definition import (
     OWN_VIEWS,
     TRAFFIC_FEATURES,
 )
-from features.peers import Floats, Ints, Shared, share
-from fingerpost.category import category_attributes
-from fleet.history import HISTORY_COLUMNS, HOST_COLUMNS
-from fleet.history_state import QUANTITIES
+from fingerpost.features.peers import Floats, Ints, Shared, share
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HOST_COLUMNS
+from fingerpost.telemetry.history_state import QUANTITIES
 
 _H = {name: index for index, name in enumerate(HISTORY_COLUMNS)}
 _M = {name: index for index, name in enumerate(HOST_COLUMNS)}
@@ -78,8 +78,8 @@ class FleetFeatures:
     """A fleet at a time, its hosts compared with each other once, whichever cells' features are then asked for.
 
     Args:
-        history: of `fleet.history.History.columns`, shape (H, C, K), float64 or 32.
-        host_values: of `fleet.history.History.host_values`, shape (H, M).
+        history: of `fingerpost.telemetry.history.History.columns`, shape (H, C, K), float64 or 32.
+        host_values: of `fingerpost.telemetry.history.History.host_values`, shape (H, M).
         types: of `request_types`, shape (C,).
         now_us: the time of prediction, microseconds since 1970.
     """

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.mapping import Mapping
 from fingerpost.errors import NoDataError
+from fingerpost.features.mapping import Mapping
 from fingerpost.lake import partition, write_atomically
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
 from fingerpost.schemas import arrow_schema

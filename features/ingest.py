@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.checks import refusals
-from features.hosts import known_hosts, remember_hosts
-from features.merged import was_merged
+from fingerpost.features.checks import refusals
+from fingerpost.features.hosts import known_hosts, remember_hosts
+from fingerpost.features.merged import was_merged
 from fingerpost.lake import (
     INBOX,
     QUARANTINE,

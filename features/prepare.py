@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from features.definition import schema_hash
-from features.partitions import (
+from fingerpost.category import CategoryTable, Key
+from fingerpost.features.definition import schema_hash
+from fingerpost.features.partitions import (
     bounds_us,
     counts_from_json,
     counts_to_json,
@@ -19,8 +20,7 @@ from features.partitions import (
     read_manifest,
     write_manifest,
 )
-from features.windows import build_windows, category_counts, loads_table, windows_table
-from fingerpost.category import CategoryTable, Key
+from fingerpost.features.windows import build_windows, category_counts, loads_table, windows_table
 from fingerpost.lake import partition, write_atomically, write_text_atomically
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
 from fingerpost.schemas import arrow_schema

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from features.definition import CATEGORICAL_FEATURES, NAIVE, NAIVE_COLUMNS, NUMERIC_FEATURES, OUTCOMES
-from features.fleet_features import CellFeatures, cell_features, request_types, without_cells
-from features.peers import Floats, Ints
 from fingerpost.category import category_attributes
-from fleet.history import History
-from fleet.history_state import log_values
-from fleet.windows import US, Arrays, at
+from fingerpost.features.definition import CATEGORICAL_FEATURES, NAIVE, NAIVE_COLUMNS, NUMERIC_FEATURES, OUTCOMES
+from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
+from fingerpost.features.peers import Floats, Ints
+from fingerpost.telemetry.history import History
+from fingerpost.telemetry.history_state import log_values
+from fingerpost.telemetry.windows import US, Arrays, at
 
 # Before this many windows with requests there is next to nothing to predict from.
 MIN_HISTORY_WINDOWS = 3
@@ -49,7 +49,7 @@ class Replay:
         """Takes in windows, all later than those before.
 
         Args:
-            windows, loads: of `fleet.windows`, ordered by time. Cells of windows that are `hidden` (an optional column)
+            windows, loads: of `fingerpost.telemetry.windows`, ordered by time. `hidden` cells (optional)
                 get their rows, but the history never hears of them.
             rehearse: also make rows of hosts as if they were new to most categories, for models to learn from.
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fingerpost.lake import write_atomically
-from fleet.history import History
-from fleet.history_state import carry, fresh_state, places
+from fingerpost.telemetry.history import History
+from fingerpost.telemetry.history_state import carry, fresh_state, places
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Windows as frames: request records and host samples in, what `fleet.windows` makes of them out."""
+"""Windows as frames: request records and host samples in, what `fingerpost.telemetry.windows` makes of them out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,18 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from features.numbers import numbers
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
+from fingerpost.features.numbers import numbers
 from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
-from fleet.windows import Arrays, Ints, aggregate, aggregate_loads, memory_columns, with_background, with_throughput
+from fingerpost.telemetry.windows import (
+    Arrays,
+    Ints,
+    aggregate,
+    aggregate_loads,
+    memory_columns,
+    with_background,
+    with_throughput,
+)
 
 _KEY = ["method", "route", "size", "auth", "user_agent_class", "region"]
 _MOST_CODES = 2**40
@@ -24,8 +32,8 @@ class Windowed:
     """Windows and loads of one service over some span of time, by index.
 
     Args:
-        windows: of `fleet.windows.with_throughput`.
-        loads: of `fleet.windows.with_background`.
+        windows: of `fingerpost.telemetry.windows.with_throughput`.
+        loads: of `fingerpost.telemetry.windows.with_background`.
         hosts, categories: names, in order of their indices.
     """
 

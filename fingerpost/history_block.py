@@ -20,7 +20,7 @@ Floats32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class HistoryBlock:
-    """`fleet.history` of one host.
+    """`fingerpost.telemetry.history` of one host.
 
     Args:
         schema: hash of the columns' names; blocks of another are of no use.

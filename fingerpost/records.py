@@ -1,7 +1,7 @@
 """The words of the telemetry as columns: request record, host sample, window, fingerprint.
 
 Plain Python, so that the agent can use it without loading Arrow or pandas. `fingerpost.schemas` turns it into
-Arrow schemas, `fleet.batches` into Parquet files; the bounds are what every door checks.
+Arrow schemas, `fingerpost.agent.batches` into Parquet files; the bounds are what every door checks.
 """
 
 import math

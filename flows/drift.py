@@ -7,15 +7,15 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from abtest.drift.gate import check_drift, newest_version_age_s, retrain_reason
-from abtest.drift.verdict import DRIFT, DriftVerdict
-from abtest.registry import Registry
+from fingerpost.abtest.drift.gate import check_drift, newest_version_age_s, retrain_reason
+from fingerpost.abtest.drift.verdict import DRIFT, DriftVerdict
+from fingerpost.abtest.registry import Registry
 from fingerpost.aliases import CHALLENGER, CHAMPION
+from fingerpost.flows.alerts import send_alert
+from fingerpost.flows.steps import run_step, tell_failure, without_secrets
+from fingerpost.flows.train import train_flow
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_text
-from flows.alerts import send_alert
-from flows.steps import run_step, tell_failure, without_secrets
-from flows.train import train_flow
 
 
 @flow(name="drift", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])

@@ -6,13 +6,13 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from abtest.conduct import Conducted, conduct
-from abtest.plots import differences, latencies
-from abtest.reports import verdict_markdown
+from fingerpost.abtest.experiment.advance import Conducted, conduct
+from fingerpost.abtest.experiment.plots import differences, latencies
+from fingerpost.abtest.reports import verdict_markdown
+from fingerpost.flows.alerts import send_alert
+from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_name
-from flows.alerts import send_alert
-from flows.steps import run_step, tell_failure, without_secrets
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from features.build import FeatureSettings, FeaturesReport, build_features
-from features.compaction import lake_lock
+from fingerpost.features.build import FeatureSettings, FeaturesReport, build_features
+from fingerpost.features.compaction import lake_lock
+from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import Settings, get_settings
 from fingerpost.shown import markdown_name
 from fingerpost.workers import ONE_BY_ONE, workers_of
-from flows.steps import run_step, tell_failure, without_secrets
 
 
 @flow(name="features", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])

@@ -5,11 +5,11 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from features.compaction import lake_lock
-from features.ingest import IngestReport, ingest
-from features.retention import apply_retention
+from fingerpost.features.compaction import lake_lock
+from fingerpost.features.ingest import IngestReport, ingest
+from fingerpost.features.retention import apply_retention
+from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import Settings, get_settings
-from flows.steps import run_step, tell_failure, without_secrets
 
 _DAY_S = 86400.0
 

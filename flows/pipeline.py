@@ -4,10 +4,10 @@ from typing import Any
 
 from prefect import flow
 
-from flows.features import features_flow
-from flows.ingest import ingest_flow
-from flows.steps import tell_failure, without_secrets
-from flows.train import train_flow
+from fingerpost.flows.features import features_flow
+from fingerpost.flows.ingest import ingest_flow
+from fingerpost.flows.steps import tell_failure, without_secrets
+from fingerpost.flows.train import train_flow
 
 
 @flow(name="pipeline", timeout_seconds=10800, on_crashed=[tell_failure])

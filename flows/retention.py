@@ -5,12 +5,12 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from abtest.drift.gate import prune_reports
-from features.compaction import compact
-from features.retention import apply_retention
+from fingerpost.abtest.drift.gate import prune_reports
+from fingerpost.features.compaction import compact
+from fingerpost.features.retention import apply_retention
+from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.lake import remove_left_over
 from fingerpost.settings import get_settings
-from flows.steps import run_step, tell_failure, without_secrets
 
 
 @flow(name="retention", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])

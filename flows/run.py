@@ -8,15 +8,15 @@ from typing import Any
 from fingerpost.aliases import CHAMPION
 
 FLOWS = {
-    "ingest": "flows.ingest:ingest_flow",
-    "features": "flows.features:features_flow",
-    "train": "flows.train:train_flow",
-    "shadow": "flows.shadow:shadow_flow",
-    "experiment": "flows.experiment:experiment_flow",
-    "pipeline": "flows.pipeline:pipeline_flow",
-    "drift": "flows.drift:drift_flow",
-    "promote": "flows.promote:promote_flow",
-    "retention": "flows.retention:retention_flow",
+    "ingest": "fingerpost.flows.ingest:ingest_flow",
+    "features": "fingerpost.flows.features:features_flow",
+    "train": "fingerpost.flows.train:train_flow",
+    "shadow": "fingerpost.flows.shadow:shadow_flow",
+    "experiment": "fingerpost.flows.experiment:experiment_flow",
+    "pipeline": "fingerpost.flows.pipeline:pipeline_flow",
+    "drift": "fingerpost.flows.drift:drift_flow",
+    "promote": "fingerpost.flows.promote:promote_flow",
+    "retention": "fingerpost.flows.retention:retention_flow",
 }
 
 

@@ -43,15 +43,27 @@ class Plan:
 
 
 _PLANS = (
-    Plan("flows.ingest:ingest_flow", lambda each: each.ingest_every_s, "Batches into the lake."),
-    Plan("flows.features:features_flow", lambda each: each.features_every_s, "Windows and features."),
-    Plan("flows.train:train_flow", lambda each: each.train_cron, "Tune, train, evaluate, register."),
-    Plan("flows.drift:drift_flow", lambda each: each.drift_cron, "Has the world changed; retrain if so."),
-    Plan("flows.shadow:shadow_flow", lambda each: each.compare_every_s, "Predictions against what happened."),
-    Plan("flows.experiment:experiment_flow", lambda each: each.compare_every_s, "Champion against challenger."),
-    Plan("flows.promote:promote_flow", lambda each: each.promote_every_s, "Watch, then promote, wait or reject."),
-    Plan("flows.retention:retention_flow", lambda each: each.retention_cron, "Old data out, small files together."),
-    Plan("flows.pipeline:pipeline_flow", None, "Ingest, features and training in series."),
+    Plan("fingerpost.flows.ingest:ingest_flow", lambda each: each.ingest_every_s, "Batches into the lake."),
+    Plan("fingerpost.flows.features:features_flow", lambda each: each.features_every_s, "Windows and features."),
+    Plan("fingerpost.flows.train:train_flow", lambda each: each.train_cron, "Tune, train, evaluate, register."),
+    Plan("fingerpost.flows.drift:drift_flow", lambda each: each.drift_cron, "Has the world changed; retrain if so."),
+    Plan(
+        "fingerpost.flows.shadow:shadow_flow", lambda each: each.compare_every_s, "Predictions against what happened."
+    ),
+    Plan(
+        "fingerpost.flows.experiment:experiment_flow", lambda each: each.compare_every_s, "Champion against challenger."
+    ),
+    Plan(
+        "fingerpost.flows.promote:promote_flow",
+        lambda each: each.promote_every_s,
+        "Watch, then promote, wait or reject.",
+    ),
+    Plan(
+        "fingerpost.flows.retention:retention_flow",
+        lambda each: each.retention_cron,
+        "Old data out, small files together.",
+    ),
+    Plan("fingerpost.flows.pipeline:pipeline_flow", None, "Ingest, features and training in series."),
 )
 
 

@@ -7,14 +7,14 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from abtest.conduct import compare_in_shadow
-from abtest.offpolicy_lake import ChallengerOffPolicy
-from abtest.plots import shadow_errors
-from abtest.reports import interval, shadow_markdown
-from abtest.shadow import ShadowReport
+from fingerpost.abtest.experiment.advance import compare_in_shadow
+from fingerpost.abtest.experiment.plots import shadow_errors
+from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy
+from fingerpost.abtest.reports import interval, shadow_markdown
+from fingerpost.abtest.shadow.compare import ShadowReport
+from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_name, markdown_text
-from flows.steps import run_step, tell_failure, without_secrets
 
 logger = logging.getLogger(__name__)
 

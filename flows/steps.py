@@ -9,9 +9,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from fingerpost.errors import FingerpostError, RefusedError
+from fingerpost.flows.alerts import send_alert
 from fingerpost.masking import mask_error
 from fingerpost.settings import get_settings
-from flows.alerts import send_alert
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -8,11 +8,11 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from fingerpost.flows.alerts import send_alert
+from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_text
-from flows.alerts import send_alert
-from flows.steps import run_step, tell_failure, without_secrets
-from training.train import TrainingReport, train
+from fingerpost.training.train import TrainingReport, train
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import struct
 
-from routing.table_file import Arm, PickerTable
+from fingerpost.routing.table_file import Arm, PickerTable
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _FNV_OFFSET, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3

@@ -97,8 +97,8 @@ def slope_bounds(window: Window) -> tuple[float, float]:
 def trusted_throughput(throughput_rps: ArrayLike, exponent: float) -> Floats:
     """Throughput with its differences between hosts raised to `exponent`, about each category's geometric mean.
 
-    The unit and scale stay, so that it can stand in for the throughput in `routing.cost.routing_cost`; at 0 all hosts
-    are equal there and the choice is least request, at 1 nothing is changed.
+    The unit and scale stay, so that it can stand in for the throughput in `fingerpost.routing.cost.routing_cost`; at 0
+    all are equal there and the choice is least request, at 1 nothing is changed.
 
     Args:
         throughput_rps: shape (hosts, categories); not above 0 or not finite: the host cannot serve, left as it is.

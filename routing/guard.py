@@ -5,7 +5,7 @@ the requests that it simulates. Only how hosts differ within a category matters 
 judged. There are three remedies:
 
 1. Success: a host that fails more than the others costs more, after a few requests.
-2. Trust: the exponent of predicted throughput (`routing.exponent`). Predictions that say nothing lose their weight.
+2. Trust: the exponent of predicted throughput (`fingerpost.routing.exponent`). Bad predictions lose weight.
 3. Factor: what remains between measured and predicted, by host and by cell, shrunk by empirical Bayes.
 """
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from routing.exponent import compare, follow_trust, trusted_throughput
-from routing.places import Places, taken
+from fingerpost.routing.exponent import compare, follow_trust, trusted_throughput
+from fingerpost.routing.places import Places, taken
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.accesslog.envoy import parse_line
+from fingerpost.accesslog.rotation import Position
+from fingerpost.accesslog.tail import LogTail
 from fingerpost.categorise import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, CategoryTable
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
+from fingerpost.routing.guard import Outcomes
+from fingerpost.routing.picker_table import Predictions
 from fingerpost.status import failed, measures
-from fleet.envoy_log import parse_line
-from fleet.rotation import Position
-from fleet.tail import LogTail
-from routing.guard import Outcomes
-from routing.picker_table import Predictions
 
 Ints = NDArray[np.int64]
 _ATTRIBUTES = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")

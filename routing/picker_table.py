@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from fingerpost.category import OTHER
 from fingerpost.errors import FingerpostError
+from fingerpost.routing.cost import cost_terms
+from fingerpost.routing.guard import Correction
+from fingerpost.routing.table_file import POLICIES, Arm, Floats32, PickerSettings, PickerTable, arms_of_shares
 from fingerpost.settings import Settings
-from routing.cost import cost_terms
-from routing.guard import Correction
-from routing.table_file import POLICIES, Arm, Floats32, PickerSettings, PickerTable, arms_of_shares
 
 Floats = NDArray[np.float64]
 

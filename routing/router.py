@@ -12,10 +12,10 @@ import httpx
 from fingerpost.errors import FingerpostError
 from fingerpost.heartbeat import beat
 from fingerpost.lake import remove_left_over, write_atomically
+from fingerpost.routing.picker_table import Predictions, predictions_from_json, table_of
+from fingerpost.routing.table_file import MAX_CATEGORIES, MAX_HOSTS, PickerTable, encode
+from fingerpost.routing.trust import TrustKeeper
 from fingerpost.settings import Settings
-from routing.picker_table import Predictions, predictions_from_json, table_of
-from routing.table_file import MAX_CATEGORIES, MAX_HOSTS, PickerTable, encode
-from routing.trust import TrustKeeper
 
 _LOG = logging.getLogger("fingerpost.router")
 # Five matrices of 5,000 hosts and 256 categories, 15 bytes a number; rows are the only lists, hosts the only maps.

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from fingerpost.errors import RefusedError
-from routing.table_file import PickerTable, decode
+from fingerpost.routing.table_file import PickerTable, decode
 
 _MAX_BYTES = 2**28
 

@@ -1,4 +1,4 @@
-"""The router's guard: feeds `routing.guard` with what the access log says, and tells what it found."""
+"""The router's guard: feeds `fingerpost.routing.guard` with what the access log says, and tells what it found."""
 
 import json
 import logging
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from routing.guard import Correction, Guard
-from routing.outcomes import OutcomeLog
-from routing.picker_table import Predictions
+from fingerpost.routing.guard import Correction, Guard
+from fingerpost.routing.outcomes import OutcomeLog
+from fingerpost.routing.picker_table import Predictions
 
 _LOG = logging.getLogger("fingerpost.guard")
 # Steps below this are no news to the table, of costs by their ratio; and of trust none to the log.

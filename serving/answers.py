@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from fingerpost.category import category_key, size_bucket
 from fingerpost.clients import user_agent_class
 from fingerpost.routes import route_template
-from routing.cost import routing_cost
-from serving.api_models import Characteristics, PredictRequest, RouteRequest
-from serving.categories import table_of_names
-from serving.table import RoutingTable
+from fingerpost.routing.cost import routing_cost
+from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
+from fingerpost.serving.categories import table_of_names
+from fingerpost.serving.table import RoutingTable
 
 MAX_CELLS = 20_000
 

@@ -11,16 +11,16 @@ from starlette.responses import Response
 from fingerpost import __version__
 from fingerpost.errors import RefusedError
 from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE
-from serving import api_models as models
-from serving import api_state, api_tables
-from serving.answers import TooMuchError, UnknownError, predict, route
-from serving.api_parts import engine_of, json_answer, problems, published_table
-from serving.callers import Callers
-from serving.http import Door, RefusedRequestError, Takes, problem
-from serving.ingest import BusyError
-from serving.lake_answers import predict_from_lake
-from serving.store import StoreError
-from serving.table_formats import JSON
+from fingerpost.serving import api_models as models
+from fingerpost.serving import api_state, api_tables
+from fingerpost.serving.answers import TooMuchError, UnknownError, predict, route
+from fingerpost.serving.api_parts import engine_of, json_answer, problems, published_table
+from fingerpost.serving.callers import Callers
+from fingerpost.serving.http import Door, RefusedRequestError, Takes, problem
+from fingerpost.serving.ingest import BusyError
+from fingerpost.serving.lake_answers import predict_from_lake
+from fingerpost.serving.store import StoreError
+from fingerpost.serving.table_formats import JSON
 
 _NOTHING_STORED: dict[int | str, dict[str, Any]] = {
     409: {"model": models.Refusal, "description": "No fingerprint is newer than what is there."},

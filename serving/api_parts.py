@@ -7,12 +7,12 @@ from fastapi import Path as InPath
 from fastapi import Request
 from starlette.responses import Response
 
-from serving import api_models as models
-from serving.answers import UnknownError
-from serving.core import Engine
-from serving.http import RefusedRequestError
-from serving.table_formats import JSON
-from serving.views import Published
+from fingerpost.serving import api_models as models
+from fingerpost.serving.answers import UnknownError
+from fingerpost.serving.engine import Engine
+from fingerpost.serving.http import RefusedRequestError
+from fingerpost.serving.table_formats import JSON
+from fingerpost.serving.views import Published
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": models.Problem, "description": text}

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from fingerpost.aliases import ALIASES
-from serving import api_models as models
-from serving.api_parts import engine_of, json_answer, problems
-from serving.http import RefusedRequestError
-from serving.metrics import exposition
-from serving.store import StoreError
+from fingerpost.serving import api_models as models
+from fingerpost.serving.api_parts import engine_of, json_answer, problems
+from fingerpost.serving.http import RefusedRequestError
+from fingerpost.serving.metrics import exposition
+from fingerpost.serving.store import StoreError
 
 router = APIRouter()
 

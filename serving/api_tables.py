@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from serving import api_models as models
-from serving.answers import UnknownError
-from serving.api_parts import Service, engine_of, json_answer, problems, published_table
-from serving.http import RefusedRequestError
-from serving.table_formats import ARROW, JSON, LUA
-from serving.views import Published
+from fingerpost.serving import api_models as models
+from fingerpost.serving.answers import UnknownError
+from fingerpost.serving.api_parts import Service, engine_of, json_answer, problems, published_table
+from fingerpost.serving.http import RefusedRequestError
+from fingerpost.serving.table_formats import ARROW, JSON, LUA
+from fingerpost.serving.views import Published
 
 MAX_WAIT_S = 20.0
 router = APIRouter()

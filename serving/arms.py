@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
-from serving.champion_scorer import ChampionScorer
-from serving.models import Models
+from fingerpost.serving.champion_scorer import ChampionScorer
+from fingerpost.serving.models import Models
 
 # So long before an experiment's first slot both tables are made.
 _AHEAD_US = 30_000_000

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet.throughput import throughput_rps
-from serving.fleet_state import FleetState, Floats, Ints, places
+from fingerpost.serving.fleet_state import FleetState, Floats, Ints, places
+from fingerpost.telemetry.throughput import throughput_rps
 
 # References move in steps of 5 %, so that predictions do not change with every small change of the fleet.
 _STEP = 0.05

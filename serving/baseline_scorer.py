@@ -1,7 +1,7 @@
 """Predictions from fingerprints alone, for the time before a model, or when none can be used."""
 
-from serving.fleet_state import FleetState
-from serving.scorer import ModelLogs
+from fingerpost.serving.fleet_state import FleetState
+from fingerpost.serving.scorer import ModelLogs
 
 
 class BaselineScorer:

@@ -1,9 +1,9 @@
 """Who may call the engine: who has the token, and else nobody that a web page in a browser could have sent."""
 
 from fingerpost.origins import FORM, HOST, ORIGIN, has_token, own_names, refusal
+from fingerpost.serving.http import App, Receive, Scope, Send, problem
+from fingerpost.serving.metrics import engine_metrics
 from fingerpost.settings import Settings
-from serving.http import App, Receive, Scope, Send, problem
-from serving.metrics import engine_metrics
 
 _SETTING = "set FINGERPOST_ALLOWED_HOSTS at the engine, or send the token"
 _WHY = {

@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from features.build import load_categories
 from fingerpost.category import OTHER, SEPARATOR, CategoryTable
+from fingerpost.features.build import load_categories
 from fingerpost.lake import published_categories
 
 logger = logging.getLogger(__name__)

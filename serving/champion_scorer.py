@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from features.cells import HostsCells
-from features.definition import FEATURES, NUMERIC_FEATURES
-from features.fleet_features import FleetFeatures, request_types
-from serving.fleet_state import FleetState, Floats
-from serving.histories import Histories, HistoryForm, gather
-from serving.scorer import TARGETS, ModelLogs
-from training.bundle import ModelBundle
-from training.compiled_trees import Trees, compile_trees, load_trees
-from training.inspection import require_inspected
+from fingerpost.features.cells import HostsCells
+from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES
+from fingerpost.features.fleet_features import FleetFeatures, request_types
+from fingerpost.serving.fleet_state import FleetState, Floats
+from fingerpost.serving.histories import Histories, HistoryForm, gather
+from fingerpost.serving.scorer import TARGETS, ModelLogs
+from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.inspection import require_inspected
+from fingerpost.training.trees.compiled import Trees, compile_trees, load_trees
 
 # Cells at once: their features take some 10 MB, and a column of them fits into a cache.
 _BLOCK = 8_000

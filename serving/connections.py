@@ -16,8 +16,8 @@ from typing import Any
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fingerpost.serving.metrics import engine_metrics
 from fingerpost.settings import get_settings
-from serving.metrics import engine_metrics
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0

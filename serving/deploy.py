@@ -6,10 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import fingerpost
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
 
-ROOMS = ("fingerpost", "fleet", "features", "training", "routing", "serving")
+# Rooms that the engine has no use for.
+_LEFT_OUT = ("abtest", "agent", "cli", "flows", "middleware", "simulator", "__pycache__")
 _REQUIREMENTS = (
     "bentoml",
     "fastapi",
@@ -54,20 +56,20 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
     """
     import bentoml
 
-    from serving.models import SHIPPED
-    from serving.registry_watch import fetch
-    from training.registry import champion_version
+    from fingerpost.serving.models import SHIPPED
+    from fingerpost.serving.registry_watch import fetch
+    from fingerpost.training.registry import champion_version
 
     chosen = model_version or champion_version(settings.mlflow, settings.model_name)
     if chosen is None:
         raise NoDataError(f"{settings.model_name} has no champion in {settings.mlflow}: train first, or name a version")
     with tempfile.TemporaryDirectory(prefix="fingerpost-bento-") as folder:
         context = Path(folder)
-        source = Path(__file__).parent.parent
-        for room in ROOMS:
-            shutil.copytree(source / room, context / room, ignore=shutil.ignore_patterns("__pycache__"))
-        fetch(settings.mlflow, settings.model_name, chosen, context / "serving" / SHIPPED.name)
-        (context / "serving" / SHIPPED.name / "version").write_text(chosen)
+        package = context / fingerpost.__name__
+        shutil.copytree(Path(fingerpost.__file__).parent, package, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        shipped = package / "serving" / SHIPPED.name
+        fetch(settings.mlflow, settings.model_name, chosen, shipped)
+        (shipped / "version").write_text(chosen)
         environment = {
             "FINGERPOST_SERVICE": settings.service,
             "FINGERPOST_MODEL_VERSION": chosen,
@@ -75,11 +77,11 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
             "FINGERPOST_BIND_HOST": "0.0.0.0",  # noqa: S104
         }
         bento = bentoml.build(
-            "serving.engine:PredictionEngine",
+            "fingerpost.serving.service:PredictionEngine",
             build_ctx=str(context),
             version=f"model-{chosen}",
             labels={"model": settings.model_name, "model_version": chosen},
-            include=[f"{room}/**" for room in ROOMS],
+            include=["fingerpost/**"],
             python={"packages": _pinned_requirements(), "lock_packages": False},
             docker={"env": environment},
         )

@@ -1,109 +1,166 @@
-"""The prediction engine as a BentoML service: `bentoml serve serving.engine:PredictionEngine`."""
+"""The engine of one worker: store, door, refresher and models, and how they are."""
 
 import contextlib
-import gc
-import logging
-import os
-import socket
-import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-import bentoml
-from bentoml._internal.server.http import traffic
+from fingerpost.aliases import ALIASES
+from fingerpost.serving.categories import Categories
+from fingerpost.serving.connections import connections, limits_of_process
+from fingerpost.serving.fingerprints import LatestFingerprints
+from fingerpost.serving.health import DiskWatch, Problems, RefusalRate, table_problems
+from fingerpost.serving.ingest import Ingest
+from fingerpost.serving.metrics import engine_metrics
+from fingerpost.serving.models import Models
+from fingerpost.serving.refresh import Refresher
+from fingerpost.serving.store import FingerprintStore, Limits
+from fingerpost.serving.store_schema import sqlite_path
+from fingerpost.serving.views import ServiceView
+from fingerpost.settings import Settings
 
-from fingerpost.environment import apply_tool_environment
-from fingerpost.errors import FingerpostError
-from fingerpost.logs import FewAlike, configure_logs
-from fingerpost.settings import Settings, get_settings, is_loopback
-from serving.api import app
-from serving.connections import guard_connections
-from serving.metrics_folder import remove_own
-from serving.time_limit import TimeLimit
-
-# BentoML's own traffic metrics have a series for every path anybody asks for, without bound; ours are by endpoint.
-# Its tracing and access log cost more than the answers themselves.
-_OPTIONS: dict[str, Any] = {
-    "workers": get_settings().engine_workers,
-    "traffic": {"timeout": 60},
-    "metrics": {"enabled": False},
-    "tracing": {"excluded_urls": ".*"},
-    "logging": {"access": {"enabled": False}},
-}
-_SWITCH_S = 0.0005
-# BentoML's cannot be turned off, and has no place for another.
-traffic.TimeoutMiddleware = TimeLimit  # type: ignore[misc, assignment]
-guard_connections()
+_FIRST_TABLE_S = 10.0
 
 
-@bentoml.service(name="fingerpost-engine", **_OPTIONS)
-@bentoml.asgi_app(app, path="/")
-class PredictionEngine:
-    """Fingerprints in, routing tables out: predicts throughput and latency of every host for every category."""
+class Engine:
+    """Everything one worker holds; `start` and `stop` frame its life."""
 
-    def __init__(self) -> None:
-        from serving.core import Engine
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = engine_metrics()
+        ttl_us, skew_us = round(settings.fingerprint_ttl_s * 1e6), round(settings.clock_skew_s * 1e6)
+        limits = Limits(settings.max_hosts, settings.max_services, ttl_us, skew_us)
+        self.store = FingerprintStore(settings.fingerprint_store, limits)
+        self.categories = Categories(settings.lake)
+        self.refusals = RefusalRate()
+        self.ingest = Ingest(self.store, settings, self.metrics, self.refusals)
+        self.refresher = Refresher(self.store, settings, self.metrics, self.categories)
+        self.windows = LatestFingerprints(settings.lake, settings.service)
+        # Its own: requests that wait for a store which does not answer must not take the threads of others.
+        self.store_reads = ThreadPoolExecutor(2, "store-reads")
+        self._disks = DiskWatch(_folders(settings), settings.disk_low_mb)
+        self._waits = 0
+        self.problems = Problems()
+        for look in (
+            self._own_problems,
+            self._model_problems,
+            self._table_problems,
+            self.refusals.problems,
+            self._disks.problems,
+        ):
+            self.problems.add(look)
 
-        settings = get_settings()
-        apply_tool_environment(settings)
-        configure_logs(settings.log_level, settings.log_format)
-        # A line a request, formatted only to be thrown away, is a tenth of what a request costs.
-        logging.getLogger("uvicorn.access").propagate = False
-        # It warns of every request that is none.
-        logging.getLogger("uvicorn.error").addFilter(FewAlike())
-        refuse_open_door(settings, _listening_address() or settings.bind_host)
-        _load_what_models_need()
-        self._engine = Engine(settings)
-        app.state.engine = self._engine
-        self._engine.start()
-        _let_requests_through()
+    @property
+    def models(self) -> Models:
+        return self.refresher.models
 
-    @bentoml.on_shutdown
-    def close(self) -> None:
-        self._engine.stop()
-        remove_own()
+    def start(self) -> None:
+        self.ingest.start()
+        self.refresher.start()
+        self._disks.start()
 
-    async def __is_ready__(self) -> bool:
-        return self._engine.ready()
+    def stop(self) -> None:
+        self.ingest.stop()
+        self.refresher.stop()
+        self._disks.stop()
+        self.store_reads.shutdown(wait=False, cancel_futures=True)
+        self.store.close()
 
+    async def view(self, service: str) -> ServiceView | None:
+        """The view of a service with live hosts; None without. The first time it waits for the first table."""
+        view = self.refresher.view(service)
+        if view is None:
+            return None
+        if view.published is None and not view.empty:
+            await view.changed(None, _FIRST_TABLE_S)
+        return view if view.published is not None else None
 
-def refuse_open_door(settings: Settings, address: str) -> None:
-    """Refuses to serve others than this machine without a token.
+    def may_wait(self) -> bool:
+        """Whether one more request may wait for the next table: half of the connections are for others."""
+        return self._waits < limits_of_process().most // 2
 
-    Raises:
-        FingerpostError: it would.
-    """
-    if not settings.engine_token and not is_loopback(address):
-        raise FingerpostError(
-            f"the engine would listen on {address}, where anybody could send fingerprints: set FINGERPOST_ENGINE_TOKEN"
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """Counts a request that waits."""
+        self._waits += 1
+        try:
+            yield
+        finally:
+            self._waits -= 1
+
+    def stale(self) -> str | None:
+        """Why the tables may be old, or None."""
+        if self.store.problem:
+            return f"store: {self.store.problem}"
+        problem = self.refresher.clock_problem()
+        return f"clock: {problem}" if problem else None
+
+    def note_state(self) -> None:
+        """Brings up to date what metrics say of store and tables; a thread that waits for the store cannot."""
+        self.metrics.store_problem.set(1 if self.store.problem else 0)
+        self.refresher.note_ages()
+
+    def ready(self) -> bool:
+        """Whether it can serve, and has what is to predict: the champion, or the baseline where the registry has none
+        or one that had to be refused. The settings can do without the registry's word."""
+        service = self.settings.service
+        champion = self.models.slot(service, "champion")
+        by_baseline = self.models.known(service) and (champion.tried is None or champion.problem is not None)
+        return self._serves() and (champion.model is not None or by_baseline or self.settings.ready_without_model)
+
+    def health(self) -> dict[str, Any]:
+        """Status, problems, and the age of every table."""
+        problems = self.problems.found()
+        tables = [(view, view.published) for view in self.refresher.views()]
+        services = {
+            view.service: {
+                "hosts": len(published.table.hosts),
+                "table_age_s": round(published.age_s, 3),
+                "source": published.table.source,
+                "model_version": published.table.model_version,
+                "arm": published.table.arm,
+                "experiment": published.table.experiment,
+                "histories": view.scored.said.histories.known if view.scored and view.scored.said else None,
+            }
+            for view, published in tables
+            if published is not None
+        }
+        status = "failing" if not self._serves() else "degraded" if problems else "ok"
+        return {"status": status, "ready": self.ready(), "problems": problems, "services": services}
+
+    def _serves(self) -> bool:
+        """Whether there is a store, or still a table from when there was that may be used."""
+        published = (view.published for view in self.refresher.views())
+        return self.store.problem is None or any(
+            each.age_s <= self.settings.table_ttl_s for each in published if each is not None
         )
 
+    def _own_problems(self) -> dict[str, str]:
+        found = {"store": self.store.problem, "clock": self.refresher.clock_problem()}
+        most = limits_of_process().most
+        if len(connections()) >= most:
+            found["connections"] = f"all {most} are in use: for each new one the longest silent one is ended"
+        return {name: problem for name, problem in found.items() if problem}
 
-def _listening_address() -> str | None:
-    """The address of the socket that BentoML hands to its workers (`--fd`); None if there is none."""
-    arguments = sys.argv
-    with contextlib.suppress(ValueError, IndexError, OSError):
-        descriptor = int(arguments[arguments.index("--fd") + 1])
-        with socket.socket(fileno=os.dup(descriptor)) as listening:
-            if listening.family in (socket.AF_INET, socket.AF_INET6):
-                return str(listening.getsockname()[0])
-            return "127.0.0.1"
-    return None
+    def _model_problems(self) -> dict[str, str]:
+        found = {"registry": self.models.registry_problem} if self.models.registry_problem else {}
+        for service in {self.settings.service, *self.refresher.services()}:
+            for alias in ALIASES:
+                if problem := self.models.slot(service, alias).problem:
+                    found[f"{alias} of {service}"] = problem
+            if problem := self.refresher.problem_of_experiment(service):
+                found[f"experiment of {service}"] = problem
+        return found
+
+    def _table_problems(self) -> dict[str, str]:
+        if not self.refresher.hosts_known:
+            return {"hosts": "none has sent a fingerprint: start agents with FINGERPOST_ENGINE_URL"}
+        return table_problems(self.refresher.views(), self.settings.table_ttl_s, self.settings.fingerprint_ttl_s)
 
 
-def _let_requests_through() -> None:
-    # A thread that computes gives way to the one that answers after this time, ten times sooner than by default.
-    sys.setswitchinterval(_SWITCH_S)
-    # All that is loaded by now stays. To look through it for what can be freed takes 0.12 s of a core, in which nobody
-    # else runs; on a busy machine that was seen to be a second.
-    gc.collect()
-    gc.freeze()
-
-
-def _load_what_models_need() -> None:
-    # Seconds of importing and compiling now, not while requests are served; and tables of user agents.
-    import lightgbm  # noqa: F401
-
-    import training.tree_kernel  # noqa: F401
-    from fingerpost.clients import user_agent_class
-
-    user_agent_class("Mozilla/5.0")
+def _folders(settings: Settings) -> dict[str, Path]:
+    """Where the engine, and what it reads, keeps files on this machine."""
+    store = sqlite_path(settings.fingerprint_store)
+    found = {"home": settings.home, "lake": settings.lake}
+    return {**found, "store": store.parent} if store is not None else found

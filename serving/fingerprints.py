@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from features.build import fingerprints_path
-from features.definition import schema_hash
+from fingerpost.features.build import fingerprints_path
+from fingerpost.features.definition import schema_hash
 
 
 class LatestFingerprints:

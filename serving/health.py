@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from fingerpost.stack.state import disk_of
-from serving.views import ServiceView
+from fingerpost.cli.stack.state import disk_of
+from fingerpost.serving.views import ServiceView
 
 Look = Callable[[], Mapping[str, str]]
 _DISKS_EVERY_S = 10.0

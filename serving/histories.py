@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.history_block import HistoryBlock
-from fleet.history import HISTORY_COLUMNS, HISTORY_SCHEMA, HOST_COLUMNS, History
-from fleet.history_later import later
-from serving.fleet_state import FleetState, Floats
+from fingerpost.serving.fleet_state import FleetState, Floats
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_SCHEMA, HOST_COLUMNS, History
+from fingerpost.telemetry.history_later import later
 
 _US = 1_000_000
 

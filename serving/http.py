@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from fingerpost.origins import has_token
+from fingerpost.serving.loop_lag import LoopLag
+from fingerpost.serving.metrics import engine_metrics
 from fingerpost.settings import get_settings
-from serving.loop_lag import LoopLag
-from serving.metrics import engine_metrics
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

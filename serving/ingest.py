@@ -13,10 +13,10 @@ from typing import Any
 
 from fingerpost.errors import RefusedError
 from fingerpost.fingerprint import open_message, unpack
+from fingerpost.serving.health import RefusalRate
+from fingerpost.serving.metrics import EngineMetrics
+from fingerpost.serving.store import STALE, Arrival, FingerprintStore, StoreError
 from fingerpost.settings import Settings
-from serving.health import RefusalRate
-from serving.metrics import EngineMetrics
-from serving.store import STALE, Arrival, FingerprintStore, StoreError
 
 logger = logging.getLogger(__name__)
 MAX_PACKED_BYTES = 512 * 2**10

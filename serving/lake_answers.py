@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from serving.answers import UnknownError
-from serving.api_models import PredictRequest
-from serving.http import RefusedRequestError
-from serving.predictor import cells_to_json, predict_cells
+from fingerpost.serving.answers import UnknownError
+from fingerpost.serving.api_models import PredictRequest
+from fingerpost.serving.http import RefusedRequestError
+from fingerpost.serving.predictor import cells_to_json, predict_cells
 
 if TYPE_CHECKING:
-    from serving.core import Engine
+    from fingerpost.serving.engine import Engine
 
 
 def predict_from_lake(engine: "Engine", asked: PredictRequest) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from serving.metrics_folder import forget_dead_workers, keep_in_memory
-from serving.service_gauges import ServiceGauges
+from fingerpost.serving.metrics_folder import forget_dead_workers, keep_in_memory
+from fingerpost.serving.service_gauges import ServiceGauges
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SPACE = "fingerpost_engine"

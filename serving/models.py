@@ -17,14 +17,14 @@ from fingerpost.aliases import ALIASES
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import Experiment, experiment_from_json
 from fingerpost.masking import described
+from fingerpost.serving.champion_scorer import LoadedModel, load_model
+from fingerpost.serving.histories import HistoryForm
+from fingerpost.serving.metrics import EngineMetrics
+from fingerpost.serving.model_files import Found, ModelFiles
+from fingerpost.serving.scoring import Scored, objection, score_fleet
 from fingerpost.settings import Settings
-from serving.champion_scorer import LoadedModel, load_model
-from serving.histories import HistoryForm
-from serving.metrics import EngineMetrics
-from serving.model_files import Found, ModelFiles
-from serving.scoring import Scored, objection, score_fleet
-from training.inspection import ended, forget_inspection
-from training.manifest import DamagedModelError, SchemaMismatchError
+from fingerpost.training.inspection import ended, forget_inspection
+from fingerpost.training.manifest import DamagedModelError, SchemaMismatchError
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.25
@@ -235,7 +235,7 @@ class Models:
                     child = None
                     self._stop.wait(pause_s)
                 elif lock is not None and child is None:
-                    command = [sys.executable, "-m", "serving.registry_watch"]
+                    command = [sys.executable, "-P", "-m", "fingerpost.serving.registry_watch"]
                     child, began_s = subprocess.Popen(command, stdin=subprocess.PIPE), time.monotonic()
             except OSError as error:
                 logger.warning("the registry cannot be watched: %s", error)

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from routing.cost import routing_cost
-from training.bundle import ModelBundle
+from fingerpost.routing.cost import routing_cost
+from fingerpost.training.bundle import ModelBundle
 
 
 def predict_cells(bundle: ModelBundle, fingerprints: pd.DataFrame, latency_weight: float) -> pd.DataFrame:
     """Predictions of all cells, with the cost of the next request.
 
     Args:
-        fingerprints: of `features.replay.Replay.latest`.
+        fingerprints: of `fingerpost.features.replay.Replay.latest`.
         latency_weight: of `routing_cost`.
 
     Returns:

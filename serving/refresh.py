@@ -9,20 +9,20 @@ from dataclasses import dataclass, field, replace
 from fingerpost.errors import RefusedError
 from fingerpost.experiment import CONTROL, TREATMENT
 from fingerpost.fingerprint import unpack
+from fingerpost.serving.arms import ArmsPlan, plan_arms
+from fingerpost.serving.baseline_scorer import BaselineScorer
+from fingerpost.serving.categories import Categories
+from fingerpost.serving.fleet_state import FleetState, HostState, build_fleet
+from fingerpost.serving.histories import same_block
+from fingerpost.serving.metrics import EngineMetrics
+from fingerpost.serving.models import Models
+from fingerpost.serving.scorer import Scorer
+from fingerpost.serving.scoring import Scored, score_fleet
+from fingerpost.serving.shadow import ShadowLog
+from fingerpost.serving.store import FingerprintStore, Mark, Stored, StoreError, is_newer
+from fingerpost.serving.table import RoutingTable, build_table, of_arm
+from fingerpost.serving.views import NO_ARM, ServiceView
 from fingerpost.settings import Settings
-from serving.arms import ArmsPlan, plan_arms
-from serving.baseline_scorer import BaselineScorer
-from serving.categories import Categories
-from serving.fleet_state import FleetState, HostState, build_fleet
-from serving.histories import same_block
-from serving.metrics import EngineMetrics
-from serving.models import Models
-from serving.scorer import Scorer
-from serving.scoring import Scored, score_fleet
-from serving.shadow import ShadowLog
-from serving.store import FingerprintStore, Mark, Stored, StoreError, is_newer
-from serving.table import RoutingTable, build_table, of_arm
-from serving.views import NO_ARM, ServiceView
 
 logger = logging.getLogger(__name__)
 _TICK_S = 0.1

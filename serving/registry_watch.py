@@ -1,7 +1,7 @@
 """Follows the aliases in the model registry and fetches what they point at; a process of its own.
 
 MLflow takes seconds to import, hundreds of MB, and as long as it likes to answer: none of it happens where requests
-are served. What is found lies in files (see `serving.model_files`), so it also outlives the registry and the engine.
+are served. What is found lies in files (`fingerpost.serving.model_files`), so it outlives the registry and the engine.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.logs import configure_logs
 from fingerpost.masking import described
+from fingerpost.serving.model_files import UNFINISHED, Found, ModelFiles, write_to_disk
 from fingerpost.settings import Settings, get_settings
-from serving.model_files import UNFINISHED, Found, ModelFiles, write_to_disk
-from training.inspection import inspect_files, is_inspected
+from fingerpost.training.inspection import inspect_files, is_inspected
 
 logger = logging.getLogger(__name__)
 _MOST_EXPERIMENT = 10_000
@@ -122,7 +122,7 @@ def fetch(tracking_url: str, name: str, version: str, target: Path) -> None:
         FingerpostError: it is not a Fingerpost model, or one that cannot be used; the message says why.
         mlflow.exceptions.MlflowException, OSError: the registry does not answer, or files cannot be written.
     """
-    from training.registry import fetch_version
+    from fingerpost.training.registry import fetch_version
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as temporary:

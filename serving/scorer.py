@@ -5,8 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from serving.fleet_state import FleetState, Floats
-from serving.histories import Histories
+from fingerpost.serving.fleet_state import FleetState, Floats
+from fingerpost.serving.histories import Histories
 
 TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.baseline import Reference, refer
-from serving.fleet_state import FleetState, Floats
-from serving.scorer import ModelLogs, Predictions, Scorer
+from fingerpost.serving.baseline import Reference, refer
+from fingerpost.serving.fleet_state import FleetState, Floats
+from fingerpost.serving.scorer import ModelLogs, Predictions, Scorer
 
 
 @dataclass(frozen=True)

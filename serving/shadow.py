@@ -5,11 +5,11 @@ import time
 from typing import Any
 
 from fingerpost.lake import date_of, partition, remove_oldest, write_atomically
+from fingerpost.serving.champion_scorer import LoadedModel
+from fingerpost.serving.metrics import EngineMetrics
+from fingerpost.serving.scorer import TARGETS
+from fingerpost.serving.scoring import Scored, score_fleet
 from fingerpost.settings import Settings
-from serving.champion_scorer import LoadedModel
-from serving.metrics import EngineMetrics
-from serving.scorer import TARGETS
-from serving.scoring import Scored, score_fleet
 
 logger = logging.getLogger(__name__)
 KIND = "predictions"

@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fingerpost.errors import FingerpostError
 from fingerpost.masking import described
-from serving.store_database import SILENT_S, Database
-from serving.store_schema import PLACE_COLUMNS, PLACES, UPSERT, changes, fingerprints, writing
+from fingerpost.serving.store_database import SILENT_S, Database
+from fingerpost.serving.store_schema import PLACE_COLUMNS, PLACES, UPSERT, changes, fingerprints, writing
 
 _CHUNK = 400
 STALE = "stale"

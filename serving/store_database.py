@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from fingerpost.locks import locked
-from serving.store_schema import create_schema, is_damage, open_database, sqlite_path
+from fingerpost.serving.store_schema import create_schema, is_damage, open_database, sqlite_path
 
 logger = logging.getLogger(__name__)
 # A database that answers at all has refused by then.

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.success import success_rates
-from serving.fleet_state import FleetState, Floats, Ints
-from serving.scorer import Predictions
+from fingerpost.routing.success import success_rates
+from fingerpost.serving.fleet_state import FleetState, Floats, Ints
+from fingerpost.serving.scorer import Predictions
 
 # Digits that are kept: more would make tables larger and their versions change for nothing.
 _DIGITS = 4

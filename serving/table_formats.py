@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from serving.table import RoutingTable
+from fingerpost.serving.table import RoutingTable
 
 JSON, LUA, ARROW = "application/json", "text/x-lua", "application/vnd.apache.arrow.stream"
 MATRICES = ("throughput_rps", "latency_p50_s", "latency_p99_s", "success_rate", "age_s")

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from serving.http import App, Message, Receive, Scope, Send, problem
+from fingerpost.serving.http import App, Message, Receive, Scope, Send, problem
 
 
 class TimeLimit:

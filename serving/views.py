@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fingerpost.experiment import Experiment
-from serving.scoring import Scored
-from serving.table import RoutingTable
-from serving.table_formats import RENDERERS
+from fingerpost.serving.scoring import Scored
+from fingerpost.serving.table import RoutingTable
+from fingerpost.serving.table_formats import RENDERERS
 
 # The table that is of no arm.
 NO_ARM = ""

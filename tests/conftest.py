@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fingerpost.agent.batches import write_batch
 from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+from fingerpost.middleware import MiddlewareReceiver
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
-from fleet.batches import write_batch
-from fleet.middleware import MiddlewareReceiver
 
 US = 1_000_000
 
@@ -108,7 +108,7 @@ def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Latency follows a load that rises and falls, so that there is something to learn beyond an average.
     """
-    from features.ingest import ingest
+    from fingerpost.features.ingest import ingest
 
     lake = tmp_path_factory.mktemp("measured") / "lake"
     dice = random.Random(3)
@@ -136,8 +136,8 @@ def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def featured_lake(measured_lake: Path) -> Path:
     """`measured_lake` with windows of 5 s, training rows and fingerprints."""
-    from features.build import build_features
-    from features.prepare import FeatureSettings
+    from fingerpost.features.build import build_features
+    from fingerpost.features.prepare import FeatureSettings
 
     build_features(measured_lake, "shop", FeatureSettings(5, 30, 16, 30))
     return measured_lake
@@ -146,7 +146,7 @@ def featured_lake(measured_lake: Path) -> Path:
 @pytest.fixture(scope="session")
 def registry_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a registry of a champion and a challenger; to be copied, since MLflow makes its tables slowly."""
-    from tests.registry_harness import Made, registry_settings
+    from tests.support.registry_harness import Made, registry_settings
 
     folder = tmp_path_factory.mktemp("registry")
     Made(registry_settings(folder)).fill()
@@ -156,7 +156,7 @@ def registry_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def made(registry_template: Path, tmp_path: Path) -> Any:
     """A real registry on SQLite: champion is version 1, challenger version 2; see `tests.registry_harness`."""
-    from tests.registry_harness import Made, registry_settings
+    from tests.support.registry_harness import Made, registry_settings
 
     shutil.copy(registry_template / "mlflow.db", tmp_path)
     return Made(registry_settings(tmp_path))
@@ -179,7 +179,7 @@ def agent_socket(receiver: MiddlewareReceiver) -> Path:
 @pytest.fixture
 def free_ports() -> Callable[[int], list[int]]:
     """Finds ports that are free now."""
-    from fingerpost.stack.ports import free_ports
+    from fingerpost.cli.stack.ports import free_ports
 
     return free_ports
 

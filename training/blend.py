@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from features.definition import NUMERIC_FEATURES
+from fingerpost.features.definition import NUMERIC_FEATURES
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class Blend:
         """Fits by a smooth absolute loss (pseudo-Huber, scale 0.1); on the latest 50,000 rows of either kind.
 
         Args:
-            matrix: features as `training.encoder.Encoder` orders them, shape (n, features).
+            matrix: features as `fingerpost.training.encoder.Encoder` orders them, shape (n, features).
             outcome: logs, shape (n,).
         """
         seen = _own(matrix)

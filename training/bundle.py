@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import TARGETS, schema_hash
-from training.blend import Blend
-from training.encoder import Encoder
-from training.fast_trees import Predict
-from training.manifest import ABOUT, FORMAT, FileEntry, booster_file, read_about, read_checked
+from fingerpost.features.definition import TARGETS, schema_hash
+from fingerpost.training.blend import Blend
+from fingerpost.training.encoder import Encoder
+from fingerpost.training.manifest import ABOUT, FORMAT, FileEntry, booster_file, read_about, read_checked
+from fingerpost.training.trees.fast import Predict
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -31,7 +31,7 @@ class ModelBundle:
         boosters: target to boosters of the correction, on a log scale, whose mean counts.
         blends: target to the blend it corrects.
         shifts: target to what is added to the log of what is served, so that a quantile holds the share of requests
-            that it should; see `training.calibration`.
+            that it should; see `fingerpost.training.calibration`.
     """
 
     boosters: dict[str, list["Booster"]]
@@ -47,7 +47,7 @@ class ModelBundle:
         """Logs of the predicted targets, each of shape (rows,), as windows will measure them: without shifts.
 
         Args:
-            frame: FEATURES, as `features.replay.Replay` makes them.
+            frame: FEATURES, as `fingerpost.features.replay.Replay` makes them.
         """
         return self.predict_matrix(self.encoder.encode(frame))
 
@@ -57,7 +57,7 @@ class ModelBundle:
         """As `predict_log`, of encoded features.
 
         Args:
-            trees: what the boosters predict, if somebody does that quicker; see `training.fast_trees`.
+            trees: what the boosters predict, if somebody does that quicker; see `fingerpost.training.trees.fast`.
         """
         predicted = {}
         for target, boosters in self.boosters.items():
@@ -107,7 +107,7 @@ class ModelBundle:
         """Loads what `save` wrote; nothing in it is executed.
 
         LightGBM ends the process that reads damaged trees. Files from elsewhere are to be read by
-        `training.inspection.inspect_files` first, which does that in a process of its own.
+        `fingerpost.training.inspection.inspect_files` first, which does that in a process of its own.
 
         Raises:
             SchemaMismatchError: it was made for other features.

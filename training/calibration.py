@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fleet.windows import LATENCY_SHARES
+from fingerpost.telemetry.windows import LATENCY_SHARES
 
 Floats = NDArray[np.float64]
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from fingerpost.settings import Settings
+from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.calibration import PROMISED, share_under, shift_to
+from fingerpost.training.evaluate import TargetScore, score
+from fingerpost.training.fit import fit_bundle, refit_bundle
+from fingerpost.training.ranking import Ranking, Replay, rank_quality, rank_table, replay_choices
+from fingerpost.training.splits import time_split
+from fingerpost.training.tune import Tuning, TuningBudget, tune
 from fingerpost.workers import THREADS, Workers, workers_of
-from training.bundle import ModelBundle
-from training.calibration import PROMISED, share_under, shift_to
-from training.evaluate import TargetScore, score
-from training.fit import fit_bundle, refit_bundle
-from training.ranking import Ranking, Replay, rank_quality, rank_table, replay_choices
-from training.splits import time_split
-from training.tune import Tuning, TuningBudget, tune
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Candidate:
         bundle: fitted to `train` alone: all the evidence is of it.
         refitted: the same, fitted to the rows of `test` too: what is registered.
         train, test: the rows it was fitted to (validation included) and scored on; `train` may hold rehearsed rows.
-        ranks: of `training.ranking.rank_table`, on `test`.
+        ranks: of `fingerpost.training.ranking.rank_table`, on `test`.
         replay: what choosing hosts by it would have cost on `test`, beside the baseline.
         coverage: share of requests under each predicted latency on `test`: `raw`, and as `served` with its shift.
         halflife_s, window_s: of the features.

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES
 from fingerpost.category import category_attributes
+from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Encoder:
     def encode_cells(
         self, numeric: NDArray[np.float64], categories: Sequence[str], category: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """The same matrix, of `features.fleet_features.CellFeatures`.
+        """The same matrix, of `fingerpost.features.fleet_features.CellFeatures`.
 
         Args:
             numeric: NUMERIC_FEATURES, shape (rows, features).

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from features.definition import NAIVE, naive_column
-from training.bundle import ModelBundle
+from fingerpost.features.definition import NAIVE, naive_column
+from fingerpost.training.bundle import ModelBundle
 
 
 @dataclass(frozen=True)

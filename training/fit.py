@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import CATEGORICAL_FEATURES, FEATURES, TARGETS, TIME_FEATURES
 from fingerpost.errors import NoDataError
+from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, TARGETS, TIME_FEATURES
+from fingerpost.training.blend import Blend
+from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.encoder import Encoder
+from fingerpost.training.objective import absolute_error, quantile_objective
 from fingerpost.workers import THREADS, Workers
-from training.blend import Blend
-from training.bundle import ModelBundle
-from training.encoder import Encoder
-from training.objective import absolute_error, quantile_objective
 
 Floats = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fingerpost.lake import write_text_atomically
 from fingerpost.shown import visible
-from training.compiled_trees import COMPILED
-from training.manifest import DamagedModelError, about_digest, read_about, read_checked
+from fingerpost.training.manifest import DamagedModelError, about_digest, read_about, read_checked
+from fingerpost.training.trees.compiled import COMPILED
 
 # Beside the files, what they were when they were read well.
 CHECKED = "checked.json"
@@ -104,7 +104,7 @@ def _changed(folder: Path, noted: object) -> str:
 
 
 def _run(folder: Path) -> None:
-    command = [sys.executable, "-m", "training.inspection", str(folder)]
+    command = [sys.executable, "-P", "-m", "fingerpost.training.inspection", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
@@ -142,9 +142,9 @@ def _limit_self() -> None:
 def _read_and_compile(folder: Path) -> None:
     import numpy as np
 
-    from features.definition import FEATURES
-    from training.bundle import ModelBundle
-    from training.compiled_trees import save_trees
+    from fingerpost.features.definition import FEATURES
+    from fingerpost.training.bundle import ModelBundle
+    from fingerpost.training.trees.compiled import save_trees
 
     bundle = ModelBundle.load(folder)
     # Checks every node, before LightGBM goes round in circles of them.

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from features.definition import CATEGORICAL_FEATURES, TARGETS, schema_hash
 from fingerpost.errors import FingerpostError
-from training.blend import NEW, OWN
+from fingerpost.features.definition import CATEGORICAL_FEATURES, TARGETS, schema_hash
+from fingerpost.training.blend import NEW, OWN
 
 FORMAT = 3
 ABOUT = "bundle.json"
@@ -45,7 +45,7 @@ class FileEntry(_Strict):
 
 
 class BlendEntry(_Strict):
-    """The weights of a blend; see `training.blend.Blend`."""
+    """The weights of a blend; see `fingerpost.training.blend.Blend`."""
 
     own: Annotated[list[FiniteFloat], Field(min_length=len(OWN), max_length=len(OWN))]
     new: Annotated[list[FiniteFloat], Field(min_length=len(NEW), max_length=len(NEW))]

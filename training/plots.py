@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from features.definition import FEATURES, TARGETS
-from training.bundle import ModelBundle
-from training.calibration import PROMISED, calibration_curve
-from training.evaluate import TargetScore
-from training.tune import Tuning
+from fingerpost.features.definition import FEATURES, TARGETS
+from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.calibration import PROMISED, calibration_curve
+from fingerpost.training.evaluate import TargetScore
+from fingerpost.training.tune import Tuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from training.candidate import Candidate
+    from fingerpost.training.candidate import Candidate
 
 _MODEL, _NAIVE = "#1f6f8b", "#c9a227"
 _TOP_FEATURES = 15

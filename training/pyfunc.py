@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from training.bundle import ModelBundle
+from fingerpost.training.bundle import ModelBundle
 
 
 class BundleModel:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from routing.cost import routing_cost
-from training.bundle import ModelBundle
+from fingerpost.routing.cost import routing_cost
+from fingerpost.training.bundle import ModelBundle
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.definition import CATEGORICAL_FEATURES, FEATURES, OUTCOMES, schema_hash
 from fingerpost import __version__
+from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, OUTCOMES, schema_hash
 from fingerpost.shown import csv_cell
-from training.again import MODEL_TAG, model_digest, registered_before
-from training.bundle import ModelBundle
-from training.candidate import Candidate
-from training.evaluate import TargetScore, error_table
-from training.notes import run_notes
-from training.plots import all_plots
-from training.registry import SAVED_AS, SCORED
+from fingerpost.training.again import MODEL_TAG, model_digest, registered_before
+from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.candidate import Candidate
+from fingerpost.training.evaluate import TargetScore, error_table
+from fingerpost.training.model_card import run_notes
+from fingerpost.training.plots import all_plots
+from fingerpost.training.registry import SAVED_AS, SCORED
 
 
 def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
@@ -105,7 +105,7 @@ def _log_model(saved: Path, bundle: ModelBundle, rows: pd.DataFrame, model_name:
     inputs = _plain(rows[list(FEATURES)])
     logged = mlflow.pyfunc.log_model(
         name="model",
-        loader_module="training.pyfunc",
+        loader_module="fingerpost.training.pyfunc",
         data_path=str(saved),
         signature=infer_signature(inputs, bundle.predict(inputs)),
         # Given, not guessed: guessing imports everything anew and takes many seconds.

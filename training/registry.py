@@ -12,10 +12,10 @@ from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, experiment_from_json
 from fingerpost.settings import Settings
 from fingerpost.shown import markdown_text
-from training.bundle import ModelBundle
-from training.fit import DEFAULT_PARAMS
-from training.inspection import inspect_once
-from training.manifest import ABOUT, MOST_ABOUT_BYTES, DamagedModelError, read_about
+from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.fit import DEFAULT_PARAMS
+from fingerpost.training.inspection import inspect_once
+from fingerpost.training.manifest import ABOUT, MOST_ABOUT_BYTES, DamagedModelError, read_about
 
 # Where in a version's run the model is that all evidence is of; it has not seen the rows it was scored on.
 SCORED = "scored"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from features.definition import schema_hash
 from fingerpost import __version__
-from training.trials import FOLDS, ROUNDS, Outcome, TrialData
+from fingerpost.features.definition import schema_hash
+from fingerpost.training.trials import FOLDS, ROUNDS, Outcome, TrialData
 
 _SEED = 7
 # Of one model, the studies that are kept: one that is under way, and what it may be compared with.

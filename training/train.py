@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.build import load_training_rows
+from fingerpost.features.build import load_training_rows
 from fingerpost.settings import Settings
-from training.candidate import make_candidate
-from training.evaluate import TargetScore, mean_skill
-from training.ranking import Replay, choices_in_words
-from training.registration import register
-from training.registry import (
+from fingerpost.training.candidate import make_candidate
+from fingerpost.training.evaluate import TargetScore, mean_skill
+from fingerpost.training.ranking import Replay, choices_in_words
+from fingerpost.training.registration import register
+from fingerpost.training.registry import (
     challenger_version,
     champion_params,
     champion_version,
@@ -38,7 +38,7 @@ class TrainingReport:
         champion: whether the version now is the champion.
         challenger: whether it now is the challenger, to be compared with the champion.
         reason: why, or why not.
-        regret: mean excess true cost of the hosts predicted best; see `training.ranking`.
+        regret: mean excess true cost of the hosts predicted best; see `fingerpost.training.ranking`.
         coverage: share of requests under the served p99.
     """
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import TARGETS, naive_column
-from training.blend import Blend
-from training.encoder import Encoder
-from training.evaluate import log_mae
-from training.fit import LEARNED, Floats, fit_booster, learnable, training_matrix
-from training.splits import purged_folds
+from fingerpost.features.definition import TARGETS, naive_column
+from fingerpost.training.blend import Blend
+from fingerpost.training.encoder import Encoder
+from fingerpost.training.evaluate import log_mae
+from fingerpost.training.fit import LEARNED, Floats, fit_booster, learnable, training_matrix
+from fingerpost.training.splits import purged_folds
 
 FOLDS = 2
 ROUNDS = 200

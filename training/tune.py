@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from fingerpost.training.fit import DEFAULT_PARAMS
+from fingerpost.training.study import Study, next_params, study_key
+from fingerpost.training.trials import Planned, limits_of, run_trial, trial_data
 from fingerpost.workers import THREADS, Workers
-from training.fit import DEFAULT_PARAMS
-from training.study import Study, next_params, study_key
-from training.trials import Planned, limits_of, run_trial, trial_data
 
 
 @dataclass(frozen=True)

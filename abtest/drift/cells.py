@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from abtest.drift.frames import CELL, LEVEL, RESIDUALS
+from fingerpost.abtest.drift.frames import CELL, LEVEL, RESIDUALS
 
 _MIN_WINDOWS = 10
 _MOST_CELLS = 5000

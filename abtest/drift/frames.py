@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.definition import NAIVE, TARGETS, naive_column
+from fingerpost.features.definition import NAIVE, TARGETS, naive_column
 
 CELL = ["host", "category"]
 LEVEL = "level_throughput_rps"

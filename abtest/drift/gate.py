@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from abtest.drift.frames import split_rows
-from abtest.drift.report import page
-from abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
-from abtest.promotion.record import evidence_run
-from features.build import load_training_rows
+from fingerpost.abtest.drift.frames import split_rows
+from fingerpost.abtest.drift.report import page
+from fingerpost.abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
+from fingerpost.abtest.promotion.record import evidence_run
 from fingerpost.errors import NoDataError
+from fingerpost.features.build import load_training_rows
 from fingerpost.settings import Settings
 from fingerpost.shown import markdown_text
-from training.registry import load_scored, load_version
+from fingerpost.training.registry import load_scored, load_version
 
 REPORT, VERDICT = "report.html", "verdict.json"
 _MOST_SNAPSHOTS = 200

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abtest.drift.frames import MIX, MODEL_COLUMNS, TRAFFIC_COLUMNS, by_requests
-from features.definition import TARGETS
+from fingerpost.abtest.drift.frames import MIX, MODEL_COLUMNS, TRAFFIC_COLUMNS, by_requests
+from fingerpost.features.definition import TARGETS
 from fingerpost.shown import plotly_label
 
 # A value is far outside where it is ten times what the reference's extremes are, or a tenth.

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abtest.drift.cells import CellShift, shifted_cells, told
-from abtest.drift.frames import Predict, checked_frames
-from abtest.drift.report import Column, DataTest, Limits, run_report
-from features.definition import NAIVE, TARGETS, naive_column
+from fingerpost.abtest.drift.cells import CellShift, shifted_cells, told
+from fingerpost.abtest.drift.frames import Predict, checked_frames
+from fingerpost.abtest.drift.report import Column, DataTest, Limits, run_report
+from fingerpost.features.definition import NAIVE, TARGETS, naive_column
 from fingerpost.settings import Settings
-from training.evaluate import log_mae
+from fingerpost.training.evaluate import log_mae
 
 DRIFT, NO_DRIFT, TOO_LITTLE = "drift", "no drift", "too little data"
 # Below this share of the reference's hosts, what is measured is not the fleet.

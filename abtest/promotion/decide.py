@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from abtest.promotion.policy import ComparisonGate, OfflineGate, Policy, StateGate
-from abtest.promotion.readings import (
+from fingerpost.abtest.promotion.policy import ComparisonGate, OfflineGate, Policy, StateGate
+from fingerpost.abtest.promotion.readings import (
     BAD,
     GOOD,
     SAME,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from abtest.registry import HOLD_TAG, WATCH_TAG, Registry
+from fingerpost.abtest.registry import HOLD_TAG, WATCH_TAG, Registry
 from fingerpost.aliases import CHAMPION
 
 VERDICT = "verdict.json"

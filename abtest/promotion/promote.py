@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from abtest.promotion.decide import Decision, decide
-from abtest.promotion.evidence import gather
-from abtest.promotion.policy import load_policy
-from abtest.promotion.record import note_applied, same_wait, write_record
-from abtest.registry import HOLD_TAG, WATCH_TAG, Registry
+from fingerpost.abtest.promotion.decide import Decision, decide
+from fingerpost.abtest.promotion.evidence import gather
+from fingerpost.abtest.promotion.policy import load_policy
+from fingerpost.abtest.promotion.record import note_applied, same_wait, write_record
+from fingerpost.abtest.registry import HOLD_TAG, WATCH_TAG, Registry
 from fingerpost.aliases import CHALLENGER, CHAMPION
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import Settings

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from abtest.promotion.decide import Decision, decide
-from abtest.promotion.evidence import read_artifact
-from abtest.promotion.policy import PolicyFile, parse_policy
-from abtest.registry import Registry
 from fingerpost import __version__
+from fingerpost.abtest.promotion.decide import Decision, decide
+from fingerpost.abtest.promotion.evidence import read_artifact
+from fingerpost.abtest.promotion.policy import PolicyFile, parse_policy
+from fingerpost.abtest.registry import Registry
 from fingerpost.aliases import ALIASES, none_if_missing
 from fingerpost.errors import FingerpostError
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from abtest.promotion.evidence import VERDICT, latest_result
-from abtest.promotion.readings import read_comparison, read_time
-from abtest.promotion.record import evidence_run
-from abtest.registry import Registry
+from fingerpost.abtest.promotion.evidence import VERDICT, latest_result
+from fingerpost.abtest.promotion.readings import read_comparison, read_time
+from fingerpost.abtest.promotion.record import evidence_run
+from fingerpost.abtest.registry import Registry
 from fingerpost.shown import markdown_text
 
 # The same verdict again is logged after this: it may rest on more by then.

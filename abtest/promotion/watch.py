@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from abtest.promotion.promote import StaleEvidenceError, rollback
-from abtest.promotion.readings import read_time
-from abtest.promotion.record import note_applied, write_record
-from abtest.registry import WATCH_TAG, Registry
+from fingerpost.abtest.promotion.promote import StaleEvidenceError, rollback
+from fingerpost.abtest.promotion.readings import read_time
+from fingerpost.abtest.promotion.record import note_applied, write_record
+from fingerpost.abtest.registry import WATCH_TAG, Registry
 from fingerpost.aliases import CHAMPION
 from fingerpost.settings import Settings
 
@@ -41,7 +41,7 @@ class WatchOutcome:
 
 def look(settings: Settings, who: str, now: datetime | None = None) -> WatchOutcome | None:
     """Looks once at the promotion that is watched; rolls it back if a guardrail is broken. None: none is watched."""
-    from abtest.promotion.guardrails import load_requests, read_guardrails
+    from fingerpost.abtest.promotion.guardrails import load_requests, read_guardrails
 
     registry, moment = Registry(settings), now or datetime.now(UTC)
     watch = registry.note(WATCH_TAG)

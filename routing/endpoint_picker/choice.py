@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet.envoy_log import DECISION_MARK
-from routing.arms import arm_of, time_key
-from routing.cost import cost_at
-from routing.endpoint_picker.endpoints import Endpoints
-from routing.endpoint_picker.requests import Request, RequestCategories
-from routing.table_file import Arm, PickerTable
+from fingerpost.accesslog.envoy import DECISION_MARK
+from fingerpost.routing.arms import arm_of, time_key
+from fingerpost.routing.cost import cost_at
+from fingerpost.routing.endpoint_picker.endpoints import Endpoints
+from fingerpost.routing.endpoint_picker.requests import Request, RequestCategories
+from fingerpost.routing.table_file import Arm, PickerTable
 
 # The chosen endpoint and those to try after it: as many as Envoy's configuration tries, and one more.
 MOST_ENDPOINTS = 4
@@ -48,7 +48,7 @@ class Decision:
         return replace(self, propensity=None, predicted_cost=None)
 
     def as_text(self) -> str:
-        """One line, as the native picker logs it and `fleet.envoy_log` reads it."""
+        """One line, as the native picker logs it and `fingerpost.accesslog.envoy` reads it."""
         propensity, cost = (f"{value:.6g}" if value else "" for value in (self.propensity, self.predicted_cost))
         explored = "1" if self.explored else ""
         made_with = (self.arm, self.model_version, self.table_version)

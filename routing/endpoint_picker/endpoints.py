@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.errors import FingerpostError
-from routing.clusters import ERRORS_IN_A_ROW, GATEWAY_ERRORS, GATEWAY_ERRORS_IN_A_ROW, LEFT_OUT_S
-from routing.upstream import Upstream, plain_address
+from fingerpost.routing.envoy.clusters import ERRORS_IN_A_ROW, GATEWAY_ERRORS, GATEWAY_ERRORS_IN_A_ROW, LEFT_OUT_S
+from fingerpost.routing.envoy.upstream import Upstream, plain_address
 
 # What restarts is back in seconds.
 _REFUSED_S = 5.0

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from fingerpost.origins import is_known, own_names
-from routing.endpoint_picker.server import EndpointPickerServer
+from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
 
 
 class _Silent(WSGIRequestHandler):

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from fingerpost.accesslog.envoy_format import MAX_USER_AGENT
+from fingerpost.accesslog.fields import route_of
 from fingerpost.categorise import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, CategoryTable
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
-from fleet.log_fields import route_of
-from routing.access_log import MAX_USER_AGENT
 
 _MAX_PATH = 512
 _SCHEME = 6

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fingerpost.errors import FingerpostError, RefusedError
-from routing.endpoint_picker.choice import Chooser, Decision
-from routing.endpoint_picker.messages import SERVICE, messages
-from routing.endpoint_picker.service import Exchange
-from routing.table_watch import TableWatch
-from routing.upstream import parse_upstreams
+from fingerpost.routing.endpoint_picker.choice import Chooser, Decision
+from fingerpost.routing.endpoint_picker.messages import SERVICE, messages
+from fingerpost.routing.endpoint_picker.service import Exchange
+from fingerpost.routing.envoy.upstream import parse_upstreams
+from fingerpost.routing.table_watch import TableWatch
 
 _LOG = logging.getLogger("fingerpost.endpoint_picker")
 _LOOK_EVERY_S = 0.25

@@ -3,16 +3,16 @@
 import time
 from typing import Any
 
-from routing.endpoint_picker.choice import Chooser, Decision
-from routing.endpoint_picker.endpoints import plain_endpoint
-from routing.endpoint_picker.messages import FULL_DUPLEX_STREAMED, OVERWRITE, messages
-from routing.endpoint_picker.requests import request_of
+from fingerpost.routing.endpoint_picker.choice import Chooser, Decision
+from fingerpost.routing.endpoint_picker.endpoints import plain_endpoint
+from fingerpost.routing.endpoint_picker.messages import FULL_DUPLEX_STREAMED, OVERWRITE, messages
+from fingerpost.routing.endpoint_picker.requests import request_of
 
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
 SUBSET = "x-gateway-destination-endpoint-subset"
 LB_SPACE, SUBSET_SPACE = "envoy.lb", "envoy.lb.subset_hint"
-# The decision for the access log: metadata of this name and key, see `routing.access_log`.
+# The decision for the access log: metadata of this name and key, see `fingerpost.accesslog.envoy_format`.
 LOG_SPACE, LOG_KEY = "fingerpost", "decision"
 _NO_ENDPOINT = 503
 

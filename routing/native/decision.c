@@ -1,4 +1,4 @@
-/* What was decided of a request, as one line of text for the access log; fleet/envoy_log.py reads it.
+/* What was decided of a request, as one line of text for the access log; fingerpost/accesslog/envoy.py reads it.
  *
  * It goes there as a request header, set when the request is done: no host sees it, and what a client sent is replaced. A
  * header is fewer allocations than an object in the request's filter state; a field of its own in Envoy's metadata for

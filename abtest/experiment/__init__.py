@@ -1,0 +1,1 @@
+"""Switchback experiments: design, pairs, confidence, verdict. May import what `abtest` may."""

@@ -1,0 +1,112 @@
+"""From a challenger in the registry to a verdict in it, without anybody's doing: shadow first, then an experiment."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from fingerpost.abtest.experiment.evaluation import Evaluation, evaluate
+from fingerpost.abtest.experiment.store import RECORD_TAG, running, start, still_in_force, stop
+from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy, challenger_off_policy
+from fingerpost.abtest.promotion.evidence import latest_result
+from fingerpost.abtest.promotion.readings import GOOD, SAME, read_comparison
+from fingerpost.abtest.promotion.results import log_result
+from fingerpost.abtest.registry import HOLD_TAG, WATCH_TAG, Registry
+from fingerpost.abtest.shadow.compare import ShadowReport, compare
+from fingerpost.abtest.shadow.join import load_shadow
+from fingerpost.aliases import CHALLENGER
+from fingerpost.errors import NoDataError
+from fingerpost.settings import Settings
+
+logger = logging.getLogger(__name__)
+_US = 1_000_000
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """What there is of an experiment after a look at it.
+
+    Args:
+        action: `started`, `goes on`, `stopped`, or `none`.
+        why: of what was done, or why there is none.
+        evaluation: as of now, if one is or was running.
+    """
+
+    action: str
+    why: str
+    evaluation: Evaluation | None = None
+
+
+def compare_in_shadow(settings: Settings, hours: float, now_us: int) -> tuple[ShadowReport, ChallengerOffPolicy | None]:
+    """Compares what both versions predicted with what followed, and what the challenger would have cost.
+
+    What either comes to is logged as evidence.
+
+    Returns:
+        The comparison, and the off-policy estimate where there is anything to estimate from.
+    """
+    registry, from_us = Registry(settings), now_us - round(hours * 3600 * _US)
+    joined = load_shadow(settings.lake, settings.service, from_us, now_us, settings.window_s)
+    report = compare(joined, settings.latency_weight)
+    if report.status != "insufficient":
+        champion, challenger = report.versions
+        about = {"verdict": report.status, "champion": champion, "challenger": challenger, "samples": report.rows}
+        log_result(registry, "shadow", {**report.to_json(), **about}, report.reason)
+    try:
+        found = challenger_off_policy(settings, from_us, now_us)
+    except NoDataError:
+        return report, None
+    gain = found.estimate.gain
+    if found.estimate.usable and gain is not None:
+        verdict = "better" if gain.high < 0 else "worse" if gain.low > 0 else "no difference"
+        result = {**found.to_json(), "verdict": verdict, "samples": int(found.estimate.effective)}
+        log_result(registry, "offpolicy", result, f"mean latency by {gain.value:+.4f} s")
+    return report, found
+
+
+def conduct(settings: Settings) -> Conducted:
+    """Looks at the experiment that runs, ends it when it is decided, and begins one where a challenger is due for it.
+
+    A challenger is due once the shadow comparison has shown it to be no worse, if no experiment of it has been
+    stopped before, and neither a hold nor a watch is on.
+    """
+    registry = Registry(settings)
+    experiment = running(settings)
+    if experiment is None:
+        why = not_due(settings, registry)
+        if why is not None:
+            return Conducted("none", why)
+        begun = start(settings)
+        return Conducted("started", f"experiment {begun.experiment.id}", None)
+    found = evaluate(settings, experiment)
+    verdict = found.verdict
+    if not still_in_force(settings, experiment):
+        stop(settings, verdict, "its versions are not champion and challenger any more")
+        return Conducted("stopped", "its versions are not champion and challenger any more", found)
+    if verdict.decided_at is None and not verdict.over:
+        return Conducted("goes on", verdict.reason, found)
+    about = {"champion": experiment.champion, "challenger": experiment.challenger}
+    # Logged before it is ended: killed in between, it is ended the next time.
+    log_result(registry, "experiment", {**verdict.to_json(), **about}, verdict.reason)
+    stop(settings, verdict, verdict.reason)
+    return Conducted("stopped", verdict.reason, found)
+
+
+def not_due(settings: Settings, registry: Registry) -> str | None:
+    """Why no experiment is to begin now; None: one is."""
+    if not settings.experiment_auto:
+        return "experiments are begun by people (FINGERPOST_EXPERIMENT_AUTO)"
+    challenger = registry.version_of(CHALLENGER)
+    if challenger is None:
+        return "there is no challenger"
+    if registry.note(HOLD_TAG) is not None or registry.note(WATCH_TAG) is not None:
+        return "a hold or a watch is on"
+    entry: Any = registry.version(challenger)
+    if entry is not None and RECORD_TAG in entry.tags:
+        return f"version {challenger} has had its experiment"
+    shadow = latest_result(registry, "shadow", "challenger", challenger)
+    if shadow is None:
+        return f"version {challenger} has not been compared in the shadow yet"
+    said = read_comparison(shadow["result"])
+    if said.verdict not in (GOOD, SAME):
+        return f"version {challenger} is {said.verdict} in the shadow"
+    return None

@@ -1,0 +1,45 @@
+"""An experiment's pairs and verdict from the lake, as of now."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+
+from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
+from fingerpost.abtest.experiment.verdict import Rules, Verdict, judge
+from fingerpost.abtest.lake import US, read_span
+from fingerpost.experiment import Experiment
+from fingerpost.settings import Settings
+
+COLUMNS = ("time", "status", "duration_s", "arm", "predicted_cost")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The verdict on an experiment, and the pairs it rests on."""
+
+    experiment: Experiment
+    verdict: Verdict
+    pairs: Pairs
+
+
+def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = None) -> Evaluation:
+    """Reads the request records of the experiment's time and judges them.
+
+    A slot is over when its records can be in the lake: two batches of the agents and one ingest after its end.
+
+    Args:
+        now_us: the present, microseconds since 1970; None: the clock's.
+    """
+    now = time.time_ns() // 1000 if now_us is None else now_us
+    until = min(now, experiment.end_us + settle_us(settings))
+    # Requests that end after the last slot began in it.
+    records = read_span(settings.lake, "requests", experiment.service, experiment.begin_us, until + US, COLUMNS)
+    pairs = switchback_pairs(records, experiment, until - settle_us(settings))
+    over = now >= experiment.end_us + settle_us(settings)
+    verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)
+    return Evaluation(experiment, replace(verdict, experiment=json.loads(experiment.to_json())), pairs)
+
+
+def settle_us(settings: Settings) -> int:
+    """How long records take to the lake at most, as a rule, microseconds."""
+    return round((2 * settings.agent_batch_s + settings.ingest_every_s) * US)

@@ -1,0 +1,148 @@
+"""The life of an experiment: it runs as long as it lies in the registry, where the engine finds it too."""
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fingerpost.abtest.registry import Registry
+from fingerpost.errors import FingerpostError
+from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment, experiment_from_json
+from fingerpost.lake import service_folder, write_text_atomically
+from fingerpost.settings import Settings
+
+if TYPE_CHECKING:
+    from fingerpost.abtest.experiment.verdict import Verdict
+
+logger = logging.getLogger(__name__)
+US = 1_000_000
+# On the challenger's version, after the experiment: how it ended, in short.
+RECORD_TAG = "fingerpost.experiment.record"
+KIND = "experiments"
+
+
+@dataclass(frozen=True)
+class Started:
+    """The experiment that runs now, and whether this call began it (`new`) or it only went on."""
+
+    experiment: Experiment
+    new: bool
+
+
+def running(settings: Settings) -> Experiment | None:
+    """The experiment in the registry, or None. It may be past its end; it is there until it is stopped.
+
+    Raises:
+        FingerpostError: what lies there is no experiment.
+    """
+    text = Registry(settings).tags().get(EXPERIMENT_TAG)
+    return experiment_from_json(text) if text else None
+
+
+def start(
+    settings: Settings,
+    slot_s: float | None = None,
+    washout_s: float | None = None,
+    pairs: int | None = None,
+    now_us: int | None = None,
+) -> Started:
+    """Begins an experiment of the version that `challenger` points at against that of `champion`.
+
+    The one write to the registry is the whole of it: killed before, nothing has happened; after, calling again finds
+    the experiment of the same two versions and goes on with it.
+
+    Args:
+        slot_s, washout_s, pairs: instead of the settings'.
+        now_us: the present, microseconds since 1970; None: the clock's.
+
+    Raises:
+        FingerpostError: an alias is missing or both are the same version, or another experiment runs.
+    """
+    registry = Registry(settings)
+    champion, challenger = (_alias(registry, each) for each in (CONTROL, TREATMENT))
+    present = running(settings)
+    if present is not None:
+        if (present.champion, present.challenger) == (champion, challenger):
+            return Started(present, new=False)
+        raise FingerpostError(
+            f"experiment {present.id} of versions {present.champion} and {present.challenger} is there: "
+            "`fingerpost experiment stop` ends it"
+        )
+    # By then every engine has seen it.
+    now = time.time_ns() // 1000 if now_us is None else now_us
+    begin_us = now + round(max(3 * settings.model_poll_s, 1.0) * US)
+    experiment = Experiment(
+        f"v{champion}-v{challenger}-{begin_us // US}",
+        settings.service,
+        champion,
+        challenger,
+        begin_us,
+        settings.experiment_slot_s if slot_s is None else slot_s,
+        settings.experiment_washout_s if washout_s is None else washout_s,
+        settings.experiment_pairs if pairs is None else pairs,
+    )
+    registry.set_experiment(experiment)
+    # Who started another at the same moment has the last word.
+    return Started(running(settings) or experiment, new=True)
+
+
+def still_in_force(settings: Settings, experiment: Experiment) -> bool:
+    """Whether its versions still are champion and challenger; otherwise the engine serves something else."""
+    registry = Registry(settings)
+    return all(registry.version_of(arm) == experiment.version_of(arm) for arm in (CONTROL, TREATMENT))
+
+
+def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | None = None) -> Path | None:
+    """Ends the experiment: its record is kept in the lake and, in short, on the challenger's version; then it goes.
+
+    In this order, so that killed in between, the next call does the same again.
+
+    Args:
+        verdict: as of now, if it could be told.
+        why: who or what ended it.
+
+    Returns:
+        The record's file; None if no experiment was there. What lay there and was none is removed.
+    """
+    registry = Registry(settings)
+    try:
+        experiment = running(settings)
+    except FingerpostError as error:
+        logger.warning("removed from the registry: %s", error)
+        registry.set_note(EXPERIMENT_TAG, None)
+        return None
+    if experiment is None:
+        return None
+    now = time.time_ns() // 1000 if now_us is None else now_us
+    record = {
+        "experiment": json.loads(experiment.to_json()),
+        "stopped_us": now,
+        "why": why,
+        "verdict": verdict.to_json() if verdict else None,
+    }
+    path = service_folder(settings.lake, KIND, experiment.service) / f"{experiment.id}.json"
+    write_text_atomically(path, json.dumps(record, indent=1))
+    short = {
+        "id": experiment.id,
+        "why": why[:200],
+        **({name: getattr(verdict, name) for name in ("verdict", "rule", "reason", "pairs")} if verdict else {}),
+    }
+    registry.tag_version(experiment.challenger, RECORD_TAG, json.dumps(short)[:5000])
+    registry.set_note(EXPERIMENT_TAG, None)
+    return path
+
+
+def records_of(settings: Settings) -> list[dict[str, Any]]:
+    """The records of the experiments that were stopped, in the order in which they began."""
+    folder = service_folder(settings.lake, KIND, settings.service)
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json") if not path.name.startswith(".")]
+    return sorted(found, key=lambda record: record["experiment"]["begin_us"])
+
+
+def _alias(registry: Registry, alias: str) -> str:
+    version = registry.version_of(alias)
+    if version is None:
+        raise FingerpostError(f"{registry.name} has no {alias}: set this alias to a version in the registry first")
+    return version

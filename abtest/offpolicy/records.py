@@ -1,0 +1,79 @@
+"""The off-policy estimate of the challenger, from the lake."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fingerpost.abtest.lake import CATEGORY_COLUMNS, OUTCOME_COLUMNS, read_span, with_categories
+from fingerpost.abtest.offpolicy.estimate import OffPolicy, capped_cost, evaluate_policy
+from fingerpost.abtest.offpolicy.target_policy import replayed_choices
+from fingerpost.aliases import ALIASES
+from fingerpost.errors import NoDataError
+from fingerpost.features.numbers import numbers
+from fingerpost.serving.shadow import KIND
+from fingerpost.settings import Settings
+from fingerpost.status import failed
+
+_MAX_RECORDS = 300_000
+_CAP_QUANTILE = 0.999
+
+
+@dataclass(frozen=True)
+class ChallengerOffPolicy:
+    """What routing by the challenger would have cost.
+
+    Args:
+        estimate: mean latency, seconds, up to `cap_s`.
+        replay: mean probability with which the champion, replayed in the same way, takes the host that was taken: how
+            well the replay knows what the router knew.
+        versions: of champion and challenger.
+    """
+
+    estimate: OffPolicy
+    cap_s: float
+    replay: float
+    versions: tuple[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "champion": self.versions[0],
+            "challenger": self.versions[1],
+            "cap_s": self.cap_s,
+            "replay": self.replay,
+            **self.estimate.to_json(),
+        }
+
+
+def challenger_off_policy(settings: Settings, from_us: int, to_us: int) -> ChallengerOffPolicy:
+    """Reads records and predictions of a span of time; the latest 300,000 records that a policy chose hosts for.
+
+    Raises:
+        NoDataError: there are no predictions of a challenger, or no requests with a propensity.
+    """
+    lake, service = settings.lake, settings.service
+    predictions = read_span(lake, KIND, service, from_us, to_us)
+    if predictions.empty:
+        raise NoDataError(f"no predictions of champion and challenger in {lake / KIND}: is there a challenger?")
+    last = predictions.iloc[-1]
+    versions = (str(last["champion_version"]), str(last["challenger_version"]))
+    same = (predictions["champion_version"] == versions[0]) & (predictions["challenger_version"] == versions[1])
+    records = read_span(lake, "requests", service, from_us, to_us, (*OUTCOME_COLUMNS, *CATEGORY_COLUMNS))
+    records = with_categories(records.tail(_MAX_RECORDS).reset_index(drop=True), lake, service)
+    propensity = numbers(records["propensity"])
+    if not (propensity > 0).any():
+        raise NoDataError(
+            "no request has a propensity: only those that the native picker, or `random`, routed have one"
+        )
+    duration = numbers(records["duration_s"])
+    cap_s = float(np.nanquantile(duration, _CAP_QUANTILE)) if np.isfinite(duration).any() else 1.0
+    cost = capped_cost(duration, failed(records["status"].to_numpy(np.int64)), cap_s)
+    max_age_s = 3 * settings.shadow_every_s
+    choices = {side: replayed_choices(records, predictions[same], side, settings, max_age_s) for side in ALIASES}
+    hosts = {name: place for place, name in enumerate(choices["challenger"].hosts)}
+    taken = records["host"].map(hosts).to_numpy(np.int64)
+    category = np.unique(records["category"].to_numpy(dtype=str), return_inverse=True)[1]
+    estimate = evaluate_policy(records["time_us"], category, taken, cost, propensity, choices["challenger"].probability)
+    likely = choices["champion"].probability[np.arange(len(taken)), taken]
+    known = np.isfinite(likely) & (propensity > 0)
+    return ChallengerOffPolicy(estimate, cap_s, float(likely[known].mean()) if known.any() else 0.0, versions)

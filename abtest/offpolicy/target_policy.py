@@ -1,0 +1,106 @@
+"""What the router would have done with another model's predictions, request by request."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fingerpost.features.numbers import numbers
+from fingerpost.routing.picker_table import picker_cells
+from fingerpost.settings import Settings
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+US = 1_000_000
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The probability with which a policy sends each request to each host.
+
+    Args:
+        hosts: names, in the order of the columns.
+        probability: shape (requests, hosts); each known row sums to 1, NaN where nothing was predicted at the time.
+    """
+
+    hosts: tuple[str, ...]
+    probability: Floats
+
+
+def replayed_choices(
+    records: pd.DataFrame, predictions: pd.DataFrame, side: str, settings: Settings, max_age_s: float
+) -> Choices:
+    """The router's rule on the predictions of each request's time: least cost at the load of that moment.
+
+    The load is counted from the records themselves: what had begun on a host and not ended. The exploration share is
+    the router's own.
+
+    Args:
+        records: `time_us` (when they ended), `duration_s`, `host`, `category`; all the traffic, not a sample.
+        predictions: the logs of champion and challenger, with `file` and `time_us`.
+        side: whose predictions: `champion` or `challenger`.
+        max_age_s: predictions older than this are not used.
+    """
+    hosts = tuple(sorted(set(predictions["host"]) | set(records["host"])))
+    ended = records["time_us"].to_numpy(np.int64)
+    duration = numbers(records["duration_s"])
+    begun = ended - np.round(np.nan_to_num(duration) * US).astype(np.int64)
+    probability = np.full((len(records), len(hosts)), np.nan)
+    load = _load(records["host"], hosts, begun, ended)
+    logs = [part for _, part in predictions.groupby("file", sort=False)]
+    logs.sort(key=lambda part: int(part["time_us"].max()))
+    # A log is in force from when its youngest fingerprint was made until the next one is.
+    known_us = np.array([int(part["time_us"].max()) for part in logs], dtype=np.int64)
+    place = np.searchsorted(known_us, begun, side="right") - 1
+    category = records["category"].to_numpy(dtype=object)
+    for number, part in enumerate(logs):
+        of = (place == number) & (begun - known_us[number] <= max_age_s * US)
+        if of.any():
+            probability[of] = _least_cost(part, side, hosts, category[of], load[of], settings)
+    return Choices(hosts, probability)
+
+
+def _least_cost(
+    log: pd.DataFrame,
+    side: str,
+    hosts: tuple[str, ...],
+    category: NDArray[np.object_],
+    load: Floats,
+    settings: Settings,
+) -> Floats:
+    def matrix(target: str) -> pd.DataFrame:
+        return log.pivot_table(index="category", columns="host", values=f"{side}_{target}", aggfunc="last")
+
+    rate = matrix("throughput_rps")
+    latency = matrix("latency_p50_s").reindex(index=rate.index, columns=rate.columns)
+    known_rate, known_latency = rate.to_numpy(np.float64), latency.to_numpy(np.float64)
+    success, weights = np.ones(rate.shape), np.ones(rate.shape[1])
+    slope, offset = picker_cells(known_rate, known_latency, success, weights, settings)
+    row = rate.index.get_indexer(pd.Index(category))
+    column = np.array([hosts.index(name) for name in rate.columns], dtype=np.int64)
+    found = np.full((len(category), len(hosts)), np.nan)
+    known = row >= 0
+    cost = slope[row[known], :-1] * (load[np.ix_(known, column)] + 1) + offset[row[known], :-1]
+    best = cost <= cost.min(axis=1, keepdims=True)
+    share = settings.exploration
+    chosen = share / cost.shape[1] + (1 - share) * best / best.sum(axis=1, keepdims=True)
+    spread = np.zeros((int(known.sum()), len(hosts)))
+    spread[:, column] = chosen
+    # Where no host can serve, the router would fall back: nothing is said.
+    spread[~np.isfinite(cost.min(axis=1))] = np.nan
+    found[known] = spread
+    return found
+
+
+def _load(names: pd.Series, hosts: tuple[str, ...], begun: Ints, ended: Ints) -> Floats:
+    """Requests on each host when each request was sent, itself left out, shape (requests, hosts)."""
+    named = names.to_numpy(dtype=object)
+    load = np.zeros((len(begun), len(hosts)))
+    for place, host in enumerate(hosts):
+        of = named == host
+        before = np.searchsorted(np.sort(begun[of]), begun, side="left")
+        gone = np.searchsorted(np.sort(ended[of]), begun, side="right")
+        load[:, place] = np.maximum(before - gone, 0)
+    return load

@@ -1,0 +1,184 @@
+"""Champion and challenger by what they predicted for the same cells, before the challenger routes anything."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fingerpost.abtest.experiment.blocks import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
+from fingerpost.abtest.plain import plain
+from fingerpost.abtest.shadow.errors import prediction_errors
+from fingerpost.aliases import ALIASES
+from fingerpost.features.numbers import numbers
+from fingerpost.routing.cost import routing_cost
+from fingerpost.serving.scorer import TARGETS
+
+Floats = NDArray[np.float64]
+
+MIN_ROWS = 100
+_MOST_NAMES = 100
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Errors of both on the same rows.
+
+    Args:
+        rows: outcomes compared.
+        champion, challenger: mean error (`shadow_errors`), or mean regret.
+        naive: the same of the cell's last window, where there was one; NaN for regret.
+        difference: challenger less champion; below 0 the challenger is better.
+        skill: 1 - challenger / champion; above 0 the challenger is better.
+    """
+
+    rows: int
+    champion: float
+    challenger: float
+    naive: float
+    difference: Estimate
+    skill: float
+
+
+@dataclass(frozen=True)
+class ShadowReport:
+    """What shadow scoring says.
+
+    Args:
+        status: of the challenger, by its errors over all targets; `insufficient`: too few outcomes to tell.
+        reason: the same as a sentence.
+        versions: of champion and challenger; empty without predictions.
+        rows, blocks: outcomes, and blocks of time that have some.
+        errors: by target, and `all`, the mean over the targets.
+        regret: (true cost of the host that a model would choose) / (that of the best) - 1, over windows and categories
+            that traffic reached on several hosts.
+        by_host, by_category: the names with the most outcomes, each with its errors (`all` targets).
+        regret_by_category: the same of regret.
+    """
+
+    status: Literal["better", "worse", "no difference", "insufficient"]
+    reason: str
+    versions: tuple[str, str]
+    rows: int
+    blocks: int
+    errors: Mapping[str, Comparison] = field(default_factory=dict)
+    regret: Comparison | None = None
+    by_host: Mapping[str, Comparison] = field(default_factory=dict)
+    by_category: Mapping[str, Comparison] = field(default_factory=dict)
+    regret_by_category: Mapping[str, Comparison] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; numbers that are not finite are None."""
+        return dict(plain(self))
+
+
+def compare(joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.05) -> ShadowReport:
+    """Compares the latest two versions in `shadow_join.join_outcomes`.
+
+    Errors are weighted by the rows' weights; intervals are over blocks of time, paired: both models predict the same
+    rows, so what is common to them cancels.
+
+    Args:
+        latency_weight: of the routing cost, see `fingerpost.routing.cost`.
+    """
+    if joined.empty:
+        return ShadowReport("insufficient", "no prediction has an outcome yet", ("", ""), 0, 0)
+    last = joined.iloc[int(joined["time_us"].to_numpy(np.int64).argmax())]
+    versions = (str(last["champion_version"]), str(last["challenger_version"]))
+    same = (joined["champion_version"] == versions[0]) & (joined["challenger_version"] == versions[1])
+    rows = joined[same].reset_index(drop=True)
+    errors = prediction_errors(rows)
+    block = time_blocks(rows["end_us"])
+    weight = rows["weight"].to_numpy(np.float64)
+    by_target = {
+        target: _comparison({side: errors[side][:, place] for side in errors}, block, weight, alpha)
+        for place, target in enumerate(TARGETS)
+    }
+    overall = {side: _row_means(errors[side]) for side in errors}
+    by_target["all"] = _comparison(overall, block, weight, alpha)
+    regrets = regret_table(rows, latency_weight)
+    regret_values = {side: regrets[side].to_numpy(np.float64) for side in ALIASES}
+    regret_block = time_blocks(regrets["end_us"]) if len(regrets) else np.zeros(0, dtype=np.int64)
+    status, reason = _status(by_target["all"])
+    return ShadowReport(
+        status,
+        reason,
+        versions,
+        len(rows),
+        len(np.unique(block)),
+        by_target,
+        _comparison(regret_values, regret_block, np.ones(len(regrets)), alpha),
+        _by(rows["host"], overall, block, weight, alpha),
+        _by(rows["category"], overall, block, weight, alpha),
+        _by(regrets["category"], regret_values, regret_block, np.ones(len(regrets)), alpha),
+    )
+
+
+def regret_table(rows: pd.DataFrame, latency_weight: float = 0.0) -> pd.DataFrame:
+    """`end_us`, `category`, `champion`, `challenger`: the regret of the host that each would have chosen.
+
+    Cost is that of the next request at the host's load, by throughput, or by median latency where no throughput was
+    measured. Only hosts that traffic reached can be compared: a lower bound of what could have been gained.
+    """
+    target = "throughput_rps" if np.isfinite(numbers(rows["actual_throughput_rps"])).any() else "latency_p50_s"
+
+    def cost(side: str) -> Floats:
+        if target == "latency_p50_s":
+            return numbers(rows[f"{side}_{target}"])
+        rate, latency = numbers(rows[f"{side}_throughput_rps"]), numbers(rows[f"{side}_latency_p50_s"])
+        return routing_cost(numbers(rows["inflight"]), rate, latency, 1.0, latency_weight)
+
+    costs = {"true": cost("actual"), **{side: cost(side) for side in ALIASES}}
+    known = np.isfinite(np.stack(list(costs.values()))).all(axis=0)
+    table = pd.DataFrame({"end_us": rows["end_us"], "category": rows["category"], **costs})
+    table = table[pd.Series(known)].reset_index(drop=True)
+    keys = ["end_us", "category"]
+    groups = table.groupby(keys, sort=True)
+    found = pd.DataFrame({"hosts": groups.size(), "best": groups["true"].min()})
+    for side in ALIASES:
+        found[side] = table.loc[groups[side].idxmin()].set_index(keys)["true"] / found["best"] - 1
+    return found[found["hosts"] > 1].reset_index()
+
+
+def _comparison(values: Mapping[str, Floats], block: NDArray[np.int64], weight: Floats, alpha: float) -> Comparison:
+    means = {side: clustered_mean(each, block, weight, alpha).value for side, each in values.items()}
+    difference = clustered_mean(values["challenger"] - values["champion"], block, weight, alpha)
+    rows = int((np.isfinite(values["champion"]) & (weight > 0)).sum())
+    skill = 1 - means["challenger"] / means["champion"] if means["champion"] > 0 else math.nan
+    return Comparison(rows, means["champion"], means["challenger"], means.get("naive", math.nan), difference, skill)
+
+
+def _by(
+    names: pd.Series, values: Mapping[str, Floats], block: NDArray[np.int64], weight: Floats, alpha: float
+) -> dict[str, Comparison]:
+    found = {}
+    for name in names.value_counts().index[:_MOST_NAMES]:
+        of = (names == name).to_numpy()
+        found[str(name)] = _comparison({side: each[of] for side, each in values.items()}, block[of], weight[of], alpha)
+    return found
+
+
+def _status(overall: Comparison) -> tuple[Literal["better", "worse", "no difference", "insufficient"], str]:
+    difference = overall.difference
+    if overall.rows < MIN_ROWS or not difference.known:
+        return "insufficient", (
+            f"{overall.rows} outcomes in {difference.blocks} blocks of time are too few: at least {MIN_ROWS} in "
+            f"{MIN_BLOCKS} are needed"
+        )
+    interval = f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+    if difference.high < 0:
+        return "better", f"its mean error is lower: {interval}"
+    if difference.low > 0:
+        return "worse", f"its mean error is higher: {interval}"
+    return "no difference", f"mean errors cannot be told apart: {interval}"
+
+
+def _row_means(errors: Floats) -> Floats:
+    known = np.isfinite(errors)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(
+            np.where(known, errors, 0.0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+        )

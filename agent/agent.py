@@ -1,0 +1,298 @@
+"""The agent beside a host: follows its requests, samples it, and reports both, and what it makes of them."""
+
+import logging
+import signal
+import threading
+import time
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from fingerpost.agent.active_categories import CategoryBook
+from fingerpost.agent.batches import fingerprint_rows, quarantine_lines, write_batch
+from fingerpost.agent.bounded_folder import bounded_inbox, bounded_quarantine
+from fingerpost.agent.fingerprint_builder import FingerprintMaker
+from fingerpost.agent.health import Problems, RequestChecks
+from fingerpost.agent.history_file import HistoryFile
+from fingerpost.agent.host_history import OwnHistory
+from fingerpost.agent.options import AgentOptions
+from fingerpost.agent.record_buffer import Intake
+from fingerpost.agent.sampling.base import NotYetError, Sampler, SamplingError
+from fingerpost.agent.sampling.trace import CpuTrace
+from fingerpost.agent.sender import Sender
+from fingerpost.agent.sources import Source
+from fingerpost.fingerprint import Fingerprint, pack
+from fingerpost.lake import QUARANTINE, service_folder
+from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
+
+logger = logging.getLogger(__name__)
+# The CPU counter is read often, which is cheap.
+_METER_S = 0.1
+# The wall clock and the one that never jumps may drift apart by this between two looks; more is a jump.
+_JUMP_S = 2.0
+
+
+class Agent:
+    """Collects request records and host samples; `report` writes them, and the fingerprint made of them, as batches.
+
+    After a crash an access log is read on from the last report: batches are named by where they begin, so what was
+    reported twice is in the lake once. Fingerprints wait in a spool until the engine has taken them.
+
+    Attributes:
+        problems: what is wrong now, and what to do.
+
+    Args:
+        source: of request records; None: there are none.
+        sampler: of the host.
+        sender: of fingerprints; None: they only go to the lake.
+    """
+
+    def __init__(
+        self,
+        options: AgentOptions,
+        source: Source | None,
+        sampler: Sampler,
+        intake: Intake,
+        book: CategoryBook,
+        sender: Sender | None = None,
+        boot_id: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._options = options
+        self._source, self._sampler, self._sender = source, sampler, sender
+        self._intake, self._book = intake, book
+        self._clock = clock
+        self._boot_id = boot_id or uuid.uuid4().hex
+        self._maker = self._new_maker()
+        self._history = OwnHistory(book.table, options.window_s, options.halflife_s)
+        self._history_file = HistoryFile(options.state / f"{options.host}.history", self._history, self._batch_name())
+        self._profiled = 0
+        self._clock_offset_s = clock() - time.monotonic()
+        self._sampled_s = clock()
+        self._trace = CpuTrace()
+        self._last: Fingerprint | None = None
+        self._fingerprints: list[Fingerprint] = []
+        self._lock = threading.Lock()
+        self._inbox = bounded_inbox(options.lake, options.service, options.host, options.inbox_bytes)
+        self._quarantine = bounded_quarantine(options.lake, options.service, options.max_quarantine_bytes)
+        self.counts: Counter[str] = Counter()
+        self.problems = Problems()
+        self._checks = RequestChecks(self.problems, _hint(options))
+        self.reported_s = time.monotonic()
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """The last one that was made."""
+        return self._last
+
+    def read(self) -> None:
+        """Takes in the requests that came since the last call."""
+        if self._source:
+            self._source.read(self._intake, self.report_or_keep)
+            self.problems.tell("requests", self._source.problem())
+
+    def meter(self) -> None:
+        """Reads the host's CPU counter, to know later when within a sample it was used."""
+        try:
+            busy_s = self._sampler.busy_s()
+        except SamplingError:
+            return  # the next sample says so
+        if busy_s is not None:
+            self._trace.note(self._clock(), busy_s)
+
+    def sample_host(self) -> None:
+        """Takes one host sample; a host that is gone is counted, told of, and looked for again the next time."""
+        self._notice_jump()
+        self.meter()
+        since_s = self._sampled_s
+        try:
+            row = self._sampler.sample()
+        except NotYetError as error:
+            logger.info("%s", error)
+            self.problems.tell("host", None)
+            self._sampled_s, self._trace = self._clock(), CpuTrace()
+            return
+        except SamplingError as error:
+            self.counts["samples_failed"] += 1
+            self.problems.tell("host", f"cannot sample the host: {error}")
+            return
+        self.problems.tell("host", None)
+        self._sampled_s = row["time"] / 1e6
+        used_cpu_s = row.pop("used_cpu_s")
+        if used_cpu_s is None:
+            used_cpu_s = row["cpu_util"] * row["cores"] * max(0.0, self._sampled_s - since_s)
+        edges_s, used_s = self._trace.divide(since_s, self._sampled_s, used_cpu_s)
+        if self._intake.take_sample(row):
+            self._maker.add_sample(row, edges_s, used_s)
+            self._history.add_sample(row)
+
+    def report(self) -> None:
+        """Writes what was collected into the lake's inbox, with a fingerprint, then notes how far was read.
+
+        Raises:
+            OSError: the lake cannot be written; nothing is forgotten.
+        """
+        self._profile()
+        self._make_fingerprint()
+        self._write()
+        self._history_file.save(self._batch_name())
+        self._intake.clear()
+        self._profiled = 0
+        self._fingerprints = []
+        if self._source:
+            self._source.commit()
+        self._history_file.committed()
+        self.reported_s = time.monotonic()
+
+    def report_or_keep(self) -> bool:
+        """Reports; while the lake cannot be written, what was collected is kept, up to the intake's bounds."""
+        try:
+            self.report()
+        except OSError as error:
+            self.counts["reports_failed"] += 1
+            self.problems.tell("lake", f"cannot write to the lake, will try again: {error}", logging.ERROR)
+            return False
+        self.problems.tell("lake", None)
+        return True
+
+    def run(self) -> None:
+        """Collects and reports until SIGTERM or SIGINT, then reports once more."""
+        stopping = threading.Event()
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            stopping.set()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        options = self._options
+        logger.info("agent started", extra={"host": options.host, "boot_id": self._boot_id})
+        if missing := options.missing():
+            logger.warning("%s (docs/agent.md says what tells what)", missing)
+        next_read = next_sample = next_report = time.monotonic()
+        while not stopping.is_set():
+            now = time.monotonic()
+            if now >= next_sample:
+                self.sample_host()
+                next_sample = now + options.sample_s
+            else:
+                self.meter()
+            if now >= min(next_read, next_report):
+                self.read()
+                next_read = now + (self._source.pause_s if self._source else options.batch_s)
+            if now >= next_report:
+                self.report_or_keep()
+                next_report = now + options.batch_s
+            # Cheaper than waiting for the event, ten times a second; it is looked at soon enough.
+            time.sleep(min(_METER_S, options.sample_s))
+        self.read()
+        self.report_or_keep()
+        if self._source:
+            self._source.close()
+        if self._sender:
+            self._sender.stop()
+        logger.info("agent stopped", extra={"host": options.host, "counts": self.all_counts()})
+
+    def all_counts(self) -> dict[str, int]:
+        """Every count of what was taken, refused and failed."""
+        source = self._source.counts if self._source else Counter()
+        return dict(self.counts + self._intake.counts + self._history.counts + source)
+
+    def _new_maker(self) -> FingerprintMaker:
+        options = self._options
+        return FingerprintMaker(
+            options.service,
+            options.host,
+            self._boot_id,
+            self._book.table,
+            options.halflife_s,
+            options.attribution_halflife_s,
+            self._clock(),
+        )
+
+    def _notice_jump(self) -> None:
+        """After a jump of the clock the ages of what was observed are wrong, so the fingerprint begins anew."""
+        offset = self._clock() - time.monotonic()
+        if abs(offset - self._clock_offset_s) > _JUMP_S:
+            logger.warning("the clock jumped by %.1f s: the fingerprint begins anew", offset - self._clock_offset_s)
+            self.counts["clock_jumps"] += 1
+            # A life of its own, so that the numbering says so, and the engine does not wait for the old time to return.
+            self._boot_id = uuid.uuid4().hex
+            self._maker = self._new_maker()
+            self._sampled_s = self._clock()
+            self._trace = CpuTrace()
+        self._clock_offset_s = offset
+
+    def _profile(self) -> None:
+        """Has the records since the last call profiled; those that wait for the lake are not profiled twice."""
+        fresh = self._intake.records[self._profiled :]
+        self._checks.look(fresh, self._intake.taken, self._intake.reasons)
+        self._book.note(fresh)
+        mapping = self._book.refresh()
+        if mapping is not None:
+            self._maker.use_table(self._book.table, mapping)
+            self._history.use_table(self._book.table)
+        if fresh:
+            category, now_s = self._book.assign(fresh), self._clock()
+            self._maker.add_requests(fresh, category, now_s)
+            self._maker.complete(fresh, category, now_s)
+            self._history_file.add_requests(fresh)
+        self._profiled = len(self._intake.records)
+        # A full intake is what a long log is read in: the rest of a window may be yet to come.
+        until_us = self._intake.records[-1]["time"] if self._intake.full and fresh else round(self._clock() * 1e6)
+        self._history.close(until_us)
+
+    def _make_fingerprint(self) -> None:
+        if not self._maker.sampled:
+            return
+        made = replace(self._maker.fingerprint(self._clock()), history=self._history.block())
+        self._last = made
+        self._fingerprints.append(made)
+        del self._fingerprints[: -self._options.max_held_fingerprints]
+        self.counts["fingerprints"] += 1
+        if self._sender:
+            self._sender.put(pack(made))
+            why = self._sender.spool_problem
+            said = None if why is None else f"cannot write to the spool, fingerprints wait in memory: {why}"
+            self.problems.tell("spool", said, logging.ERROR)
+
+    def _batch_name(self) -> str:
+        return self._source.batch_name() if self._source else self._boot_id
+
+    def _write(self) -> None:
+        options, intake = self._options, self._intake
+        name = self._batch_name()
+        # Samples first: they are what makes a host known to the ingest of its records.
+        for kind, columns, rows in (
+            ("samples", HOST_SAMPLE, intake.samples),
+            ("requests", REQUEST_RECORD, intake.records),
+            ("fingerprints", FINGERPRINT, fingerprint_rows(self._fingerprints)),
+        ):
+            if rows:
+                suffix = f"-{name}" if kind == "requests" else ""
+                path = write_batch(options.lake, kind, columns, rows, f"{options.host}-{rows[0]['time']}{suffix}")
+                self._bound_inbox(path)
+        if intake.refused:
+            # Named by where and with what it begins: the same when reported again, another after a truncation.
+            mark = zlib.crc32(intake.refused[0][1])
+            file = f"{options.host}-{name}-{mark:08x}"
+            path = quarantine_lines(options.lake, options.service, time.time_ns() // 1000, file, intake.refused)
+            self.counts["quarantine_dropped"] += self._quarantine.add(path) or 0
+
+    def _bound_inbox(self, path: Path) -> None:
+        """Has the oldest batches go where nobody fetches them, so that the agent does not fill its host's disk."""
+        removed = self._inbox.add(path)
+        if removed is not None:
+            self.counts["batches_dropped"] += removed
+            most = f"{self._options.inbox_bytes / 2**20:g} MB"
+            text = f"{removed} batches that nobody fetched were removed: more than {most} waited in the lake's inbox"
+            self.problems.tell("inbox", f"{text}; docs/agent.md says how they travel" if removed else None)
+
+
+def _hint(options: AgentOptions) -> str:
+    kept = service_folder(options.lake / QUARANTINE, "lines", options.service)
+    asked = f"does --log-format {options.log_format} fit? " if options.access_log else ""
+    return f"{asked}They are kept in {kept}"

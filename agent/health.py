@@ -1,0 +1,150 @@
+"""What is wrong with an agent: said once when it begins, again each minute, and told by `/healthz` and the metrics."""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fingerpost.masking import masked
+
+if TYPE_CHECKING:
+    from fingerpost.agent.agent import Agent
+    from fingerpost.agent.sender import Sender
+
+logger = logging.getLogger(__name__)
+# Without a report for so many of its periods an agent is not well.
+_LATE_PERIODS = 5
+_SAY_AGAIN_S = 60.0
+# Over how long refused lines are compared with accepted ones, and how many there must be.
+_SPAN_S = 60.0
+_FEWEST_LINES = 20
+# Of so many requests at least one should tell how long it took.
+_TIMED_REQUESTS = 100
+PROBLEMS = {
+    "requests": "The access log is not there or cannot be read.",
+    "refused": "Most requests are refused.",
+    "times": "No request tells how long it took.",
+    "host": "The host cannot be sampled.",
+    "lake": "The lake cannot be written.",
+    "spool": "The spool cannot be written.",
+    "inbox": "Batches were removed that nobody fetched.",
+    "engine": "The engine does not answer.",
+}
+
+
+@dataclass
+class _Problem:
+    text: str
+    said_s: float
+    times: int = 1
+
+
+class Problems:
+    """What is wrong now, by a short, stable name.
+
+    The same problem is logged when it begins, once a minute as long as it lasts, and when it is over, however often it
+    is told of.
+
+    Args:
+        clock: seconds that never jump.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._current: dict[str, _Problem] = {}
+
+    def tell(self, name: str, text: str | None, level: int = logging.WARNING) -> None:
+        """Says that something is wrong, and what to do; None: it is not, or not any more."""
+        known, now_s = self._current.get(name), self._clock()
+        if text is None:
+            if known:
+                del self._current[name]
+                logger.info("over: %s", known.text)
+        elif known is None:
+            self._current[name] = _Problem(text, now_s)
+            logger.log(level, "%s", text)
+        else:
+            known.text, known.times = text, known.times + 1
+            if now_s - known.said_s >= _SAY_AGAIN_S:
+                known.said_s = now_s
+                logger.log(level, "%s (%d times by now)", text, known.times)
+
+    def now(self) -> dict[str, str]:
+        """Name to text."""
+        return {name: problem.text for name, problem in list(self._current.items())}
+
+
+class RequestChecks:
+    """Whether the requests that come can be used: not most of them refused, and with the time they took.
+
+    Args:
+        problems: where it is told: `refused` and `times`.
+        hint: what may be wrong where lines are refused, for the message.
+        clock: seconds that never jump.
+    """
+
+    def __init__(self, problems: Problems, hint: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._problems, self._hint, self._clock = problems, hint, clock
+        self._seen: deque[tuple[float, int, Counter[str]]] = deque([(clock(), 0, Counter())])
+        self._untimed: int | None = 0
+
+    def look(self, fresh: list[dict[str, Any]], taken: int, refused: Counter[str]) -> None:
+        """Looks at what came since the last call.
+
+        Args:
+            fresh: the request records that were accepted.
+            taken: how many were accepted by now, in all.
+            refused: those that were refused by now, by reason.
+        """
+        self._problems.tell("refused", self._refusals(taken, refused))
+        if self._untimed is None or not fresh:
+            return
+        if any(row.get("duration_s") is not None or row.get("service_time_s") is not None for row in fresh):
+            self._untimed = None
+            self._problems.tell("times", None)
+            return
+        self._untimed += len(fresh)
+        if self._untimed >= _TIMED_REQUESTS:
+            self._problems.tell("times", "no request tells how long it took: docs/agent.md has log formats that do")
+
+    def _refusals(self, taken: int, refused: Counter[str]) -> str | None:
+        now_s = self._clock()
+        self._seen.append((now_s, taken, Counter(refused)))
+        while len(self._seen) > 2 and self._seen[1][0] <= now_s - _SPAN_S:
+            self._seen.popleft()
+        _, taken_before, refused_before = self._seen[0]
+        recent = refused - refused_before
+        bad = recent.total()
+        both = taken - taken_before + bad
+        if both < _FEWEST_LINES or 2 * bad <= both:
+            return None
+        [(reason, count)] = recent.most_common(1)
+        return f"{bad} of the last {both} requests were refused, {count} of them because of {reason}; {self._hint}"
+
+
+class Health:
+    """What `/healthz` and the metrics tell of an agent.
+
+    Args:
+        batch_s: how often it should report, seconds.
+    """
+
+    def __init__(self, agent: "Agent", sender: "Sender | None", batch_s: float) -> None:
+        self._agent, self._sender, self._batch_s = agent, sender, batch_s
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong now, by the names of PROBLEMS."""
+        engine = self._sender.problem if self._sender else None
+        found = self._agent.problems.now() | ({"engine": engine} if engine else {})
+        # They tell of URLs.
+        return {name: masked(text) for name, text in found.items()}
+
+    def told(self) -> tuple[bool, dict[str, Any]]:
+        """Whether it works, as far as it can by itself, and the answer of `/healthz`."""
+        problems = self.problems()
+        late_s = time.monotonic() - self._agent.reported_s
+        late = late_s > _LATE_PERIODS * self._batch_s
+        status = f"no report for {late_s:.0f} s" if late else "degraded" if problems else "ok"
+        return not late, {"status": status, "problems": problems}

@@ -1,0 +1,129 @@
+"""The agent's process: `python -m fleet.agent_main HOST`, its options as JSON in `FINGERPOST_AGENT_OPTIONS`.
+
+A process of its own, started anew by the command line, so that the settings library does not stay in memory.
+"""
+
+import gc
+import os
+import platform
+import sys
+import uuid
+
+from fingerpost.agent.active_categories import CategoryBook
+from fingerpost.agent.agent import Agent
+from fingerpost.agent.health import Health
+from fingerpost.agent.http import Door, TakeTraces
+from fingerpost.agent.metrics import AgentMetrics
+from fingerpost.agent.options import OPTIONS_VARIABLE, AgentOptions
+from fingerpost.agent.record_buffer import Intake
+from fingerpost.agent.sampling import SamplerOptions, Subject, finder, make_sampler
+from fingerpost.agent.sender import Sender, Target
+from fingerpost.agent.sources import LogSource, QueueSource, Source
+from fingerpost.agent.spool import Spool
+from fingerpost.errors import FingerpostError
+from fingerpost.lake import INBOX, published_categories, remove_left_over
+from fingerpost.locks import sole
+from fingerpost.logs import configure_logs
+from fingerpost.masking import masked
+from fingerpost.origins import own_names
+from fingerpost.regions import Regions
+
+
+def build_agent(
+    options: AgentOptions, engine_token: str = "", otlp_token: str = ""
+) -> tuple[Agent, Door | None, Sender | None]:
+    """Everything an agent is made of, not yet started.
+
+    Raises:
+        FingerpostError: an option cannot be used.
+        OSError: the folder of its state cannot be made.
+    """
+    options.state.mkdir(parents=True, exist_ok=True)
+    boot_id = uuid.uuid4().hex
+    book = CategoryBook(
+        published_categories(options.lake, options.service),
+        options.max_categories,
+        options.min_category_requests,
+        options.route_templates,
+    )
+    regions = Regions(options.region_rules, options.geoip_database, options.region_detail)
+    intake = Intake(regions, options.clock_skew_s, options.max_age_s)
+    sender = None
+    if options.engine_url:
+        spool = Spool(options.state / f"{options.host}.spool", options.spool_bytes)
+        sender = Sender(spool, Target(options.engine_url, engine_token))
+    source, take_traces = _source(options, boot_id)
+    subject = Subject(
+        options.service, options.host, options.cores, options.mem_limit_bytes, options.stats_url, options.slots
+    )
+    find = finder(options.pid, options.pid_file, options.unit, options.match)
+    sampler = make_sampler(
+        subject,
+        SamplerOptions(options.sampler, find, options.cgroup, options.prometheus_url, options.prometheus_labels),
+    )
+    agent = Agent(options, source, sampler, intake, book, sender, boot_id)
+    door = None
+    if options.http_port:
+        health = Health(agent, sender, options.batch_s)
+        metrics = AgentMetrics(agent, book, sender, health)
+        names = own_names(options.bind_host, (options.host, *options.allowed_hosts))
+        door = Door(
+            *(options.bind_host, options.http_port, metrics.text, health.told, take_traces),
+            names=names,
+            token=otlp_token,
+            counts=agent.counts,
+        )
+    return agent, door, sender
+
+
+def _source(options: AgentOptions, boot_id: str) -> tuple[Source | None, TakeTraces | None]:
+    if options.access_log:
+        log = LogSource(options.access_log, options.log_format, options.service, options.host, options.state)
+        return log, None
+    if options.middleware_socket:
+        from fingerpost.middleware.receiver import MiddlewareReceiver
+
+        receiver = MiddlewareReceiver(options.middleware_socket)
+        return QueueSource(receiver, options.service, options.host, boot_id), None
+    if options.otlp:
+        from fingerpost.agent.otlp_queue import OtlpQueue
+
+        queue = OtlpQueue(options.service, options.host)
+        return QueueSource(queue, options.service, options.host, boot_id), queue.take
+    return None, None
+
+
+def main() -> None:
+    """Runs an agent until it is stopped; what keeps it from starting ends as one line, exit code 1."""
+    try:
+        options = AgentOptions.from_json(os.environ[OPTIONS_VARIABLE])
+        lock = options.state / f"{options.host}.lock"
+        what = f"an agent of host {options.host} of service {options.service} runs on this lake"
+        with sole(lock, what, platform.node(), "stop it, or give this one its own --host"):
+            _run(options)
+    except FingerpostError as error:
+        sys.exit(f"fingerpost: {masked(str(error))}")
+    except OSError as error:
+        sys.exit(f"fingerpost: {error.strerror or error}: {error.filename or 'agent'}")
+
+
+def _run(options: AgentOptions) -> None:
+    configure_logs(os.environ.get("FINGERPOST_LOG_LEVEL", "INFO"), os.environ.get("FINGERPOST_LOG_FORMAT", "json"))
+    # Tokens, and URLs that may hold a password, stay out of the arguments, which anyone on the machine can read.
+    tokens = (os.environ.get(name, "") for name in ("FINGERPOST_ENGINE_TOKEN", "FINGERPOST_OTLP_TOKEN"))
+    agent, door, sender = build_agent(options, *tokens)
+    for folder in (options.state, *(options.lake / INBOX).glob(f"*/service={options.service}")):
+        remove_left_over(folder)
+    for part in (door, sender):
+        if part:
+            part.start()
+    # Rows by the thousand, and no cycles among them: looking through them again and again is a tenth of the work.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    agent.run()
+    if door:
+        door.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Host samples from a Prometheus endpoint: a machine as node_exporter tells of it, a container as cAdvisor does."""
+
+import http.client
+import math
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fingerpost.agent.sampling.base import CpuMeter, NotYetError, SamplingError, Subject
+
+_MAX_BODY_BYTES = 32 * 2**20
+_MAX_LINE_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
+# Lines of the names that are looked for: hundreds of cores, or thousands of containers. A parsed one takes a kilobyte.
+_MAX_LINES = 50_000
+# cAdvisor measures every 10 to 60 s and says when; what is older than this is no measurement of now.
+_MAX_STALE_S = 120.0
+# An endpoint's clock that moved this much more or less than ours was set, and did not measure.
+_CLOCK_TOLERANCE_S = 60.0
+_UNLIMITED_BYTES = 2**60
+
+_NODE_CPU, _NODE_TOTAL, _NODE_AVAILABLE = (
+    "node_cpu_seconds_total",
+    "node_memory_MemTotal_bytes",
+    "node_memory_MemAvailable_bytes",
+)
+_CPU, _MEMORY, _MEM_LIMIT, _QUOTA, _PERIOD = (
+    "container_cpu_usage_seconds_total",
+    "container_memory_working_set_bytes",
+    "container_spec_memory_limit_bytes",
+    "container_spec_cpu_quota",
+    "container_spec_cpu_period",
+)
+_MACHINE_CORES, _MACHINE_MEMORY = "machine_cpu_cores", "machine_memory_bytes"
+_NODE_NAMES = (_NODE_CPU, _NODE_TOTAL, _NODE_AVAILABLE)
+_CONTAINER_NAMES = (_CPU, _MEMORY, _MEM_LIMIT, _QUOTA, _PERIOD, _MACHINE_CORES, _MACHINE_MEMORY)
+_IDLE_MODES = frozenset({"idle", "iowait"})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one exposition tells of a host.
+
+    Args:
+        measured_s: when it was measured by the endpoint's clock, seconds since 1970; None: just now.
+        cores, mem_limit_bytes: None if not told.
+    """
+
+    busy_s: float
+    mem_bytes: float
+    cores: float | None
+    mem_limit_bytes: float | None
+    measured_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    labels: Mapping[str, str]
+    value: float
+    measured_s: float | None = field(default=None)
+
+
+class PrometheusSampler:
+    """Measures what an endpoint tells of.
+
+    An endpoint that is away at the beginning is no error; each sample before there are two readings is.
+
+    Args:
+        subject: what of cores and memory limit it leaves open is what the endpoint tells.
+        url: the text exposition, http or https.
+        labels: labels that pick one container, such as `{"container": "shop"}`; empty: the machine.
+        timeout_s: for one whole fetch.
+
+    Raises:
+        SamplingError: the URL is not http or https.
+    """
+
+    def __init__(self, subject: Subject, url: str, labels: Mapping[str, str] | None = None, timeout_s: float = 2.0):
+        if not url.startswith(("http://", "https://")):
+            raise SamplingError(f"{url!r} is not an http or https URL")
+        self._subject = subject
+        self._url = url
+        self._labels = dict(labels or {})
+        self._timeout_s = timeout_s
+        self._meter = CpuMeter(restarts=True)
+        self._cpu_util: float | None = None
+        # Our clock and the endpoint's at the newest reading, and the sum of time between readings.
+        self._seen: tuple[float, float | None] | None = None
+        self._measured_for_s = 0.0
+
+    def sample(self) -> dict[str, Any]:
+        """One host sample; raises SamplingError: no answer or nonsense; NotYetError: a first reading."""
+        reading = parse_exposition(fetch_lines(self._url, self._names(), self._timeout_s), self._labels)
+        cores = self._subject.cores or reading.cores
+        mem_limit = self._subject.mem_limit_bytes or reading.mem_limit_bytes
+        if not cores or not mem_limit:
+            what = "cores" if not cores else "memory limit"
+            raise SamplingError(f"{self._url} tells no {what} for {self._labels or 'the machine'}: give it")
+        if self._is_new(reading, time.monotonic()):
+            self._cpu_util = self._meter.utilisation(self._measured_for_s, reading.busy_s, cores)
+        if self._cpu_util is None:
+            raise NotYetError(f"the first reading of {self._url}: there is nothing to compare it with yet")
+        return self._subject.row(self._cpu_util, cores, reading.mem_bytes, mem_limit)
+
+    def busy_s(self) -> None:
+        """Not told between samples: an exposition is dear to ask for."""
+
+    def _names(self) -> tuple[str, ...]:
+        return _CONTAINER_NAMES if self._labels else _NODE_NAMES
+
+    def _is_new(self, reading: Reading, now_s: float) -> bool:
+        """Whether it was measured after the last; if so, advances the time that the CPU counter was measured for."""
+        if self._seen is None:
+            self._seen = (now_s, reading.measured_s)
+            return True
+        ours = now_s - self._seen[0]
+        theirs = None
+        if reading.measured_s is not None and self._seen[1] is not None:
+            theirs = reading.measured_s - self._seen[1]
+        if theirs == 0:
+            if ours > _MAX_STALE_S:
+                raise SamplingError(f"{self._url} has measured nothing for {ours:.0f} s")
+            return False
+        jumped = theirs is None or theirs < 0 or abs(theirs - ours) > _CLOCK_TOLERANCE_S
+        self._measured_for_s += ours if theirs is None or jumped else theirs
+        self._seen = (now_s, reading.measured_s)
+        return True
+
+
+def fetch_lines(url: str, names: tuple[str, ...], timeout_s: float) -> list[str]:
+    """The lines of an exposition that begin with one of the names; the others, most of them, are not kept.
+
+    Raises:
+        SamplingError: no answer in time, an HTTP error, or more than 32 MiB.
+    """
+    wanted = tuple(name.encode() for name in names)
+    found: list[str] = []
+    try:
+        for line in _lines(url, timeout_s):
+            if line.startswith(wanted):
+                found.append(line.decode("utf-8", "replace"))
+                if len(found) > _MAX_LINES:
+                    raise SamplingError(f"{url} answers with more than {_MAX_LINES} lines of {', '.join(names)}")
+        return found
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise SamplingError(f"cannot fetch {url}: {error}") from error
+
+
+def _lines(url: str, timeout_s: float) -> Iterator[bytes]:
+    deadline, size, rest = time.monotonic() + timeout_s, 0, b""
+    request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+        while chunk := answer.read1(_CHUNK_BYTES):
+            size += len(chunk)
+            if size > _MAX_BODY_BYTES:
+                raise SamplingError(f"{url} answers with more than {_MAX_BODY_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise SamplingError(f"{url} did not answer in {timeout_s} s")
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+            if len(rest) > _MAX_LINE_BYTES:
+                raise SamplingError(f"{url} answers with a line of more than {_MAX_LINE_BYTES} bytes")
+    yield rest
+
+
+def parse_exposition(lines: list[str], labels: Mapping[str, str]) -> Reading:
+    """Reads the lines of one exposition.
+
+    Args:
+        labels: those of one container; empty: the machine.
+
+    Raises:
+        SamplingError: the lines are malformed, a metric is missing, or the labels fit several containers.
+    """
+    samples = _samples(lines)
+    return _container(samples, labels) if labels else _machine(samples)
+
+
+def _machine(samples: dict[str, list[_Sample]]) -> Reading:
+    total = _the_one(samples, _NODE_TOTAL)
+    cpu = samples.get(_NODE_CPU, [])
+    cores = {each.labels.get("cpu") for each in cpu}
+    if not cores:
+        raise SamplingError(f"{_NODE_CPU} is missing")
+    busy_s = sum(each.value for each in cpu if each.labels.get("mode") not in _IDLE_MODES)
+    return Reading(busy_s, total - _the_one(samples, _NODE_AVAILABLE), float(len(cores)), total)
+
+
+def _container(samples: dict[str, list[_Sample]], labels: Mapping[str, str]) -> Reading:
+    mine = {
+        name: [each for each in found if labels.items() <= each.labels.items()]
+        for name, found in samples.items()
+        if name not in (_MACHINE_CORES, _MACHINE_MEMORY)
+    }
+    cpu = mine.get(_CPU, [])
+    if not cpu:
+        raise SamplingError(f"{_CPU} is missing for {dict(labels)}")
+    if len({tuple(sorted(item for item in each.labels.items() if item[0] != "cpu")) for each in cpu}) > 1:
+        raise SamplingError(f"{dict(labels)} fits several containers: add a label")
+    # One series a core, or one of `total`, or both.
+    cpu = [each for each in cpu if each.labels.get("cpu") == "total"] or cpu
+    quota, period = _optional(mine, _QUOTA), _optional(mine, _PERIOD)
+    cores = quota / period if quota and period and quota > 0 and period > 0 else _optional(samples, _MACHINE_CORES)
+    limit = _optional(mine, _MEM_LIMIT)
+    if not limit or not 0 < limit < _UNLIMITED_BYTES:
+        limit = _optional(samples, _MACHINE_MEMORY)
+    measured_s = max((each.measured_s for each in cpu if each.measured_s is not None), default=None)
+    return Reading(sum(each.value for each in cpu), _the_one(mine, _MEMORY), cores, limit, measured_s)
+
+
+def _samples(lines: list[str]) -> dict[str, list[_Sample]]:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found: dict[str, list[_Sample]] = {}
+    try:
+        for family in text_string_to_metric_families("\n".join(lines)):
+            for each in family.samples:
+                measured_s = None if each.timestamp is None else float(each.timestamp)
+                found.setdefault(each.name, []).append(_Sample(each.labels, each.value, measured_s))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SamplingError(f"not an exposition: {error}") from error
+    return found
+
+
+def _optional(samples: Mapping[str, list[_Sample]], name: str) -> float | None:
+    found = samples.get(name, [])
+    if len(found) > 1:
+        raise SamplingError(f"{name} is there {len(found)} times")
+    return found[0].value if found and math.isfinite(found[0].value) else None
+
+
+def _the_one(samples: Mapping[str, list[_Sample]], name: str) -> float:
+    value = _optional(samples, name)
+    if value is None:
+        raise SamplingError(f"{name} is missing")
+    return value

@@ -1,0 +1,263 @@
+"""`python -m benchmarks ...`: what the program itself costs, and how good it is at what it does."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def agent(
+    rate: Annotated[float, typer.Option(min=1, max=100_000, help="Log lines a second.")] = 200,
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long.")] = 30,
+    real_log: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A combined log (Apache, nginx) to parse too.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """CPU and memory of an agent beside a busy host, and what the middleware adds to a request."""
+    from benchmarks.agent import measure_agent
+    from benchmarks.middleware import measure_middleware
+
+    _print({**measure_agent(rate, seconds, real_log), "middleware": measure_middleware()}, json_output)
+
+
+def attribution(
+    hosts: Annotated[int, typer.Option(min=1, max=6, help="Demo hosts.")] = 3,
+    seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long they are driven.")] = 180,
+    rate: Annotated[float, typer.Option(min=1, max=500, help="Requests a second, on average.")] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed plans the same requests.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """How well fingerprints know the CPU a request costs, against the same requests done alone."""
+    from benchmarks.attribution import measure_attribution
+
+    figures = measure_attribution(hosts, seconds, rate, seed, lambda text: typer.echo(text, err=True))
+    if not json_output:
+        _print_cells(figures.pop("cells"))
+    _print(figures, json_output)
+
+
+def envoy(
+    hosts: Annotated[int, typer.Option(min=2, max=200, help="Sleeping hosts, of 4 slots each.")] = 20,
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long each policy meets each load.")] = 15,
+    warm_up: Annotated[float, typer.Option(min=10, max=3600, help="For how long the fleet is learned, seconds.")] = 60,
+    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.7,0.9",
+    policies: Annotated[
+        str, typer.Option(help="Envoy's own; fingerpost: the engine's; fingerpost-measured: plain means.")
+    ] = "round_robin,least_request,least_request_full,orca,fingerpost-measured,fingerpost",
+    slo_ms: Annotated[float, typer.Option(min=1, help="The p99 that a load must keep to count as held.")] = 500,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Real Envoy before an emulated fleet: its own policies and ours, on the same arrivals.
+
+    Ours has a model learned from that fleet: agents, training, registry, engine and router run beside it.
+    """
+    from benchmarks.envoy import measure_envoy
+
+    figures = measure_envoy(
+        hosts,
+        seconds,
+        [float(load) for load in loads.split(",")],
+        policies.split(","),
+        slo_ms / 1000,
+        seed,
+        warm_up,
+        lambda text: typer.echo(text, err=True),
+    )
+    _print(figures, json_output)
+
+
+def picker(
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded in a round.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 30,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """What a decision of the native picker costs, by itself and in Envoy beside least request."""
+    from benchmarks.picker import measure_picker
+
+    _print(measure_picker(seconds, rounds), json_output)
+
+
+def plain_logs(
+    hosts: Annotated[int, typer.Option(min=2, max=20, help="Hosts, each behind an nginx.")] = 6,
+    load: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of what the fleet can carry at most.")] = 0.5,
+    warm_up: Annotated[float, typer.Option(min=20, max=3600, help="Traffic before the first phase, seconds.")] = 90,
+    seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long each phase is measured.")] = 120,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same arrivals.")] = 1,
+    slots: Annotated[bool, typer.Option(help="Tell agents how many requests a host serves at once.")] = True,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """The documented path from nginx's logs alone, with shipped settings: baseline, first model, and later.
+
+    Prediction and least request take turns of ten seconds on the same traffic.
+    """
+    from benchmarks.plain_logs import measure_plain_logs
+
+    figures = measure_plain_logs(hosts, load, warm_up, seconds, seed, slots, lambda text: typer.echo(text, err=True))
+    _print(figures, json_output)
+
+
+def endpoint_picker(
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each is loaded.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the doors in turn.")] = 3,
+    rate: Annotated[float, typer.Option(min=1, max=10_000, help="Requests a second where latency is measured.")] = 300,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """What the native picker and the endpoint picker add to a request, beside least request in the same Envoy."""
+    from benchmarks.endpoint_picker import measure_endpoint_picker
+
+    _print(measure_endpoint_picker(seconds, rounds, rate), json_output)
+
+
+def guard(
+    scenarios: Annotated[
+        str, typer.Option(help="Names of files in bench/scenarios, with commas.")
+    ] = "mild-hosts,like-hosts,unlike-hosts",
+    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.65,0.8",
+    absurd: Annotated[
+        str, typer.Option(help="Numbers of hosts that are predicted ten times too fast; 0: predictions are true.")
+    ] = "0,1,3,40",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
+    untold: Annotated[bool, typer.Option("--untold", help="Hosts tell neither slots nor requests in flight.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Simulated fleets with absurd predictions and the guard, beside least request and true predictions."""
+    import json
+
+    from benchmarks.guard import measure_guard
+
+    def progress(each: Any) -> None:
+        lost = f"{'  overloaded' if each.overloaded else ''}{'  peer overloaded' if each.peer_overloaded else ''}"
+        typer.echo(
+            f"{each.scenario:14} load {each.load:.2f} seed {each.seed:2} {each.predictions:10} p99 "
+            f"{each.p99_s * 1000:7.1f} ms, least request {each.peer_p99_s * 1000:8.1f} ms, ratio {each.p99_ratio:.2f}, "
+            f"gain kept {each.gain_kept:5.2f}, trust {each.trust:.2f}{lost}",
+            err=json_output,
+        )
+
+    shares, counts = [float(load) for load in loads.split(",")], [int(count) for count in absurd.split(",")]
+    found = measure_guard(scenarios.split(","), shares, counts, range(1, seeds + 1), not untold, progress)
+    if json_output:
+        typer.echo(json.dumps([each.as_dict() for each in found], indent=1))
+
+
+def sinkhole(
+    hosts: Annotated[int, typer.Option(min=2, max=50, help="Sleeping hosts, of 8 slots each; one of them fails.")] = 10,
+    rates: Annotated[str, typer.Option(help="Requests a second.")] = "20,100",
+    shares: Annotated[str, typer.Option(help="Shares of its requests that the host fails.")] = "0.5,0.9,1",
+    after_ms: Annotated[str, typer.Option(help="How long a failure takes, milliseconds.")] = "1,300",
+    policies: Annotated[
+        str, typer.Option(help="least_request_plain: least request without outlier ejection.")
+    ] = "fingerpost,least_request,least_request_plain",
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="All hosts fail at one category, a fifth of the traffic, in its place.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long it fails.")] = 120,
+    warm_up: Annotated[float, typer.Option(min=2, max=3600, help="For how long all hosts are well, seconds.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Errors that clients see when one host fails its requests faster than the others answer.
+
+    Ours routes by the engine's table, without a model: an agent for every host reads Envoy's log, with the settings as
+    they are shipped.
+    """
+    from benchmarks.sinkhole import measure_sinkhole, trials
+
+    rates_s, failing, after_s = ([float(value) for value in text.split(",")] for text in (rates, shares, after_ms))
+    wanted = trials(rates_s, failing, [value / 1000 for value in after_s], everywhere)
+    figures = measure_sinkhole(
+        hosts, wanted, policies.split(","), seconds, warm_up, seed, lambda text: typer.echo(text, err=True)
+    )
+    _print(figures, json_output)
+
+
+def scoring(
+    hosts: Annotated[int, typer.Option(min=1, max=10_000, help="Hosts of the fleet.")] = 1000,
+    categories: Annotated[int, typer.Option(min=1, max=4096, help="Categories of the service.")] = 100,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Cells predicted a second on one core."""
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from benchmarks.scoring import measure_scoring
+
+    _print(measure_scoring(hosts, categories), json_output)
+
+
+def _print_cells(cells: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "host", "category", "requests", "alone", "middleware", "regression", title="CPU-milliseconds a request"
+    )
+    for cell in cells:
+        alone, middleware, regression = (cell[f"{way}_s"] * 1000 for way in ("alone", "middleware", "regression"))
+        table.add_row(
+            *(cell["host"], cell["category"], str(cell["requests"]), f"{alone:.2f}"),
+            f"{middleware:.2f} ({middleware / alone - 1:+.0%})",
+            f"{regression:.2f} ± {cell['regression_error_s'] * 1000:.2f} ({regression / alone - 1:+.0%})",
+        )
+    Console().print(table)
+
+
+def windowing(
+    records: Annotated[int, typer.Option(min=1000, max=50_000_000, help="Request records.")] = 2_000_000,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Request records a second that become windows."""
+    from benchmarks.windowing import measure_windowing
+
+    _print(measure_windowing(records), json_output)
+
+
+def training(
+    rows: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Training rows.")] = 1_000_000,
+    columns: Annotated[int, typer.Option(min=2, max=500, help="Features.")] = 40,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Seconds to fit the boosters of all targets."""
+    from benchmarks.training import measure_training
+
+    _print(measure_training(rows, columns), json_output)
+
+
+def engine(
+    hosts: Annotated[int, typer.Option(min=1, max=10_000, help="Hosts of the fleet that is scored.")] = 1000,
+    categories: Annotated[int, typer.Option(min=1, max=4096, help="Categories of its service.")] = 100,
+    reporting: Annotated[int, typer.Option(min=1, max=5000, help="Hosts that report every 5 s.")] = 2000,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 10,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Scoring, ingest, freshness, table fetches, a model swap under load, and memory."""
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from benchmarks.engine import measure_engine
+
+    _print(measure_engine(hosts, categories, reporting, seconds), json_output)
+
+
+def _print(figures: dict[str, Any], json_output: bool) -> None:
+    import json
+
+    if json_output:
+        typer.echo(json.dumps(figures, indent=1))
+        return
+    for name, value in figures.items():
+        typer.echo(f"{name:20} {value}")
+
+
+app = typer.Typer(help="Measures what the program itself costs, and how good it is.", no_args_is_help=True)
+for _command in (agent, attribution, envoy, picker, guard, sinkhole, scoring, windowing, training, engine):
+    app.command()(_command)
+app.command(name="plain-logs")(plain_logs)
+app.command(name="endpoint-picker")(endpoint_picker)
+
+if __name__ == "__main__":
+    from fingerpost.cli import run
+
+    run(app)

@@ -1,0 +1,82 @@
+"""The engine's memory over an hour in which hosts and categories come and go, run through in a minute or so."""
+
+import time
+from typing import Any
+
+from benchmarks.engine_process import MeasuredEngine
+from fingerpost.client import EngineClient
+from fingerpost.fingerprint import Fingerprint, pack
+from tests.support.made_fleet import MadeFleet, fit_model, register_model
+
+_MINUTES = 60
+# Of simulated time: hosts live five minutes and report every minute, twelve come in each; of the categories, two go
+# and two come.
+_NEW_HOSTS, _LIFE_MIN = 12, 5
+_CATEGORIES, _NEW_CATEGORIES = 40, 2
+_MARKS = 12
+
+
+def churn_settings(seconds: float) -> dict[str, object]:
+    """Settings of an engine whose hosts are forgotten as fast as the hour is run through: after two such minutes."""
+    return {"FINGERPRINT_TTL_S": 2 * seconds / _MINUTES}
+
+
+def measure_churn(engine: MeasuredEngine, seconds: float) -> dict[str, Any]:
+    """Memory at the end of every five simulated minutes, while the table is fetched and scored by a champion."""
+    model = fit_model(MadeFleet.make(30, _CATEGORIES), 40, 16, rounds=2)
+    register_model(model, engine.mlflow, "fingerpost-shop")
+    minute_s, sizes, behind_s = seconds / _MINUTES, [], 0.0
+    pool = MadeFleet.make(_NEW_HOSTS * _LIFE_MIN, _CATEGORIES)
+    sources: set[str] = set()
+    with EngineClient(engine.url) as client:
+        engine.wait_for(lambda: client.models()["models"][0]["version"])
+        began = time.perf_counter()
+        for minute in range(_MINUTES):
+            packed = _reports(pool, minute)
+            for part in range(0, len(packed), 10):
+                client.send_fingerprints(packed[part : part + 10])
+            engine.wait_for(lambda: client.table("shop").body)
+            sources.add(client.predict("shop", hosts=[_name(minute, 0)])["source"])
+            if (minute + 1) % (_MINUTES // _MARKS) == 0:
+                sizes.append(engine.rss_mb())
+            late_s = time.perf_counter() - began - (minute + 1) * minute_s
+            behind_s = max(behind_s, late_s)
+            time.sleep(max(0.0, -late_s))
+        hosts = len(client.hosts())
+    half = sizes[len(sizes) // 2 - 1]
+    return {
+        "rss_mb_every_5_simulated_min": sizes,
+        "grown_mb_second_half": round(sizes[-1] - half, 1),
+        "hosts_came": _NEW_HOSTS * (_MINUTES + _LIFE_MIN - 1),
+        "categories_came": _CATEGORIES + _NEW_CATEGORIES * (_MINUTES - 1),
+        "hosts_kept_at_the_end": hosts,
+        "scored_by": sorted(sources),
+        "took_s": round(time.perf_counter() - began, 1),
+        "most_behind_s": round(behind_s, 1),
+    }
+
+
+def _reports(pool: MadeFleet, minute: int) -> list[bytes]:
+    """What the hosts that live in a minute report at its end; at the begin as many are there as later."""
+    reports = []
+    for age in range(_LIFE_MIN):
+        for number in range(_NEW_HOSTS):
+            place = (minute - age) % _LIFE_MIN * _NEW_HOSTS + number
+            made = pool.fingerprint(place, minute)
+            names = _categories(minute)
+            block = made.history
+            renamed = {**vars(made), "host": _name(minute - age, number), "categories": names}
+            if block is not None:
+                renamed["history"] = type(block)(**{**vars(block), "categories": names})
+            reports.append(pack(Fingerprint(**renamed)))
+    return reports
+
+
+def _name(born: int, number: int) -> str:
+    return f"host-{born + _LIFE_MIN}-{number}"
+
+
+def _categories(minute: int) -> tuple[str, ...]:
+    """The categories that are there in a minute: like those of the pool, two of which are others each minute."""
+    first = minute * _NEW_CATEGORIES
+    return tuple(f"POST /work/k{number:05}|1K|none|browser|DE" for number in range(first, first + _CATEGORIES))

@@ -1,0 +1,67 @@
+"""The command line. Only what `--help` needs is imported here; a command imports its room when it runs."""
+
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="fingerpost",
+    help="Predictive load balancing for unequal hosts: measure, predict, route, and keep the predictions good.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fingerpost import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _shown: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the program's version.")
+    ] = False,
+) -> None:
+    pass
+
+
+_MODULES = (
+    *("agent", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
+    *("inspect", "status", "simulate", "experiment", "shadow", "promotion", "drift", "up"),
+)
+for _module in _MODULES:
+    import_module(f"fingerpost.cli.{_module}").register(app)
+
+
+def main() -> None:
+    """Runs the command line of the program."""
+    run(app)
+
+
+def run(app: typer.Typer) -> None:
+    """Runs a command line; errors for people and files that cannot be used end as one line, exit code 1."""
+    from fingerpost.errors import FingerpostError
+    from fingerpost.masking import masked
+    from fingerpost.shown import visible_lines
+
+    try:
+        app()
+    except FingerpostError as error:
+        print(f"fingerpost: {visible_lines(masked(str(error)))}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        # A file or folder that cannot be used: its name says more than where in the code it happened.
+        if error.filename is None:
+            raise
+        print(f"fingerpost: {error.strerror}: {error.filename} (FINGERPOST_HOME moves local state)", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("fingerpost: interrupted", file=sys.stderr)
+        sys.exit(130)

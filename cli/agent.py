@@ -1,0 +1,213 @@
+"""`fingerpost agent`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fingerpost.agent.options import AgentOptions
+    from fingerpost.settings import Settings
+
+_SOURCES = "Request records"
+_HOST = "Host samples"
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(agent)
+
+
+def agent(
+    host: Annotated[str, typer.Option(help="Name of this host, as the access log calls it.")],
+    service: Annotated[str | None, typer.Option(help="Service it serves; default FINGERPOST_SERVICE.")] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(help="Access log to follow; lines of other hosts are left.", rich_help_panel=_SOURCES),
+    ] = None,
+    log_format: Annotated[
+        str,
+        typer.Option(help="Of the access log: envoy, combined (Apache, nginx) or haproxy.", rich_help_panel=_SOURCES),
+    ] = "envoy",
+    middleware_socket: Annotated[
+        Path | None,
+        typer.Option(help="Socket that the middleware in the service sends to.", rich_help_panel=_SOURCES),
+    ] = None,
+    otlp: Annotated[
+        bool,
+        typer.Option("--otlp", help="Take OpenTelemetry spans at /v1/traces of --http-port.", rich_help_panel=_SOURCES),
+    ] = False,
+    sampler: Annotated[str, typer.Option(help="auto, process, cgroup or prometheus.", rich_help_panel=_HOST)] = "auto",
+    pid: Annotated[
+        int | None,
+        typer.Option(min=1, help="The service's process; default: the whole machine.", rich_help_panel=_HOST),
+    ] = None,
+    pid_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the service's pid: found again after each deploy.", rich_help_panel=_HOST),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(help="The service's systemd unit: found again after each deploy.", rich_help_panel=_HOST),
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression on the service's command line: found again after each deploy.",
+            rich_help_panel=_HOST,
+        ),
+    ] = None,
+    cgroup: Annotated[
+        Path | None, typer.Option(help="The service's cgroup; default: that of --pid.", rich_help_panel=_HOST)
+    ] = None,
+    prometheus_url: Annotated[
+        str | None,
+        typer.Option(help="Metrics of node_exporter or cAdvisor to read the host from.", rich_help_panel=_HOST),
+    ] = None,
+    prometheus_label: Annotated[
+        list[str] | None,
+        typer.Option(help="`name=value` that picks one container there; may be repeated.", rich_help_panel=_HOST),
+    ] = None,
+    cores: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Cores it may use; default: as found.", rich_help_panel=_HOST),
+    ] = None,
+    mem_limit_mb: Annotated[
+        float | None, typer.Option(min=1, help="Memory it may use; default: as found.", rich_help_panel=_HOST)
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Requests it serves at once, if known.", rich_help_panel=_HOST)
+    ] = None,
+    stats_url: Annotated[
+        str | None,
+        typer.Option(help='Where the host tells {"inflight": n, "slots": n}.', rich_help_panel=_HOST),
+    ] = None,
+    engine_url: Annotated[
+        str | None, typer.Option(help="Where fingerprints are sent; default FINGERPOST_ENGINE_URL.")
+    ] = None,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics and /healthz; 0: none.")] = 0,
+) -> None:
+    """Reports this host's request records, samples and fingerprint, until stopped.
+
+    Request records come from one of: an access log, the middleware in the service, OpenTelemetry spans.
+    """
+    import psutil
+
+    from fingerpost.accesslog.formats import LOG_FORMATS
+    from fingerpost.agent.options import AgentOptions
+    from fingerpost.agent.sampling import SAMPLERS
+    from fingerpost.cli.stack.ports import PortUse, check_ports
+    from fingerpost.errors import FingerpostError
+    from fingerpost.home import keep_from_others, make_home
+    from fingerpost.names import check_name
+    from fingerpost.settings import get_settings
+
+    settings = get_settings()
+    try:
+        check_name(host, "--host")
+        check_name(service or settings.service, "--service")
+    except ValueError as error:
+        raise FingerpostError(str(error)) from error
+    if sum([access_log is not None, middleware_socket is not None, otlp]) > 1:
+        raise FingerpostError("give one of --access-log, --middleware-socket and --otlp: else requests count twice")
+    told = {"--pid": pid, "--pid-file": pid_file, "--unit": unit, "--match": match}
+    if len(given := [option for option, value in told.items() if value is not None]) > 1:
+        raise FingerpostError(f"give one of {' and '.join(given)}: each tells whom to measure")
+    if log_format not in LOG_FORMATS:
+        raise FingerpostError(f"--log-format {log_format!r} is not one of {', '.join(LOG_FORMATS)}")
+    if sampler not in SAMPLERS:
+        raise FingerpostError(f"--sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+    if otlp and not http_port:
+        raise FingerpostError("--otlp needs --http-port: OpenTelemetry's usual one is 4318")
+    if otlp and not settings.otlp_token and not settings.only_this_machine:
+        raise FingerpostError(
+            f"on {settings.bind_host} anybody could send the agent spans: set FINGERPOST_OTLP_TOKEN, "
+            "or FINGERPOST_BIND_HOST=127.0.0.1"
+        )
+    if pid and not psutil.pid_exists(pid):
+        raise FingerpostError(f"--pid {pid}: there is no such process; --pid-file, --unit and --match find it anew")
+    for option, url in (("--stats-url", stats_url), ("--prometheus-url", prometheus_url), ("--engine-url", engine_url)):
+        if url and not url.startswith(("http://", "https://")):
+            raise FingerpostError(f"{option} {url!r} must begin with http:// or https://")
+    if http_port:
+        check_ports([PortUse("agent", settings.bind_host, http_port, "--http-port")])
+    # A lake that cannot be written at all is said here, to a person; later the agent would wait for it to come back.
+    keep_from_others()
+    make_home(settings.home)
+    settings.lake.mkdir(parents=True, exist_ok=True)
+    options = AgentOptions(
+        lake=settings.lake,
+        service=service or settings.service,
+        host=host,
+        access_log=access_log.absolute() if access_log else None,
+        log_format=log_format,
+        middleware_socket=middleware_socket.absolute() if middleware_socket else None,
+        otlp=otlp,
+        sampler=sampler,
+        pid=pid,
+        pid_file=pid_file.absolute() if pid_file else None,
+        unit=unit,
+        match=match,
+        cgroup=cgroup,
+        prometheus_url=prometheus_url,
+        prometheus_labels=_labels(prometheus_label or []),
+        cores=cores,
+        mem_limit_bytes=round(mem_limit_mb * 2**20) if mem_limit_mb else None,
+        slots=slots,
+        stats_url=stats_url,
+        engine_url=engine_url or settings.engine_url,
+        http_port=http_port,
+        **_from_settings(settings),
+    )
+    _become(options, settings)
+
+
+def _from_settings(settings: "Settings") -> dict[str, Any]:
+    return {
+        "batch_s": settings.agent_batch_s,
+        "sample_s": settings.agent_sample_s,
+        "clock_skew_s": settings.clock_skew_s,
+        "max_age_s": settings.max_age_days * 86400.0,
+        "window_s": settings.window_s,
+        "halflife_s": settings.halflife_s,
+        "attribution_halflife_s": settings.attribution_halflife_s,
+        "max_categories": settings.max_categories,
+        "min_category_requests": settings.min_category_requests,
+        "route_templates": tuple(settings.route_templates),
+        "region_rules": settings.region_rules,
+        "region_detail": settings.region_detail,
+        "geoip_database": settings.geoip_database,
+        "bind_host": settings.bind_host,
+        "allowed_hosts": tuple(settings.allowed_hosts),
+        "spool_bytes": round(settings.agent_spool_mb * 2**20),
+        "inbox_bytes": round(settings.agent_inbox_mb * 2**20),
+        "max_quarantine_bytes": round(settings.max_quarantine_mb * 2**20),
+    }
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    from fingerpost.errors import FingerpostError
+
+    for pair in pairs:
+        if "=" not in pair:
+            raise FingerpostError(f"--prometheus-label {pair!r}: write it as name=value")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _become(options: "AgentOptions", settings: "Settings") -> None:
+    """Goes on as a fresh process: settings and command line, half of the memory, are not needed any more."""
+    from fingerpost.agent.options import OPTIONS_VARIABLE
+
+    environment = {
+        **os.environ,
+        "FINGERPOST_LOG_LEVEL": settings.log_level,
+        "FINGERPOST_LOG_FORMAT": settings.log_format,
+        "FINGERPOST_ENGINE_TOKEN": settings.engine_token,
+        "FINGERPOST_OTLP_TOKEN": settings.otlp_token,
+        OPTIONS_VARIABLE: options.to_json(),
+        # One thread is enough for arrays this small, and idle ones would cost memory.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "fingerpost.agent.main", options.host], environment)  # noqa: S606

@@ -1,0 +1,76 @@
+"""`fingerpost endpoint-picker`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="endpoint-picker")(endpoint_picker)
+
+
+def endpoint_picker(
+    host: Annotated[list[str] | None, typer.Option(help="An endpoint, `name=address:port`; once for each.")] = None,
+    hosts: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A file with an endpoint a line; read again when it changes."),
+    ] = None,
+    listen: Annotated[str, typer.Option(help="`address:port` for proxies, gRPC without TLS.")] = "127.0.0.1:9002",
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics on 127.0.0.1; 0: none.")] = 0,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Follow the engine at this URL and keep that file too, without a router.")
+    ] = None,
+    access_log: Annotated[
+        Path | None, typer.Option(help="With --engine: Envoy's access log, as of `fingerpost router`.")
+    ] = None,
+) -> None:
+    """Serves the endpoint picker protocol of the Kubernetes Gateway API: gateways ask it for a request's endpoints."""
+    import asyncio
+    import signal
+    import threading
+
+    from fingerpost.errors import FingerpostError
+    from fingerpost.home import make_home
+    from fingerpost.logs import configure_logs
+    from fingerpost.routing.endpoint_picker.choice import Chooser
+    from fingerpost.routing.endpoint_picker.endpoints import Endpoints
+    from fingerpost.routing.endpoint_picker.metrics import EndpointPickerMetrics
+    from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
+    from fingerpost.routing.envoy.upstream import parse_upstreams
+    from fingerpost.routing.router import Router
+    from fingerpost.settings import LOOPBACK, get_settings
+
+    settings = get_settings()
+    configure_logs(settings.log_level, settings.log_format)
+    if host and hosts:
+        raise FingerpostError("name the endpoints by --host or in a file (--hosts), not both")
+    upstreams = parse_upstreams(hosts.read_text().splitlines() if hosts else host or [])
+    if not upstreams:
+        raise FingerpostError("the endpoint picker needs at least one endpoint (--host or --hosts)")
+    path = (table or settings.home / "routing" / f"{settings.service}.table").absolute()
+    if table is None:
+        make_home(settings.home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    server = EndpointPickerServer(Chooser(Endpoints(upstreams), settings.panic_percent / 100), path, hosts)
+    if metrics_port:
+        EndpointPickerMetrics(server).listen(LOOPBACK, metrics_port)
+    stopped = threading.Event()
+    follower = Router(engine, path, settings, access_log) if engine else None
+    if follower:
+        threading.Thread(target=follower.follow, args=(stopped,), name="router", daemon=True).start()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        await server.serve(listen, stop, lambda port: typer.echo(f"endpoint picker on port {port}", err=True))
+
+    try:
+        asyncio.run(run())
+    finally:
+        stopped.set()

@@ -1,0 +1,42 @@
+"""`fingerpost engine`: the prediction engine, until stopped."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(engine)
+
+
+def engine(
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes; default: the setting.")] = None,
+) -> None:
+    """Serves the prediction engine, until stopped."""
+    from fingerpost.cli.stack.ports import PortUse, check_ports
+    from fingerpost.environment import apply_tool_environment
+    from fingerpost.errors import FingerpostError
+    from fingerpost.home import keep_from_others
+    from fingerpost.settings import get_settings
+
+    settings = get_settings()
+    if not settings.engine_token and not settings.only_this_machine:
+        raise FingerpostError(
+            f"on {settings.bind_host} anybody could send the engine fingerprints: set FINGERPOST_ENGINE_TOKEN, "
+            "or FINGERPOST_BIND_HOST=127.0.0.1"
+        )
+    check_ports([PortUse("engine", settings.bind_host, settings.engine_port, "FINGERPOST_ENGINE_PORT")])
+    keep_from_others()
+    apply_tool_environment(settings)
+    if workers is not None:
+        os.environ["FINGERPOST_ENGINE_WORKERS"] = str(workers)
+    service = [
+        "fingerpost.serving.service:PredictionEngine",
+        "--host",
+        settings.bind_host,
+        "--port",
+        str(settings.engine_port),
+    ]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "bentoml", "serve", *service])  # noqa: S606

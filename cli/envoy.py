@@ -1,0 +1,90 @@
+"""`fingerpost envoy config|build`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    envoy = typer.Typer(help="Envoy with the native picker.", no_args_is_help=True)
+    envoy.command()(config)
+    envoy.command()(build)
+    app.add_typer(envoy, name="envoy")
+
+
+def config(
+    host: Annotated[list[str] | None, typer.Option(help="A host, `name=address:port`; once for each.")] = None,
+    hosts: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with a host a line, in the same form.")
+    ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="fingerpost, endpoint_picker, least_request, least_request_full, round_robin, random or orca."
+        ),
+    ] = "fingerpost",
+    endpoint_picker: Annotated[
+        str, typer.Option(help="Where `fingerpost endpoint-picker` listens, `address:port`, for its policy.")
+    ] = "127.0.0.1:9002",
+    table: Annotated[
+        Path | None,
+        typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
+    ] = None,
+    access_log: Annotated[Path | None, typer.Option(help="Default FINGERPOST_HOME/access.log.")] = None,
+    health_path: Annotated[str | None, typer.Option(help="Path for active health checks, such as /healthz.")] = None,
+    log_client: Annotated[bool, typer.Option("--log-client", help="Log clients' addresses, for regions.")] = False,
+    admin_socket: Annotated[
+        Path | None, typer.Option(help="Socket of Envoy's administration; default FINGERPOST_HOME/envoy-admin.sock.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
+) -> None:
+    """Writes Envoy's complete configuration, as JSON (which is YAML too), and says how to start it."""
+    import json
+    import sys
+
+    from fingerpost.errors import FingerpostError
+    from fingerpost.home import make_home
+    from fingerpost.routing.envoy.config import envoy_config
+    from fingerpost.routing.envoy.module import build_module
+    from fingerpost.routing.envoy.upstream import parse_upstream, parse_upstreams
+    from fingerpost.settings import get_settings
+
+    settings = get_settings()
+    upstreams = parse_upstreams([*(host or []), *(hosts.read_text().splitlines() if hosts else [])])
+    picker = parse_upstream(f"picker={endpoint_picker}")
+    module = build_module() if policy == "fingerpost" else None
+    try:
+        made = envoy_config(
+            upstreams,
+            (access_log or settings.home / "access.log").absolute(),
+            settings.bind_host,
+            settings.envoy_port,
+            settings.envoy_admin_port,
+            policy,
+            log_client,
+            (table or settings.home / "routing" / f"{settings.service}.table").absolute(),
+            health_path,
+            picker=(picker.address, picker.port),
+            panic_percent=settings.panic_percent,
+            max_connections=settings.envoy_max_connections,
+            admin_socket=(admin_socket or settings.envoy_admin_socket).absolute(),
+        )
+    except ValueError as error:
+        raise FingerpostError(str(error)) from error
+    text = json.dumps(made, indent=1) + "\n"
+    # Envoy makes no folders: it would not start without those of its log and its socket, which by default is the home.
+    make_home(settings.home)
+    if output:
+        output.write_text(text)
+    else:
+        typer.echo(text, nl=False)
+    variable = f"ENVOY_DYNAMIC_MODULES_SEARCH_PATH={module.parent} " if module else ""
+    print(f"start it: {variable}envoy -c {output or 'FILE'}", file=sys.stderr)
+
+
+def build() -> None:
+    """Builds the native picker if it is not built yet, and prints its path."""
+    from fingerpost.routing.envoy.module import build_module
+
+    typer.echo(build_module())

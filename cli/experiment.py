@@ -1,0 +1,270 @@
+"""`fingerpost experiment ...`: champion against challenger on live traffic."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fingerpost.cli.servers import settings_with_registry
+
+if TYPE_CHECKING:
+    from fingerpost.abtest.experiment.evaluation import Evaluation
+    from fingerpost.abtest.experiment.verdict import Verdict
+    from fingerpost.experiment import Experiment
+    from fingerpost.settings import Settings
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="Champion against challenger on live traffic.", no_args_is_help=True)
+    for command in (plan, start, status, stop, report, compare):
+        group.command()(command)
+    app.add_typer(group, name="experiment")
+
+
+def plan(
+    effect: Annotated[
+        list[float] | None, typer.Option(help="Relative change of mean latency to find, such as -0.05; repeatable.")
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0.01, max=720, help="How much of the past to measure slots on.")] = 24.0,
+    spread: Annotated[
+        float | None, typer.Option(min=0.0001, max=10, help="Instead: the spread of log ratios within pairs.")
+    ] = None,
+    power: Annotated[float, typer.Option(min=0.1, max=0.99, help="Wanted probability to find it.")] = 0.8,
+    json_output: _Json = False,
+) -> None:
+    """Tells how many pairs of slots an experiment needs, from how much slots differ anyway."""
+    import numpy as np
+
+    from fingerpost.abtest.experiment.evaluation import COLUMNS
+    from fingerpost.abtest.experiment.power import pilot_differences
+    from fingerpost.abtest.experiment.power import plan as plan_pairs
+    from fingerpost.abtest.experiment.verdict import Rules
+    from fingerpost.abtest.lake import read_span
+    from fingerpost.abtest.plain import plain
+    from fingerpost.errors import FingerpostError
+
+    settings, now_us = _settings(), _now_us()
+    effects = effect or [-0.02, -0.05, -0.1, -0.2]
+    if bad := [each for each in effects if not -0.99 <= each <= 10 or each == 0]:
+        raise FingerpostError(f"--effect {bad[0]} must be between -0.99 and 10, and not 0")
+    if spread is None:
+        span = (now_us - round(hours * 3.6e9), now_us)
+        records = read_span(settings.lake, "requests", settings.service, *span, COLUMNS)
+        measured = pilot_differences(
+            records, settings.experiment_slot_s, settings.experiment_washout_s, settings.service
+        )
+        count = len(measured)
+    else:
+        measured, count = np.random.default_rng(7).normal(0.0, spread, 2000), 0
+    found = plan_pairs(measured, effects, Rules.of(settings), settings.experiment_pairs, power, pilot_pairs=count)
+    minutes = 2 * settings.experiment_slot_s / 60
+    if json_output:
+        _print_json({**plain(found), "minutes_per_pair": minutes})
+        return
+    typer.echo(f"log ratios within pairs spread by {found.spread:.4f} (measured on {count} pairs)")
+    for need in found.needs:
+        reach = f"{need.pairs} pairs ({need.pairs * minutes:.0f} min)" if need.pairs else "more pairs than looked at"
+        typer.echo(
+            f"{need.effect:+.1%}: found within {found.planned} pairs with probability {need.found:.2f}; "
+            f"with {found.power:.2f} within {reach}"
+        )
+
+
+def start(
+    slot: Annotated[float | None, typer.Option(min=1, max=86_400, help="Length of a slot, seconds.")] = None,
+    washout: Annotated[float | None, typer.Option(min=0, help="Left out at each slot's beginning, seconds.")] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, max=50_000, help="Pairs of slots at the most.")] = None,
+    json_output: _Json = False,
+) -> None:
+    """Starts an experiment of challenger against champion, or goes on with the one that runs."""
+    import json
+
+    from fingerpost.abtest.experiment.store import start as begin
+
+    settings = settings_with_registry()
+    begun = begin(settings, slot, washout, pairs)
+    if json_output:
+        _print_json({**json.loads(begun.experiment.to_json()), "new": begun.new})
+        return
+    typer.echo(f"{'started' if begun.new else 'goes on'}: {_described(begun.experiment)}")
+
+
+def status(json_output: _Json = False) -> None:
+    """Shows the experiment that runs, and its verdict so far."""
+    from fingerpost.abtest.experiment.evaluation import evaluate
+    from fingerpost.abtest.experiment.store import records_of, running, still_in_force
+
+    settings = settings_with_registry()
+    experiment = running(settings)
+    if experiment is None:
+        past = records_of(settings)
+        if json_output:
+            _print_json({"running": False, "past": past})
+            return
+        from fingerpost.shown import visible
+
+        typer.echo("no experiment runs")
+        for record in past[-10:]:
+            verdict = (record["verdict"] or {}).get("verdict", "unknown")
+            typer.echo(f"{record['experiment']['id']}: {verdict} ({visible(str(record['why']))})")
+        return
+    verdict, force = evaluate(settings, experiment).verdict, still_in_force(settings, experiment)
+    if json_output:
+        _print_json({"running": True, "still_in_force": force, **verdict.to_json()})
+        return
+    typer.echo(_described(experiment))
+    if not force:
+        typer.echo("its versions are no longer champion and challenger: stop it")
+    _print(verdict)
+
+
+def stop(
+    why: Annotated[str, typer.Option(help="What is noted as the reason.")] = "stopped by hand",
+    json_output: _Json = False,
+) -> None:
+    """Ends the experiment that runs, and keeps its record with the verdict so far."""
+    from fingerpost.abtest.experiment.evaluation import evaluate
+    from fingerpost.abtest.experiment.store import running
+    from fingerpost.abtest.experiment.store import stop as end
+    from fingerpost.errors import FingerpostError
+    from fingerpost.shown import visible
+
+    settings = settings_with_registry()
+    try:
+        experiment = running(settings)
+    except FingerpostError as error:
+        end(settings, None, why)
+        raise FingerpostError(f"what lay in the registry is removed: {error}") from error
+    if experiment is None:
+        raise FingerpostError("no experiment runs")
+    verdict, unknown = None, ""
+    try:
+        verdict = evaluate(settings, experiment).verdict
+    except Exception as error:  # what cannot be judged can be stopped all the same
+        unknown = f"it cannot be judged: {type(error).__name__}: {error}"
+    path = end(settings, verdict, why)
+    if json_output:
+        _print_json({"id": experiment.id, "record": str(path), **(verdict.to_json() if verdict else {"verdict": None})})
+        return
+    said = f"{verdict.verdict} ({verdict.reason})" if verdict else unknown
+    typer.echo(f"{experiment.id} is stopped: {visible(said)}; record: {path}")
+
+
+def report(
+    out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for report and pictures.")] = None,
+    json_output: _Json = False,
+) -> None:
+    """Writes the running experiment's report (Markdown) and pictures."""
+    from fingerpost.abtest.experiment.evaluation import evaluate
+    from fingerpost.abtest.experiment.store import running
+    from fingerpost.errors import FingerpostError
+
+    settings = settings_with_registry()
+    experiment = running(settings)
+    if experiment is None:
+        raise FingerpostError("no experiment runs; records of past ones: `fingerpost experiment status --json`")
+    found = evaluate(settings, experiment)
+    folder = out or settings.home / "reports" / "experiments" / experiment.id
+    _write_report(found, folder)
+    if json_output:
+        _print_json({"folder": str(folder), **found.verdict.to_json()})
+    else:
+        typer.echo(f"{experiment.id}: {found.verdict.verdict}; report in {folder}")
+
+
+def compare(
+    control: Annotated[str, typer.Argument(help="The arm to compare with, such as least_request.")],
+    treatment: Annotated[str, typer.Argument(help="The arm that is judged, such as fingerpost.")],
+    since: Annotated[str, typer.Option(help="From when, UTC, such as 2026-01-31T10:00; keep it while you look again.")],
+    block: Annotated[float, typer.Option(min=1, max=86_400, help="Length of the blocks of time, seconds.")] = 60.0,
+    json_output: _Json = False,
+) -> None:
+    """Judges arms that ran side by side (FINGERPOST_ARM_SHARES), paired by blocks of time."""
+    from datetime import UTC, datetime
+
+    from fingerpost.abtest.experiment.evaluation import COLUMNS, settle_us
+    from fingerpost.abtest.experiment.pairs import block_pairs
+    from fingerpost.abtest.experiment.verdict import Rules, judge
+    from fingerpost.abtest.lake import read_span
+    from fingerpost.errors import FingerpostError, NoDataError
+
+    settings, now_us = _settings(), _now_us()
+    try:
+        begin = datetime.fromisoformat(since)
+    except ValueError as error:
+        raise FingerpostError(f"--since {since!r} is not a time such as 2026-01-31T10:00") from error
+    begin_us = round((begin if begin.tzinfo else begin.replace(tzinfo=UTC)).timestamp() * 1e6)
+    records = read_span(settings.lake, "requests", settings.service, begin_us, now_us, COLUMNS)
+    pairs = block_pairs(records, (control, treatment), block, now_us - settle_us(settings))
+    if not len(pairs):
+        raise NoDataError(
+            f"no block of {block:g} s since {since} has enough requests of both {control} and {treatment}"
+        )
+    verdict = judge(pairs, Rules.of(settings), max(len(pairs), settings.experiment_pairs), over=False)
+    if json_output:
+        _print_json({"control": control, "treatment": treatment, **verdict.to_json()})
+    else:
+        _print(verdict, control, treatment)
+
+
+def _write_report(found: "Evaluation", folder: Path) -> None:
+    from fingerpost.abtest.experiment.plots import differences, latencies
+    from fingerpost.abtest.reports import verdict_markdown
+    from fingerpost.lake import write_text_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / "report.md", verdict_markdown(found.verdict))
+    differences(found.pairs, found.verdict.alpha).savefig(folder / "differences.png")
+    latencies(found.pairs).savefig(folder / "latencies.png")
+
+
+def _print(verdict: "Verdict", control: str = "champion", treatment: str = "challenger") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fingerpost.shown import visible
+
+    title = f"{verdict.pairs} pairs; interval holds at any look ({1 - verdict.alpha:.0%})"
+    table = Table("metric", control, treatment, "change", "interval", title=title)
+    for each in verdict.effects.values():
+        sign = "x" if each.unit == "ratio" else "+"
+        table.add_row(
+            each.metric, f"{each.champion:.5g}", f"{each.challenger:.5g}", f"{sign}{each.estimate:.4g}",
+            f"{each.low:.4g} to {each.high:.4g}",
+        )  # fmt: skip
+    Console().print(table)
+    left_out = ", ".join(f"{count} {why}" for why, count in verdict.skipped.items())
+    typer.echo(f"{verdict.verdict}: {visible(verdict.reason)}" + (f"; pairs left out: {left_out}" if left_out else ""))
+
+
+def _described(experiment: "Experiment") -> str:
+    from datetime import UTC, datetime
+
+    begin, end = (datetime.fromtimestamp(each / 1e6, UTC) for each in (experiment.begin_us, experiment.end_us))
+    return (
+        f"{experiment.id}: version {experiment.challenger} against {experiment.champion}, {experiment.pairs} pairs of "
+        f"{experiment.slot_s:g} s, {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC"
+    )
+
+
+def _settings() -> "Settings":
+    from fingerpost.environment import apply_tool_environment
+    from fingerpost.settings import get_settings
+
+    settings = get_settings()
+    apply_tool_environment(settings)
+    return settings
+
+
+def _now_us() -> int:
+    import time
+
+    return time.time_ns() // 1000
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=1))

@@ -1,0 +1,57 @@
+"""`fingerpost router`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(router)
+
+
+def router(
+    table: Annotated[
+        Path | None, typer.Option(help="The picker's file; default FINGERPOST_HOME/routing/SERVICE.table.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="URL of the engine; default FINGERPOST_ENGINE_URL.")] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(help="Envoy's access log: predictions are trusted as far as they agree with what it says."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Write the table once and stop.")] = False,
+) -> None:
+    """Follows the engine's routing table and keeps the file that the picker in Envoy reads."""
+    import logging
+    import signal
+    import threading
+
+    from fingerpost.home import make_home
+    from fingerpost.logs import configure_logs
+    from fingerpost.routing.router import Router
+    from fingerpost.settings import LOOPBACK, get_settings
+
+    settings = get_settings()
+    configure_logs(settings.log_level, settings.log_format)
+    path = table or settings.home / "routing" / f"{settings.service}.table"
+    if table is None:
+        make_home(settings.home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    url = engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}"
+    logger = logging.getLogger("fingerpost.router")
+    if access_log is None:
+        logger.warning("the guard is off: predictions that prove worse than none keep their weight; give --access-log")
+    elif not access_log.exists():
+        logger.warning("there is no access log at %s yet: until then the guard is off", access_log)
+    follower = Router(url, path, settings, access_log)
+    try:
+        if once:
+            follower.sync()
+            typer.echo(path)
+            return
+        stop = threading.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: stop.set())
+        follower.follow(stop)
+    finally:
+        follower.close()

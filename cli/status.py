@@ -1,0 +1,70 @@
+"""`fingerpost status`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fingerpost.cli.stack.status import Engine, Status
+    from fingerpost.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(status)
+
+
+def status(
+    json_output: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Tells how the platform of this home is: parts, engine, table, model, disk. Exit code 0: all is well; 1: not."""
+    import json
+    import time
+
+    from fingerpost.cli.stack.status import told
+    from fingerpost.settings import get_settings
+
+    found, now = _status(get_settings()), time.time()
+    typer.echo(json.dumps(found.to_json(now), indent=2) if json_output else told(found, now))
+    if found.problems(now):
+        raise typer.Exit(1)
+
+
+def _status(settings: "Settings") -> "Status":
+    import time
+
+    from fingerpost.cli.stack.state import disk_of, read_states
+    from fingerpost.cli.stack.status import Status, seen
+    from fingerpost.serving.model_files import ModelFiles
+
+    home = settings.home
+    parts = seen(home, read_states(home))
+    names = {each.part.name for each in parts}
+    try:
+        changed = (home / "routing" / f"{settings.service}.table").stat().st_mtime
+    except OSError:
+        changed = None
+    champion = ModelFiles(home).read_aliases(settings.service).champion
+    return Status(
+        home,
+        parts,
+        _engine(settings) if "engine" in names else None,
+        "router" in names,
+        None if changed is None else max(0.0, time.time() - changed),
+        settings.table_ttl_s,
+        champion.version if champion else "",
+        disk_of(next(each for each in (home, *home.parents) if each.exists())),
+        settings.disk_low_mb,
+    )
+
+
+def _engine(settings: "Settings") -> "Engine":
+    import httpx
+
+    from fingerpost.cli.stack.status import Engine
+
+    url = f"http://{settings.reach_host}:{settings.engine_port}/v1/health"
+    try:
+        told = httpx.get(url, timeout=5, trust_env=False).raise_for_status().json()
+        return Engine(True, bool(told["ready"]), {str(name): str(text) for name, text in told["problems"].items()})
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        return Engine(False)

@@ -1,0 +1,283 @@
+"""The history of hosts, followed window by window: what concerns one host alone, for each of its categories.
+
+NumPy alone. Nothing here looks from one host at another: followed by itself, a host has the history that it has in its
+fleet, to the bit. So an agent beside a host can keep it live, and the features step can replay it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.telemetry.history_state import (
+    BIAS_WINDOWS,
+    ERROR_WINDOWS,
+    FORECAST_STATE,
+    FORECASTS,
+    KINDS,
+    LASTING_WINDOWS,
+    LEVEL_CLIP,
+    LEVEL_GAIN,
+    LOADS,
+    MEDIAN_WINDOWS,
+    PACES,
+    QUANTITIES,
+    VIEWS,
+    forecasts_of,
+    fresh_state,
+    log_values,
+    median,
+    mixed,
+    share,
+    summable,
+)
+from fingerpost.telemetry.windows import US, WINDOW_FORM, Floats, Ints
+
+_TRAFFIC = ("requests_last", "rate_rps_last", "rate_rps_ewma", "error_share", "bytes_in", "inflight")
+HISTORY_COLUMNS = (
+    *(f"{quantity}_{view}" for quantity in QUANTITIES for view in VIEWS),
+    *_TRAFFIC,
+    "seen_windows",
+    "evidence",
+    "age_s",
+)
+HOST_COLUMNS = (
+    *(f"host_{name}" for name in LOADS),
+    "host_cpu_util_ewma",
+    "host_sample_age_s",
+    "host_rate_rps_last",
+    "host_rate_rps_ewma",
+    "host_error_share",
+    "host_age_s",
+    "host_gap_s",
+    "host_since_gap_s",
+    "host_known_s",
+    *(f"host_{quantity}_{view}" for quantity in QUANTITIES for view in ("off", "drift")),
+)
+_LN2 = np.log(2.0)
+# What tells one form of history from another: its columns, and how windows are made of requests.
+HISTORY_SCHEMA = hashlib.sha256("\n".join((*HISTORY_COLUMNS, *HOST_COLUMNS, str(WINDOW_FORM))).encode()).hexdigest()[
+    :12
+]
+
+
+class History:
+    """Rolling state of every (host, category) cell of some hosts; knows only what `observe` has told it.
+
+    Averages are exponentially weighted by time: an observation weighs half after a half-life, and in proportion to its
+    number of requests that measured something; that of throughput is of the seconds each request takes of it, so that
+    it does not depend on how many requests a window has. Of windows whose requests all failed only the errors are kept.
+
+    Args:
+        hosts: number of hosts, H.
+        categories: number of categories, C.
+        window_s: length of a window, seconds.
+        halflife_s: the middle half-life, seconds.
+        state: of `state` of an earlier history, to go on from.
+    """
+
+    def __init__(
+        self,
+        hosts: int,
+        categories: int,
+        window_s: float,
+        halflife_s: float,
+        state: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        self._window_s = window_s
+        self._halflives = halflife_s * np.array(list(PACES.values()))
+        self._halflife_s = halflife_s
+        self._shape = (hosts, categories)
+        self.state: dict[str, NDArray[Any]] = dict(state or fresh_state(hosts, categories))
+
+    @property
+    def now_us(self) -> int:
+        """End of the last window observed, microseconds since 1970; 0 before the first."""
+        return int(self.state["now_us"][0])
+
+    def observe(self, end_us: int, windows: Mapping[str, NDArray[Any]], loads: Mapping[str, NDArray[Any]]) -> None:
+        """Takes in one window; windows come in order of time, and a window without anything may be left out.
+
+        Args:
+            end_us: end of the window, microseconds since 1970, later than the last.
+            windows: of `fingerpost.telemetry.windows.with_throughput`, the cells of this window.
+            loads: of `fingerpost.telemetry.windows.with_background`, the hosts sampled in this window.
+
+        Raises:
+            ValueError: the window is not later than the last.
+        """
+        if end_us <= self.now_us:
+            raise ValueError(f"window ending at {end_us} us comes after one ending at {self.now_us} us")
+        self.state["now_us"][0] = end_us
+        if len(windows["host"]):
+            self._observe_cells(end_us, windows)
+        if len(loads["host"]):
+            self._observe_loads(end_us, loads)
+
+    def columns(self, now_us: int | None = None) -> Floats:
+        """HISTORY_COLUMNS of every cell, shape (H, C, K); NaN where not known.
+
+        Args:
+            now_us: time of prediction, not before the last window's end; None: that end.
+        """
+        now, state = self._now(now_us), self.state
+        forecasts = forecasts_of(state)
+        rest = [mixed(forecasts, state["error"], state["lasting"]), *state["error"], state["lasting"], state["bias"]]
+        views = np.stack([state["previous"], *forecasts, *rest], axis=1)
+        seen_us, seen = state["seen_us"], state["seen"]
+        current = seen_us == now
+        faded = self._faded(now, seen_us)
+        requests = state["traffic"][0] * faded
+        span = self._span(now, state["first_us"])
+        traffic = [
+            state["requests_last"],
+            np.where(current, state["requests_last"] / self._window_s, 0.0),
+            np.where(seen > 0, requests / span, 0.0),
+            share(state["traffic"][1], state["traffic"][0]),
+            share(state["traffic"][2], state["traffic"][0]),
+            share(state["traffic"][3], state["traffic"][4]),
+            state["measured"].astype(np.float64),
+            requests,
+            np.where(seen > 0, (now - seen_us) / US, np.nan),
+        ]
+        return np.concatenate([views.reshape(-1, *self._shape), np.stack(traffic)]).transpose(1, 2, 0)
+
+    def host_values(self, now_us: int | None = None) -> Floats:
+        """HOST_COLUMNS of every host, shape (H, M); NaN where not known. `now_us` as in `columns`."""
+        now, state = self._now(now_us), self.state
+        seen_us = state["host_seen_us"]
+        known = seen_us > 0
+        requests = state["host_traffic"][0] * self._faded(now, seen_us)
+        since_gap = np.where(state["gap_end_us"] > 0, (now - state["gap_end_us"]) / US, np.nan)
+        off = np.empty((2 * KINDS, self._shape[0]))
+        off[0::2], off[1::2] = state["off"], share(state["drift"][0], state["drift"][1])
+        columns = [
+            *state["load"],
+            share(state["load_sum"][1], state["load_sum"][0]),
+            np.where(state["sampled_us"] > 0, (now - state["sampled_us"]) / US, np.nan),
+            np.where(seen_us == now, state["host_requests"] / self._window_s, 0.0),
+            np.where(known, requests / self._span(now, state["host_first_us"]), 0.0),
+            share(state["host_traffic"][1], state["host_traffic"][0]),
+            np.where(known, (now - seen_us) / US, np.nan),
+            state["gap_s"],
+            since_gap,
+            np.where(known, (now - state["host_first_us"]) / US, np.nan),
+            *off,
+        ]
+        return np.stack(columns, axis=1)
+
+    def _now(self, now_us: int | None) -> int:
+        if now_us is not None and now_us < self.now_us:
+            raise ValueError(f"{now_us} us lies before the last window's end, {self.now_us} us")
+        return self.now_us if now_us is None else now_us
+
+    def _faded(self, now: int, since_us: NDArray[Any]) -> Floats:
+        return np.asarray(0.5 ** (np.maximum(now - since_us, 0) / US / self._halflife_s))
+
+    def _span(self, now: int, first_us: NDArray[Any]) -> Floats:
+        """Seconds that an average since `first_us` stands for: the integral of the weights."""
+        age_s = np.maximum((now - first_us) / US, 0.0) + self._window_s
+        return np.asarray((1 - 0.5 ** (age_s / self._halflife_s)) * self._halflife_s / _LN2)
+
+    def _observe_cells(self, end_us: int, windows: Mapping[str, NDArray[Any]]) -> None:
+        state = self.state
+        host, category = windows["host"].astype(np.int64), windows["category"].astype(np.int64)
+        cell = (..., host, category)
+        requests, measured = (windows[name].astype(np.float64) for name in ("requests", "measured"))
+        values = log_values(windows)
+        known = np.isfinite(values)
+        elapsed_s = np.where(state["seen"][cell] > 0, (end_us - state["seen_us"][cell]) / US, 0.0)
+        self._judgeforecasts_of(cell, values)
+        decay = 0.5 ** (elapsed_s / self._halflives[:, None])  # (paces, n)
+        for name, added in (("weight", known * measured), ("sum", np.where(known, summable(values), 0.0) * measured)):
+            state[name][cell] = state[name][cell] * decay[:, None, :] + added
+        state["previous"][cell] = np.where(known, state["last"][cell], state["previous"][cell])
+        state["last"][cell] = np.where(known, values, state["last"][cell])
+        # A window without any measurement takes no other's place.
+        ring = state["measured"][host, category] % MEDIAN_WINDOWS
+        kept = state["recent"][ring, :, host, category]
+        state["recent"][ring, :, host, category] = np.where(measured[:, None] > 0, values.T, kept)
+        state["median"][cell] = median(state["recent"][cell])
+        off = values - state["level"][cell]  # against what was known before this window
+        self._follow_level(host, category, values)
+        inflight = windows["inflight_mean"].astype(np.float64)
+        traffic = np.stack([requests, windows["errors"], np.nan_to_num(windows["bytes_in_mean"]) * requests,
+                            np.nan_to_num(inflight) * requests, np.isfinite(inflight) * requests])  # fmt: skip
+        state["traffic"][cell] = state["traffic"][cell] * decay[1] + traffic
+        fresh = state["seen"][cell] == 0
+        state["first_us"][cell] = np.where(fresh, end_us, state["first_us"][cell])
+        state["requests_last"][cell] = requests
+        state["seen"][cell] += 1
+        state["measured"][cell] += measured > 0
+        state["seen_us"][cell] = end_us
+        self._observe_hosts(end_us, host, np.stack([requests, windows["errors"], measured]), off)
+
+    def _observe_hosts(self, end_us: int, host: Ints, counts: Floats, off: Floats) -> None:
+        state = self.state
+        hosts, place = np.unique(host, return_inverse=True)
+
+        def total(values: Floats) -> Floats:
+            return np.bincount(place, weights=values, minlength=len(hosts)).astype(np.float64)
+
+        requests, errors, measured = counts
+        weight = np.where(np.isfinite(off), np.sqrt(measured), 0.0)
+        weights = np.stack([total(each) for each in weight])
+        sums = np.stack([total(each) for each in np.nan_to_num(off) * weight])
+        mean = share(sums, weights)
+        state["off"][:, hosts] = mean
+        known = state["host_seen_us"][hosts] > 0
+        elapsed_s = np.where(known, (end_us - state["host_seen_us"][hosts]) / US, 0.0)
+        silence_s = np.where(known, elapsed_s - self._window_s, 0.0)
+        gap = silence_s > self._window_s / 2
+        state["gap_s"][hosts] = np.where(gap, silence_s, state["gap_s"][hosts])
+        begun_us = end_us - round(self._window_s * US)
+        state["gap_end_us"][hosts] = np.where(gap, begun_us, state["gap_end_us"][hosts])
+        decay = 0.5 ** (elapsed_s / self._halflives[0])
+        measured = np.isfinite(mean)
+        state["drift"][:, :, hosts] = state["drift"][:, :, hosts] * decay + np.stack(
+            [np.nan_to_num(mean), measured.astype(np.float64)]
+        )
+        traffic = np.stack([total(requests), total(errors)])
+        decay = 0.5 ** (elapsed_s / self._halflife_s)
+        state["host_traffic"][:, hosts] = state["host_traffic"][:, hosts] * decay + traffic
+        state["host_requests"][hosts] = traffic[0]
+        state["host_first_us"][hosts] = np.where(known, state["host_first_us"][hosts], end_us)
+        state["host_seen_us"][hosts] = end_us
+
+    def _observe_loads(self, end_us: int, loads: Mapping[str, NDArray[Any]]) -> None:
+        state, hosts = self.state, loads["host"].astype(np.int64)
+        values = np.stack([loads[name].astype(np.float64) for name in LOADS])
+        known = np.isfinite(values)
+        state["load"][:, hosts] = np.where(known, values, state["load"][:, hosts])
+        elapsed_s = np.where(state["sampled_us"][hosts] > 0, (end_us - state["sampled_us"][hosts]) / US, 0.0)
+        decay = 0.5 ** (elapsed_s / self._halflife_s)
+        added = np.stack([known[0].astype(np.float64), np.nan_to_num(values[0])])
+        state["load_sum"][:, hosts] = state["load_sum"][:, hosts] * decay + added
+        state["sampled_us"][hosts] = end_us
+
+    def _judgeforecasts_of(self, cell: tuple[Any, ...], values: Floats) -> None:
+        """How far off each forecast was that could have been made before this window."""
+        state = self.state
+        error = values - forecasts_of({name: state[name][cell] for name in FORECAST_STATE})
+        usual = error[FORECASTS.index("ewma")]
+        for name, found, windows in (
+            ("error", np.abs(error), ERROR_WINDOWS),
+            ("lasting", np.abs(usual), LASTING_WINDOWS),
+            ("bias", usual, BIAS_WINDOWS),
+        ):
+            old = state[name][cell]
+            moved = old + (1 - 0.5 ** (1 / windows)) * (found - old)
+            state[name][cell] = np.where(np.isnan(found), old, np.where(np.isnan(old), found, moved))
+
+    def _follow_level(self, host: Ints, category: Ints, values: Floats) -> None:
+        """A slow, robust level: the running median at first, then a recursive Huber location estimate.
+
+        What one window can move it by is bounded, so rare slow requests do not; it remembers some 16 windows.
+        """
+        state, cell = self.state, (..., host, category)
+        level = state["level"][cell]
+        young = np.isnan(level) | (state["measured"][cell] < MEDIAN_WINDOWS)
+        step = LEVEL_GAIN * np.clip(np.nan_to_num(values - level), -LEVEL_CLIP, LEVEL_CLIP)
+        state["level"][cell] = np.where(young, state["median"][cell], level + step)

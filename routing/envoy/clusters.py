@@ -1,0 +1,139 @@
+"""The hosts' cluster in Envoy's configuration: load balancing, health checks, outlier detection."""
+
+from typing import Any
+
+from fingerpost.routing.envoy.upstream import Upstream
+
+TYPE = "type.googleapis.com/envoy.extensions."
+POLICIES = ("fingerpost", "endpoint_picker", "least_request", "least_request_full", "round_robin", "random", "orca")
+_LB = TYPE + "load_balancing_policies."
+
+
+def dynamic_module() -> dict[str, Any]:
+    """The native picker, found through ENVOY_DYNAMIC_MODULES_SEARCH_PATH; its counters are `fingerpost.*`."""
+    from fingerpost.routing.envoy.module import NAME
+
+    return {"name": NAME, "do_not_close": True, "metrics_namespace": "fingerpost"}
+
+
+def hosts_cluster(
+    upstreams: list[Upstream], policy: str, health_path: str | None, panic_percent: float = 50.0
+) -> dict[str, Any]:
+    """The cluster `hosts`.
+
+    Args:
+        health_path: path that a healthy host answers with 200; None: no active health checks.
+        panic_percent: with a smaller part of the hosts healthy, Envoy's own policies use all of them.
+    """
+    checks = {"health_checks": [_health_check(health_path)]} if health_path else {}
+    return {
+        "name": "hosts",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _balancing(policy)}]},
+        "load_assignment": {
+            "cluster_name": "hosts",
+            "endpoints": [{"lb_endpoints": [_endpoint(upstream) for upstream in upstreams]}],
+        },
+        **checks,
+        "common_lb_config": {"healthy_panic_threshold": {"value": panic_percent}},
+        "outlier_detection": dict(_OUTLIERS),
+        # No breaker below what an open loop of clients can have under way: a full fleet shows as latency, not as 503.
+        # Retries alike: when a host dies, as many are due at once as clients wait for it. They do not multiply, for
+        # the route allows two a request, and of requests that no host has seen.
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 65536,
+                    "max_pending_requests": 65536,
+                    "max_requests": 65536,
+                    "max_retries": 65536,
+                }
+            ]
+        },
+    }
+
+
+# Hosts that fail are left out for a while, for a host that fails fast has few requests in flight and looks fast. The
+# figures were chosen by measurement (docs/routing.md): errors of requests that fail wherever they go, up to a third of
+# the traffic, leave out no host, and at most half of the fleet is: what all hosts have is no host's fault.
+ERRORS_IN_A_ROW, GATEWAY_ERRORS_IN_A_ROW, LEFT_OUT_S = 10, 5, 20
+GATEWAY_ERRORS = frozenset({502, 503, 504})
+_OUTLIERS: dict[str, Any] = {
+    "split_external_local_origin_errors": True,
+    # Refused, reset, no answer in time: what Envoy itself found.
+    "consecutive_local_origin_failure": 5,
+    # 502, 503, 504: seldom a request's own fault. 500 often is.
+    "consecutive_gateway_failure": GATEWAY_ERRORS_IN_A_ROW,
+    "enforcing_consecutive_gateway_failure": 100,
+    "consecutive_5xx": ERRORS_IN_A_ROW,
+    "enforcing_consecutive_5xx": 100,
+    # Half of the answers of ten seconds are errors: ten in a row would take such a host a thousand requests.
+    "failure_percentage_threshold": 50,
+    "enforcing_failure_percentage": 100,
+    "failure_percentage_request_volume": 20,
+    # One alone, for where predictions send most of the traffic there may be no second with as many requests.
+    "failure_percentage_minimum_hosts": 1,
+    # By its rule the one host that had an error is an outlier among ten without any.
+    "enforcing_success_rate": 0,
+    "enforcing_local_origin_success_rate": 0,
+    "interval": "10s",
+    "base_ejection_time": f"{LEFT_OUT_S}s",
+    "max_ejection_percent": 50,
+    # Who answers every request with an error may answer its health check well.
+    "successful_active_health_check_uneject_host": False,
+}
+
+
+def _balancing(policy: str) -> dict[str, Any]:
+    """A policy by its name; all but ours are Envoy's own. Least request draws two hosts, with `_full` it scans all."""
+    if policy == "endpoint_picker":
+        from fingerpost.routing.envoy.gateway import override_host
+
+        return override_host(_balancing("least_request"))
+    if policy == "fingerpost":
+        config = {
+            "@type": _LB + "dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
+            "dynamic_module_config": dynamic_module(),
+            "lb_policy_name": "least_predicted_cost",
+        }
+        return {"name": "envoy.load_balancing_policies.dynamic_modules", "typed_config": config}
+    if policy == "orca":
+        config = {
+            "@type": _LB + "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
+            "blackout_period": "2s",
+            "weight_update_period": "1s",
+        }
+        return {"name": "envoy.load_balancing_policies.client_side_weighted_round_robin", "typed_config": config}
+    full = {"selection_method": "FULL_SCAN"} if policy == "least_request_full" else {}
+    name = policy.removesuffix("_full")
+    message = {"least_request": "LeastRequest", "round_robin": "RoundRobin", "random": "Random"}[name]
+    return {
+        "name": f"envoy.load_balancing_policies.{name}",
+        "typed_config": {"@type": f"{_LB}{name}.v3.{message}", **full},
+    }
+
+
+def _health_check(path: str) -> dict[str, Any]:
+    return {
+        "timeout": "1s",
+        "interval": "2s",
+        "interval_jitter": "0.2s",
+        "unhealthy_interval": "1s",
+        "no_traffic_interval": "2s",
+        "unhealthy_threshold": 3,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": path},
+    }
+
+
+def _endpoint(upstream: Upstream) -> dict[str, Any]:
+    return {
+        "endpoint": {"hostname": upstream.name, "address": address(upstream.address, upstream.port)},
+        # By this name the picker finds the host in its table.
+        "metadata": {"filter_metadata": {"fingerpost": {"host": upstream.name}}},
+    }
+
+
+def address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}

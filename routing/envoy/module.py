@@ -1,0 +1,92 @@
+"""Builds the native picker, an Envoy dynamic module of a few small C files, at set-up or at first use."""
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from fingerpost.errors import FingerpostError
+
+NAME = "fingerpost"
+SOURCES = Path(__file__).parent / "native"
+FLAGS = (
+    *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow"),
+    *("-fPIC", "-fvisibility=hidden", "-fstack-protector-strong"),
+)
+_LINK = ("-shared", "-Wl,-z,relro,-z,now", "-lm", "-lpthread")
+_HARDENED = "-D_FORTIFY_SOURCE=2"
+
+
+def compiler() -> list[str] | None:
+    """A C compiler: `$CC`, `cc`, `gcc`, `clang`, or the one of the PyPI package `ziglang`; None if there is none."""
+    chosen = os.environ.get("CC")
+    if chosen:
+        return chosen.split()
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-P", "-m", "ziglang", "cc"]
+    return None
+
+
+def module_path() -> Path:
+    """Where the built module is: in the user's cache, one folder for each state of the sources and kind of machine."""
+    digest = hashlib.sha256(" ".join((*FLAGS, *_LINK, platform.machine())).encode())
+    for path in sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]):
+        digest.update(path.read_bytes())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "fingerpost" / f"native-{digest.hexdigest()[:16]}" / f"lib{NAME}.so"
+
+
+def build_module() -> Path:
+    """The module's path; compiles it if this state of the sources was not compiled on this machine yet.
+
+    Raises:
+        FingerpostError: there is no compiler, or it failed.
+    """
+    path = module_path()
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside its place and moved there, so that two builds at once do not meet.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        _compile([*FLAGS, _HARDENED], sorted(SOURCES.glob("*.c")), _LINK, built)
+        built.replace(path)
+    return path
+
+
+def build_harness(path: Path, flags: Sequence[str] = ()) -> Path:
+    """Compiles the program that runs the picker without Envoy (`native/harness/harness.c`), for tests and measurements.
+
+    Args:
+        flags: such as `-fsanitize=address,undefined`.
+
+    Raises:
+        FingerpostError: there is no compiler, or it failed.
+    """
+    sources = [*sorted(SOURCES.glob("*.c")), SOURCES / "harness" / "harness.c"]
+    _compile([*FLAGS, "-Wno-conversion", *flags], sources, ("-lm", "-lpthread"), path)
+    return path
+
+
+def _compile(flags: Sequence[str], sources: Sequence[Path], link: Sequence[str], output: Path) -> None:
+    command = compiler()
+    if command is None:
+        raise FingerpostError(
+            "the native picker needs a C compiler: install gcc or clang, or `pip install ziglang`, which carries one"
+        )
+    # Zig's compiler defines the macro itself.
+    chosen = [flag for flag in flags if flag != _HARDENED or "ziglang" not in command]
+    done = subprocess.run(
+        [*command, *chosen, *map(str, sources), *link, "-o", str(output)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise FingerpostError(f"the native picker does not compile with {command[0]}:\n{done.stderr[-2000:]}")

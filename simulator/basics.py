@@ -1,0 +1,92 @@
+"""Compiled small parts the kernel and the policies share: dice, a heap of finish times, and how a host is drawn."""
+
+import numpy as np
+from numba import njit
+
+from fingerpost.simulator.fleet import Floats, Ints
+from fingerpost.simulator.state import SERVED
+
+compiled = njit(cache=True, error_model="numpy")
+
+
+@compiled
+def uniform(random: Ints) -> float:
+    """A number in [0, 1): xorshift64* (Vigna, 2016), so that a run depends on its seed and nothing else."""
+    x = np.uint64(random[0])
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    random[0] = np.int64(x)
+    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
+
+
+@compiled
+def draw_host(up: Ints, random: Ints) -> int:
+    """One of the hosts that are up, uniformly; -1 if there is none."""
+    hosts = len(up)
+    for _ in range(8):
+        host = int(uniform(random) * hosts)
+        if up[host]:
+            return host
+    count = up.sum()
+    if count == 0:
+        return -1
+    wanted = int(uniform(random) * count)
+    for host in range(hosts):
+        if up[host]:
+            if wanted == 0:
+                return host
+            wanted -= 1
+    return -1
+
+
+@compiled
+def least_of(cost: Floats | Ints, up: Ints, random: Ints) -> int:
+    """The host that is up and costs least, ties at random; -1 if there is none."""
+    best, least, ties = -1, np.inf, 0
+    for host in range(len(up)):
+        if not up[host]:
+            continue
+        if cost[host] < least:
+            best, least, ties = host, cost[host], 1
+        elif cost[host] == least and best >= 0:
+            ties += 1
+            if uniform(random) * ties < 1.0:
+                best = host
+    return best
+
+
+@compiled
+def heap_push(times: Floats, places: Ints, counters: Ints, time: float, place: int) -> None:
+    """Adds a finish time to the binary heap."""
+    at = counters[SERVED]
+    counters[SERVED] = at + 1
+    while at > 0:
+        parent = (at - 1) >> 1
+        if times[parent] <= time:
+            break
+        times[at], places[at] = times[parent], places[parent]
+        at = parent
+    times[at], places[at] = time, place
+
+
+@compiled
+def heap_pop(times: Floats, places: Ints, counters: Ints) -> int:
+    """Removes the earliest finish time, returns its request's place."""
+    top = places[0]
+    size = counters[SERVED] - 1
+    counters[SERVED] = size
+    time, place = times[size], places[size]
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and times[child + 1] < times[child]:
+            child += 1
+        if time <= times[child]:
+            break
+        times[at], places[at] = times[child], places[child]
+        at = child
+    times[at], places[at] = time, place
+    return top

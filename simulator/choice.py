@@ -1,0 +1,98 @@
+"""Which host a policy chooses, and what it learns from an answer; compiled."""
+
+import numpy as np
+
+from fingerpost.simulator.basics import compiled, draw_host, uniform
+from fingerpost.simulator.fleet import Floats, Ints
+from fingerpost.simulator.peers import (
+    c3,
+    c3_observe,
+    least_request,
+    least_request_full,
+    orca,
+    orca_observe,
+    peak_ewma,
+    peak_ewma_observe,
+    round_robin,
+)
+from fingerpost.simulator.policies import (
+    C3,
+    FINGERPOST,
+    LEAST_REQUEST,
+    LEAST_REQUEST_FULL,
+    ORCA,
+    PEAK_EWMA,
+    PREQUAL,
+    RANDOM,
+    ROUND_ROBIN,
+)
+from fingerpost.simulator.prequal import prequal, prequal_probe, prequal_receive
+from fingerpost.simulator.state import COST, DEADLINE, OTHERS, OUT, SEEN_UP, STAMP, State
+
+SCALED, REPORTED = 1, 2
+
+
+@compiled
+def choose(state: State, cost: Floats, inflight: int, policy: int, picker: int, now: float, rtt: float) -> int:
+    """The host for a request, -1 if the picker knows of none; `cost` is its category's, shape (2, H)."""
+    up, out, views = state.views_i[SEEN_UP, picker], state.views_i[OUT, picker], state.views_f
+    mine, random = state.pickers[picker], state.random
+    if policy == FINGERPOST:
+        return fingerpost(up, out, views[OTHERS, picker], cost, inflight, len(state.pickers), random)
+    if policy == RANDOM:
+        return draw_host(up, random)
+    if policy == ROUND_ROBIN:
+        return round_robin(up, mine)
+    if policy == LEAST_REQUEST:
+        return least_request(up, out, views[DEADLINE, picker], state.hosts_i, random)
+    if policy == LEAST_REQUEST_FULL:
+        return least_request_full(up, out, random)
+    if policy == PEAK_EWMA:
+        return peak_ewma(up, out, views, picker, now, random)
+    if policy == ORCA:
+        return orca(up, views, mine, picker, now, random)
+    if policy == PREQUAL:
+        prequal_receive(len(up), state.pickers, state.pool, state.rifs, state.way, state.counters, now, random)
+        host = prequal(up, mine, state.pool[picker], state.rifs[picker], now, random)
+        prequal_probe(up, picker, state.hosts_i, state.latencies, state.way, state.counters, now, rtt, random)
+        return host
+    return c3(up, out, views, picker, random)
+
+
+@compiled
+def fingerpost(up: Ints, own: Ints, others: Floats, cost: Floats, inflight: int, pickers: int, random: Ints) -> int:
+    """Least `(inflight + 1) * cost[0] + cost[1]`, ties at random: `routing.cost.routing_cost`, its table folded in.
+
+    In-flight of the fleet is the picker's own, live, and the others': what the host said with its last answer to this
+    picker less the picker's own then (`reported`), or own times pickers (`scaled`), or nothing (`own`).
+    """
+    factor = float(pickers) if inflight == SCALED else 1.0
+    share = 1.0 if inflight == REPORTED else 0.0
+    best, least, ties = -1, np.inf, 0
+    for host in range(len(up)):
+        if not up[host]:
+            continue
+        total = (own[host] * factor + others[host] * share + 1.0) * cost[0, host] + cost[1, host]
+        if total < least:
+            best, least, ties = host, total, 1
+        elif total == least:
+            ties += 1
+            if uniform(random) * ties < 1.0:
+                best = host
+    return best
+
+
+@compiled
+def heard(
+    state: State, policy: int, picker: int, host: int, latency: float, service: float, reported: int, now: float
+) -> None:
+    """A good answer: `latency` and `service` in seconds, `reported` the requests the host had left."""
+    views = state.views_f
+    if policy == FINGERPOST:
+        views[OTHERS, picker, host] = max(0.0, float(reported - state.views_i[OUT, picker, host]))
+    elif policy == PEAK_EWMA:
+        peak_ewma_observe(views[COST, picker], views[STAMP, picker], host, latency, now)
+    elif policy == ORCA:
+        orca_observe(views, picker, host, state.hosts_f[host], now)
+    elif policy == C3:
+        c3_observe(views, picker, host, latency, service, float(reported))

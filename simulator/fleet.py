@@ -1,0 +1,161 @@
+"""The fleet of a scenario, drawn by seed: how long every host takes for every category at every time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.errors import FingerpostError
+from fingerpost.simulator.scenario import ClassFleet, Drift, Scenario
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+TICK_S = 1.0
+_MAX_CELLS = 50_000_000
+
+FAIL, JOIN, LOSS_NOTICED, JOIN_NOTICED = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What a run happens on.
+
+    Attributes:
+        slots: requests a host serves at once, shape (H,).
+        service_s: mean service time, shape (ticks, C, H), a tick is `TICK_S`; the last tick holds on.
+        present: whether a host is up, shape (ticks, H).
+        mix: share of each category, shape (ticks, C).
+        event_time, event_host, event_kind: losses, joins and when pickers notice them, in order of time.
+        starts_up: whether a host is there from the beginning, shape (H,).
+    """
+
+    slots: NDArray[np.int64]
+    service_s: Floats
+    present: NDArray[np.bool_]
+    mix: Floats
+    event_time: Floats
+    event_host: NDArray[np.int64]
+    event_kind: NDArray[np.int64]
+    starts_up: NDArray[np.bool_]
+
+
+def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) -> Fleet:
+    """Draws the fleet; the same scenario and seed give the same fleet, whatever policy runs on it.
+
+    Args:
+        drift_seed: the same hosts, whose speeds drift differently: as of another day.
+
+    Raises:
+        FingerpostError: the run has too many ticks x categories x hosts to hold.
+    """
+    ticks = int(np.ceil((scenario.warmup_s + scenario.duration_s) / TICK_S)) + 1
+    hosts, categories = scenario.hosts, scenario.categories
+    if ticks * hosts * categories > _MAX_CELLS:
+        raise FingerpostError(
+            f"{ticks} seconds x {categories} categories x {hosts} hosts is more than this simulator holds "
+            f"({_MAX_CELLS:,}): shorten duration_s"
+        )
+    dice = np.random.default_rng([seed, 1])
+    nominal = _nominal(scenario, dice)
+    drift_dice = dice if drift_seed is None else np.random.default_rng([drift_seed, 6])
+    speed = _drift(scenario.drift, ticks, categories, hosts, drift_dice)
+    service = nominal[None, :, :] / speed
+    for antagonist in scenario.antagonists:
+        begin = int(antagonist.at_s / TICK_S)
+        end = max(int((antagonist.at_s + antagonist.for_s) / TICK_S), begin + 1)
+        service[begin:end, :, antagonist.host] *= antagonist.factor
+    starts_up = np.ones(hosts, dtype=np.bool_)
+    for event in sorted(scenario.events, key=lambda each: each.at_s, reverse=True):
+        starts_up[event.host] = event.kind == "fail"
+    time, host, kind = _events(scenario)
+    return Fleet(
+        slots=np.broadcast_to(np.asarray(scenario.slots, dtype=np.int64), hosts).copy(),
+        service_s=service,
+        present=_present(starts_up, ticks, time, host, kind),
+        mix=_mixes(scenario, ticks),
+        event_time=time,
+        event_host=host,
+        event_kind=kind,
+        starts_up=starts_up,
+    )
+
+
+def unit_service_times(scenario: Scenario, count: int, dice: np.random.Generator) -> Floats:
+    """Draws service times of mean 1, shape (count,)."""
+    kind, cv = scenario.service_time.kind, scenario.service_time.cv
+    if kind == "deterministic":
+        return np.ones(count)
+    if kind == "lognormal":
+        sigma = np.sqrt(np.log1p(cv**2))
+        return dice.lognormal(-(sigma**2) / 2, sigma, count)
+    if kind == "hyperexponential" and cv > 1:
+        # Two phases with balanced means.
+        likely = 0.5 * (1 + np.sqrt((cv**2 - 1) / (cv**2 + 1)))
+        first = dice.random(count) < likely
+        return dice.exponential(np.where(first, 0.5 / likely, 0.5 / (1 - likely)))
+    return dice.exponential(1.0, count)
+
+
+def _nominal(scenario: Scenario, dice: np.random.Generator) -> Floats:
+    fleet = scenario.fleet
+    if not isinstance(fleet, ClassFleet):
+        return np.asarray(fleet.service_time_s, dtype=np.float64)
+    means = fleet.mean_service_s * dice.lognormal(
+        -(fleet.category_sigma**2) / 2, fleet.category_sigma, fleet.categories
+    )
+    affinity = dice.lognormal(0, fleet.affinity_sigma, (fleet.categories, fleet.classes))
+    own = dice.lognormal(0, fleet.host_sigma, fleet.hosts)
+    return means[:, None] * affinity[:, np.arange(fleet.hosts) % fleet.classes] * own
+
+
+def _drift(drift: Drift, ticks: int, categories: int, hosts: int, dice: np.random.Generator) -> Floats:
+    if drift.kind == "none":
+        return np.ones((ticks, categories, hosts))
+    span = drift.high - drift.low
+    if drift.kind == "step":
+        steps = int(np.ceil(ticks * TICK_S / drift.period_s)) + 1
+        values = drift.low + span * dice.random((steps, categories, hosts))
+        # Not all cells step at once.
+        offset = dice.random((categories, hosts)) * drift.period_s
+        at = ((np.arange(ticks)[:, None, None] * TICK_S + offset) / drift.period_s).astype(np.int64)
+        return np.take_along_axis(values, at, axis=0)
+    # A random walk between walls, uniform in the long run; steps such that it forgets where it was in a period
+    # (reflected Brownian motion on a unit interval forgets at the rate pi^2 / 2 x its variance a second).
+    position = dice.random((categories, hosts))
+    moves = dice.normal(0, np.sqrt(2 * TICK_S / (np.pi**2 * drift.period_s)), (ticks, categories, hosts))
+    path = np.mod(position + np.cumsum(moves, axis=0), 2.0)
+    return drift.low + span * np.where(path > 1, 2 - path, path)
+
+
+def _events(scenario: Scenario) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    rows = []
+    for event in scenario.events:
+        lost = event.kind == "fail"
+        rows.append((event.at_s, event.host, FAIL if lost else JOIN))
+        rows.append((event.at_s + scenario.detection_s, event.host, LOSS_NOTICED if lost else JOIN_NOTICED))
+    rows.sort()
+    return (
+        np.array([row[0] for row in rows], dtype=np.float64),
+        np.array([row[1] for row in rows], dtype=np.int64),
+        np.array([row[2] for row in rows], dtype=np.int64),
+    )
+
+
+def _present(
+    starts_up: NDArray[np.bool_], ticks: int, time: Floats, host: NDArray[np.int64], kind: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    present = np.tile(starts_up, (ticks, 1))
+    for at, which, what in zip(time, host, kind, strict=True):
+        if what in (FAIL, JOIN):
+            present[int(np.ceil(at / TICK_S)) :, which] = what == JOIN
+    return present
+
+
+def _mixes(scenario: Scenario, ticks: int) -> Floats:
+    mix = np.full((ticks, scenario.categories), 1.0 / scenario.categories)
+    for change in sorted(scenario.mix, key=lambda each: each.at_s):
+        weights = np.asarray(change.weights, dtype=np.float64)
+        mix[int(change.at_s / TICK_S) :] = weights / weights.sum()
+    return mix

@@ -1,0 +1,171 @@
+"""Where a run's predictions come from: the truth, the truth with errors, telemetry, or nonsense."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from fingerpost.simulator.fleet import TICK_S, Fleet, Floats
+from fingerpost.simulator.scenario import Scenario
+from fingerpost.simulator.simulation import Chunk, Table
+
+if TYPE_CHECKING:
+    from fingerpost.training.bundle import ModelBundle
+
+# How many requests a prior counts for: variance of a single one (1) over the variance it leaves to be known, as in
+# empirical Bayes; log differences of 0.45 between cells, of 0.2 in time.
+_CELL_REQUESTS = 5.0
+_DRIFT_REQUESTS = 25.0
+_LONGER = 10.0
+
+
+class Predictor(Protocol):
+    """What makes tables. Anything that learns from records and host samples fits in here."""
+
+    def observe(self, chunk: Chunk) -> None:
+        """Takes in what a span emitted."""
+
+    def table(self, now_s: float) -> Table:
+        """Predictions as of now."""
+
+
+class Oracle:
+    """The truth as of now, times an error of its own for every cell, lognormal with `sigma`."""
+
+    def __init__(self, fleet: Fleet, sigma: float, seed: int) -> None:
+        self._fleet = fleet
+        _, categories, hosts = fleet.service_s.shape
+        self._error = np.random.default_rng([seed, 4]).lognormal(0, sigma, (hosts, categories))
+
+    def observe(self, chunk: Chunk) -> None:
+        """Needs no telemetry."""
+
+    def table(self, now_s: float) -> Table:
+        """The service times of this tick."""
+        tick = min(int(now_s / TICK_S), len(self._fleet.service_s) - 1)
+        service = self._fleet.service_s[tick].T * self._error
+        return Table(self._fleet.slots[:, None] / service, service)
+
+
+class Ewma:
+    """The baseline without a model: fading means of measured service times in two spans of memory.
+
+    The long one, drawn to category mean x host ratio where a cell has few requests, says how a host usually is; the
+    short one, drawn to the long one, how it is now. A throughput is a host's slots over the service time, the
+    bottleneck law where slots are the resource.
+
+    Args:
+        memory_s: time in which what was measured fades to 1/e in the short memory; ten times that in the long one.
+    """
+
+    def __init__(self, slots: Floats, categories: int, memory_s: float) -> None:
+        self._slots = slots
+        shape = (len(slots), categories)
+        self._now, self._usual = _Means(shape, memory_s), _Means(shape, _LONGER * memory_s)
+        self._wait = _Means(shape, memory_s)
+
+    def observe(self, chunk: Chunk) -> None:
+        """Adds a span's good requests."""
+        counts, service, duration = cell_sums(chunk, self._now.count.shape)
+        span_s = chunk.end_s - chunk.begin_s
+        self._now.add(counts, service, span_s)
+        self._usual.add(counts, service, span_s)
+        self._wait.add(counts, duration, span_s)
+
+    def table(self, now_s: float) -> Table:  # noqa: ARG002
+        """What is known by now; all hosts equal as long as nothing was measured."""
+        if self._usual.count.sum() <= 0:
+            return Table(np.ones_like(self._now.count), np.ones_like(self._now.count))
+        usual = self._usual.drawn_to(self._usual.category_by_host(), _CELL_REQUESTS)
+        service = self._now.drawn_to(usual, _DRIFT_REQUESTS)
+        duration = self._wait.drawn_to(self._wait.category_by_host(), _CELL_REQUESTS)
+        return Table(self._slots[:, None] / service, duration)
+
+
+class _Means:
+    """Fading sums over the cells, shape (H, C), and means made from them."""
+
+    def __init__(self, shape: tuple[int, ...], memory_s: float) -> None:
+        self.count, self.total, self._memory_s = np.zeros(shape), np.zeros(shape), memory_s
+
+    def add(self, count: Floats, total: Floats, span_s: float) -> None:
+        keep = float(np.exp(-span_s / self._memory_s))
+        self.count = keep * self.count + count
+        self.total = keep * self.total + total
+
+    def category_by_host(self) -> Floats:
+        """Category mean times host ratio, seconds: what a cell would be if hosts differed in speed alone."""
+        overall = self.total.sum() / self.count.sum()
+        weight = overall * _CELL_REQUESTS
+        category = (self.total.sum(axis=0) + weight) / (self.count.sum(axis=0) + _CELL_REQUESTS)
+        ratio = (self.total.sum(axis=1) + weight) / ((self.count * category).sum(axis=1) + weight)
+        return category * ratio[:, None]
+
+    def drawn_to(self, prior: Floats, requests: float) -> Floats:
+        """Means of the cells, with the prior counted as so many requests."""
+        return (self.total + prior * requests) / (self.count + requests)
+
+
+class Absurd:
+    """Another predictor's tables made useless from `from_s` on.
+
+    `shuffled`: every category's row of hosts in a wrong order; `all_equal`; `ten_times_off`: every cell ten times too
+    high or too low, by a coin of its own; `absurd_hosts`: the first `absurd` hosts ten times too fast.
+    """
+
+    def __init__(
+        self, inner: Predictor, kind: str, from_s: float, hosts: int, categories: int, seed: int, absurd: int = 1
+    ) -> None:
+        self._inner, self._kind, self._from_s = inner, kind, from_s
+        dice = np.random.default_rng([seed, 5])
+        self._order = dice.permuted(np.tile(np.arange(hosts)[:, None], (1, categories)), axis=0)
+        self._factor = np.where(dice.random((hosts, categories)) < 0.5, 10.0, 0.1)
+        if kind == "absurd_hosts":
+            self._factor = np.where(np.arange(hosts) < absurd, 10.0, 1.0)[:, None]
+
+    def observe(self, chunk: Chunk) -> None:
+        """Passes on what a span emitted."""
+        self._inner.observe(chunk)
+
+    def table(self, now_s: float) -> Table:
+        """The inner table, spoiled."""
+        table = self._inner.table(now_s)
+        if now_s < self._from_s:
+            return table
+        if self._kind == "shuffled":
+            return Table(
+                np.take_along_axis(table.throughput_rps, self._order, axis=0),
+                np.take_along_axis(table.latency_s, self._order, axis=0),
+            )
+        if self._kind == "all_equal":
+            return Table(np.ones_like(table.throughput_rps), np.ones_like(table.latency_s))
+        return Table(table.throughput_rps * self._factor, table.latency_s / self._factor)
+
+
+def predictor_for(scenario: Scenario, fleet: Fleet, seed: int, model: Callable[[], "ModelBundle"]) -> Predictor:
+    """The predictor the scenario asks for; `model` is called if it is to be a learned one."""
+    wanted = scenario.predictions
+    if wanted.kind in ("oracle", "noisy"):
+        return Oracle(fleet, wanted.sigma if wanted.kind == "noisy" else 0.0, seed)
+    if wanted.kind == "learned":
+        from fingerpost.simulator.learned import Learned
+
+        return Learned(model(), scenario)
+    ewma = Ewma(fleet.slots.astype(np.float64), scenario.categories, wanted.memory_s)
+    if wanted.kind == "ewma":
+        return ewma
+    inner = Oracle(fleet, 0.0, seed) if wanted.kind == "absurd_hosts" else ewma
+    shape = (scenario.hosts, scenario.categories)
+    return Absurd(inner, wanted.kind, wanted.absurd_from_s, *shape, seed, wanted.absurd_hosts)
+
+
+def cell_sums(chunk: Chunk, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+    """Counts, sums of service time and sums of duration of a span's good requests, shape (H, C) each."""
+    records, cells = chunk.records, int(np.prod(shape))
+    good = ~records.error
+    cell = records.host[good] * shape[1] + records.category[good]
+    return (
+        np.bincount(cell, minlength=cells).reshape(shape).astype(np.float64),
+        np.bincount(cell, records.service_time_s[good], cells).reshape(shape).astype(np.float64),
+        np.bincount(cell, records.duration_s[good], cells).reshape(shape).astype(np.float64),
+    )

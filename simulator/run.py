@@ -1,0 +1,208 @@
+"""A whole run: predictions, guard and fleet together, and what its clients saw."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fingerpost.routing.exponent import trusted_throughput
+from fingerpost.routing.guard import Guard, Outcomes
+from fingerpost.simulator.arrivals import ArrivalStream, rate_envelope
+from fingerpost.simulator.bound import fleet_capacity_rps
+from fingerpost.simulator.fleet import TICK_S, Fleet, build_fleet
+from fingerpost.simulator.predictions import Predictor, predictor_for
+from fingerpost.simulator.scenario import Scenario
+from fingerpost.simulator.simulation import Chunk, Simulation, Table
+
+if TYPE_CHECKING:
+    from fingerpost.training.bundle import ModelBundle
+
+_STEP_S = 1.0
+# A fleet that holds so many seconds' worth of arrivals is lost; going on would only cost time and memory.
+_HOPELESS_S = 20.0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run's clients saw, of the requests sent after the warm-up.
+
+    Attributes:
+        rate_rps: requests sent a second; `goodput_rps`: of them answered well within the SLO.
+        errors: share that failed; `mean_s` to `p999_s` are of the others.
+        trust: mean exponent the guard gave the predictions (1 without guard, 0 for peers).
+        requests: sent in all, warm-up included.
+        overloaded: the run was given up because requests piled up; its percentiles are then of what was answered.
+    """
+
+    requests: int
+    rate_rps: float
+    goodput_rps: float
+    errors: float
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    p999_s: float
+    trust: float
+    overloaded: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Bench:
+    """A scenario's fleet and bound for one seed, on which any policy can be run.
+
+    Args:
+        fleet: instead of the one that the seed draws.
+    """
+
+    def __init__(self, scenario: Scenario, seed: int, fleet: Fleet | None = None) -> None:
+        self.scenario, self.seed = scenario, seed
+        self.fleet: Fleet = fleet or build_fleet(scenario, seed)
+        self._model: ModelBundle | None = None
+        self.bound_rps = fleet_capacity_rps(self.fleet, int(scenario.warmup_s / TICK_S))
+        self._envelope = rate_envelope(scenario)
+
+    def simulation(self, policy: str, load: float, pickers: int) -> Simulation:
+        """A run that has not begun, at `load` times the bound."""
+        arrivals = ArrivalStream(self.scenario, self.fleet, self.bound_rps, load, pickers, self.seed, self._envelope)
+        return Simulation(self.scenario, self.fleet, policy, arrivals, pickers, self.seed)
+
+    def model(self) -> "ModelBundle":
+        """What training makes of the fleet's past; learned once, when it is first asked for."""
+        if self._model is None:
+            from fingerpost.simulator.past import learn
+
+            self._model = learn(self.scenario, self.seed)
+        return self._model
+
+    def run(
+        self,
+        policy: str,
+        load: float,
+        pickers: int,
+        watch: Callable[[Chunk], None] | None = None,
+        predictor: Predictor | None = None,
+    ) -> Figures:
+        """Runs warm-up and measured time, then lets every request end.
+
+        Args:
+            watch: called with every span's chunk.
+            predictor: instead of the one the scenario asks for.
+        """
+        scenario = self.scenario
+        simulation = self.simulation(policy, load, pickers)
+        router = None
+        if policy == "fingerpost":
+            router = Router(scenario, predictor or predictor_for(scenario, self.fleet, self.seed, self.model))
+        end_s, hopeless = scenario.warmup_s + scenario.duration_s, _HOPELESS_S * load * self.bound_rps
+        chunks: list[Chunk] = []
+        step = min(_STEP_S, scenario.predictions.refresh_s)
+        overloaded = False
+        while simulation.now_s < end_s and not overloaded:
+            if router is not None:
+                simulation.install(router.table(simulation.now_s))
+            chunk = simulation.step(min(simulation.now_s + step, end_s))
+            if router is not None:
+                router.observe(chunk)
+            if watch is not None:
+                watch(chunk)
+            chunks.append(chunk)
+            overloaded = simulation.in_fleet > max(hopeless, 10_000)
+        measured_s = simulation.now_s - scenario.warmup_s
+        chunks.append(simulation.drain())
+        if watch is not None:
+            watch(chunks[-1])
+        return _figures(scenario, chunks, measured_s, router, overloaded)
+
+
+class Router:
+    """Refreshes the table as the scenario says, and corrects it by the product's guard."""
+
+    def __init__(self, scenario: Scenario, predictor: Predictor) -> None:
+        self._settings, self._predictor, self._picker = scenario.predictions, predictor, scenario.picker
+        self._coming: deque[tuple[float, Table]] = deque()
+        self._ended: deque[tuple[float, Outcomes]] = deque()
+        self._next_refresh_s = 0.0
+        self._table: Table | None = None
+        names = (
+            (f"{number}" for number in range(scenario.hosts)),
+            (f"{number}" for number in range(scenario.categories)),
+        )
+        self._guard = Guard(tuple(names[0]), tuple(names[1])) if scenario.picker.guard else None
+        self._slots = np.full(scenario.hosts, np.nan)
+        self.exponents: list[float] = []
+
+    def table(self, now_s: float) -> Table:
+        """The table in force, corrected by what the access log says by now."""
+        if now_s >= self._next_refresh_s - 1e-9:
+            self._next_refresh_s = now_s + self._settings.refresh_s
+            self._coming.append((now_s + self._settings.delay_s, self._predictor.table(now_s)))
+        while self._coming and (self._table is None or self._coming[0][0] <= now_s + 1e-9):
+            self._table = self._coming.popleft()[1]
+        assert self._table is not None  # noqa: S101
+        if self._guard is None:
+            self.exponents.append(1.0)
+            return self._table
+        rate = self._table.throughput_rps
+        while self._ended and self._ended[0][0] <= now_s + 1e-9:
+            self._guard.observe(self._ended.popleft()[1], ("",), rate, self._slots, now_s)
+        found = self._guard.correct("", rate, self._slots, now_s)
+        self.exponents.append(found.trust)
+        corrected = trusted_throughput(rate, found.trust) / found.cost_factor
+        return Table(corrected, self._table.latency_s * found.cost_factor)
+
+    def observe(self, chunk: Chunk) -> None:
+        """Notes what the access log will say, and lets the predictor learn."""
+        self._predictor.observe(chunk)
+        if self._picker.hosts_tell:
+            self._slots = chunk.samples.slots.astype(np.float64)
+        self._ended.append((chunk.end_s + self._picker.log_delay_s, _logged(chunk, self._picker.hosts_tell)))
+
+
+def _logged(chunk: Chunk, hosts_tell: bool) -> Outcomes:
+    """What a proxy logs of a span's requests: how long the host took, waiting there included.
+
+    Args:
+        hosts_tell: hosts tell how many requests are in flight there.
+    """
+    records = chunk.records
+    sent = records.host >= 0
+    return Outcomes(
+        records.host[sent],
+        records.category[sent],
+        records.duration_s[sent],
+        np.where(hosts_tell, records.inflight[sent], np.nan),
+        records.error[sent],
+        np.zeros(sent.sum(), dtype=np.int64),
+    )
+
+
+def _figures(
+    scenario: Scenario, chunks: list[Chunk], measured_s: float, router: Router | None, overloaded: bool
+) -> Figures:
+    sent = np.concatenate([chunk.records.sent_s for chunk in chunks])
+    measured = sent >= scenario.warmup_s if measured_s > 0 else sent >= 0
+    duration = np.concatenate([chunk.records.duration_s for chunk in chunks])[measured]
+    error = np.concatenate([chunk.records.error for chunk in chunks])[measured]
+    good = duration[~error]
+    span = measured_s if measured_s > 0 else scenario.warmup_s + measured_s
+    percentiles = np.quantile(good, [0.5, 0.9, 0.99, 0.999]) if len(good) else np.full(4, np.nan)
+    exponents = router.exponents[int(scenario.warmup_s / _STEP_S) :] if router is not None else []
+    return Figures(
+        requests=len(sent),
+        rate_rps=len(duration) / span,
+        goodput_rps=float((good <= scenario.slo_s).sum()) / span,
+        errors=float(error.mean()) if len(error) else 0.0,
+        mean_s=float(good.mean()) if len(good) else float("nan"),
+        p50_s=float(percentiles[0]),
+        p90_s=float(percentiles[1]),
+        p99_s=float(percentiles[2]),
+        p999_s=float(percentiles[3]),
+        trust=float(np.mean(exponents)) if exponents else 0.0,
+        overloaded=overloaded,
+    )

@@ -1,0 +1,179 @@
+"""One fleet under one policy, run span by span: what it emits are records and samples, what it takes is a table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fingerpost.routing.cost import routing_cost
+from fingerpost.simulator.arrivals import ArrivalStream
+from fingerpost.simulator.choice import REPORTED, SCALED
+from fingerpost.simulator.fleet import TICK_S, Bools, Fleet, Floats, Ints
+from fingerpost.simulator.kernel import ERROR, EXPLORED, Input, Output, advance
+from fingerpost.simulator.policies import POLICIES, PREQUAL
+from fingerpost.simulator.scenario import Scenario
+from fingerpost.simulator.state import (
+    AREA,
+    AREA_AT,
+    BUSY,
+    DONE,
+    INFLIGHT,
+    SLOTS,
+    UP,
+    State,
+    in_fleet,
+    new_state,
+    with_room,
+)
+
+_INFLIGHT = {"own": 0, "scaled": SCALED, "reported": REPORTED}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Predictions: what a host could serve a second of a category alone, and its latency; both shape (H, C)."""
+
+    throughput_rps: Floats
+    latency_s: Floats
+
+
+@dataclass(frozen=True)
+class Records:
+    """Answered requests in order of `time`, the columns of request records, each of shape (n,).
+
+    `sent_s` and `time_s` are the client's, seconds from the start; `duration_s` is between them. `service_time_s` is
+    without waiting, 0 where it never began; `inflight` is the host's when the request came. A failed one has `error`.
+    """
+
+    sent_s: Floats
+    time_s: Floats
+    service_time_s: Floats
+    host: Ints
+    category: Ints
+    picker: Ints
+    inflight: Ints
+    error: Bools
+    explored: Bools
+
+    @property
+    def duration_s(self) -> Floats:
+        """Seconds as the client saw them."""
+        return self.time_s - self.sent_s
+
+
+@dataclass(frozen=True)
+class HostSamples:
+    """The hosts at the end of a span, shape (H,); `cpu_util` is the busy share of slots within the span."""
+
+    cpu_util: Floats
+    inflight: Ints
+    slots: Ints
+    up: Bools
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a span emitted."""
+
+    begin_s: float
+    end_s: float
+    records: Records
+    samples: HostSamples
+
+
+class Simulation:
+    """A run in progress.
+
+    Args:
+        policy: one of `POLICIES`.
+        arrivals: drawn span by span as time goes on.
+    """
+
+    def __init__(
+        self, scenario: Scenario, fleet: Fleet, policy: str, arrivals: ArrivalStream, pickers: int, seed: int
+    ) -> None:
+        self._scenario, self._fleet, self._arrivals = scenario, fleet, arrivals
+        self._policy = POLICIES[policy].number
+        self._state: State = new_state(fleet, pickers, self._policy == PREQUAL, seed)
+        self._cost = np.zeros((2, scenario.categories, scenario.hosts))
+        self._cost[0] = 1.0
+        self.now_s = 0.0
+
+    @property
+    def in_fleet(self) -> int:
+        """Requests sent and not answered yet."""
+        return in_fleet(self._state)
+
+    def install(self, table: Table) -> None:
+        """Pickers use this table from now on."""
+        weight = self._scenario.picker.latency_weight
+        # `routing_cost` is linear in the in-flight count: two points of it give the table the pickers hold.
+        idle = routing_cost(0, table.throughput_rps, table.latency_s, latency_weight=weight)
+        one = routing_cost(1, table.throughput_rps, table.latency_s, latency_weight=weight)
+        usable = np.isfinite(idle)
+        slope = np.where(usable, one, 0.0) - np.where(usable, idle, 0.0)
+        self._cost = np.ascontiguousarray(np.stack([slope.T, np.where(usable, idle - slope, np.inf).T]))
+
+    def step(self, end_s: float) -> Chunk:
+        """Runs to `end_s` with the arrivals up to there."""
+        coming = self._arrivals.draw(self.now_s, end_s)
+        return self._run(
+            end_s, np.column_stack([coming.time, coming.work]), np.column_stack([coming.category, coming.picker])
+        )
+
+    def drain(self) -> Chunk:
+        """Runs until every request is answered; nothing arrives any more."""
+        return self._run(np.inf, np.zeros((0, 2)), np.zeros((0, 2), dtype=np.int64))
+
+    def _run(self, end_s: float, arrivals_f: Floats, arrivals_i: Ints) -> Chunk:
+        state = self._state = with_room(self._state, len(arrivals_f))
+        before, begin_s = self._busy_s(), self.now_s
+        room = len(arrivals_f) + in_fleet(state)
+        out = Output(np.empty((room, 3)), np.empty((room, 5), dtype=np.int64))
+        advance(state, self._given(end_s, arrivals_f, arrivals_i), out)
+        done = int(state.counters[DONE])
+        floats, ints = out.floats[:done], out.ints[:done]
+        self.now_s = end_s if np.isfinite(end_s) else float(floats[:, 1].max(initial=begin_s))
+        busy = (self._busy_s() - before) / (max(self.now_s - begin_s, 1e-9) * state.hosts_i[:, SLOTS])
+        return Chunk(
+            begin_s=begin_s,
+            end_s=self.now_s,
+            records=Records(
+                sent_s=floats[:, 0],
+                time_s=floats[:, 1],
+                service_time_s=floats[:, 2],
+                host=ints[:, 0],
+                category=ints[:, 1],
+                picker=ints[:, 2],
+                inflight=ints[:, 3],
+                error=(ints[:, 4] & ERROR) > 0,
+                explored=(ints[:, 4] & EXPLORED) > 0,
+            ),
+            samples=HostSamples(
+                cpu_util=np.clip(busy, 0.0, 1.0),
+                inflight=state.hosts_i[:, INFLIGHT].copy(),
+                slots=state.hosts_i[:, SLOTS].copy(),
+                up=state.hosts_i[:, UP] > 0,
+            ),
+        )
+
+    def _busy_s(self) -> Floats:
+        hosts_f, hosts_i = self._state.hosts_f, self._state.hosts_i
+        return hosts_f[:, AREA] + hosts_i[:, BUSY] * (self.now_s - hosts_f[:, AREA_AT])
+
+    def _given(self, end_s: float, arrivals_f: Floats, arrivals_i: Ints) -> Input:
+        scenario, fleet = self._scenario, self._fleet
+        return Input(
+            arrivals_f=arrivals_f,
+            arrivals_i=arrivals_i,
+            service_s=fleet.service_s,
+            event_time=fleet.event_time,
+            events=np.column_stack([fleet.event_host, fleet.event_kind]),
+            cost=self._cost,
+            until=float(end_s),
+            tick_s=TICK_S,
+            rtt=float(scenario.network_rtt_s),
+            exploration=float(scenario.picker.exploration),
+            retries=int(scenario.retries),
+            inflight=_INFLIGHT[scenario.picker.inflight],
+            policy=self._policy,
+        )

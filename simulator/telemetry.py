@@ -1,0 +1,91 @@
+"""What agents would report of a simulated fleet: windows and loads, by `fingerpost.telemetry.windows`."""
+
+import numpy as np
+
+from fingerpost.simulator.fleet import Floats, Ints
+from fingerpost.simulator.simulation import Chunk
+from fingerpost.telemetry.windows import US, Arrays, aggregate, aggregate_loads, with_background, with_throughput
+
+# Windows end at multiples of their length since 1970, and so many of them have passed when a run begins.
+_PASSED = 1_000_000
+_FAILED, _FINE = 503, 200
+
+
+class Telemetry:
+    """Follows a run chunk by chunk; hosts and categories are told by their numbers.
+
+    They are what agents know that read access logs: how long requests took, waiting for a slot included, in-flight and
+    slots, and no CPU of a request. A slot is a core: a host's utilisation is its share of busy slots.
+
+    Args:
+        window_s: length of a window, seconds.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+        self._span_us = round(window_s * US)
+        self._origin_us = self._span_us * _PASSED
+        self._requests: list[Arrays] = []
+        self._samples: list[Arrays] = []
+        self._closed_us = self._origin_us
+
+    def closed(self, chunk: Chunk) -> tuple[Arrays, Arrays] | None:
+        """Takes in a chunk.
+
+        Returns:
+            Windows and loads that ended within it, ordered by time; None if no window did.
+        """
+        self._requests.append(self._requests_of(chunk))
+        self._samples.append(self._samples_of(chunk))
+        end_us = int(self._micros(chunk.end_s)) // self._span_us * self._span_us
+        if end_us <= self._closed_us:
+            return None
+        self._closed_us = end_us
+        requests, self._requests = _split(self._requests, end_us)
+        samples, self._samples = _split(self._samples, end_us)
+        loads = aggregate_loads(samples, self.window_s)
+        windows = aggregate(requests, self.window_s, loads)
+        loads = with_background(loads, windows, self.window_s)
+        return with_throughput(windows, loads), loads
+
+    def _micros(self, time_s: Floats | float) -> Ints:
+        return self._origin_us + np.floor(np.asarray(time_s) * US).astype(np.int64)
+
+    def _requests_of(self, chunk: Chunk) -> Arrays:
+        records = chunk.records
+        # What found no host at all is in no host's telemetry.
+        sent = records.host >= 0
+        return {
+            "time_us": self._micros(records.time_s[sent]),
+            "host": records.host[sent],
+            "category": records.category[sent],
+            "status": np.where(records.error[sent], _FAILED, _FINE),
+            "duration_s": records.duration_s[sent],
+            "inflight": records.inflight[sent].astype(np.float64),
+        }
+
+    def _samples_of(self, chunk: Chunk) -> Arrays:
+        samples, host = chunk.samples, np.flatnonzero(chunk.samples.up)
+        slots = samples.slots[host].astype(np.float64)
+        return {
+            # Of the span before its end, thus within the window that ends there.
+            "time_us": np.full(len(host), self._micros(chunk.end_s) - 1),
+            "host": host,
+            "cpu_util": samples.cpu_util[host],
+            "cores": slots,
+            "slots": slots,
+            "inflight": samples.inflight[host].astype(np.float64),
+        }
+
+
+def joined(parts: list[Arrays]) -> Arrays:
+    """Arrays of the same names, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _split(parts: list[Arrays], end_us: int) -> tuple[Arrays, list[Arrays]]:
+    """What is earlier than a time, and the rest."""
+    together = joined(parts)
+    before = together["time_us"] < end_us
+    rest = {name: values[~before] for name, values in together.items()}
+    return {name: values[before] for name, values in together.items()}, [rest]

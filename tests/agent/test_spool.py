@@ -1,0 +1,152 @@
+"""The spool and the sender, against a real HTTP server that comes and goes."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from fingerpost.agent.sender import Sender, Target
+from fingerpost.agent.spool import Spool
+from fingerpost.fingerprint import open_message, pack, unpack
+from tests.conftest import made_fingerprint
+
+FAR = 2**62
+
+
+class Engine:
+    """Stands where the engine would: notes what it is sent and answers with `status`."""
+
+    def __init__(self, port=0):
+        self.status, self.sequences, self.headers = 200, [], []
+        engine = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                engine.headers.append((self.path, dict(self.headers)))
+                parts = open_message(body)
+                if engine.status == 200:
+                    engine.sequences += [unpack(part, 0, FAR).sequence for part in parts]
+                answer = json.dumps({"accepted": len(parts), "stale": 0, "refused": 0}).encode()
+                self.send_response(engine.status)
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def engine():
+    made = Engine()
+    yield made
+    made.stop()
+
+
+def wait_for(condition, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def packet(sequence):
+    return pack(made_fingerprint(sequence=sequence))
+
+
+def test_a_spool_keeps_order_over_restarts(tmp_path):
+    spool = Spool(tmp_path, 10**6)
+    for number in range(3):
+        spool.put(bytes([number]))
+    spool.remove([0])
+    again = Spool(tmp_path, 10**6)
+    again.put(b"\3")
+    assert again.oldest(10, 10**6) == [(1, b"\1"), (2, b"\2"), (3, b"\3")]
+    assert again.oldest(10, 2) == [(1, b"\1"), (2, b"\2")]
+    assert len(again.oldest(10, 0)) == 1
+
+
+def test_a_full_spool_drops_the_oldest_and_counts(tmp_path):
+    spool = Spool(tmp_path, 10)
+    for number in range(5):
+        spool.put(bytes([number]) * 4)
+    assert [content[0] for _, content in spool.oldest(10, 100)] == [3, 4]
+    assert (spool.dropped, spool.size) == (3, 8)
+
+
+def test_what_a_person_removed_from_the_spool_is_no_error(tmp_path):
+    spool = Spool(tmp_path, 100)
+    spool.put(b"a")
+    spool.put(b"b")
+    next(iter(sorted(tmp_path.iterdir()))).unlink()
+    assert [content for _, content in spool.oldest(10, 100)] == [b"b"]
+    assert len(spool) == 1
+
+
+def test_fingerprints_arrive_in_order_with_the_token(tmp_path, engine):
+    sender = Sender(Spool(tmp_path, 10**6), Target(f"http://127.0.0.1:{engine.port}/base/", "secret"))
+    sender.start()
+    for number in range(5):
+        sender.put(packet(number))
+    wait_for(lambda: len(engine.sequences) == 5)
+    sender.stop()
+    assert engine.sequences == [0, 1, 2, 3, 4]
+    path, headers = engine.headers[0]
+    assert path == "/base/v1/fingerprints"
+    assert headers["Authorization"] == "Bearer secret"
+    assert sender.counts["accepted"] == 5
+    assert sender.state()["waiting"] == 0
+
+
+def test_an_engine_that_is_away_or_ill_loses_nothing(tmp_path):
+    first = Engine()
+    sender = Sender(Spool(tmp_path, 10**6), Target(f"http://127.0.0.1:{first.port}"))
+    first.status = 503
+    sender.start()
+    sender.put(packet(0))
+    wait_for(lambda: sender.counts["failures"] >= 1)
+    first.stop()
+    for number in range(1, 4):
+        sender.put(packet(number))
+    assert sender.state()["waiting"] == 4
+    assert sender.problem
+    second = Engine(first.port)
+    wait_for(lambda: second.sequences == [0, 1, 2, 3])
+    wait_for(lambda: sender.problem is None)
+    sender.stop()
+    second.stop()
+
+
+def test_what_was_not_sent_is_sent_by_the_next_life(tmp_path, engine):
+    away = Sender(Spool(tmp_path, 10**6), Target("http://127.0.0.1:9"))
+    away.start()
+    away.put(packet(7))
+    away.stop()
+    later = Sender(Spool(tmp_path, 10**6), Target(f"http://127.0.0.1:{engine.port}"))
+    later.start()
+    later.put(packet(8))
+    wait_for(lambda: engine.sequences == [7, 8])
+    later.stop()
+
+
+def test_what_the_engine_refuses_does_not_block_the_rest(tmp_path, engine):
+    engine.status = 400
+    sender = Sender(Spool(tmp_path, 10**6), Target(f"http://127.0.0.1:{engine.port}"))
+    sender.start()
+    sender.put(packet(0))
+    wait_for(lambda: sender.counts["refused"] == 1)
+    engine.status = 200
+    sender.put(packet(1))
+    wait_for(lambda: engine.sequences == [1])
+    sender.stop()

@@ -1,0 +1,102 @@
+"""The measurements measure what they say: everything written is reported, every cell is scored."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.agent import measure_agent
+from benchmarks.envoy import measure_envoy
+from benchmarks.learn_table import decisions, learn_table, table_error
+from benchmarks.scoring import measure_scoring
+from benchmarks.sinkhole import measure_sinkhole, trials
+from benchmarks.training import measure_training
+from benchmarks.windowing import measure_windowing
+from fingerpost.routing.envoy.module import compiler
+from fingerpost.settings import Settings, get_settings
+
+
+def test_the_measured_agent_reports_every_line():
+    figures = measure_agent(rate_rps=100, seconds=2)
+    assert figures["records"] == figures["lines"] > 100
+    assert figures["rss_mb"] > 0
+
+
+def test_every_cell_is_scored():
+    figures = measure_scoring(hosts=20, categories=10)
+    assert figures["cells"] == 200
+    assert figures["cells_per_s"] > 0
+
+
+def test_every_record_is_windowed_and_every_target_fitted():
+    windowed = measure_windowing(5000)
+    assert windowed["records_per_s"] > 0
+    assert 0 < windowed["windows"] <= 5000
+    assert measure_training(2000, 10)["targets"] == 3
+
+
+def log_line(category, host, took_s, decision=""):
+    entry = {
+        **{"start": "1790000000.000000", "host": f"h{host:02}", "method": "GET", "path": f"/c{category}"},
+        **{"status": 200, "bytes_in": 0, "bytes_out": 0, "duration_us": took_s * 1e6, "service_time_us": took_s * 1e6},
+        **{"user_agent": "python-bench", "inflight": 0},
+        **({"decision": decision} if decision else {"policy": "random"}),
+    }
+    return json.dumps(entry) + "\n"
+
+
+def test_a_table_of_what_was_measured_is_as_far_from_the_truth_as_what_was_measured(tmp_path):
+    truth = np.array([[0.1, 0.2, 0.4], [0.3, 0.1, 0.2]])
+    log = tmp_path / "access.log"
+    log.write_text("".join(log_line(c, h, truth[c, h]) for c in range(2) for h in range(3) for _ in range(40)))
+    table = learn_table(log, 4, Settings(), 60)
+    assert table_error(table, truth) == 0
+    # A category that is slower everywhere by the same factor routes the same; half of the hosts twice as slow does not.
+    assert table_error(table, truth * [[3.0], [1.0]]) == 0
+    assert table_error(table, truth * [1.0, 2.0, 4.0]) == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_decisions_are_counted_from_where_a_run_began(tmp_path):
+    log = tmp_path / "access.log"
+    before = log_line(0, 0, 0.1)
+    said = (
+        "fingerpost;;;main;1;t1;0.99;0.1;GET /c0",
+        "fingerpost;;1;main;2;t2;0.01;0.1;a;b",
+        "least_request;expired;;;;;;;",
+    )
+    log.write_text(before + "".join(log_line(0, 0, 0.1, each) for each in said))
+    found = decisions(log, len(before))
+    assert found == {"predicted": 1, "explored": 1, "fell back": 1, "tables": 3, "models": ["", "1", "2"]}
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_the_model_that_routes_is_learned_from_the_fleet_that_is_measured(monkeypatch):
+    for name, value in {"WINDOW_S": 1, "TUNING_TRIALS": 1, "AGENT_BATCH_S": 1}.items():
+        monkeypatch.setenv(f"FINGERPOST_{name}", str(value))
+    get_settings.cache_clear()
+    try:
+        figures = measure_envoy(2, 2.0, [0.4], ["fingerpost"], 5.0, 1, 14.0, print)
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+    learned, ours = figures["learned"], figures["policies"]["fingerpost"]["0.4"]
+    assert learned["request_records"] >= figures["warm_up_requests"] > 100
+    assert learned["refused"] == {}
+    assert ours["failed"] == 0
+    # So short a warm-up may not tell whether the model chooses no worse than the baseline, which goes on then.
+    assert learned["model_version"] == "1"
+    assert ours["decisions"]["models"] == ["1" if learned["champion"] else ""]
+    # The baseline has no row for a category that was adopted a moment ago until a request of it is measured.
+    assert ours["decisions"].get("fell back", 0) == 0 or not learned["champion"]
+    assert ours["decisions"]["predicted"] > ours["requests"] / 2
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_a_host_that_fails_fast_takes_few_requests():
+    """The engine's table, made of what three agents read, and a host that fails everything at once."""
+    policies = ["fingerpost", "least_request_plain"]
+    figures = measure_sinkhole(3, trials([40.0], [1.0], [0.001]), policies, 14.0, 8.0, 1, print)
+    (found,) = figures["trials"].values()
+    ours, plain = (found[policy] for policy in policies)
+    assert plain["ejections"] == 0
+    assert ours["failed"] <= plain["failed"] / 4

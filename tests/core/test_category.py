@@ -1,0 +1,152 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fingerpost.category import (
+    OTHER,
+    CategoryTable,
+    category_attributes,
+    category_key,
+    fit_categories,
+    route_template,
+    size_bucket,
+)
+from fingerpost.clients import auth_method, coarse_region, user_agent_class
+
+keys = st.tuples(*[st.sampled_from(["a", "b", "c"])] * 5)
+counted = st.lists(st.tuples(keys, st.integers(1, 100)), max_size=60)
+
+
+@given(counted, st.integers(1, 10), st.integers(1, 200))
+def test_categories_are_bounded_and_every_request_has_one(counts, most, least):
+    table = fit_categories(counts, most, least)
+    assert len(table.names) <= most
+    for key, _ in counts:
+        assert table.assign(key) in table.names
+
+
+@given(counted, st.integers(1, 10), st.randoms())
+def test_categories_depend_on_counts_not_on_order(counts, most, dice):
+    shuffled = list(counts)
+    dice.shuffle(shuffled)
+    assert fit_categories(counts, most, 10) == fit_categories(shuffled, most, 10)
+
+
+def test_rare_combinations_fold_into_coarser_ones():
+    common = ("POST /a", "1K", "none", "browser", "DE")
+    rare = [("POST /a", "1K", "none", "browser", f"X{n}") for n in range(5)]
+    table = fit_categories([(common, 100), *((key, 8) for key in rare)], 10, 30)
+    assert table.assign(common) == "POST /a|1K|none|browser|DE"
+    assert table.assign(rare[0]) == "POST /a|1K|none|browser"
+    assert table.assign(("GET /never", "0", "none", "bot", "US")) == OTHER
+
+
+def test_table_survives_json_with_its_version():
+    table = fit_categories([(("POST /a", "1K", "none", "browser", "DE"), 100)], 10, 1)
+    copy = CategoryTable.from_json(table.to_json())
+    assert copy == table
+    assert copy.version == table.version
+
+
+def test_attributes_of_folded_categories_are_empty():
+    assert category_attributes("POST /a|1K") == {
+        "request_type": "POST /a",
+        "size_bucket": "1K",
+        "auth": "",
+        "user_agent_class": "",
+        "region": "",
+    }
+    assert set(category_attributes(OTHER).values()) == {""}
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/", "/"),
+        ("/users/42/orders/9f8e7d6c5b4a?page=2", "/users/*/orders/*"),
+        ("/a/123e4567-e89b-12d3-a456-426614174000", "/a/*"),
+        ("/static/app.js", "/static/app.js"),
+        ("/a/b/c/d/e/f/g/h", "/a/b/c/d/e/f/*"),
+        ("//a//b", "/a/b"),
+    ],
+)
+def test_route_template(path, route):
+    assert route_template(path) == route
+
+
+@given(st.text())
+def test_route_template_takes_anything_and_is_bounded(path):
+    assert len(route_template(path)) <= 7 * 65
+
+
+def test_separator_in_a_part_cannot_forge_another_category():
+    assert category_key("POST", "/a|1K", "0", "none", "bot", "DE")[0] == "POST /a_1K"
+
+
+@pytest.mark.parametrize(("size", "bucket"), [(0, "0"), (1, "1K"), (1023, "1K"), (1024, "16K"), (2**30, "big")])
+def test_size_bucket(size, bucket):
+    assert size_bucket(size) == bucket
+
+
+@pytest.mark.parametrize(
+    ("agent", "expected"),
+    [
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0",
+            "browser",
+        ),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 Mobile/15E148", "mobile"),
+        ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)", "bot"),
+        ("python-requests/2.32", "library"),
+        ("curl/8.5.0", "library"),
+        ("checkout-service/1.2", "service"),
+        ("", "other"),
+        ("???", "other"),
+    ],
+)
+def test_user_agent_class(agent, expected):
+    assert user_agent_class(agent) == expected
+
+
+def test_auth_method_knows_the_scheme_from_six_characters():
+    assert auth_method("Bearer", False, False) == "bearer"
+    assert auth_method("Basic ", True, True) == "basic"
+    assert auth_method("Digest", False, False) == "other"
+    assert auth_method(None, True, True) == "api-key"
+    assert auth_method(None, False, True) == "cookie"
+    assert auth_method(None, False, False) == "none"
+
+
+@pytest.mark.parametrize(
+    ("header", "region"), [("de", "DE"), ("", "none"), (None, "none"), ("D1", "none"), ("DEU", "none")]
+)
+def test_coarse_region(header, region):
+    assert coarse_region(header) == region
+
+
+LOG = Path(__file__).parents[3] / "shared" / "data" / "access-logs" / "apache-combined.log"
+MOBILE_SYSTEMS = {"iOS", "Android", "Windows Phone", "KaiOS", "HarmonyOS"}
+
+
+def library_class(agent):
+    """Mobile, browser or other, as ua-parser has it."""
+    import ua_parser
+
+    system = ua_parser.parse_os(agent)
+    if system and system.family in MOBILE_SYSTEMS:
+        return "mobile"
+    return "browser" if ua_parser.parse_user_agent(agent) else "other"
+
+
+@pytest.mark.skipif(not LOG.exists(), reason="needs the real access log beside the project")
+def test_fixed_strings_agree_with_the_parser_library_on_real_user_agents():
+    agents = [line.rsplit('"', 2)[-2] for line in LOG.read_text(errors="replace").splitlines() if line.count('"') >= 6]
+    told = [(agent, user_agent_class(agent)) for agent in agents]
+    people = [(agent, found) for agent, found in told if found in ("browser", "mobile")]
+    assert len(people) > 5000
+    assert all(library_class(agent) == found for agent, found in people)
+    # The library counts feed readers and some robots as browsers; beyond these nothing is missed.
+    missed = sum(found == "other" and library_class(agent) != "other" for agent, found in told)
+    assert missed < 0.05 * len(told)

@@ -1,0 +1,216 @@
+"""The demo as a user runs it: every part a real process on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+TARGETS = {"throughput_rps", "latency_p50_s", "latency_p99_s"}
+
+
+class RunningDemo:
+    """A demo process with ports and a home of its own."""
+
+    def __init__(self, home: Path, ports: list[int], *arguments: str) -> None:
+        names = ("envoy", "engine", "mlflow", "prefect")
+        self.urls = {name: f"http://127.0.0.1:{port}" for name, port in zip(names, ports, strict=False)}
+        self.home = home
+        variables = ("ENVOY_PORT", "ENGINE_PORT", "MLFLOW_PORT", "PREFECT_PORT", "ENVOY_ADMIN_PORT")
+        self.env = {
+            **os.environ,
+            **{f"FINGERPOST_{name}": str(port) for name, port in zip(variables, ports, strict=False)},
+            "FINGERPOST_HOST_PORT_BASE": str(ports[-1]),
+            "FINGERPOST_HOME": str(home),
+            "FINGERPOST_INGEST_EVERY_S": "15",
+        }
+        self.output = home / "stdout"
+        self.messages = home / "stderr"
+        with self.output.open("wb") as output, self.messages.open("wb") as messages:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fingerpost", "demo", *arguments], env=self.env, stdout=output, stderr=messages
+            )
+
+    @property
+    def credential(self) -> str:
+        """What Prefect asks for, `user:password`."""
+        return (self.home / "demo" / "prefect-credential").read_text()
+
+    def wait_for(self, text: str, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while text not in self.messages.read_text():
+            assert self.process.poll() is None, self.messages.read_text()
+            assert time.monotonic() < deadline, self.messages.read_text()
+            time.sleep(0.2)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def ports():
+    """Ports far from the defaults, free when the module begins."""
+    import socket
+
+    def free(port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) != 0
+
+    base = next(base for base in range(21000, 60000, 100) if all(free(base + offset) for offset in range(20)))
+    return [base, base + 1, base + 2, base + 3, base + 4, base + 10]
+
+
+def assert_gone(family: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+@pytest.fixture(scope="module")
+def staying(tmp_path_factory, ports):
+    """A demo that has printed its table and stays up; stopped at the end by Ctrl-C, which must leave nothing."""
+    demo = RunningDemo(tmp_path_factory.mktemp("demo"), ports, "--json", "--short", "--seconds", "60")
+    try:
+        demo.wait_for("Ctrl-C stops everything", 300)
+        yield demo
+    finally:
+        demo.end()
+
+
+def test_the_loop_ends_in_predictions_from_what_it_measured(staying):
+    outcome = json.loads(staying.output.read_text())
+    assert outcome["hosts"] >= 6
+    assert outcome["categories"] >= 5
+    assert outcome["request_records"] == outcome["requests_sent"] > 1000
+    assert set(outcome["skill"]) == TARGETS
+    assert outcome["refused"] == {}
+    table = outcome["table"]
+    assert len(table) == outcome["hosts"] * outcome["categories"]
+    assert all(cell["throughput_rps"] > 0 and 0 < cell["latency_p50_s"] <= cell["latency_p99_s"] for cell in table)
+    assert sum(cell["best"] for cell in table) == outcome["categories"]
+
+
+def test_the_table_knows_which_class_is_fast_at_what(staying):
+    table = json.loads(staying.output.read_text())["table"]
+    for kind, fast, slow in (("hash", "compute", "storage"), ("files", "storage", "compute")):
+        rates = {"compute": [], "storage": [], "general": []}
+        for cell in table:
+            if cell["category"].startswith(f"POST /work/{kind}"):
+                rates[cell["host"].split("-")[0]].append(cell["throughput_rps"])
+        assert min(rates[fast]) > max(rates[slow])
+
+
+def test_the_registry_shows_run_plots_and_alias(staying):
+    api = f"{staying.urls['mlflow']}/api/2.0/mlflow"
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        model = client.get(f"{api}/registered-models/alias", params={"name": "fingerpost-shop", "alias": "champion"})
+        run_id = model.json()["model_version"]["run_id"]
+        run = client.get(f"{api}/runs/get", params={"run_id": run_id}).json()["run"]
+        plots = client.get(f"{api}/artifacts/list", params={"run_id": run_id, "path": "plots"}).json()["files"]
+        assert client.get(staying.urls["mlflow"]).status_code == 200
+    assert "throughput_rps.skill" in {metric["key"] for metric in run["data"]["metrics"]}
+    assert len(plots) == 8
+
+
+def test_the_engine_explains_what_it_cannot_do(staying):
+    url = f"{staying.urls['engine']}/v1/predict"
+    unknown = httpx.post(url, json={"service": "bank"}, trust_env=False)
+    assert unknown.status_code == 404
+    assert "'bank'" in unknown.text
+    assert httpx.post(url, json={"service": 3}, trust_env=False).status_code == 400
+    one = httpx.post(url, json={"service": "shop", "hosts": ["compute-1"]}, trust_env=False).json()
+    assert {cell["host"] for cell in one["cells"]} == {"compute-1"}
+
+
+def test_a_deployment_runs_when_asked_for(staying):
+    api = f"{staying.urls['prefect']}/api"
+    with httpx.Client(trust_env=False, timeout=30, auth=tuple(staying.credential.split(":"))) as client:
+        wanted = {"ingest/scheduled", "features/scheduled", "train/scheduled"}
+        deadline = time.monotonic() + 60
+        while True:
+            found = client.post(f"{api}/deployments/filter", json={}).json()
+            flows = {flow["id"]: flow["name"] for flow in client.post(f"{api}/flows/filter", json={}).json()}
+            deployments = {f"{flows[each['flow_id']]}/{each['name']}": each for each in found}
+            if wanted <= set(deployments):
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert all(deployments[name]["schedules"] for name in wanted)
+        sent = httpx.post(f"{staying.urls['envoy']}/work/hash", content=b"x", trust_env=False)
+        assert sent.status_code == 200
+        done = _run_deployment(staying, api)
+        while "Cancelled" in done.stdout and time.monotonic() < deadline + 60:
+            # The schedule's own run had the deployment's one place.
+            time.sleep(2)
+            done = _run_deployment(staying, api)
+        assert done.returncode == 0, done.stdout + done.stderr
+        artifacts = client.post(f"{api}/artifacts/latest/filter", json={}).json()
+    assert {artifact["key"] for artifact in artifacts} >= {"ingest", "features", "training"}
+
+
+def _run_deployment(staying, api):
+    return subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "run", "ingest/scheduled", "--watch"],
+        env={**staying.env, "PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": staying.credential},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def test_the_schedule_runs_by_itself(staying):
+    wanted = {
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}, "tags": {"all_": ["auto-scheduled"]}},
+        "flows": {"name": {"any_": ["ingest"]}},
+    }
+    deadline = time.monotonic() + 90
+    with httpx.Client(trust_env=False, timeout=30, auth=tuple(staying.credential.split(":"))) as client:
+        while not client.post(f"{staying.urls['prefect']}/api/flow_runs/filter", json=wanted).json():
+            assert time.monotonic() < deadline
+            time.sleep(1)
+    assert "ERROR" not in (staying.home / "demo" / "logs" / "prefect.log").read_text()
+
+
+def test_ctrl_c_leaves_no_process(staying):
+    family = staying.family()
+    assert len(family) >= 18
+    staying.process.send_signal(signal.SIGINT)
+    assert staying.process.wait(60) == 0
+    assert_gone(family)
+
+
+@pytest.mark.parametrize("victim", ["envoy", "mlflow", "agent-storage-1"])
+def test_killing_a_process_is_told_and_ends_the_demo(tmp_path, ports, victim):
+    demo = RunningDemo(tmp_path, ports, "--once", "--seconds", "60")
+    try:
+        demo.wait_for("driving", 120)
+        family = demo.family()
+        wanted = {"envoy": "envoy.json", "mlflow": "mlflow.db", "agent-storage-1": "storage-1"}[victim]
+        marks = [each for each in family if any(wanted in word for word in each.cmdline())]
+        next(each for each in marks if victim != "agent-storage-1" or "fingerpost.agent.main" in each.cmdline()).kill()
+        assert demo.process.wait(60) == 1
+    finally:
+        demo.end()
+    assert f"{victim} (pid" in demo.messages.read_text()
+    assert "SIGKILL" in demo.messages.read_text()
+    assert_gone(family)
+
+
+def test_killing_the_demo_itself_leaves_no_process(tmp_path, ports):
+    demo = RunningDemo(tmp_path, ports, "--once", "--seconds", "60")
+    demo.wait_for("driving", 120)
+    family = demo.family()
+    demo.process.kill()
+    demo.process.wait()
+    assert_gone(family)

@@ -1,0 +1,171 @@
+"""Flows on a real Prefect server: schedules, promotion, retention, alerts; and a prefect.yaml that says the same."""
+
+import json
+import os
+import threading
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from fingerpost.flows.alerts import send_alert
+from fingerpost.flows.run import FLOWS, verdict
+from fingerpost.flows.schedule import deployments, plans
+from fingerpost.flows.steps import worth_trying_again
+from fingerpost.settings import Settings, get_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def prefect_server():
+    """Prefect's own database and server, for this module."""
+    os.environ.update({"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "DO_NOT_TRACK": "true"})
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def webhook():
+    """A webhook that keeps what it is sent, at `url`; it answers with `status`."""
+    state = {"alerts": [], "status": 200}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            state["alerts"].append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(state["status"])
+            self.end_headers()
+
+        def log_message(self, *_args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    state["url"] = f"http://127.0.0.1:{server.server_address[1]}/hook"
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def in_force(made, webhook, monkeypatch):
+    """The settings of a made registry, in force for the flows, with alerts."""
+    monkeypatch.setenv("FINGERPOST_HOME", str(made.settings.home))
+    monkeypatch.setenv("FINGERPOST_MLFLOW_URL", made.settings.mlflow_url)
+    monkeypatch.setenv("FINGERPOST_ALERT_URL", webhook["url"])
+    get_settings.cache_clear()
+    yield made
+    get_settings.cache_clear()
+
+
+def test_prefect_yaml_says_what_the_settings_say():
+    import yaml
+
+    found = {}
+    for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+        [schedule] = each.get("schedules") or [{}]
+        # A module's, not a file's: a worker would look for our packages beside the file, and `features` is there too.
+        entry = ":".join(each["entrypoint"].rsplit(".", 1))
+        found[entry] = (each["name"], schedule.get("interval", schedule.get("cron")), each["description"])
+        assert each["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+    defaults = Settings.model_construct(**{name: field.default for name, field in Settings.model_fields.items()})
+    wanted = {plan.entry: (plan.name, plan.when and plan.when(defaults), plan.description) for plan in plans()}
+    assert found == wanted
+
+
+def test_every_plan_can_be_run_by_hand():
+    assert {plan.entry for plan in plans()} == set(FLOWS.values())
+
+
+def test_deployments_follow_the_settings():
+    made = {each.flow_name: each for each in deployments(Settings(ingest_every_s=7, drift_cron="5 5 * * *"))}
+    [schedule] = made["ingest"].schedules
+    assert schedule.schedule.interval == timedelta(seconds=7)
+    assert made["drift"].schedules[0].schedule.cron == "5 5 * * *"
+    assert made["pipeline"].schedules in (None, [])
+    assert all(each.concurrency_limit == 1 for each in made.values())
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_flow_promotes_and_tells(in_force, webhook):
+    from fingerpost.flows.promote import promote_flow
+
+    waits = promote_flow()
+    assert waits["decision"]["action"] == "wait"
+    assert promote_flow()["decision"]["record"] == waits["decision"]["record"]
+    assert webhook["alerts"] == []
+    in_force.good_results()
+    done = promote_flow()
+    assert done["decision"]["action"] == "promote"
+    assert in_force.champion == "2"
+    [alert] = webhook["alerts"]
+    assert (alert["kind"], alert["service"]) == ("promotion", "shop")
+    assert "version 2 instead of 1" in alert["text"]
+    again = promote_flow()
+    assert again["decision"] is None
+    assert again["watch"]["state"] == "watching"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_failed_flow_is_told_of_once(in_force, webhook):
+    from fingerpost.flows.drift import drift_flow
+
+    for _ in range(2):
+        with pytest.raises(Exception, match="does not tell the window"):
+            drift_flow()
+    assert [alert["kind"] for alert in webhook["alerts"]] == ["failed flow"]
+    assert "drift" in webhook["alerts"][0]["text"]
+    assert in_force.champion == "1"
+
+
+@pytest.mark.usefixtures("prefect_server", "in_force")
+def test_retention_runs_on_an_empty_lake():
+    from fingerpost.flows.retention import retention_flow
+
+    assert retention_flow() == {"removed": 0, "left_over": 0, "partitions_merged": 0, "files_merged": 0, "reports": 0}
+
+
+def test_a_webhook_that_fails_harms_nothing(webhook, tmp_path):
+    settings = Settings(home=tmp_path, alert_url=webhook["url"])
+    webhook["status"] = 500
+    assert not send_alert(settings, "drift", "x")
+    webhook["status"] = 200
+    assert send_alert(settings, "drift", "x", {"cells": 3})
+    assert not send_alert(settings, "drift", "x")
+    assert send_alert(settings, "drift", "y")
+    assert [alert["text"] for alert in webhook["alerts"]] == ["x", "x", "y"]
+    assert webhook["alerts"][1]["details"] == {"cells": 3}
+    assert not send_alert(Settings(home=tmp_path, alert_url="http://127.0.0.1:9/none"), "drift", "z")
+    assert not send_alert(Settings(home=tmp_path), "drift", "z")
+
+
+@pytest.mark.parametrize(("error", "again"), [(OSError("away"), True), (KeyError("x"), False)])
+def test_what_may_be_gone_the_next_time_is_tried_again(error, again):
+    from prefect.states import Failed
+
+    assert worth_trying_again(None, None, Failed(data=error)) == again
+
+
+TRAINED = {"model_version": "3", "champion": True, "challenger": False, "reason": "better by 0.04"}
+
+
+@pytest.mark.parametrize(
+    ("flow", "result", "words"),
+    [
+        ("train", TRAINED, "version 3 is champion: better by 0.04"),
+        ("train", {**TRAINED, "champion": False, "challenger": True}, "version 3 is challenger: better by 0.04"),
+        ("pipeline", {"train": {**TRAINED, "champion": False}}, "version 3 is registered only: better by 0.04"),
+        ("drift", {"champion": {"verdict": "drift", "reasons": ["a", "b"]}}, "drift: a; b"),
+        ("drift", {"retrain": None}, "there is no champion yet"),
+        ("promote", {"decision": {"action": "reject", "reason": "worse"}}, "reject: worse"),
+        ("promote", {"decision": None}, "there is nothing to decide"),
+        ("experiment", {"action": "none", "why": "no challenger"}, "none: no challenger"),
+        ("shadow", {"status": "better", "reason": "certain"}, "better: certain"),
+        ("ingest", {"rows": 3}, "done"),
+    ],
+)
+def test_a_flow_says_what_it_came_to(flow, result, words):
+    assert verdict(flow, result) == words

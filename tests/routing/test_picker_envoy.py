@@ -1,0 +1,224 @@
+"""The native picker in Envoy itself: decisions, log lines, lost hosts, and counts that return to zero under abuse."""
+
+import json
+import random
+import socket
+import struct
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+
+from fingerpost.accesslog.envoy import decision_parts, parse_line
+from fingerpost.records import REQUEST_RECORD, refusal
+from fingerpost.routing.envoy.config import Upstream, envoy_config
+from fingerpost.routing.envoy.module import compiler
+from fingerpost.routing.router import write_table
+from fingerpost.routing.table_file import PickerSettings
+from tests.support.picker_harness import made_table
+from tests.support.running import running_envoy, running_fleet
+from tests.support.sleeping_scenario import Scenario
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+HOSTS = ["h00", "h01", "h02"]
+
+
+@pytest.fixture
+def fleet():
+    """Three hosts; `/c0` takes no time, `/c1` half a second."""
+    service_s = np.array([[0.001] * 3, [0.5] * 3])
+    with running_fleet(Scenario(service_s, np.array([0.5, 0.5]), 2, 1.0)) as upstreams:
+        yield upstreams
+
+
+def table_of(best, **changes):
+    """A table in which the host `best` is by far the cheapest."""
+    slope = np.full((1, 2, 4), 1.0, dtype=np.float32)
+    slope[..., HOSTS.index(best)] = 1e-4
+    settings = PickerSettings(exploration=0.0)
+    return made_table(HOSTS, ["GET /c0", "other"], slope=slope, settings=settings, **changes)
+
+
+def ask(port, count, path="/c0", **headers):
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        return [client.get(path, headers=headers) for _ in range(count)]
+
+
+def log_rows(path, least):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        if len(rows) >= least:
+            return [{**row, **decision_parts(row["decision"])} for row in rows]
+        time.sleep(0.1)
+    raise AssertionError("the log stays too short")
+
+
+def test_decisions_are_made_and_logged_and_tables_swapped(tmp_path, fleet, free_ports):
+    port, admin = free_ports(2)
+    log, table = tmp_path / "access.log", tmp_path / "picker.table"
+    # A host that is not there, first in the list: places among healthy hosts and among all of them differ.
+    dead = Upstream("dead", "127.0.0.1", free_ports(1)[0])
+    config = envoy_config(
+        [dead, *fleet], log, "127.0.0.1", port, admin, "fingerpost", table=table, health_path="/healthz"
+    )
+    with running_envoy(config, tmp_path, admin, 2):
+        time.sleep(4)
+        assert {answer.status_code for answer in ask(port, 10)} == {200}  # there is no table yet
+        write_table(table, table_of("h01"))
+        time.sleep(0.4)
+        ask(port, 10, **{"user-agent": "curl/8", "x-request-id": "mine", "x-fingerpost-decision": "forged"})
+        write_table(table, replace(table_of("h02", expires_us=10**18), version="v2"))
+        time.sleep(0.4)
+        ask(port, 10)
+        table.write_bytes(b"broken")
+        time.sleep(0.4)
+        ask(port, 10)
+        write_table(table, table_of("h00", expires_us=1))
+        time.sleep(0.4)
+        ask(port, 10)
+        stats = httpx.get(f"http://127.0.0.1:{admin}/stats?filter=fingerpost", trust_env=False).text
+        counts = {line.split(": ")[0]: int(line.split(": ")[1]) for line in stats.splitlines() if ": " in line}
+    rows = log_rows(log, 50)
+    assert [row["fallback"] for row in rows[:10]] == ["no_table"] * 10
+    assert {row["host"] for row in rows[:10]} <= set(HOSTS)
+    assert {(row["host"], row["policy"], row["table_version"]) for row in rows[10:20]} == {("h01", "fingerpost", "v1")}
+    # A broken file changes nothing.
+    assert {(row["host"], row["table_version"]) for row in rows[20:40]} == {("h02", "v2")}
+    assert {(row["fallback"], row["policy"]) for row in rows[40:]} == {("expired", "least_request")}
+    assert (counts["fingerpost.predicted"], counts["fingerpost.fallback"]) == (30, 20)
+    assert (counts["fingerpost.tables_loaded"], counts["fingerpost.tables_refused"]) == (3, 1)
+    record = parse_line(json.dumps(rows[15]).encode(), "shop")
+    now = time.time_ns() // 1000
+    assert refusal(record, REQUEST_RECORD, now - 60_000_000, now + 1_000_000) is None
+    assert (record["policy"], record["arm"], record["propensity"]) == ("fingerpost", "main", 1.0)
+    assert record["predicted_cost"] == pytest.approx(1e-4, rel=1e-4)
+
+
+def test_requests_are_told_apart_whatever_ids_clients_send(tmp_path, fleet, free_ports):
+    """A filter that waits stands between the picker's two parts, and all requests claim to be the same one."""
+    port, admin = free_ports(2)
+    table = tmp_path / "picker.table"
+    slope = np.full((1, 4, 4), 1.0, dtype=np.float32)
+    for number in range(3):
+        slope[0, number, number] = 1e-4
+    categories = [f"GET /c0/{name}" for name in HOSTS]
+    made = made_table(HOSTS, [*categories, "other"], slope=slope, settings=PickerSettings(exploration=0.0))
+    write_table(table, made)
+    # The third host refuses: its requests are tried again, and are still their own.
+    hosts = [fleet[0], fleet[1], replace(fleet[2], port=free_ports(1)[0])]
+    config = envoy_config(hosts, tmp_path / "log", "127.0.0.1", port, admin, "fingerpost", table=table)
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    fault = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "delay": {"fixed_delay": "0.03s", "percentage": {"numerator": 100}},
+    }
+    manager["http_filters"].insert(1, {"name": "envoy.filters.http.fault", "typed_config": fault})
+    config["static_resources"]["clusters"][0]["outlier_detection"]["consecutive_local_origin_failure"] = 10**6
+    ids = ["1", "x" * 64, "x" * 65, "x" * 4000]
+    with running_envoy(config, tmp_path, admin):
+        with (
+            httpx.Client(trust_env=False, limits=httpx.Limits(max_connections=24)) as client,
+            ThreadPoolExecutor(24) as pool,
+        ):
+
+            def one(number):
+                headers = {"x-request-id": ids[number % 4], "x-fingerpost-request": "1"}
+                return client.get(f"http://127.0.0.1:{port}/c0/{HOSTS[number % 3]}", headers=headers).status_code
+
+            answers = list(pool.map(one, range(240)))
+        rows = log_rows(tmp_path / "log", 240)
+    assert len(answers) == len(rows) == 240
+    assert {row["category"] for row in rows} == set(categories)
+    assert {row["policy"] for row in rows} == {"fingerpost"}
+    for row in rows:
+        meant = row["category"].removeprefix("GET /c0/")
+        assert row["host"] == meant if meant != "h02" else row["host"] in ("h00", "h01")
+
+
+def test_a_lost_host_costs_no_more_than_what_was_there(tmp_path, fleet, free_ports):
+    """The best host refuses connections: its requests are sent again, to another, and answered."""
+    port, admin, gone = free_ports(3)
+    table = tmp_path / "picker.table"
+    write_table(table, table_of("h01"))
+    hosts = [fleet[0], replace(fleet[1], port=gone), fleet[2]]
+    config = envoy_config(hosts, tmp_path / "log", "127.0.0.1", port, admin, "fingerpost", table=table)
+    with running_envoy(config, tmp_path, admin):
+        answers = Counter(answer.status_code for answer in ask(port, 60))
+    assert answers == {200: 60}
+    rows = log_rows(tmp_path / "log", 60)
+    assert {row["policy"] for row in rows} == {"fingerpost"}
+    assert {row["host"] for row in rows} <= {"h00", "h02"}
+
+
+def vanish(port, dice):
+    """One of the ways in which clients end badly."""
+    way = dice.randrange(4)
+    client = socket.create_connection(("127.0.0.1", port), 5)
+    body = b"content-length: 1000\r\n" if way == 2 else b""
+    target = b"/c1" if way != 3 else b"/c1?x=9"
+    client.sendall(b"GET " + target + b" HTTP/1.1\r\nhost: a\r\n" + body + b"\r\n")
+    if way == 1:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if way != 3:
+        client.close()
+    return client
+
+
+def test_counts_return_to_zero_whatever_clients_and_hosts_do(tmp_path, free_ports):
+    port, admin = free_ports(2)
+    table = tmp_path / "picker.table"
+    write_table(table, table_of("h01"))
+    dice = random.Random(1)
+    scenario = Scenario(np.array([[0.001] * 3, [0.5] * 3]), np.array([0.5, 0.5]), 2, 1.0)
+    with running_fleet(scenario) as upstreams:
+        config = envoy_config(
+            upstreams, tmp_path / "log", "127.0.0.1", port, admin, "fingerpost", table=table, timeout_s=1.0
+        )
+        with running_envoy(config, tmp_path, admin, 2):
+            clients = [vanish(port, dice) for _ in range(150)]
+            _until(lambda: sent(admin) > 0)
+            ask(port, 5)
+            _until(lambda: active(admin) == 0)
+            for client in clients:
+                client.close()
+            write_table(table, table_of("h02"))
+            # And the hosts die while they have requests.
+            clients = [vanish(port, dice) for _ in range(60)]
+            time.sleep(0.2)
+            for process in _children("tests.support.sleeping_hosts"):
+                process.kill()
+            clients += [vanish(port, dice) for _ in range(30)]
+            _until(lambda: active(admin) == 0)
+            for client in clients:
+                client.close()
+
+
+def active(admin):
+    """Requests that Envoy counts as under way at its hosts: the counts that the picker chooses by."""
+    text = httpx.get(f"http://127.0.0.1:{admin}/clusters?format=json", trust_env=False).json()
+    [hosts] = [each["host_statuses"] for each in text["cluster_statuses"] if each["name"] == "hosts"]
+    return sum(int(stat.get("value", 0)) for host in hosts for stat in host["stats"] if stat["name"] == "rq_active")
+
+
+def sent(admin):
+    """Requests that Envoy has sent to its hosts so far."""
+    url = f"http://127.0.0.1:{admin}/stats?filter=^cluster.hosts.upstream_rq_total$"
+    return int(httpx.get(url, trust_env=False).text.rpartition(": ")[2])
+
+
+def _children(name):
+    import psutil
+
+    return [child for child in psutil.Process().children() if name in " ".join(child.cmdline())]
+
+
+def _until(true, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.1)

@@ -1,0 +1,177 @@
+"""The picker's file: what the router writes is what the native picker reads, and nothing else is."""
+
+import os
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fingerpost.accesslog.envoy import decision_parts
+from fingerpost.errors import FingerpostError, RefusedError
+from fingerpost.routing.cost import cost_terms, routing_cost
+from fingerpost.routing.picker_table import table_from_json
+from fingerpost.routing.table_file import Arm, PickerSettings, decode, encode
+from fingerpost.routing.table_watch import TableWatch
+from fingerpost.settings import Settings
+from tests.support.picker_harness import Harness, build, made_table
+
+names = st.lists(st.text(min_size=1, max_size=12), max_size=6, unique=True)
+
+
+@given(names, names, st.integers(1, 3), st.floats(0, 1, width=32), st.integers(1, 1000))
+def test_what_is_written_is_read(hosts, categories, matrices, exploration, scan):
+    shape = (matrices, len(categories), len(hosts) + 1)
+    dice = np.random.default_rng(len(hosts))
+    table = made_table(
+        hosts,
+        categories,
+        slope=dice.random(shape, dtype=np.float32),
+        offset=dice.random(shape, dtype=np.float32),
+        routes=("/a/*",),
+        arms=(Arm("a", "random", 0, 0.5, "7"), Arm("b", "fingerpost", matrices - 1, 1.0, "8")),
+        settings=PickerSettings(
+            scan_limit=scan, exploration=exploration, arm_mode="header", arm_header="x-u", salt="s"
+        ),
+    )
+    read = decode(encode(table))
+    assert np.array_equal(read.slope, table.slope)
+    assert np.array_equal(read.offset, table.offset)
+    assert replace(read, slope=table.slope, offset=table.offset) == table
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reader(data):
+    with pytest.raises(RefusedError):
+        decode(data)
+    with pytest.raises(RefusedError):
+        decode(encode(made_table(["h"], ["other"]))[: len(data)] + data)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    watch = TableWatch(tmp_path / "table")
+    assert watch.newer() is None
+    os.mkfifo(tmp_path / "table")
+    with pytest.raises(RefusedError, match="table:unreadable"):
+        watch.newer()
+    (tmp_path / "table").unlink()
+    with (tmp_path / "table").open("wb") as file:
+        file.truncate(2**28 + 1)
+    with pytest.raises(RefusedError, match="table:unreadable"):
+        watch.newer()
+
+
+def test_too_much_is_refused():
+    with pytest.raises(ValueError, match="at most 16 arms"):
+        encode(made_table(["h"], ["other"], arms=(Arm(),) * 17))
+    with pytest.raises(ValueError, match="shape"):
+        encode(made_table(["h"], ["other"], slope=np.zeros((1, 1, 1), dtype=np.float32)))
+
+
+def test_the_native_reader_takes_good_files_and_no_others(tmp_path):
+    """Under the address and undefined-behaviour sanitizers: cut files, changed bytes, and plain noise."""
+    program = build(tmp_path, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    good = encode(
+        made_table(["h0", "h1"], ["GET /a", "other"], routes=("/a/*", "/*/b"), arms=(Arm("x", until=0.3), Arm()))
+    )
+    dice = random.Random(1)
+    cases = [good, *(good[:size] for size in range(0, len(good), 7)), *(dice.randbytes(size) for size in range(300))]
+    for _ in range(600):
+        changed = bytearray(good)
+        for _ in range(dice.randrange(1, 4)):
+            changed[dice.randrange(16, len(changed))] = dice.choice((0, 1, 127, 255, dice.randrange(256)))
+        # With a right checksum, so that what stands behind it is reached.
+        cases.append(_signed(bytes(changed)))
+    paths = []
+    for number, data in enumerate(cases):
+        path = tmp_path / f"case{number}"
+        path.write_bytes(data)
+        paths.append(str(path))
+    from tests.support.picker_harness import Harness
+
+    answers = Harness(program, tmp_path).call("parse", *paths).decode().splitlines()
+    assert len(answers) == len(cases)
+    assert answers[0].startswith("1 ")
+    assert all(answer.startswith("0 ") for answer in answers[1 : 1 + len(range(0, len(good), 7))])
+
+
+def _signed(data: bytes) -> bytes:
+    import struct
+
+    from fingerpost.routing.table_file import MAGIC, _checksum
+
+    return MAGIC + struct.pack("<Q", _checksum(data[16:])) + data[16:]
+
+
+def test_streams_that_live_on_hold_no_table(tmp_path):
+    """Each began with a table of its own, of 2 MB; they are done when the tables are long gone."""
+    hosts = [f"h{n}" for n in range(1000)]
+    sizes = []
+    for number in (1, 2):
+        table = made_table(hosts, [*(f"GET /c{n}" for n in range(260)), "other"], version=f"v{number}")
+        (tmp_path / f"table{number}").write_bytes(encode(table))
+        sizes.append((tmp_path / f"table{number}").stat().st_size)
+    harness = Harness(build(tmp_path), tmp_path, [(name, 0, 1, 1) for name in hosts])
+    files = (str(tmp_path / "table1"), str(tmp_path / "table2"))
+    *logged, used = harness.call("hold", *files, harness.hosts_file(), "8").decode().splitlines()
+    said = [decision_parts(line.partition("\t")[2]) for line in logged]
+    assert [each["table_version"] for each in said] == ["v2", "v1"] * 4
+    assert {(each["policy"], each["category"], each["arm"]) for each in said} == {("fingerpost", "other", "main")}
+    # The one in force, and what the program itself needs: hosts, indices.
+    assert int(used) < 3 * sizes[0]
+
+
+def test_the_storm_leaves_nothing_behind(tmp_path):
+    """Requests, retries, copied keys, hosts that come and go, tables swapped and broken, on two threads."""
+    program = build(tmp_path, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    table = encode(made_table([f"h{n}" for n in range(9)], ["GET /a/*/x|0", "other"]))
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(table)
+    (tmp_path / "hosts").write_text("".join(f"h{n} {n} 1 1 {n // 8}\n" for n in range(12)))
+    files = [str(tmp_path / name) for name in ("one", "two", "hosts")]
+    assert Harness(program, tmp_path).call("storm", *files, "40000") == b"done\n"
+
+
+def engine_table(**changes):
+    return {
+        "version": "v1",
+        "model_version": "7",
+        "expires_at": 2e9,
+        "hosts": [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 0.5}, {"name": "c"}],
+        "categories": ["GET /x", "other"],
+        "routes": ["/x/*"],
+        "throughput_rps": [[100.0, 50.0, None], [0.0, 10.0, 20.0]],
+        "latency_p50_s": [[0.01, 0.02, None], [0.1, 0.1, 0.1]],
+        "success_rate": [[1.0, 0.5, None], [1.0, 1.0, 1.0]],
+        **changes,
+    }
+
+
+def test_costs_of_the_engines_table():
+    table = table_from_json(engine_table(), Settings(latency_weight=0.0), 1)
+    slope = table.slope[0]
+    assert slope[0].tolist() == pytest.approx([1 / 100, 1 / (50 * 0.5 * 0.5**3), 1 / 75, 1 / 75])
+    assert np.isinf(slope[1, 0])  # it said that it serves none
+    assert (table.arms[0].model_version, table.expires_us) == ("7", 2 * 10**15)
+
+
+def test_trust_brings_hosts_together():
+    table = table_from_json(engine_table(hosts=[{"name": name} for name in "abc"]), Settings(prediction_trust=0.0), 1)
+    assert table.slope[0, 0, 0] == pytest.approx(1 / 75)
+    assert table.slope[0, 0, 2] == pytest.approx(1 / 75)
+
+
+def test_a_table_that_does_not_fit_is_refused():
+    for changes in ({"hosts": 3}, {"throughput_rps": [[1.0]]}, {"expires_at": "soon"}, {"routes": None}):
+        with pytest.raises(FingerpostError):
+            table_from_json(engine_table(**changes), Settings(), 1)
+    with pytest.raises(FingerpostError, match="'best'"):
+        table_from_json(engine_table(), Settings(arm_shares={"best": 1.0}), 1)
+
+
+@given(st.integers(0, 500), st.floats(0.1, 1e5), st.floats(0, 10), st.floats(0.01, 1), st.floats(0, 1))
+def test_the_terms_are_the_cost(inflight, rate, latency, success, weight):
+    slope, offset = cost_terms(rate, latency, success, weight)
+    assert slope * (inflight + 1) + offset == pytest.approx(routing_cost(inflight, rate, latency, success, weight))

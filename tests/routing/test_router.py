@@ -1,0 +1,177 @@
+"""The router follows a real HTTP server's table; and the commands that people type."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from fingerpost.errors import FingerpostError
+from fingerpost.heartbeat import Heartbeats
+from fingerpost.routing.router import Router
+from fingerpost.routing.table_file import decode
+from fingerpost.settings import Settings
+
+TABLE = {
+    "version": "v1",
+    "model_version": "7",
+    "hosts": [{"name": "a", "weight": 1.0}],
+    "categories": ["GET /x", "other"],
+    "routes": [],
+    "throughput_rps": [[100.0], [10.0]],
+    "latency_p50_s": [[0.01], [0.1]],
+    "success_rate": [[1.0], [1.0]],
+}
+
+
+@pytest.fixture
+def engine():
+    """An engine that serves one table: with its version as ETag, and its expiry in a header."""
+    state = {"version": "v1", "expires": time.time() + 60, "status": 200, "body": None, "asked": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            state["asked"].append((self.path, self.headers.get("if-none-match"), self.headers.get("authorization")))
+            same = self.headers.get("if-none-match") == f'"{state["version"]}"'
+            body = (
+                state["body"]
+                or json.dumps({**TABLE, **{k: state[k] for k in ("version",)}, "expires_at": state["expires"]}).encode()
+            )
+            self.send_response(304 if same and state["status"] == 200 else state["status"])
+            self.send_header("etag", f'"{state["version"]}"')
+            self.send_header("x-fingerpost-expires-at", f"{state['expires']:.3f}")
+            self.end_headers()
+            if not same:
+                self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    state["url"] = f"http://127.0.0.1:{server.server_port}"
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+def read(path: Path):
+    return decode(path.read_bytes())
+
+
+def test_the_file_is_what_the_engine_says(engine, tmp_path):
+    path = tmp_path / "t"
+    router = Router(engine["url"], path, Settings(engine_token="secret"))
+    assert router.sync()
+    assert read(path).version == "v1"
+    assert engine["asked"][0] == ("/v1/services/shop/table", None, "Bearer secret")
+    engine["expires"] += 100
+    assert not router.sync()
+    assert read(path).expires_us == pytest.approx(engine["expires"] * 1e6, abs=1e3)
+    engine["version"] = "v2"
+    assert router.sync(1.0)
+    assert read(path).version == "v2"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_table_leaves_the_file_alone(engine, tmp_path):
+    path = tmp_path / "t"
+    router = Router(engine["url"], path, Settings())
+    router.sync()
+    before = path.read_bytes()
+    engine["version"] = "v2"
+    for body in (b"no json", b"[]", b'{"hosts": 3}', b"[" + b"[]," * 50_000 + b"[]]"):
+        engine["body"] = body
+        with pytest.raises(FingerpostError, match="more than" if len(body) > 100 else "no table|fit"):
+            router.sync()
+    engine.update(status=503, body=b"{}")
+    with pytest.raises(FingerpostError, match="503"):
+        router.sync()
+    assert path.read_bytes() == before
+
+
+def test_it_follows_until_told_to_stop(engine, tmp_path):
+    path, stop = tmp_path / "t", threading.Event()
+    engine["status"] = 503
+    router = Router(engine["url"], path, Settings())
+    thread = threading.Thread(target=router.follow, args=(stop,))
+    thread.start()
+    time.sleep(0.5)
+    assert not path.exists()
+    engine["status"] = 200
+    deadline = time.monotonic() + 10
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stop.set()
+    thread.join(10)
+    assert read(path).version == "v1"
+
+
+def fingerpost(*arguments, **environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "fingerpost", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_commands(engine, tmp_path):
+    home = {"FINGERPOST_HOME": str(tmp_path)}
+    done = fingerpost("router", "--engine", engine["url"], "--once", **home)
+    assert done.returncode == 0, done.stderr
+    assert read(Path(done.stdout.strip())).version == "v1"
+    done = fingerpost("router", "--engine", "http://127.0.0.1:9", "--once", **home)
+    assert (done.returncode, "no table from" in done.stderr) == (1, True)
+    done = fingerpost("envoy", "config", "--host", "a=127.0.0.1:9", "--policy", "orca", **home)
+    assert json.loads(done.stdout)["static_resources"]["clusters"][0]["name"] == "hosts"
+    for wrong, word in (("a", "name=address:port"), ("a=127.0.0.1:x", "a=127.0.0.1:x"), ("=1.2.3.4:80", "host")):
+        done = fingerpost("envoy", "config", "--host", wrong, "--policy", "orca", **home)
+        assert (done.returncode, word in done.stderr) == (1, True)
+    done = fingerpost("envoy", "config", "--policy", "orca", **home)
+    assert "at least one host" in done.stderr
+
+
+def router_command(engine, folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "fingerpost", "router", "--once", "--engine", engine["url"], *arguments],
+        env={**os.environ, "FINGERPOST_HOME": str(folder), "FINGERPOST_LOG_FORMAT": "console"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_router_without_a_log_says_that_the_guard_is_off(engine, tmp_path):
+    assert "the guard is off" in router_command(engine, tmp_path).stderr
+    log = tmp_path / "access.log"
+    assert f"no access log at {log} yet" in router_command(engine, tmp_path, "--access-log", str(log)).stderr
+    log.touch()
+    with_log = router_command(engine, tmp_path, "--access-log", str(log))
+    assert (with_log.returncode, with_log.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Heartbeats.possible(), reason="heartbeats need addresses without files")
+def test_a_router_that_follows_gives_signs_of_life_also_without_an_engine(tmp_path, monkeypatch):
+    heartbeats, stop = Heartbeats(), threading.Event()
+    for name, value in heartbeats.environment().items():
+        monkeypatch.setenv(name, value)
+    router = Router("http://127.0.0.1:9", tmp_path / "t", Settings())
+    following = threading.Thread(target=router.follow, args=(stop,))
+    following.start()
+    deadline = time.monotonic() + 20
+    while not heartbeats.heard():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    stop.set()
+    following.join(20)
+    router.close()
+    heartbeats.close()

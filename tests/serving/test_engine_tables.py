@@ -1,0 +1,265 @@
+"""From fingerprints to tables: baselines, models, incremental scoring, and the formats."""
+
+import itertools
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fingerpost.fingerprint import CELL_COLUMNS, Fingerprint
+from fingerpost.serving.answers import TooMuchError, UnknownError, category_of, predict, route
+from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
+from fingerpost.serving.baseline import refer
+from fingerpost.serving.baseline_scorer import BaselineScorer
+from fingerpost.serving.champion_scorer import ChampionScorer, load_model
+from fingerpost.serving.fleet_state import HostState, build_fleet
+from fingerpost.serving.histories import HistoryForm
+from fingerpost.serving.scoring import objection, score_fleet
+from fingerpost.serving.table import build_table
+from fingerpost.serving.table_formats import lua_string, render_arrow, render_json, render_lua
+from fingerpost.training.inspection import inspect_files
+from fingerpost.training.manifest import SchemaMismatchError
+from tests.support.made_fleet import FORM, MadeFleet, fit_model
+
+US = 1_000_000
+NOW = 10**9 * US
+BASELINE = BaselineScorer()
+
+
+def state(fingerprint, received_us=1000 * US, first_seen_us=0):
+    return HostState(fingerprint, b"", received_us, first_seen_us)
+
+
+def states_of(made, sequence=1, **changes):
+    return {host: state(made.fingerprint(place, sequence, NOW), **changes) for place, host in enumerate(made.hosts)}
+
+
+def table_of(states, scorer=BASELINE, slow_start_s=60.0, before=None):
+    fleet = build_fleet("shop", states, 256, before.fleet if before else None)
+    scored = score_fleet(fleet, scorer, before)
+    return build_table(fleet, scored.as_predictions(), scored.source, scored.version, (), slow_start_s), scored
+
+
+@pytest.fixture(scope="module")
+def made():
+    return MadeFleet.make(12, 6)
+
+
+@pytest.fixture(scope="module")
+def model(made):
+    return fit_model(made, 20, 8)
+
+
+def test_the_baseline_is_the_bottleneck_law(made):
+    table, _ = table_of(states_of(made))
+    true = ((made.cores[:, None] - 0.1) / made.cpu_s).T
+    assert table.throughput_rps == pytest.approx(true, rel=0.15)
+    assert (table.latency_p50_s <= table.latency_p99_s).all()
+    assert (table.source, table.model_version) == ("baseline", "")
+
+
+def test_a_cell_never_served_is_the_fleets_mean_times_the_hosts_ratio(made):
+    states = states_of(made)
+    print_ = made.fingerprint(0, 1, NOW)
+    cut = Fingerprint(**{**vars(print_), "categories": print_.categories[:-1], "cells": print_.cells[:-1]})
+    table, _ = table_of({**states, made.hosts[0]: state(cut)})
+    assert np.isfinite(table.throughput_rps[-1, 0])
+    alike = list(range(3, 12, 3))
+    assert table.throughput_rps[-1, 0] < 4 * table.throughput_rps[-1, alike].max()
+
+
+def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
+    print_ = made.fingerprint(0, 1, NOW)
+    empty = Fingerprint(**{**vars(print_), "host": "new", "cells": np.full_like(print_.cells, np.nan)})
+    states = {**states_of(made), "new": state(empty, first_seen_us=970 * US)}
+    table, scored = table_of(states)
+    place = table.hosts.index("new")
+    ratios = scored.reference.host
+    assert ratios[place] == pytest.approx(ratios[0:12:3].mean(axis=0), abs=0.06)
+    assert table.weights[place] == pytest.approx(0.5)
+    assert table.weights[0] == 1.0
+    assert table_of(states_of(made, first_seen_us=999 * US))[0].weights.min() == 1.0  # all new: none newer
+
+
+def test_the_model_corrects_the_baseline_towards_the_truth(made, model):
+    truth = np.log((made.cores[:, None] - 0.1) / made.cpu_s)
+    errors = {}
+    for name, scorer in (("baseline", BASELINE), ("model", ChampionScorer.compiled(model, "1", FORM))):
+        fleet = build_fleet("shop", states_of(made, 77), 256)
+        errors[name] = np.abs(np.log(score_fleet(fleet, scorer).predictions[..., 0]) - truth).mean()
+    assert errors["model"] < errors["baseline"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(1, 5), st.booleans()), max_size=12), st.booleans())
+def test_scoring_what_changed_equals_scoring_all(changes, with_model):
+    made = MadeFleet.make(12, 6)
+    scorer = _scorer(with_model)
+    states = states_of(made)
+    _, scored = table_of(states, scorer)
+    for host, sequence, leaves in changes:
+        if leaves:
+            states.pop(made.hosts[host], None)
+        else:
+            told = made.fingerprint(host, sequence, NOW + 7 * US * sequence)
+            states[made.hosts[host]] = state(told, US * (1000 + sequence))
+        if states:
+            table, scored = table_of(dict(states), scorer, before=scored)
+            anew, _ = table_of(dict(reversed(states.items())), scorer)
+            assert table.version == anew.version
+
+
+_SCORERS: dict[bool, object] = {False: BASELINE}
+
+
+def _scorer(with_model):
+    if with_model not in _SCORERS:
+        _SCORERS[True] = ChampionScorer.compiled(fit_model(MadeFleet.make(12, 6), 20, 8), "1", FORM)
+    return _SCORERS[with_model]
+
+
+def test_only_new_histories_are_scored(made, model):
+    scorer = ChampionScorer.compiled(model, "1", FORM)
+    states = states_of(made)
+    _, first = table_of(states, scorer)
+    assert (first.cells, first.source, first.version) == (72, "champion", "1")
+    told = made.fingerprint(4, 2, NOW)
+    same = replace(told, history=states[made.hosts[4]].fingerprint.history)
+    _, after = table_of({**states, made.hosts[4]: state(same)}, scorer, before=first)
+    assert after.cells == 0
+    assert after.predictions is not first.predictions
+    _, after = table_of({**states, made.hosts[4]: state(told)}, scorer, before=first)
+    assert after.cells == 72
+
+
+def test_without_histories_the_model_says_nothing(made, model):
+    scorer = ChampionScorer.compiled(model, "1", FORM)
+    silent = {host: state(replace(each.fingerprint, history=None)) for host, each in states_of(made).items()}
+    table, _ = table_of(silent, scorer)
+    plain, _ = table_of(silent)
+    assert (table.source, table.model_version, table.version) == ("baseline", "", plain.version)
+    # One host with a history is enough to say something of all, as of new ones.
+    table, _ = table_of({**silent, made.hosts[0]: states_of(made)[made.hosts[0]]}, scorer)
+    assert (table.source, np.isfinite(table.throughput_rps).all()) == ("champion", True)
+    other = ChampionScorer.compiled(model, "1", HistoryForm(5.0, 60.0))
+    assert table_of(states_of(made), other)[0].source == "baseline"
+
+
+def test_one_host_cannot_push_out_the_categories_of_others(made):
+    print_ = made.fingerprint(0, 1, NOW)
+    cells = np.full((300, len(CELL_COLUMNS)), np.nan)
+    cells[:, 0] = 1e12
+    rogue = Fingerprint(
+        **{**vars(print_), "host": "rogue", "categories": tuple(f"x{number}" for number in range(300)), "cells": cells}
+    )
+    fleet = build_fleet("shop", {**states_of(made), "rogue": state(rogue)}, 20)
+    assert len(fleet.categories) == 20
+    assert set(made.categories) <= set(fleet.categories)
+
+
+def test_predictions_that_are_wildly_off_are_objected_to(made):
+    old = score_fleet(build_fleet("shop", states_of(made), 256), BASELINE).predictions
+    assert objection(old * 1.5, old, 5.0) is None
+    assert "factor of 9" in objection(old * 9, old, 5.0)
+    bad = old.copy()
+    bad[0, 0, 1] = np.nan
+    assert "1 of 216 predictions are not finite" in objection(bad, old, 5.0)
+    assert "outside" in objection(old * 1e12, old, 1e15)
+
+
+def test_a_model_of_other_features_is_refused_by_name(model, tmp_path):
+    model.save(tmp_path)
+    inspect_files(tmp_path)
+    assert load_model(tmp_path, "3", "champion", FORM).scorer.version == "3"
+    about = json.loads((tmp_path / "bundle.json").read_text())
+    (tmp_path / "bundle.json").write_text(json.dumps({**about, "schema_hash": "0000other000"}))
+    with pytest.raises(SchemaMismatchError, match="0000other000"):
+        inspect_files(tmp_path)
+
+
+def test_the_formats_say_the_same(made):
+    table, _ = table_of(states_of(made))
+    given_json = json.loads(render_json(table, 5.0))
+    assert given_json["expires_at"] == 5.0
+    assert np.array(given_json["throughput_rps"], dtype=np.float32) == pytest.approx(table.throughput_rps)
+    batch = pa.ipc.open_stream(render_arrow(table, 5.0)).read_all()
+    about = json.loads(batch.schema.metadata[b"fingerpost"])
+    assert about["version"] == given_json["version"]
+    assert batch["throughput_rps"].to_numpy() == pytest.approx(table.throughput_rps.reshape(-1))
+    assert batch["host"].to_pylist()[: len(made.hosts)] == list(made.hosts)
+
+
+def test_lua_reads_the_table(made, tmp_path):
+    lua = shutil.which("luajit") or shutil.which("lua5.4") or shutil.which("lua")
+    if lua is None:
+        pytest.skip("no Lua on this machine: install Debian's package `luajit` to run this test")
+    table, _ = table_of(states_of(made))
+    (tmp_path / "table.lua").write_bytes(render_lua(table, 5.0))
+    code = (
+        f'local t = dofile("{tmp_path}/table.lua") '
+        "print(t.version, #t.hosts, #t.categories, t.throughput_rps[6][12], t.categories[1], t.expires_at)"
+    )
+    done = subprocess.run([lua, "-e", code], capture_output=True, text=True, check=True)
+    version, hosts, categories, rate, first, expires = done.stdout.strip().split("\t")
+    assert (version, hosts, categories, first) == (table.version, "12", "6", table.categories[0])
+    assert float(rate) == pytest.approx(float(table.throughput_rps[5, 11]), rel=1e-4)
+    assert float(expires) == 5.0
+
+
+@given(st.text(max_size=30))
+def test_lua_strings_cannot_be_left(text):
+    quoted = lua_string(text)
+    assert quoted.startswith(b'"') and quoted.endswith(b'"')
+    inner = quoted[1:-1]
+    assert b'"' not in inner and b"\n" not in inner
+    plain, rest = bytearray(), inner
+    while rest:
+        if rest[:1] == b"\\":
+            plain.append(int(rest[1:4]))
+            rest = rest[4:]
+        else:
+            plain += rest[:1]
+            rest = rest[1:]
+    assert plain.decode() == text
+
+
+def test_requests_are_predicted_and_routed(made):
+    table, _ = table_of(states_of(made))
+    agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+    asked = Characteristics(method="POST", path="/work/k002?x=1", bytes_in=100, user_agent=agent, region="DE")
+    assert category_of(table, asked) == made.categories[2]
+    answer = predict(table, PredictRequest(service="shop", request=asked), "fingerpost-shop", 0.0)
+    assert [cell["host"] for cell in answer["cells"]] == list(made.hosts)
+    assert sum(cell["best"] for cell in answer["cells"]) == 1
+    best = route(table, RouteRequest(service="shop", request=asked), 0.0)
+    assert best["host"] == next(cell["host"] for cell in answer["cells"] if cell["best"])
+    busy = route(table, RouteRequest(service="shop", request=asked, inflight={best["host"]: 1e6}), 0.0)
+    assert busy["host"] != best["host"]
+    others = route(table, RouteRequest(service="shop", request=asked, exclude=[best["host"]]), 0.0)
+    assert others["host"] != best["host"]
+    with pytest.raises(UnknownError):
+        route(table, RouteRequest(service="shop", category="none such"), 0.0)
+    with pytest.raises(UnknownError):
+        category_of(table, Characteristics(path="/elsewhere"))
+
+
+def test_too_many_cells_are_not_answered_at_once():
+    table, _ = table_of(states_of(MadeFleet.make(200, 101)))
+    with pytest.raises(TooMuchError, match="name hosts"):
+        predict(table, PredictRequest(service="shop"), "m", 0.0)
+
+
+def test_references_hold_for_fleets_of_nothing():
+    print_ = MadeFleet.make(1, 1).fingerprint(0, 1, NOW)
+    empty = Fingerprint(**{**vars(print_), "categories": (), "cells": print_.cells[:0]})
+    blank = Fingerprint(**{**vars(print_), "cells": print_.cells * np.nan, "host_values": print_.host_values * np.nan})
+    for one, other in itertools.product((empty, blank), repeat=2):
+        table, scored = table_of({"a": state(one), "b": state(other)})
+        assert refer(scored.fleet).host.shape == (2, 3)
+        assert json.loads(render_json(table, 1.0))["hosts"][0]["name"] == "a"
+        render_lua(table, 1.0), render_arrow(table, 1.0)

@@ -1,0 +1,123 @@
+"""An engine that others than this machine can reach: what changes anything takes the bearer token."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from fingerpost.cli.stack.ports import free_ports
+from fingerpost.fingerprint import MEDIA_TYPE, message
+from tests.support.engine_harness import RunningEngine
+from tests.support.made_fleet import MadeFleet
+
+TOKEN = "one-of-our-own"  # noqa: S105
+# They take a body, and only read.
+QUESTIONS = {"/v1/predict", "/v1/route"}
+ANY = "0.0.0.0"  # noqa: S104
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    home, (port,) = tmp_path_factory.mktemp("open"), free_ports(1)
+    with RunningEngine(home, port, bind_host=ANY, engine_token=TOKEN, fingerprint_ttl_s=900) as running:
+        running.url = f"http://{own_address()}:{port}"
+        yield running
+
+
+def own_address():
+    """An address of this machine that others could reach; the loopback if it has no other."""
+    import socket
+
+    found = [
+        each.address
+        for addresses in psutil.net_if_addrs().values()
+        for each in addresses
+        if each.family == socket.AF_INET and not each.address.startswith("127.")
+    ]
+    return found[0] if found else "127.0.0.1"
+
+
+def changing(engine):
+    """The paths and methods of the engine's description that are more than questions."""
+    described = httpx.get(f"{engine.url}/v1/openapi.json", trust_env=False).json()["paths"]
+    return [
+        (path, method, operation)
+        for path, methods in described.items()
+        for method, operation in methods.items()
+        if method not in ("get", "head") and path not in QUESTIONS
+    ]
+
+
+def send(engine, made, sequence, **headers):
+    headers = {"content-type": MEDIA_TYPE, **headers}
+    body = message(made.packed(sequence))
+    return httpx.post(f"{engine.url}/v1/fingerprints", content=body, headers=headers, trust_env=False, timeout=30)
+
+
+def test_every_endpoint_that_changes_anything_takes_the_token(engine):
+    found = changing(engine)
+    assert [path for path, _, _ in found] == ["/v1/fingerprints"]
+    for path, method, operation in found:
+        assert operation["security"] == [{"bearer": []}]
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"},
+                        {"authorization": f"Bearer {TOKEN}x"}):  # fmt: skip
+            answer = httpx.request(method, f"{engine.url}{path}", headers=headers, trust_env=False)
+            assert (answer.status_code, answer.json()) == (401, {"error": "a bearer token is needed"})
+            assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_there_are_no_other_doors(engine):
+    """BentoML has probes beside; nothing that takes a body."""
+    described = httpx.get(f"{engine.url}/docs.json", trust_env=False).json()["paths"]
+    assert {path for path, methods in described.items() if set(methods) - {"get"}} <= {"/v1/fingerprints", *QUESTIONS}
+
+
+def test_with_the_token_fingerprints_are_taken(engine):
+    made = MadeFleet.make(2, 3)
+    assert send(engine, made, 1).status_code == 401
+    assert httpx.get(f"{engine.url}/v1/hosts", trust_env=False).json() == {"hosts": []}
+    answer = send(engine, made, 1, authorization=f"Bearer {TOKEN}")
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 2)
+    with engine.client() as client:
+        assert client.send_fingerprints(made.packed(2))["accepted"] == 2
+        assert len(client.hosts()) == 2
+        engine.wait_for(lambda: client.table("shop").body)
+        # To ask takes none.
+        category = made.categories[0]
+        asked = {"service": "shop", "category": category}
+        assert httpx.post(f"{engine.url}/v1/route", json=asked, trust_env=False).json()["category"] == category
+        assert len(client.hosts()) == 2
+
+
+def test_without_a_token_it_does_not_start_there_by_any_way(tmp_path):
+    """`fingerpost engine` refuses at once; a worker that BentoML was told to start there says why and serves nobody."""
+    (port,) = free_ports(1)
+    env = {**os.environ, "FINGERPOST_HOME": str(tmp_path), "FINGERPOST_ENGINE_PORT": str(port)}
+    command = [sys.executable, "-m", "fingerpost", "engine"]
+    open_to_all = {**env, "FINGERPOST_BIND_HOST": ANY}
+    done = subprocess.run(command, env=open_to_all, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "FINGERPOST_ENGINE_TOKEN" in done.stderr
+
+    command = [sys.executable, "-m", "bentoml", "serve", "fingerpost.serving.service:PredictionEngine"]
+    log = tmp_path / "bentoml.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--host", ANY, "--port", str(port)], env={**env, "BENTOML_HOME": str(tmp_path / "bentoml")},
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while "anybody could send fingerprints" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.1)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/livez", timeout=2, trust_env=False)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,114 @@
+"""Tables are kept for services that are asked for, and only for those."""
+
+import itertools
+import time
+
+import pytest
+from prometheus_client import REGISTRY
+
+from fingerpost.fingerprint import pack
+from fingerpost.serving import refresh, views
+from fingerpost.serving.categories import Categories
+from fingerpost.serving.metrics import engine_metrics
+from fingerpost.serving.refresh import Refresher
+from fingerpost.serving.store import Arrival, FingerprintStore, Limits
+from fingerpost.settings import Settings
+from tests.support.made_fleet import MadeFleet
+
+
+def said(name):
+    return REGISTRY.get_sample_value(f"fingerpost_engine_{name}", {"service": "forgotten"})
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def refresher(tmp_path):
+    settings = Settings(home=tmp_path, table_refresh_s=0.1)
+    store = FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(100, 3, 60_000_000))
+    now_us = time.time_ns() // 1000
+    made = MadeFleet.make(4, 3, "forgotten")
+    told = [made.fingerprint(host, 1, now_us) for host in range(4)]
+    store.put(
+        [Arrival(each.service, each.host, each.boot_id, each.sequence, now_us, now_us, pack(each)) for each in told]
+    )
+    refresher = Refresher(store, settings, engine_metrics(), Categories(settings.lake))
+    refresher.start()
+    yield refresher
+    refresher.stop()
+    store.close()
+
+
+def test_of_a_service_that_is_no_longer_asked_for_metrics_say_nothing(refresher, monkeypatch):
+    wait_for(lambda: refresher.view("forgotten"))
+    wait_for(lambda: said("hosts") == 4.0 and said("prediction_age_seconds") > 0)
+    monkeypatch.setattr(refresh, "_IDLE_S", 0.0)
+    wait_for(lambda: said("hosts") == 0.0)
+    assert refresher.services() == []
+    assert (said("table_age_seconds"), said("prediction_age_seconds")) == (0.0, 0.0)
+
+
+class Clock:
+    """The machine's clock, which somebody sets."""
+
+    def __init__(self):
+        self.ahead_s, self.monotonic, self.perf_counter, self.sleep = 0.0, time.monotonic, time.perf_counter, time.sleep
+
+    def time(self):
+        return time.time() + self.ahead_s
+
+    def time_ns(self):
+        return time.time_ns() + round(self.ahead_s * 1e9)
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0], ids=["back", "ahead"])
+def test_a_clock_that_is_set_neither_stops_the_tables_nor_keeps_or_loses_a_host(tmp_path, monkeypatch, step_s):
+    clock = Clock()
+    monkeypatch.setattr(refresh, "time", clock)
+    monkeypatch.setattr(views, "time", clock)
+    settings = Settings(home=tmp_path, table_refresh_s=0.05, fingerprint_ttl_s=2.0)
+    store = FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(100, 3, 2_000_000))
+    made = MadeFleet.make(4, 3, "clocked")
+
+    def tell(sequence, hosts):
+        now_us = clock.time_ns() // 1000
+        told = [made.fingerprint(host, sequence, now_us) for host in hosts]
+        rows = [Arrival(each.service, each.host, each.boot_id, sequence, now_us, now_us, pack(each)) for each in told]
+        assert store.put(rows) == [None] * len(hosts)
+        return now_us / 1e6
+
+    tell(1, range(4))
+    refresher = Refresher(store, settings, engine_metrics(), Categories(settings.lake))
+    refresher.start()
+    try:
+        wait_for(lambda: refresher.view("clocked"))
+        view = refresher.view("clocked")
+
+        def table():
+            return view.published.table if view.published else None
+
+        wait_for(lambda: table() is not None and len(table().hosts) == 4)
+        assert refresher.clock_problem() is None
+        clock.ahead_s = step_s
+        # Nobody has fallen silent by that, and what pickers are given expires when it should.
+        until, version = time.monotonic() + 0.5, table().version
+        while time.monotonic() < until:
+            assert len(table().hosts) == 4
+            assert abs(view.published.expires_at(30.0) - clock.time() - 30.0) < 10.0
+            assert (refresher.clock_problem() is not None) == (step_s < 0)
+        assert table().version == version
+        sent_s, sequence = tell(2, (0, 1)), itertools.count(3)
+        wait_for(
+            lambda: table().times_us.max() >= sent_s * 1e6 and tell(next(sequence), (0, 1)) and len(table().hosts) == 2
+        )
+        assert refresher.clock_problem() is None
+        wait_for(lambda: view.empty)
+        assert {row[1] for row in store.hosts()} <= {made.hosts[host] for host in range(4)}
+    finally:
+        refresher.stop()
+        store.close()

@@ -1,0 +1,1 @@
+"""Fleets, servers and harnesses that tests and benchmarks share."""

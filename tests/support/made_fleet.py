@@ -1,0 +1,229 @@
+"""A made-up fleet whose truth is known, reporting fingerprints; and models of it, registered like real ones."""
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fingerpost.category import ATTRIBUTES, category_attributes
+from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint, message, pack
+from fingerpost.history_block import HistoryBlock
+from fingerpost.serving.histories import HistoryForm
+from fingerpost.telemetry.history import HISTORY_SCHEMA, History
+
+_US = 1_000_000
+_WINDOWS = 4
+# Of the default settings.
+FORM = HistoryForm(10.0, 60.0)
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MadeFleet:
+    """Hosts of three classes, categories of different cost: the CPU time of a cell is known exactly.
+
+    Args:
+        cpu_s: true CPU-seconds a request, shape (hosts, categories).
+    """
+
+    service: str
+    hosts: tuple[str, ...]
+    categories: tuple[str, ...]
+    cpu_s: Floats
+    cores: Floats
+
+    @classmethod
+    def make(cls, hosts: int, categories: int, service: str = "shop", seed: int = 7) -> "MadeFleet":
+        dice = np.random.default_rng(seed)
+        kinds = np.arange(hosts) % 3
+        affinity = dice.lognormal(0, 0.6, (3, categories))
+        cpu_s = dice.lognormal(-4.5, 0.8, categories) * affinity[kinds] * dice.lognormal(0, 0.05, (hosts, 1))
+        names = tuple(sorted(f"POST /work/k{number:03}|1K|none|browser|DE" for number in range(categories)))
+        cores = np.array([2.0, 4.0, 8.0])[kinds]
+        return cls(service, tuple(f"h{number:04}" for number in range(hosts)), names, cpu_s, cores)
+
+    def fingerprint(self, host: int, sequence: int, time_us: int | None = None, boot_id: str = "b1") -> Fingerprint:
+        """What a host measured: the truth with some noise, which differs by sequence number."""
+        dice = np.random.default_rng((host, sequence))
+        count = len(self.categories)
+        load = 0.3 + 0.4 * dice.random()
+        cpu = self.cpu_s[host] * dice.lognormal(0, 0.03, count)
+        requests = dice.integers(20, 400, count).astype(float)
+        cells = {
+            "requests": requests,
+            "measured": requests,
+            "rate_rps": dice.lognormal(0, 1, count),
+            "error_rate": np.full(count, 0.002),
+            "latency_mean_s": cpu * 1.3 / (1 - load),
+            "latency_p50_s": cpu * 1.1 / (1 - load),
+            "latency_p99_s": cpu * 4.0 / (1 - load),
+            "cpu_s": cpu,
+            "cpu_attributed_s": cpu * 1.02,
+            "cpu_error_s": cpu * 0.02,
+            "cpu_known": np.ones(count),
+            "mem_bytes": np.full(count, 1e6),
+            "mem_error_bytes": np.full(count, np.nan),
+            "inflight_mean": np.full(count, 3.0),
+            "age_s": dice.exponential(2, count),
+            "unloaded_s": cpu * 1.1,
+        }
+        values = {
+            "cpu_util": load,
+            "cores": self.cores[host],
+            "host_mem_bytes": 2e9,
+            "mem_limit_bytes": 8e9,
+            "host_inflight": float(dice.integers(0, 8)),
+            "slots": self.cores[host] * 4,
+            "background_cores": 0.1,
+            "host_rate_rps": 100.0,
+        }
+        time_us = time.time_ns() // 1000 if time_us is None else time_us
+        return Fingerprint(
+            self.service,
+            self.hosts[host],
+            boot_id,
+            sequence,
+            time_us,
+            FORM.halflife_s,
+            "made",
+            self.categories,
+            np.array([values[name] for name in HOST_COLUMNS]),
+            np.stack([cells[name] for name in CELL_COLUMNS], axis=1),
+            self.history(host, sequence, time_us),
+        )
+
+    def history(self, host: int, sequence: int, time_us: int) -> HistoryBlock:
+        """The history of a host after a few windows in which it measured the truth with some noise."""
+        dice = np.random.default_rng((host, sequence, 1))
+        count, span_us = len(self.categories), round(FORM.window_s * _US)
+        own = History(1, count, FORM.window_s, FORM.halflife_s)
+        place, none = np.arange(count), np.full(count, np.nan)
+        rate, p50, p99 = np.exp(self.truth()[host]).T
+        last_us = max(time_us // span_us, _WINDOWS) * span_us
+        for end_us in range(last_us - (_WINDOWS - 1) * span_us, last_us + 1, span_us):
+            noise, requests = dice.lognormal(0, 0.05, (4, count)), dice.integers(5, 60, count)
+            windows = {
+                "host": np.zeros(count, dtype=np.int64),
+                "category": place,
+                "requests": requests,
+                "measured": requests,
+                "errors": np.zeros(count),
+                "throughput_rps": rate * noise[0],
+                "latency_p50_s": p50 * noise[1],
+                "latency_p90_s": p50 * 2 * noise[2],
+                "latency_p99_s": p99 * noise[3],
+                "cpu_mean_s": self.cpu_s[host] * noise[0],
+                "bytes_in_mean": none,
+                "inflight_mean": none,
+            }
+            loads = {"host": np.zeros(1, dtype=np.int64), "slots": np.full(1, self.cores[host] * 4)}
+            loads.update({name: np.full(1, 0.3) for name in ("cpu_util", "mem_share", "inflight", "background_cores")})
+            own.observe(end_us, windows, {**loads, "cores": self.cores[host : host + 1]})
+        cells, host_values = own.columns()[0].astype(np.float32), own.host_values()[0].astype(np.float32)
+        return HistoryBlock(
+            HISTORY_SCHEMA, FORM.window_s, FORM.halflife_s, last_us, self.categories, cells, host_values
+        )
+
+    def truth(self) -> Floats:
+        """Logs of throughput, median and 99th percentile of latency, shape (hosts, categories, 3)."""
+        cpu_s = self.cpu_s
+        return np.log(np.stack([(self.cores[:, None] - 0.1) / cpu_s, cpu_s * 2, cpu_s * 7], axis=-1))
+
+    def states(self, sequence: int, time_us: int = 10**9 * _US) -> dict[str, Any]:
+        """The hosts as the engine knows them after their fingerprints."""
+        from fingerpost.serving.fleet_state import HostState
+
+        made = [self.fingerprint(place, sequence, time_us) for place in range(len(self.hosts))]
+        return {each.host: HostState(each, b"", time_us, 1) for each in made}
+
+    def packed(self, sequence: int, time_us: int | None = None) -> list[bytes]:
+        """The fingerprints of all hosts."""
+        return [pack(self.fingerprint(host, sequence, time_us)) for host in range(len(self.hosts))]
+
+    def packed_messages(self, sequence: int, rounds: int = 1) -> list[bytes]:
+        """The fingerprints of all hosts, each as a message of its own, as agents send them, in some rounds.
+
+        What is told in later rounds is that of the first, off by some thousandths: to measure anew takes long.
+        """
+        now_us = time.time_ns() // 1000
+        told = [self.fingerprint(host, sequence, now_us) for host in range(len(self.hosts))]
+        return [message([pack(_again(each, turn))]) for turn in range(rounds) for each in told]
+
+    def renamed(self, host: str) -> "MadeFleet":
+        """The same with another name for its first and only host."""
+        return replace(self, hosts=(host,))
+
+
+def _again(told: Fingerprint, turn: int) -> Fingerprint:
+    factor, history = 1 / (1 + turn / 1000), told.history
+    if history is not None:
+        history = replace(history, cells=history.cells * np.float32(factor))
+    later_us = told.time_us + turn
+    return replace(told, sequence=told.sequence + turn, time_us=later_us, cells=told.cells * factor, history=history)
+
+
+def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor: float = 1.0) -> Any:
+    """A ModelBundle that learned the fleet's true values from its histories, and serves `factor` times as much."""
+    from fingerpost.features.definition import TARGETS
+    from fingerpost.features.fleet_features import cell_features, request_types
+    from fingerpost.serving.fleet_state import build_fleet
+    from fingerpost.serving.histories import gather
+    from fingerpost.training.blend import Blend
+    from fingerpost.training.bundle import ModelBundle
+    from fingerpost.training.encoder import Encoder
+    from fingerpost.training.fit import DEFAULT_PARAMS, Learnable, fit_booster
+
+    vocabulary: dict[str, list[str]] = {name: [] for name in ATTRIBUTES}
+    for each in fleet.categories:
+        for name, value in category_attributes(each).items():
+            vocabulary[name] = sorted({*vocabulary[name], value})
+    encoder = Encoder(vocabulary)
+    host, category = np.divmod(np.arange(fleet.cpu_s.size), len(fleet.categories))
+    matrices = []
+    for sequence in range(rounds):
+        histories = gather(build_fleet(fleet.service, fleet.states(sequence), 4096), FORM)
+        types, now_us = request_types(histories.categories), histories.now_us
+        found = cell_features(histories.cells.astype(np.float64), histories.host_values, types, now_us, host, category)
+        matrices.append(encoder.encode_cells(found.numeric, histories.categories, category))
+    matrix = np.concatenate(matrices)
+    truth = fleet.truth()
+    params = {**DEFAULT_PARAMS, "num_leaves": leaves, "learning_rate": 0.3, "min_data_in_leaf": 5}
+    boosters, blends = {}, {}
+    for place, target in enumerate(TARGETS):
+        outcome = np.tile(truth[..., place].reshape(-1), rounds)
+        blends[target] = Blend.fit(matrix, outcome, target)
+        data = Learnable(matrix, outcome, np.ones(len(outcome)))
+        boosters[target] = [fit_booster(data, blends[target], target, params, rounds=trees)]
+    shifts = dict.fromkeys(TARGETS, float(np.log(factor)))
+    return ModelBundle(boosters, blends, encoder, shifts)
+
+
+def register_model(model: Any, tracking_url: str, name: str, alias: str | None = "champion") -> str:
+    """Registers a model in MLflow as training does; returns its version."""
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_url)
+    experiment = mlflow.get_experiment_by_name(f"{name}-made")
+    if experiment is None:
+        # Beside the database: the default is the folder we happen to run in.
+        path = Path(tracking_url.removeprefix("sqlite:///"))
+        beside = (path.parent / "mlartifacts").as_uri() if tracking_url.startswith("sqlite:") else None
+        mlflow.create_experiment(f"{name}-made", artifact_location=beside)
+    mlflow.set_experiment(f"{name}-made")
+    with mlflow.start_run(), tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "bundle")
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="fingerpost.training.pyfunc",
+            data_path=str(Path(folder) / "bundle"),
+            pip_requirements=["lightgbm"],
+            registered_model_name=name,
+        )
+    version = str(logged.registered_model_version)
+    if alias:
+        mlflow.MlflowClient(tracking_url).set_registered_model_alias(name, alias, version)
+    return version

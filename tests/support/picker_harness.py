@@ -1,0 +1,113 @@
+"""The native picker without Envoy: builds the harness once, and speaks to it."""
+
+import struct
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fingerpost.accesslog.envoy import decision_parts
+from fingerpost.errors import FingerpostError
+from fingerpost.routing.envoy.module import build_harness, compiler
+from fingerpost.routing.table_file import PickerTable, encode
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request's headers; None: not sent."""
+
+    method: bytes = b"GET"
+    path: bytes = b"/"
+    authorization: bytes | None = None
+    user_agent: bytes | None = None
+    country: bytes | None = None
+    length: bytes | None = None
+    api_key: bytes | None = None
+    cookie: bytes | None = None
+
+    def packed(self) -> bytes:
+        texts = (
+            *(self.method, self.path, self.authorization, self.user_agent),
+            *(self.country, self.length, self.api_key, self.cookie),
+        )
+        return b"".join(struct.pack("<I", 0xFFFFFFFF if t is None else len(t)) + (t or b"") for t in texts)
+
+
+@dataclass
+class Harness:
+    """Runs the picker over requests; every run is a process of its own.
+
+    Args:
+        hosts: name, requests in flight, whether healthy, weight and, where it is not 0, priority.
+    """
+
+    program: Path
+    folder: Path
+    hosts: list[tuple[str, int, int, int] | tuple[str, int, int, int, int]] = field(
+        default_factory=lambda: [("h0", 0, 1, 1)]
+    )
+
+    def run(self, table: PickerTable | bytes | None, requests: Sequence[Sent]) -> list[dict[str, str]]:
+        """What was logged of each request; `table` None: there is no file."""
+        return self._decided("run", self._table_file(table), data=b"".join(each.packed() for each in requests))
+
+    def race(self, table: PickerTable, count: int) -> list[dict[str, str]]:
+        """What was logged of `count` requests while another thread changes what the hosts have in flight."""
+        return self._decided("race", self._table_file(table), str(count))
+
+    def hosts_file(self) -> str:
+        """The path of the file that tells the program its hosts."""
+        listed = self.folder / "hosts"
+        listed.write_text("".join(" ".join(map(str, (*host, 0)[:5])) + "\n" for host in self.hosts))
+        return str(listed)
+
+    def _table_file(self, table: PickerTable | bytes | None) -> str:
+        path = self.folder / "picker.table"
+        path.unlink(missing_ok=True)
+        if table is not None:
+            path.write_bytes(encode(table) if isinstance(table, PickerTable) else table)
+        return str(path)
+
+    def _decided(self, mode: str, table: str, *arguments: str, data: bytes = b"") -> list[dict[str, str]]:
+        done = self.call(mode, table, self.hosts_file(), *arguments, data=data)
+        found = (line.partition("\t") for line in done.decode().splitlines())
+        return [{"host": host, **decision_parts(decision)} for host, _, decision in found]
+
+    def call(self, *arguments: str, data: bytes = b"") -> bytes:
+        done = subprocess.run([str(self.program), *arguments], input=data, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        return done.stdout
+
+
+def build(folder: Path, *flags: str) -> Path:
+    """The harness, or a skipped test where it cannot be built."""
+    if compiler() is None:
+        pytest.skip("there is no C compiler")
+    try:
+        return build_harness(folder / "harness", flags)
+    except FingerpostError as error:
+        if flags:
+            pytest.skip(f"sanitizers are not available: {str(error)[:200]}")
+        raise
+
+
+def made_table(hosts: Sequence[str], categories: Sequence[str], **changes: object) -> PickerTable:
+    """A good table that expires in an hour; all costs alike unless `slope` says else."""
+    shape = (1, len(categories), len(hosts) + 1)
+    now = time.time_ns() // 1000
+    values = {
+        "version": "v1",
+        "created_us": now,
+        "expires_us": now + 3_600_000_000,
+        "hosts": tuple(hosts),
+        "categories": tuple(categories),
+        "routes": (),
+        "slope": np.full(shape, 0.01, dtype=np.float32),
+        "offset": np.zeros(shape, dtype=np.float32),
+        **changes,
+    }
+    return PickerTable(**values)  # type: ignore[arg-type]

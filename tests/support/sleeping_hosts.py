@@ -1,0 +1,216 @@
+"""An emulated fleet: many hosts in one process that sleep instead of working, so that two cores carry dozens of them.
+
+Each host has a port, a number of slots and a first-come-first-served queue. How long a request takes depends on its
+category (the path, `/c3`) and the host; the query's `x` is the request's own size, so that every policy under test
+meets the same work. Hosts report their load as ORCA does, and their in-flight count and the CPU time of a request as
+the demo's hosts do: a request uses a core for as long as its work takes.
+
+`/sick?share=0.5&after=0.001` makes a host fail that share of its requests, after so many seconds and without a slot;
+`&category=3` only those of that category, `&status=502` with another status than 500. A share of 0 heals it.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from urllib.parse import parse_qs, urlencode
+
+from fingerpost.middleware.load import Load
+from fingerpost.middleware.orca import HEADER, load_report
+
+_MAX_HEAD = 16_384
+_REPORT_S = 0.5
+_LENGTH = b"content-length"
+
+
+@dataclass(frozen=True)
+class SleepingFleet:
+    """What the fleet is.
+
+    Args:
+        ports: one for each host.
+        slots: requests a host serves at once.
+        service_s: mean service time of each category on each host, seconds.
+    """
+
+    ports: list[int]
+    slots: int
+    service_s: list[list[float]]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Sickness:
+    """Which requests a host fails: this share of those of a category (None: of all), after so many seconds."""
+
+    share: float = 0.0
+    after_s: float = 0.0
+    category: int | None = None
+    status: int = 500
+
+    @classmethod
+    def of_query(cls, query: str) -> "Sickness":
+        """Out of `share=0.5&after=0.001&category=3`; raises ValueError for what is no number."""
+        asked = {name: values[0] for name, values in parse_qs(query).items()}
+        category = int(asked["category"]) if "category" in asked else None
+        status = int(asked.get("status", cls.status))
+        return cls(float(asked.get("share", 0)), float(asked.get("after", 0)), category, status)
+
+    def as_query(self) -> str:
+        """What `of_query` reads."""
+        category = {} if self.category is None else {"category": self.category}
+        return urlencode({"share": self.share, "after": self.after_s, "status": self.status, **category})
+
+
+class SleepingHost:
+    """One host: requests hold a slot for as long as their work takes, the others wait in line."""
+
+    def __init__(self, fleet: SleepingFleet, number: int) -> None:
+        self._slots = fleet.slots
+        self._service_s = [row[number] for row in fleet.service_s]
+        self._busy, self._done, self._errors, self._busy_s = 0, 0, 0, 0.0
+        self._since = time.monotonic()
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self.sickness = Sickness()
+        self._dice = random.Random(number)
+        self._report = load_report(Load(0.0, None, 0.0, 0.0, 0.0), {}, "text")
+
+    @property
+    def inflight(self) -> int:
+        return self._busy + len(self._waiting)
+
+    def work_s(self, target: str) -> float | None:
+        """How long the request's work takes, or None if there is no such work."""
+        path, _, query = target.partition("?")
+        try:
+            size = float(parse_qs(query).get("x", ["1"])[0])
+            return self._service_s[int(path.removeprefix("/c"))] * min(max(size, 0.0), 100.0)
+        except (ValueError, IndexError):
+            return None
+
+    def fails(self, target: str) -> bool:
+        """Throws the dice whether a request fails."""
+        sick = self.sickness
+        mine = sick.category is None or target.partition("?")[0] == f"/c{sick.category}"
+        return mine and self._dice.random() < sick.share
+
+    async def serve(self, work_s: float) -> None:
+        """Waits for a slot and holds it for the work."""
+        finished = asyncio.get_running_loop().create_future()
+        if self._busy < self._slots:
+            self._begin(work_s, finished)
+        else:
+            self._waiting.append((work_s, finished))
+        await finished
+
+    def _begin(self, work_s: float, finished: "asyncio.Future[None]") -> None:
+        self._busy += 1
+        asyncio.get_running_loop().call_later(work_s, self._end, work_s, finished)
+
+    def _end(self, work_s: float, finished: "asyncio.Future[None]") -> None:
+        self._busy -= 1
+        self._done += 1
+        self._busy_s += work_s
+        if not finished.done():
+            finished.set_result(None)
+        while self._waiting and self._busy < self._slots:
+            next_s, waiting = self._waiting.popleft()
+            # Whoever went away before its turn takes no slot.
+            if not waiting.done():
+                self._begin(next_s, waiting)
+
+    def report(self) -> str:
+        """The ORCA load report of the last half second."""
+        now = time.monotonic()
+        span = now - self._since
+        if span >= _REPORT_S:
+            used = min(self._busy_s / (span * self._slots), 1.0)
+            load = Load(used, None, used, self._done / span, 0.0)
+            self._report = load_report(load, {}, "text")
+            self._since, self._done, self._busy_s = now, 0, 0.0
+        return self._report
+
+
+class _Connection(asyncio.Protocol):
+    """HTTP/1.1, one request at a time on a connection, as a proxy sends them."""
+
+    def __init__(self, host: SleepingHost) -> None:
+        self._host = host
+        self._unread = b""
+        self._skip = 0
+        self._task: asyncio.Task[None] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (the protocol's name)
+        if self._task:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        self._take()
+
+    def _take(self) -> None:
+        taken = min(self._skip, len(self._unread))
+        self._unread, self._skip = self._unread[taken:], self._skip - taken
+        if self._task is not None or self._skip:
+            return
+        head, end, rest = self._unread.partition(b"\r\n\r\n")
+        if not end:
+            if len(head) > _MAX_HEAD and self._transport:
+                self._transport.close()
+            return
+        lines = head.split(b"\r\n")
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
+            if name.lower() == _LENGTH and value.strip().isdigit():
+                self._skip = int(value)
+        self._unread = rest
+        self._task = asyncio.get_running_loop().create_task(self._answer(lines[0]))
+
+    async def _answer(self, line: bytes) -> None:
+        host, inflight = self._host, self._host.inflight
+        parts = line.decode("latin-1").split(" ")
+        work_s = host.work_s(parts[1]) if len(parts) == 3 else None
+        status = "404 Not Found"
+        if len(parts) == 3 and parts[1].startswith("/sick"):
+            host.sickness = Sickness.of_query(parts[1].partition("?")[2])
+            status = "200 OK"
+        elif work_s is not None and host.fails(parts[1]):
+            await asyncio.sleep(host.sickness.after_s)
+            status, work_s = f"{host.sickness.status} Failed", None
+        elif work_s is not None:
+            await host.serve(work_s)
+            status = "200 OK"
+        elif len(parts) == 3 and parts[1] == "/healthz":
+            status = "200 OK"
+        answer = (
+            f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nx-fingerpost-inflight: {inflight}\r\n{HEADER}: {host.report()}"
+            f"\r\nx-fingerpost-cpu-s: {work_s or 0.0:.6f}"
+        )
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(answer.encode() + b"\r\n\r\n")
+        self._task = None
+        self._take()
+
+
+async def serve_fleet(fleet: SleepingFleet) -> None:
+    """Serves all hosts until cancelled; prints `ready` once they listen."""
+    loop = asyncio.get_running_loop()
+    for number, port in enumerate(fleet.ports):
+        host = SleepingHost(fleet, number)
+        await loop.create_server(lambda host=host: _Connection(host), "127.0.0.1", port)  # type: ignore[misc]
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve_fleet(SleepingFleet(**json.loads(sys.stdin.readline()))))
