@@ -34,7 +34,7 @@ class RunningDemo:
         self.messages = home / "stderr"
         with self.output.open("wb") as output, self.messages.open("wb") as messages:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fingerpost", "demo", *arguments], env=self.env, stdout=output, stderr=messages
+                [sys.executable, "-m", "examples.demo", *arguments], env=self.env, stdout=output, stderr=messages
             )
 
     @property
