@@ -54,9 +54,7 @@ def test_the_agent_loads_nothing_heavy():
     assert (HEAVY - {"numpy"}).isdisjoint(modules_after("import fingerpost.agent.main, fingerpost.agent.agent"))
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["demo"], ["agent"], ["run"], ["schedule"], ["engine"], ["settings"], ["fleet"], ["experiment"]]
-)
+@pytest.mark.parametrize("command", [[], ["agent"], ["run"], ["schedule"], ["engine"], ["settings"], ["experiment"]])
 def test_every_command_explains_itself(command):
     done = fingerpost(*command, "--help")
     assert done.returncode == 0

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.guard import judge
-from fingerpost.cli import app
 from fingerpost.routing.exponent import compare, follow_trust, trusted_throughput
 from fingerpost.routing.guard import MEMORY_S, MOST_FACTOR, SUCCESS_MEMORY_S, Guard, Outcomes
 from fingerpost.simulator.run import Bench
