@@ -9,7 +9,6 @@ from fingerpost.lake import date_of, parquet_files, partition, service_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-US = 1_000_000
 # What pairs and off-policy estimates need of a request record; the latter also what its category is made of.
 OUTCOME_COLUMNS = ("time", "host", "status", "duration_s", "policy", "arm", "model_version", "propensity")
 CATEGORY_COLUMNS = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")

@@ -15,8 +15,8 @@ HOLD_TAG = "fingerpost.hold"
 WATCH_TAG = "fingerpost.watch"
 FORMER_TAG = "fingerpost.former_champions"
 # Of a version: promoted, rejected, rolled back.
-FATE_TAG = "fingerpost.fate"
-_MOST_FORMER = 20
+OUTCOME_TAG = "fingerpost.fate"
+_MAX_FORMER = 20
 
 
 class Registry:
@@ -86,7 +86,7 @@ class Registry:
         return [str(each) for each in found if str(each) != present] if isinstance(found, list) else []
 
     def set_former_champions(self, versions: list[str]) -> None:
-        self.client.set_registered_model_tag(self.name, FORMER_TAG, json.dumps(versions[-_MOST_FORMER:]))
+        self.client.set_registered_model_tag(self.name, FORMER_TAG, json.dumps(versions[-_MAX_FORMER:]))
 
     def set_champion(self, version: str) -> None:
         """Points `champion` at a version. It is no challenger any more, and an experiment of other versions ends."""
@@ -103,7 +103,7 @@ class Registry:
 
     def set_fate(self, version: str, fate: str) -> None:
         """Says of a version what became of it."""
-        self.client.set_model_version_tag(self.name, version, FATE_TAG, fate)
+        self.client.set_model_version_tag(self.name, version, OUTCOME_TAG, fate)
 
     def tag_version(self, version: str, tag: str, text: str) -> None:
         """Notes something on a version, if it is still there."""

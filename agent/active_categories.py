@@ -21,7 +21,7 @@ _DEPTH = 5
 _COLUMNS = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
 
 
-class CategoryBook:
+class ActiveCategories:
     """The categories in force, and what they fold.
 
     Args:

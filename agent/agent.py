@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from fingerpost.agent.active_categories import CategoryBook
+from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.agent.batches import fingerprint_rows, quarantine_lines, write_batch
 from fingerpost.agent.bounded_folder import bounded_inbox, bounded_quarantine
-from fingerpost.agent.fingerprint_builder import FingerprintMaker
+from fingerpost.agent.fingerprint_builder import FingerprintBuilder
 from fingerpost.agent.health import Problems, RequestChecks
 from fingerpost.agent.history_file import HistoryFile
-from fingerpost.agent.host_history import OwnHistory
+from fingerpost.agent.host_history import HostHistory
 from fingerpost.agent.options import AgentOptions
-from fingerpost.agent.record_buffer import Intake
+from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.sampling.base import NotYetError, Sampler, SamplingError
 from fingerpost.agent.sampling.trace import CpuTrace
 from fingerpost.agent.sender import Sender
@@ -56,8 +56,8 @@ class Agent:
         options: AgentOptions,
         source: Source | None,
         sampler: Sampler,
-        intake: Intake,
-        book: CategoryBook,
+        intake: RecordBuffer,
+        book: ActiveCategories,
         sender: Sender | None = None,
         boot_id: str | None = None,
         clock: Callable[[], float] = time.time,
@@ -68,7 +68,7 @@ class Agent:
         self._clock = clock
         self._boot_id = boot_id or uuid.uuid4().hex
         self._maker = self._new_maker()
-        self._history = OwnHistory(book.table, options.window_s, options.halflife_s)
+        self._history = HostHistory(book.table, options.window_s, options.halflife_s)
         self._history_file = HistoryFile(options.state / f"{options.host}.history", self._history, self._batch_name())
         self._profiled = 0
         self._clock_offset_s = clock() - time.monotonic()
@@ -201,9 +201,9 @@ class Agent:
         source = self._source.counts if self._source else Counter()
         return dict(self.counts + self._intake.counts + self._history.counts + source)
 
-    def _new_maker(self) -> FingerprintMaker:
+    def _new_maker(self) -> FingerprintBuilder:
         options = self._options
-        return FingerprintMaker(
+        return FingerprintBuilder(
             options.service,
             options.host,
             self._boot_id,

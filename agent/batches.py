@@ -11,14 +11,14 @@ from typing import Any
 import arro3.core as arrow
 from arro3.io import write_parquet
 
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.lake import INBOX, QUARANTINE, date_of, partition, write_bytes_atomically, write_text_atomically
 from fingerpost.records import Column
 
 _INT64, _FLOAT64, _TEXT = arrow.DataType.int64(), arrow.DataType.float64(), arrow.DataType.utf8()
 _TIMESTAMP = arrow.DataType.timestamp("us", tz="UTC")
 _STORED = {"timestamp": _INT64, "int64": _INT64, "float64": _FLOAT64, "string": _TEXT}
-_REQUESTS = CELL_COLUMNS.index("requests")
+_REQUESTS = FINGERPRINT_CELL_COLUMNS.index("requests")
 
 
 def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[dict[str, Any]], name: str) -> Path:
@@ -62,11 +62,11 @@ def fingerprint_rows(fingerprints: list[Fingerprint]) -> list[dict[str, Any]]:
             "sequence": made.sequence,
             "halflife_s": made.halflife_s,
             "category_version": made.category_version,
-            **_known(HOST_COLUMNS, made.host_values.tolist()),
+            **_known(FINGERPRINT_HOST_COLUMNS, made.host_values.tolist()),
         }
         for category, cell in zip(made.categories, made.cells.tolist(), strict=True):
             if cell[_REQUESTS] > 0:
-                rows.append({**common, "category": category, **_known(CELL_COLUMNS, cell)})
+                rows.append({**common, "category": category, **_known(FINGERPRINT_CELL_COLUMNS, cell)})
     return rows
 
 

@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.category import CategoryTable
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+from fingerpost.clock import US
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.status import measures
-from fingerpost.telemetry.attribution import Attribution, Splitter
+from fingerpost.telemetry.attribution import Attribution, CostAttribution
 from fingerpost.telemetry.decay import ForwardDecay
-from fingerpost.telemetry.processor_sharing import shared_time
-from fingerpost.telemetry.profile import Floats, Observations, Profile, totals
+from fingerpost.telemetry.processor_sharing import processor_sharing
+from fingerpost.telemetry.profile import Observations, Profile, totals
 from fingerpost.telemetry.resolution import at_resolution
 from fingerpost.telemetry.throughput import unloaded_s
 
-_US = 1_000_000
 # A span of the host's CPU is split once requests have been seen that ended so much later than it, and so are complete.
 _SETTLE_S = 2.0
 # Or, where no more requests come, after this.
@@ -27,7 +28,7 @@ _MAX_SAMPLES = 600
 _MAX_REQUESTS = 50_000
 _KNOWN = 0.5
 _LEAST = 1e-12
-_MOST_S = 3600.0
+_MAX_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class _Sampled:
     mem_bytes: float
 
 
-class FingerprintMaker:
+class FingerprintBuilder:
     """Follows one host; all times are the wall clock's, seconds since 1970.
 
     Args:
@@ -67,10 +68,10 @@ class FingerprintMaker:
         self._sequence = 0
         self._profile = Profile(count, halflife_s, now_s)
         # What failed, was refused or given up used the host too, but not as its category does: it is one of its own.
-        self._cpu = Splitter(count + 1, attribution_halflife_s, now_s)
-        self._memory = Splitter(count + 1, attribution_halflife_s, now_s, conserved=False)
+        self._cpu = CostAttribution(count + 1, attribution_halflife_s, now_s)
+        self._memory = CostAttribution(count + 1, attribution_halflife_s, now_s, conserved=False)
         # What a request costs the host besides what is measured in it: the server's parsing and scheduling.
-        self._overhead = Splitter(1, attribution_halflife_s, now_s)
+        self._overhead = CostAttribution(1, attribution_halflife_s, now_s)
         self._samples: deque[_Sampled] = deque(maxlen=_MAX_SAMPLES)
         # Begin, end, category and measured CPU of the requests that may reach into spans not yet split.
         self._requests = np.zeros((4, 0))
@@ -99,7 +100,7 @@ class FingerprintMaker:
         """Takes in request records that have passed the door, with the index of each one's category."""
         if not rows:
             return
-        end = np.minimum(_column(rows, "time") / _US, now_s)
+        end = np.minimum(_column(rows, "time") / US, now_s)
         log = np.zeros(len(rows), dtype=np.int64)
         duration, service_time = (at_resolution(_column(rows, name), log) for name in ("duration_s", "service_time_s"))
         service_time = np.where(np.isfinite(service_time), service_time, duration)
@@ -137,11 +138,11 @@ class FingerprintMaker:
         share, whole = self._profile.cpu_known()
         cost_s, overhead_s = self._cost_s(), self._overhead_s()
         known = np.isfinite(cost_s) & (np.append(share, whole) < _KNOWN)
-        attributed = [min(cost, _MOST_S) if use else None for cost, use in zip(cost_s.tolist(), known, strict=True)]
+        attributed = [min(cost, _MAX_S) if use else None for cost, use in zip(cost_s.tolist(), known, strict=True)]
         for row, place in zip(rows, category.tolist(), strict=True):
             within_s = row.get("cpu_s")
             if within_s is not None:
-                row["cpu_s"], row["cpu_attributed"] = min(within_s + overhead_s, _MOST_S), 0
+                row["cpu_s"], row["cpu_attributed"] = min(within_s + overhead_s, _MAX_S), 0
             elif (cost := attributed[place if measures(row["status"]) else -1]) is not None:
                 row["cpu_s"], row["cpu_attributed"] = cost, 1
 
@@ -153,7 +154,7 @@ class FingerprintMaker:
             edges_s: of the spans since the sample before, shape (S + 1,).
             cpu_s: CPU-seconds that the host used in each, shape (S,).
         """
-        now_s = sample["time"] / _US
+        now_s = sample["time"] / US
         factor = self._decay.rescaling(now_s)
         if factor is not None:
             self._utilisation *= factor
@@ -180,12 +181,12 @@ class FingerprintMaker:
             host,
             boot_id,
             self._sequence,
-            round(now_s * _US),
+            round(now_s * US),
             self._halflife_s,
             self._table.version,
             self._table.names,
             self._host_values(cells, float(np.nan_to_num(cost_s[-1]))),
-            np.stack([cells[name] for name in CELL_COLUMNS], axis=1),
+            np.stack([cells[name] for name in FINGERPRINT_CELL_COLUMNS], axis=1),
         )
         self._sequence += 1
         return made
@@ -222,7 +223,7 @@ class FingerprintMaker:
             "background_cores": max(0.0, util * known.get("cores", np.nan) - requests_cores) if known else np.nan,
             "host_rate_rps": float(cells["rate_rps"].sum()),
         }
-        return np.array([values[name] for name in HOST_COLUMNS], dtype=np.float64)
+        return np.array([values[name] for name in FINGERPRINT_HOST_COLUMNS], dtype=np.float64)
 
     def _split(self, now_s: float) -> None:
         """Splits the samples whose requests have all been seen."""
@@ -249,7 +250,7 @@ class FingerprintMaker:
         edges = np.concatenate([run[0].edges_s[:1], *(each.edges_s[1:] for each in run)])
         used = np.concatenate([each.cpu_s for each in run])
         slots = self._host.get("slots", np.nan)
-        shared = shared_time(begin, end, edges, slots if slots > 0 else np.inf)
+        shared = processor_sharing(begin, end, edges, slots if slots > 0 else np.inf)
         count, spans = len(self._table.names) + 1, len(used)
         cell = shared.span * count + category[shared.request]
 

@@ -8,8 +8,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.agent.host_history import OwnHistory
-from fingerpost.agent.window_buffer import MAX_KEYS, REQUEST_ROWS, SAMPLE_ROWS, Recent
+from fingerpost.agent.host_history import HostHistory
+from fingerpost.agent.window_buffer import MAX_KEYS, REQUEST_ROWS, SAMPLE_ROWS, WindowBuffer
 from fingerpost.bounded import Bounds, unpacked
 from fingerpost.category import CategoryTable
 from fingerpost.lake import write_atomically
@@ -35,7 +35,7 @@ class HistoryFile:
         batch: name of the batch that is being read, of `Source.batch_name`.
     """
 
-    def __init__(self, path: Path, history: OwnHistory, batch: str) -> None:
+    def __init__(self, path: Path, history: HostHistory, batch: str) -> None:
         self._path, self._history = path, history
         self._taken = self._skip = 0
         try:
@@ -97,7 +97,7 @@ class HistoryFile:
         state = fresh_state(1, len(names))
         for name, fresh in state.items():
             fresh[...] = _unpacked(given["state"][name], fresh)
-        recent = Recent()
+        recent = WindowBuffer()
         recent.restore(
             np.frombuffer(given["requests"]).reshape(REQUEST_ROWS, -1).copy(),
             np.frombuffer(given["samples"]).reshape(SAMPLE_ROWS, -1).copy(),
@@ -111,7 +111,7 @@ class HistoryFile:
         self._skip = int(given["taken"]) if given["batch"] == batch else 0
 
 
-def _depends(history: OwnHistory) -> dict[str, Any]:
+def _depends(history: HostHistory) -> dict[str, Any]:
     return {"schema": HISTORY_SCHEMA, "window_s": float(history.window_s), "halflife_s": float(history.halflife_s)}
 
 

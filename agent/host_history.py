@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.agent.window_buffer import Recent, categories_of, windows_of
+from fingerpost.agent.window_buffer import WindowBuffer, categories_of, windows_of
+from fingerpost.arrays import Floats, Ints
 from fingerpost.category import CategoryTable
+from fingerpost.clock import US
 from fingerpost.history_block import HistoryBlock, rows_of_most
 from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_SCHEMA, History
-from fingerpost.telemetry.history_state import carry, places
-from fingerpost.telemetry.windows import US, Floats, Ints, at
+from fingerpost.telemetry.history_state import index_of_common, remap_state
+from fingerpost.telemetry.windows import select_window
 
 # A window is closed so long after its end: by then the log has the requests that ended in it.
 SETTLE_US = 2 * US
@@ -24,7 +26,7 @@ _NOTHING = {"host": np.zeros(0, dtype=np.int64)}
 _ONE_HOST = (np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
 
-class OwnHistory:
+class HostHistory:
     """Takes in request records and host samples; `block` is what goes into fingerprints.
 
     Requests that are seen only after their window was closed are left out, and counted.
@@ -38,7 +40,7 @@ class OwnHistory:
         self.table = table
         self.window_s, self.halflife_s = window_s, halflife_s
         self.history = History(1, len(table.names), window_s, halflife_s)
-        self.recent = Recent()
+        self.recent = WindowBuffer()
         self._category: Ints = np.zeros(0, dtype=np.int64)
         self._numbering = 0
         self._span_us = round(window_s * US)
@@ -88,7 +90,7 @@ class OwnHistory:
         for requests, samples in self.recent.closed():
             self._observe(self.history, requests, samples)
         if not self.recent.complete:
-            carry(old.state, self.history.state, _ONE_HOST, places(names, table.names))
+            remap_state(old.state, self.history.state, _ONE_HOST, index_of_common(names, table.names))
         self.history.state["now_us"][0] = old.now_us
 
     def block(self) -> HistoryBlock | None:
@@ -110,12 +112,12 @@ class OwnHistory:
         return self._block
 
     def _begin_anew(self) -> None:
-        counts, self.recent = self.counts, Recent()
+        counts, self.recent = self.counts, WindowBuffer()
         self.recent.counts = counts
         self._category, self._block = np.zeros(0, dtype=np.int64), None
         self.history = History(1, len(self.table.names), self.window_s, self.halflife_s)
 
-    def restore(self, state: Mapping[str, NDArray[Any]], names: Sequence[str], recent: Recent) -> None:
+    def restore(self, state: Mapping[str, NDArray[Any]], names: Sequence[str], recent: WindowBuffer) -> None:
         """Goes on from an earlier life.
 
         Args:
@@ -123,13 +125,13 @@ class OwnHistory:
             recent: what it had open.
         """
         self.history = History(1, len(self.table.names), self.window_s, self.halflife_s)
-        carry(state, self.history.state, _ONE_HOST, places(names, self.table.names))
+        remap_state(state, self.history.state, _ONE_HOST, index_of_common(names, self.table.names))
         self.recent, self._category, self._block = recent, np.zeros(0, dtype=np.int64), None
 
     def _observe(self, history: History, requests: Floats, samples: Floats, end_us: int = 0) -> None:
         windows, loads = windows_of(requests, samples, self._categories(), self.window_s)
         for each_us in np.unique(np.r_[windows["end_us"], loads["end_us"]]).tolist():
-            history.observe(each_us, at(windows, each_us), at(loads, each_us))
+            history.observe(each_us, select_window(windows, each_us), select_window(loads, each_us))
         if history.now_us < end_us:
             history.observe(end_us, _NOTHING, _NOTHING)  # the host was silent, and that is known
 

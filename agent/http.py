@@ -36,7 +36,7 @@ Made = TypeVar("Made")
 TakeTraces = Callable[[bytes, str, str], tuple[bytes, str]]
 
 
-class Door:
+class AgentHTTPServer:
     """Serves from threads of its own, at most 32 connections at once.
 
     Where all are in use the one whose request began first, and has not come yet, is ended for the next.
@@ -157,7 +157,7 @@ class Door:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    owner: Door
+    owner: AgentHTTPServer
     protocol_version = "HTTP/1.1"
     server_version = "fingerpost-agent"
     sys_version = ""

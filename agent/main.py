@@ -9,13 +9,13 @@ import platform
 import sys
 import uuid
 
-from fingerpost.agent.active_categories import CategoryBook
+from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.agent.agent import Agent
 from fingerpost.agent.health import Health
-from fingerpost.agent.http import Door, TakeTraces
+from fingerpost.agent.http import AgentHTTPServer, TakeTraces
 from fingerpost.agent.metrics import AgentMetrics
 from fingerpost.agent.options import OPTIONS_VARIABLE, AgentOptions
-from fingerpost.agent.record_buffer import Intake
+from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.sampling import SamplerOptions, Subject, finder, make_sampler
 from fingerpost.agent.sender import Sender, Target
 from fingerpost.agent.sources import LogSource, QueueSource, Source
@@ -31,7 +31,7 @@ from fingerpost.regions import Regions
 
 def build_agent(
     options: AgentOptions, engine_token: str = "", otlp_token: str = ""
-) -> tuple[Agent, Door | None, Sender | None]:
+) -> tuple[Agent, AgentHTTPServer | None, Sender | None]:
     """Everything an agent is made of, not yet started.
 
     Raises:
@@ -40,14 +40,14 @@ def build_agent(
     """
     options.state.mkdir(parents=True, exist_ok=True)
     boot_id = uuid.uuid4().hex
-    book = CategoryBook(
+    book = ActiveCategories(
         published_categories(options.lake, options.service),
         options.max_categories,
         options.min_category_requests,
         options.route_templates,
     )
     regions = Regions(options.region_rules, options.geoip_database, options.region_detail)
-    intake = Intake(regions, options.clock_skew_s, options.max_age_s)
+    intake = RecordBuffer(regions, options.clock_skew_s, options.max_age_s)
     sender = None
     if options.engine_url:
         spool = Spool(options.state / f"{options.host}.spool", options.spool_bytes)
@@ -67,7 +67,7 @@ def build_agent(
         health = Health(agent, sender, options.batch_s)
         metrics = AgentMetrics(agent, book, sender, health)
         names = own_names(options.bind_host, (options.host, *options.allowed_hosts))
-        door = Door(
+        door = AgentHTTPServer(
             *(options.bind_host, options.http_port, metrics.text, health.told, take_traces),
             names=names,
             token=otlp_token,

@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from fingerpost.agent.health import PROBLEMS
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS
 
 if TYPE_CHECKING:
-    from fingerpost.agent.active_categories import CategoryBook
+    from fingerpost.agent.active_categories import ActiveCategories
     from fingerpost.agent.agent import Agent
     from fingerpost.agent.health import Health
     from fingerpost.agent.sender import Sender
@@ -30,7 +30,7 @@ _CELLS = {
 class AgentMetrics:
     """Collects when it is asked; `text` is the exposition."""
 
-    def __init__(self, agent: "Agent", book: "CategoryBook", sender: "Sender | None", health: "Health") -> None:
+    def __init__(self, agent: "Agent", book: "ActiveCategories", sender: "Sender | None", health: "Health") -> None:
         self._agent, self._book, self._sender, self._health = agent, book, sender, health
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -81,12 +81,12 @@ class AgentMetrics:
         made = self._agent.fingerprint
         if made is None:
             return
-        for place, name in enumerate(HOST_COLUMNS):
+        for place, name in enumerate(FINGERPRINT_HOST_COLUMNS):
             if np.isfinite(made.host_values[place]):
                 yield GaugeMetricFamily(f"fingerpost_host_{name.removeprefix('host_')}", name, made.host_values[place])
         for name, meaning in _CELLS.items():
             family = GaugeMetricFamily(f"fingerpost_category_{name}", meaning, labels=["category"])
-            column = made.cells[:, CELL_COLUMNS.index(name)]
+            column = made.cells[:, FINGERPRINT_CELL_COLUMNS.index(name)]
             for category, value in zip(made.categories, column, strict=True):
                 if np.isfinite(value):
                     family.add_metric([category], value)

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from fingerpost.clients import user_agent_class
+from fingerpost.clock import US
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fingerpost.regions import Regions
 
-_US = 1_000_000
 MAX_ROWS = 50_000
 # Of what is refused: what is kept of one for the quarantine, and of all between two reports.
 MAX_REFUSED_BYTES = 4096
 _MAX_ALL_REFUSED_BYTES = 8 * 2**20
 
 
-class Intake:
+class RecordBuffer:
     """Rows that passed the door, and what was refused with its reason.
 
     Of what is refused the first 4096 bytes are kept, and at most 8 MiB of all until the next report; the rest is only
@@ -105,4 +105,4 @@ class Intake:
     def _time_bounds(self) -> tuple[int, int]:
         now = self._clock()
         max_age_s, clock_skew_s = self._limits
-        return int((now - max_age_s) * _US), int((now + clock_skew_s) * _US)
+        return int((now - max_age_s) * US), int((now + clock_skew_s) * US)

@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 from fingerpost.accesslog.formats import LOG_FORMATS
 from fingerpost.accesslog.rotation import Position
 from fingerpost.accesslog.tail import LogTail
-from fingerpost.agent.record_buffer import Intake
+from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.errors import RefusedError
 from fingerpost.lake import set_aside, write_text_atomically
 
@@ -28,7 +28,7 @@ class Source(Protocol):
     def counts(self) -> Counter[str]:
         """Events by name."""
 
-    def read(self, intake: Intake, report: Callable[[], bool]) -> None:
+    def read(self, intake: RecordBuffer, report: Callable[[], bool]) -> None:
         """Puts what has come into the intake; while that is full, `report` is tried, and False ends the reading."""
 
     def batch_name(self) -> str:
@@ -86,7 +86,7 @@ class LogSource:
         self._tail = LogTail(log, self._load_position(), self.counts)
         self._batch_start = self._tail.position
 
-    def read(self, intake: Intake, report: Callable[[], bool]) -> None:
+    def read(self, intake: RecordBuffer, report: Callable[[], bool]) -> None:
         """Takes in what was added to the log; a line never stops it. What cannot be held waits in the log."""
         if intake.full:
             return
@@ -122,7 +122,7 @@ class LogSource:
         if self._claim:
             self._claim.close()
 
-    def _take(self, line: bytes, intake: Intake) -> None:
+    def _take(self, line: bytes, intake: RecordBuffer) -> None:
         host = self._format.claim(line, self._host)
         if host is not None and host != self._host:
             self.counts["foreign"] += 1
@@ -201,7 +201,7 @@ class QueueSource:
     def counts(self) -> Counter[str]:
         return Counter({f"queue_{name}": count for name, count in self._queue.counts.items()})
 
-    def read(self, intake: Intake, report: Callable[[], bool]) -> None:
+    def read(self, intake: RecordBuffer, report: Callable[[], bool]) -> None:
         """Takes in what has come. What comes while nothing can be reported is dropped, and counted, by its sender."""
         if intake.full and not report():
             return

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
 from fingerpost.telemetry.windows import (
     Arrays,
-    Floats,
-    Ints,
     aggregate,
     aggregate_loads,
     memory_columns,
@@ -39,7 +38,7 @@ _KEY = len(_REQUEST)  # the row of the keys' numbers
 REQUEST_ROWS, SAMPLE_ROWS = _KEY + 1, len(_SAMPLE)
 
 
-class Recent:
+class WindowBuffer:
     """Bounded; what does not fit is counted. Requests keep their finest category, so that any table can assign them.
 
     Times are whole microseconds since 1970, which 64-bit floats hold exactly until the year 2255.

@@ -167,14 +167,14 @@ def _parse_rate(lines: list[bytes]) -> float:
 
 def _categorise_rate(count: int) -> float:
     """Records a second through a full table of 256 categories, whole columns at a time."""
-    dice = random.Random(7)
+    rng = random.Random(7)
     columns: dict[str, Any] = {
-        "method": dice.choices(["GET", "POST"], k=count),
-        "route": dice.choices([f"/{name}/*/orders" for name in "abcdefghijkl"], k=count),
-        "bytes_in": [int(dice.lognormvariate(7, 2)) for _ in range(count)],
-        "auth": dice.choices(["none", "bearer", "basic"], k=count),
-        "user_agent_class": dice.choices(["browser", "mobile", "bot"], k=count),
-        "region": dice.choices(["DE", "US", "IN"], k=count),
+        "method": rng.choices(["GET", "POST"], k=count),
+        "route": rng.choices([f"/{name}/*/orders" for name in "abcdefghijkl"], k=count),
+        "bytes_in": [int(rng.lognormvariate(7, 2)) for _ in range(count)],
+        "auth": rng.choices(["none", "bearer", "basic"], k=count),
+        "user_agent_class": rng.choices(["browser", "mobile", "bot"], k=count),
+        "region": rng.choices(["DE", "US", "IN"], k=count),
     }
     keys = Counter(
         category_key(method, route, size_bucket(size), auth, agent, region)

@@ -21,7 +21,7 @@ from fingerpost.agent.sampling.cpu_clock import process_cpu_s
 from fingerpost.category import CategoryTable, Key, category_key, fit_categories, size_bucket
 from fingerpost.cli.stack.parts import answers, fingerpost
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.cli.stack.processes import Child, Stack
+from fingerpost.cli.stack.processes import Child, ProcessGroup
 from fingerpost.clients import auth_method, user_agent_class
 from fingerpost.lake import INBOX, parquet_files, published_categories, service_folder, write_text_atomically
 from fingerpost.settings import LOOPBACK
@@ -72,7 +72,7 @@ def measure_attribution(
             "FINGERPOST_HALFLIFE_S": "600",
             "FINGERPOST_LOG_LEVEL": "WARNING",
         }
-        with Stack(run.home / "logs", environment) as stack:
+        with ProcessGroup(run.home / "logs", environment) as stack:
             processes = _start(stack, run)
             before = _all_alone(processes, run, progress)
             agents = _start_agents(stack, run, processes)
@@ -97,7 +97,7 @@ def _all_alone(
     return found
 
 
-def _start(stack: Stack, run: _Run) -> dict[str, psutil.Process]:
+def _start(stack: ProcessGroup, run: _Run) -> dict[str, psutil.Process]:
     processes = {}
     for way in ("middleware", "regression"):
         path = published_categories(run.home / way / "lake", _SERVICE)
@@ -114,7 +114,7 @@ def _start(stack: Stack, run: _Run) -> dict[str, psutil.Process]:
     return processes
 
 
-def _start_agents(stack: Stack, run: _Run, processes: dict[str, psutil.Process]) -> list[Child]:
+def _start_agents(stack: ProcessGroup, run: _Run, processes: dict[str, psutil.Process]) -> list[Child]:
     agents = []
     for host in run.hosts:
         common = ["agent", "--host", host.name, "--pid", str(processes[host.name].pid), "--cores", "2"]

@@ -20,7 +20,7 @@ from fingerpost.fingerprint import MEDIA_TYPE
 
 _CONNECTIONS = 8
 # Agents are many, and do not wait for each other; but none may rest so long that the server hangs up (5 s).
-_MOST_SENDERS = 200
+_MAX_SENDERS = 200
 _SENDER_RESTS_S = 1.0
 
 
@@ -127,7 +127,7 @@ async def _send(found: Answers, port: int, bodies: str, per_s: float) -> None:
             await _exchange(found, reader, writer, head.encode() + messages[place])
         writer.close()
 
-    senders = min(_MOST_SENDERS, math.ceil(per_s * _SENDER_RESTS_S))
+    senders = min(_MAX_SENDERS, math.ceil(per_s * _SENDER_RESTS_S))
     await asyncio.gather(*(connection() for _ in range(senders)))
 
 

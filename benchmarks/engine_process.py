@@ -34,11 +34,11 @@ class MeasuredEngine:
         }
 
     def __enter__(self) -> "MeasuredEngine":
-        from fingerpost.cli.stack.processes import Stack
+        from fingerpost.cli.stack.processes import ProcessGroup
 
         self.home.mkdir(parents=True, exist_ok=True)
         env = {f"FINGERPOST_{name}": str(value) for name, value in self._settings.items()}
-        self._stack = Stack(self.home / "logs", {**env, "OMP_NUM_THREADS": "1"})
+        self._stack = ProcessGroup(self.home / "logs", {**env, "OMP_NUM_THREADS": "1"})
         self._child = self._stack.start("engine", [sys.executable, "-m", "fingerpost", "engine", "--workers", "1"])
         with EngineClient(self.url) as client:
             self.wait_for(client.health)

@@ -19,7 +19,7 @@ _REPORTS_EVERY_S = 5.0
 _PACE_S = 0.01
 _SWAPS = 5
 # Longer than a swap and the calm before it have been seen to take.
-_MOST_S_A_SWAP = 25.0
+_MAX_S_A_SWAP = 25.0
 
 
 def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
     fleet = MadeFleet.make(_HOSTS, _CATEGORIES)
     models = [fit_model(MadeFleet.make(50, _CATEGORIES), trees, LEAVES, rounds=2) for trees in (TREES, TREES - 20)]
     made_us = time.time_ns() // 1000
-    rounds = math.ceil((8 * seconds + _SWAPS * _MOST_S_A_SWAP) / _REPORTS_EVERY_S)
+    rounds = math.ceil((8 * seconds + _SWAPS * _MAX_S_A_SWAP) / _REPORTS_EVERY_S)
     path = write_bodies(engine.home / "reports", fleet.packed_messages(100, rounds))
     register_model(models[0], engine.mlflow, "fingerpost-shop")
     versions = [

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fingerpost.accesslog.envoy import decision_parts, parse_line
+from fingerpost.arrays import Floats
 from fingerpost.categorise import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, category_key, fit_categories, size_bucket
 from fingerpost.errors import RefusedError
 from fingerpost.routing.picker_table import table_from_json
 from fingerpost.routing.table_file import PickerTable
 from fingerpost.settings import Settings
-
-Floats = NDArray[np.float64]
 
 
 def learn_table(log: Path, slots: int, settings: Settings, valid_s: float) -> PickerTable:

@@ -15,7 +15,7 @@ import psutil
 from benchmarks.fleet_model import MARK
 from fingerpost.cli.stack.parts import answers, fingerpost, settings_environment
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.cli.stack.processes import Child, Stack
+from fingerpost.cli.stack.processes import Child, ProcessGroup
 from fingerpost.environment import tool_environment
 from fingerpost.errors import RefusedError
 from fingerpost.lake import INBOX, parquet_files
@@ -65,7 +65,7 @@ class LearningFleet:
     """
 
     def __init__(
-        self, settings: Settings, stack: Stack, upstreams: list[Upstream], log: Path, slots: int, pid: int
+        self, settings: Settings, stack: ProcessGroup, upstreams: list[Upstream], log: Path, slots: int, pid: int
     ) -> None:
         self._settings, self._stack, self._hosts, self._log = settings, stack, len(upstreams), log
         self.table = settings.home / "learned.table"
@@ -175,7 +175,7 @@ def learning_fleet(
 ) -> Iterator[LearningFleet]:
     """Starts a `LearningFleet` with everything it keeps in the folder, and ends all its processes."""
     settings = learning_settings(folder, quick)
-    with Stack(folder / "logs", {**settings_environment(settings), **tool_environment(settings)}) as stack:
+    with ProcessGroup(folder / "logs", {**settings_environment(settings), **tool_environment(settings)}) as stack:
         fleet = LearningFleet(settings, stack, upstreams, log, slots, pid)
         fleet.wait_until_ready()
         yield fleet

@@ -57,8 +57,8 @@ def measure_picker(seconds: float, rounds: int) -> dict[str, Any]:
 
 
 def random_table(hosts: int, scan_limit: int) -> PickerTable:
-    dice = np.random.default_rng(1)
-    slope = dice.uniform(0.005, 0.1, (1, _CATEGORIES, hosts + 1)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    slope = rng.uniform(0.005, 0.1, (1, _CATEGORIES, hosts + 1)).astype(np.float32)
     now = time.time_ns() // 1000
     names = (*(f"GET /c{number}|0|none|browser|none" for number in range(_CATEGORIES - 1)), "other")
     settings = PickerSettings(scan_limit=scan_limit)

@@ -24,7 +24,7 @@ import numpy as np
 from examples.demo.measured import figures, requests_between, without_beginnings
 from fingerpost.cli.stack.parts import answers, fingerpost
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.cli.stack.processes import Stack
+from fingerpost.cli.stack.processes import ProcessGroup
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.upstream import Upstream
 from fingerpost.routing.table_file import decode
@@ -129,7 +129,7 @@ class _Platform:
         """The platform, once a table is there."""
         hosts = self._folder / "hosts.txt"
         hosts.write_text("".join(f"{each.name}={each.address}:{each.port}\n" for each in self._doors))
-        with Stack(self._folder / "logs", self._environment) as self._stack:
+        with ProcessGroup(self._folder / "logs", self._environment) as self._stack:
             self._stack.start("up", fingerpost("up", "--hosts", str(hosts)))
             url = f"http://{LOOPBACK}:{self._engine}"
             self._stack.wait_until(lambda: answers(f"{url}/livez"), _START_S, "the engine does not answer")

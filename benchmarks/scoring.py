@@ -44,11 +44,11 @@ def _timed(bundle: ModelBundle, fingerprints: pd.DataFrame) -> float:
 
 
 def _fingerprints(hosts: int, categories: int) -> pd.DataFrame:
-    dice, rows = np.random.default_rng(_SEED), hosts * categories
-    frame = pd.DataFrame(dice.normal(size=(rows, len(NUMERIC_FEATURES))), columns=list(NUMERIC_FEATURES))
+    rng, rows = np.random.default_rng(_SEED), hosts * categories
+    frame = pd.DataFrame(rng.normal(size=(rows, len(NUMERIC_FEATURES))), columns=list(NUMERIC_FEATURES))
     for view in NAIVE:
         for target in TARGETS:
-            frame[naive_column(view, target)] = dice.normal(size=rows)
+            frame[naive_column(view, target)] = rng.normal(size=rows)
     names = np.array([f"c{number}" for number in range(categories)], dtype=object)
     for name in CATEGORICAL_FEATURES:
         frame[name] = np.tile(names, hosts)
@@ -62,10 +62,10 @@ def _bundle(rows: pd.DataFrame) -> ModelBundle:
 
     encoder = Encoder.fit(rows)
     matrix = encoder.encode(rows)
-    dice = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(_SEED)
     params = {"objective": "regression_l1", "num_leaves": _LEAVES, "verbosity": -1, "num_threads": 1}
     boosters = {}
     for target in TARGETS:
-        wanted = matrix[:, dice.integers(0, len(NUMERIC_FEATURES), 6)].sum(axis=1) * 0.1
+        wanted = matrix[:, rng.integers(0, len(NUMERIC_FEATURES), 6)].sum(axis=1) * 0.1
         boosters[target] = [lightgbm.train(params, lightgbm.Dataset(matrix, wanted), num_boost_round=_TREES)]
     return ModelBundle(boosters, {target: Blend((0.1,) * len(OWN), (0.2,) * len(NEW)) for target in TARGETS}, encoder)

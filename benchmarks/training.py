@@ -18,10 +18,10 @@ def measure_training(rows: int, columns: int) -> dict[str, Any]:
     Returns:
         `seconds` in all, and what was fitted.
     """
-    dice = np.random.default_rng(_SEED)
-    matrix = dice.normal(size=(rows, columns))
+    rng = np.random.default_rng(_SEED)
+    matrix = rng.normal(size=(rows, columns))
     # Half of the columns matter; the rest is noise, as features are.
-    outcome = np.tanh(matrix[:, : columns // 2]).sum(axis=1) * 0.1 + dice.standard_t(3, rows) * 0.2
+    outcome = np.tanh(matrix[:, : columns // 2]).sum(axis=1) * 0.1 + rng.standard_t(3, rows) * 0.2
     weight = np.ones(rows)
     began = time.perf_counter()
     with ThreadPoolExecutor(len(TARGETS)) as pool:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from fingerpost.category import fit_categories
+from fingerpost.clock import US
 from fingerpost.features.windows import build_windows, category_counts
 from fingerpost.schemas import HOST_SAMPLE_SCHEMA
-from fingerpost.telemetry.windows import US, aggregate
+from fingerpost.telemetry.windows import aggregate
 
 _HOSTS, _ROUTES, _SECONDS = 50, 40, 3600
 _SEED = 7
@@ -23,18 +24,18 @@ def measure_windowing(records: int) -> dict[str, Any]:
         `records_per_s` of `fingerpost.telemetry.windows.aggregate` on arrays, and `frame_records_per_s` from a frame of
         request records with categories and throughput, as the features step does it.
     """
-    dice = np.random.default_rng(_SEED)
-    host, route = dice.integers(0, _HOSTS, records), dice.integers(0, _ROUTES, records)
+    rng = np.random.default_rng(_SEED)
+    host, route = rng.integers(0, _HOSTS, records), rng.integers(0, _ROUTES, records)
     arrays = {
-        "time_us": dice.integers(0, _SECONDS * US, records),
+        "time_us": rng.integers(0, _SECONDS * US, records),
         "host": host,
         "category": route,
         "status": np.full(records, 200),
-        "duration_s": dice.lognormal(-4, 1, records),
-        "service_time_s": dice.lognormal(-4, 1, records),
-        "cpu_s": dice.lognormal(-5, 1, records),
-        "bytes_in": dice.integers(0, 10_000, records).astype(np.float64),
-        "inflight": dice.integers(0, 10, records).astype(np.float64),
+        "duration_s": rng.lognormal(-4, 1, records),
+        "service_time_s": rng.lognormal(-4, 1, records),
+        "cpu_s": rng.lognormal(-5, 1, records),
+        "bytes_in": rng.integers(0, 10_000, records).astype(np.float64),
+        "inflight": rng.integers(0, 10, records).astype(np.float64),
     }
     frame = pd.DataFrame({name: values for name, values in arrays.items() if name not in ("time_us", "category")})
     frame["time"] = pd.Series(arrays["time_us"].astype("datetime64[us]")).dt.tz_localize("UTC")

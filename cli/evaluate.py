@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fingerpost.training.backtest import Assessment
+    from fingerpost.training.backtest import BacktestReport
 
 
 def register(app: typer.Typer) -> None:
@@ -33,9 +33,9 @@ def evaluate(
     import sys
 
     from fingerpost.settings import get_settings
-    from fingerpost.training.backtest import assess
+    from fingerpost.training.backtest import backtest
 
-    found = assess(
+    found = backtest(
         folder, window, test_share, get_settings(), mapping, service, unseen_hosts,
         progress=lambda text: print(f"fingerpost: {text} ...", file=sys.stderr),
     )  # fmt: skip
@@ -45,7 +45,7 @@ def evaluate(
         _print(found)
 
 
-def _print(found: "Assessment") -> None:
+def _print(found: "BacktestReport") -> None:
     from rich.console import Console
     from rich.table import Table
 

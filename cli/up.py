@@ -43,7 +43,7 @@ def up(
     from fingerpost.cli.stack.parts import platform_parts, settings_environment
     from fingerpost.cli.stack.patience import Upkeep
     from fingerpost.cli.stack.ports import check_ports
-    from fingerpost.cli.stack.processes import Stack
+    from fingerpost.cli.stack.processes import ProcessGroup
     from fingerpost.cli.stack.supervisor import Supervisor
     from fingerpost.environment import tool_environment
     from fingerpost.errors import FingerpostError
@@ -80,7 +80,7 @@ def up(
         Bounds(round(settings.access_log_mb * 2**20), settings.log_files),
         _FirstModel(settings, tell).look if "engine" in names else lambda: None,
     )
-    stack = Stack(logs, {**settings_environment(settings), **tool_environment(settings)}, bounds)
+    stack = ProcessGroup(logs, {**settings_environment(settings), **tool_environment(settings)}, bounds)
     with _alone(settings, parts):
         if left := stack.end_left_over(names):
             tell(f"ended {left} processes that an earlier `fingerpost up` had left behind")

@@ -23,7 +23,7 @@ from fingerpost.features.replay import Replay
 from fingerpost.features.state import Kept, load_state, save_state
 from fingerpost.features.windows import windowed_of
 from fingerpost.lake import parquet_files, partition, published_categories, service_folder, write_text_atomically
-from fingerpost.workers import ONE_BY_ONE, Workers
+from fingerpost.workers import SERIAL, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class FeaturesReport:
 
 
 def build_features(
-    lake: Path, service: str, settings: FeatureSettings, out: Path | None = None, workers: Workers = ONE_BY_ONE
+    lake: Path, service: str, settings: FeatureSettings, out: Path | None = None, workers: Workers = SERIAL
 ) -> FeaturesReport:
     """Brings windows, training rows and latest fingerprints of one service up to date with its records.
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from fingerpost.arrays import Ints
+
 Array = NDArray[Any]
 
 

@@ -3,7 +3,7 @@
 import hashlib
 
 from fingerpost.category import ATTRIBUTES
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HOST_COLUMNS
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS
 from fingerpost.telemetry.history_state import ERRORS, QUANTITIES
 from fingerpost.telemetry.windows import WINDOW_FORM
 
@@ -35,7 +35,7 @@ TRAFFIC_FEATURES = (
     "evidence",
     "age_s",
 )
-HOST_FEATURES = tuple(name for name in HOST_COLUMNS if not name.endswith(("_off", "_drift")))
+HOST_FEATURES = tuple(name for name in HISTORY_HOST_COLUMNS if not name.endswith(("_off", "_drift")))
 FLEET_FEATURES = ("fleet_rate_rps_last", "fleet_rate_rps_ewma", "category_rate_rps_last", "category_hosts")
 TIME_FEATURES = ("day_sin", "day_cos", "week_sin", "week_cos")
 NUMERIC_FEATURES = (*CELL_FEATURES, *TRAFFIC_FEATURES, *HOST_FEATURES, *FLEET_FEATURES, *TIME_FEATURES)
@@ -53,5 +53,5 @@ NAIVE_COLUMNS = tuple(naive_column(view, outcome) for view in NAIVE for outcome 
 
 def schema_hash() -> str:
     """A hash of the features, in order, and of what they come from: what fits together has the same."""
-    parts = (*FEATURES, *HISTORY_COLUMNS, *HOST_COLUMNS, str(WINDOW_FORM))
+    parts = (*FEATURES, *HISTORY_COLUMNS, *HISTORY_HOST_COLUMNS, str(WINDOW_FORM))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.category import category_attributes
 from fingerpost.features.cells import Cells, ChosenCells
 from fingerpost.features.definition import (
@@ -21,12 +22,12 @@ from fingerpost.features.definition import (
     OWN_VIEWS,
     TRAFFIC_FEATURES,
 )
-from fingerpost.features.peers import Floats, Ints, Shared, share
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HOST_COLUMNS
+from fingerpost.features.peers import PeerEstimates, estimate_from_peers
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS
 from fingerpost.telemetry.history_state import QUANTITIES
 
 _H = {name: index for index, name in enumerate(HISTORY_COLUMNS)}
-_M = {name: index for index, name in enumerate(HOST_COLUMNS)}
+_M = {name: index for index, name in enumerate(HISTORY_HOST_COLUMNS)}
 _F = {name: index for index, name in enumerate(NUMERIC_FEATURES)}
 _DAY_S = 86_400
 _WEEK_S = 7 * _DAY_S
@@ -87,12 +88,12 @@ class FleetFeatures:
     def __init__(self, history: NDArray[Any], host_values: Floats, types: Ints, now_us: int) -> None:
         self._history, self._host_values, self._now_us = history, host_values, now_us
         current = history[..., _H["age_s"]] == 0
-        self._shared: dict[str, Shared] = {}
+        self._shared: dict[str, PeerEstimates] = {}
         self._fill: dict[str, Floats] = {}
         self._elsewhere: dict[str, Floats] = {}
         for quantity in QUANTITIES:
             ewma, last, level = (self._column(f"{quantity}_{view}") for view in ("ewma", "last", "level"))
-            shared = share(ewma, types)
+            shared = estimate_from_peers(ewma, types)
             self._shared[quantity], self._fill[quantity] = shared, _fill(ewma, shared)
             self._elsewhere[quantity] = _off_elsewhere(last - level, current)
         self._of_hosts = {**_host_columns(host_values), **_off_hosts(host_values)}
@@ -167,7 +168,7 @@ def without_cells(history: Floats, host: int, categories: Ints) -> Floats:
     return hidden
 
 
-def _fill(ewma: Floats, shared: Shared) -> Floats:
+def _fill(ewma: Floats, shared: PeerEstimates) -> Floats:
     """What a cell is forecast as that was never seen, shape (H, C)."""
     fleet = np.where(np.isfinite(shared.fleet), shared.fleet, _mean(ewma))
     return fleet + np.nan_to_num(shared.host_ratio)

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fingerpost.clock import US
 from fingerpost.features.checks import refusals
 from fingerpost.features.hosts import known_hosts, remember_hosts
 from fingerpost.features.merged import was_merged
@@ -40,7 +41,6 @@ _KINDS: dict[str, tuple[Column, ...]] = {
     "requests": REQUEST_RECORD,
     "fingerprints": FINGERPRINT,
 }
-_US = 1_000_000
 _TAKEN = ".taken"
 _ONE_AT_A_TIME_S = 600.0
 
@@ -84,7 +84,7 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
         OSError: the lake cannot be written; what is not in it yet is taken up by the next ingest.
     """
     now = time.time() if now_s is None else now_s
-    bounds = (int((now - max_age_s) * _US), int((now + clock_skew_s) * _US))
+    bounds = (int((now - max_age_s) * US), int((now + clock_skew_s) * US))
     report = IngestReport()
     # Of two at a time, one that was slow could put a batch's first version over its longer second one.
     with locked(lake / ".locks" / f"service={service}.ingest.lock", _ONE_AT_A_TIME_S):

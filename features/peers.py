@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from fingerpost.arrays import Floats, Ints
 
 # Hosts that others are compared with: more cost time and add little.
 MAX_ANCHORS = 64
@@ -18,7 +16,7 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Shared:
+class PeerEstimates:
     """Estimates of one quantity from other cells, logs; the cell itself takes no part in its own. NaN: not known.
 
     Args:
@@ -36,7 +34,7 @@ class Shared:
     hosts: Ints
 
 
-def share(values: Floats, types: Ints) -> Shared:
+def estimate_from_peers(values: Floats, types: Ints) -> PeerEstimates:
     """What cells tell about each other.
 
     Args:
@@ -56,7 +54,7 @@ def share(values: Floats, types: Ints) -> Shared:
     member = np.equal(types[:, None], np.arange(types.max(initial=0) + 1)).astype(np.float64)  # (C, T)
     in_type = ((ratio @ member)[:, types] - ratio, (comparable @ member)[:, types] - comparable)
     in_all = (ratio.sum(axis=1)[:, None] - ratio, comparable.sum(axis=1)[:, None] - comparable)
-    return Shared(
+    return PeerEstimates(
         fleet,
         np.where(in_type[1] > 0, in_type[0] / (in_type[1] + _HALF_BELIEF), np.nan),
         np.where(in_all[1] > 0, in_all[0] / (in_all[1] + _HALF_BELIEF), np.nan),

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.category import category_attributes
+from fingerpost.clock import US
 from fingerpost.features.definition import CATEGORICAL_FEATURES, NAIVE, NAIVE_COLUMNS, NUMERIC_FEATURES, OUTCOMES
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
-from fingerpost.features.peers import Floats, Ints
 from fingerpost.telemetry.history import History
 from fingerpost.telemetry.history_state import log_values
-from fingerpost.telemetry.windows import US, Arrays, at
+from fingerpost.telemetry.windows import Arrays, select_window
 
 # Before this many windows with requests there is next to nothing to predict from.
 MIN_HISTORY_WINDOWS = 3
@@ -61,7 +62,7 @@ class Replay:
         """
         rows = _Rows()
         for end_us in np.unique(np.r_[windows["end_us"], loads["end_us"]]).tolist():
-            step = at(windows, end_us)
+            step = select_window(windows, end_us)
             host, category = step["host"].astype(np.int64), step["category"].astype(np.int64)
             if self.windows_seen >= MIN_HISTORY_WINDOWS and host.size:
                 began_us = end_us - self._span_us
@@ -83,7 +84,9 @@ class Replay:
                         )
                         rows.add(began_us, host[mask], category[mask], found, outcomes[:, mask], requests[mask], True)
             shown = ~step["hidden"] if "hidden" in step else slice(None)
-            self.history.observe(end_us, {name: each[shown] for name, each in step.items()}, at(loads, end_us))
+            self.history.observe(
+                end_us, {name: each[shown] for name, each in step.items()}, select_window(loads, end_us)
+            )
             self.windows_seen += host.size > 0
         return rows.frame(self.hosts, self.categories)
 
@@ -97,8 +100,8 @@ class Replay:
 
     def _as_if_new(self, end_us: int, present: Ints, history: Floats) -> tuple[int, Ints]:
         """A host of this window and the categories it shall not have served; the same whenever it is asked."""
-        dice = np.random.default_rng((_SEED, end_us))
-        return int(dice.choice(present)), np.flatnonzero(dice.random(history.shape[1]) >= _KEPT)
+        rng = np.random.default_rng((_SEED, end_us))
+        return int(rng.choice(present)), np.flatnonzero(rng.random(history.shape[1]) >= _KEPT)
 
 
 class _Rows:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fingerpost.lake import write_atomically
 from fingerpost.telemetry.history import History
-from fingerpost.telemetry.history_state import carry, fresh_state, places
+from fingerpost.telemetry.history_state import fresh_state, index_of_common, remap_state
 
 
 @dataclass(frozen=True)
@@ -51,5 +51,10 @@ def load_state(
     with np.load(path, allow_pickle=False) as saved:
         state = fresh_state(len(hosts), len(categories))
         old = {name: saved[f"state_{name}"] for name in state}
-        carry(old, state, places(saved["hosts"].tolist(), hosts), places(saved["categories"].tolist(), categories))
+        remap_state(
+            old,
+            state,
+            index_of_common(saved["hosts"].tolist(), hosts),
+            index_of_common(saved["categories"].tolist(), categories),
+        )
         return History(len(hosts), len(categories), window_s, halflife_s, state), int(saved["windows_seen"][0])

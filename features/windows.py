@@ -9,12 +9,12 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Ints
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
 from fingerpost.features.numbers import numbers
 from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
 from fingerpost.telemetry.windows import (
     Arrays,
-    Ints,
     aggregate,
     aggregate_loads,
     memory_columns,
@@ -23,7 +23,7 @@ from fingerpost.telemetry.windows import (
 )
 
 _KEY = ["method", "route", "size", "auth", "user_agent_class", "region"]
-_MOST_CODES = 2**40
+_MAX_CODES = 2**40
 _MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "cpu_attributed", "mem_bytes", "bytes_in", "inflight")
 
 
@@ -192,7 +192,7 @@ def _coded_keys(requests: pd.DataFrame) -> tuple[Ints, list[Key]]:
             codes, uniques = pd.factorize(requests[name])
             values = np.asarray(uniques, dtype=object)
         parts.append((codes, values))
-        if size * len(values) > _MOST_CODES:
+        if size * len(values) > _MAX_CODES:
             # Only the combinations that there are, so that the product of all counts need not fit a number.
             combined = np.unique(combined, return_inverse=True)[1]
             size = int(combined.max(initial=0)) + 1

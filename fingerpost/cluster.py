@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
 # In one batch of pieces.
-_MOST_LOSSES = 4
+_MAX_LOSSES = 4
 # What decides on the last bit of a result.
 _SAME = ("fingerpost", "lightgbm", "numpy", "pandas", "pyarrow", "scipy")
 
@@ -31,7 +31,7 @@ class DaskWorkers(Workers):
     def __init__(self, client: "Client") -> None:
         self._client = client
 
-    def as_done(
+    def map_unordered(
         self, work: Callable[[Shared, Item], Result], items: Sequence[Item], shared: Shared
     ) -> Iterator[tuple[int, Result]]:
         from distributed.client import FutureCancelledError
@@ -46,7 +46,7 @@ class DaskWorkers(Workers):
             except FutureCancelledError as error:
                 # Dask keeps as few copies as it thinks fit: the last one of what is shared can go with a worker.
                 losses += 1
-                if losses == _MOST_LOSSES or error.reason == "scheduler-connection-lost":
+                if losses == _MAX_LOSSES or error.reason == "scheduler-connection-lost":
                     raise
                 logger.warning("sending %d pieces of work again: %s", len(left), error)
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fingerpost.aliases import ALIASES
+from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.names import is_name
 
@@ -19,8 +20,7 @@ from fingerpost.names import is_name
 EXPERIMENT_TAG = "fingerpost.experiment"
 # Arms are named as the aliases whose versions they route by.
 CONTROL, TREATMENT = ALIASES
-_US = 1_000_000
-_MOST_SLOTS = 100_000
+_MAX_SLOTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Experiment:
             "begin_us": _is_number(self.begin_us) and self.begin_us > 0,
             "slot_s": _is_number(self.slot_s) and 1 <= self.slot_s <= 86_400,
             "washout_s": _is_number(self.washout_s) and 0 <= self.washout_s < self.slot_s,
-            "pairs": _is_number(self.pairs) and 1 <= self.pairs <= _MOST_SLOTS // 2,
+            "pairs": _is_number(self.pairs) and 1 <= self.pairs <= _MAX_SLOTS // 2,
         }
         for name, good in checks.items():
             if not good:
@@ -70,17 +70,17 @@ class Experiment:
     @property
     def end_us(self) -> int:
         """When the last slot ends."""
-        return self.begin_us + round(2 * self.pairs * self.slot_s * _US)
+        return self.begin_us + round(2 * self.pairs * self.slot_s * US)
 
     def slot_at(self, time_us: int) -> int | None:
         """The number of the slot that a moment lies in; None outside the experiment."""
         if not self.begin_us <= time_us < self.end_us:
             return None
-        return min(int((time_us - self.begin_us) / (self.slot_s * _US)), 2 * self.pairs - 1)
+        return min(int((time_us - self.begin_us) / (self.slot_s * US)), 2 * self.pairs - 1)
 
     def slot_begin_us(self, slot: int) -> int:
         """When a slot begins."""
-        return self.begin_us + round(slot * self.slot_s * _US)
+        return self.begin_us + round(slot * self.slot_s * US)
 
     def arm_of(self, slot: int) -> str:
         """The arm of a slot: `champion` or `challenger`; each pair has both, the first drawn by a hash."""

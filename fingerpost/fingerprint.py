@@ -8,8 +8,8 @@ from typing import Any
 
 import msgpack
 import numpy as np
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.bounded import Bounds, unpacked
 from fingerpost.errors import RefusedError
 from fingerpost.history_block import HistoryBlock, are_texts, block_from_wire, block_to_wire
@@ -17,15 +17,14 @@ from fingerpost.names import is_name
 from fingerpost.records import FINGERPRINT_CELL, FINGERPRINT_HOST, MAX_TEXT, Column
 
 SCHEMA_VERSION = 1
-CELL_COLUMNS = tuple(column.name for column in FINGERPRINT_CELL)
-HOST_COLUMNS = tuple(column.name for column in FINGERPRINT_HOST)
+FINGERPRINT_CELL_COLUMNS = tuple(column.name for column in FINGERPRINT_CELL)
+FINGERPRINT_HOST_COLUMNS = tuple(column.name for column in FINGERPRINT_HOST)
 MAX_CATEGORIES = 4096
 MAX_MESSAGE_BYTES = 4 * 2**20
 MAX_UNPACKED_BYTES = 32 * 2**20
 MAX_FINGERPRINTS = 1000
 MEDIA_TYPE = "application/vnd.fingerpost.fingerprints+msgpack"
 
-Floats = NDArray[np.float64]
 # zlib's way to say that a header and trailer of gzip are there.
 _GZIP = 31
 _HEAD_BYTES = 16
@@ -77,9 +76,9 @@ def pack(fingerprint: Fingerprint) -> bytes:
             "halflife_s": fingerprint.halflife_s,
             "category_version": fingerprint.category_version,
             "categories": list(fingerprint.categories),
-            "host_columns": HOST_COLUMNS,
+            "host_columns": FINGERPRINT_HOST_COLUMNS,
             "host_values": fingerprint.host_values.astype("<f4").tobytes(),
-            "cell_columns": CELL_COLUMNS,
+            "cell_columns": FINGERPRINT_CELL_COLUMNS,
             "cells": fingerprint.cells.astype("<f4").tobytes(),
             **({"history": block_to_wire(fingerprint.history)} if fingerprint.history else {}),
         }

@@ -11,7 +11,7 @@ import uuid
 
 VARIABLE = "NOTIFY_SOCKET"
 _MESSAGE = b"READY=1\nWATCHDOG=1"
-_MOST_AT_ONCE = 1000
+_MAX_AT_ONCE = 1000
 
 
 def beat() -> None:
@@ -47,7 +47,7 @@ class Heartbeats:
 
     def heard(self) -> bool:
         """Whether there was a heartbeat since the last call."""
-        for number in range(_MOST_AT_ONCE):
+        for number in range(_MAX_AT_ONCE):
             try:
                 self._socket.recv(256)
             except BlockingIOError:

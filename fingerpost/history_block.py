@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats32
 from fingerpost.errors import RefusedError
 from fingerpost.records import MAX_TEXT
 
@@ -14,8 +15,6 @@ MAX_ROWS = 1024
 _MAX_COLUMNS = 256
 # Logs, counts, seconds and rates all lie far within this.
 _MOST = 1e15
-
-Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import IO, Any
 from fingerpost.errors import AlreadyRunningError, FingerpostError
 
 _POLL_S = 0.05
-_MOST_OWNER_BYTES = 4096
+_MAX_OWNER_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,6 @@ def _take(file: IO[Any], shared: bool = False) -> bool:
 
 def _owner(file: IO[Any]) -> Owner:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        told = json.loads(os.pread(file.fileno(), _MOST_OWNER_BYTES, 0))
+        told = json.loads(os.pread(file.fileno(), _MAX_OWNER_BYTES, 0))
         return Owner(int(told["pid"]), str(told["about"]))
     return Owner()

@@ -11,7 +11,7 @@ from fingerpost.masking import masked
 from fingerpost.shown import visible, visible_lines
 
 _ALIKE, _ALIKE_S = 3, 60.0
-_MOST_KINDS = 1000
+_MAX_KINDS = 1000
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -49,7 +49,7 @@ class FewAlike(logging.Filter):
         if now_s - since >= _ALIKE_S:
             since, count, left_out = now_s, 0, max(0, count - _ALIKE)
         self._said[kind] = (since, count + 1)
-        if len(self._said) > _MOST_KINDS:
+        if len(self._said) > _MAX_KINDS:
             self._said.pop(next(iter(self._said)), None)
         if left_out:
             record.msg, record.args = f"{record.getMessage()} ({left_out} like it were left out)", None

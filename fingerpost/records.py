@@ -159,7 +159,7 @@ FINGERPRINT: tuple[Column, ...] = (
     *FINGERPRINT_CELL,
 )
 
-LOAD: tuple[Column, ...] = (
+HOST_WINDOW: tuple[Column, ...] = (
     Column("time", "timestamp", "when the window ended", required=True),
     Column("host", "string", "host", required=True),
     Column("cpu_util", "float64", "mean share of the cores it may use", low=0, high=1),

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from fingerpost.records import HOST_SAMPLE, LOAD, REQUEST_RECORD, WINDOW, Column
+from fingerpost.records import HOST_SAMPLE, HOST_WINDOW, REQUEST_RECORD, WINDOW, Column
 
 _TYPES = {
     "timestamp": pa.timestamp("us", tz="UTC"),
@@ -22,4 +22,4 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
 REQUEST_RECORD_SCHEMA = arrow_schema(REQUEST_RECORD)
 HOST_SAMPLE_SCHEMA = arrow_schema(HOST_SAMPLE)
 WINDOW_SCHEMA = arrow_schema(WINDOW)
-LOAD_SCHEMA = arrow_schema(LOAD)
+LOAD_SCHEMA = arrow_schema(HOST_WINDOW)

@@ -22,7 +22,7 @@ class Workers(ABC):
     """Those who do the pieces of some work."""
 
     @abstractmethod
-    def as_done(
+    def map_unordered(
         self, work: Callable[[Shared, Item], Result], items: Sequence[Item], shared: Shared
     ) -> Iterator[tuple[int, Result]]:
         """Does `work(shared, item)` for every item; yields the item's place and the result, as they are done.
@@ -36,11 +36,11 @@ class Workers(ABC):
 
     def map(self, work: Callable[[Shared, Item], Result], items: Sequence[Item], shared: Shared) -> list[Result]:
         """The results in the order of the items."""
-        found = dict(self.as_done(work, items, shared))
+        found = dict(self.map_unordered(work, items, shared))
         return [found[place] for place in range(len(items))]
 
 
-class Here(Workers):
+class LocalExecutor(Workers):
     """This process.
 
     Args:
@@ -50,7 +50,7 @@ class Here(Workers):
     def __init__(self, threads: int) -> None:
         self._threads = threads
 
-    def as_done(
+    def map_unordered(
         self, work: Callable[[Shared, Item], Result], items: Sequence[Item], shared: Shared
     ) -> Iterator[tuple[int, Result]]:
         from threadpoolctl import threadpool_limits
@@ -70,8 +70,8 @@ class Here(Workers):
 
 
 # For pieces that each need much memory, and for those that need little.
-ONE_BY_ONE = Here(1)
-THREADS = Here(os.cpu_count() or 1)
+SERIAL = LocalExecutor(1)
+THREADS = LocalExecutor(os.cpu_count() or 1)
 
 
 @contextmanager

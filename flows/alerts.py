@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 5.0
 # A flow that fails every minute is told of once in this time.
 _SAME_AGAIN_S = 900.0
-_MOST_TEXT = 3000
+_MAX_TEXT = 3000
 
 
 def send_alert(settings: Settings, kind: str, text: str, details: dict[str, Any] | None = None) -> bool:
@@ -41,7 +41,7 @@ def send_alert(settings: Settings, kind: str, text: str, details: dict[str, Any]
         body = {
             "kind": kind,
             "service": settings.service,
-            "text": markdown_text(text)[:_MOST_TEXT],
+            "text": markdown_text(text)[:_MAX_TEXT],
             "time": datetime.now(UTC).isoformat(),
             "details": {
                 name: masked(each) if isinstance(each, str) else each for name, each in (details or {}).items()

@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from fingerpost.abtest.experiment.advance import Conducted, conduct
+from fingerpost.abtest.experiment.advance import StepResult, advance_experiment
 from fingerpost.abtest.experiment.plots import differences, latencies
 from fingerpost.abtest.reports import verdict_markdown
 from fingerpost.flows.alerts import send_alert
@@ -25,7 +25,7 @@ def experiment_flow() -> dict[str, Any]:
     The result is `Verdict.to_json` with `action` and `why`; where none was evaluated, `verdict` is None.
     """
     settings = get_settings()
-    done: Conducted = run_step("experiment", lambda: conduct(settings))
+    done: StepResult = run_step("experiment", lambda: advance_experiment(settings))
     logger.info("experiment: %s: %s", done.action, done.why)
     said = {"action": done.action, "why": done.why}
     found = done.evaluation

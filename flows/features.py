@@ -11,7 +11,7 @@ from fingerpost.features.compaction import lake_lock
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import Settings, get_settings
 from fingerpost.shown import markdown_name
-from fingerpost.workers import ONE_BY_ONE, workers_of
+from fingerpost.workers import SERIAL, workers_of
 
 
 @flow(name="features", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
@@ -35,7 +35,7 @@ def features_flow() -> dict[str, Any]:
 
 
 def _build(settings: Settings, chosen: FeatureSettings) -> FeaturesReport:
-    with lake_lock(settings.lake, settings.service), workers_of(settings, ONE_BY_ONE) as workers:
+    with lake_lock(settings.lake, settings.service), workers_of(settings, SERIAL) as workers:
         return build_features(settings.lake, settings.service, chosen, workers=workers)
 
 

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.abtest.promotion.promote import Outcome, StaleEvidenceError, consider_challenger
-from fingerpost.abtest.promotion.watch import WatchOutcome, look
+from fingerpost.abtest.promotion.watch import WatchOutcome, check_promotion
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import get_settings
@@ -20,7 +20,7 @@ _WHO = "flow promote"
 def promote_flow() -> dict[str, Any]:
     """Looks at the watch and at the challenger; leaves what every gate says."""
     settings = get_settings()
-    watched: WatchOutcome | None = run_step("watch", lambda: look(settings, _WHO))
+    watched: WatchOutcome | None = run_step("watch", lambda: check_promotion(settings, _WHO))
     if watched is not None and watched.state == "rolled back":
         send_alert(settings, "rollback", f"version {watched.previous} is champion again: {watched.reason}")
     try:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 # in four costs 2.4 times as much, one that fails half of them eight times.
 _FAILURE_POWER = 3.0
 # Below this all hosts are as bad: how few of a broken route's requests succeed, and where, is chance.
-_LEAST_SUCCESS = 0.1
+_MIN_SUCCESS = 0.1
 
 
 def routing_cost(
@@ -50,7 +50,7 @@ def cost_terms(
     rate = np.asarray(throughput_rps, dtype=np.float64)
     success = np.asarray(success_rate, dtype=np.float64)
     usable = np.isfinite(rate) & (rate > 0) & (success > 0)
-    share = np.where(usable, np.maximum(success, _LEAST_SUCCESS), 1.0) ** _FAILURE_POWER
+    share = np.where(usable, np.maximum(success, _MIN_SUCCESS), 1.0) ** _FAILURE_POWER
     slope = (1 - latency_weight) / np.where(usable, rate, 1.0) / share
     offset = latency_weight * np.asarray(latency_s, dtype=np.float64) / share
     return np.where(usable & np.isfinite(offset), slope, np.inf), np.broadcast_to(offset, slope.shape)

@@ -8,14 +8,14 @@ predictive rule at trust 1 and least request at trust 0.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from fingerpost.arrays import Floats
 
 # With an upper bound above this the predictions are as good as true: a fifth less difference routes as well.
 _NEARLY_ALL = 0.8
 # Cells below which the errors, which count cells, mean nothing.
-_LEAST_CELLS = 6
+_MIN_CELLS = 6
 
 # Standard errors by which skill must be proven before it counts, and disproven before doubt does.
 _STANDARD_ERRORS = 2.0
@@ -72,7 +72,7 @@ def follow_trust(all_of_it: Window, newest: Window, trusted: float) -> float:
     Args:
         trusted: the trust until now, 0..1.
     """
-    if min(_cells(all_of_it), _cells(newest)) < _LEAST_CELLS:
+    if min(_cells(all_of_it), _cells(newest)) < _MIN_CELLS:
         return trusted
     low, high = slope_bounds(all_of_it)
     if min(high, slope_bounds(newest)[1]) >= _NEARLY_ALL:

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.routing.exponent import compare, follow_trust, trusted_throughput
 from fingerpost.routing.places import Places, taken
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 # Times in which evidence fades to 1/e: for factors and trust; for quick doubt; of successes and failures.
@@ -37,13 +36,13 @@ _HALF_TAKEN = 0.4
 SUCCESS_REQUESTS, SUCCESS_MOST = 3.0, 50.0
 # Failures are often answered fast, and few of them are in flight: what success lacks counts by this power.
 SUCCESS_POWER = 3.0
-MOST_FACTOR, MOST_PENALTY = 100.0, 1000.0
+MAX_FACTOR, MAX_PENALTY = 100.0, 1000.0
 # Of fewer requests that found a free place, or a smaller part of all, nothing is concluded on trust.
-_LEAST_REQUESTS, _LEAST_FREE = 100.0, 0.2
+_MIN_REQUESTS, _MIN_FREE = 100.0, 0.2
 # Levels of categories and factors of hosts depend on each other: so often they are found in turn.
 _ROUNDS = 4
 # Arms whose evidence is kept: an experiment has two, and there is one before and one after.
-_MOST_ARMS = 4
+_MAX_ARMS = 4
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Correction:
     @property
     def cost_factor(self) -> Floats:
         """What slope and offset of the cost are multiplied by, shape (hosts, categories)."""
-        penalty = np.minimum(np.maximum(self.success, 1e-9) ** -SUCCESS_POWER, MOST_PENALTY)
+        penalty = np.minimum(np.maximum(self.success, 1e-9) ** -SUCCESS_POWER, MAX_PENALTY)
         return self.factor * penalty[:, None]
 
 
@@ -207,12 +206,12 @@ class Guard:
         service_s = places / np.where(usable, trusted_throughput(rate, trust), np.nan)
         host = _host_factors(of.all, service_s, keep)
         factor = _cell_factors(of.all, service_s, host, keep) * _scale_factors(of.all, service_s, host, keep)
-        return Correction(trust, np.clip(factor, 1 / MOST_FACTOR, MOST_FACTOR), success)
+        return Correction(trust, np.clip(factor, 1 / MAX_FACTOR, MAX_FACTOR), success)
 
     def _arm(self, name: str, now_s: float) -> _Arm:
         if name not in self._arms:
             self._arms[name] = _Arm(len(self.hosts), len(self.categories), now_s)
-            while len(self._arms) > _MOST_ARMS:
+            while len(self._arms) > _MAX_ARMS:
                 del self._arms[min(self._arms, key=lambda each: self._arms[each].at_s)]
         return self._arms[name]
 
@@ -323,13 +322,13 @@ def _trust(of: _Arm, service_s: Floats) -> float:
 
 def _tells(sums: _Sums) -> bool:
     """Whether trust can be judged by them: when the fleet is full, the few that find a free place are no sample."""
-    return bool(sums.free.sum() >= max(_LEAST_REQUESTS, _LEAST_FREE * sums.requests.sum()))
+    return bool(sums.free.sum() >= max(_MIN_REQUESTS, _MIN_FREE * sums.requests.sum()))
 
 
 def _shrunk(ratio: Floats, requests: Floats, prior_requests: float) -> Floats:
     """Ratios drawn to 1 by so many requests that say 1, and again where they are near it; monotone in the ratio."""
-    most = np.log(MOST_FACTOR)
-    logs = np.clip(np.log(np.maximum(ratio, 1 / MOST_FACTOR)), -most, most) * _weight(requests, prior_requests)
+    most = np.log(MAX_FACTOR)
+    logs = np.clip(np.log(np.maximum(ratio, 1 / MAX_FACTOR)), -most, most) * _weight(requests, prior_requests)
     return np.exp(logs**3 / (logs**2 + _HALF_TAKEN**2))
 
 

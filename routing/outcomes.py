@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fingerpost.accesslog.envoy import parse_line
 from fingerpost.accesslog.rotation import Position
 from fingerpost.accesslog.tail import LogTail
+from fingerpost.arrays import Ints
 from fingerpost.categorise import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, CategoryTable
 from fingerpost.errors import RefusedError
@@ -19,10 +20,9 @@ from fingerpost.routing.guard import Outcomes
 from fingerpost.routing.picker_table import Predictions
 from fingerpost.status import failed, measures
 
-Ints = NDArray[np.int64]
 _ATTRIBUTES = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
 # Lines read at a time; of a log that grows faster the rest is passed over.
-MOST_LINES = 20_000
+MAX_LINES = 20_000
 _ANY_TIME = 2**62
 
 
@@ -56,8 +56,8 @@ class OutcomeLog:
         hosts = {name: place for place, name in enumerate(predictions.hosts)}
         arms = {name: place for place, name in enumerate(versions)}
         rows: list[dict[str, Any]] = []
-        lines = list(islice(self._tail.lines(), MOST_LINES))
-        if len(lines) == MOST_LINES:
+        lines = list(islice(self._tail.lines(), MAX_LINES))
+        if len(lines) == MAX_LINES:
             self._tail.close()
             self._tail = self._at_end()
         for line in lines:

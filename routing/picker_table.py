@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats, Floats32
 from fingerpost.category import OTHER
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.cost import cost_terms
 from fingerpost.routing.guard import Correction
-from fingerpost.routing.table_file import POLICIES, Arm, Floats32, PickerSettings, PickerTable, arms_of_shares
+from fingerpost.routing.table_file import POLICIES, Arm, PickerSettings, PickerTable, arms_of_shares
 from fingerpost.settings import Settings
-
-Floats = NDArray[np.float64]
 
 
 def picker_settings(settings: Settings) -> PickerSettings:

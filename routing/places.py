@@ -1,10 +1,8 @@
 """Requests that a host works on at once, where it does not tell: from how latency grows with requests in flight."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from fingerpost.arrays import Floats, Ints
 
 _MEMORY_S = 60.0
 # Numbers of places that are tried, in steps of a half octave.
@@ -12,7 +10,7 @@ _TRIED = 2.0 ** np.arange(0, 10.5, 0.5)
 # Standard deviation of the log of what predictions imply, before anything is measured.
 _PRIOR_SPREAD = 0.7
 # Requests of one queue tell the same story: no more count than so many.
-_MOST_REQUESTS = 300.0
+_MAX_REQUESTS = 300.0
 # What a host is taken to have of which nothing is known.
 _USUAL = 8.0
 
@@ -68,7 +66,7 @@ class Places:
         count = np.maximum(self._count, 1e-9)[:, None]
         scatter = np.maximum(self._square / count - (self._residual / count) ** 2, 1e-6)
         implied = np.where(self._count > 1, self._work / count[:, 0], _USUAL)
-        unlikely = 0.5 * np.minimum(count, _MOST_REQUESTS) * np.log(scatter / scatter.min(axis=1, keepdims=True))
+        unlikely = 0.5 * np.minimum(count, _MAX_REQUESTS) * np.log(scatter / scatter.min(axis=1, keepdims=True))
         unlikely += 0.5 * ((np.log(_TRIED) - np.log(implied)[:, None]) / _PRIOR_SPREAD) ** 2
         best = unlikely.argmin(axis=1)
         # Between two steps what is implied itself is as likely.

@@ -24,7 +24,7 @@ _MAX_CONTAINERS = 5 * MAX_CATEGORIES + MAX_HOSTS + 64
 # The engine answers a waiting request when it has another table; the file's expiry is renewed in between.
 _WAIT_S = 5.0
 _GUARDED_WAIT_S = 1.0
-_MOST_PAUSE_S = 10.0
+_MAX_PAUSE_S = 10.0
 
 
 def write_table(path: Path, table: PickerTable) -> None:
@@ -151,5 +151,5 @@ class Router:
                 pause = 0.2
             except (FingerpostError, OSError) as error:
                 _LOG.warning("%s; the table there is stays in force until it expires", error)
-                pause = min(pause * 2, _MOST_PAUSE_S)
+                pause = min(pause * 2, _MAX_PAUSE_S)
             stop.wait(pause)

@@ -1,13 +1,14 @@
 """How likely a request is to succeed on a host: what a host fails counts for all its categories."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from fingerpost.arrays import Floats
+
 # A rate rests on as many requests as these, that succeeded, before there are any.
 _PRIOR_REQUESTS = 3.0
 # Where hosts do not differ at all, a cell's own requests count beside so many of the others'.
-_MOST_PRIOR_REQUESTS = 1e4
+_MAX_PRIOR_REQUESTS = 1e4
 
 
 def success_rates(requests: ArrayLike, errors: ArrayLike) -> Floats:
@@ -47,4 +48,4 @@ def _prior_requests(count: Floats, bad: Floats) -> Floats:
     spread = (count * (rate - mean) ** 2).sum(axis=0) - within * np.maximum((count > 0).sum(axis=0) - 1, 0)
     size = total - (count**2).sum(axis=0) / np.maximum(total, 1.0)
     between = np.maximum(spread, 0.0) / np.maximum(size, 1.0)
-    return np.clip(within / np.maximum(between, 1e-12), _PRIOR_REQUESTS, _MOST_PRIOR_REQUESTS)
+    return np.clip(within / np.maximum(between, 1e-12), _PRIOR_REQUESTS, _MAX_PRIOR_REQUESTS)

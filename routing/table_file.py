@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats32
 from fingerpost.errors import RefusedError
 
 MAGIC = b"FPTABLE\x01"
@@ -20,7 +20,6 @@ MAX_HOSTS, MAX_CATEGORIES, MAX_TEMPLATES, MAX_ARMS, MAX_MATRICES = 16_384, 4_096
 _HEAD = struct.Struct("<IIQQ10I2f")
 _ARM = struct.Struct("<IIf")
 _PREFIX = len(MAGIC) + 8
-Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ _LOG = logging.getLogger("fingerpost.guard")
 _NOTABLE_COST, _NOTABLE_TRUST = 0.02, 0.05
 # Hosts are named in the log whose cost is so many times what was predicted, up or down.
 _NOTABLE_HOST = 2.0
-_MOST_NAMED = 20
+_MAX_NAMED = 20
 
 
 class TrustKeeper:
@@ -79,7 +79,7 @@ class TrustKeeper:
         `trust` is of the model version in force, `trusts` of each that is remembered; `hosts` has those whose mean cost
         is corrected most, with `cost` (times what was predicted) and `success` (relative to the fleet's).
         """
-        named = self._corrected_hosts()[:_MOST_NAMED]
+        named = self._corrected_hosts()[:_MAX_NAMED]
         return {
             "time": time.time(),
             "model_version": self._version,
@@ -109,7 +109,7 @@ class TrustKeeper:
         far = [each for each in self._corrected_hosts() if abs(np.log(each[1])) > np.log(_NOTABLE_HOST)]
         named = frozenset(name for name, _, _ in far)
         if named != self._named:
-            costs = {name: round(cost, 2) for name, cost, _ in far[:_MOST_NAMED]}
+            costs = {name: round(cost, 2) for name, cost, _ in far[:_MAX_NAMED]}
             level = logging.WARNING if named - self._named else logging.INFO
             _LOG.log(level, "corrected hosts", extra={"hosts": json.dumps(costs), "count": len(far), **about})
             self._named = named

@@ -16,7 +16,7 @@ from fingerpost.serving import api_state, api_tables
 from fingerpost.serving.answers import TooMuchError, UnknownError, predict, route
 from fingerpost.serving.api_parts import engine_of, json_answer, problems, published_table
 from fingerpost.serving.callers import Callers
-from fingerpost.serving.http import Door, RefusedRequestError, Takes, problem
+from fingerpost.serving.http import BodyLimitMiddleware, RefusedRequestError, Takes, problem
 from fingerpost.serving.ingest import BusyError
 from fingerpost.serving.lake_answers import predict_from_lake
 from fingerpost.serving.store import StoreError
@@ -37,7 +37,7 @@ app = FastAPI(
 )
 _QUESTION = Takes(JSON, 2**20)
 app.add_middleware(
-    Door,
+    BodyLimitMiddleware,
     takes={
         "/v1/fingerprints": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, token=True),
         "/v1/predict": _QUESTION,

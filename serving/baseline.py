@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.serving.fleet_state import FleetState, Floats, Ints, places
+from fingerpost.arrays import Floats, Ints
+from fingerpost.serving.fleet_state import FleetState, index_in
 from fingerpost.telemetry.throughput import throughput_rps
 
 # References move in steps of 5 %, so that predictions do not change with every small change of the fleet.
@@ -17,7 +18,7 @@ _TINY = 1e-9
 
 
 @dataclass(frozen=True)
-class Reference:
+class BaselineEstimates:
     """What a fleet says of its cells; T = 3 targets, all on a log scale.
 
     Args:
@@ -40,7 +41,9 @@ class Reference:
         return np.where(np.isfinite(expected), weight * own + (1 - weight) * expected, self.own)
 
 
-def refer(fleet: FleetState, before: tuple[FleetState, Reference] | None = None) -> Reference:
+def estimate_baseline(
+    fleet: FleetState, before: tuple[FleetState, BaselineEstimates] | None = None
+) -> BaselineEstimates:
     """The reference of a fleet.
 
     Args:
@@ -53,14 +56,14 @@ def refer(fleet: FleetState, before: tuple[FleetState, Reference] | None = None)
     values = np.where(known, own, 0.0)
     mean = np.divide((trust * values).sum(axis=0), mass, out=np.full(mass.shape, np.nan), where=mass > 0)
     mean = _in_steps(mean)
-    return Reference(own, weight, mean, _in_steps(_host_ratios(fleet, own, trust, mean)))
+    return BaselineEstimates(own, weight, mean, _in_steps(_host_ratios(fleet, own, trust, mean)))
 
 
-def _own(fleet: FleetState, before: tuple[FleetState, Reference] | None) -> tuple[Floats, Floats]:
+def _own(fleet: FleetState, before: tuple[FleetState, BaselineEstimates] | None) -> tuple[Floats, Floats]:
     if before is None or before[0].categories != fleet.categories:
         return _estimates(fleet, slice(None))
     old, reference = before
-    rows = places(old.hosts, fleet.hosts)
+    rows = index_in(old.hosts, fleet.hosts)
     own, weight = reference.own[rows], reference.weight[rows]
     changed = _changed_hosts(fleet, old, rows)
     if changed.any():

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fingerpost.arrays import Floats
 from fingerpost.features.cells import HostsCells
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES
 from fingerpost.features.fleet_features import FleetFeatures, request_types
-from fingerpost.serving.fleet_state import FleetState, Floats
+from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.histories import Histories, HistoryForm, gather
 from fingerpost.serving.scorer import TARGETS, ModelLogs
 from fingerpost.training.bundle import ModelBundle

@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+from fingerpost.arrays import Floats, Ints
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-HOST = {name: place for place, name in enumerate(HOST_COLUMNS)}
-CELL = {name: place for place, name in enumerate(CELL_COLUMNS)}
+HOST = {name: place for place, name in enumerate(FINGERPRINT_HOST_COLUMNS)}
+CELL = {name: place for place, name in enumerate(FINGERPRINT_CELL_COLUMNS)}
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,13 @@ def build_fleet(
         return _with_changes(before, ordered)
     categories = _choose_categories(ordered, max_categories)
     place = {name: number for number, name in enumerate(categories)}
-    cells = np.full((len(hosts), len(categories), len(CELL_COLUMNS)), np.nan)
+    cells = np.full((len(hosts), len(categories), len(FINGERPRINT_CELL_COLUMNS)), np.nan)
     for row, state in enumerate(ordered):
         _fill(cells[row], state.fingerprint, place)
     return FleetState(service, hosts, categories, ordered, _host_values(ordered), cells, _version(ordered))
 
 
-def places(before: tuple[str, ...], after: tuple[str, ...]) -> Ints:
+def index_in(before: tuple[str, ...], after: tuple[str, ...]) -> Ints:
     """The place in `before` of every name in `after`; -1 where it is not there."""
     if before == after:
         return np.arange(len(after))
@@ -143,7 +141,9 @@ def _fill(row: Floats, fingerprint: Fingerprint, place: dict[str, int]) -> None:
 
 
 def _host_values(states: tuple[HostState, ...]) -> Floats:
-    return np.array([state.fingerprint.host_values for state in states]).reshape(len(states), len(HOST_COLUMNS))
+    return np.array([state.fingerprint.host_values for state in states]).reshape(
+        len(states), len(FINGERPRINT_HOST_COLUMNS)
+    )
 
 
 def _version(states: tuple[HostState, ...]) -> str:

@@ -13,8 +13,8 @@ Look = Callable[[], Mapping[str, str]]
 _DISKS_EVERY_S = 10.0
 _SPAN_S = 60.0
 # Fewer refusals are somebody's mistake, or his test.
-_LEAST_REFUSED = 10
-_MOST_REFUSED = 0.1
+_MIN_REFUSED = 10
+_MAX_REFUSED = 0.1
 
 
 class Problems:
@@ -84,7 +84,7 @@ class RefusalRate:
             self._turn()
             taken, refused = self._now[0] + self._before[0], self._now[1] + self._before[1]
         count = refused.total()
-        if count < _LEAST_REFUSED or count <= _MOST_REFUSED * (count + taken):
+        if count < _MIN_REFUSED or count <= _MAX_REFUSED * (count + taken):
             return {}
         reason, most = refused.most_common(1)[0]
         return {"refused": f"{count} of {count + taken} in the last minutes, {most} of them for {reason}"}

@@ -7,12 +7,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
+from fingerpost.clock import US
 from fingerpost.history_block import HistoryBlock
-from fingerpost.serving.fleet_state import FleetState, Floats
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_SCHEMA, HOST_COLUMNS, History
-from fingerpost.telemetry.history_later import later
-
-_US = 1_000_000
+from fingerpost.serving.fleet_state import FleetState
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, HISTORY_SCHEMA, History
+from fingerpost.telemetry.history_later import extrapolate_history
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class HistoryForm:
         made = (block.schema, block.window_s, block.halflife_s)
         width = block.cells.shape[1] == len(HISTORY_COLUMNS) or not block.categories
         return made == (HISTORY_SCHEMA, self.window_s, self.halflife_s) and width and (
-            len(block.host_values) == len(HOST_COLUMNS)
+            len(block.host_values) == len(HISTORY_HOST_COLUMNS)
         )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def gather(fleet: FleetState, form: HistoryForm, before: Histories | None = None
         cells, host_values = before.cells.copy(), before.host_values.copy()
     else:
         cells = np.empty((len(blocks), len(fleet.categories), len(HISTORY_COLUMNS)), dtype=np.float32)
-        host_values = np.empty((len(blocks), len(HOST_COLUMNS)))
+        host_values = np.empty((len(blocks), len(HISTORY_HOST_COLUMNS)))
     place = {name: number for number, name in enumerate(fleet.categories)}
     for row, block in enumerate(blocks):
         if (
@@ -104,7 +104,7 @@ def same_block(one: HistoryBlock | None, other: HistoryBlock | None) -> bool:
 
 def _behind_s(block: HistoryBlock, now_us: int, form: HistoryForm) -> float:
     """By how many seconds a block has to be brought forward."""
-    behind_s = (now_us - block.as_of_us) / _US
+    behind_s = (now_us - block.as_of_us) / US
     return behind_s if behind_s > form.window_s else 0.0
 
 
@@ -120,7 +120,9 @@ def _fill(
     known, values = block.cells, block.host_values.astype(np.float64)
     behind_s = _behind_s(block, now_us, form)
     if behind_s > 0:
-        moved, values = later(known.reshape(-1, len(HISTORY_COLUMNS)), values, behind_s, form.window_s, form.halflife_s)
+        moved, values = extrapolate_history(
+            known.reshape(-1, len(HISTORY_COLUMNS)), values, behind_s, form.window_s, form.halflife_s
+        )
         known = moved.astype(np.float32)
     if own:
         cells[[place[block.categories[number]] for number in own]] = known[list(own)]

@@ -24,7 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _UNKNOWN = "unknown"
 # No status of an answer, since there was none: nginx's number in its logs for a client that went away.
 _GONE = 499
-_MOST_DIGITS = 12
+_MAX_DIGITS = 12
 
 
 class RefusedRequestError(Exception):
@@ -60,7 +60,7 @@ class Takes:
     token: bool = False
 
 
-class Door:
+class BodyLimitMiddleware:
     """Looks at what a request says of itself before its body is read, reads that up to a limit, counts every answer.
 
     Args:
@@ -120,7 +120,7 @@ class Door:
         if given != takes.media_type:
             raise RefusedRequestError(415, f"send a body of {takes.media_type}")
         length = headers.get("content-length", "0")
-        if len(length) > _MOST_DIGITS or int(length) > takes.most:
+        if len(length) > _MAX_DIGITS or int(length) > takes.most:
             raise RefusedRequestError(413, _too_large(takes.most))
         return await self._bodies.read(receive, takes.most)
 

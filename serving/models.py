@@ -21,7 +21,7 @@ from fingerpost.serving.champion_scorer import LoadedModel, load_model
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.model_files import Found, ModelFiles
-from fingerpost.serving.scoring import Scored, objection, score_fleet
+from fingerpost.serving.scoring import Scored, sanity_check, score_fleet
 from fingerpost.settings import Settings
 from fingerpost.training.inspection import ended, forget_inspection
 from fingerpost.training.manifest import DamagedModelError, SchemaMismatchError
@@ -197,7 +197,7 @@ class Models:
         self._metrics.scored(model.scorer.source, warmed.cells, time.perf_counter() - began)
         if not warmed.by_model:
             return None, None  # no host has told of its history yet
-        return warmed, objection(warmed.predictions, present.predictions, most_off)
+        return warmed, sanity_check(warmed.predictions, present.predictions, most_off)
 
     def _metrics_of_problems(self) -> None:
         for alias in ALIASES:

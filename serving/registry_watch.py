@@ -26,17 +26,17 @@ from fingerpost.settings import Settings, get_settings
 from fingerpost.training.inspection import inspect_files, is_inspected
 
 logger = logging.getLogger(__name__)
-_MOST_EXPERIMENT = 10_000
+_MAX_EXPERIMENT = 10_000
 _NICE = 10
 _FIRST_PAUSE_S = 5.0
-_MOST_PAUSE_S = 600.0
-_MOST_WHY = 500
+_MAX_PAUSE_S = 600.0
+_MAX_WHY = 500
 
 
 class Refused:
     """Versions whose files cannot be used: not fetched again at once, but after a pause that doubles each time."""
 
-    def __init__(self, first_s: float = _FIRST_PAUSE_S, most_s: float = _MOST_PAUSE_S) -> None:
+    def __init__(self, first_s: float = _FIRST_PAUSE_S, most_s: float = _MAX_PAUSE_S) -> None:
         self._first_s, self._most_s = first_s, most_s
         self._told: dict[tuple[str, str], tuple[str, float, float]] = {}
 
@@ -53,7 +53,7 @@ class Refused:
         self._told.pop((service, folder), None)
 
 
-def look(settings: Settings, files: ModelFiles, service: str, refused: Refused | None = None) -> None:
+def sync_aliases(settings: Settings, files: ModelFiles, service: str, refused: Refused | None = None) -> None:
     """Writes down what a service's aliases point at, with the models fetched.
 
     Args:
@@ -94,7 +94,7 @@ def _experiment(client: Any, name: str) -> str | None:
     text = None
     with none_if_missing():
         text = client.get_registered_model(name).tags.get(EXPERIMENT_TAG)
-    return str(text)[:_MOST_EXPERIMENT] if text else None
+    return str(text)[:_MAX_EXPERIMENT] if text else None
 
 
 def _fetch(
@@ -105,7 +105,7 @@ def _fetch(
         fetch(settings.mlflow, version.name, str(version.version), files.folder(service) / folder)
     except Exception as error:  # a version without its artifact must not hide the other alias
         logger.warning("version %s of %s cannot be fetched: %s", version.version, version.name, error)
-        why = f"version {version.version} cannot be fetched: {described(error, _MOST_WHY)}"[:_MOST_WHY]
+        why = f"version {version.version} cannot be fetched: {described(error, _MAX_WHY)}"[:_MAX_WHY]
         if isinstance(error, FingerpostError):  # what is wrong with its files; not that the registry is away
             refused.note(service, folder, why)
         return why
@@ -150,7 +150,7 @@ def main() -> None:
     while True:
         for service in files.wanted(settings.service):
             try:
-                look(settings, files, service, refused)
+                sync_aliases(settings, files, service, refused)
             except Exception as error:  # whatever is wrong with the registry, look again
                 logger.warning("the registry cannot be looked at: %s: %s", type(error).__name__, error)
                 files.note_problem(service, described(error))

@@ -5,7 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from fingerpost.serving.fleet_state import FleetState, Floats
+from fingerpost.arrays import Floats
+from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.histories import Histories
 
 TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")

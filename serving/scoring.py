@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fingerpost.serving.baseline import Reference, refer
-from fingerpost.serving.fleet_state import FleetState, Floats
+from fingerpost.arrays import Floats
+from fingerpost.serving.baseline import BaselineEstimates, estimate_baseline
+from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.scorer import ModelLogs, Predictions, Scorer
 
 
@@ -19,7 +20,7 @@ class Scored:
     """
 
     fleet: FleetState
-    reference: Reference
+    reference: BaselineEstimates
     predictions: Floats
     scorer: Scorer
     said: ModelLogs | None
@@ -53,7 +54,7 @@ def score_fleet(fleet: FleetState, scorer: Scorer, before: Scored | None = None)
     Features compare hosts with each other, so a new history of one host changes the features of all: they are all
     scored again. While no history changes, what the model said before still holds.
     """
-    reference = refer(fleet, (before.fleet, before.reference) if before else None)
+    reference = estimate_baseline(fleet, (before.fleet, before.reference) if before else None)
     said = scorer.logs(fleet, before.said if before is not None and before.scorer is scorer else None)
     logs = reference.filled()
     if said is not None:
@@ -61,7 +62,7 @@ def score_fleet(fleet: FleetState, scorer: Scorer, before: Scored | None = None)
     return Scored(fleet, reference, Predictions.from_logs(logs).stacked(), scorer, said)
 
 
-def objection(new: Floats, old: Floats, max_ratio: float) -> str | None:
+def sanity_check(new: Floats, old: Floats, max_ratio: float) -> str | None:
     """Why predictions are not to be served, or None.
 
     Args:

@@ -50,12 +50,12 @@ class PredictionEngine:
         logging.getLogger("uvicorn.access").propagate = False
         # It warns of every request that is none.
         logging.getLogger("uvicorn.error").addFilter(FewAlike())
-        refuse_open_door(settings, _listening_address() or settings.bind_host)
-        _load_what_models_need()
+        require_token_unless_loopback(settings, _listening_address() or settings.bind_host)
+        _preload_models()
         self._engine = Engine(settings)
         app.state.engine = self._engine
         self._engine.start()
-        _let_requests_through()
+        _tune_runtime()
 
     @bentoml.on_shutdown
     def close(self) -> None:
@@ -66,7 +66,7 @@ class PredictionEngine:
         return self._engine.ready()
 
 
-def refuse_open_door(settings: Settings, address: str) -> None:
+def require_token_unless_loopback(settings: Settings, address: str) -> None:
     """Refuses to serve others than this machine without a token.
 
     Raises:
@@ -90,7 +90,7 @@ def _listening_address() -> str | None:
     return None
 
 
-def _let_requests_through() -> None:
+def _tune_runtime() -> None:
     # A thread that computes gives way to the one that answers after this time, ten times sooner than by default.
     sys.setswitchinterval(_SWITCH_S)
     # All that is loaded by now stays. To look through it for what can be freed takes 0.12 s of a core, in which nobody
@@ -99,7 +99,7 @@ def _let_requests_through() -> None:
     gc.freeze()
 
 
-def _load_what_models_need() -> None:
+def _preload_models() -> None:
     # Seconds of importing and compiling now, not while requests are served; and tables of user agents.
     import lightgbm  # noqa: F401
 

@@ -5,13 +5,13 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 # A name that workers have shared cannot be taken back: services that come and go for months must not pile up.
-MOST_NAMES = 1000
+MAX_NAMES = 1000
 
 
 class ServiceGauges:
     """Gauges by service: hosts, ages of table and predictions, trouble with an experiment.
 
-    The first `MOST_NAMES` services of a worker's life are told of; their gauges are 0 once nobody asks for them. That
+    The first `MAX_NAMES` services of a worker's life are told of; their gauges are 0 once nobody asks for them. That
     there are further ones is told in the log.
 
     Args:
@@ -37,9 +37,9 @@ class ServiceGauges:
 
     def tell(self, service: str, **values: float) -> None:
         """Sets some of `hosts`, `table_age_s`, `prediction_age_s`, `experiment_problem`."""
-        if service not in self._names and len(self._names) >= MOST_NAMES:
+        if service not in self._names and len(self._names) >= MAX_NAMES:
             if not self._warned:
-                logger.warning("metrics tell of %d services already, and not of %r", MOST_NAMES, service)
+                logger.warning("metrics tell of %d services already, and not of %r", MAX_NAMES, service)
                 self._warned = True
             return
         self._names.add(service)

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 # A database that answers at all has refused by then.
 SILENT_S = 5.0
 # A file that is damaged again and again is on a disk that fails: its copies must not fill it.
-_MOST_SET_ASIDE = 3
+_MAX_SET_ASIDE = 3
 
 
 class Database:
@@ -80,7 +80,7 @@ class Database:
                 for ending in ("-wal", "-shm"):
                     path.with_name(path.name + ending).unlink(missing_ok=True)
                 path.rename(aside)
-                for old in sorted(path.parent.glob(f"{path.name}.damaged-*"))[:-_MOST_SET_ASIDE]:
+                for old in sorted(path.parent.glob(f"{path.name}.damaged-*"))[:-_MAX_SET_ASIDE]:
                     old.unlink(missing_ok=True)
         logger.error(
             "the store's file was damaged (%s): it is %s now, and a new one is begun, which hosts fill as they report",

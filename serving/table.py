@@ -5,17 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats, Floats32, Ints
 from fingerpost.routing.success import success_rates
-from fingerpost.serving.fleet_state import FleetState, Floats, Ints
+from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.scorer import Predictions
 
 # Digits that are kept: more would make tables larger and their versions change for nothing.
 _DIGITS = 4
-_LEAST_WEIGHT = 0.1
+_MIN_WEIGHT = 0.1
 _WEIGHT_STEPS = 20
-Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _weights(fleet: FleetState, slow_start_s: float) -> Floats32:
     if not fleet.hosts or slow_start_s <= 0:
         return np.ones(len(fleet.hosts), dtype=np.float32)
     known_us = fleet.as_of_us - np.array([state.first_seen_us for state in fleet.states], dtype=np.float64)
-    share = np.clip(known_us / (slow_start_s * 1e6), _LEAST_WEIGHT, 1.0)
+    share = np.clip(known_us / (slow_start_s * 1e6), _MIN_WEIGHT, 1.0)
     return (np.ceil(share / share.max() * _WEIGHT_STEPS) / _WEIGHT_STEPS).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ from fingerpost.serving.table_formats import RENDERERS
 # The table that is of no arm.
 NO_ARM = ""
 # A slot's beginning is not waited for longer than this at once: clocks are set.
-_MOST_WAIT_S = 5.0
+_MAX_WAIT_S = 5.0
 
 
 @dataclass
@@ -134,10 +134,10 @@ class ServiceView:
     def _until_next_slot_s(self) -> float:
         experiment, now_us = self._experiment, time.time_ns() // 1000
         if experiment is None or now_us >= experiment.end_us:
-            return _MOST_WAIT_S
+            return _MAX_WAIT_S
         slot = experiment.slot_at(now_us)
         next_us = experiment.begin_us if slot is None else experiment.slot_begin_us(slot + 1)
-        return min(_MOST_WAIT_S, max(0.0, (next_us - now_us) / 1e6) + 0.001)
+        return min(_MAX_WAIT_S, max(0.0, (next_us - now_us) / 1e6) + 0.001)
 
     def _wake(self) -> None:
         with self._lock:

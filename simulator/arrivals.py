@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.errors import FingerpostError
-from fingerpost.simulator.fleet import TICK_S, Fleet, Floats, unit_service_times
+from fingerpost.simulator.fleet import TICK_S, Fleet, unit_service_times
 from fingerpost.simulator.scenario import Scenario
 
 _MAX_ROWS = 5_000_000
@@ -49,7 +50,7 @@ class ArrivalStream:
         # A fleet that nobody knows yet is not met with full load, by any policy.
         self._calm_rate = min(load, scenario.warmup_load) * bound_rps
         self._calm_s = scenario.warmup_s * _CALM_SHARE
-        self._dice = np.random.default_rng([seed, 2])
+        self._rng = np.random.default_rng([seed, 2])
         self._envelope = envelope
         self._part_s = (scenario.warmup_s + scenario.duration_s) / len(envelope)
 
@@ -58,15 +59,15 @@ class ArrivalStream:
         edges = np.unique(np.concatenate([[begin_s, end_s], self._edges(begin_s, end_s)]))
         part = np.minimum(((edges[:-1] + edges[1:]) / 2 / self._part_s).astype(np.int64), len(self._envelope) - 1)
         rate = np.where(edges[:-1] < self._calm_s, self._calm_rate, self._rate)
-        counts = self._dice.poisson(rate * self._envelope[part] * np.diff(edges))
+        counts = self._rng.poisson(rate * self._envelope[part] * np.diff(edges))
         time = np.sort(
-            np.repeat(edges[:-1], counts) + self._dice.random(counts.sum()) * np.repeat(np.diff(edges), counts)
+            np.repeat(edges[:-1], counts) + self._rng.random(counts.sum()) * np.repeat(np.diff(edges), counts)
         )
         return Arrivals(
             time=time,
             category=self._categories(time),
-            picker=self._dice.integers(0, self._pickers, len(time)),
-            work=unit_service_times(self._scenario, len(time), self._dice),
+            picker=self._rng.integers(0, self._pickers, len(time)),
+            work=unit_service_times(self._scenario, len(time), self._rng),
         )
 
     def _edges(self, begin_s: float, end_s: float) -> Floats:
@@ -77,7 +78,7 @@ class ArrivalStream:
         tick = np.minimum((time / TICK_S).astype(np.int64), len(self._fleet.mix) - 1)
         sums = np.cumsum(self._fleet.mix, axis=1)
         sums[:, -1] = 1.0
-        return (self._dice.random(len(time))[:, None] >= sums[tick]).sum(axis=1)
+        return (self._rng.random(len(time))[:, None] >= sums[tick]).sum(axis=1)
 
 
 def rate_envelope(scenario: Scenario) -> Floats:

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from fingerpost.simulator.fleet import Floats, Ints
+from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.state import SERVED
 
 compiled = njit(cache=True, error_model="numpy")

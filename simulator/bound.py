@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from fingerpost.arrays import Floats
 from fingerpost.errors import FingerpostError
-from fingerpost.simulator.fleet import Fleet, Floats
+from fingerpost.simulator.fleet import Fleet
 
 _SAMPLES = 12
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.basics import compiled, draw_host, uniform
-from fingerpost.simulator.fleet import Floats, Ints
 from fingerpost.simulator.peers import (
     c3,
     c3_observe,

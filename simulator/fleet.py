@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.errors import FingerpostError
 from fingerpost.simulator.scenario import ClassFleet, Drift, Scenario
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 TICK_S = 1.0
@@ -57,10 +56,10 @@ def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) ->
             f"{ticks} seconds x {categories} categories x {hosts} hosts is more than this simulator holds "
             f"({_MAX_CELLS:,}): shorten duration_s"
         )
-    dice = np.random.default_rng([seed, 1])
-    nominal = _nominal(scenario, dice)
-    drift_dice = dice if drift_seed is None else np.random.default_rng([drift_seed, 6])
-    speed = _drift(scenario.drift, ticks, categories, hosts, drift_dice)
+    rng = np.random.default_rng([seed, 1])
+    nominal = _nominal(scenario, rng)
+    drift_rng = rng if drift_seed is None else np.random.default_rng([drift_seed, 6])
+    speed = _drift(scenario.drift, ticks, categories, hosts, drift_rng)
     service = nominal[None, :, :] / speed
     for antagonist in scenario.antagonists:
         begin = int(antagonist.at_s / TICK_S)
@@ -82,49 +81,47 @@ def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) ->
     )
 
 
-def unit_service_times(scenario: Scenario, count: int, dice: np.random.Generator) -> Floats:
+def unit_service_times(scenario: Scenario, count: int, rng: np.random.Generator) -> Floats:
     """Draws service times of mean 1, shape (count,)."""
     kind, cv = scenario.service_time.kind, scenario.service_time.cv
     if kind == "deterministic":
         return np.ones(count)
     if kind == "lognormal":
         sigma = np.sqrt(np.log1p(cv**2))
-        return dice.lognormal(-(sigma**2) / 2, sigma, count)
+        return rng.lognormal(-(sigma**2) / 2, sigma, count)
     if kind == "hyperexponential" and cv > 1:
         # Two phases with balanced means.
         likely = 0.5 * (1 + np.sqrt((cv**2 - 1) / (cv**2 + 1)))
-        first = dice.random(count) < likely
-        return dice.exponential(np.where(first, 0.5 / likely, 0.5 / (1 - likely)))
-    return dice.exponential(1.0, count)
+        first = rng.random(count) < likely
+        return rng.exponential(np.where(first, 0.5 / likely, 0.5 / (1 - likely)))
+    return rng.exponential(1.0, count)
 
 
-def _nominal(scenario: Scenario, dice: np.random.Generator) -> Floats:
+def _nominal(scenario: Scenario, rng: np.random.Generator) -> Floats:
     fleet = scenario.fleet
     if not isinstance(fleet, ClassFleet):
         return np.asarray(fleet.service_time_s, dtype=np.float64)
-    means = fleet.mean_service_s * dice.lognormal(
-        -(fleet.category_sigma**2) / 2, fleet.category_sigma, fleet.categories
-    )
-    affinity = dice.lognormal(0, fleet.affinity_sigma, (fleet.categories, fleet.classes))
-    own = dice.lognormal(0, fleet.host_sigma, fleet.hosts)
+    means = fleet.mean_service_s * rng.lognormal(-(fleet.category_sigma**2) / 2, fleet.category_sigma, fleet.categories)
+    affinity = rng.lognormal(0, fleet.affinity_sigma, (fleet.categories, fleet.classes))
+    own = rng.lognormal(0, fleet.host_sigma, fleet.hosts)
     return means[:, None] * affinity[:, np.arange(fleet.hosts) % fleet.classes] * own
 
 
-def _drift(drift: Drift, ticks: int, categories: int, hosts: int, dice: np.random.Generator) -> Floats:
+def _drift(drift: Drift, ticks: int, categories: int, hosts: int, rng: np.random.Generator) -> Floats:
     if drift.kind == "none":
         return np.ones((ticks, categories, hosts))
     span = drift.high - drift.low
     if drift.kind == "step":
         steps = int(np.ceil(ticks * TICK_S / drift.period_s)) + 1
-        values = drift.low + span * dice.random((steps, categories, hosts))
+        values = drift.low + span * rng.random((steps, categories, hosts))
         # Not all cells step at once.
-        offset = dice.random((categories, hosts)) * drift.period_s
+        offset = rng.random((categories, hosts)) * drift.period_s
         at = ((np.arange(ticks)[:, None, None] * TICK_S + offset) / drift.period_s).astype(np.int64)
         return np.take_along_axis(values, at, axis=0)
     # A random walk between walls, uniform in the long run; steps such that it forgets where it was in a period
     # (reflected Brownian motion on a unit interval forgets at the rate pi^2 / 2 x its variance a second).
-    position = dice.random((categories, hosts))
-    moves = dice.normal(0, np.sqrt(2 * TICK_S / (np.pi**2 * drift.period_s)), (ticks, categories, hosts))
+    position = rng.random((categories, hosts))
+    moves = rng.normal(0, np.sqrt(2 * TICK_S / (np.pi**2 * drift.period_s)), (ticks, categories, hosts))
     path = np.mod(position + np.cumsum(moves, axis=0), 2.0)
     return drift.low + span * np.where(path > 1, 2 - path, path)
 

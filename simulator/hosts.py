@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.basics import compiled, heap_push
-from fingerpost.simulator.fleet import Floats, Ints
 from fingerpost.simulator.state import (
     ANSWER,
     AREA,

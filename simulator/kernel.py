@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.basics import compiled, draw_host, heap_pop, uniform
 from fingerpost.simulator.choice import choose, heard
-from fingerpost.simulator.fleet import FAIL, JOIN, LOSS_NOTICED, Floats, Ints
+from fingerpost.simulator.fleet import FAIL, JOIN, LOSS_NOTICED
 from fingerpost.simulator.hosts import account, end_chain, enqueue, lose, report, send_answer, start
 from fingerpost.simulator.policies import FINGERPOST, ORCA, PREQUAL
 from fingerpost.simulator.prequal import prequal_finish

@@ -13,7 +13,7 @@ from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk, Table
 from fingerpost.simulator.telemetry import Telemetry, joined
 from fingerpost.telemetry.history import History
-from fingerpost.telemetry.windows import Arrays, at
+from fingerpost.telemetry.windows import Arrays, select_window
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
 from fingerpost.training.splits import time_split
 
@@ -50,8 +50,8 @@ class Learned:
             return
         windows, loads = ended
         for end_us in np.unique(np.concatenate([windows["end_us"], loads["end_us"]])).tolist():
-            step = at(windows, end_us)
-            self._history.observe(end_us, step, at(loads, end_us))
+            step = select_window(windows, end_us)
+            self._history.observe(end_us, step, select_window(loads, end_us))
             self._windows_seen += len(step["host"]) > 0
         self._table = None
 

@@ -5,8 +5,8 @@ Rows of views are one picker's, shape (hosts,); see `fingerpost.simulator.state`
 
 import numpy as np
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.basics import compiled, draw_host, least_of, uniform
-from fingerpost.simulator.fleet import Floats, Ints
 from fingerpost.simulator.state import (
     COST,
     DEADLINE,

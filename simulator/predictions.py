@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from fingerpost.simulator.fleet import TICK_S, Fleet, Floats
+from fingerpost.arrays import Floats
+from fingerpost.simulator.fleet import TICK_S, Fleet
 from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk, Table
 
@@ -117,9 +118,9 @@ class Absurd:
         self, inner: Predictor, kind: str, from_s: float, hosts: int, categories: int, seed: int, absurd: int = 1
     ) -> None:
         self._inner, self._kind, self._from_s = inner, kind, from_s
-        dice = np.random.default_rng([seed, 5])
-        self._order = dice.permuted(np.tile(np.arange(hosts)[:, None], (1, categories)), axis=0)
-        self._factor = np.where(dice.random((hosts, categories)) < 0.5, 10.0, 0.1)
+        rng = np.random.default_rng([seed, 5])
+        self._order = rng.permuted(np.tile(np.arange(hosts)[:, None], (1, categories)), axis=0)
+        self._factor = np.where(rng.random((hosts, categories)) < 0.5, 10.0, 0.1)
         if kind == "absurd_hosts":
             self._factor = np.where(np.arange(hosts) < absurd, 10.0, 1.0)[:, None]
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fingerpost.arrays import Floats, Ints
 from fingerpost.routing.cost import routing_cost
 from fingerpost.simulator.arrivals import ArrivalStream
 from fingerpost.simulator.choice import REPORTED, SCALED
-from fingerpost.simulator.fleet import TICK_S, Bools, Fleet, Floats, Ints
+from fingerpost.simulator.fleet import TICK_S, Bools, Fleet
 from fingerpost.simulator.kernel import ERROR, EXPLORED, Input, Output, advance
 from fingerpost.simulator.policies import POLICIES, PREQUAL
 from fingerpost.simulator.scenario import Scenario

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fingerpost.simulator.fleet import Fleet, Floats, Ints
+from fingerpost.arrays import Floats, Ints
+from fingerpost.simulator.fleet import Fleet
 
 # Columns of `requests_f` (seconds but for WORK): when sent, multiple of the mean service time, service time, added by
 # retries, when the answer arrives. Columns of `requests_i`; NEXT chains free places, a host's queue, or answers.
@@ -62,7 +63,7 @@ class State(NamedTuple):
 
 def new_state(fleet: Fleet, pickers: int, prequal: bool, seed: int) -> State:
     """An idle fleet. Prequal's large arrays are only made where it runs."""
-    hosts, dice = len(fleet.slots), np.random.default_rng([seed, 3])
+    hosts, rng = len(fleet.slots), np.random.default_rng([seed, 3])
     hosts_i = np.zeros((hosts, 6), dtype=np.int64)
     hosts_i[:, SLOTS] = fleet.slots
     hosts_i[:, UP] = fleet.starts_up
@@ -73,9 +74,9 @@ def new_state(fleet: Fleet, pickers: int, prequal: bool, seed: int) -> State:
     views_f[WEIGHT_AT] = -np.inf
     views_f[WEIGHT_SINCE] = np.inf
     views_f[PERIOD] = 1.0
-    views_f[DEADLINE] = dice.random((pickers, hosts))
+    views_f[DEADLINE] = rng.random((pickers, hosts))
     columns = np.zeros((pickers, 5))
-    columns[:, TURN] = dice.integers(0, hosts, pickers)
+    columns[:, TURN] = rng.integers(0, hosts, pickers)
     latencies = np.zeros((hosts if prequal else 1, RIF_BUCKETS, RIF_SAMPLES + 3))
     latencies[:, :, MEDIAN_AT] = -np.inf
     counters = np.zeros(9, dtype=np.int64)
@@ -96,7 +97,7 @@ def new_state(fleet: Fleet, pickers: int, prequal: bool, seed: int) -> State:
         heap_time=np.zeros(slots + 1),
         heap_place=np.zeros(slots + 1, dtype=np.int64),
         counters=counters,
-        random=dice.integers(1, 2**62, 1),
+        random=rng.integers(1, 2**62, 1),
     )
 
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from fingerpost.simulator.fleet import Floats, Ints
+from fingerpost.arrays import Floats, Ints
+from fingerpost.clock import US
 from fingerpost.simulator.simulation import Chunk
-from fingerpost.telemetry.windows import US, Arrays, aggregate, aggregate_loads, with_background, with_throughput
+from fingerpost.telemetry.windows import Arrays, aggregate, aggregate_loads, with_background, with_throughput
 
 # Windows end at multiples of their length since 1970, and so many of them have passed when a run begins.
 _PASSED = 1_000_000

@@ -16,11 +16,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fingerpost.agent.batches import write_batch
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint
+from fingerpost.clock import US
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.middleware import MiddlewareReceiver
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
-
-US = 1_000_000
 
 # Two cores shared with the servers under test: how fast examples come says nothing about the code.
 # The examples are the same every time, so that a change is judged by what it changed; `make fuzz` draws new ones.
@@ -87,8 +86,8 @@ def sample(**changes: Any) -> dict[str, Any]:
 
 def made_fingerprint(**changes: Any) -> Fingerprint:
     """A good fingerprint of two categories, with changes."""
-    cells = np.full((2, len(CELL_COLUMNS)), 0.5)
-    host_values = np.ones(len(HOST_COLUMNS))
+    cells = np.full((2, len(FINGERPRINT_CELL_COLUMNS)), 0.5)
+    host_values = np.ones(len(FINGERPRINT_HOST_COLUMNS))
     good = Fingerprint(
         "shop", "h1", "boot1", 0, 1_700_000_000_000_000, 60.0, "v1", ("POST /a|1K", "other"), host_values, cells
     )
@@ -111,7 +110,7 @@ def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fingerpost.features.ingest import ingest
 
     lake = tmp_path_factory.mktemp("measured") / "lake"
-    dice = random.Random(3)
+    rng = random.Random(3)
     # A whole minute, so that windows and load always lie to each other as they do now.
     begin = (time.time_ns() // 1000 // (60 * US) - 4) * 60 * US
     for host in ("h1", "h2", "h3", "h4"):
@@ -119,8 +118,8 @@ def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(4000):
             at = begin + number * 45_000
             busy = ((at - begin) // (20 * US)) % 2
-            route = dice.choice(["/work/hash", "/work/sort", "/work/query"])
-            cpu = 0.004 * (3 if (host, route) == ("h3", "/work/hash") else 1) * dice.lognormvariate(0, 0.5)
+            route = rng.choice(["/work/hash", "/work/sort", "/work/query"])
+            cpu = 0.004 * (3 if (host, route) == ("h3", "/work/hash") else 1) * rng.lognormvariate(0, 0.5)
             duration = cpu * (2.5 if busy else 1.2)
             rows.append(
                 record(time=at, host=host, route=route, cpu_s=cpu, duration_s=duration, service_time_s=duration * 0.95)

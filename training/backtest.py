@@ -19,7 +19,7 @@ from fingerpost.lake import service_folder
 from fingerpost.settings import Settings
 from fingerpost.training.evaluate import TargetScore, score
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
-from fingerpost.training.leave_hosts_out import score_unseen_hosts
+from fingerpost.training.leave_hosts_out import leave_hosts_out_score
 from fingerpost.training.splits import MIN_PART_ROWS, time_split
 
 _NAMES = {"throughput_rps": "throughput", **{f"latency_{each}_s": f"latency_{each}" for each in ("p50", "p90", "p99")}}
@@ -31,7 +31,7 @@ _MAX_ROWS = 400_000
 
 
 @dataclass(frozen=True)
-class Assessment:
+class BacktestReport:
     """What `fingerpost evaluate` prints.
 
     Args:
@@ -66,7 +66,7 @@ def _score_json(each: TargetScore) -> dict[str, Any]:
     return {**asdict(each), "best_naive": each.best_naive, "skill": each.skill}
 
 
-def assess(
+def backtest(
     folder: Path,
     window_s: float,
     test_share: float,
@@ -75,7 +75,7 @@ def assess(
     service: str | None = None,
     unseen_hosts: bool = False,
     progress: Callable[[str], None] = lambda _text: None,
-) -> Assessment:
+) -> BacktestReport:
     """Trains on the earlier part of some telemetry and scores on the later; touches neither.
 
     Args:
@@ -122,8 +122,8 @@ def assess(
         if unseen_hosts:
             progress("holding out hosts")
             target = "throughput_rps" if scores["throughput"] else "latency_p50_s"
-            unseen = score_unseen_hosts(home / "phase-0", name, features, test_share, target)
-        return Assessment(
+            unseen = leave_hosts_out_score(home / "phase-0", name, features, test_share, target)
+        return BacktestReport(
             source,
             window_s,
             report.request_records,

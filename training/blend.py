@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.features.definition import NUMERIC_FEATURES
-
-Floats = NDArray[np.float64]
 
 # What a cell with a history of its own is blended from, and one without.
 OWN = ("last", "previous", "short", "long", "level", "median", "mixed", "shrunk", "host_off", "category_off")

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.telemetry.windows import LATENCY_SHARES
-
-Floats = NDArray[np.float64]
 
 # What each target promises about single requests.
 PROMISED = {"latency_p50_s": 0.5, "latency_p99_s": 0.99}

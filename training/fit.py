@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.errors import NoDataError
 from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, TARGETS, TIME_FEATURES
 from fingerpost.training.blend import Blend
@@ -15,8 +15,6 @@ from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.encoder import Encoder
 from fingerpost.training.objective import absolute_error, quantile_objective
 from fingerpost.workers import THREADS, Workers
-
-Floats = NDArray[np.float64]
 
 DEFAULT_PARAMS: dict[str, Any] = {
     "learning_rate": 0.05,
@@ -38,7 +36,7 @@ _FIXED: dict[str, Any] = {
 }
 ROUNDS = 300
 _PATIENCE = 40
-_LEAST_ROUNDS = 20
+_MIN_ROUNDS = 20
 # A tree sees at most about this many rows: more add time, and nothing to a tree of a few leaves.
 _TREE_ROWS = 200_000
 # What a row counts that was rehearsed, beside one that happened.
@@ -55,7 +53,7 @@ _MONOTONE: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True)
-class Learnable:
+class TrainingSet:
     """What one target is learned from.
 
     Args:
@@ -89,7 +87,7 @@ class _ToFit:
     rounds: Mapping[str, int]
 
 
-def learnable(rows: pd.DataFrame, matrix: Floats, target: str) -> Learnable:
+def training_set(rows: pd.DataFrame, matrix: Floats, target: str) -> TrainingSet:
     """The rows where a target was measured.
 
     Raises:
@@ -106,7 +104,7 @@ def learnable(rows: pd.DataFrame, matrix: Floats, target: str) -> Learnable:
     # A window of many requests is measured better; the gain flattens, since load differs within a window too.
     weight = np.log1p(rows["requests"].to_numpy(np.float64)[known])
     weight = np.where(rows["rehearsed"].to_numpy(bool)[known], _REHEARSED_WEIGHT * weight, weight)
-    return Learnable(matrix[known], outcome[known], weight)
+    return TrainingSet(matrix[known], outcome[known], weight)
 
 
 def training_matrix(encoder: Encoder, rows: pd.DataFrame) -> Floats:
@@ -121,11 +119,11 @@ def training_matrix(encoder: Encoder, rows: pd.DataFrame) -> Floats:
 
 
 def fit_booster(
-    train: Learnable,
+    train: TrainingSet,
     blend: Blend,
     target: str,
     params: dict[str, Any],
-    valid: Learnable | None = None,
+    valid: TrainingSet | None = None,
     rounds: int = ROUNDS,
     seed: int = 7,
 ) -> Any:
@@ -230,7 +228,7 @@ def _fit_all(
 
 def _fit_target(shared: _ToFit, target: str) -> tuple[Blend, list[Any]]:
     rounds = shared.rounds.get(target) or _best_rounds(shared, target)
-    data = learnable(shared.rows, shared.matrix, target)
+    data = training_set(shared.rows, shared.matrix, target)
     blend = Blend.fit(data.matrix, data.outcome, target)
     return blend, [
         fit_booster(data, blend, target, shared.params, rounds=rounds, seed=7 + number) for number in range(shared.bags)
@@ -239,10 +237,10 @@ def _fit_target(shared: _ToFit, target: str) -> tuple[Blend, list[Any]]:
 
 def _best_rounds(shared: _ToFit, target: str) -> int:
     rows, matrix, count = shared.rows, shared.matrix, shared.earlier
-    early = learnable(rows[:count], matrix[:count], target)
-    late = learnable(rows[count:], matrix[count:], target)
+    early = training_set(rows[:count], matrix[:count], target)
+    late = training_set(rows[count:], matrix[count:], target)
     stopped = fit_booster(early, Blend.fit(early.matrix, early.outcome, target), target, shared.params, late)
-    return max(_LEAST_ROUNDS, int(stopped.best_iteration))
+    return max(_MIN_ROUNDS, int(stopped.best_iteration))
 
 
 def _settings(params: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:
@@ -257,7 +255,7 @@ def _constraints(target: str) -> dict[str, Any]:
     return {"monotone_constraints": [signs.get(name, 0) for name in FEATURES]}
 
 
-def _dataset(data: Learnable, blend: Blend, target: str) -> Any:
+def _dataset(data: TrainingSet, blend: Blend, target: str) -> Any:
     import lightgbm
 
     return lightgbm.Dataset(

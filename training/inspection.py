@@ -19,8 +19,8 @@ from fingerpost.training.trees.compiled import COMPILED
 # Beside the files, what they were when they were read well.
 CHECKED = "checked.json"
 _TIMEOUT_S = 120.0
-_MOST_CPU_S = 60
-_MOST_MEMORY = 8 * 2**30
+_MAX_CPU_S = 60
+_MAX_MEMORY = 8 * 2**30
 _REFUSED = 3
 _ROWS = 64
 _KNOWN = 256
@@ -135,8 +135,8 @@ def _limit_self() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (_MOST_CPU_S, _MOST_CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, _MAX_CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
 
 
 def _read_and_compile(folder: Path) -> None:

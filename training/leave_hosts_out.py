@@ -27,7 +27,7 @@ _SEED = 7
 _MAX_DATES = 3
 
 
-def score_unseen_hosts(
+def leave_hosts_out_score(
     lake: Path, service: str, settings: FeatureSettings, test_share: float, target: str = "throughput_rps"
 ) -> TargetScore:
     """Scores one target on hosts that took no part in training, in categories they have not served.

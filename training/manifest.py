@@ -14,11 +14,11 @@ from fingerpost.training.blend import NEW, OWN
 
 FORMAT = 3
 ABOUT = "bundle.json"
-MOST_ABOUT_BYTES = 8 * 2**20
-_MOST_FILE_BYTES = 64 * 2**20
-_MOST_BOOSTERS = 32
-_MOST_VALUES = 100_000
-_MOST_TEXT = 4096
+MAX_ABOUT_BYTES = 8 * 2**20
+_MAX_FILE_BYTES = 64 * 2**20
+_MAX_BOOSTERS = 32
+_MAX_VALUES = 100_000
+_MAX_TEXT = 4096
 
 
 class SchemaMismatchError(FingerpostError, ValueError):
@@ -36,7 +36,7 @@ class _Strict(BaseModel):
 class FileEntry(_Strict):
     """One file: its size in bytes and the SHA-256 of its content, in hexadecimal."""
 
-    size: Annotated[int, Field(ge=0, le=_MOST_FILE_BYTES)]
+    size: Annotated[int, Field(ge=0, le=_MAX_FILE_BYTES)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
     @classmethod
@@ -51,7 +51,7 @@ class BlendEntry(_Strict):
     new: Annotated[list[FiniteFloat], Field(min_length=len(NEW), max_length=len(NEW))]
 
 
-_Values = Annotated[list[Annotated[str, Field(max_length=_MOST_TEXT)]], Field(max_length=_MOST_VALUES)]
+_Values = Annotated[list[Annotated[str, Field(max_length=_MAX_TEXT)]], Field(max_length=_MAX_VALUES)]
 
 
 class About(_Strict):
@@ -64,7 +64,7 @@ class About(_Strict):
 
     format: Literal[3]
     schema_hash: str
-    boosters: dict[str, Annotated[int, Field(ge=1, le=_MOST_BOOSTERS)]]
+    boosters: dict[str, Annotated[int, Field(ge=1, le=_MAX_BOOSTERS)]]
     blends: dict[str, BlendEntry]
     shifts: dict[str, FiniteFloat]
     vocabulary: dict[str, _Values]
@@ -100,7 +100,7 @@ def read_about(folder: Path) -> About:
         SchemaMismatchError: another format, or other features than this program's.
         DamagedModelError: it is not there, too large, or not what `ModelBundle.save` writes; the message says what.
     """
-    raw = _read(folder / ABOUT, MOST_ABOUT_BYTES)
+    raw = _read(folder / ABOUT, MAX_ABOUT_BYTES)
     try:
         given: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -139,7 +139,7 @@ def about_digest(folder: Path) -> str:
     Raises:
         DamagedModelError: there is none.
     """
-    return hashlib.sha256(_read(folder / ABOUT, MOST_ABOUT_BYTES)).hexdigest()
+    return hashlib.sha256(_read(folder / ABOUT, MAX_ABOUT_BYTES)).hexdigest()
 
 
 def _read(path: Path, most_bytes: int) -> bytes:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _WORST = 5
 
 
-def run_notes(candidate: "Candidate", service: str, commit: str) -> str:
+def render_model_card(candidate: "Candidate", service: str, commit: str) -> str:
     """A compact answer in Markdown."""
     train, test = candidate.train, candidate.test
     happened = train[~train["rehearsed"]]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fingerpost.arrays import Floats
+
 # Errors well above this count by their size, those below by its square; on a log scale.
 SMOOTH = 0.05
 

@@ -120,7 +120,7 @@ def shap_summary(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
     figure = _figure(5.4 * len(TARGETS), 5.0)
     sample = rows.sample(min(len(rows), _MAX_SHAP_ROWS), random_state=7)
     matrix = bundle.encoder.encode(sample)
-    dice = np.random.default_rng(7)
+    rng = np.random.default_rng(7)
     for place, target in enumerate(TARGETS, start=1):
         axes = figure.add_subplot(1, len(TARGETS), place)
         values = np.asarray(bundle.boosters[target][0].predict(matrix, pred_contrib=True))[:, :-1]
@@ -128,7 +128,7 @@ def shap_summary(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
         for height, index in enumerate(top):
             feature = matrix[:, index]
             rank = pd.Series(feature).rank(pct=True).fillna(0.5).to_numpy()
-            spread = height + dice.uniform(-0.3, 0.3, len(feature))
+            spread = height + rng.uniform(-0.3, 0.3, len(feature))
             axes.scatter(values[:, index], spread, c=rank, cmap="coolwarm", s=3, vmin=0, vmax=1)
         axes.set_yticks(range(len(top)), [FEATURES[index] for index in top], fontsize=7)
         axes.axvline(0.0, color="grey", linewidth=1)

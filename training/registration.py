@@ -18,7 +18,7 @@ from fingerpost.training.again import MODEL_TAG, model_digest, registered_before
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.candidate import Candidate
 from fingerpost.training.evaluate import TargetScore, error_table
-from fingerpost.training.model_card import run_notes
+from fingerpost.training.model_card import render_model_card
 from fingerpost.training.plots import all_plots
 from fingerpost.training.registry import SAVED_AS, SCORED
 
@@ -44,7 +44,7 @@ def register(candidate: Candidate, tracking_url: str, model_name: str, service: 
             "git_commit": commit,
             MODEL_TAG: digest,
             # Where MLflow looks for the description of a run.
-            "mlflow.note.content": run_notes(candidate, service, commit),
+            "mlflow.note.content": render_model_card(candidate, service, commit),
         }
         with mlflow.start_run(run_name=f"{service} to {candidate.test['time'].max():%Y-%m-%d %H:%M:%S}", tags=tags):
             _log_evidence(candidate, service)

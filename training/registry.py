@@ -15,7 +15,7 @@ from fingerpost.shown import markdown_text
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.fit import DEFAULT_PARAMS
 from fingerpost.training.inspection import inspect_once
-from fingerpost.training.manifest import ABOUT, MOST_ABOUT_BYTES, DamagedModelError, read_about
+from fingerpost.training.manifest import ABOUT, MAX_ABOUT_BYTES, DamagedModelError, read_about
 
 # Where in a version's run the model is that all evidence is of; it has not seen the rows it was scored on.
 SCORED = "scored"
@@ -148,7 +148,7 @@ def _fetch(tracking_url: str, uri: str, place: str, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
             shutil.move(artifacts.download_artifacts(f"{place}/{name}", part), folder / name)
 
-    take(ABOUT, MOST_ABOUT_BYTES)
+    take(ABOUT, MAX_ABOUT_BYTES)
     for name, entry in read_about(folder).files.items():
         take(name, entry.size)
 

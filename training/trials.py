@@ -8,17 +8,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.features.definition import TARGETS, naive_column
 from fingerpost.training.blend import Blend
 from fingerpost.training.encoder import Encoder
 from fingerpost.training.evaluate import log_mae
-from fingerpost.training.fit import LEARNED, Floats, fit_booster, learnable, training_matrix
+from fingerpost.training.fit import LEARNED, fit_booster, training_matrix, training_set
 from fingerpost.training.splits import purged_folds
 
 FOLDS = 2
 ROUNDS = 200
 # Finished trials before which none is given up.
-_LEAST_TRIALS = 3
+_MIN_TRIALS = 3
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def trial_data(rows: pd.DataFrame, gap: pd.Timedelta) -> TrialData:
     for earlier, later in purged_folds(rows["time"], FOLDS, gap):
         scored = later & happened
         for target in TARGETS:
-            train = learnable(rows[earlier], matrix[earlier], target)
+            train = training_set(rows[earlier], matrix[earlier], target)
             naive = log_mae(rows.loc[scored, target], rows.loc[scored, naive_column("ewma", target)])
             blend = Blend.fit(train.matrix, train.outcome, target)
             cases.append(Case(target, earlier, scored, blend, naive))
@@ -108,8 +109,8 @@ def run_trial(data: TrialData, planned: Planned) -> Outcome:
     ratios: list[float] = []
     means: list[float] = []
     for case, limit in zip(data.cases, planned.limits, strict=True):
-        train = learnable(data.rows[case.earlier], data.matrix[case.earlier], case.target)
-        valid = learnable(data.rows[case.later], data.matrix[case.later], case.target)
+        train = training_set(data.rows[case.earlier], data.matrix[case.earlier], case.target)
+        valid = training_set(data.rows[case.later], data.matrix[case.later], case.target)
         booster = fit_booster(train, case.blend, case.target, planned.params, valid, ROUNDS)
         predicted = case.blend.predict(valid.matrix, case.target) + booster.predict(
             valid.matrix, num_iteration=booster.best_iteration, num_threads=1
@@ -125,6 +126,6 @@ def run_trial(data: TrialData, planned: Planned) -> Outcome:
 def limits_of(outcomes: Iterable[Outcome], cases: int) -> tuple[float, ...]:
     """After each case the median over finished trials: the median rule (Golovin et al., Google Vizier, 2017)."""
     finished = [each.means for each in outcomes if not each.given_up]
-    if len(finished) < _LEAST_TRIALS:
+    if len(finished) < _MIN_TRIALS:
         return (float("inf"),) * cases
     return tuple(float(median) for median in np.median(finished, axis=0))

@@ -83,7 +83,9 @@ def tune(
         params_of = dict(zip(numbers, next_params(finished, numbers, first_params), strict=True))
         left = [number for number in numbers if number not in finished]
         shown += len(numbers) - len(left)
-        for place, outcome in workers.as_done(run_trial, [Planned(params_of[each], limits) for each in left], data):
+        for place, outcome in workers.map_unordered(
+            run_trial, [Planned(params_of[each], limits) for each in left], data
+        ):
             study.keep(left[place], outcome)
             finished[left[place]] = outcome
             shown += 1

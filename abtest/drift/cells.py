@@ -9,7 +9,7 @@ import pandas as pd
 from fingerpost.abtest.drift.frames import CELL, LEVEL, RESIDUALS
 
 _MIN_WINDOWS = 10
-_MOST_CELLS = 5000
+_MAX_CELLS = 5000
 # Of all cells together: chance of calling one changed that is not.
 _MAX_CHANCE = 0.001
 
@@ -48,7 +48,7 @@ def shifted_cells(reference: pd.DataFrame, current: pd.DataFrame, ratio: float) 
 
     before = {str(cell): rows for cell, rows in reference.groupby(CELL)}
     counts = current.groupby(CELL).size().sort_values(ascending=False)
-    names = [cell for cell, count in counts.items() if count >= _MIN_WINDOWS and str(cell) in before][:_MOST_CELLS]
+    names = [cell for cell, count in counts.items() if count >= _MIN_WINDOWS and str(cell) in before][:_MAX_CELLS]
     now = {str(cell): rows for cell, rows in current.groupby(CELL)}
     found: list[CellShift] = []
     looked = 0

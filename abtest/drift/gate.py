@@ -20,7 +20,7 @@ from fingerpost.shown import markdown_text
 from fingerpost.training.registry import load_scored, load_version
 
 REPORT, VERDICT = "report.html", "verdict.json"
-_MOST_SNAPSHOTS = 200
+_MAX_SNAPSHOTS = 200
 
 
 def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, str]:
@@ -113,7 +113,7 @@ def _keep_snapshot(settings: Settings, verdict: DriftVerdict) -> None:
     project = project or workspace.create_project(settings.model_name)
     workspace.add_run(project.id, verdict.snapshot, include_data=False)
     # Their ids begin with the time.
-    for each in sorted(workspace.list_runs(project.id), key=str)[:-_MOST_SNAPSHOTS]:
+    for each in sorted(workspace.list_runs(project.id), key=str)[:-_MAX_SNAPSHOTS]:
         workspace.delete_run(project.id, each)
 
 

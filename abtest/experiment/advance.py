@@ -14,15 +14,15 @@ from fingerpost.abtest.registry import HOLD_TAG, WATCH_TAG, Registry
 from fingerpost.abtest.shadow.compare import ShadowReport, compare
 from fingerpost.abtest.shadow.join import load_shadow
 from fingerpost.aliases import CHALLENGER
+from fingerpost.clock import US
 from fingerpost.errors import NoDataError
 from fingerpost.settings import Settings
 
 logger = logging.getLogger(__name__)
-_US = 1_000_000
 
 
 @dataclass(frozen=True)
-class Conducted:
+class StepResult:
     """What there is of an experiment after a look at it.
 
     Args:
@@ -44,7 +44,7 @@ def compare_in_shadow(settings: Settings, hours: float, now_us: int) -> tuple[Sh
     Returns:
         The comparison, and the off-policy estimate where there is anything to estimate from.
     """
-    registry, from_us = Registry(settings), now_us - round(hours * 3600 * _US)
+    registry, from_us = Registry(settings), now_us - round(hours * 3600 * US)
     joined = load_shadow(settings.lake, settings.service, from_us, now_us, settings.window_s)
     report = compare(joined, settings.latency_weight)
     if report.status != "insufficient":
@@ -63,7 +63,7 @@ def compare_in_shadow(settings: Settings, hours: float, now_us: int) -> tuple[Sh
     return report, found
 
 
-def conduct(settings: Settings) -> Conducted:
+def advance_experiment(settings: Settings) -> StepResult:
     """Looks at the experiment that runs, ends it when it is decided, and begins one where a challenger is due for it.
 
     A challenger is due once the shadow comparison has shown it to be no worse, if no experiment of it has been
@@ -74,21 +74,21 @@ def conduct(settings: Settings) -> Conducted:
     if experiment is None:
         why = not_due(settings, registry)
         if why is not None:
-            return Conducted("none", why)
+            return StepResult("none", why)
         begun = start(settings)
-        return Conducted("started", f"experiment {begun.experiment.id}", None)
+        return StepResult("started", f"experiment {begun.experiment.id}", None)
     found = evaluate(settings, experiment)
     verdict = found.verdict
     if not still_in_force(settings, experiment):
         stop(settings, verdict, "its versions are not champion and challenger any more")
-        return Conducted("stopped", "its versions are not champion and challenger any more", found)
+        return StepResult("stopped", "its versions are not champion and challenger any more", found)
     if verdict.decided_at is None and not verdict.over:
-        return Conducted("goes on", verdict.reason, found)
+        return StepResult("goes on", verdict.reason, found)
     about = {"champion": experiment.champion, "challenger": experiment.challenger}
     # Logged before it is ended: killed in between, it is ended the next time.
     log_result(registry, "experiment", {**verdict.to_json(), **about}, verdict.reason)
     stop(settings, verdict, verdict.reason)
-    return Conducted("stopped", verdict.reason, found)
+    return StepResult("stopped", verdict.reason, found)
 
 
 def not_due(settings: Settings, registry: Registry) -> str | None:

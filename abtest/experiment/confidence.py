@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from fingerpost.arrays import Floats, Ints
 
 BETS = (0.1, 0.2, 0.4, 0.7, 0.95)
-_MOST_LOOKS = 256
+_MAX_LOOKS = 256
 _STEPS = 32
 _FIRST_SCALED = 5
 # Beyond this many scales the hyperbolic tangent is 1.
@@ -141,9 +140,9 @@ def past_scale(values: Floats, first: float) -> Floats:
 
 
 def _looks(count: int) -> Ints:
-    if count <= _MOST_LOOKS:
+    if count <= _MAX_LOOKS:
         return np.arange(1, count + 1)
-    return np.unique(np.linspace(1, count, _MOST_LOOKS).round().astype(np.int64))
+    return np.unique(np.linspace(1, count, _MAX_LOOKS).round().astype(np.int64))
 
 
 def _log_capital(gains: Floats) -> Floats:

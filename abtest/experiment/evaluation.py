@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
 from fingerpost.abtest.experiment.verdict import Rules, Verdict, judge
-from fingerpost.abtest.lake import US, read_span
+from fingerpost.abtest.lake import read_span
+from fingerpost.clock import US
 from fingerpost.experiment import Experiment
 from fingerpost.settings import Settings
 

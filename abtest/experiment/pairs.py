@@ -6,16 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats, Ints
+from fingerpost.clock import US
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
 from fingerpost.features.numbers import numbers
 from fingerpost.status import failed as has_failed
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-US = 1_000_000
 METRICS = (
     *("latency_mean_s", "latency_p50_s", "latency_p99_s"),
     *("error_rate", "throughput_rps", "predicted_cost"),

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fingerpost.abtest.experiment.confidence import paired_sequence
-from fingerpost.abtest.experiment.pairs import US, Pairs, paired_differences
+from fingerpost.abtest.experiment.pairs import Pairs, paired_differences
 from fingerpost.abtest.experiment.verdict import PRIMARY
 from fingerpost.abtest.shadow.compare import Comparison, ShadowReport
 from fingerpost.aliases import ALIASES
+from fingerpost.clock import US
 from fingerpost.shown import matplotlib_label
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _CHAMPION, _CHALLENGER = "#c9a227", "#1f6f8b"
 _LATENCIES = ("latency_p50_s", "latency_mean_s", "latency_p99_s")
-_MOST_BARS = 15
+_MAX_BARS = 15
 
 
 def differences(pairs: Pairs, alpha: float, metric: str = PRIMARY) -> "Figure":
@@ -85,7 +86,7 @@ def shadow_errors(report: ShadowReport) -> "Figure":
 
 
 def _bars(axes: Any, found: Mapping[str, Comparison]) -> None:
-    names = list(found)[:_MOST_BARS][::-1]
+    names = list(found)[:_MAX_BARS][::-1]
     height = np.arange(len(names))
     champion, challenger = (np.array([getattr(found[name], side) for name in names]) for side in ALIASES)
     axes.barh(height + 0.2, champion, 0.4, color=_CHAMPION, label="champion")

@@ -7,16 +7,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fingerpost.abtest.experiment.confidence import Floats, paired_evidence
+from fingerpost.abtest.experiment.confidence import paired_evidence
 from fingerpost.abtest.experiment.pairs import paired_differences, switchback_pairs
 from fingerpost.abtest.experiment.verdict import PRIMARY, Rules
+from fingerpost.arrays import Floats
 from fingerpost.errors import NoDataError
 from fingerpost.experiment import Experiment
 
 _MIN_PILOT_PAIRS = 8
 # How far beyond the planned pairs is looked for the number that would do.
 _FURTHER = 4
-_MOST_SIMULATED = 2000
+_MAX_SIMULATED = 2000
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def plan(
         planned: pairs of the experiment.
         power: wanted probability.
     """
-    dice = np.random.default_rng(seed)
-    longest = min(max(planned * _FURTHER, 100), max(planned, _MOST_SIMULATED))
-    drawn = dice.choice(np.abs(differences), (runs, longest)) * dice.choice((-1.0, 1.0), (runs, longest))
+    rng = np.random.default_rng(seed)
+    longest = min(max(planned * _FURTHER, 100), max(planned, _MAX_SIMULATED))
+    drawn = rng.choice(np.abs(differences), (runs, longest)) * rng.choice((-1.0, 1.0), (runs, longest))
     needs = tuple(_power(drawn, effect, rules, planned, power) for effect in effects)
     measured = len(differences) if pilot_pairs is None else pilot_pairs
     return Plan(float(np.sqrt(np.mean(np.square(differences)))), measured, planned, power, rules.alpha, needs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fingerpost.abtest.registry import Registry
+from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment, experiment_from_json
 from fingerpost.lake import service_folder, write_text_atomically
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from fingerpost.abtest.experiment.verdict import Verdict
 
 logger = logging.getLogger(__name__)
-US = 1_000_000
 # On the challenger's version, after the experiment: how it ended, in short.
 RECORD_TAG = "fingerpost.experiment.record"
 KIND = "experiments"

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.abtest.experiment.confidence import Ints, Sequence, bounded_sequence, paired_sequence
+from fingerpost.abtest.experiment.confidence import Sequence, bounded_sequence, paired_sequence
 from fingerpost.abtest.experiment.pairs import METRICS, Pairs, paired_differences, typical_metrics
 from fingerpost.abtest.plain import plain
+from fingerpost.arrays import Ints
 from fingerpost.settings import Settings
 
 Outcome = Literal["better", "worse", "no difference", "undecided", "guardrail"]

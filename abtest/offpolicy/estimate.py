@@ -8,9 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.abtest.experiment.blocks import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
 from fingerpost.abtest.plain import plain
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from fingerpost.arrays import Floats, Ints
 
 MIN_EFFECTIVE = 100.0
 MIN_DEVIATING = 25.0

@@ -6,14 +6,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats, Ints
+from fingerpost.clock import US
 from fingerpost.features.numbers import numbers
 from fingerpost.routing.picker_table import picker_cells
 from fingerpost.settings import Settings
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-US = 1_000_000
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fingerpost.errors import FingerpostError
 
 DECISION = "decision.json"
 # MLflow refuses tags of more than 8000 characters, and older servers of more than 5000.
-_MOST_TAG = 5000
+_MAX_TAG = 5000
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def replay(record: Mapping[str, Any]) -> tuple[Decision, bool]:
 @contextlib.contextmanager
 def evidence_run(client: Any, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
     """A run of an MLflow experiment, finished with the block, or failed with it; its id."""
-    cut = {tag: value[:_MOST_TAG] for tag, value in tags.items()}
+    cut = {tag: value[:_MAX_TAG] for tag, value in tags.items()}
     run = client.create_run(experiment_id(client, experiment), run_name=name, tags=cut)
     run_id = str(run.info.run_id)
     try:

@@ -39,7 +39,7 @@ class WatchOutcome:
         return dict(vars(self))
 
 
-def look(settings: Settings, who: str, now: datetime | None = None) -> WatchOutcome | None:
+def check_promotion(settings: Settings, who: str, now: datetime | None = None) -> WatchOutcome | None:
     """Looks once at the promotion that is watched; rolls it back if a guardrail is broken. None: none is watched."""
     from fingerpost.abtest.promotion.guardrails import load_requests, read_guardrails
 

@@ -13,14 +13,13 @@ from fingerpost.abtest.experiment.blocks import MIN_BLOCKS, Estimate, clustered_
 from fingerpost.abtest.plain import plain
 from fingerpost.abtest.shadow.errors import prediction_errors
 from fingerpost.aliases import ALIASES
+from fingerpost.arrays import Floats
 from fingerpost.features.numbers import numbers
 from fingerpost.routing.cost import routing_cost
 from fingerpost.serving.scorer import TARGETS
 
-Floats = NDArray[np.float64]
-
 MIN_ROWS = 100
-_MOST_NAMES = 100
+_MAX_NAMES = 100
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def _by(
     names: pd.Series, values: Mapping[str, Floats], block: NDArray[np.int64], weight: Floats, alpha: float
 ) -> dict[str, Comparison]:
     found = {}
-    for name in names.value_counts().index[:_MOST_NAMES]:
+    for name in names.value_counts().index[:_MAX_NAMES]:
         of = (names == name).to_numpy()
         found[str(name)] = _comparison({side: each[of] for side, each in values.items()}, block[of], weight[of], alpha)
     return found

@@ -2,18 +2,16 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from fingerpost.aliases import ALIASES, CHALLENGER, CHAMPION
+from fingerpost.arrays import Floats
 from fingerpost.features.numbers import numbers
 from fingerpost.serving.scorer import TARGETS
 from fingerpost.telemetry.windows import LATENCY_SHARES
 from fingerpost.training.calibration import PROMISED
 
-Floats = NDArray[np.float64]
-
 TAIL = "latency_p99_s"
-_LEAST_WIDTH = 1e-9
+_MIN_WIDTH = 1e-9
 
 
 def prediction_errors(rows: pd.DataFrame) -> dict[str, Floats]:
@@ -56,7 +54,7 @@ def tail_loss(marks: Floats, predicted: Floats, share: float = PROMISED[TAIL]) -
     shares = np.diff([0.0, *LATENCY_SHARES.values(), 1.0])
     low, high = points[:, :-1], points[:, 1:]
     middle, value = (low + high) / 2, predicted[:, None]
-    width = np.maximum(high - low, _LEAST_WIDTH)
+    width = np.maximum(high - low, _MIN_WIDTH)
     within = np.square(high - value) / (2 * width)
     above = np.where(value <= low, middle - value, np.where(value >= high, 0.0, within))
     below = above - (middle - value)

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from fingerpost.abtest.lake import CATEGORY_COLUMNS, read_span, with_categories
+from fingerpost.clock import US
 from fingerpost.features.numbers import numbers
 from fingerpost.serving.scorer import TARGETS
 from fingerpost.serving.shadow import KIND
 from fingerpost.telemetry.windows import LATENCY_SHARES, window_end_us
 
-US = 1_000_000
 # A window that few requests reach by choice stands for at most this many times as many.
 MAX_WEIGHT = 50.0
 _CELL = ["host", "category"]

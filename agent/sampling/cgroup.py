@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import psutil
 
 from fingerpost.agent.sampling.base import CpuMeter, SamplingError, Subject
+from fingerpost.clock import US
 
-_US = 1_000_000
 _Number = TypeVar("_Number", int, float)
 
 
@@ -59,7 +59,7 @@ class Cgroup:
 
     def busy_s(self) -> float:
         """CPU-seconds used since it was made."""
-        return _field(self.folder / "cpu.stat", "usage_usec") / _US
+        return _field(self.folder / "cpu.stat", "usage_usec") / US
 
     def mem_bytes(self) -> int:
         """Its working set: memory in use without the file cache that the kernel can take back at once."""

@@ -1,9 +1,9 @@
 """A host's CPU counter between its samples: the finer it is known, the better costs are told apart."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fingerpost.arrays import Floats
+
 _MOST = 1024
 # How far the counter may be from what the sample says was used, as a share of it and in CPU-seconds (two clock ticks).
 _TOLERANCE, _TICKS_S = 0.2, 0.02

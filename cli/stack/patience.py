@@ -8,7 +8,7 @@ from fingerpost.cli.stack.logs import Bounds
 
 
 @dataclass(frozen=True)
-class Patience:
+class RestartPolicy:
     """How restarts are spaced, and when a part counts as hanging.
 
     Args:

@@ -72,7 +72,7 @@ class Child:
         return f"{self.name} (pid {self.process.pid}) {how}; {'it had no log' if self.log_problem else log}"
 
 
-class Stack:
+class ProcessGroup:
     """Starts processes and watches over them; leaving the context stops them all.
 
     Args:
@@ -119,7 +119,7 @@ class Stack:
 
         return end_marked(ours, _LEFT_OVER_GRACE_S)
 
-    def __enter__(self) -> "Stack":
+    def __enter__(self) -> "ProcessGroup":
         return self
 
     def __exit__(

@@ -12,7 +12,7 @@ from fingerpost.lake import write_text_atomically
 FOLDER = "run"
 # A supervisor writes at least so often, whether there is news or not; from twice the other on it is called silent.
 EVERY_S, SILENT_S = 10.0, 60.0
-_LEAST_INODES = 1000
+_MIN_INODES = 1000
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Disk:
         """
         if self.free_bytes < low_mb * 2**20:
             return f"{self.free_bytes / 2**20:.0f} MB left on the disk, less than FINGERPOST_DISK_LOW_MB={low_mb:g}"
-        if self.free_inodes is not None and self.free_inodes < _LEAST_INODES:
+        if self.free_inodes is not None and self.free_inodes < _MIN_INODES:
             return f"only {self.free_inodes} files can be made on the disk (inodes)"
         return ""
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from fingerpost.cli.stack.logs import move_on
 from fingerpost.cli.stack.parts import Part, answers
-from fingerpost.cli.stack.patience import Patience, Upkeep
+from fingerpost.cli.stack.patience import RestartPolicy, Upkeep
 from fingerpost.cli.stack.ports import check_ports, foreign_listener
-from fingerpost.cli.stack.processes import Child, Stack
+from fingerpost.cli.stack.processes import Child, ProcessGroup
 from fingerpost.cli.stack.state import EVERY_S, PartState, disk_of, forget_state, write_state
 from fingerpost.errors import PortInUseError
 from fingerpost.heartbeat import Heartbeats, beat
@@ -57,14 +57,14 @@ class Supervisor:
 
     def __init__(
         self,
-        stack: Stack,
+        stack: ProcessGroup,
         parts: Sequence[Part],
         tell: Callable[[str], None],
-        patience: Patience | None = None,
+        patience: RestartPolicy | None = None,
         upkeep: Upkeep | None = None,
     ) -> None:
         self._stack, self._tell = stack, tell
-        self._patience, self._upkeep = patience or Patience(), upkeep or Upkeep()
+        self._patience, self._upkeep = patience or RestartPolicy(), upkeep or Upkeep()
         self._watched = {
             part.name: _Watched(part, PartState(part.name, since=time.time(), address=part.address)) for part in parts
         }
@@ -142,7 +142,7 @@ class Supervisor:
         elif each.child.process.poll() is not None:
             how = each.child.failure()
             self._stack.end(each.child)
-            self._mourn(each, now, how)
+            self._handle_exit(each, now, how)
         elif each.heartbeats is not None:
             self._listen(each, each.heartbeats, now)
         elif not each.up and not each.part.health_url:
@@ -167,7 +167,7 @@ class Supervisor:
             child = self._stack.start(part.name, part.command, env)
         except (OSError, subprocess.SubprocessError, PortInUseError) as error:
             each.started = now
-            self._mourn(each, now, f"{part.name} cannot be started: {error}")
+            self._handle_exit(each, now, f"{part.name} cannot be started: {error}")
             return
         each.child, each.started, each.heard, each.next_ask = child, now, now, now
         each.silences, each.late, each.foreign = 0, False, ""
@@ -236,9 +236,9 @@ class Supervisor:
             return
         # What does not answer does not end politely either, and a stopped process not at all.
         self._stack.end(child, grace_s=0.0)
-        self._mourn(each, now, f"{each.part.name} (pid {child.process.pid}) {why}, and was ended")
+        self._handle_exit(each, now, f"{each.part.name} (pid {child.process.pid}) {why}, and was ended")
 
-    def _mourn(self, each: _Watched, now: float, how: str) -> None:
+    def _handle_exit(self, each: _Watched, now: float, how: str) -> None:
         """Notes a death, and when the next start is due."""
         part, patience = each.part, self._patience
         each.deaths = 1 if now - each.started > patience.settled_s else each.deaths + 1

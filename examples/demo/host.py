@@ -16,7 +16,7 @@ from fingerpost.middleware import FingerpostMiddleware, MeteredExecutor
 
 MAX_PAYLOAD_BYTES = 4 * 2**20
 _CORES = 1.0
-_MOST_TIMES = 100.0
+_MAX_TIMES = 100.0
 
 
 class DemoHostApp:
@@ -77,9 +77,9 @@ class DemoHostApp:
             wanted = {str(kind): float(times) for kind, times in (await request.json()).items()}
         except (ValueError, TypeError, AttributeError) as error:
             return JSONResponse({"error": f"not an object of numbers: {error}"}, status_code=400)
-        bad = {kind: times for kind, times in wanted.items() if kind not in KINDS or not 0 < times <= _MOST_TIMES}
+        bad = {kind: times for kind, times in wanted.items() if kind not in KINDS or not 0 < times <= _MAX_TIMES}
         if bad:
-            why = f"{bad}: kinds are {', '.join(sorted(KINDS))}, numbers above 0 up to {_MOST_TIMES:g}"
+            why = f"{bad}: kinds are {', '.join(sorted(KINDS))}, numbers above 0 up to {_MAX_TIMES:g}"
             return JSONResponse({"error": why}, status_code=400)
         self._times |= wanted
         return JSONResponse(self._times)

@@ -58,27 +58,27 @@ def arrivals(rate_rps: float, seconds: float, seed: int) -> Iterator[Arrival]:
     A burst, twice the rate, begins every 10 s and lasts 1.5 s, both on average. Sizes are log-normal (median 1 KiB),
     the mix of kinds drifts slowly.
     """
-    dice = random.Random(seed)
-    now, burst, switch_at = 0.0, False, dice.expovariate(1 / _CALM_S)
+    rng = random.Random(seed)
+    now, burst, switch_at = 0.0, False, rng.expovariate(1 / _CALM_S)
     kinds = list(KINDS)
     while True:
         # Thinning (Lewis and Shedler, 1979): candidates at the highest rate, kept in proportion to the present one.
-        now += dice.expovariate(rate_rps * _HIGHEST)
+        now += rng.expovariate(rate_rps * _HIGHEST)
         if now >= seconds:
             return
         while now >= switch_at:
             burst = not burst
-            switch_at += dice.expovariate(1 / (_BURST_S if burst else _CALM_S))
+            switch_at += rng.expovariate(1 / (_BURST_S if burst else _CALM_S))
         wave = 1 + 0.5 * math.sin(2 * math.pi * now / _WAVE_S)
-        if dice.random() * _HIGHEST > wave * (2.0 if burst else 1.0) / _MEAN:
+        if rng.random() * _HIGHEST > wave * (2.0 if burst else 1.0) / _MEAN:
             continue
         favoured = int(now / 20) % len(kinds)
-        kind = dice.choices(kinds, [2.0 if index == favoured else 1.0 for index in range(len(kinds))])[0]
-        size = 0 if dice.random() < 0.3 else min(_MAX_PAYLOAD, int(dice.lognormvariate(6.93, 1.6)))
-        region = dice.choices(_REGIONS, [4, 3, 2, 1, 1])[0]
+        kind = rng.choices(kinds, [2.0 if index == favoured else 1.0 for index in range(len(kinds))])[0]
+        size = 0 if rng.random() < 0.3 else min(_MAX_PAYLOAD, int(rng.lognormvariate(6.93, 1.6)))
+        region = rng.choices(_REGIONS, [4, 3, 2, 1, 1])[0]
         headers = {
-            **dice.choices(_AUTH, [2, 4, 1, 2, 2])[0],
-            "user-agent": dice.choices(_USER_AGENTS, [4, 3, 2, 1])[0],
+            **rng.choices(_AUTH, [2, 4, 1, 2, 2])[0],
+            "user-agent": rng.choices(_USER_AGENTS, [4, 3, 2, 1])[0],
             **({"cf-ipcountry": region} if region else {}),
         }
         yield Arrival(now, kind, size, headers)

@@ -33,7 +33,7 @@ from fingerpost.cli.stack.parts import (
     settings_environment,
 )
 from fingerpost.cli.stack.ports import check_ports
-from fingerpost.cli.stack.processes import Child, Stack
+from fingerpost.cli.stack.processes import Child, ProcessGroup
 from fingerpost.cli.stack.state import FOLDER
 from fingerpost.environment import prefect_server_environment, tool_environment
 from fingerpost.home import keep_from_others, make_home
@@ -88,7 +88,7 @@ class Demo:
         environment = {**settings_environment(self._settings), **tool_environment(self._settings)}
         home = self._layout.home
         with sole(home / FOLDER / "demo.lock", f"a demo runs in {home}", cure="stop it, or set FINGERPOST_HOME"):
-            stack = Stack(self._layout.logs, environment)
+            stack = ProcessGroup(self._layout.logs, environment)
             stack.end_left_over()
             check_ports(port_uses(self._settings, self._hosts))
             self._clear()
@@ -102,7 +102,7 @@ class Demo:
                 if not self._options.once:
                     self._stay(stack, outcome)
 
-    def _loop(self, stack: Stack) -> Outcome:
+    def _loop(self, stack: ProcessGroup) -> Outcome:
         settings = self._settings
         again = told_before(settings)
         with self._progress.phase("starting the fleet, Envoy, the engine, MLflow and Prefect"):
@@ -133,7 +133,7 @@ class Demo:
         urls = {name: masked(url) for name, url in self._urls().items()}
         return Outcome(load, pipeline, answer, urls, seconds, told, self._layout.report)
 
-    def _tell(self, stack: Stack, envoy: Child) -> Told:
+    def _tell(self, stack: ProcessGroup, envoy: Child) -> Told:
         """What comes after the first model; its page is written however it ends."""
         settings, options, layout = self._settings, self._options, self._layout
         rate = options.rate * _STORY_RATE
@@ -146,16 +146,16 @@ class Demo:
                 write_report(story.told, layout.access_log, settings.service, pictures, layout.report)
                 self._console.print(f"the story in pictures: {layout.report}", highlight=False)
 
-    def _wait_for(self, stack: Stack, name: str) -> None:
+    def _wait_for(self, stack: ProcessGroup, name: str) -> None:
         url = self._health_urls()[name]
         stack.wait_until(lambda: answers(url), _START_TIMEOUT_S, f"{name} does not answer at {url}")
 
-    def _make_room(self, stack: Stack) -> None:
+    def _make_room(self, stack: ProcessGroup) -> None:
         """Before the engine starts, which would serve what an earlier story ended with."""
         self._wait_for(stack, "MLflow")
         stack.finish(stack.start("new-story", python_module("examples.demo.new_story")), _START_TIMEOUT_S)
 
-    def _start_fleet(self, stack: Stack) -> Child:
+    def _start_fleet(self, stack: ProcessGroup) -> Child:
         settings, layout = self._settings, self._layout
         for host in self._hosts:
             process = stack.start(f"host-{host.name}", host_command(host)).process
@@ -163,7 +163,7 @@ class Demo:
         places = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port, settings.envoy_admin_socket)
         return stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *places))
 
-    def _drive(self, stack: Stack) -> dict[str, Any]:
+    def _drive(self, stack: ProcessGroup) -> dict[str, Any]:
         options = self._options
         command = demo_module(
             *("load", "--url", self._urls()["envoy"], "--seconds", str(options.seconds)),
@@ -185,13 +185,13 @@ class Demo:
         files = parquet_files(self._layout.lake / INBOX / "requests")
         return sum(pq.ParquetFile(path).metadata.num_rows for path in files)
 
-    def _pipeline(self, stack: Stack) -> dict[str, Any]:
+    def _pipeline(self, stack: ProcessGroup) -> dict[str, Any]:
         child = stack.start("pipeline", fingerpost("run", "pipeline", "--output", str(self._layout.result)))
         stack.finish(child, _PIPELINE_TIMEOUT_S, lambda: self._progress.note(_last_message(child)))
         result: dict[str, Any] = json.loads(self._layout.result.read_text())
         return result
 
-    def _ask(self, stack: Stack, engine: Child, pipeline: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, stack: ProcessGroup, engine: Child, pipeline: dict[str, Any]) -> dict[str, Any]:
         url, trained = self._urls()["engine"], pipeline["train"]
         if not trained["champion"]:
             self._console.print(rich_text(f"version {trained['model_version']}: {trained['reason']}"))
@@ -209,7 +209,7 @@ class Demo:
         stack.wait_until(serves_it, _START_TIMEOUT_S, f"the engine does not serve the champion; see {engine.log}")
         return answer
 
-    def _stay(self, stack: Stack, outcome: Outcome) -> None:
+    def _stay(self, stack: ProcessGroup, outcome: Outcome) -> None:
         stack.start("schedule", fingerpost("schedule"))
         for name, url in outcome.urls.items():
             self._console.print(f"  {name:8} {url}")

@@ -13,7 +13,7 @@ from examples.demo.measured import figures, requests_between, without_beginnings
 from examples.demo.processes import Layout, router_environment, routing_envoy, variables
 from examples.demo.progress import Progress
 from fingerpost.cli.stack.parts import answers, fingerpost, python_module
-from fingerpost.cli.stack.processes import Child, Stack
+from fingerpost.cli.stack.processes import Child, ProcessGroup
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import LOOPBACK, Settings
 
@@ -50,7 +50,7 @@ class Story:
         settings: Settings,
         layout: Layout,
         hosts: list[DemoHost],
-        stack: Stack,
+        stack: ProcessGroup,
         progress: Progress,
         rate: float,
         skip_gates: bool,

@@ -5,9 +5,9 @@ from typing import Any
 
 from fingerpost.accesslog.fields import client_of, midnight_s, route_of
 from fingerpost.clients import AUTH_METHODS, MAX_USER_AGENT, coarse_region, user_agent_class
+from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 
-_US = 1_000_000
 # Possessive: a quote that never ends is given up at once. Digits are bounded: longer numbers are no numbers.
 _QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _LINE = re.compile(
@@ -98,7 +98,7 @@ def _extra(text: str, has_body: bool) -> dict[str, Any]:
         if key is None and not found["value"].startswith('"'):
             if "duration_s" in known or not _NUMBER.fullmatch(value):
                 raise RefusedError("line:malformed")
-            known["duration_s"] = float(value) if "." in value else int(value) / _US
+            known["duration_s"] = float(value) if "." in value else int(value) / US
         elif key == "rt":
             known["duration_s"] = _number(value, "duration_s")
         elif key == "urt":
@@ -107,7 +107,7 @@ def _extra(text: str, has_body: bool) -> dict[str, Any]:
         elif key == "end":
             seconds = _number(value, "time")
             if seconds is not None:
-                known["time"] = round(seconds * _US)
+                known["time"] = round(seconds * US)
         elif key == "cl":
             known["bytes_in"], declared = _size(value), True
         elif key == "rl":
@@ -150,4 +150,4 @@ def time_us(text: str) -> int:
     # A leap second, 60, is the first of the next minute.
     if hour > "23" or minute > "59" or second > "60":
         raise RefusedError("time:malformed")
-    return (midnight_s(day, zone) + seconds) * _US
+    return (midnight_s(day, zone) + seconds) * US

@@ -9,13 +9,13 @@ import orjson
 
 from fingerpost.accesslog.fields import client_of, route_of
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
 from fingerpost.records import has_surrogates
 from fingerpost.status import told_status
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
-_US = 1_000_000
 # A picker's decision is one text, its parts set apart by a mark that JSON need not escape: empty where there is nothing
 # to say. The last part may hold the mark.
 DECISION = (
@@ -27,7 +27,7 @@ _DECISION_TEXTS, _DECISION_NUMBERS = ("policy", "arm", "model_version"), ("prope
 # Null in lines as they are written now; what a condition says of it in those of before.
 _NOT_SENT = (None, "false")
 _NO_FLAGS = (None, "-", "")
-_MOST_CLIENTS = 4096
+_MAX_CLIENTS = 4096
 # A start as it is until the year 2286: ten digits, a point, six digits.
 _USUAL, _POINT = 17, 10
 _MAX_NUMBER = 2**63
@@ -89,8 +89,8 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
         "auth": auth,
         "user_agent_class": agent_class,
         "region": region,
-        "duration_s": None if duration_us is None else duration_us / _US,
-        "service_time_s": None if service_us is None else service_us / _US,
+        "duration_s": None if duration_us is None else duration_us / US,
+        "service_time_s": None if service_us is None else service_us / US,
         "inflight": get("inflight"),
         "cpu_s": get("cpu_s"),
         **decision_of(entry),
@@ -98,7 +98,7 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
     }
 
 
-@lru_cache(maxsize=_MOST_CLIENTS)
+@lru_cache(maxsize=_MAX_CLIENTS)
 def _client_class(scheme: Any, api_key: Any, cookie: Any, agent: Any, region: Any) -> tuple[str, str, str]:
     """Auth method, user-agent class and country; what is no text is refused here, and so never remembered."""
     auth = auth_method(_text("auth_scheme", scheme), api_key not in _NOT_SENT, cookie not in _NOT_SENT)
@@ -186,5 +186,5 @@ def _end_us(entry: dict[str, Any], duration_us: float | None) -> int:
     good = 0 < len(seconds) <= 12 and seconds.isdecimal() and (not point or (0 < len(part) <= 9 and part.isdecimal()))
     if not good or not start.isascii():
         raise RefusedError("start:type")
-    start_us = int(seconds) * _US + (int(part[:6].ljust(6, "0")) if part else 0)
+    start_us = int(seconds) * US + (int(part[:6].ljust(6, "0")) if part else 0)
     return start_us + took_us

@@ -24,7 +24,7 @@ _LINE = re.compile(
 )
 _REQUEST = re.compile(r"(?P<method>[A-Z]{3,16}) (?P<path>\S+)(?: HTTP/[\d.]+)?", re.ASCII)
 _SERVER = re.compile(rb"\] \S++ [^\s/]++/(\S++) -?\d+/")
-_MOST_CAPTURED = 5
+_MAX_CAPTURED = 5
 _SIZE = re.compile(r"\d{0,18}", re.ASCII)
 _ENCODED = re.compile(r"#([0-9A-F]{2})")
 
@@ -96,7 +96,7 @@ def _captured(headers: str | None) -> tuple[str, int, str, str]:
     captured = (headers or "").split("|")
     size, auth, country = [*captured[2:], "", "", ""][:3]
     ours = _SIZE.fullmatch(size) and (not auth or auth in AUTH_METHODS)
-    if not (2 <= len(captured) <= _MOST_CAPTURED and ours):
+    if not (2 <= len(captured) <= _MAX_CAPTURED and ours):
         return "", 0, "none", ""
     # HAProxy writes what would break its format as `#` and two digits.
     agent = _ENCODED.sub(lambda found: chr(int(found[1], 16)), captured[1])

@@ -6,24 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.telemetry.decay import ForwardDecay
 from fingerpost.telemetry.nnls import nnls_normal
 
-Floats = NDArray[np.float64]
 # How far a category's cost may lie from what its share of the host's time suggests, before data say so: its relative
 # standard deviation. Of work that waits for disks or locks the time says little, so it is not trusted further.
 _PRIOR_SPREAD = 0.3
 # Times are told in whole milliseconds, or seconds: by this share of the typical cost any cost may lie off its share.
-_LEAST_SPREAD = 0.05
+_MIN_SPREAD = 0.05
 # No fit is believed to leave less than this share of use unexplained.
-_LEAST_NOISE = 1e-6
+_MIN_NOISE = 1e-6
 _LEAST = 1e-12
 # What a host uses when idle is told by idle spans, once there have been so many seconds of them.
-_LEAST_IDLE_S = 5.0
+_MIN_IDLE_S = 5.0
 # The variance of a span's use that is not its requests', in units of that of one typical request.
 _SPAN_VARIANCE = 0.05
 # Of mended costs: no more than this.
-_MOST_PULL = 3.0
+_MAX_PULL = 3.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Attribution:
     background: float
 
 
-class Splitter:
+class CostAttribution:
     """Non-negative weighted least squares of use on counts, with forgetting and a prior.
 
     Use in a span = background x length + sum over categories of cost x requests in it. Costs are drawn to those that
@@ -109,7 +109,7 @@ class Splitter:
         if not seen.any():
             return Attribution(cost, error, 0.0)
         scale, totals, idle = self._scale / present, self._totals / present, self._idle / present
-        idle_known = self._conserved and idle[1] >= _LEAST_IDLE_S
+        idle_known = self._conserved and idle[1] >= _MIN_IDLE_S
         background = idle[0] / idle[1] if idle_known else _at_no_requests(scale)
         centre, spread = self._prior(seen, totals, background)
         free = np.append(seen, not idle_known)
@@ -127,7 +127,7 @@ class Splitter:
             requests = self._requests[seen] / present
             # The counts are not exact, since work is not spread evenly over a request's time: that pulls costs down.
             pulled = max(0.0, totals[2] - background * totals[1]) / max(float(found @ requests), _LEAST)
-            factor = float(np.clip(pulled, 1 / _MOST_PULL, _MOST_PULL))
+            factor = float(np.clip(pulled, 1 / _MAX_PULL, _MAX_PULL))
             found, deviation = found * factor, deviation * factor
         count = int(seen.sum())
         cost[seen], error[seen] = found[:count], deviation[:count]
@@ -154,11 +154,11 @@ class Splitter:
         typical = used / self._requests.sum()
         above = max(0.0, 1 - background * totals[1] / max(float(totals[2]), _LEAST)) * used
         each = above * hints[seen] / hints.sum() / self._requests[seen]
-        return each, _PRIOR_SPREAD * each + _LEAST_SPREAD * typical + _LEAST
+        return each, _PRIOR_SPREAD * each + _MIN_SPREAD * typical + _LEAST
 
-    def folded(self, new_index: Sequence[int], categories: int) -> "Splitter":
+    def folded(self, new_index: Sequence[int], categories: int) -> "CostAttribution":
         """The same state over other categories; `new_index` gives for each of ours the one that takes its requests."""
-        new = Splitter(categories, 1.0, 0.0, self._conserved)
+        new = CostAttribution(categories, 1.0, 0.0, self._conserved)
         new._decay, new._last_s = self._decay, self._last_s
         new._scale, new._totals, new._spans = self._scale, self._totals, self._spans
         new._idle, new._was_idle = self._idle, self._was_idle
@@ -198,7 +198,7 @@ def _fit(
     found = centre
     for _ in range(3):  # how much the prior counts depends on the noise, which only the fit tells
         unexplained = square - 2 * moment @ found + found @ gram @ found
-        noise = max(_LEAST_NOISE * square, float(unexplained), _LEAST) / spans
+        noise = max(_MIN_NOISE * square, float(unexplained), _LEAST) / spans
         normal = gram + noise * np.eye(len(centre))
         found = nnls_normal(normal, moment + noise * centre)
     deviation = np.sqrt(noise * np.maximum(np.diag(np.linalg.inv(normal)), 0.0))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats, Ints, safe_ratio
+from fingerpost.clock import US
 from fingerpost.telemetry.history_state import (
     BIAS_WINDOWS,
     ERROR_WINDOWS,
@@ -30,10 +32,9 @@ from fingerpost.telemetry.history_state import (
     log_values,
     median,
     mixed,
-    share,
     summable,
 )
-from fingerpost.telemetry.windows import US, WINDOW_FORM, Floats, Ints
+from fingerpost.telemetry.windows import WINDOW_FORM
 
 _TRAFFIC = ("requests_last", "rate_rps_last", "rate_rps_ewma", "error_share", "bytes_in", "inflight")
 HISTORY_COLUMNS = (
@@ -43,7 +44,7 @@ HISTORY_COLUMNS = (
     "evidence",
     "age_s",
 )
-HOST_COLUMNS = (
+HISTORY_HOST_COLUMNS = (
     *(f"host_{name}" for name in LOADS),
     "host_cpu_util_ewma",
     "host_sample_age_s",
@@ -58,9 +59,9 @@ HOST_COLUMNS = (
 )
 _LN2 = np.log(2.0)
 # What tells one form of history from another: its columns, and how windows are made of requests.
-HISTORY_SCHEMA = hashlib.sha256("\n".join((*HISTORY_COLUMNS, *HOST_COLUMNS, str(WINDOW_FORM))).encode()).hexdigest()[
-    :12
-]
+HISTORY_SCHEMA = hashlib.sha256(
+    "\n".join((*HISTORY_COLUMNS, *HISTORY_HOST_COLUMNS, str(WINDOW_FORM))).encode()
+).hexdigest()[:12]
 
 
 class History:
@@ -135,9 +136,9 @@ class History:
             state["requests_last"],
             np.where(current, state["requests_last"] / self._window_s, 0.0),
             np.where(seen > 0, requests / span, 0.0),
-            share(state["traffic"][1], state["traffic"][0]),
-            share(state["traffic"][2], state["traffic"][0]),
-            share(state["traffic"][3], state["traffic"][4]),
+            safe_ratio(state["traffic"][1], state["traffic"][0]),
+            safe_ratio(state["traffic"][2], state["traffic"][0]),
+            safe_ratio(state["traffic"][3], state["traffic"][4]),
             state["measured"].astype(np.float64),
             requests,
             np.where(seen > 0, (now - seen_us) / US, np.nan),
@@ -152,14 +153,14 @@ class History:
         requests = state["host_traffic"][0] * self._faded(now, seen_us)
         since_gap = np.where(state["gap_end_us"] > 0, (now - state["gap_end_us"]) / US, np.nan)
         off = np.empty((2 * KINDS, self._shape[0]))
-        off[0::2], off[1::2] = state["off"], share(state["drift"][0], state["drift"][1])
+        off[0::2], off[1::2] = state["off"], safe_ratio(state["drift"][0], state["drift"][1])
         columns = [
             *state["load"],
-            share(state["load_sum"][1], state["load_sum"][0]),
+            safe_ratio(state["load_sum"][1], state["load_sum"][0]),
             np.where(state["sampled_us"] > 0, (now - state["sampled_us"]) / US, np.nan),
             np.where(seen_us == now, state["host_requests"] / self._window_s, 0.0),
             np.where(known, requests / self._span(now, state["host_first_us"]), 0.0),
-            share(state["host_traffic"][1], state["host_traffic"][0]),
+            safe_ratio(state["host_traffic"][1], state["host_traffic"][0]),
             np.where(known, (now - seen_us) / US, np.nan),
             state["gap_s"],
             since_gap,
@@ -189,7 +190,7 @@ class History:
         values = log_values(windows)
         known = np.isfinite(values)
         elapsed_s = np.where(state["seen"][cell] > 0, (end_us - state["seen_us"][cell]) / US, 0.0)
-        self._judgeforecasts_of(cell, values)
+        self._update_forecast_errors(cell, values)
         decay = 0.5 ** (elapsed_s / self._halflives[:, None])  # (paces, n)
         for name, added in (("weight", known * measured), ("sum", np.where(known, summable(values), 0.0) * measured)):
             state[name][cell] = state[name][cell] * decay[:, None, :] + added
@@ -225,7 +226,7 @@ class History:
         weight = np.where(np.isfinite(off), np.sqrt(measured), 0.0)
         weights = np.stack([total(each) for each in weight])
         sums = np.stack([total(each) for each in np.nan_to_num(off) * weight])
-        mean = share(sums, weights)
+        mean = safe_ratio(sums, weights)
         state["off"][:, hosts] = mean
         known = state["host_seen_us"][hosts] > 0
         elapsed_s = np.where(known, (end_us - state["host_seen_us"][hosts]) / US, 0.0)
@@ -257,7 +258,7 @@ class History:
         state["load_sum"][:, hosts] = state["load_sum"][:, hosts] * decay + added
         state["sampled_us"][hosts] = end_us
 
-    def _judgeforecasts_of(self, cell: tuple[Any, ...], values: Floats) -> None:
+    def _update_forecast_errors(self, cell: tuple[Any, ...], values: Floats) -> None:
         """How far off each forecast was that could have been made before this window."""
         state = self.state
         error = values - forecasts_of({name: state[name][cell] for name in FORECAST_STATE})

@@ -3,15 +3,15 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HOST_COLUMNS
-from fingerpost.telemetry.windows import Floats
+from fingerpost.arrays import Floats
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS
 
 _C = {name: place for place, name in enumerate(HISTORY_COLUMNS)}
-_H = {name: place for place, name in enumerate(HOST_COLUMNS)}
+_H = {name: place for place, name in enumerate(HISTORY_HOST_COLUMNS)}
 _LN2 = np.log(2.0)
 
 
-def later(
+def extrapolate_history(
     cells: ArrayLike, host_values: ArrayLike, after_s: float, window_s: float, halflife_s: float
 ) -> tuple[Floats, Floats]:
     """What is known some time later of a host that has been silent since.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.telemetry.windows import Floats, Ints
+from fingerpost.arrays import Floats, Ints, safe_ratio
 
 # What a cell's history follows, all on a log scale, since latency and throughput vary by ratios.
 QUANTITIES = ("throughput_rps", "latency_p50_s", "latency_p90_s", "latency_p99_s", "cpu_request_s")
@@ -29,8 +29,7 @@ LOADS = ("cpu_util", "mem_share", "inflight", "background_cores", "cores", "slot
 
 KINDS = len(QUANTITIES)
 _RATE = QUANTITIES.index("throughput_rps")
-_LEAST_ERROR = 1e-3
-_TINY = 1e-9
+_MIN_ERROR = 1e-3
 
 # State by name, with the axes before (hosts, categories), or before (hosts,), and what it begins with.
 _PACED = (len(PACES), KINDS)
@@ -58,13 +57,13 @@ def fresh_state(hosts: int, categories: int) -> dict[str, NDArray[Any]]:
     return state
 
 
-def carry(
+def remap_state(
     old: Mapping[str, NDArray[Any]],
     new: Mapping[str, NDArray[Any]],
     hosts: tuple[Ints, Ints],
     categories: tuple[Ints, Ints],
 ) -> None:
-    """Copies what is known of some hosts and categories from one state into another; each pair is of `places`."""
+    """Copies the state of some hosts and categories into another state; each pair is of `index_of_common`."""
     (new_h, old_h), (new_c, old_c) = hosts, categories
     new["now_us"][...] = old["now_us"]
     for name in CELL_STATE:
@@ -73,7 +72,7 @@ def carry(
         new[name][..., new_h] = old[name][..., old_h]
 
 
-def places(old: Sequence[str], new: Sequence[str]) -> tuple[Ints, Ints]:
+def index_of_common(old: Sequence[str], new: Sequence[str]) -> tuple[Ints, Ints]:
     """Of the names in both: their places in the new and in the old."""
     index = {name: place for place, name in enumerate(old)}
     both = [(place, index[name]) for place, name in enumerate(new) if name in index]
@@ -86,7 +85,7 @@ FORECAST_STATE = ("last", "sum", "weight", "level", "median")
 
 def forecasts_of(state: Mapping[str, NDArray[Any]]) -> Floats:
     """FORECASTS, shape (forecasts, kinds, ...), from the state of some cells."""
-    paces = share(state["sum"], state["weight"])
+    paces = safe_ratio(state["sum"], state["weight"])
     paces[:, _RATE] = -np.log(paces[:, _RATE])
     return np.stack([state["last"], *paces, state["level"], state["median"]]).astype(np.float64)
 
@@ -108,16 +107,11 @@ def mixed(forecasts: Floats, error: NDArray[Any], lasting: NDArray[Any]) -> Floa
     The exponentially weighted average forecaster (Cesa-Bianchi and Lugosi, Prediction, Learning, and Games, 2006,
     section 2.1), with errors that fade. Equal weights where no forecast has been judged yet.
     """
-    off = np.where(np.isfinite(forecasts), np.nan_to_num(error / (lasting + _LEAST_ERROR)), np.inf)
+    off = np.where(np.isfinite(forecasts), np.nan_to_num(error / (lasting + _MIN_ERROR)), np.inf)
     best = off.min(axis=0)
     # Against the best, so that not all weights can vanish.
     weight = np.exp(-MIXING * (off - np.where(np.isfinite(best), best, 0.0)))
-    return share((weight * np.nan_to_num(forecasts)).sum(axis=0), weight.sum(axis=0))
-
-
-def share(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
-    """part / whole, NaN where the whole is nothing."""
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=np.asarray(whole) > _TINY)
+    return safe_ratio((weight * np.nan_to_num(forecasts)).sum(axis=0), weight.sum(axis=0))
 
 
 def median(recent: NDArray[Any]) -> Floats:

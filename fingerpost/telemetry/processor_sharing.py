@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fingerpost.arrays import Floats
+
 Ints = NDArray[np.intp]
 
 
@@ -25,7 +26,7 @@ class SharedTime:
     seconds: Floats
 
 
-def shared_time(begin_s: Floats, end_s: Floats, edges_s: Floats, slots: float = np.inf) -> SharedTime:
+def processor_sharing(begin_s: Floats, end_s: Floats, edges_s: Floats, slots: float = np.inf) -> SharedTime:
     """What part of each request lay in each span, and its share of the host's time there.
 
     While n requests are on the host, each is given 1/n of it (processor sharing; the estimator of Perez,

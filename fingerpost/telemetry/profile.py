@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fingerpost.arrays import Floats, safe_ratio
 from fingerpost.status import failed, measures
 from fingerpost.telemetry.decay import ForwardDecay
 from fingerpost.telemetry.sketch import LatencySketches
 
-Floats = NDArray[np.float64]
 # Weighted sums kept of each category: how many requests, of which failed or were measured; of the latter, value and
 # weight of what may be unknown.
 _SUMS = (
@@ -27,7 +27,7 @@ _SUMS = (
     "unloaded_known",
     "inflight",
 )
-_LEAST_WEIGHT = 1e-9
+_MIN_WEIGHT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -111,31 +111,29 @@ class Profile:
         self._stay_in_range(now_s)
         present = float(self._decay.weight(now_s))
         sums = dict(zip(_SUMS, self._sums / present, strict=True))
-        requests, measured = (
-            np.where(sums[name] > _LEAST_WEIGHT, sums[name], 0.0) for name in ("requests", "measured")
-        )
+        requests, measured = (np.where(sums[name] > _MIN_WEIGHT, sums[name], 0.0) for name in ("requests", "measured"))
         quantiles = self._sketches.quantiles([0.5, 0.99])
         seen = measured > 0
         return {
             "requests": requests,
             "rate_rps": requests * self._decay.per_second(now_s),
-            "error_rate": _ratio(sums["errors"], requests),
+            "error_rate": safe_ratio(sums["errors"], requests),
             "measured": measured,
-            "latency_mean_s": _ratio(sums["latency"], sums["latency_known"]),
+            "latency_mean_s": safe_ratio(sums["latency"], sums["latency_known"]),
             "latency_p50_s": np.where(seen, quantiles[:, 0], np.nan),
             "latency_p99_s": np.where(seen, quantiles[:, 1], np.nan),
-            "unloaded_s": _ratio(sums["unloaded"], sums["unloaded_known"]),
-            "cpu_s": _ratio(sums["cpu"], sums["cpu_known"]),
-            "cpu_known": np.nan_to_num(_ratio(sums["cpu_known"], measured)),
-            "mem_bytes": _ratio(sums["mem"], sums["mem_known"]),
-            "inflight_mean": _ratio(sums["inflight"], self._inflight_known / present),
+            "unloaded_s": safe_ratio(sums["unloaded"], sums["unloaded_known"]),
+            "cpu_s": safe_ratio(sums["cpu"], sums["cpu_known"]),
+            "cpu_known": np.nan_to_num(safe_ratio(sums["cpu_known"], measured)),
+            "mem_bytes": safe_ratio(sums["mem"], sums["mem_known"]),
+            "inflight_mean": safe_ratio(sums["inflight"], self._inflight_known / present),
             "age_s": np.where(np.isfinite(self._last_s), now_s - self._last_s, np.nan),
         }
 
     def cpu_known(self) -> tuple[Floats, float]:
         """The share of measured requests whose CPU is known, of each category, shape (C,), and of all; 0 of none."""
         known, measured = (self._sums[_SUMS.index(name)] for name in ("cpu_known", "measured"))
-        return np.nan_to_num(_ratio(known, measured)), float(known.sum() / max(measured.sum(), _LEAST_WEIGHT))
+        return np.nan_to_num(safe_ratio(known, measured)), float(known.sum() / max(measured.sum(), _MIN_WEIGHT))
 
     def present(self, now_s: float) -> float:
         """The mean number of requests that were there at once, by Little's law: the time they took, in a second."""
@@ -186,7 +184,3 @@ class Profile:
 def totals(category: NDArray[np.intp], values: ArrayLike, count: int) -> Floats:
     """Sums of values by category, shape (count,)."""
     return np.bincount(category, weights=np.asarray(values), minlength=count).astype(np.float64)
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > _LEAST_WEIGHT)

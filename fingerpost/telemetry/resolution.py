@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fingerpost.arrays import Floats
+
 _US, _US_IN_MS, _US_IN_S = 1e6, 1e3, 1e6
 
 

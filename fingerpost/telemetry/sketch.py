@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ACCURACY = 0.01
-_LEAST_S, _MOST_S = 1e-6, 3600.0
+_MIN_S, _MAX_S = 1e-6, 3600.0
 _LOG_GAMMA = float(np.log((1 + ACCURACY) / (1 - ACCURACY)))
-BUCKETS = int(np.ceil(np.log(_MOST_S / _LEAST_S) / _LOG_GAMMA)) + 1
+BUCKETS = int(np.ceil(np.log(_MAX_S / _MIN_S) / _LOG_GAMMA)) + 1
 
 
 class LatencySketches:
@@ -39,11 +39,11 @@ class LatencySketches:
 
 
 def _bucket(seconds: NDArray[np.float64]) -> NDArray[np.intp]:
-    bounded = np.clip(seconds, _LEAST_S, _MOST_S)
-    return np.ceil(np.log(bounded / _LEAST_S) / _LOG_GAMMA).astype(np.intp)
+    bounded = np.clip(seconds, _MIN_S, _MAX_S)
+    return np.ceil(np.log(bounded / _MIN_S) / _LOG_GAMMA).astype(np.intp)
 
 
 def _value(bucket: NDArray[np.intp]) -> NDArray[np.float64]:
     """The middle of a bucket in the sense of relative error."""
-    upper = _LEAST_S * np.exp(bucket * _LOG_GAMMA)
+    upper = _MIN_S * np.exp(bucket * _LOG_GAMMA)
     return np.asarray(upper * (1 - ACCURACY))

@@ -3,13 +3,14 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-_LEAST_CORES = 0.05
+from fingerpost.arrays import Floats
+
+_MIN_CORES = 0.05
 # Requests that a core is taken to serve at once where nobody told: those that compute for more than a quarter of their
 # time are bound by CPU then, all others by waiting.
 PLACES_A_CORE = 4.0
 # Of a time that would be less than nothing without waiting, this part of its share of the mean is left.
-_LEAST_SHARE = 0.1
+_MIN_SHARE = 0.1
 
 
 def throughput_rps(
@@ -41,7 +42,7 @@ def throughput_rps(
         Requests a second; NaN where no resource is known.
     """
     service_time = np.asarray(service_time_s, dtype=np.float64)
-    cores = np.maximum(np.asarray(cores_left, dtype=np.float64), _LEAST_CORES)
+    cores = np.maximum(np.asarray(cores_left, dtype=np.float64), _MIN_CORES)
     told = np.asarray(slots, dtype=np.float64)
     assumed = PLACES_A_CORE * np.where(np.isnan(cores), 1.0, cores)
     bounds = np.broadcast_arrays(
@@ -87,7 +88,7 @@ def unloaded_s(
     mean = total / np.maximum(np.bincount(place, known), 1)
     waited = (1 / share - 1) * mean[place]
     in_proportion = seconds * share
-    return np.where(told, np.maximum(seconds - waited, _LEAST_SHARE * in_proportion), in_proportion), share**2
+    return np.where(told, np.maximum(seconds - waited, _MIN_SHARE * in_proportion), in_proportion), share**2
 
 
 def _ratio(capacity: ArrayLike, demand: ArrayLike) -> Floats:

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fingerpost.arrays import Floats, Ints, safe_ratio
+from fingerpost.clock import US
 from fingerpost.status import failed, measures
 from fingerpost.telemetry.resolution import at_resolution
 from fingerpost.telemetry.throughput import throughput_rps, unloaded_s
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
 
-US = 1_000_000
 # Another one whenever windows of the same records come to say something else: what was made of the old is made anew.
 WINDOW_FORM = 5
 # What a window keeps of its durations, and the share of its requests that took no longer.
@@ -90,7 +89,7 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
     sorted_durations = duration[order]
     known = np.isfinite(sorted_durations)
     timed = np.add.reduceat(known.astype(np.int64), first)
-    windows["latency_mean_s"] = _ratio(np.add.reduceat(np.where(known, sorted_durations, 0.0), first), timed)
+    windows["latency_mean_s"] = safe_ratio(np.add.reduceat(np.where(known, sorted_durations, 0.0), first), timed)
     for name, share in LATENCY_SHARES.items():
         windows[name] = _quantile(sorted_durations, first, timed, share)
     told: dict[str, ArrayLike] = {**requests, "service_time_s": service, "unloaded_s": unloaded}
@@ -179,7 +178,7 @@ def with_throughput(windows: Arrays, loads: Arrays, sampled: bool = False) -> Ar
     return {**windows, "throughput_rps": np.where(sampled_hosts & (place < 0), np.nan, rate)}
 
 
-def at(arrays: Arrays, end_us: int) -> Arrays:
+def select_window(arrays: Arrays, end_us: int) -> Arrays:
     """The entries of one window; `arrays` are ordered by `end_us`."""
     low, high = np.searchsorted(arrays["end_us"], [end_us, end_us + 1])
     return {name: values[low:high] for name, values in arrays.items()}
@@ -243,7 +242,7 @@ def _known_mean(values: Floats | None, first: Ints, weight: Floats | None = None
         return np.full(len(first), np.nan)
     known = np.isfinite(values)
     counted = known.astype(np.float64) if weight is None else known * weight
-    return _ratio(np.add.reduceat(np.where(known, values, 0.0) * counted, first), np.add.reduceat(counted, first))
+    return safe_ratio(np.add.reduceat(np.where(known, values, 0.0) * counted, first), np.add.reduceat(counted, first))
 
 
 def _known_last(values: Floats | None, first: Ints) -> Floats:
@@ -251,10 +250,6 @@ def _known_last(values: Floats | None, first: Ints) -> Floats:
         return np.full(len(first), np.nan)
     last = np.maximum.reduceat(np.where(np.isfinite(values), np.arange(len(values)), -1), first)
     return np.where(last >= first, values[last], np.nan)
-
-
-def _ratio(part: Floats, whole: NDArray[Any]) -> Floats:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=np.asarray(whole) > 0)
 
 
 def _place(loads: Arrays, windows: Arrays) -> Ints:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.accesslog.envoy import DECISION_MARK
+from fingerpost.arrays import Floats
 from fingerpost.routing.arms import arm_of, time_key
 from fingerpost.routing.cost import cost_at
 from fingerpost.routing.endpoint_picker.endpoints import Endpoints
@@ -16,8 +17,7 @@ from fingerpost.routing.endpoint_picker.requests import Request, RequestCategori
 from fingerpost.routing.table_file import Arm, PickerTable
 
 # The chosen endpoint and those to try after it: as many as Envoy's configuration tries, and one more.
-MOST_ENDPOINTS = 4
-Floats = NDArray[np.float64]
+MAX_ENDPOINTS = 4
 Places = NDArray[np.int64]
 
 
@@ -65,9 +65,9 @@ class Chooser:
         dice: for ties and exploration.
     """
 
-    def __init__(self, endpoints: Endpoints, panic_share: float = 0.5, dice: random.Random | None = None) -> None:
+    def __init__(self, endpoints: Endpoints, panic_share: float = 0.5, rng: random.Random | None = None) -> None:
         self.endpoints = endpoints
-        self._panic_share, self._dice = panic_share, dice or random.Random()
+        self._panic_share, self._rng = panic_share, rng or random.Random()
         self._table: PickerTable | None = None
         self._categories = RequestCategories((), ())
         self._columns: Places = np.zeros(0, dtype=np.int64)
@@ -100,7 +100,7 @@ class Chooser:
         table, now_s = self._table, time.time()
         if table is None:
             return self._by_requests(places, Decision((), fallback="no_table"))
-        arm = arm_of(table, _arm_key(table, request, now_s, self._dice))
+        arm = arm_of(table, _arm_key(table, request, now_s, self._rng))
         said = Decision((), fallback="", arm=arm.name, model_version=arm.model_version, table_version=table.version)
         columns = self._columns_in(table)[eligible]
         if now_s * 1e6 >= table.expires_us:
@@ -123,14 +123,14 @@ class Chooser:
             return self._by_requests(places, said, cost)
         share = table.settings.exploration
         if arm.policy == "random":
-            first = self._dice.randrange(len(places))
+            first = self._rng.randrange(len(places))
             return self._decided(places, first, cost, replace(said, policy="random", propensity=1 / len(places)))
         least = cost.min()
         if not np.isfinite(least):
             return self._by_requests(places, replace(said, fallback="no_row"))
         ties = np.flatnonzero(cost <= least)
-        explored = self._dice.random() < share
-        first = self._dice.randrange(len(places)) if explored else int(ties[self._dice.randrange(len(ties))])
+        explored = self._rng.random() < share
+        first = self._rng.randrange(len(places)) if explored else int(ties[self._rng.randrange(len(ties))])
         propensity = share / len(places) + ((1 - share) / len(ties) if cost[first] <= least else 0.0)
         chosen = replace(said, policy="fingerpost", explored=explored, propensity=propensity)
         return self._decided(places, first, cost, chosen)
@@ -138,16 +138,16 @@ class Chooser:
     def _by_requests(self, places: Places, said: Decision, cost: Floats | None = None) -> Decision:
         load = self.endpoints.inflight[places].astype(np.float64)
         ties = np.flatnonzero(load <= load.min())
-        first = int(ties[self._dice.randrange(len(ties))])
+        first = int(ties[self._rng.randrange(len(ties))])
         found = self._decided(places, first, load, said)
         known = cost is not None and np.isfinite(cost[first])
         return replace(found, predicted_cost=float(cost[first]) if cost is not None and known else None)
 
     def _decided(self, places: Places, first: int, cost: Floats, said: Decision) -> Decision:
         """The decision with its endpoints: the chosen one, then the others in order of cost."""
-        order = np.argsort(cost)[: MOST_ENDPOINTS + 1]
+        order = np.argsort(cost)[: MAX_ENDPOINTS + 1]
         listed = [first, *(int(place) for place in order if place != first and np.isfinite(cost[place]))]
-        addresses = tuple(self.endpoints.addresses[places[place]] for place in listed[:MOST_ENDPOINTS])
+        addresses = tuple(self.endpoints.addresses[places[place]] for place in listed[:MAX_ENDPOINTS])
         predicted = float(cost[first]) if np.isfinite(cost[first]) else None
         return replace(said, endpoints=addresses, predicted_cost=predicted)
 
@@ -162,11 +162,11 @@ class Chooser:
         return self._columns
 
 
-def _arm_key(table: PickerTable, request: Request, now_s: float, dice: random.Random) -> bytes:
+def _arm_key(table: PickerTable, request: Request, now_s: float, rng: random.Random) -> bytes:
     if len(table.arms) == 1:
         return b""
     if table.settings.arm_mode == "time":
         return time_key(table.settings.arm_seconds, now_s)
     key = request.arm_key if table.settings.arm_mode == "header" else b""
     # Never by an id that clients send: they would choose their arm.
-    return key or dice.randbytes(8)
+    return key or rng.randbytes(8)

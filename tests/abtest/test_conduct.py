@@ -2,14 +2,14 @@
 
 import pytest
 
-from fingerpost.abtest.experiment.advance import conduct
+from fingerpost.abtest.experiment.advance import advance_experiment
 from fingerpost.abtest.experiment.store import records_of, running, start
 from fingerpost.abtest.promotion.evidence import latest_result
 from fingerpost.abtest.promotion.promote import consider_challenger
 from fingerpost.abtest.promotion.results import log_result
+from fingerpost.clock import US
 from tests.support.experiment_records import BEGIN, keep_records, made_records
 
-US = 1_000_000
 SLOTS = {"experiment_slot_s": 20.0, "experiment_washout_s": 4.0, "experiment_pairs": 30}
 SHADOW = {"verdict": "no difference", "champion": "1", "challenger": "2", "samples": 900}
 
@@ -37,32 +37,32 @@ def begun_long_ago(made, effect, seed=0):
 
 
 def test_a_challenger_gets_an_experiment_once_it_was_compared(made):
-    assert conduct(made.settings).why == "version 2 has not been compared in the shadow yet"
+    assert advance_experiment(made.settings).why == "version 2 has not been compared in the shadow yet"
     log_result(made.registry, "shadow", {**SHADOW, "verdict": "worse"}, "worse")
-    assert conduct(made.settings).why == "version 2 is worse in the shadow"
+    assert advance_experiment(made.settings).why == "version 2 is worse in the shadow"
     assert log_result(made.registry, "shadow", SHADOW, "as good")
     assert log_result(made.registry, "shadow", SHADOW, "as good") is None
-    begun = conduct(made.settings)
+    begun = advance_experiment(made.settings)
     assert begun.action == "started"
     experiment = running(made.settings)
     assert (experiment.champion, experiment.challenger) == ("1", "2")
-    assert conduct(made.settings).action == "goes on"
+    assert advance_experiment(made.settings).action == "goes on"
     assert running(made.settings) == experiment
 
 
 def test_people_may_begin_experiments_themselves(due):
     due.settings = due.settings.model_copy(update={"experiment_auto": False})
-    assert "FINGERPOST_EXPERIMENT_AUTO" in conduct(due.settings).why
+    assert "FINGERPOST_EXPERIMENT_AUTO" in advance_experiment(due.settings).why
     assert running(due.settings) is None
 
 
 def test_a_better_challenger_is_promoted(due):
     begun_long_ago(due, effect=-0.3)
-    done = conduct(due.settings)
+    done = advance_experiment(due.settings)
     assert (done.action, done.evaluation.verdict.verdict) == ("stopped", "better")
     assert running(due.settings) is None
     assert latest_result(due.registry, "experiment", "challenger", "2")["result"]["challenger"] == "2"
-    assert conduct(due.settings).why == "version 2 has had its experiment"
+    assert advance_experiment(due.settings).why == "version 2 has had its experiment"
     assert consider_challenger(due.settings, "test").action == "promote"
     assert due.champion == "2"
 
@@ -76,9 +76,9 @@ def test_killed_before_its_end_was_written_it_ends_the_same(due, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("fingerpost.abtest.experiment.advance.stop", killed)
         with pytest.raises(KeyboardInterrupt):
-            conduct(due.settings)
+            advance_experiment(due.settings)
     assert running(due.settings) is not None
-    assert conduct(due.settings).action == "stopped"
+    assert advance_experiment(due.settings).action == "stopped"
     assert len(records_of(due.settings)) == 1
     runs = due.registry.client.search_runs(
         [due.registry.client.get_experiment_by_name("fingerpost-shop-experiment").experiment_id]
@@ -89,7 +89,7 @@ def test_killed_before_its_end_was_written_it_ends_the_same(due, monkeypatch):
 def test_an_experiment_of_other_versions_ends(due):
     begun_long_ago(due, effect=0.0)
     due.registry.client.set_registered_model_alias(due.registry.name, "champion", due.version(0.4))
-    done = conduct(due.settings)
+    done = advance_experiment(due.settings)
     assert done.action == "stopped"
     assert "not champion and challenger any more" in done.why
     assert latest_result(due.registry, "experiment", "challenger", "2") is None
@@ -98,7 +98,7 @@ def test_an_experiment_of_other_versions_ends(due):
 def test_twenty_experiments_of_versions_that_do_not_differ_promote_nothing(due):
     for seed in range(20):
         begun_long_ago(due, effect=0.0, seed=seed)
-        assert conduct(due.settings).action == "stopped"
+        assert advance_experiment(due.settings).action == "stopped"
         outcome = consider_challenger(due.settings, "test")
         assert outcome is None or outcome.action != "promote"
         assert due.champion == "1"

@@ -13,14 +13,14 @@ ALPHA = 0.05
 THRESHOLD = math.log(2 / ALPHA)
 
 
-def slots_without_effect(dice, runs, pairs, kind):
+def slots_without_effect(rng, runs, pairs, kind):
     """Log latency of slots, shape (runs, 2 * pairs): heavy tails, dependence, trends, outbreaks."""
     noise = {
-        "cauchy": lambda: dice.standard_cauchy((runs, 2 * pairs)),
-        "skewed": lambda: dice.pareto(1.5, (runs, 2 * pairs)),
-        "student": lambda: dice.standard_t(2, (runs, 2 * pairs)),
+        "cauchy": lambda: rng.standard_cauchy((runs, 2 * pairs)),
+        "skewed": lambda: rng.pareto(1.5, (runs, 2 * pairs)),
+        "student": lambda: rng.standard_t(2, (runs, 2 * pairs)),
         "constant": lambda: np.zeros((runs, 2 * pairs)),
-        "rare": lambda: 5.0 * (dice.random((runs, 2 * pairs)) < 0.03),
+        "rare": lambda: 5.0 * (rng.random((runs, 2 * pairs)) < 0.03),
     }[kind]()
     slots = np.zeros_like(noise)
     for place in range(1, 2 * pairs):
@@ -31,17 +31,17 @@ def slots_without_effect(dice, runs, pairs, kind):
 @pytest.mark.parametrize("kind", ["cauchy", "skewed", "student", "constant", "rare"])
 @pytest.mark.parametrize("pairs", [12, 200])
 def test_a_thousand_experiments_without_effect_are_rarely_called_by_looking_after_every_pair(kind, pairs):
-    dice = np.random.default_rng(pairs)
-    slots = slots_without_effect(dice, 1000, pairs, kind)
-    coins = dice.choice((-1.0, 1.0), (1000, pairs))
+    rng = np.random.default_rng(pairs)
+    slots = slots_without_effect(rng, 1000, pairs, kind)
+    coins = rng.choice((-1.0, 1.0), (1000, pairs))
     above, below = paired_evidence(coins * (slots[:, 1::2] - slots[:, ::2]))
     called = ((above >= THRESHOLD) | (below >= THRESHOLD)).any(axis=1)
     assert called.mean() <= ALPHA
 
 
 def test_a_fixed_interval_looked_at_as_often_would_be_wrong_far_more_often():
-    dice = np.random.default_rng(1)
-    differences = dice.normal(0, 0.2, (1000, 200))
+    rng = np.random.default_rng(1)
+    differences = rng.normal(0, 0.2, (1000, 200))
     seen = np.arange(1, 201)
     mean = np.cumsum(differences, axis=1) / seen
     spread = np.sqrt(np.maximum(np.cumsum(differences**2, axis=1) / seen - mean**2, 0) / seen)
@@ -59,8 +59,8 @@ def test_effects_are_found_soon(effect, within):
 
 
 def test_the_sequence_covers_a_true_effect_at_all_looks():
-    dice = np.random.default_rng(3)
-    differences = 0.4 + 0.3 * dice.standard_t(2, (1000, 60))
+    rng = np.random.default_rng(3)
+    differences = 0.4 + 0.3 * rng.standard_t(2, (1000, 60))
     # The interval leaves the truth out where there is evidence against it.
     above, below = paired_evidence(differences - 0.4)
     missed = (np.maximum(above, below) >= THRESHOLD).any(axis=1)
@@ -105,10 +105,10 @@ def test_nothing_says_nothing():
 
 @pytest.mark.parametrize("rates", [(0.02, 0.02), (0.0, 0.0), (0.3, 0.05)])
 def test_bounded_means_are_covered_at_all_looks(rates):
-    dice = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     missed = 0
     for _ in range(60):
-        differences = dice.binomial(30, rates[1], 60) / 30 - dice.binomial(30, rates[0], 60) / 30
+        differences = rng.binomial(30, rates[1], 60) / 30 - rng.binomial(30, rates[0], 60) / 30
         sequence = bounded_sequence(differences, -1, 1, ALPHA)
         truth = rates[1] - rates[0]
         missed += bool(((sequence.lower > truth) | (sequence.upper < truth)).any())

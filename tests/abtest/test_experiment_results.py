@@ -11,8 +11,9 @@ from fingerpost.abtest.experiment.plots import differences, latencies
 from fingerpost.abtest.experiment.power import pilot_differences, plan
 from fingerpost.abtest.experiment.verdict import Rules, judge
 from fingerpost.abtest.reports import verdict_markdown
+from fingerpost.clock import US
 from fingerpost.errors import NoDataError
-from tests.support.experiment_records import BEGIN, US, made_experiment, made_records
+from tests.support.experiment_records import BEGIN, made_experiment, made_records
 
 RULES = Rules()
 

@@ -9,9 +9,9 @@ import pytest
 from fingerpost.abtest.experiment.blocks import clustered_mean, time_blocks
 from fingerpost.abtest.offpolicy.estimate import capped_cost, evaluate_policy
 from fingerpost.abtest.offpolicy.target_policy import replayed_choices
+from fingerpost.clock import US
 from fingerpost.settings import Settings
 
-US = 1_000_000
 HOSTS, CATEGORIES = 5, 4
 MEANS = 0.02 * np.exp(np.random.default_rng(11).normal(0, 0.5, (CATEGORIES, HOSTS)))
 
@@ -28,18 +28,18 @@ CHALLENGER = least(MEANS, 0.2)
 TRUTH = float((CHALLENGER * MEANS).sum(axis=1).mean())
 
 
-def logged(dice, count):
+def logged(rng, count):
     """Requests as the champion routed them, in a time that has its ups and downs."""
-    time_us = np.sort(dice.integers(0, 3600 * US, count))
-    category = dice.integers(0, CATEGORIES, count)
-    host = (dice.random(count)[:, None] > np.cumsum(CHAMPION, axis=1)[category]).sum(axis=1)
-    cost = MEANS[category, host] * dice.gamma(2.0, 0.5, count)
+    time_us = np.sort(rng.integers(0, 3600 * US, count))
+    category = rng.integers(0, CATEGORIES, count)
+    host = (rng.random(count)[:, None] > np.cumsum(CHAMPION, axis=1)[category]).sum(axis=1)
+    cost = MEANS[category, host] * rng.gamma(2.0, 0.5, count)
     return time_us, category, host, cost, CHAMPION[category, host]
 
 
 def test_estimates_cover_the_truth_and_doubly_robust_ones_vary_least():
-    dice = np.random.default_rng(1)
-    found = [evaluate_policy(*each, CHALLENGER[each[1]]) for each in (logged(dice, 4000) for _ in range(120))]
+    rng = np.random.default_rng(1)
+    found = [evaluate_policy(*each, CHALLENGER[each[1]]) for each in (logged(rng, 4000) for _ in range(120))]
     assert all(each.usable for each in found)
     spread = {}
     for name in ("ips", "snips", "dr"):
@@ -84,11 +84,11 @@ def test_too_little_overlap_is_refused():
 
 
 def test_agreement_alone_is_no_knowledge():
-    dice = np.random.default_rng(6)
-    time_us, category, host, cost, _ = logged(dice, 5000)
+    rng = np.random.default_rng(6)
+    time_us, category, host, cost, _ = logged(rng, 5000)
     # Both agree but for one category, where hardly a request explored what the other would do.
     chosen = least(MEANS, 0.01)
-    host = (dice.random(5000)[:, None] > np.cumsum(chosen, axis=1)[category]).sum(axis=1)
+    host = (rng.random(5000)[:, None] > np.cumsum(chosen, axis=1)[category]).sum(axis=1)
     other = chosen.copy()
     other[0] = np.roll(other[0], 1)
     found = evaluate_policy(time_us, category, host, cost, chosen[category, host], other[category])
@@ -114,11 +114,11 @@ def test_failing_fast_does_not_pay():
 
 
 def test_intervals_over_blocks_hold_for_dependent_values():
-    dice = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     covered = naive = 0
     for _ in range(200):
         values = np.zeros(2000)
-        noise = dice.normal(0, 1, 2000)
+        noise = rng.normal(0, 1, 2000)
         for place in range(1, 2000):
             values[place] = 0.9 * values[place - 1] + noise[place]
         found = clustered_mean(values, time_blocks(np.arange(2000)))

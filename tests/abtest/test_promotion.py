@@ -17,7 +17,7 @@ from fingerpost.abtest.promotion.promote import (
     swap,
 )
 from fingerpost.abtest.promotion.record import history, load_record, replay
-from fingerpost.abtest.registry import FATE_TAG, FORMER_TAG, WATCH_TAG, Registry
+from fingerpost.abtest.registry import FORMER_TAG, OUTCOME_TAG, WATCH_TAG, Registry
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
 from tests.support.registry_harness import GOOD
@@ -32,7 +32,7 @@ def test_a_challenger_is_promoted_with_a_record_that_decides_the_same(made):
     assert made.registry.former_champions() == ["1"]
     assert made.registry.note(WATCH_TAG)["previous"] == "1"
     assert made.registry.note(EXPERIMENT_TAG) is None
-    assert made.registry.version("2").tags[FATE_TAG] == "promoted"
+    assert made.registry.version("2").tags[OUTCOME_TAG] == "promoted"
 
     record = load_record(made.registry, done.record)
     assert record["who"] == "flow promote"
@@ -58,7 +58,7 @@ def test_a_challenger_that_fails_is_rejected_and_one_without_evidence_waits(made
     made.result("experiment", "2", {"verdict": "guardrail", "pairs": 2})
     assert consider_challenger(made.settings, "flow").action == "reject"
     assert (made.champion, made.challenger) == ("1", None)
-    assert made.registry.version("2").tags[FATE_TAG].startswith("rejected: experiment: guardrail")
+    assert made.registry.version("2").tags[OUTCOME_TAG].startswith("rejected: experiment: guardrail")
     assert [line.action for line in history(made.registry)] == ["reject", "wait"]
 
 

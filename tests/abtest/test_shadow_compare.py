@@ -14,10 +14,10 @@ from fingerpost.abtest.offpolicy.records import challenger_off_policy
 from fingerpost.abtest.reports import shadow_markdown
 from fingerpost.abtest.shadow.compare import compare, regret_table
 from fingerpost.abtest.shadow.join import join_outcomes, load_shadow
+from fingerpost.clock import US
 from fingerpost.errors import NoDataError
 from fingerpost.serving.scorer import TARGETS
 from fingerpost.settings import Settings
-from tests.conftest import US
 
 BEGIN = 1_790_000_000 * US
 HOSTS, CATEGORIES = ("h1", "h2", "h3"), ("a", "b")
@@ -25,24 +25,24 @@ HOSTS, CATEGORIES = ("h1", "h2", "h3"), ("a", "b")
 
 def made(windows=120, noise=(0.3, 0.15), seed=0):
     """Predictions every third window, and windows of 10 s; errors of champion and challenger have these spreads."""
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     predictions, outcomes = [], []
     for number in range(windows):
         end = BEGIN + (number + 1) * 10 * US
         for host in HOSTS:
             for category in CATEGORIES:
-                level = np.array([100.0, 0.01, 0.05]) * np.exp(dice.normal(0, 0.3))
+                level = np.array([100.0, 0.01, 0.05]) * np.exp(rng.normal(0, 0.3))
                 cell = {"host": host, "category": category}
                 measured = {**dict(zip(TARGETS, level, strict=True)), "latency_p90_s": level[1] * 3}
                 outcomes.append({"time_us": end, **cell, **measured, "requests": 10})
                 if number % 3 == 2:
                     said = {
-                        f"{side}_{target}": value * np.exp(dice.normal(0, noise[place]))
+                        f"{side}_{target}": value * np.exp(rng.normal(0, noise[place]))
                         for place, side in enumerate(("champion", "challenger"))
                         for target, value in zip(TARGETS, level, strict=True)
                     }
                     # Known up to a second before the window began.
-                    time_us = end - 10 * US - int(dice.integers(1, US))
+                    time_us = end - 10 * US - int(rng.integers(1, US))
                     versions = {"champion_version": "1", "challenger_version": "2"}
                     predictions.append({"time_us": time_us, **cell, **versions, **said, "file": str(number)})
     return pd.DataFrame(predictions), pd.DataFrame(outcomes)
@@ -152,7 +152,7 @@ def test_a_report_is_json_and_text_and_a_picture():
 def shadow_lake(featured_lake):
     """Predictions for a measured fleet, every 10 s: the challenger's are nearly true, the champion swaps hosts."""
     windows = read_span(featured_lake, "windows", "shop", 0, 2**52)
-    dice = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     typical = windows.groupby(["host", "category"])[list(TARGETS)].median().reset_index()
     turned = {"h1": "h3", "h2": "h2", "h3": "h1", "h4": "h4"}
     other = typical.assign(host=typical["host"].map(turned)).set_index(["host", "category"])
@@ -167,7 +167,7 @@ def shadow_lake(featured_lake):
         for side, source in (("champion", other), ("challenger", typical.set_index(["host", "category"]))):
             table[f"{side}_version"] = ["1" if side == "champion" else "2"] * len(typical)
             for target in TARGETS:
-                values = source[target].reindex(keys).to_numpy() * np.exp(dice.normal(0, 0.05, len(typical)))
+                values = source[target].reindex(keys).to_numpy() * np.exp(rng.normal(0, 0.05, len(typical)))
                 table[f"{side}_{target}"] = values.astype(np.float32)
         day = str(pd.Timestamp(time_us, unit="us").date())
         folder = featured_lake / "predictions" / "service=shop" / f"date={day}"

@@ -10,12 +10,13 @@ import pytest
 from fingerpost.abtest.promotion.guardrails import load_requests, read_guardrails
 from fingerpost.abtest.promotion.promote import promote_version, rollback
 from fingerpost.abtest.promotion.record import history
-from fingerpost.abtest.promotion.watch import look
+from fingerpost.abtest.promotion.watch import check_promotion
 from fingerpost.abtest.registry import WATCH_TAG
 from fingerpost.aliases import CHAMPION
+from fingerpost.clock import US
 from fingerpost.lake import partition, write_atomically
 from fingerpost.schemas import REQUEST_RECORD_SCHEMA
-from tests.conftest import US, record
+from tests.conftest import record
 from tests.support.registry_harness import registry_settings
 
 SLOT_S, RATE = 60.0, 2
@@ -23,15 +24,15 @@ SLOT_S, RATE = 60.0, 2
 
 def write_requests(lake, begin, minutes, slower=1.0, failing=0.002, heavy=0.5, seed=0, arm=None):
     """Requests of two routes, one of which takes ten times as long, with bursts that whole slots share."""
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows = []
     for minute in range(minutes):
-        burst = dice.lognormal(0, 0.15)
+        burst = rng.lognormal(0, 0.15)
         for number in range(round(RATE * 60)):
-            is_heavy = dice.random() < heavy
-            duration = 0.02 * (10 if is_heavy else 1) * dice.lognormal(0, 0.4) * burst * slower
+            is_heavy = rng.random() < heavy
+            duration = 0.02 * (10 if is_heavy else 1) * rng.lognormal(0, 0.4) * burst * slower
             at = int(begin.timestamp() * US) + minute * 60 * US + number * US // RATE
-            status = 503 if dice.random() < failing else 200
+            status = 503 if rng.random() < failing else 200
             route = "/heavy" if is_heavy else "/light"
             rows.append(record(time=at, route=route, status=status, duration_s=duration, arm=arm))
     by_day = {}
@@ -56,18 +57,18 @@ def promoted(made, **after):
 
 def test_a_slower_champion_is_rolled_back(made):
     since = promoted(made, slower=1.8)
-    found = look(made.settings, "watch", since + timedelta(minutes=10))
+    found = check_promotion(made.settings, "watch", since + timedelta(minutes=10))
     assert found.state == "rolled back"
     assert "p99 is 1." in found.reason
     assert made.champion == "1"
     assert made.registry.note(WATCH_TAG) is None
     assert history(made.registry)[0].action == "rollback"
-    assert look(made.settings, "watch", since + timedelta(minutes=11)) is None
+    assert check_promotion(made.settings, "watch", since + timedelta(minutes=11)) is None
 
 
 def test_a_failing_champion_is_rolled_back(made):
     since = promoted(made, failing=0.08)
-    found = look(made.settings, "watch", since + timedelta(minutes=10))
+    found = check_promotion(made.settings, "watch", since + timedelta(minutes=10))
     assert found.state == "rolled back"
     assert "failed requests rose" in found.reason
 
@@ -76,10 +77,10 @@ def test_a_failing_champion_is_rolled_back(made):
 def test_what_is_no_worse_is_kept_also_when_the_requests_become_heavier(made, heavy):
     since = promoted(made, heavy=heavy)
     for minutes in range(3, 30, 3):
-        assert look(made.settings, "watch", since + timedelta(minutes=minutes)).state == "watching"
+        assert check_promotion(made.settings, "watch", since + timedelta(minutes=minutes)).state == "watching"
     # Another process goes on from what the registry holds.
     again = registry_settings(made.settings.home)
-    assert look(again, "watch", since + timedelta(hours=2)).state == "kept"
+    assert check_promotion(again, "watch", since + timedelta(hours=2)).state == "kept"
     assert made.champion == "2"
     assert made.registry.note(WATCH_TAG) is None
     assert history(made.registry)[0].action == "kept"
@@ -87,16 +88,16 @@ def test_what_is_no_worse_is_kept_also_when_the_requests_become_heavier(made, he
 
 def test_without_requests_nothing_is_rolled_back(made):
     promote_version(made.settings, "2", "ann", "test", skip_gates=True)
-    found = look(made.settings, "watch", datetime.now(UTC) + timedelta(hours=2))
+    found = check_promotion(made.settings, "watch", datetime.now(UTC) + timedelta(hours=2))
     assert (found.state, found.reading["enough"]) == ("kept", False)
 
 
 def test_a_watch_over_what_is_no_champion_ends(made):
     promoted(made)
     rollback(made.settings, "ann", "by hand")
-    assert look(made.settings, "watch") is None
+    assert check_promotion(made.settings, "watch") is None
     made.registry.set_note(WATCH_TAG, {"version": "2", "previous": "1", "since": "x", "until": "y"})
-    assert look(made.settings, "watch") is None
+    assert check_promotion(made.settings, "watch") is None
     assert made.registry.note(WATCH_TAG) is None
     assert made.registry.version_of(CHAMPION) == "1"
 

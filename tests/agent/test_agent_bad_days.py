@@ -17,9 +17,9 @@ import pytest
 from fingerpost.agent import record_buffer
 from fingerpost.agent.batches import quarantine_lines
 from fingerpost.agent.health import Problems, RequestChecks
-from fingerpost.agent.http import Door
+from fingerpost.agent.http import AgentHTTPServer
 from fingerpost.agent.options import AgentOptions
-from fingerpost.agent.record_buffer import Intake
+from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.spool import Spool
 from fingerpost.fingerprint import unpack
 from tests.agent.test_agent import accepted, agent, log_line, quarantined
@@ -308,7 +308,7 @@ def test_a_problem_is_logged_once_a_minute_however_often_it_is_told(caplog):
 
 
 def test_of_refused_lines_only_so_much_is_held():
-    held = Intake(None, 5, 60)
+    held = RecordBuffer(None, 5, 60)
     for _ in range(5000):
         held.refuse("line:malformed", b"x" * 60_000)
     assert {len(line) for _, line in held.refused} == {record_buffer.MAX_REFUSED_BYTES}
@@ -365,7 +365,7 @@ def test_refused_lines_are_kept_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("length", [b"\xb2", b"\xd9\xa1", b"9" * 5000, b"-1", b"1_0", b"+5", b""])
 def test_a_content_length_that_is_none_is_refused(length):
-    door = Door("127.0.0.1", 0, lambda: b"", lambda: (True, {}), lambda *_: (b"", "text/plain"))
+    door = AgentHTTPServer("127.0.0.1", 0, lambda: b"", lambda: (True, {}), lambda *_: (b"", "text/plain"))
     door.start()
     try:
         with socket.create_connection(("127.0.0.1", door.port), timeout=10) as client:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from fingerpost.agent.http import Door
+from fingerpost.agent.http import AgentHTTPServer
 from fingerpost.agent.otlp import PROTOBUF
 from fingerpost.agent.otlp_queue import OtlpQueue
 from fingerpost.origins import own_names
@@ -27,7 +27,7 @@ def door():
     for token in ("", TOKEN):
         queue = OtlpQueue("shop", "h1")
         names = own_names("127.0.0.1", ["h1", "*.fleet.example"])
-        made = Door(
+        made = AgentHTTPServer(
             "127.0.0.1", 0, lambda: b"x 1\n", lambda: (True, {}), queue.take, names=names, token=token, counts=counts
         )
         made.start()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fingerpost.agent.http import Door
+from fingerpost.agent.http import AgentHTTPServer
 from fingerpost.errors import RefusedError
 
 MOST = 32
@@ -20,7 +20,7 @@ def opened():
     with contextlib.ExitStack() as stack:
 
         def door(take=None, timeout_s=10.0):
-            made = Door(
+            made = AgentHTTPServer(
                 "127.0.0.1",
                 0,
                 lambda: b"metric 1\n",

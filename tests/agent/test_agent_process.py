@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from fingerpost.agent.agent import Agent
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
-from fingerpost.fingerprint import CELL_COLUMNS
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS
 from fingerpost.lake import parquet_files
 from fingerpost.middleware import FingerpostWsgiMiddleware
 from tests.agent.test_agent import log_line
@@ -170,14 +170,14 @@ def test_a_clock_that_jumps_begins_the_fingerprint_anew(tmp_path):
     agent.read()
     agent.report()
     first = agent.fingerprint
-    assert first.cells[:, CELL_COLUMNS.index("requests")].sum() > 39
+    assert first.cells[:, FINGERPRINT_CELL_COLUMNS.index("requests")].sum() > 39
     now["offset"] = -7200.0
     agent.sample_host()
     agent.report()
     assert agent.fingerprint.boot_id != first.boot_id
     assert agent.fingerprint.sequence == 0
     assert agent.all_counts()["clock_jumps"] == 1
-    assert agent.fingerprint.cells[:, CELL_COLUMNS.index("requests")].sum() == 0
+    assert agent.fingerprint.cells[:, FINGERPRINT_CELL_COLUMNS.index("requests")].sum() == 0
 
 
 def test_records_that_wait_for_the_lake_are_profiled_once(tmp_path):
@@ -190,7 +190,7 @@ def test_records_that_wait_for_the_lake_are_profiled_once(tmp_path):
         assert not agent.report_or_keep()
     (tmp_path / "lake" / "inbox").unlink()
     assert agent.report_or_keep()
-    assert agent.fingerprint.cells[:, CELL_COLUMNS.index("requests")].sum() == pytest.approx(40, rel=0.05)
+    assert agent.fingerprint.cells[:, FINGERPRINT_CELL_COLUMNS.index("requests")].sum() == pytest.approx(40, rel=0.05)
     sequences = {row["sequence"] for row in lake_rows(tmp_path, "fingerprints")}
     assert sequences == {0, 1, 2, 3}
 
@@ -206,7 +206,7 @@ def test_the_published_categories_are_taken_up_while_running(tmp_path):
     published.write_text(json.dumps({"keys": [["POST /work/hash"]], "routes": []}))
     agent.report()
     assert agent.fingerprint.categories == ("POST /work/hash", "other")
-    assert agent.fingerprint.cells[0, CELL_COLUMNS.index("requests")] == pytest.approx(40, rel=0.05)
+    assert agent.fingerprint.cells[0, FINGERPRINT_CELL_COLUMNS.index("requests")] == pytest.approx(40, rel=0.05)
 
 
 def test_the_door_serves_at_most_so_many_at_once(tmp_path, free_ports):

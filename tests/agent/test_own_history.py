@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fingerpost.agent.history_file import HistoryFile
-from fingerpost.agent.host_history import SETTLE_US, OwnHistory
+from fingerpost.agent.host_history import SETTLE_US, HostHistory
 from fingerpost.category import CategoryTable
+from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 from fingerpost.features.build import load_categories
 from fingerpost.features.state import load_state
 from fingerpost.fingerprint import pack, unpack
 from fingerpost.history_block import HistoryBlock
 from fingerpost.lake import parquet_files
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_SCHEMA, HOST_COLUMNS
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, HISTORY_SCHEMA
 from tests.agent.test_agent import agent, log_line
 from tests.conftest import made_fingerprint, record
 
-US = 1_000_000
 SEEN = HISTORY_COLUMNS.index("seen_windows")
 
 
@@ -60,7 +60,7 @@ def test_an_agent_has_the_history_that_the_features_step_replays(featured_lake):
     table = load_categories(featured_lake, "shop")
     hosts, history = replayed(featured_lake, table.names)
     for place, host in enumerate(hosts):
-        own = OwnHistory(table, 5.0, 30.0)
+        own = HostHistory(table, 5.0, 30.0)
         follow(own, records_of(featured_lake, host), records_of(featured_lake, host, "samples"))
         assert own.history.now_us >= history.now_us
         now_us = own.history.now_us
@@ -72,7 +72,7 @@ def test_an_agent_has_the_history_that_the_features_step_replays(featured_lake):
 def test_other_categories_are_replayed_from_what_is_still_there(featured_lake, monkeypatch):
     table = load_categories(featured_lake, "shop")
     requests, samples = records_of(featured_lake, "h1"), records_of(featured_lake, "h1", "samples")
-    straight, changed = OwnHistory(table, 5.0, 30.0), OwnHistory(CategoryTable(), 5.0, 30.0)
+    straight, changed = HostHistory(table, 5.0, 30.0), HostHistory(CategoryTable(), 5.0, 30.0)
     follow(straight, requests, samples)
     follow(changed, requests, samples)
     changed.use_table(table)
@@ -81,7 +81,7 @@ def test_other_categories_are_replayed_from_what_is_still_there(featured_lake, m
 
     # With less kept than there was, what has the same name keeps its history, and the rest has a part of it.
     monkeypatch.setattr("fingerpost.agent.window_buffer.MAX_KEPT", 1000)
-    short = OwnHistory(CategoryTable(table.keys[:1]), 5.0, 30.0)
+    short = HostHistory(CategoryTable(table.keys[:1]), 5.0, 30.0)
     follow(short, requests, samples)
     short.use_table(table)
     assert not short.recent.complete
@@ -89,17 +89,17 @@ def test_other_categories_are_replayed_from_what_is_still_there(featured_lake, m
     assert seen[0] == all_seen[0]
     assert (seen[1:-1] > 0).all() and (seen[1:-1] < all_seen[1:-1]).all()
     # Of the host itself only how far it is off depends on which categories there are.
-    plain = [place for place, name in enumerate(HOST_COLUMNS) if not name.endswith(("_off", "_drift"))]
+    plain = [place for place, name in enumerate(HISTORY_HOST_COLUMNS) if not name.endswith(("_off", "_drift"))]
     np.testing.assert_array_equal(short.history.host_values()[:, plain], straight.history.host_values()[:, plain])
 
 
 def test_a_restart_loses_and_repeats_nothing(featured_lake, tmp_path):
     table = load_categories(featured_lake, "shop")
     requests, samples = records_of(featured_lake, "h2"), records_of(featured_lake, "h2", "samples")
-    straight = OwnHistory(table, 5.0, 30.0)
+    straight = HostHistory(table, 5.0, 30.0)
     follow(straight, requests, samples)
 
-    own = OwnHistory(table, 5.0, 30.0)
+    own = HostHistory(table, 5.0, 30.0)
     file = HistoryFile(tmp_path / "h2.history", own, "0")
     half, more = len(requests) // 2, len(requests) // 2 + 333
     middle_us = requests[more]["time"]
@@ -114,7 +114,7 @@ def test_a_restart_loses_and_repeats_nothing(featured_lake, tmp_path):
     own.close(middle_us)
     file.save("half")
     # It ends before it can note how far it was: the same batch comes again.
-    again = OwnHistory(CategoryTable(), 5.0, 30.0)
+    again = HostHistory(CategoryTable(), 5.0, 30.0)
     file = HistoryFile(tmp_path / "h2.history", again, "half")
     assert again.table.version == table.version
     file.add_requests(requests[half:])
@@ -128,21 +128,21 @@ def test_a_restart_loses_and_repeats_nothing(featured_lake, tmp_path):
 @pytest.mark.parametrize("damage", [b"", b"\xc1", b"cut", b"\x80"])
 def test_a_damaged_file_begins_the_history_anew(tmp_path, damage):
     path = tmp_path / "h1.history"
-    own = OwnHistory(CategoryTable(), 5.0, 30.0)
+    own = HostHistory(CategoryTable(), 5.0, 30.0)
     own.add_requests([record()])
     HistoryFile(path, own, "0").save("0")
     path.write_bytes(path.read_bytes()[:-20] if damage == b"cut" else damage)
-    fresh = OwnHistory(CategoryTable(), 5.0, 30.0)
+    fresh = HostHistory(CategoryTable(), 5.0, 30.0)
     HistoryFile(path, fresh, "0")
     assert fresh.history.now_us == 0
-    other = OwnHistory(CategoryTable(), 7.0, 30.0)
+    other = HostHistory(CategoryTable(), 7.0, 30.0)
     HistoryFile(path, own, "0").save("0")
     HistoryFile(path, other, "0")
     assert other.recent.requests.shape[1] == 0
 
 
 def test_what_comes_after_its_window_is_counted_and_left_out():
-    own = OwnHistory(CategoryTable(), 5.0, 30.0)
+    own = HostHistory(CategoryTable(), 5.0, 30.0)
     now = time.time_ns() // 1000
     own.add_requests([record(time=now - 20 * US)])
     assert own.close(now)
@@ -159,7 +159,7 @@ def test_what_comes_after_its_window_is_counted_and_left_out():
 def test_many_kinds_of_requests_are_bounded(monkeypatch):
     monkeypatch.setattr("fingerpost.agent.window_buffer.MAX_KEYS", 50)
     monkeypatch.setattr("fingerpost.agent.window_buffer.MAX_KEPT", 60)
-    own = OwnHistory(CategoryTable((("POST /r3",),)), 1.0, 30.0)
+    own = HostHistory(CategoryTable((("POST /r3",),)), 1.0, 30.0)
     begin = time.time_ns() // 1000 // US * US - 100 * US
     for second in range(20):
         rows = [
@@ -182,7 +182,7 @@ def test_agents_send_their_history_and_keep_it(tmp_path):
     block = first.fingerprint.history
     assert block.schema == HISTORY_SCHEMA
     assert block.cells.shape == (len(block.categories), len(HISTORY_COLUMNS))
-    assert block.host_values.shape == (len(HOST_COLUMNS),)
+    assert block.host_values.shape == (len(HISTORY_HOST_COLUMNS),)
     assert now * US - 4.5 * US < block.as_of_us <= now * US
     second = agent(tmp_path, window_s=2.0)
     second.sample_host()

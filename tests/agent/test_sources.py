@@ -16,10 +16,10 @@ from fingerpost.accesslog.formats import LOG_FORMATS
 from fingerpost.accesslog.tail import LogTail
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
+from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.envoy.config import access_log_format
-from tests.conftest import US
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "logs"
 FORMATS = sorted(LOG_FORMATS)

@@ -13,7 +13,7 @@ import pytest
 
 from fingerpost.cli.stack.logs import Bounds, Journal, move_on
 from fingerpost.cli.stack.ports import PortUse, check_ports, free_ports
-from fingerpost.cli.stack.processes import Stack
+from fingerpost.cli.stack.processes import ProcessGroup
 from fingerpost.errors import NotReadyError, PortInUseError, ProcessDiedError
 
 FOREVER = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -61,7 +61,7 @@ def test_free_ports_pass(free_ports):
 
 
 def test_the_death_of_one_is_told_and_stops_the_rest(tmp_path):
-    with pytest.raises(ProcessDiedError) as caught, Stack(tmp_path, {}) as stack:
+    with pytest.raises(ProcessDiedError) as caught, ProcessGroup(tmp_path, {}) as stack:
         other = stack.start("other", FOREVER).process
         stack.start("engine", [sys.executable, "-c", "print('no model'); raise SystemExit(3)"])
         stack.wait_until(lambda: False, 20, "never")
@@ -73,18 +73,18 @@ def test_the_death_of_one_is_told_and_stops_the_rest(tmp_path):
 
 
 def test_a_killed_process_is_told_by_its_signal(tmp_path):
-    with pytest.raises(ProcessDiedError, match="ended by SIGKILL"), Stack(tmp_path, {}) as stack:
+    with pytest.raises(ProcessDiedError, match="ended by SIGKILL"), ProcessGroup(tmp_path, {}) as stack:
         stack.start("envoy", FOREVER).process.send_signal(signal.SIGKILL)
         stack.wait_until(lambda: False, 20, "never")
 
 
 def test_what_is_never_ready_is_told(tmp_path):
-    with pytest.raises(NotReadyError, match="MLflow does not answer after 0 s"), Stack(tmp_path, {}) as stack:
+    with pytest.raises(NotReadyError, match="MLflow does not answer after 0 s"), ProcessGroup(tmp_path, {}) as stack:
         stack.wait_until(lambda: False, 0.2, "MLflow does not answer")
 
 
 def test_stopping_reaches_the_children_of_children(tmp_path):
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         child = stack.start("stubborn", STUBBORN)
         stack.wait_until(lambda: bool(child.output().strip()), 20, "no child")
         grandchild = int(child.output())
@@ -97,7 +97,7 @@ def test_stopping_reaches_what_outlived_its_parent(tmp_path):
         "import subprocess, sys, time; "
         f"print(subprocess.Popen({FOREVER!r}, start_new_session=True).pid, flush=True); time.sleep(60)"
     )
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         child = stack.start("server", [sys.executable, "-c", code])
         stack.wait_until(lambda: bool(child.output().strip()), 20, "no child")
         orphan = int(child.output())
@@ -108,7 +108,7 @@ def test_stopping_reaches_what_outlived_its_parent(tmp_path):
 
 
 def test_a_child_that_ends_well_is_let_go(tmp_path):
-    with Stack(tmp_path, {"WORD": "hello"}) as stack:
+    with ProcessGroup(tmp_path, {"WORD": "hello"}) as stack:
         child = stack.start("load", [sys.executable, "-c", "import os; print(os.environ['WORD'])"])
         stack.finish(child, 20)
         assert child.output() == "hello\n"
@@ -154,9 +154,9 @@ def test_the_next_stack_ends_what_an_earlier_one_has_left(tmp_path):
     sentinel.kill()
     holder.kill()
     holder.wait()
-    with Stack(tmp_path / "elsewhere", {}) as stack:
+    with ProcessGroup(tmp_path / "elsewhere", {}) as stack:
         assert stack.end_left_over(["x"]) == 0
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         assert stack.end_left_over(["y"]) == 0
         assert lives(pids[1])
         assert stack.end_left_over(["x"]) > 0
@@ -164,7 +164,7 @@ def test_the_next_stack_ends_what_an_earlier_one_has_left(tmp_path):
 
 
 def test_the_sentinel_is_started_again(tmp_path):
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         stack.start("x", FOREVER)
 
         def sentinels():
@@ -183,7 +183,7 @@ def test_the_sentinel_is_started_again(tmp_path):
 
 
 def test_to_end_one_ends_all_that_it_has_started_and_no_other(tmp_path):
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         other = stack.start("other", FOREVER)
         child = stack.start("server", ORPHAN_MAKER)
         stack.wait_until(lambda: bool(child.output().strip()), 20, "no child")
@@ -200,7 +200,7 @@ def test_to_end_one_ends_all_that_it_has_started_and_no_other(tmp_path):
 def test_what_a_stack_gives_its_processes_is_not_taken_for_a_misspelt_setting(tmp_path):
     from fingerpost.settings import unknown_variables
 
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         child = stack.start("x", [sys.executable, "-c", "import os; print('\\n'.join(os.environ))"])
         stack.finish(child, 20)
         given = set(child.output().split()) - set(os.environ)
@@ -209,7 +209,7 @@ def test_what_a_stack_gives_its_processes_is_not_taken_for_a_misspelt_setting(tm
 
 
 def test_logs_are_appended_with_a_line_for_each_start(tmp_path):
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         for word in ("one", "two"):
             child = stack.start("load", [sys.executable, "-c", f"print({word!r})"])
             stack.finish(child, 20)
@@ -222,7 +222,7 @@ def test_logs_are_appended_with_a_line_for_each_start(tmp_path):
 
 def test_logs_are_bounded_while_their_writer_goes_on(tmp_path):
     bounds = Bounds(1000, 3)
-    with Stack(tmp_path, {}, bounds) as stack:
+    with ProcessGroup(tmp_path, {}, bounds) as stack:
         child = stack.start(
             "chatty", [sys.executable, "-c", "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.001)"]
         )
@@ -235,7 +235,7 @@ def test_logs_are_bounded_while_their_writer_goes_on(tmp_path):
 
 def test_what_cannot_have_a_log_runs_without(tmp_path):
     (tmp_path / "x.log").mkdir()
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         child = stack.start("x", [sys.executable, "-c", "raise SystemExit(3)"])
         assert "Is a directory" in child.log_problem
         child.process.wait()

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from fingerpost.cli.stack.parts import Part, answers, envoy_part
-from fingerpost.cli.stack.patience import Patience, Upkeep
-from fingerpost.cli.stack.processes import Stack
+from fingerpost.cli.stack.patience import RestartPolicy, Upkeep
+from fingerpost.cli.stack.processes import ProcessGroup
 from fingerpost.cli.stack.state import read_states
 from fingerpost.cli.stack.supervisor import Supervisor
 from fingerpost.heartbeat import Heartbeats, beat
@@ -25,7 +25,7 @@ BEATS = [
     "-c",
     "import time; from fingerpost.heartbeat import beat\nwhile True: beat(); time.sleep(0.02)",
 ]
-QUICK = Patience(first_s=0.01, ask_every_s=0.05, ask_timeout_s=0.3, most_silences=3, heartbeat_s=1.0)
+QUICK = RestartPolicy(first_s=0.01, ask_every_s=0.05, ask_timeout_s=0.3, most_silences=3, heartbeat_s=1.0)
 
 
 def server(port):
@@ -65,7 +65,7 @@ def foreign_server(free_ports):
 def test_a_part_that_does_not_answer_any_more_is_started_again(tmp_path, free_ports):
     (port,) = free_ports(1)
     url, told = f"http://127.0.0.1:{port}/", []
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         supervisor = Supervisor(stack, [Part("server", "", server(port), url)], told.append, QUICK)
         step_until(supervisor, lambda: supervisor.all_up)
         first = state_of(supervisor, "server").pid
@@ -81,8 +81,8 @@ def test_a_part_that_does_not_answer_any_more_is_started_again(tmp_path, free_po
 
 def test_a_part_that_answers_in_time_again_is_left_alone(tmp_path, free_ports):
     (port,) = free_ports(1)
-    patience = Patience(ask_every_s=0.05, ask_timeout_s=0.3, most_silences=1000)
-    with Stack(tmp_path, {}) as stack:
+    patience = RestartPolicy(ask_every_s=0.05, ask_timeout_s=0.3, most_silences=1000)
+    with ProcessGroup(tmp_path, {}) as stack:
         part = Part("server", "", server(port), f"http://127.0.0.1:{port}/")
         supervisor = Supervisor(stack, [part], lambda _: None, patience)
         step_until(supervisor, lambda: supervisor.all_up)
@@ -97,7 +97,7 @@ def test_a_part_that_answers_in_time_again_is_left_alone(tmp_path, free_ports):
 @pytest.mark.skipif(not Heartbeats.possible(), reason="heartbeats need addresses without files")
 def test_a_part_without_a_port_that_gives_no_sign_of_life_is_started_again(tmp_path):
     told = []
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         parts = [Part("loop", "", BEATS, beats=True), Part("mute", "", FOREVER, beats=True)]
         supervisor = Supervisor(stack, parts, told.append, QUICK)
         step_until(supervisor, lambda: state_of(supervisor, "loop").state == "up")
@@ -134,7 +134,7 @@ def test_a_port_that_another_has_is_named_and_taken_once_it_is_free(tmp_path, fo
 
     part = Part("server", "", server(port), f"http://127.0.0.1:{port}/", ports=(PortUse("it", "127.0.0.1", port, "X"),))
     other, told = start(), []
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         supervisor = Supervisor(stack, [part], told.append, QUICK)
         step_until(supervisor, lambda: state_of(supervisor, "server").restarts > 1)
         assert f"port {port} (it) is in use" in told[0]
@@ -150,7 +150,7 @@ def test_the_answer_of_another_is_not_the_parts_own(tmp_path, foreign_server):
     from fingerpost.cli.stack.ports import PortUse
 
     url, told = f"http://127.0.0.1:{port}/", []
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         part = Part("mute", "", FOREVER, url, ports=(PortUse("it", "127.0.0.1", port, "X"),))
         supervisor = Supervisor(stack, [part], told.append, QUICK)
         supervisor.step(time.monotonic())
@@ -169,7 +169,7 @@ def test_an_orphan_that_holds_the_port_is_ended_before_the_restart(tmp_path, fre
     code = f"import subprocess, time; subprocess.Popen({server(port)!r}, start_new_session=True); time.sleep(60)"
     url, told = f"http://127.0.0.1:{port}/", []
     ports = (PortUse("it", "127.0.0.1", port, "X"),)
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         part = Part("engine", "", [sys.executable, "-c", code], url, ports=ports)
         supervisor = Supervisor(stack, [part], told.append, QUICK)
         step_until(supervisor, lambda: supervisor.all_up)
@@ -186,7 +186,7 @@ def test_an_orphan_that_holds_the_port_is_ended_before_the_restart(tmp_path, fre
 def test_what_cannot_be_started_is_tried_again_and_the_others_go_on(tmp_path):
     told = []
     (tmp_path / "logless.log").mkdir()
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         parts = [Part("absent", "", [str(tmp_path / "none")]), Part("logless", "", FOREVER), Part("good", "", FOREVER)]
         supervisor = Supervisor(stack, parts, told.append, QUICK)
         step_until(supervisor, lambda: state_of(supervisor, "absent").restarts > 1)
@@ -199,7 +199,7 @@ def test_what_cannot_be_started_is_tried_again_and_the_others_go_on(tmp_path):
 def test_a_state_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path):
     home, told = tmp_path / "home", []
     home.write_text("not a folder")
-    with Stack(tmp_path / "logs", {}) as stack:
+    with ProcessGroup(tmp_path / "logs", {}) as stack:
         parts = [Part("good", "", FOREVER), Part("fine", "", FOREVER)]
         supervisor = Supervisor(stack, parts, told.append, QUICK, Upkeep(home))
         step_until(supervisor, lambda: supervisor.all_up)
@@ -219,7 +219,7 @@ def test_a_state_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path):
 
 def test_too_little_room_is_told_and_that_it_is_over(tmp_path):
     told = []
-    with Stack(tmp_path / "logs", {}) as stack:
+    with ProcessGroup(tmp_path / "logs", {}) as stack:
         supervisor = Supervisor(stack, [], told.append, QUICK, Upkeep(tmp_path, low_mb=1e12))
         supervisor.step(0.0)
         supervisor.step(1000.0)
@@ -271,7 +271,7 @@ def test_envoys_log_is_bounded_and_loses_no_line(tmp_path, logging_envoy):
         found.extend(json.loads(line)["path"] for line in tail.lines())
         return len(found) >= len(sent)
 
-    with Stack(tmp_path / "logs", {}) as stack, httpx.Client(trust_env=False) as client:
+    with ProcessGroup(tmp_path / "logs", {}) as stack, httpx.Client(trust_env=False) as client:
         upkeep = Upkeep(written_logs=Bounds(20_000, 3))
         supervisor = Supervisor(stack, [part], lambda _: None, QUICK, upkeep)
         step_until(supervisor, lambda: supervisor.all_up)

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from fingerpost.cli.stack.parts import Part, answers, platform_parts
-from fingerpost.cli.stack.patience import Patience
+from fingerpost.cli.stack.patience import RestartPolicy
 from fingerpost.cli.stack.ports import free_ports as find_ports
-from fingerpost.cli.stack.processes import Stack
+from fingerpost.cli.stack.processes import ProcessGroup
 from fingerpost.cli.stack.supervisor import Supervisor
 from fingerpost.home import own_prefect_credential
 from fingerpost.settings import Settings
@@ -44,8 +44,8 @@ def test_parts_start_when_what_they_need_is_up_and_come_back(tmp_path, free_port
         Part("follower", "", FOREVER, needs=("server", "elsewhere")),
         Part("server", "", server(port), f"http://127.0.0.1:{port}/", f"http://127.0.0.1:{port}"),
     ]
-    with Stack(tmp_path, {}) as stack:
-        supervisor = Supervisor(stack, parts, told.append, Patience(first_s=0.1))
+    with ProcessGroup(tmp_path, {}) as stack:
+        supervisor = Supervisor(stack, parts, told.append, RestartPolicy(first_s=0.1))
         step_until(supervisor, lambda: supervisor.all_up)
         assert told == [f"server is up at http://127.0.0.1:{port}", "follower is up"]
         [pid] = [each.pid for each in psutil.Process().children() if "http.server" in each.cmdline()]
@@ -61,8 +61,8 @@ def test_parts_start_when_what_they_need_is_up_and_come_back(tmp_path, free_port
 def test_what_dies_again_and_again_is_tried_seldom(tmp_path):
     told = []
     parts = [Part("bad", "", DIES), Part("good", "", FOREVER)]
-    with Stack(tmp_path, {}) as stack:
-        supervisor = Supervisor(stack, parts, told.append, Patience(first_s=0.01, most_deaths=3))
+    with ProcessGroup(tmp_path, {}) as stack:
+        supervisor = Supervisor(stack, parts, told.append, RestartPolicy(first_s=0.01, most_deaths=3))
         step_until(supervisor, lambda: any("tried again in 600 s only" in line for line in told))
         supervisor.step(time.monotonic() + 500)
         assert sum("exit code 3" in line for line in told) == 3
@@ -71,7 +71,7 @@ def test_what_dies_again_and_again_is_tried_seldom(tmp_path):
 
 
 def test_pauses_grow_and_are_bounded():
-    patience = Patience()
+    patience = RestartPolicy()
     assert [patience.pause_s(deaths) for deaths in (1, 2, 3, 7, 9, 10, 99)] == [1, 2, 4, 60, 60, 600, 600]
 
 

@@ -28,9 +28,9 @@ def test_categories_are_bounded_and_every_request_has_one(counts, most, least):
 
 
 @given(counted, st.integers(1, 10), st.randoms())
-def test_categories_depend_on_counts_not_on_order(counts, most, dice):
+def test_categories_depend_on_counts_not_on_order(counts, most, rng):
     shuffled = list(counts)
-    dice.shuffle(shuffled)
+    rng.shuffle(shuffled)
     assert fit_categories(counts, most, 10) == fit_categories(shuffled, most, 10)
 
 

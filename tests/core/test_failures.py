@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from fingerpost.accesslog import envoy as envoy_log
 from fingerpost.accesslog import haproxy as haproxy_log
-from fingerpost.agent.fingerprint_builder import FingerprintMaker
+from fingerpost.agent.fingerprint_builder import FingerprintBuilder
 from fingerpost.category import CategoryTable
+from fingerpost.clock import US
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS
 from fingerpost.status import CLIENT_GONE, failed, measures, told_status
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
 from fingerpost.telemetry.profile import Observations, Profile
-from fingerpost.telemetry.windows import US, aggregate, aggregate_loads, with_background, with_throughput
+from fingerpost.telemetry.windows import aggregate, aggregate_loads, with_background, with_throughput
 from tests.conftest import record
 
 BEGIN_US = 1_795_678_000 * US
@@ -186,15 +187,15 @@ def test_a_profile_counts_what_failed_and_measures_what_did_not(others):
 @pytest.mark.parametrize("status", [404, CLIENT_GONE, 500])
 def test_what_fails_cheaply_makes_nothing_else_look_cheap(status):
     """Half of a category's requests end at once, for nearly nothing: the rest costs what it costs without them."""
-    dice = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     table = CategoryTable((("GET /a",), ("GET /b",)))
-    maker = FingerprintMaker("shop", "h1", "b", table, 60.0, 300.0, 0.0)
+    maker = FingerprintBuilder("shop", "h1", "b", table, 60.0, 300.0, 0.0)
     costs = (0.05, 0.02)
     for second in range(300):
         rows, categories, used = [], [], 0.01
-        for _ in range(dice.poisson(6)):
-            category = int(dice.random() < 0.5)
-            bad = category == 0 and dice.random() < 0.5
+        for _ in range(rng.poisson(6)):
+            category = int(rng.random() < 0.5)
+            bad = category == 0 and rng.random() < 0.5
             cost = 0.001 if bad else costs[category]
             used += cost
             rows.append(
@@ -212,7 +213,7 @@ def test_what_fails_cheaply_makes_nothing_else_look_cheap(status):
         sample |= {"mem_limit_bytes": 10**9, "inflight": 0, "slots": 4}
         maker.add_sample(sample, np.array([second, second + 1.0]), np.array([used]))
     made = maker.fingerprint(301.0)
-    cpu_s = made.cells[:2, CELL_COLUMNS.index("cpu_s")]
+    cpu_s = made.cells[:2, FINGERPRINT_CELL_COLUMNS.index("cpu_s")]
     np.testing.assert_allclose(cpu_s, costs, rtol=0.1)
     # What failed used the host's CPU all the same: it is not taken for other programs'.
-    assert made.host_values[HOST_COLUMNS.index("background_cores")] < 0.05
+    assert made.host_values[FINGERPRINT_HOST_COLUMNS.index("background_cores")] < 0.05

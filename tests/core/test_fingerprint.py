@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import CELL_COLUMNS, MAX_UNPACKED_BYTES, message, open_message, pack, unpack
-from fingerpost.telemetry.attribution import Splitter
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, MAX_UNPACKED_BYTES, message, open_message, pack, unpack
+from fingerpost.telemetry.attribution import CostAttribution
 from fingerpost.telemetry.nnls import nnls_normal
-from fingerpost.telemetry.processor_sharing import shared_time
+from fingerpost.telemetry.processor_sharing import processor_sharing
 from fingerpost.telemetry.profile import Observations, Profile
 from fingerpost.telemetry.sketch import ACCURACY, LatencySketches
 from tests.conftest import made_fingerprint
@@ -55,7 +55,7 @@ def test_an_empty_sketch_knows_nothing():
     st.randoms(),
     st.integers(1, 5),
 )
-def test_a_profile_depends_on_when_requests_came_not_on_their_order(requests, dice, parts):
+def test_a_profile_depends_on_when_requests_came_not_on_their_order(requests, rng, parts):
     def profile(ordered):
         made = Profile(1, 60.0, 0.0)
         for part in np.array_split(np.array(ordered), parts):
@@ -64,7 +64,7 @@ def test_a_profile_depends_on_when_requests_came_not_on_their_order(requests, di
         return made.columns(600.0)
 
     shuffled = list(requests)
-    dice.shuffle(shuffled)
+    rng.shuffle(shuffled)
     one, two = profile(requests), profile(shuffled)
     for name in one:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-9)
@@ -129,13 +129,13 @@ def test_shares_of_time_add_up_over_spans(requests):
     begin = np.array([each[0] for each in requests])
     end = begin + np.array([each[1] for each in requests])
     edges = np.linspace(-1, 30, 12)
-    shared = shared_time(begin, end, edges)
+    shared = processor_sharing(begin, end, edges)
     np.testing.assert_allclose(np.bincount(shared.request, shared.part), 1.0, atol=1e-6)
-    whole = shared_time(begin, end, edges[[0, -1]])
+    whole = processor_sharing(begin, end, edges[[0, -1]])
     np.testing.assert_array_equal(whole.request, np.arange(len(begin)))
     np.testing.assert_allclose(np.bincount(shared.request, shared.seconds), whole.seconds, atol=1e-6)
     assert whole.seconds.sum() <= 25.0 + 1e-6
-    inside = shared_time(begin, end, edges[3:7])
+    inside = processor_sharing(begin, end, edges[3:7])
     there = (shared.span >= 3) & (shared.span < 6)
     np.testing.assert_array_equal(inside.request, shared.request[there])
     np.testing.assert_allclose(inside.part, shared.part[there], atol=1e-6)
@@ -144,24 +144,24 @@ def test_shares_of_time_add_up_over_spans(requests):
 
 def test_requests_share_the_host_and_those_that_wait_use_nothing():
     begin, end = np.array([0.0, 0.0, 0.0]), np.array([2.0, 2.0, 3.0])
-    seconds = shared_time(begin, end, np.array([0.0, 4.0])).seconds
+    seconds = processor_sharing(begin, end, np.array([0.0, 4.0])).seconds
     assert seconds == pytest.approx([2 / 3, 2 / 3, 5 / 3])
-    seconds = shared_time(begin, end, np.array([0.0, 4.0]), slots=2).seconds
+    seconds = processor_sharing(begin, end, np.array([0.0, 4.0]), slots=2).seconds
     assert seconds == pytest.approx([1.0, 1.0, 1.0])
 
 
 def synthetic_host(categories, spans, seed=1):
     """Requests of known cost on one host: (true costs, counts by span, use by span)."""
-    dice = np.random.default_rng(seed)
-    cost = dice.uniform(0.001, 0.02, categories)
-    counts = dice.poisson(dice.uniform(0.5, 2.0, categories) * (1 + np.sin(np.arange(spans) / 9))[:, None])
-    noise = dice.normal(0, 0.002, spans)
+    rng = np.random.default_rng(seed)
+    cost = rng.uniform(0.001, 0.02, categories)
+    counts = rng.poisson(rng.uniform(0.5, 2.0, categories) * (1 + np.sin(np.arange(spans) / 9))[:, None])
+    noise = rng.normal(0, 0.002, spans)
     return cost, counts.astype(np.float64), counts @ cost + 0.05 + noise
 
 
 def test_attribution_finds_the_costs_and_how_sure_it_is():
     cost, counts, use = synthetic_host(12, 300)
-    splitter = Splitter(12, 1e6, 0.0)
+    splitter = CostAttribution(12, 1e6, 0.0)
     for at in range(0, 300, 10):
         ten = slice(at, at + 10)
         splitter.observe(np.arange(at + 1.0, at + 11.0), np.ones(10), use[ten], counts[ten], counts[ten])
@@ -174,14 +174,14 @@ def test_attribution_finds_the_costs_and_how_sure_it_is():
 
 
 def test_idle_spans_tell_the_background_and_the_rest_adds_up():
-    dice = np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     cost = np.array([0.01, 0.03])
-    counts = dice.poisson(0.5, (600, 2)).astype(np.float64)
+    counts = rng.poisson(0.5, (600, 2)).astype(np.float64)
     counts[::3] = 0
     use = counts @ cost + 0.05 * 0.1
-    told = counts * dice.uniform(0.5, 1.5, counts.shape)  # what is not told exactly pulls slopes down
+    told = counts * rng.uniform(0.5, 1.5, counts.shape)  # what is not told exactly pulls slopes down
     told *= counts.sum(axis=0) / told.sum(axis=0)
-    splitter = Splitter(2, 1e6, 0.0)
+    splitter = CostAttribution(2, 1e6, 0.0)
     for at in range(0, 600, 50):
         part = slice(at, at + 50)
         splitter.observe(np.arange(at + 1, at + 51) / 10, np.full(50, 0.1), use[part], told[part], told[part])
@@ -192,22 +192,22 @@ def test_idle_spans_tell_the_background_and_the_rest_adds_up():
 
 
 def test_dear_requests_do_not_hide_what_cheap_ones_cost():
-    dice = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     cost, errors = np.array([0.001, 0.03]), []
     for _ in range(20):
-        counts = dice.poisson(0.6, (400, 2))
+        counts = rng.poisson(0.6, (400, 2))
         of_each = [
-            [dice.gamma(4, mean / 4, number).sum() for number, mean in zip(row, cost, strict=True)] for row in counts
+            [rng.gamma(4, mean / 4, number).sum() for number, mean in zip(row, cost, strict=True)] for row in counts
         ]
         use, hints = np.sum(of_each, axis=1), counts * cost * [1.5, 1.0]
-        splitter = Splitter(2, 1e6, 0.0)
+        splitter = CostAttribution(2, 1e6, 0.0)
         splitter.observe(np.arange(400) / 10, np.full(400, 0.1), use, counts.astype(np.float64), hints)
         errors.append(splitter.attribution().cost[0] / cost[0] - 1)
     assert np.sqrt(np.mean(np.square(errors))) < 0.15
 
 
 def test_attribution_forgets():
-    splitter = Splitter(1, 10.0, 0.0)
+    splitter = CostAttribution(1, 10.0, 0.0)
     at = np.arange(400.0)
     use = np.where(at < 200, 0.01, 0.03) * (at % 5)
     for half in (slice(0, 200), slice(200, 400)):
@@ -217,7 +217,7 @@ def test_attribution_forgets():
 
 
 def test_a_category_never_seen_has_no_cost():
-    splitter = Splitter(2, 60.0, 0.0)
+    splitter = CostAttribution(2, 60.0, 0.0)
     assert np.isnan(splitter.attribution().cost).all()
     one = np.ones(1)
     splitter.observe(one, one, 0.1 * one, np.array([[3.0, 0.0]]), np.array([[0.1, 0.0]]))
@@ -241,7 +241,7 @@ def changed(**changes):
 
 def cells_with(column, value):
     made = made_fingerprint()
-    made.cells[0, CELL_COLUMNS.index(column)] = value
+    made.cells[0, FINGERPRINT_CELL_COLUMNS.index(column)] = value
     return pack(made)
 
 
@@ -274,8 +274,8 @@ def test_bad_fingerprints_are_refused_by_name(packed, reason):
 
 def test_unknown_columns_are_left_out_and_absent_ones_unknown():
     back = unpack(changed(cell_columns=["age_s", "news"], cells=np.ones((2, 2), "<f4").tobytes()), 0, 2 * NOW_US)
-    assert back.cells[0, CELL_COLUMNS.index("age_s")] == 1.0
-    assert np.isnan(back.cells[0, CELL_COLUMNS.index("cpu_s")])
+    assert back.cells[0, FINGERPRINT_CELL_COLUMNS.index("age_s")] == 1.0
+    assert np.isnan(back.cells[0, FINGERPRINT_CELL_COLUMNS.index("cpu_s")])
 
 
 @given(st.binary(max_size=200))
@@ -294,7 +294,7 @@ def test_a_message_that_unpacks_to_too_much_is_refused():
 
 
 def test_of_less_than_nothing_no_cost_is_below_0():
-    splitter = Splitter(1, 10.0, 0.0)
+    splitter = CostAttribution(1, 10.0, 0.0)
     requests = np.full((20, 1), 5.0)
     splitter.observe(np.arange(1.0, 21.0), np.ones(20), np.linspace(-0.5, -0.1, 20), requests, requests)
     found = splitter.attribution()

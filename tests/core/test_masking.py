@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.cli.stack.processes import Stack
+from fingerpost.cli.stack.processes import ProcessGroup
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.schedule import plans
 from fingerpost.flows.steps import without_secrets
@@ -174,7 +174,7 @@ def test_an_engine_without_registry_and_store_names_them_without_passwords(tmp_p
 
 def test_a_process_that_ends_is_told_of_without_what_its_log_holds(tmp_path):
     dies = f"print('cannot reach postgresql://me:{SECRET}@db'); raise SystemExit(3)"
-    with Stack(tmp_path, {}) as stack:
+    with ProcessGroup(tmp_path, {}) as stack:
         child = stack.start("part", [sys.executable, "-c", dies])
         child.process.wait(30)
         told = child.failure()

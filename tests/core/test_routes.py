@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fingerpost.agent.active_categories import CategoryBook
+from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.categorise import Categoriser
 from fingerpost.category import CategoryTable, category_id, category_key, fit_categories, size_bucket
 from fingerpost.routes import RouteTable, learn_templates, normal_template
@@ -58,9 +58,9 @@ def test_names_of_things_are_learned_and_names_of_operations_are_kept():
 
 
 @given(st.lists(st.tuples(routes, st.integers(1, 50)), max_size=40), st.randoms())
-def test_learning_depends_on_counts_not_on_order(counts, dice):
+def test_learning_depends_on_counts_not_on_order(counts, rng):
     shuffled = list(counts)
-    dice.shuffle(shuffled)
+    rng.shuffle(shuffled)
     assert learn_templates(counts, 2) == learn_templates(shuffled, 2)
 
 
@@ -104,7 +104,7 @@ def test_columns_are_categorised_as_single_requests_are(requests):
 
 
 def book(tmp_path, **changes):
-    return CategoryBook(tmp_path / "published.json", **{"max_categories": 8, "min_requests": 5, **changes})
+    return ActiveCategories(tmp_path / "published.json", **{"max_categories": 8, "min_requests": 5, **changes})
 
 
 def test_an_agent_on_its_own_fits_categories_to_its_traffic(tmp_path):

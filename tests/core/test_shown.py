@@ -172,18 +172,18 @@ class Elements(HTMLParser):
 
 def report_of(names):
     """The drift report of two frames that differ by their categories."""
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
 
     def frame(chosen):
         count = 40 * len(chosen)
         columns = {
             **{"category": chosen * 40, "host": ["h1", "h2"] * (count // 2), "requests": [1] * count},
-            **{"level_throughput_rps": dice.normal(size=count), "host_cpu_util": dice.random(count)},
-            "host_inflight": dice.random(count),
+            **{"level_throughput_rps": rng.normal(size=count), "host_cpu_util": rng.random(count)},
+            "host_inflight": rng.random(count),
         }
         for target in TARGETS:
             for kind in ("residual", "predicted", "actual", "forecast"):
-                columns[f"{kind}_{target}"] = dice.normal(size=count)
+                columns[f"{kind}_{target}"] = rng.normal(size=count)
         return pd.DataFrame(columns)
 
     limits = Limits(0.1, 10, 0.1, 0.1)

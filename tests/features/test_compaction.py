@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fingerpost.agent.batches import write_batch
+from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.features import compaction
 from fingerpost.features.build import build_features, load_training_rows
@@ -23,7 +24,7 @@ from fingerpost.features.merged import was_merged
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.lake import date_of, parquet_files, partition, service_folder
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
-from tests.conftest import US, record, sample
+from tests.conftest import record, sample
 
 DAY_S = 86_400
 SETTINGS = FeatureSettings(10, 60, 16, 5)

@@ -47,10 +47,10 @@ TABLE = CategoryTable((("GET /a",), ("GET /b",)))
 
 
 def random_telemetry(seconds=120, seed=0):
-    dice = np.random.default_rng(seed)
-    times = np.sort(dice.uniform(0, seconds, seconds * 20))
-    rows = [(t, dice.choice(["h1", "h2"]), dice.choice(["/a", "/b"]), dice.lognormal(-4, 0.5), 0.004) for t in times]
-    samples = [(t + 0.5, host, dice.uniform(), 2.0, 4) for t in range(seconds) for host in ("h1", "h2")]
+    rng = np.random.default_rng(seed)
+    times = np.sort(rng.uniform(0, seconds, seconds * 20))
+    rows = [(t, rng.choice(["h1", "h2"]), rng.choice(["/a", "/b"]), rng.lognormal(-4, 0.5), 0.004) for t in times]
+    samples = [(t + 0.5, host, rng.uniform(), 2.0, 4) for t in range(seconds) for host in ("h1", "h2")]
     return requests_frame(rows), samples_frame(samples)
 
 
@@ -271,13 +271,13 @@ def test_records_without_host_samples_still_make_windows():
 
 def test_new_hosts_are_forecast_as_their_like():
     """h1 and h3 are alike, h2 and h4 are: what h4 never served it is expected to serve as h2 does."""
-    dice, rows = np.random.default_rng(1), []
+    rng, rows = np.random.default_rng(1), []
     for second in range(200):
         for host, slow in (("h1", "/a"), ("h2", "/b"), ("h3", "/a"), ("h4", "/b")):
             for route in ("/a", "/b"):
                 if (host, route) != ("h4", "/b"):
                     rows.append(
-                        (second, host, route, 0.01 * (4 if route == slow else 1) * dice.lognormal(0, 0.1), 0.001)
+                        (second, host, route, 0.01 * (4 if route == slow else 1) * rng.lognormal(0, 0.1), 0.001)
                     )
     latest = replay(requests_frame(rows), samples_frame([(1, "h1", 0.1, 1.0, 4)]))[1].set_index(["host", "category"])
     cell = latest.loc[("h4", "GET /b")]

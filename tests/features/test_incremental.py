@@ -7,12 +7,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from fingerpost.agent.batches import write_batch
+from fingerpost.clock import US
 from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.features.ingest import ingest
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.lake import date_of, parquet_files
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
-from tests.conftest import US, record, sample
+from tests.conftest import record, sample
 
 SETTINGS = FeatureSettings(10, 60, 16, 5)
 DAY_US = 86_400 * US

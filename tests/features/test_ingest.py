@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from fingerpost.agent.batches import write_batch
+from fingerpost.clock import US
 from fingerpost.features import ingest as ingest_module
 from fingerpost.features.ingest import ingest
 from fingerpost.features.retention import apply_retention
 from fingerpost.lake import INBOX, parquet_files, partition, remove_oldest
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from fingerpost.schemas import REQUEST_RECORD_SCHEMA
-from tests.conftest import US, record, sample
+from tests.conftest import record, sample
 
 DAY_S = 86400.0
 

@@ -17,7 +17,7 @@ from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.arms import arm_of
 from fingerpost.routing.cost import routing_cost
-from fingerpost.routing.endpoint_picker.choice import MOST_ENDPOINTS, Chooser
+from fingerpost.routing.endpoint_picker.choice import MAX_ENDPOINTS, Chooser
 from fingerpost.routing.endpoint_picker.endpoints import Endpoints, endpoint_of
 from fingerpost.routing.endpoint_picker.messages import SERVICE, messages
 from fingerpost.routing.endpoint_picker.requests import Request, RequestCategories, request_of
@@ -44,14 +44,14 @@ def headers_of(sent):
 
 
 @given(st.lists(requests, min_size=1, max_size=20), st.randoms(use_true_random=False))
-def test_categories_are_the_same_as_everywhere(sent, dice):
+def test_categories_are_the_same_as_everywhere(sent, rng):
     plain = CategoryTable((), ("/users/*", "/*/orders"))
-    keys = {key_of(each)[: dice.randrange(1, 6)] for each in sent}
+    keys = {key_of(each)[: rng.randrange(1, 6)] for each in sent}
     routed = {(f"{key[0].partition(' ')[0]} {plain._routes.match(key[0].partition(' ')[2])}", *key[1:]) for key in keys}
     table = CategoryTable(tuple(sorted(routed)), plain.routes)
     # In an order of its own: places count, not names.
     names = [*table.names]
-    dice.shuffle(names)
+    rng.shuffle(names)
     categories = RequestCategories(tuple(names), table.routes)
     for each in sent:
         assert names[categories.place_of(request_of(headers_of(each)))] == table.assign(key_of(each))
@@ -83,12 +83,12 @@ def costs(seed=1, **changes):
 def test_the_least_cost_is_chosen_and_the_next_ones_follow():
     table = costs(settings=PickerSettings(exploration=0.0, inflight_scale=2.0))
     made = chooser(table)
-    dice = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     for _ in range(50):
-        made.endpoints.inflight[:] = dice.integers(0, 9, len(HOSTS))
+        made.endpoints.inflight[:] = rng.integers(0, 9, len(HOSTS))
         found = made.choose(Request("GET", "/x"))
         expected = routing_cost(2.0 * made.endpoints.inflight, 1 / table.slope[0, 0, :-1].astype(np.float64))
-        assert found.endpoints == tuple(ADDRESSES[place] for place in np.argsort(expected)[:MOST_ENDPOINTS])
+        assert found.endpoints == tuple(ADDRESSES[place] for place in np.argsort(expected)[:MAX_ENDPOINTS])
         assert found.predicted_cost == pytest.approx(expected.min())
         assert (found.policy, found.propensity, found.category) == ("fingerpost", 1.0, "GET /x")
     some = made.choose(Request("GET", "/x"), [ADDRESSES[5], ADDRESSES[2], "10.9.9.9:80"])
@@ -127,7 +127,7 @@ def test_without_predictions_it_is_least_requests(table, reason):
     found = [made.choose(Request("GET", "/x")) for _ in range(40)]
     assert {(each.policy, each.fallback) for each in found} == {("least_request", reason)}
     assert {each.endpoints[0] for each in found} == {ADDRESSES[2], ADDRESSES[4]}
-    assert {len(each.endpoints) for each in found} == {MOST_ENDPOINTS}
+    assert {len(each.endpoints) for each in found} == {MAX_ENDPOINTS}
 
 
 def test_hosts_that_refuse_are_left_out_unless_most_do():

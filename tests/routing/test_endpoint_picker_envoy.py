@@ -233,17 +233,17 @@ def test_counts_return_to_zero_whatever_clients_do(tmp_path, fleet, free_ports):
     port, admin, grpc, metrics = free_ports(4)
     table = tmp_path / "picker.table"
     write_table(table, table_of("h01"))
-    dice = random.Random(1)
+    rng = random.Random(1)
     with running_picker(fleet, table, grpc, metrics) as picker:
         config = config_of(fleet, tmp_path / "log", port, admin, picker.address, timeout_s=1.0)
         with running_envoy(config, tmp_path, admin, 2):
-            clients: list[socket.socket] = [vanish(port, dice) for _ in range(150)]
+            clients: list[socket.socket] = [vanish(port, rng) for _ in range(150)]
             _until(picker.picks)
             ask(port, 5)
             _until(lambda: picker.inflight() == 0)
             for client in clients:
                 client.close()
-            clients = [vanish(port, dice) for _ in range(50)]
+            clients = [vanish(port, rng) for _ in range(50)]
         # Envoy itself is gone, with requests under way.
         _until(lambda: picker.inflight() == 0)
         for client in clients:

@@ -108,11 +108,11 @@ def harness(tmp_path_factory):
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(requests, min_size=60, max_size=60), st.randoms(use_true_random=False))
-def test_categories_are_the_same_as_everywhere(harness, sent, dice):
+def test_categories_are_the_same_as_everywhere(harness, sent, rng):
     """3,600 requests; a table of keys cut from them at random, and of templates with words and wildcards."""
     templates = ("/users/*", "/users/*/orders", "/*/orders", "/users/7/orders", "/", "/v2/*/*/users")
     plain = CategoryTable((), templates)
-    keys = {key_of(each)[: dice.randrange(1, 6)] for each in sent if dice.random() < 0.7}
+    keys = {key_of(each)[: rng.randrange(1, 6)] for each in sent if rng.random() < 0.7}
     routed = {(f"{key[0].partition(' ')[0]} {plain._routes.match(key[0].partition(' ')[2])}", *key[1:]) for key in keys}
     table = CategoryTable(tuple(sorted(routed)), templates)
     found = harness.run(made_table(["h0"], table.names, routes=table.routes), sent)
@@ -120,10 +120,10 @@ def test_categories_are_the_same_as_everywhere(harness, sent, dice):
 
 
 def test_the_least_cost_is_chosen_among_healthy_hosts(harness):
-    dice = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     hosts = [f"h{number}" for number in range(20)]
-    slope = dice.uniform(0.01, 0.1, (1, 2, 21)).astype(np.float32)
-    offset = dice.uniform(0, 0.05, (1, 2, 21)).astype(np.float32)
+    slope = rng.uniform(0.01, 0.1, (1, 2, 21)).astype(np.float32)
+    offset = rng.uniform(0, 0.05, (1, 2, 21)).astype(np.float32)
     slope[0, 0, 3] = np.inf
     table = made_table(
         hosts,

@@ -155,9 +155,9 @@ def test_a_lost_host_costs_no_more_than_what_was_there(tmp_path, fleet, free_por
     assert {row["host"] for row in rows} <= {"h00", "h02"}
 
 
-def vanish(port, dice):
+def vanish(port, rng):
     """One of the ways in which clients end badly."""
-    way = dice.randrange(4)
+    way = rng.randrange(4)
     client = socket.create_connection(("127.0.0.1", port), 5)
     body = b"content-length: 1000\r\n" if way == 2 else b""
     target = b"/c1" if way != 3 else b"/c1?x=9"
@@ -173,14 +173,14 @@ def test_counts_return_to_zero_whatever_clients_and_hosts_do(tmp_path, free_port
     port, admin = free_ports(2)
     table = tmp_path / "picker.table"
     write_table(table, table_of("h01"))
-    dice = random.Random(1)
+    rng = random.Random(1)
     scenario = Scenario(np.array([[0.001] * 3, [0.5] * 3]), np.array([0.5, 0.5]), 2, 1.0)
     with running_fleet(scenario) as upstreams:
         config = envoy_config(
             upstreams, tmp_path / "log", "127.0.0.1", port, admin, "fingerpost", table=table, timeout_s=1.0
         )
         with running_envoy(config, tmp_path, admin, 2):
-            clients = [vanish(port, dice) for _ in range(150)]
+            clients = [vanish(port, rng) for _ in range(150)]
             _until(lambda: sent(admin) > 0)
             ask(port, 5)
             _until(lambda: active(admin) == 0)
@@ -188,11 +188,11 @@ def test_counts_return_to_zero_whatever_clients_and_hosts_do(tmp_path, free_port
                 client.close()
             write_table(table, table_of("h02"))
             # And the hosts die while they have requests.
-            clients = [vanish(port, dice) for _ in range(60)]
+            clients = [vanish(port, rng) for _ in range(60)]
             time.sleep(0.2)
             for process in _children("tests.support.sleeping_hosts"):
                 process.kill()
-            clients += [vanish(port, dice) for _ in range(30)]
+            clients += [vanish(port, rng) for _ in range(30)]
             _until(lambda: active(admin) == 0)
             for client in clients:
                 client.close()

@@ -24,12 +24,12 @@ names = st.lists(st.text(min_size=1, max_size=12), max_size=6, unique=True)
 @given(names, names, st.integers(1, 3), st.floats(0, 1, width=32), st.integers(1, 1000))
 def test_what_is_written_is_read(hosts, categories, matrices, exploration, scan):
     shape = (matrices, len(categories), len(hosts) + 1)
-    dice = np.random.default_rng(len(hosts))
+    rng = np.random.default_rng(len(hosts))
     table = made_table(
         hosts,
         categories,
-        slope=dice.random(shape, dtype=np.float32),
-        offset=dice.random(shape, dtype=np.float32),
+        slope=rng.random(shape, dtype=np.float32),
+        offset=rng.random(shape, dtype=np.float32),
         routes=("/a/*",),
         arms=(Arm("a", "random", 0, 0.5, "7"), Arm("b", "fingerpost", matrices - 1, 1.0, "8")),
         settings=PickerSettings(
@@ -76,12 +76,12 @@ def test_the_native_reader_takes_good_files_and_no_others(tmp_path):
     good = encode(
         made_table(["h0", "h1"], ["GET /a", "other"], routes=("/a/*", "/*/b"), arms=(Arm("x", until=0.3), Arm()))
     )
-    dice = random.Random(1)
-    cases = [good, *(good[:size] for size in range(0, len(good), 7)), *(dice.randbytes(size) for size in range(300))]
+    rng = random.Random(1)
+    cases = [good, *(good[:size] for size in range(0, len(good), 7)), *(rng.randbytes(size) for size in range(300))]
     for _ in range(600):
         changed = bytearray(good)
-        for _ in range(dice.randrange(1, 4)):
-            changed[dice.randrange(16, len(changed))] = dice.choice((0, 1, 127, 255, dice.randrange(256)))
+        for _ in range(rng.randrange(1, 4)):
+            changed[rng.randrange(16, len(changed))] = rng.choice((0, 1, 127, 255, rng.randrange(256)))
         # With a right checksum, so that what stands behind it is reached.
         cases.append(_signed(bytes(changed)))
     paths = []

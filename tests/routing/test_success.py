@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fingerpost.clock import US
 from fingerpost.routing.cost import routing_cost
 from fingerpost.routing.picker_table import picker_cells
 from fingerpost.routing.success import success_rates
 from fingerpost.settings import Settings
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
-from fingerpost.telemetry.windows import US, aggregate, aggregate_loads, at, with_background, with_throughput
+from fingerpost.telemetry.windows import aggregate, aggregate_loads, select_window, with_background, with_throughput
 
 counts = hnp.arrays(np.float64, (4, 3), elements=st.floats(0, 1e6))
 shares = hnp.arrays(np.float64, (4, 3), elements=st.floats(0, 1))
@@ -88,7 +89,7 @@ class ClosedLoop:
 
     def __init__(self, fails, categories=4, rps=40.0, seed=3):
         self.fails, self.categories, self.rps = fails, categories, rps
-        self.dice = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
         self.history = History(self.hosts, categories, self.window_s, self.halflife_s)
         self.seen, self.bad = np.zeros((2, self.hosts, categories))
         self.slope = np.ones((categories, self.hosts + 1))
@@ -97,11 +98,11 @@ class ClosedLoop:
     def run(self, seconds):
         inflight, busy = np.zeros(self.hosts), np.zeros(self.hosts, dtype=int)
         queues = [deque() for _ in range(self.hosts)]
-        ends, records, now_s, due_s = [], [], self.dice.exponential(1 / self.rps), self.window_s
+        ends, records, now_s, due_s = [], [], self.rng.exponential(1 / self.rps), self.window_s
 
         def start(host, category, came_s, before, at_s):
             failed = self.fails(host, category, at_s)
-            took_s = 0.001 if failed else self.dice.exponential(0.05)
+            took_s = 0.001 if failed else self.rng.exponential(0.05)
             heapq.heappush(ends, (at_s + took_s, host, category, came_s, before, failed))
 
         while now_s < seconds:
@@ -115,10 +116,10 @@ class ClosedLoop:
                 else:
                     busy[host] -= 1
             elif now_s < due_s:
-                category = int(self.dice.integers(self.categories))
+                category = int(self.rng.integers(self.categories))
                 cost = self.slope[category, : self.hosts] * (inflight + 1)
-                explore = self.dice.random() < 0.01
-                host = int(self.dice.choice(self.hosts if explore else np.flatnonzero(cost <= cost.min())))
+                explore = self.rng.random() < 0.01
+                host = int(self.rng.choice(self.hosts if explore else np.flatnonzero(cost <= cost.min())))
                 before = inflight[host]
                 inflight[host] += 1
                 if busy[host] < self.slots:
@@ -126,7 +127,7 @@ class ClosedLoop:
                     start(host, category, now_s, before, now_s)
                 else:
                     queues[host].append((category, now_s, before))
-                now_s += self.dice.exponential(1 / self.rps)
+                now_s += self.rng.exponential(1 / self.rps)
             else:
                 self._learn(records, due_s)
                 records, due_s = [], due_s + self.window_s
@@ -146,7 +147,7 @@ class ClosedLoop:
         windows = aggregate(requests, self.window_s, loads)
         loads = with_background(loads, windows, self.window_s)
         windows, end_us = with_throughput(windows, loads), begin_us + int(end_s * US)
-        self.history.observe(end_us, at(windows, end_us), at(loads, end_us))
+        self.history.observe(end_us, select_window(windows, end_us), select_window(loads, end_us))
         fade = 0.5 ** (self.window_s / self.halflife_s)
         self.seen, self.bad = self.seen * fade, self.bad * fade
         np.add.at(self.seen, (place, kind), 1)
@@ -158,8 +159,8 @@ class ClosedLoop:
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_a_host_that_fails_fast_is_left_alone(share):
-    dice = np.random.default_rng(1)
-    sent = ClosedLoop(lambda host, _category, _at: host == 0 and dice.random() < share).run(200)
+    rng = np.random.default_rng(1)
+    sent = ClosedLoop(lambda host, _category, _at: host == 0 and rng.random() < share).run(200)
     late = sent[sent[:, 0] > 50]
     assert late[:, 3].mean() < 0.02
     assert (late[:, 1] == 0).mean() < 0.04
@@ -177,8 +178,8 @@ def test_a_host_that_is_well_again_gets_its_requests_again():
 
 
 def test_a_route_that_fails_everywhere_stays_where_it_was():
-    dice = np.random.default_rng(1)
-    sent = ClosedLoop(lambda _host, category, _at: category == 0 and dice.random() < 0.7, rps=250.0).run(100)
+    rng = np.random.default_rng(1)
+    sent = ClosedLoop(lambda _host, category, _at: category == 0 and rng.random() < 0.7, rps=250.0).run(100)
     late = sent[sent[:, 0] > 50]
     for broken in (True, False):
         parts = np.bincount(late[(late[:, 2] == 0) == broken, 1].astype(int), minlength=6)

@@ -15,7 +15,7 @@ import pytest
 
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.module import compiler
-from fingerpost.routing.outcomes import MOST_LINES, OutcomeLog
+from fingerpost.routing.outcomes import MAX_LINES, OutcomeLog
 from fingerpost.routing.picker_table import predictions_from_json
 from fingerpost.routing.router import Router
 from fingerpost.routing.table_file import decode
@@ -51,17 +51,17 @@ def table_json(times, model="1", slots=SLOTS):
 
 def shuffled(times, seed=3):
     """The same times at other hosts: as wrong as can be, without looking it."""
-    dice = np.random.default_rng(seed)
-    return np.stack([row[dice.permutation(HOSTS)] for row in times])
+    rng = np.random.default_rng(seed)
+    return np.stack([row[rng.permutation(HOSTS)] for row in times])
 
 
-def log_lines(times, count, dice, busy=0.3, names=NAMES, **changes):
+def log_lines(times, count, rng, busy=0.3, names=NAMES, **changes):
     """Lines of requests sent at random; a part waited in line first, and took longer."""
     lines = []
     for _ in range(count):
-        category, host = int(dice.integers(CATEGORIES)), int(dice.integers(len(names)))
-        waits = dice.random() < busy
-        took = times[category, host] * dice.lognormal(-0.045, 0.3) * ((SLOTS + 3) / SLOTS if waits else 1)
+        category, host = int(rng.integers(CATEGORIES)), int(rng.integers(len(names)))
+        waits = rng.random() < busy
+        took = times[category, host] * rng.lognormal(-0.045, 0.3) * ((SLOTS + 3) / SLOTS if waits else 1)
         line = {
             "start": f"{time.time():.6f}",
             "host": names[host],
@@ -81,10 +81,10 @@ def log_lines(times, count, dice, busy=0.3, names=NAMES, **changes):
 
 def run(keeper, log, predictions, times, rounds, seed=5, **changes):
     """The trust after each round of 100 requests."""
-    dice, found = np.random.default_rng(seed), []
+    rng, found = np.random.default_rng(seed), []
     for _ in range(rounds):
         with log.open("a") as file:
-            file.write(log_lines(times, 100, dice, **changes))
+            file.write(log_lines(times, 100, rng, **changes))
         keeper.look(predictions)
         found.append(keeper.trust)
     return found
@@ -145,15 +145,15 @@ def test_one_absurd_host_is_corrected_told_and_takes_nothing_from_the_others(tmp
     log.write_text("")
     spoiled = times.copy()
     spoiled[:, 0] /= 10
-    predictions, dice = predictions_from_json(table_json(spoiled, slots=slots)), np.random.default_rng(1)
+    predictions, rng = predictions_from_json(table_json(spoiled, slots=slots)), np.random.default_rng(1)
     keeper = TrustKeeper(log, "shop", 1.0)
     for queue in range(0, 60, 3):
         # At the host each request waits for those before it; there are few other requests than those.
         waits = {"host": NAMES[0], "inflight": queue}
-        took = (times[:, 0].mean() * dice.gamma(queue + 1, size=10) / SLOTS * 1e6).tolist()
-        lines = [log_lines(times, 1, dice, 0.0, **waits, service_time_us=round(each) + 1) for each in took]
+        took = (times[:, 0].mean() * rng.gamma(queue + 1, size=10) / SLOTS * 1e6).tolist()
+        lines = [log_lines(times, 1, rng, 0.0, **waits, service_time_us=round(each) + 1) for each in took]
         with log.open("a") as file:
-            file.write("".join(lines) + log_lines(times[:, 1:], 100, dice, 0.0, names=NAMES[1:]))
+            file.write("".join(lines) + log_lines(times[:, 1:], 100, rng, 0.0, names=NAMES[1:]))
         keeper.look(predictions)
     cost = keeper.correction.cost_factor
     assert keeper.trust == 1.0
@@ -178,12 +178,12 @@ def test_failures_cost_and_what_is_no_fault_of_the_host_does_not(tmp_path):
             ({"status": 200}, False),
         )
     ):
-        log, dice = tmp_path / f"log{number}", np.random.default_rng(1)
+        log, rng = tmp_path / f"log{number}", np.random.default_rng(1)
         log.write_text("")
         keeper = TrustKeeper(log, "shop", 1.0)
         with log.open("a") as file:
-            file.write(log_lines(times, 300, dice, 0.0))
-            file.write(log_lines(times, 30, dice, 0.0, host=NAMES[0], service_time_us=100, **changes))
+            file.write(log_lines(times, 300, rng, 0.0))
+            file.write(log_lines(times, 30, rng, 0.0, host=NAMES[0], service_time_us=100, **changes))
         keeper.look(predictions)
         cost = keeper.correction.cost_factor
         assert (cost[0].mean() > 4) == blamed, changes
@@ -194,16 +194,16 @@ def test_predictions_that_are_followed_are_not_judged_by_chance(tmp_path):
     """Requests go to the best hosts of their category alone, which hardly differ, and scatter much."""
     times, log = service_s(), tmp_path / "log"
     best = np.argsort(times, axis=1)[:, :3]
-    predictions, dice = predictions_from_json(table_json(times)), np.random.default_rng(7)
+    predictions, rng = predictions_from_json(table_json(times)), np.random.default_rng(7)
     keeper = TrustKeeper(log, "shop", 1.0)
     for _ in range(60):
         with log.open("a") as file:
             for _ in range(100):
-                category = int(dice.integers(CATEGORIES))
-                host = int(best[category, dice.integers(3)])
-                took = times[category, host] * dice.exponential()
+                category = int(rng.integers(CATEGORIES))
+                host = int(best[category, rng.integers(3)])
+                took = times[category, host] * rng.exponential()
                 line = {"path": f"/c{category}", "host": NAMES[host], "service_time_us": 1 + round(took * 1e6)}
-                file.write(log_lines(times, 1, dice, busy=0.0, **line))
+                file.write(log_lines(times, 1, rng, busy=0.0, **line))
         keeper.look(predictions)
         assert keeper.trust == 1.0
 
@@ -222,8 +222,8 @@ def test_a_log_that_outgrows_its_reader_is_passed_over(tmp_path):
     predictions = predictions_from_json(table_json(times))
     follower = OutcomeLog(log, "shop")
     line = log_lines(times, 1, np.random.default_rng(1), busy=0.0)
-    log.write_text(line * (MOST_LINES + 5000) + "no line\n" + '{"host": "h1"}\n')
-    assert len(follower.ended(predictions, ["1"]).host) == MOST_LINES
+    log.write_text(line * (MAX_LINES + 5000) + "no line\n" + '{"host": "h1"}\n')
+    assert len(follower.ended(predictions, ["1"]).host) == MAX_LINES
     assert len(follower.ended(predictions, ["1"]).host) == 0
     with log.open("a") as file:
         file.write(line * 3)
@@ -286,12 +286,12 @@ def test_the_router_writes_what_is_still_trusted(tmp_path):
     with engine_with(table_json(shuffled(times))) as url:
         router = Router(url, path, Settings(), log)
         router.sync()
-        begun, dice, deadline = off(), np.random.default_rng(1), time.monotonic() + 20
+        begun, rng, deadline = off(), np.random.default_rng(1), time.monotonic() + 20
         with following(router):
             while off() > begun / 1.5:
                 assert time.monotonic() < deadline
                 with log.open("a") as file:
-                    file.write(log_lines(times, 1000, dice))
+                    file.write(log_lines(times, 1000, rng))
                 time.sleep(0.1)
     assert decode(path.read_bytes()).expires_us > (time.time() + 50) * 1e6
     state = json.loads(path.with_name("table.guard.json").read_text())
@@ -305,10 +305,10 @@ def test_a_table_is_corrected_where_what_the_guard_found_cannot_be_written(tmp_p
     with engine_with(table_json(shuffled(times))) as url:
         router = Router(url, path, Settings(), log)
         router.sync()
-        before, dice = path.read_bytes(), np.random.default_rng(1)
+        before, rng = path.read_bytes(), np.random.default_rng(1)
         log.write_text("")
         router.judge()
-        log.write_text(log_lines(times, 3000, dice))
+        log.write_text(log_lines(times, 3000, rng))
         assert router.judge()
     assert path.read_bytes() != before
 

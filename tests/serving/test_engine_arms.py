@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import Experiment
 from fingerpost.routing.picker_table import table_from_json
@@ -26,7 +27,6 @@ from fingerpost.settings import Settings
 from tests.serving.test_engine_tables import states_of
 from tests.support.made_fleet import FORM, MadeFleet, fit_model
 
-US = 1_000_000
 BEGIN = 1_790_000_000 * US
 
 

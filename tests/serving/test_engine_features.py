@@ -5,23 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fingerpost.agent.host_history import SETTLE_US, OwnHistory
+from fingerpost.agent.host_history import SETTLE_US, HostHistory
+from fingerpost.clock import US
 from fingerpost.features.build import build_features, fingerprints_path, load_categories, load_training_rows
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import cell_features, request_types
 from fingerpost.features.prepare import FeatureSettings
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint, pack, unpack
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint, pack, unpack
 from fingerpost.serving.champion_scorer import ChampionScorer
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.serving.histories import HistoryForm, gather, same_block
 from fingerpost.serving.scoring import score_fleet
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
-from fingerpost.telemetry.history_later import later
+from fingerpost.telemetry.history_later import extrapolate_history
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
 from tests.agent.test_own_history import records_of
 from tests.support.demo_telemetry import write_demo_lake
 
-US = 1_000_000
 FORM = HistoryForm(5.0, 20.0)
 # What one 32-bit float is off, through differences of logs.
 ROUNDING = {"rtol": 2e-6, "atol": 4e-6}
@@ -51,7 +51,7 @@ class Agents:
         """The hosts' states in the engine, by way of the wire, right after a window; `silent` ones end before it."""
         states = {}
         for number, (host, (requests, samples)) in enumerate(self.rows.items()):
-            own = OwnHistory(self.table, FORM.window_s, FORM.halflife_s)
+            own = HostHistory(self.table, FORM.window_s, FORM.halflife_s)
             until_us = end_us - (30 * US if host in silent else 0)
             for half in (0, 1):  # in two parts, so that windows close on the way
                 low, high = (0, until_us - 20 * US) if half == 0 else (until_us - 20 * US, until_us)
@@ -60,8 +60,8 @@ class Agents:
                     if low <= row["time"] < high:
                         own.add_sample(row)
                 own.close(high + SETTLE_US)
-            cells = np.full((1, len(CELL_COLUMNS)), np.nan)
-            values = np.full(len(HOST_COLUMNS), np.nan)
+            cells = np.full((1, len(FINGERPRINT_CELL_COLUMNS)), np.nan)
+            values = np.full(len(FINGERPRINT_HOST_COLUMNS), np.nan)
             made = Fingerprint("shop", host, "b", 0, end_us + 3 * US, 20.0, "v", ("other",), values, cells, own.block())
             got = unpack(pack(made), 0, 2**62)
             states[host] = HostState(got, b"", end_us + number, 1)
@@ -80,7 +80,7 @@ def fleet_of(states, table):
     """The engine's fleet; categories as hosts that have seen all of the table would tell them."""
     from dataclasses import replace
 
-    cells = np.full((len(table.names), len(CELL_COLUMNS)), np.nan)
+    cells = np.full((len(table.names), len(FINGERPRINT_CELL_COLUMNS)), np.nan)
     told = {
         host: replace(each, fingerprint=replace(each.fingerprint, categories=table.names, cells=cells))
         for host, each in states.items()
@@ -152,7 +152,7 @@ def test_a_host_that_fell_silent_is_as_the_replay_has_it(agents):
     fleet = fleet_of(agents.at(end_us, (silent,)), agents.table)
     histories = gather(fleet, FORM)
     requests, samples = agents.rows[silent]
-    own = OwnHistory(agents.table, FORM.window_s, FORM.halflife_s)
+    own = HostHistory(agents.table, FORM.window_s, FORM.halflife_s)
     own.add_requests([row for row in requests if row["time"] < end_us - 30 * US])
     for row in samples:
         if row["time"] < end_us - 30 * US:
@@ -179,7 +179,7 @@ def test_a_history_moved_on_is_the_history_later(windows, after_s):
         counts = {"requests": np.full(1, requests), "measured": np.full(1, requests), "errors": np.zeros(1)}
         history.observe(end_us, {**one, **place, **rest, **counts}, {"host": np.zeros(0, dtype=np.int64)})
     then_us = end_us + round(after_s * US)
-    cells, host_values = later(
+    cells, host_values = extrapolate_history(
         history.columns()[0].astype(np.float32), history.host_values()[0].astype(np.float32), after_s, 5.0, 20.0
     )
     np.testing.assert_allclose(cells, history.columns(then_us)[0], rtol=2e-4, atol=1e-5)

@@ -15,11 +15,10 @@ import pytest
 
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.client import AsyncEngineClient, EngineError
+from fingerpost.clock import US
 from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, message, pack
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
-
-US = 1_000_000
 
 
 @pytest.fixture(scope="module")

@@ -12,22 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fingerpost.fingerprint import CELL_COLUMNS, Fingerprint
+from fingerpost.clock import US
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, Fingerprint
 from fingerpost.serving.answers import TooMuchError, UnknownError, category_of, predict, route
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
-from fingerpost.serving.baseline import refer
+from fingerpost.serving.baseline import estimate_baseline
 from fingerpost.serving.baseline_scorer import BaselineScorer
 from fingerpost.serving.champion_scorer import ChampionScorer, load_model
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.serving.histories import HistoryForm
-from fingerpost.serving.scoring import objection, score_fleet
+from fingerpost.serving.scoring import sanity_check, score_fleet
 from fingerpost.serving.table import build_table
 from fingerpost.serving.table_formats import lua_string, render_arrow, render_json, render_lua
 from fingerpost.training.inspection import inspect_files
 from fingerpost.training.manifest import SchemaMismatchError
 from tests.support.made_fleet import FORM, MadeFleet, fit_model
 
-US = 1_000_000
 NOW = 10**9 * US
 BASELINE = BaselineScorer()
 
@@ -152,7 +152,7 @@ def test_without_histories_the_model_says_nothing(made, model):
 
 def test_one_host_cannot_push_out_the_categories_of_others(made):
     print_ = made.fingerprint(0, 1, NOW)
-    cells = np.full((300, len(CELL_COLUMNS)), np.nan)
+    cells = np.full((300, len(FINGERPRINT_CELL_COLUMNS)), np.nan)
     cells[:, 0] = 1e12
     rogue = Fingerprint(
         **{**vars(print_), "host": "rogue", "categories": tuple(f"x{number}" for number in range(300)), "cells": cells}
@@ -164,12 +164,12 @@ def test_one_host_cannot_push_out_the_categories_of_others(made):
 
 def test_predictions_that_are_wildly_off_are_objected_to(made):
     old = score_fleet(build_fleet("shop", states_of(made), 256), BASELINE).predictions
-    assert objection(old * 1.5, old, 5.0) is None
-    assert "factor of 9" in objection(old * 9, old, 5.0)
+    assert sanity_check(old * 1.5, old, 5.0) is None
+    assert "factor of 9" in sanity_check(old * 9, old, 5.0)
     bad = old.copy()
     bad[0, 0, 1] = np.nan
-    assert "1 of 216 predictions are not finite" in objection(bad, old, 5.0)
-    assert "outside" in objection(old * 1e12, old, 1e15)
+    assert "1 of 216 predictions are not finite" in sanity_check(bad, old, 5.0)
+    assert "outside" in sanity_check(old * 1e12, old, 1e15)
 
 
 def test_a_model_of_other_features_is_refused_by_name(model, tmp_path):
@@ -260,6 +260,6 @@ def test_references_hold_for_fleets_of_nothing():
     blank = Fingerprint(**{**vars(print_), "cells": print_.cells * np.nan, "host_values": print_.host_values * np.nan})
     for one, other in itertools.product((empty, blank), repeat=2):
         table, scored = table_of({"a": state(one), "b": state(other)})
-        assert refer(scored.fleet).host.shape == (2, 3)
+        assert estimate_baseline(scored.fleet).host.shape == (2, 3)
         assert json.loads(render_json(table, 1.0))["hosts"][0]["name"] == "a"
         render_lua(table, 1.0), render_arrow(table, 1.0)

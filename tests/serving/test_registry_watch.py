@@ -8,7 +8,7 @@ from fingerpost.serving import registry_watch
 from fingerpost.serving.champion_scorer import ChampionScorer, load_model
 from fingerpost.serving.fleet_state import build_fleet
 from fingerpost.serving.model_files import UNFINISHED, ModelFiles
-from fingerpost.serving.registry_watch import Refused, look
+from fingerpost.serving.registry_watch import Refused, sync_aliases
 from fingerpost.settings import Settings
 from fingerpost.training.inspection import CHECKED, forget_inspection
 from fingerpost.training.manifest import DamagedModelError
@@ -40,7 +40,7 @@ def fetched(tmp_path, model):
     settings = settings_of(tmp_path)
     register_model(model, settings.mlflow, settings.model_name)
     files = ModelFiles(settings.home)
-    look(settings, files, "shop")
+    sync_aliases(settings, files, "shop")
     state = files.read_aliases("shop")
     assert state.problem is None
     assert state.champion is not None
@@ -82,7 +82,7 @@ def test_a_model_whose_trees_are_none_is_told_of_and_not_fetched_at_every_look(b
     registry_watch_fetch = registry_watch.fetch
     monkeypatch.setattr(registry_watch, "fetch", counted)
     for _ in range(3):
-        look(settings, files, "shop", refused)
+        sync_aliases(settings, files, "shop", refused)
         state = files.read_aliases("shop")
         assert "the process that read it was ended by SIGABRT" in state.problem
         assert state.champion.folder == ""
@@ -90,7 +90,7 @@ def test_a_model_whose_trees_are_none_is_told_of_and_not_fetched_at_every_look(b
     assert [path.name for path in files.folder("shop").iterdir()] == ["aliases.json"]
 
     refused.forget("shop", f"1-{creation_time(settings)}")
-    look(settings, files, "shop", refused)
+    sync_aliases(settings, files, "shop", refused)
     assert len(fetches) == 2
 
 
@@ -116,7 +116,7 @@ def test_a_folder_that_is_damaged_on_disk_is_refused_and_fetched_again(bundle, t
         with pytest.raises(DamagedModelError):
             load_model(folder, "1", "champion", FORM)
         forget_inspection(folder)
-        look(settings, files, "shop")
+        sync_aliases(settings, files, "shop")
         assert load_model(folder, "1", "champion", FORM).version == "1"
         assert files.stamp("shop") != stamp  # so that workers try again
 

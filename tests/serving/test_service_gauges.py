@@ -27,7 +27,7 @@ def test_services_are_told_of_until_they_are_forgotten(gauges):
 
 def test_services_that_come_and_go_do_not_pile_up(gauges, monkeypatch, caplog):
     gauges.tell("shop", hosts=1)
-    monkeypatch.setattr(service_gauges, "MOST_NAMES", 5)
+    monkeypatch.setattr(service_gauges, "MAX_NAMES", 5)
     for number in range(20):
         gauges.tell(f"s{number}", hosts=number)
         gauges.forget(f"s{number}")

@@ -9,10 +9,10 @@ import numpy as np
 from examples.demo.classes import HOST_CLASSES, demo_hosts
 from examples.demo.work import KINDS, amount_of_work
 from fingerpost.agent.batches import write_batch
+from fingerpost.clock import US
 from fingerpost.features.ingest import ingest
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 
-US = 1_000_000
 _BASE_CPU_S = dict(zip(KINDS, (0.008, 0.010, 0.006, 0.007, 0.005, 0.009), strict=True))
 _AUTH = ("none", "bearer", "cookie")
 
@@ -38,34 +38,34 @@ def write_demo_inbox(
         slowed: a host class and a kind of work that takes three times as long in the second half.
         end_s: they end in the minute before this, seconds since 1970; None: now.
     """
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     begin = (round(end_s or time.time()) // 60 - seconds // 60 - 1) * 60 * US
     count = round(seconds * rate_rps / hosts)
     for host in demo_hosts(hosts, 9100):
-        kind_of = dice.choice(list(KINDS), count)
-        size = np.where(dice.random(count) < 0.3, 0, np.minimum(131072, dice.lognormal(6.93, 1.6, count))).astype(int)
-        at = np.sort(dice.integers(0, seconds * US, count))
+        kind_of = rng.choice(list(KINDS), count)
+        size = np.where(rng.random(count) < 0.3, 0, np.minimum(131072, rng.lognormal(6.93, 1.6, count))).astype(int)
+        at = np.sort(rng.integers(0, seconds * US, count))
         wave = 1 + 0.5 * np.sin(2 * np.pi * at / US / 40)
         rows = []
         for number in range(count):
             kind = str(kind_of[number])
             work = amount_of_work(int(size[number]), HOST_CLASSES[host.host_class].multiplier(kind))
-            cpu_s = _BASE_CPU_S[kind] * work * dice.lognormal(0, 0.2)
+            cpu_s = _BASE_CPU_S[kind] * work * rng.lognormal(0, 0.2)
             if slowed == (host.host_class, kind) and at[number] > seconds * US // 2:
                 cpu_s *= 3
-            duration_s = cpu_s * (1 + 0.5 * wave[number] * dice.exponential())
+            duration_s = cpu_s * (1 + 0.5 * wave[number] * rng.exponential())
             rows.append(
                 {
                     **{"time": begin + int(at[number]), "service": "shop", "host": host.name, "method": "POST"},
                     **{"route": f"/work/{kind}", "status": 200, "bytes_in": int(size[number]), "bytes_out": 10},
-                    **{"auth": str(dice.choice(_AUTH)), "user_agent_class": "browser", "region": "none"},
+                    **{"auth": str(rng.choice(_AUTH)), "user_agent_class": "browser", "region": "none"},
                     **{"duration_s": duration_s, "service_time_s": duration_s * 0.95, "cpu_s": cpu_s},
                     "inflight": int(wave[number] * 2),
                 }
             )
         samples = []
         for second in range(seconds):
-            load = 0.3 + 0.15 * np.sin(2 * np.pi * second / 40) + dice.normal(0, 0.02)
+            load = 0.3 + 0.15 * np.sin(2 * np.pi * second / 40) + rng.normal(0, 0.02)
             samples.append(
                 {
                     **{"time": begin + second * US, "service": "shop", "host": host.name, "cores": 1.0},

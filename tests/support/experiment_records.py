@@ -5,11 +5,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fingerpost.clock import US
 from fingerpost.experiment import TREATMENT, Experiment
 from fingerpost.lake import date_of
 from fingerpost.settings import Settings
 
-US = 1_000_000
 BEGIN = 1_790_000_000_000_000
 
 
@@ -32,19 +32,19 @@ def made_records(
         error_rates: of champion and challenger.
         tail: sigma of the log-normal latencies.
     """
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     span = experiment.end_us - experiment.begin_us
     count = round(span / US * rate_rps * 1.1)
-    begun = np.sort(experiment.begin_us - span // 20 + dice.integers(0, round(span * 1.1), count))
+    begun = np.sort(experiment.begin_us - span // 20 + rng.integers(0, round(span * 1.1), count))
     arm = np.array([experiment.arm_at(int(each)) for each in begun], dtype=object)
     challenger = arm == TREATMENT
     # Load comes and goes over many slots.
     slots = ((begun - begun[0]) // round(experiment.slot_s * US)).astype(int)
     drift = np.zeros(slots.max() + 1)
     for place in range(1, len(drift)):
-        drift[place] = 0.9 * drift[place - 1] + dice.normal(0, 0.1)
-    duration = 0.02 * np.exp(drift[slots] + dice.normal(0, tail, count)) * np.where(challenger, 1 + effect, 1.0)
-    failed = dice.random(count) < np.where(challenger, error_rates[1], error_rates[0])
+        drift[place] = 0.9 * drift[place - 1] + rng.normal(0, 0.1)
+    duration = 0.02 * np.exp(drift[slots] + rng.normal(0, tail, count)) * np.where(challenger, 1 + effect, 1.0)
+    failed = rng.random(count) < np.where(challenger, error_rates[1], error_rates[0])
     return pd.DataFrame(
         {
             "time_us": begun + np.round(duration * US).astype(np.int64),

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.category import ATTRIBUTES, category_attributes
-from fingerpost.fingerprint import CELL_COLUMNS, HOST_COLUMNS, Fingerprint, message, pack
+from fingerpost.clock import US
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint, message, pack
 from fingerpost.history_block import HistoryBlock
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
 
-_US = 1_000_000
 _WINDOWS = 4
 # Of the default settings.
 FORM = HistoryForm(10.0, 60.0)
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,25 @@ class MadeFleet:
 
     @classmethod
     def make(cls, hosts: int, categories: int, service: str = "shop", seed: int = 7) -> "MadeFleet":
-        dice = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         kinds = np.arange(hosts) % 3
-        affinity = dice.lognormal(0, 0.6, (3, categories))
-        cpu_s = dice.lognormal(-4.5, 0.8, categories) * affinity[kinds] * dice.lognormal(0, 0.05, (hosts, 1))
+        affinity = rng.lognormal(0, 0.6, (3, categories))
+        cpu_s = rng.lognormal(-4.5, 0.8, categories) * affinity[kinds] * rng.lognormal(0, 0.05, (hosts, 1))
         names = tuple(sorted(f"POST /work/k{number:03}|1K|none|browser|DE" for number in range(categories)))
         cores = np.array([2.0, 4.0, 8.0])[kinds]
         return cls(service, tuple(f"h{number:04}" for number in range(hosts)), names, cpu_s, cores)
 
     def fingerprint(self, host: int, sequence: int, time_us: int | None = None, boot_id: str = "b1") -> Fingerprint:
         """What a host measured: the truth with some noise, which differs by sequence number."""
-        dice = np.random.default_rng((host, sequence))
+        rng = np.random.default_rng((host, sequence))
         count = len(self.categories)
-        load = 0.3 + 0.4 * dice.random()
-        cpu = self.cpu_s[host] * dice.lognormal(0, 0.03, count)
-        requests = dice.integers(20, 400, count).astype(float)
+        load = 0.3 + 0.4 * rng.random()
+        cpu = self.cpu_s[host] * rng.lognormal(0, 0.03, count)
+        requests = rng.integers(20, 400, count).astype(float)
         cells = {
             "requests": requests,
             "measured": requests,
-            "rate_rps": dice.lognormal(0, 1, count),
+            "rate_rps": rng.lognormal(0, 1, count),
             "error_rate": np.full(count, 0.002),
             "latency_mean_s": cpu * 1.3 / (1 - load),
             "latency_p50_s": cpu * 1.1 / (1 - load),
@@ -68,7 +67,7 @@ class MadeFleet:
             "mem_bytes": np.full(count, 1e6),
             "mem_error_bytes": np.full(count, np.nan),
             "inflight_mean": np.full(count, 3.0),
-            "age_s": dice.exponential(2, count),
+            "age_s": rng.exponential(2, count),
             "unloaded_s": cpu * 1.1,
         }
         values = {
@@ -76,7 +75,7 @@ class MadeFleet:
             "cores": self.cores[host],
             "host_mem_bytes": 2e9,
             "mem_limit_bytes": 8e9,
-            "host_inflight": float(dice.integers(0, 8)),
+            "host_inflight": float(rng.integers(0, 8)),
             "slots": self.cores[host] * 4,
             "background_cores": 0.1,
             "host_rate_rps": 100.0,
@@ -91,21 +90,21 @@ class MadeFleet:
             FORM.halflife_s,
             "made",
             self.categories,
-            np.array([values[name] for name in HOST_COLUMNS]),
-            np.stack([cells[name] for name in CELL_COLUMNS], axis=1),
+            np.array([values[name] for name in FINGERPRINT_HOST_COLUMNS]),
+            np.stack([cells[name] for name in FINGERPRINT_CELL_COLUMNS], axis=1),
             self.history(host, sequence, time_us),
         )
 
     def history(self, host: int, sequence: int, time_us: int) -> HistoryBlock:
         """The history of a host after a few windows in which it measured the truth with some noise."""
-        dice = np.random.default_rng((host, sequence, 1))
-        count, span_us = len(self.categories), round(FORM.window_s * _US)
+        rng = np.random.default_rng((host, sequence, 1))
+        count, span_us = len(self.categories), round(FORM.window_s * US)
         own = History(1, count, FORM.window_s, FORM.halflife_s)
         place, none = np.arange(count), np.full(count, np.nan)
         rate, p50, p99 = np.exp(self.truth()[host]).T
         last_us = max(time_us // span_us, _WINDOWS) * span_us
         for end_us in range(last_us - (_WINDOWS - 1) * span_us, last_us + 1, span_us):
-            noise, requests = dice.lognormal(0, 0.05, (4, count)), dice.integers(5, 60, count)
+            noise, requests = rng.lognormal(0, 0.05, (4, count)), rng.integers(5, 60, count)
             windows = {
                 "host": np.zeros(count, dtype=np.int64),
                 "category": place,
@@ -133,7 +132,7 @@ class MadeFleet:
         cpu_s = self.cpu_s
         return np.log(np.stack([(self.cores[:, None] - 0.1) / cpu_s, cpu_s * 2, cpu_s * 7], axis=-1))
 
-    def states(self, sequence: int, time_us: int = 10**9 * _US) -> dict[str, Any]:
+    def states(self, sequence: int, time_us: int = 10**9 * US) -> dict[str, Any]:
         """The hosts as the engine knows them after their fingerprints."""
         from fingerpost.serving.fleet_state import HostState
 
@@ -175,7 +174,7 @@ def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor
     from fingerpost.training.blend import Blend
     from fingerpost.training.bundle import ModelBundle
     from fingerpost.training.encoder import Encoder
-    from fingerpost.training.fit import DEFAULT_PARAMS, Learnable, fit_booster
+    from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster
 
     vocabulary: dict[str, list[str]] = {name: [] for name in ATTRIBUTES}
     for each in fleet.categories:
@@ -196,7 +195,7 @@ def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor
     for place, target in enumerate(TARGETS):
         outcome = np.tile(truth[..., place].reshape(-1), rounds)
         blends[target] = Blend.fit(matrix, outcome, target)
-        data = Learnable(matrix, outcome, np.ones(len(outcome)))
+        data = TrainingSet(matrix, outcome, np.ones(len(outcome)))
         boosters[target] = [fit_booster(data, blends[target], target, params, rounds=trees)]
     shifts = dict.fromkeys(TARGETS, float(np.log(factor)))
     return ModelBundle(boosters, blends, encoder, shifts)

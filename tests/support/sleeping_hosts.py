@@ -77,7 +77,7 @@ class SleepingHost:
         self._since = time.monotonic()
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self.sickness = Sickness()
-        self._dice = random.Random(number)
+        self._rng = random.Random(number)
         self._report = load_report(Load(0.0, None, 0.0, 0.0, 0.0), {}, "text")
 
     @property
@@ -97,7 +97,7 @@ class SleepingHost:
         """Throws the dice whether a request fails."""
         sick = self.sickness
         mine = sick.category is None or target.partition("?")[0] == f"/c{sick.category}"
-        return mine and self._dice.random() < sick.share
+        return mine and self._rng.random() < sick.share
 
     async def serve(self, work_s: float) -> None:
         """Waits for a slot and holds it for the work."""

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fingerpost.arrays import Floats
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,10 @@ class Scenario:
 
 def make_scenario(hosts: int, categories: int, slots: int, mean_s: float, sigma: float, seed: int) -> Scenario:
     """Service times: `mean_s` times lognormal affinities (median 1, sigma) of four host classes and the categories."""
-    dice = np.random.default_rng(seed)
-    classes = dice.lognormal(0.0, sigma, (categories, 4))
-    service_s = mean_s * classes[:, np.arange(hosts) % 4] * dice.lognormal(0.0, 0.05, (categories, hosts))
-    mix = dice.dirichlet(np.full(categories, 4.0))
+    rng = np.random.default_rng(seed)
+    classes = rng.lognormal(0.0, sigma, (categories, 4))
+    service_s = mean_s * classes[:, np.arange(hosts) % 4] * rng.lognormal(0.0, 0.05, (categories, hosts))
+    mix = rng.dirichlet(np.full(categories, 4.0))
     return Scenario(service_s, mix, slots, bound_rps(service_s, mix, slots))
 
 
@@ -55,11 +54,11 @@ def bound_rps(service_s: Floats, mix: Floats, slots: int) -> float:
 
 def plan(scenario: Scenario, rate: float, seconds: float, seed: int) -> list[tuple[float, bytes]]:
     """Poisson arrivals of the mix; each request's size is lognormal with mean 1 and sigma 0.3, and its own."""
-    dice = np.random.default_rng(seed)
-    count = int(dice.poisson(rate * seconds))
-    times = np.sort(dice.uniform(0, seconds, count))
-    kinds = dice.choice(len(scenario.mix), count, p=scenario.mix)
-    sizes = dice.lognormal(-0.5 * 0.3**2, 0.3, count)
+    rng = np.random.default_rng(seed)
+    count = int(rng.poisson(rate * seconds))
+    times = np.sort(rng.uniform(0, seconds, count))
+    kinds = rng.choice(len(scenario.mix), count, p=scenario.mix)
+    sizes = rng.lognormal(-0.5 * 0.3**2, 0.3, count)
     return [
         (float(at), f"GET /c{kind}?x={size:.4f} HTTP/1.1\r\nhost: bench\r\nuser-agent: python-bench\r\n\r\n".encode())
         for at, kind, size in zip(times, kinds, sizes, strict=True)

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fingerpost.agent.batches import write_batch
-from fingerpost.agent.fingerprint_builder import FingerprintMaker
-from fingerpost.agent.host_history import OwnHistory
+from fingerpost.agent.fingerprint_builder import FingerprintBuilder
+from fingerpost.agent.host_history import HostHistory
 from fingerpost.category import CategoryTable, category_key
+from fingerpost.clock import US
 from fingerpost.features.build import build_features, load_categories, load_training_rows
 from fingerpost.features.ingest import ingest
 from fingerpost.features.prepare import FeatureSettings
@@ -22,7 +23,6 @@ from fingerpost.training.splits import time_split
 from tests.agent.test_own_history import records_of, replayed
 from tests.conftest import record
 
-US = 1_000_000
 TABLE = CategoryTable(tuple(category_key("POST", route, "0", "none", "browser", "DE") for route in ("/a", "/b")))
 OVERHEAD_S = 0.001
 # CPU-seconds a request of each route; `twin` is `fast` with middleware, the others are known from their logs alone.
@@ -30,21 +30,21 @@ HOSTS = {"fast": (0.01, 0.02), "slow": (0.02, 0.02), "odd": (0.01, 0.04), "twin"
 SECONDS, RATE, BATCH = 180, 12, 5
 
 
-def one_host(host, begin_s, dice):
+def one_host(host, begin_s, rng):
     """What the agent of a host makes of its telemetry: records with CPU, samples, and the history it keeps."""
-    maker = FingerprintMaker("shop", host, "b", TABLE, 60.0, 300.0, begin_s)
-    own = OwnHistory(TABLE, 5.0, 30.0)
+    maker = FingerprintBuilder("shop", host, "b", TABLE, 60.0, 300.0, begin_s)
+    own = HostHistory(TABLE, 5.0, 30.0)
     requests, samples = [], []
     for batch in range(SECONDS // BATCH):
         fresh, places = [], []
         for second in range(begin_s + batch * BATCH, begin_s + (batch + 1) * BATCH):
             used_s = 0.05
-            for _ in range(dice.poisson(RATE)):
-                place = int(dice.integers(2))
-                cost_s = HOSTS[host][place] * dice.lognormal(-0.02, 0.2)
+            for _ in range(rng.poisson(RATE)):
+                place = int(rng.integers(2))
+                cost_s = HOSTS[host][place] * rng.lognormal(-0.02, 0.2)
                 used_s += cost_s
                 known = {"cpu_s": cost_s - OVERHEAD_S} if host == "twin" else {"cpu_s": None}
-                end_us = int((second + dice.uniform(0.2, 1)) * US)
+                end_us = int((second + rng.uniform(0.2, 1)) * US)
                 known |= {"duration_s": 3 * cost_s, "service_time_s": None, "inflight": None, "time": end_us}
                 fresh.append(record(host=host, route="/" + "ab"[place], bytes_in=0, **known))
                 places.append(place)
@@ -65,10 +65,10 @@ def one_host(host, begin_s, dice):
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
     """A lake of all hosts with windows and training rows, and the histories their agents kept."""
-    lake, dice, histories = tmp_path_factory.mktemp("attributed"), np.random.default_rng(4), {}
+    lake, rng, histories = tmp_path_factory.mktemp("attributed"), np.random.default_rng(4), {}
     begin_s = int(time.time()) // 60 * 60 - SECONDS - 60
     for host in HOSTS:
-        requests, samples, histories[host] = one_host(host, begin_s, dice)
+        requests, samples, histories[host] = one_host(host, begin_s, rng)
         bounds = ((begin_s - 10) * US, (begin_s + 1000) * US)
         assert {refusal(row, REQUEST_RECORD, *bounds) for row in requests} == {None}
         write_batch(lake, "samples", HOST_SAMPLE, samples, host)

@@ -9,23 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fingerpost.agent.fingerprint_builder import FingerprintMaker
+from fingerpost.agent.fingerprint_builder import FingerprintBuilder
 from fingerpost.category import CategoryTable
-from fingerpost.fingerprint import CELL_COLUMNS
-from fingerpost.serving.baseline import refer
+from fingerpost.clock import US
+from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS
+from fingerpost.serving.baseline import estimate_baseline
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
 from fingerpost.telemetry.resolution import at_resolution
 from fingerpost.telemetry.throughput import PLACES_A_CORE, throughput_rps, unloaded_s
-from fingerpost.telemetry.windows import US, aggregate, aggregate_loads, at, with_background, with_throughput
+from fingerpost.telemetry.windows import aggregate, aggregate_loads, select_window, with_background, with_throughput
 from tests.conftest import record
 
 BEGIN_US = 1_795_678_000 * US
 WINDOW_S, SLOTS, WORK_S = 10.0, 8.0, 0.05
 TRUTH = SLOTS / WORK_S
 DRAWS = {
-    "exponential": lambda dice, count: dice.exponential(1.0, count),
-    "lognormal": lambda dice, count: dice.lognormal(-np.log(1.36) / 2, np.sqrt(np.log(1.36)), count),  # cv 0.6
+    "exponential": lambda rng, count: rng.exponential(1.0, count),
+    "lognormal": lambda rng, count: rng.lognormal(-np.log(1.36) / 2, np.sqrt(np.log(1.36)), count),  # cv 0.6
 }
 
 
@@ -45,10 +46,10 @@ def windows_of(end_s, seconds, slots=SLOTS, cores=8.0, busy=0.1, **known):
     return with_throughput(windows, loads), loads
 
 
-def queue(dice, draw, load, seconds=400.0):
+def queue(rng, draw, load, seconds=400.0):
     """Requests at a host of SLOTS places, first come, first served: when each ended, sojourn, others there."""
     now, ends, rows, waiting, there = 0.0, [], [], deque(), 0
-    arrivals = np.cumsum(dice.exponential(1 / (load * TRUTH), int(load * TRUTH * seconds)))
+    arrivals = np.cumsum(rng.exponential(1 / (load * TRUTH), int(load * TRUTH * seconds)))
     for came in arrivals.tolist():
         while ends and ends[0][0] <= came:
             now, began, before = heapq.heappop(ends)
@@ -56,9 +57,9 @@ def queue(dice, draw, load, seconds=400.0):
             there -= 1
             if waiting:
                 began, before = waiting.popleft()
-                heapq.heappush(ends, (now + WORK_S * draw(dice, 1)[0], began, before))
+                heapq.heappush(ends, (now + WORK_S * draw(rng, 1)[0], began, before))
         if there - len(waiting) < SLOTS:
-            heapq.heappush(ends, (came + WORK_S * draw(dice, 1)[0], came, there))
+            heapq.heappush(ends, (came + WORK_S * draw(rng, 1)[0], came, there))
         else:
             waiting.append((came, there))
         there += 1
@@ -68,17 +69,17 @@ def queue(dice, draw, load, seconds=400.0):
 @pytest.mark.parametrize("kind", DRAWS)
 @pytest.mark.parametrize("count", [1, 2, 5, 20, 100, 500])
 def test_the_number_of_requests_does_not_move_it(kind, count):
-    dice = np.random.default_rng(count)
+    rng = np.random.default_rng(count)
     windows = max(40, 3000 // count)
-    end_s = np.repeat(np.arange(windows), count) * WINDOW_S + dice.uniform(0, 9.9, windows * count)
-    made, loads = windows_of(end_s, WORK_S * DRAWS[kind](dice, windows * count))
+    end_s = np.repeat(np.arange(windows), count) * WINDOW_S + rng.uniform(0, 9.9, windows * count)
+    made, loads = windows_of(end_s, WORK_S * DRAWS[kind](rng, windows * count))
     assert (made["requests"] == count).all()
     assert len(made["throughput_rps"]) == windows
     assert 1 / (1 / made["throughput_rps"]).mean() == pytest.approx(TRUTH, rel=0.15)
     # And so has the history, whose averages models and routing begin with.
     history, found = History(1, 1, WINDOW_S, 60.0 * WINDOW_S), []
     for end_us in made["end_us"].tolist():
-        history.observe(end_us, at(made, end_us), at(loads, end_us))
+        history.observe(end_us, select_window(made, end_us), select_window(loads, end_us))
         found.append(history.columns()[0, 0, HISTORY_COLUMNS.index("throughput_rps_long")])
     assert np.exp(np.mean(found[windows // 2 :])) == pytest.approx(TRUTH, rel=0.15)
 
@@ -97,10 +98,10 @@ def test_nor_does_the_load(load, told):
 
 def test_a_cheap_request_behind_dear_ones_stays_cheap():
     """One queue of two categories, one ten times as dear as the other, at a host where most have to wait."""
-    dice = np.random.default_rng(3)
-    dear = dice.random(200_000) < 0.5
-    work = iter(np.where(dear, 1.8, 0.2) * dice.exponential(1.0, len(dear)))
-    end_s, took_s, before = queue(dice, lambda _dice, _count: [next(work)], 0.9, seconds=200.0)
+    rng = np.random.default_rng(3)
+    dear = rng.random(200_000) < 0.5
+    work = iter(np.where(dear, 1.8, 0.2) * rng.exponential(1.0, len(dear)))
+    end_s, took_s, before = queue(rng, lambda _rng, _count: [next(work)], 0.9, seconds=200.0)
     # First come, first served: the n-th to come did the n-th work.
     kind = np.zeros(len(end_s), dtype=bool)
     kind[np.argsort(end_s - took_s)] = dear[: len(end_s)]
@@ -141,8 +142,8 @@ def test_without_slots_waiting_tells_hosts_apart_where_cpu_does_not():
 
 @pytest.mark.parametrize(("written", "least"), [(1e-3, 0.0005), (1.0, 0.5)])
 def test_a_log_of_whole_milliseconds_or_seconds_says_that_it_took_some_time(written, least):
-    dice = np.random.default_rng(2)
-    took_s = np.floor(dice.exponential(0.6, 400)) * written
+    rng = np.random.default_rng(2)
+    took_s = np.floor(rng.exponential(0.6, 400)) * written
     found = at_resolution(took_s, np.zeros(400, dtype=np.int64))
     assert (found[took_s == 0] == least).all()
     assert (found[took_s > 0] == took_s[took_s > 0]).all()
@@ -169,12 +170,12 @@ def test_without_a_sample_nothing_is_said_of_a_host_that_is_sampled():
 @pytest.mark.parametrize("cpu_known", [True, False])
 def test_windows_and_the_baseline_say_the_same_throughput(slots, cpu_known):
     """The engine's baseline, made of a fingerprint, and the windows that models learn, of the same requests."""
-    dice = np.random.default_rng(11)
-    maker = FingerprintMaker("shop", "h1", "b", CategoryTable((("GET /a",),)), 60.0, 60.0, 0.0)
+    rng = np.random.default_rng(11)
+    maker = FingerprintBuilder("shop", "h1", "b", CategoryTable((("GET /a",),)), 60.0, 60.0, 0.0)
     ends, took, cpu = [], [], []
     for second in range(120):
-        count = dice.poisson(20)
-        seconds, end_s = dice.exponential(0.02, count), second + dice.uniform(0, 1, count)
+        count = rng.poisson(20)
+        seconds, end_s = rng.exponential(0.02, count), second + rng.uniform(0, 1, count)
         used = np.full(count, 0.01)
         sample = {"time": (second + 1) * US, "cpu_util": used.sum() / 2, "cores": 2.0, "mem_bytes": 10**8}
         sample |= {"mem_limit_bytes": 10**9, "inflight": 0, "slots": slots}
@@ -187,8 +188,8 @@ def test_windows_and_the_baseline_say_the_same_throughput(slots, cpu_known):
         ends, took, cpu = [*ends, *end_s], [*took, *seconds], [*cpu, *used]
     made = maker.fingerprint(125.0)
     fleet = build_fleet("shop", {"h1": HostState(made, b"", 0, 0)}, 16)
-    said = np.exp(refer(fleet).own[0, fleet.categories.index(made.categories[0]), 0])
-    cpu_s = np.array(cpu) if cpu_known else np.full(len(cpu), made.cells[0, CELL_COLUMNS.index("cpu_s")])
+    said = np.exp(estimate_baseline(fleet).own[0, fleet.categories.index(made.categories[0]), 0])
+    cpu_s = np.array(cpu) if cpu_known else np.full(len(cpu), made.cells[0, FINGERPRINT_CELL_COLUMNS.index("cpu_s")])
     slots = np.nan if slots is None else slots
     windows, _ = windows_of(ends, took, slots=slots, cores=2.0, busy=np.sum(cpu) / 120 / 2, cpu_s=cpu_s)
     assert said == pytest.approx(1 / np.average(1 / windows["throughput_rps"], weights=windows["measured"]), rel=0.1)

@@ -22,7 +22,7 @@ from fingerpost.training.candidate import make_candidate
 from fingerpost.training.study import Study, next_params
 from fingerpost.training.trials import Outcome
 from fingerpost.training.tune import TuningBudget, tune
-from fingerpost.workers import ONE_BY_ONE, THREADS, workers_of
+from fingerpost.workers import SERIAL, THREADS, workers_of
 from tests.features.test_incremental import SETTINGS as FEATURES
 from tests.features.test_incremental import lake_of_days
 from tests.support.postgres import running_postgres
@@ -53,8 +53,8 @@ def scheduler(tmp_path_factory):
 
 
 def test_the_cluster_of_this_machine_takes_work_from_its_owner_alone(tmp_path):
-    with workers_of(Settings(home=tmp_path, dask_workers=1), ONE_BY_ONE) as workers:
-        assert sorted(result for _, result in workers.as_done(_twice, [3, 4], None)) == [6, 8]
+    with workers_of(Settings(home=tmp_path, dask_workers=1), SERIAL) as workers:
+        assert sorted(result for _, result in workers.map_unordered(_twice, [3, 4], None)) == [6, 8]
         address = workers._client.scheduler.address
         [worker] = workers._client.scheduler_info()["workers"]
         assert address.startswith("tls://127.0.0.1:")
@@ -84,7 +84,7 @@ def rows(featured_lake):
 @pytest.fixture(scope="module")
 def alone(rows):
     """What a tuning finds that nobody disturbs, one trial after the other."""
-    return tune(rows, GAP, TuningBudget(TRIALS, 600, batch=BATCH), workers=ONE_BY_ONE)
+    return tune(rows, GAP, TuningBudget(TRIALS, 600, batch=BATCH), workers=SERIAL)
 
 
 def files_of(folder):
@@ -94,7 +94,7 @@ def files_of(folder):
 def test_features_are_the_same_files(distributed_settings, tmp_path):
     lake_of_days(tmp_path / "lake")
     build_features(tmp_path / "lake", "shop", FEATURES, tmp_path / "alone")
-    with workers_of(distributed_settings, ONE_BY_ONE) as workers:
+    with workers_of(distributed_settings, SERIAL) as workers:
         report = build_features(tmp_path / "lake", "shop", FEATURES, tmp_path / "cluster", workers)
         assert len(report.dates_made) == 4
         again = build_features(tmp_path / "lake", "shop", FEATURES, tmp_path / "cluster", workers)
@@ -143,7 +143,7 @@ def add_slowly(shared, item):
 def test_what_died_with_all_workers_is_sent_again(distributed_settings):
     found = {}
     with workers_of(distributed_settings, THREADS) as workers:
-        for place, result in workers.as_done(add_slowly, range(8), 100):
+        for place, result in workers.map_unordered(add_slowly, range(8), 100):
             if not found:
                 for worker in workers._client.run(os.getpid).values():
                     os.kill(worker, signal.SIGKILL)
@@ -207,8 +207,8 @@ def wait_and_tell(folder, number):
 def test_what_nobody_waits_for_is_given_up(distributed_settings, tmp_path):
     folder = tmp_path / "done"
     folder.mkdir()
-    with workers_of(distributed_settings, ONE_BY_ONE) as workers:
-        results = workers.as_done(wait_and_tell, range(40), folder)
+    with workers_of(distributed_settings, SERIAL) as workers:
+        results = workers.map_unordered(wait_and_tell, range(40), folder)
         next(results)
         results.close()
         assert workers.map(lambda shared, item: shared + item, [1, 2, 3], 10) == [11, 12, 13]
@@ -229,7 +229,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, free_ports, monkeyp
     settings = Settings(home=tmp_path, dask_address=address)
     with (
         pytest.raises(FingerpostError, match=f"FINGERPOST_DASK_ADDRESS={address}: no Dask scheduler answers"),
-        workers_of(settings, ONE_BY_ONE),
+        workers_of(settings, SERIAL),
     ):
         pass
 

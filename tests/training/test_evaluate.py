@@ -21,15 +21,15 @@ BOUTIQUE = next((path for path in _SHARED if path.exists()), _SHARED[0])
 
 def write_spans(folder, seconds=900, seed=0):
     """Two hosts, three operations; every 60 s the hosts slow down for 20 s. Some rows are dirty."""
-    dice, folder = np.random.default_rng(seed), Path(folder)
-    at = np.sort(dice.uniform(0, seconds, seconds * 15))
+    rng, folder = np.random.default_rng(seed), Path(folder)
+    at = np.sort(rng.uniform(0, seconds, seconds * 15))
     slow = np.where((at % 60) < 20, 3.0, 1.0)
     spans = pd.DataFrame(
         {
             "start": START + pd.to_timedelta(at, unit="s").as_unit("us"),
-            "host": dice.choice(["pod-a", "pod-b"], len(at)),
-            "operation": dice.choice(["svc/Get", "svc/Put", "svc/List"], len(at)),
-            "duration_s": 0.01 * slow * dice.lognormal(0, 0.4, len(at)),
+            "host": rng.choice(["pod-a", "pod-b"], len(at)),
+            "operation": rng.choice(["svc/Get", "svc/Put", "svc/List"], len(at)),
+            "duration_s": 0.01 * slow * rng.lognormal(0, 0.4, len(at)),
         }
     )
     spans.loc[3, "start"] = pd.Timestamp("2031-05-05", tz="UTC")

@@ -16,41 +16,41 @@ QUIET = {"verbosity": -1, "num_threads": 1, "min_data_in_leaf": 2, "min_data_in_
 FEATURES = 6
 
 
-def rows(dice, count, missing):
+def rows(rng, count, missing):
     matrix = np.empty((count, FEATURES))
-    matrix[:, 0] = dice.normal(size=count)
-    matrix[:, 1] = np.where(dice.random(count) < 0.6, 0.0, dice.normal(size=count) * 10.0 ** dice.integers(-30, 30))
-    matrix[:, 2] = dice.integers(-3, 4, count)
-    matrix[:, 3] = dice.integers(0, 5, count)
-    matrix[:, 4] = dice.integers(0, 80, count)
+    matrix[:, 0] = rng.normal(size=count)
+    matrix[:, 1] = np.where(rng.random(count) < 0.6, 0.0, rng.normal(size=count) * 10.0 ** rng.integers(-30, 30))
+    matrix[:, 2] = rng.integers(-3, 4, count)
+    matrix[:, 3] = rng.integers(0, 5, count)
+    matrix[:, 4] = rng.integers(0, 80, count)
     matrix[:, 5] = 7.0
-    matrix[dice.random(matrix.shape) < missing] = np.nan
+    matrix[rng.random(matrix.shape) < missing] = np.nan
     return matrix
 
 
-def outcome(dice, matrix):
+def outcome(rng, matrix):
     known = np.nan_to_num(matrix)
     values = known[:, 0] * (1 + known[:, 3] % 2) + np.sin(known[:, 4]) + np.sign(known[:, 1]) - np.isnan(matrix[:, 2])
-    return values + dice.normal(size=len(matrix)) * 0.1
+    return values + rng.normal(size=len(matrix)) * 0.1
 
 
-def hard_rows(dice, matrix, forest):
+def hard_rows(rng, matrix, forest):
     """Rows of what splits are about: thresholds and their neighbours, next to nothing, infinity, no such category."""
     used, place, threshold, kind = forest.arrays[:4]
-    hard = matrix[dice.integers(0, len(matrix), 400)].copy()
+    hard = matrix[rng.integers(0, len(matrix), 400)].copy()
     odd = [0.0, -0.0, 1e-36, -1e-36, 2e-35, -2e-35, np.float64(np.float32(1e-35)), -np.float64(np.float32(1e-35))]
     odd += [np.inf, -np.inf, np.nan, -0.5, -1.0, 3.7, 31.0, 32.0, 1e6, 1e18, -1e18]
     for feature in range(FEATURES):
         asked = threshold[(kind < 2) & (used[place] == feature)] if len(used) else np.empty(0)
         values = np.r_[asked, np.nextafter(asked, np.inf), np.nextafter(asked, -np.inf), odd]
-        swapped = dice.random(len(hard)) < 0.5
-        hard[swapped, feature] = dice.choice(values, swapped.sum())
+        swapped = rng.random(len(hard)) < 0.5
+        hard[swapped, feature] = rng.choice(values, swapped.sum())
     return hard
 
 
-def compare(booster, dice, matrix):
+def compare(booster, rng, matrix):
     forest = Forest.of(booster)
-    for each in (matrix, hard_rows(dice, matrix, forest)):
+    for each in (matrix, hard_rows(rng, matrix, forest)):
         np.testing.assert_array_equal(forest.predict(each), booster.predict(each))
 
 
@@ -64,25 +64,25 @@ def compare(booster, dice, matrix):
     st.sampled_from(["regression", "regression_l1", "quantile", "own"]),
 )
 def test_predictions_are_those_of_lightgbm_to_the_bit(seed, leaves, missing, use_missing, categories, objective):
-    dice = np.random.default_rng(seed)
-    matrix = rows(dice, int(dice.integers(50, 700)), missing)
+    rng = np.random.default_rng(seed)
+    matrix = rows(rng, int(rng.integers(50, 700)), missing)
     own = quantile_objective() if objective == "own" else objective
     params = {**QUIET, "num_leaves": leaves, "use_missing": use_missing, "objective": own, "cat_smooth": 1.0}
-    params["max_cat_to_onehot"] = int(dice.integers(1, 8))
-    data = lightgbm.Dataset(matrix, outcome(dice, matrix), categorical_feature=[3, 4] if categories else [])
-    booster = lightgbm.train(params, data, num_boost_round=int(dice.integers(1, 12)))
-    compare(booster, dice, matrix)
-    compare(lightgbm.Booster(model_str=booster.model_to_string()), dice, matrix)
+    params["max_cat_to_onehot"] = int(rng.integers(1, 8))
+    data = lightgbm.Dataset(matrix, outcome(rng, matrix), categorical_feature=[3, 4] if categories else [])
+    booster = lightgbm.train(params, data, num_boost_round=int(rng.integers(1, 12)))
+    compare(booster, rng, matrix)
+    compare(lightgbm.Booster(model_str=booster.model_to_string()), rng, matrix)
 
 
 def test_stopped_early_the_best_rounds_count():
-    dice = np.random.default_rng(1)
-    matrix = rows(dice, 300, 0.1)
-    data = lightgbm.Dataset(matrix, outcome(dice, matrix))
+    rng = np.random.default_rng(1)
+    matrix = rows(rng, 300, 0.1)
+    data = lightgbm.Dataset(matrix, outcome(rng, matrix))
     booster = lightgbm.train({**QUIET, "objective": "regression_l1"}, data, 9)
     booster.best_iteration = 4
     assert np.any(booster.predict(matrix) != booster.predict(matrix, num_iteration=9))
-    compare(booster, dice, matrix)
+    compare(booster, rng, matrix)
 
 
 def test_trees_of_one_leaf_and_no_rows():
@@ -107,9 +107,9 @@ def test_trees_of_one_leaf_and_no_rows():
     ],
 )
 def test_what_it_cannot_do_is_refused_and_left_to_lightgbm(params, reason):
-    dice = np.random.default_rng(2)
-    matrix = rows(dice, 900, 0.0)
-    target = outcome(dice, matrix)
+    rng = np.random.default_rng(2)
+    matrix = rows(rng, 900, 0.0)
+    target = outcome(rng, matrix)
     if params["objective"] != "regression":
         target = np.digitize(target, np.quantile(target, [0.33, 0.66]) if "num_class" in params else [0.0])
     booster = lightgbm.train({**QUIET, **params}, lightgbm.Dataset(matrix, target), num_boost_round=3)
@@ -119,9 +119,9 @@ def test_what_it_cannot_do_is_refused_and_left_to_lightgbm(params, reason):
 
 
 def test_layout_and_threads_make_no_difference_and_features_are_counted():
-    dice = np.random.default_rng(3)
-    matrix = rows(dice, 3000, 0.1)
-    data = lightgbm.Dataset(matrix, outcome(dice, matrix), categorical_feature=[3, 4])
+    rng = np.random.default_rng(3)
+    matrix = rows(rng, 3000, 0.1)
+    data = lightgbm.Dataset(matrix, outcome(rng, matrix), categorical_feature=[3, 4])
     booster = lightgbm.train({**QUIET, "objective": "regression_l1"}, data, num_boost_round=20)
     predict, wanted = fast_predict(booster), booster.predict(matrix)
     for each in (matrix, np.asfortranarray(matrix), matrix[::-1][::-1]):

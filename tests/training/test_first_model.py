@@ -55,8 +55,8 @@ def test_choices_count_by_their_requests():
 
 
 def test_a_window_is_one_piece_of_evidence_however_many_categories_it_has():
-    dice = np.random.default_rng(1)
-    difference = np.repeat(dice.normal(0, 0.2, 30), 8)
+    rng = np.random.default_rng(1)
+    difference = np.repeat(rng.normal(0, 0.2, 30), 8)
     times = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(np.repeat(np.arange(30), 8), unit="min")
     rows = pd.DataFrame({"time": times, "requests": 1.0, "model": 0.5 + difference, "baseline": 0.5})
     expected = difference.std(ddof=0) / np.sqrt(29)
@@ -87,11 +87,11 @@ def test_a_model_that_takes_hosts_for_alike_does_not_serve(parts):
     past, test = parts
     good = replay_of(past, test)
     # All that is left to learn is noise: neither the outcome nor what was measured before tells hosts apart.
-    dice = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     flat = past.copy()
-    flat["throughput_rps"] = dice.normal(5, 0.3, len(flat))
+    flat["throughput_rps"] = rng.normal(5, 0.3, len(flat))
     own = [name for name in flat.columns if name.startswith("throughput_rps_")]
-    flat[own] = dice.permutation(flat[own].to_numpy())
+    flat[own] = rng.permutation(flat[own].to_numpy())
     bad = replay_of(flat, test)
     assert objection_to_serving(good, 0.0, 0.01) is None
     assert bad.excess > 0.1

@@ -17,7 +17,7 @@ from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.calibration import share_under, shift_to
 from fingerpost.training.candidate import make_candidate
 from fingerpost.training.evaluate import error_table, log_mae, score
-from fingerpost.training.fit import DEFAULT_PARAMS, Learnable, fit_booster, learnable
+from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster, training_set
 from fingerpost.training.manifest import SchemaMismatchError
 from fingerpost.training.objective import quantile_objective
 from fingerpost.training.registration import register
@@ -105,10 +105,10 @@ def test_blend_of_a_constant_target_is_the_constant():
 
 @pytest.mark.parametrize(("rows", "spread"), [(100, 1.0), (1000, 0.0)])
 def test_rows_that_are_too_few_or_all_alike_are_refused_with_advice(rows, spread):
-    dice = np.random.default_rng(1)
-    matrix = dice.normal(0, spread, (rows, len(FEATURES)))
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(0, spread, (rows, len(FEATURES)))
     matrix[:, [FEATURES.index(name) for name in CATEGORICAL_FEATURES]] = 1.0
-    data = Learnable(matrix, dice.normal(size=rows), np.ones(rows))
+    data = TrainingSet(matrix, rng.normal(size=rows), np.ones(rows))
     blend = Blend.fit(matrix, data.outcome, "latency_p50_s")
     with pytest.raises(NoDataError, match=f"{rows} rows are too few, or too much alike, to learn latency_p50_s"):
         fit_booster(data, blend, "latency_p50_s", DEFAULT_PARAMS)
@@ -131,7 +131,7 @@ def test_a_target_that_is_not_known_says_of_what_and_what_it_takes():
     rows = pd.DataFrame({"requests": [1, 2, 3], "rehearsed": False, "throughput_rps": np.nan, "latency_p50_s": np.nan})
     for target, sampled in (("throughput_rps", True), ("latency_p50_s", False)):
         with pytest.raises(NoDataError, match=r"in none of the 3 windows.*status of 100 to 399") as raised:
-            learnable(rows, np.zeros((3, 1)), target)
+            training_set(rows, np.zeros((3, 1)), target)
         assert ("sampled" in str(raised.value)) == sampled
 
 
@@ -139,9 +139,9 @@ def test_a_target_that_is_not_known_says_of_what_and_what_it_takes():
 def test_the_smooth_loss_finds_the_quantile(share):
     import lightgbm
 
-    dice = np.random.default_rng(2)
-    side = dice.integers(0, 2, 4000)
-    label = dice.normal(0, 1, 4000) + 3 * side
+    rng = np.random.default_rng(2)
+    side = rng.integers(0, 2, 4000)
+    label = rng.normal(0, 1, 4000) + 3 * side
     params = {"objective": quantile_objective(share), "verbosity": -1, "num_leaves": 2, "learning_rate": 0.3}
     booster = lightgbm.train(params, lightgbm.Dataset(side[:, None].astype(float), label), 150)
     found = booster.predict(side[:, None].astype(float))

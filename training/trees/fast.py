@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.training.trees.layout import IN_SET, LEFT_IF, LEFT_UNLESS, MAX_LEAVES, slot_of
 
 if TYPE_CHECKING:
     from lightgbm import Booster
 
 logger = logging.getLogger(__name__)
-Floats = NDArray[np.float64]
 Predict = Callable[[Floats], Floats]
 
 # What `fingerpost.training.trees.kernel.add_trees` asks for, by name and in its order.

@@ -1,0 +1,19 @@
+"""Array types that every room shares, and the division that tells what is not known."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
+Ints = NDArray[np.int64]
+# Sums of weights below this are nothing: they fade, and never reach zero.
+_TINY = 1e-9
+
+
+def safe_ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+    """Part / whole, element by element; NaN where the whole is (almost) zero, negative or not known."""
+    whole = np.asarray(whole)
+    shape = np.broadcast_shapes(np.shape(part), whole.shape)
+    return np.divide(part, whole, out=np.full(shape, np.nan), where=whole > _TINY)
