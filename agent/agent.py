@@ -25,6 +25,7 @@ from fingerpost.agent.sampling.base import NotYetError, Sampler, SamplingError
 from fingerpost.agent.sampling.trace import CpuTrace
 from fingerpost.agent.sender import Sender
 from fingerpost.agent.sources import Source
+from fingerpost.clock import clock_us
 from fingerpost.fingerprint import Fingerprint, pack
 from fingerpost.lake import QUARANTINE, service_folder
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
@@ -279,7 +280,7 @@ class Agent:
             # Named by where and with what it begins: the same when reported again, another after a truncation.
             mark = zlib.crc32(intake.refused[0][1])
             file = f"{options.host}-{name}-{mark:08x}"
-            path = quarantine_lines(options.lake, options.service, time.time_ns() // 1000, file, intake.refused)
+            path = quarantine_lines(options.lake, options.service, clock_us(), file, intake.refused)
             self.counts["quarantine_dropped"] += self._quarantine.add(path) or 0
 
     def _bound_inbox(self, path: Path) -> None:

@@ -22,6 +22,7 @@ from fingerpost.agent.sampling.cpu_clock import process_cpu_s
 from fingerpost.categorise import Categoriser
 from fingerpost.category import category_key, fit_categories, size_bucket
 from fingerpost.cli.stack.ports import free_ports
+from fingerpost.clock import clock_us
 from fingerpost.fingerprint import open_message
 from fingerpost.records import REQUEST_RECORD, refusal
 
@@ -157,7 +158,7 @@ def _reported(lake: Path) -> int:
 
 
 def _parse_rate(lines: list[bytes]) -> float:
-    now_us = time.time_ns() // 1000
+    now_us = clock_us()
     parse_line(lines[0], "shop")
     began = time.perf_counter()
     for line in lines:

@@ -10,6 +10,7 @@ from benchmarks.engine_process import MeasuredEngine, quantile
 from benchmarks.engine_scoring import LEAVES, TREES
 from benchmarks.engine_swap import Stolen, make_swaps, swap_figures
 from fingerpost.client import EngineClient
+from fingerpost.clock import clock_us
 from fingerpost.fingerprint import pack
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 
@@ -27,7 +28,7 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
     while pickers ask for its table; into that a fingerprint is sent and followed, and new champions come."""
     fleet = MadeFleet.make(_HOSTS, _CATEGORIES)
     models = [fit_model(MadeFleet.make(50, _CATEGORIES), trees, LEAVES, rounds=2) for trees in (TREES, TREES - 20)]
-    made_us = time.time_ns() // 1000
+    made_us = clock_us()
     rounds = math.ceil((8 * seconds + _SWAPS * _MAX_S_A_SWAP) / _REPORTS_EVERY_S)
     path = write_bodies(engine.home / "reports", fleet.packed_messages(100, rounds))
     register_model(models[0], engine.mlflow, "fingerpost-shop")

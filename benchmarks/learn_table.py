@@ -17,6 +17,7 @@ from fingerpost.accesslog.envoy import decision_parts, parse_line
 from fingerpost.arrays import Floats
 from fingerpost.categorise import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, category_key, fit_categories, size_bucket
+from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.routing.picker_table import table_from_json
 from fingerpost.routing.table_file import PickerTable
@@ -25,7 +26,7 @@ from fingerpost.settings import Settings
 
 def learn_table(log: Path, slots: int, settings: Settings, valid_s: float) -> PickerTable:
     """The table, from every line of the log that can be read; it is valid for `valid_s` from now."""
-    return table_from_json(learned_json(_records(log), slots, settings, valid_s), settings, time.time_ns() // 1000)
+    return table_from_json(learned_json(_records(log), slots, settings, valid_s), settings, clock_us())
 
 
 def learned_json(records: Iterable[dict[str, Any]], slots: int, settings: Settings, valid_s: float) -> dict[str, Any]:

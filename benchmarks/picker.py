@@ -7,7 +7,6 @@ import statistics
 import struct
 import subprocess
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import psutil
 
 from fingerpost.agent.sampling.cpu_clock import process_cpu_s
 from fingerpost.cli.stack.ports import free_ports
+from fingerpost.clock import clock_us
 from fingerpost.routing.envoy.admin import admin_cluster, administration, stats_listener
 from fingerpost.routing.envoy.clusters import TYPE, address
 from fingerpost.routing.envoy.config import Upstream, envoy_config
@@ -59,7 +59,7 @@ def measure_picker(seconds: float, rounds: int) -> dict[str, Any]:
 def random_table(hosts: int, scan_limit: int) -> PickerTable:
     rng = np.random.default_rng(1)
     slope = rng.uniform(0.005, 0.1, (1, _CATEGORIES, hosts + 1)).astype(np.float32)
-    now = time.time_ns() // 1000
+    now = clock_us()
     names = (*(f"GET /c{number}|0|none|browser|none" for number in range(_CATEGORIES - 1)), "other")
     settings = PickerSettings(scan_limit=scan_limit)
     hosts_names = tuple(f"h{number}" for number in range(hosts))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fingerpost.cli.servers import settings_with_registry
+from fingerpost.clock import clock_us
 
 if TYPE_CHECKING:
     from fingerpost.abtest.experiment.evaluation import Evaluation
@@ -259,9 +260,8 @@ def _settings() -> "Settings":
 
 
 def _now_us() -> int:
-    import time
 
-    return time.time_ns() // 1000
+    return clock_us()
 
 
 def _print_json(value: Any) -> None:

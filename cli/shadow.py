@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from fingerpost.clock import clock_us
+
 _Hours = Annotated[float, typer.Option(min=0.01, max=720, help="How much of the past to look at.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -16,14 +18,13 @@ def register(app: typer.Typer) -> None:
 def shadow(hours: _Hours = 24.0, json_output: _Json = False) -> None:
     """Compares what champion and challenger predicted with what then happened."""
     import json
-    import time
 
     from fingerpost.abtest.reports import shadow_markdown
     from fingerpost.abtest.shadow.compare import compare
     from fingerpost.abtest.shadow.join import load_shadow
     from fingerpost.settings import get_settings
 
-    settings, now_us = get_settings(), time.time_ns() // 1000
+    settings, now_us = get_settings(), clock_us()
     joined = load_shadow(settings.lake, settings.service, now_us - round(hours * 3.6e9), now_us, settings.window_s)
     found = compare(joined, settings.latency_weight)
     typer.echo(json.dumps(found.to_json(), indent=1) if json_output else shadow_markdown(found))
@@ -32,14 +33,13 @@ def shadow(hours: _Hours = 24.0, json_output: _Json = False) -> None:
 def offpolicy(hours: _Hours = 24.0, json_output: _Json = False) -> None:
     """Estimates the mean latency if the challenger had routed, from requests that the champion routed."""
     import json
-    import time
 
     from fingerpost.abtest.offpolicy.records import challenger_off_policy
     from fingerpost.abtest.reports import interval
     from fingerpost.settings import get_settings
     from fingerpost.shown import visible
 
-    now_us = time.time_ns() // 1000
+    now_us = clock_us()
     found = challenger_off_policy(get_settings(), now_us - round(hours * 3.6e9), now_us)
     if json_output:
         typer.echo(json.dumps(found.to_json(), indent=1))

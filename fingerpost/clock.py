@@ -5,6 +5,6 @@ import time
 US = 1_000_000
 
 
-def now_us() -> int:
+def clock_us() -> int:
     """The present, microseconds since 1970."""
     return time.time_ns() // 1000

@@ -1,7 +1,6 @@
 """The shadow flow: champion and challenger by what they predicted."""
 
 import logging
-import time
 from typing import Any
 
 from prefect import flow
@@ -12,6 +11,7 @@ from fingerpost.abtest.experiment.plots import shadow_errors
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy
 from fingerpost.abtest.reports import interval, shadow_markdown
 from fingerpost.abtest.shadow.compare import ShadowReport
+from fingerpost.clock import clock_us
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_name, markdown_text
@@ -25,7 +25,7 @@ def shadow_flow(hours: float = 24.0) -> dict[str, Any]:
     """Compares champion and challenger in the shadow; leaves a table of errors, and a picture in `reports/`."""
     settings = get_settings()
     found: tuple[ShadowReport, ChallengerOffPolicy | None] = run_step(
-        "compare", lambda: compare_in_shadow(settings, hours, time.time_ns() // 1000)
+        "compare", lambda: compare_in_shadow(settings, hours, clock_us())
     )
     report, off_policy = found
     folder = settings.home / "reports" / "shadow"

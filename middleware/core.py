@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fingerpost.clock import clock_us
 from fingerpost.middleware.load import HostLoad
 from fingerpost.middleware.memory import WAYS, PeakMemory
 from fingerpost.middleware.meter import Meter, settle
@@ -120,7 +121,7 @@ class Instrument:
         if self.reporter is None:
             return
         now = time.perf_counter()
-        ended_us = time.time_ns() // 1000
+        ended_us = clock_us()
         if exchange.ended_at:
             ended_us -= int((now - exchange.ended_at) * 1e6)
         else:

@@ -3,12 +3,12 @@
 import json
 import logging
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
+from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.heartbeat import beat
 from fingerpost.lake import remove_left_over, write_atomically
@@ -132,7 +132,7 @@ class Router:
 
     def _keep_predictions(self, predictions: Predictions) -> None:
         correction = self._guard.correct(predictions) if self._guard else None
-        self._keep(table_of(predictions, self._settings, time.time_ns() // 1000, correction))
+        self._keep(table_of(predictions, self._settings, clock_us(), correction))
         self._predictions = predictions
 
     def _keep(self, table: PickerTable) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.fingerprint import open_message, unpack
 from fingerpost.serving.health import RefusalRate
@@ -219,7 +220,7 @@ class Ingest:
         return group[opened:]
 
     def _check(self, part: bytes, receipt: Receipt) -> Arrival | None:
-        now_us = time.time_ns() // 1000
+        now_us = clock_us()
         try:
             if len(part) > MAX_PACKED_BYTES:
                 raise RefusedError("fingerprint:too_large")

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 
+from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.experiment import CONTROL, TREATMENT
 from fingerpost.fingerprint import unpack
@@ -179,7 +180,7 @@ class Refresher:
             if mark != self._mark or now_s - self._known_s > 5:
                 self._known, self._known_s, self._mark = self._store.services(), now_s, mark
             if now_s - self._purged_s > min(_PURGE_EVERY_S, self._settings.fingerprint_ttl_s):
-                now_us = time.time_ns() // 1000
+                now_us = clock_us()
                 self._store.bring_back(now_us)
                 self._store.purge(now_us - round(5e6 * self._settings.fingerprint_ttl_s))
                 self._purged_s = now_s
@@ -205,7 +206,7 @@ class Refresher:
             self.models.refresh(service)
         champion = self.models.slot(service, "champion")
         scorer: Scorer = champion.model.scorer if champion.model else _BASELINE
-        plan = plan_arms(self.models, service, time.time_ns() // 1000)
+        plan = plan_arms(self.models, service, clock_us())
         if work.dirty or plan != work.plan or (view.scored is not None and view.scored.scorer is not scorer):
             work.plan = plan
             with self.models.computing:
@@ -230,7 +231,7 @@ class Refresher:
         return True
 
     def _take(self, work: _Work, row: Stored) -> None:
-        present, now_us = work.states.get(row.host), time.time_ns() // 1000
+        present, now_us = work.states.get(row.host), clock_us()
         if present is not None:
             told = present.fingerprint
             orders = ((row.boot_id, row.sequence, row.time_us), (told.boot_id, told.sequence, told.time_us))

@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Any
 
+from fingerpost.clock import clock_us
 from fingerpost.lake import date_of, partition, remove_oldest, write_atomically
 from fingerpost.serving.champion_scorer import LoadedModel
 from fingerpost.serving.metrics import EngineMetrics
@@ -31,7 +32,7 @@ class ShadowLog:
             return
         service = scored.fleet.service
         every_us = round(self._settings.shadow_every_s * 1e6)
-        slot = time.time_ns() // 1000 // every_us * every_us
+        slot = clock_us() // every_us * every_us
         if self._done.get(service) == slot:
             return
         self._done[service] = slot

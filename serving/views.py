@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fingerpost.clock import clock_us
 from fingerpost.experiment import Experiment
 from fingerpost.serving.scoring import Scored
 from fingerpost.serving.table import RoutingTable
@@ -67,7 +68,7 @@ class ServiceView:
     @property
     def published(self) -> Published | None:
         """The table in force now."""
-        return self.at(time.time_ns() // 1000)
+        return self.at(clock_us())
 
     def at(self, now_us: int) -> Published | None:
         """The table in force at a moment, microseconds since 1970."""
@@ -132,7 +133,7 @@ class ServiceView:
                     self._waiters.discard(waiter)
 
     def _until_next_slot_s(self) -> float:
-        experiment, now_us = self._experiment, time.time_ns() // 1000
+        experiment, now_us = self._experiment, clock_us()
         if experiment is None or now_us >= experiment.end_us:
             return _MAX_WAIT_S
         slot = experiment.slot_at(now_us)

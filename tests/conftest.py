@@ -4,7 +4,6 @@ import contextlib
 import random
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fingerpost.agent.batches import write_batch
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.middleware import MiddlewareReceiver
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
@@ -47,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def record(**changes: Any) -> dict[str, Any]:
     """A good request record, with changes."""
     return {
-        "time": time.time_ns() // 1000 - US,
+        "time": clock_us() - US,
         "service": "shop",
         "host": "h1",
         "method": "POST",
@@ -71,7 +70,7 @@ def record(**changes: Any) -> dict[str, Any]:
 def sample(**changes: Any) -> dict[str, Any]:
     """A good host sample, with changes."""
     return {
-        "time": time.time_ns() // 1000 - US,
+        "time": clock_us() - US,
         "service": "shop",
         "host": "h1",
         "cpu_util": 0.4,
@@ -96,7 +95,7 @@ def made_fingerprint(**changes: Any) -> Fingerprint:
 
 def good_sample(row: dict[str, Any]) -> dict[str, Any]:
     """The row, if it is a good host sample of now."""
-    now = time.time_ns() // 1000
+    now = clock_us()
     assert refusal(row, HOST_SAMPLE, now - 10**7, now + 10**6) is None
     return row
 
@@ -112,7 +111,7 @@ def measured_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake = tmp_path_factory.mktemp("measured") / "lake"
     rng = random.Random(3)
     # A whole minute, so that windows and load always lie to each other as they do now.
-    begin = (time.time_ns() // 1000 // (60 * US) - 4) * 60 * US
+    begin = (clock_us() // (60 * US) - 4) * 60 * US
     for host in ("h1", "h2", "h3", "h4"):
         rows, samples = [], []
         for number in range(4000):

@@ -3,11 +3,11 @@
 import posixpath
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from fingerpost.aliases import CHALLENGER, CHAMPION, version_of
+from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, experiment_from_json
 from fingerpost.settings import Settings
@@ -69,7 +69,7 @@ def set_challenger(tracking_url: str, model_name: str, model_version: str, urgen
         except FingerpostError:
             running = None
         present = version_of(client, model_name, CHALLENGER)
-        if running and running.end_us > time.time_ns() // 1000 and running.challenger == present:
+        if running and running.end_us > clock_us() and running.challenger == present:
             return running.challenger
     client.set_registered_model_alias(model_name, CHALLENGER, model_version)
     return None

@@ -1,13 +1,12 @@
 """An experiment's pairs and verdict from the lake, as of now."""
 
 import json
-import time
 from dataclasses import dataclass, replace
 
 from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
 from fingerpost.abtest.experiment.verdict import Rules, Verdict, judge
 from fingerpost.abtest.lake import read_span
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.experiment import Experiment
 from fingerpost.settings import Settings
 
@@ -31,7 +30,7 @@ def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = No
     Args:
         now_us: the present, microseconds since 1970; None: the clock's.
     """
-    now = time.time_ns() // 1000 if now_us is None else now_us
+    now = clock_us() if now_us is None else now_us
     until = min(now, experiment.end_us + settle_us(settings))
     # Requests that end after the last slot began in it.
     records = read_span(settings.lake, "requests", experiment.service, experiment.begin_us, until + US, COLUMNS)

@@ -2,13 +2,12 @@
 
 import json
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fingerpost.abtest.registry import Registry
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment, experiment_from_json
 from fingerpost.lake import service_folder, write_text_atomically
@@ -71,7 +70,7 @@ def start(
             "`fingerpost experiment stop` ends it"
         )
     # By then every engine has seen it.
-    now = time.time_ns() // 1000 if now_us is None else now_us
+    now = clock_us() if now_us is None else now_us
     begin_us = now + round(max(3 * settings.model_poll_s, 1.0) * US)
     experiment = Experiment(
         f"v{champion}-v{challenger}-{begin_us // US}",
@@ -115,7 +114,7 @@ def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | 
         return None
     if experiment is None:
         return None
-    now = time.time_ns() // 1000 if now_us is None else now_us
+    now = clock_us() if now_us is None else now_us
     record = {
         "experiment": json.loads(experiment.to_json()),
         "stopped_us": now,

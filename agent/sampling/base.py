@@ -3,11 +3,11 @@
 import http.client
 import json
 import math
-import time
 import urllib.request
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
 
 _STATS_TIMEOUT_S = 0.5
@@ -73,7 +73,7 @@ class Subject:
         `used_cpu_s`, the CPU-seconds since the last sample where they are measured, is for the agent and never stored.
         """
         return {
-            "time": time.time_ns() // 1000,
+            "time": clock_us(),
             "service": self.service,
             "host": self.host,
             "cpu_util": cpu_util,

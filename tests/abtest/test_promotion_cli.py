@@ -1,13 +1,13 @@
 """The commands of promotion, on a real registry; and who becomes challenger after a training."""
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
 
 from fingerpost.cli import app
+from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.settings import get_settings
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_named(run, command, words):
 def test_a_challenger_in_an_experiment_keeps_its_place_unless_it_is_urgent(made):
     url, name = made.settings.mlflow, made.registry.name
     third = made.version(0.4)
-    running = Experiment("e1", "shop", "1", "2", time.time_ns() // 1000 - 10**6, 60, 5, 100)
+    running = Experiment("e1", "shop", "1", "2", clock_us() - 10**6, 60, 5, 100)
     made.registry.client.set_registered_model_tag(name, EXPERIMENT_TAG, running.to_json())
     assert set_challenger(url, name, third, urgent=False) == "2"
     assert made.challenger == "2"

@@ -15,6 +15,7 @@ from fingerpost.agent.agent import Agent
 from fingerpost.agent.batches import write_batch
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
+from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.lake import parquet_files
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
@@ -88,7 +89,7 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(sorted(json.loads(log_line()))), json_values))
 def test_any_values_are_accepted_within_bounds_or_refused_by_name(changes):
-    now = time.time_ns() // 1000
+    now = clock_us()
     try:
         row = parse_line(log_line(**changes), "shop")
     except RefusedError as error:
@@ -238,5 +239,5 @@ def test_tail_hands_out_every_line_once_however_it_is_written(tmp_path_factory, 
     ],
 )
 def test_refusal_names_column_and_reason(change, reason):
-    now = time.time_ns() // 1000
+    now = clock_us()
     assert refusal(record(**change), REQUEST_RECORD, now - 10**12, now + 10**7) == reason

@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from fingerpost.agent.otlp import JSON, MAX_BODY_BYTES, PROTOBUF, export_response, messages_in, parse_traces
+from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
 
@@ -101,7 +102,7 @@ def as_json(made):
 @pytest.mark.parametrize("attributes", [STABLE, OLD], ids=["stable", "old"])
 def test_a_server_span_becomes_a_record(attributes):
     row = the_record(attributes)
-    now = time.time_ns() // 1000
+    now = clock_us()
     assert refusal(row, REQUEST_RECORD, now - 86_400 * 10**6, now + 10**6) is None
     assert row["time"] == (BEGAN_NS + 12_500_000) // 1000
     assert (row["service"], row["host"], row["method"], row["status"]) == ("shop", "h1", "POST", 201)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fingerpost.agent.history_file import HistoryFile
 from fingerpost.agent.host_history import SETTLE_US, HostHistory
 from fingerpost.category import CategoryTable
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.features.build import load_categories
 from fingerpost.features.state import load_state
@@ -143,7 +143,7 @@ def test_a_damaged_file_begins_the_history_anew(tmp_path, damage):
 
 def test_what_comes_after_its_window_is_counted_and_left_out():
     own = HostHistory(CategoryTable(), 5.0, 30.0)
-    now = time.time_ns() // 1000
+    now = clock_us()
     own.add_requests([record(time=now - 20 * US)])
     assert own.close(now)
     before = own.history.columns()
@@ -160,7 +160,7 @@ def test_many_kinds_of_requests_are_bounded(monkeypatch):
     monkeypatch.setattr("fingerpost.agent.window_buffer.MAX_KEYS", 50)
     monkeypatch.setattr("fingerpost.agent.window_buffer.MAX_KEPT", 60)
     own = HostHistory(CategoryTable((("POST /r3",),)), 1.0, 30.0)
-    begin = time.time_ns() // 1000 // US * US - 100 * US
+    begin = clock_us() // US * US - 100 * US
     for second in range(20):
         rows = [
             record(time=begin + second * US + n, route=f"/r{n if second < 10 else n % 5}") for n in range(40 + second)

@@ -1,6 +1,5 @@
 """The log sources on a corpus of nasty lines and on damaged real ones: every line is parsed or refused, none breaks."""
 
-import time
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from fingerpost.accesslog.formats import LOG_FORMATS
 from fingerpost.accesslog.tail import LogTail
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.envoy.config import access_log_format
@@ -39,7 +38,7 @@ def corpus(name):
 
 def outcome(name, line):
     """The checked record of a line, or why it is refused; any other error fails the test."""
-    now = time.time_ns() // 1000
+    now = clock_us()
     claimed = LOG_FORMATS[name].claim(line, "h1")
     try:
         row = LOG_FORMATS[name].parse(line, "shop", claimed)

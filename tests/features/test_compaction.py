@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fingerpost.agent.batches import write_batch
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.features import compaction
 from fingerpost.features.build import build_features, load_training_rows
@@ -30,7 +30,7 @@ DAY_S = 86_400
 SETTINGS = FeatureSettings(10, 60, 16, 5)
 BATCHES = 12
 # Noon of the day before yesterday.
-BEGIN = (time.time_ns() // 1000 // (DAY_S * US) - 2) * DAY_S * US + DAY_S * US // 2
+BEGIN = (clock_us() // (DAY_S * US) - 2) * DAY_S * US + DAY_S * US // 2
 
 
 def batch(lake, number, begin=BEGIN):

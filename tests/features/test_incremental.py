@@ -1,13 +1,12 @@
 """The features step date by date: what did not change is not made again, and the end is the same."""
 
 import shutil
-import time
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from fingerpost.agent.batches import write_batch
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.features.ingest import ingest
 from fingerpost.features.prepare import FeatureSettings
@@ -21,7 +20,7 @@ DAY_US = 86_400 * US
 
 def lake_of_days(lake, days=3):
     """Five minutes around each midnight, two hosts."""
-    midnight = time.time_ns() // 1000 // DAY_US * DAY_US - days * DAY_US
+    midnight = clock_us() // DAY_US * DAY_US - days * DAY_US
     for day in range(days):
         begin = midnight + day * DAY_US - 150 * US
         for host in ("h1", "h2"):

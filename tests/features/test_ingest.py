@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fingerpost.agent.batches import write_batch
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.features import ingest as ingest_module
 from fingerpost.features.ingest import ingest
 from fingerpost.features.retention import apply_retention
@@ -37,7 +37,7 @@ def rows(lake, kind):
 
 
 def test_bad_rows_are_refused_by_name_and_the_good_rest_comes_in(lake):
-    now = time.time_ns() // 1000
+    now = clock_us()
     bad = {
         "duration_s:not_finite": record(duration_s=float("nan")),
         "duration_s:negative": record(duration_s=-1.0),
@@ -143,7 +143,7 @@ def test_running_again_after_a_kill_ends_the_same(lake):
 
 
 def test_a_batch_over_midnight_lands_on_both_dates(lake):
-    midnight = time.time_ns() // 1000 // (86400 * US) * 86400 * US
+    midnight = clock_us() // (86400 * US) * 86400 * US
     write_batch(lake, "requests", REQUEST_RECORD, [record(time=midnight - US), record(time=midnight + US)], "h1-1")
     run(lake)
     assert len({path.parent.name for path in parquet_files(lake / "requests")}) == 2

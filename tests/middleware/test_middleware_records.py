@@ -1,10 +1,10 @@
 """What the record of a request says, also of failures and clients that went away."""
 
 import asyncio
-import time
 
 import pytest
 
+from fingerpost.clock import clock_us
 from fingerpost.middleware.wire import RECORD_KEYS
 from fingerpost.records import REQUEST_RECORD, refusal
 from tests.support.middleware_requests import call, in_request, measured, scope_of, starlette, taken
@@ -29,7 +29,7 @@ def test_a_record_has_what_the_host_knows_and_no_secret(receiver, agent_socket):
     expected = {"auth": "bearer", "client_cert": True, "user_agent": "x" * 256, "region_header": "DE"}
     expected |= {"client": "10.0.0.7", "forwarded_for": "1.2.3.4", "bytes_out": 2, "method": "GET", "status": 200}
     assert {name: record[name] for name in expected} == expected
-    now = time.time_ns() // 1000
+    now = clock_us()
     row = {**record, "user_agent_class": "other", "region": "DE"}
     assert refusal(row, REQUEST_RECORD, now - 60_000_000, now) is None
 

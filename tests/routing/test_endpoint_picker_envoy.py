@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.sinkhole import make_sick
 from fingerpost.accesslog.envoy import parse_line
+from fingerpost.clock import clock_us
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.endpoint_picker.endpoints import endpoint_of
 from fingerpost.routing.envoy.config import Upstream, envoy_config
@@ -109,7 +110,7 @@ def test_requests_go_to_the_least_cost_and_the_log_says_why(tmp_path, fleet, fre
         ("least_request", "expired"): 10,
     }
     record = parse_line(json.dumps(rows[15]).encode(), "shop")
-    now = time.time_ns() // 1000
+    now = clock_us()
     assert refusal(record, REQUEST_RECORD, now - 60_000_000, now + 1_000_000) is None
     assert (record["policy"], record["arm"], record["propensity"]) == ("fingerpost", "main", 1.0)
     assert record["predicted_cost"] == pytest.approx(1e-4, rel=1e-4)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fingerpost.accesslog.envoy import decision_parts, parse_line
+from fingerpost.clock import clock_us
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.envoy.config import Upstream, envoy_config
 from fingerpost.routing.envoy.module import compiler
@@ -93,7 +94,7 @@ def test_decisions_are_made_and_logged_and_tables_swapped(tmp_path, fleet, free_
     assert (counts["fingerpost.predicted"], counts["fingerpost.fallback"]) == (30, 20)
     assert (counts["fingerpost.tables_loaded"], counts["fingerpost.tables_refused"]) == (3, 1)
     record = parse_line(json.dumps(rows[15]).encode(), "shop")
-    now = time.time_ns() // 1000
+    now = clock_us()
     assert refusal(record, REQUEST_RECORD, now - 60_000_000, now + 1_000_000) is None
     assert (record["policy"], record["arm"], record["propensity"]) == ("fingerpost", "main", 1.0)
     assert record["predicted_cost"] == pytest.approx(1e-4, rel=1e-4)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fingerpost.accesslog.envoy import parse_line
+from fingerpost.clock import clock_us
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.cost import routing_cost
 from fingerpost.routing.envoy.config import POLICIES, Upstream, envoy_config
@@ -127,7 +128,7 @@ def test_envoy_logs_what_a_record_needs_and_no_secret(tmp_path, free_ports):
         text = wait_for(lambda: log.read_bytes() or None)
         assert b"SECRET" not in text
         row = parse_line(text.splitlines()[0], "shop")
-        now = time.time_ns() // 1000
+        now = clock_us()
         assert refusal(row, REQUEST_RECORD, now - 60_000_000, now + 1_000_000) is None
         assert (row["host"], row["method"], row["route"], row["status"]) == ("h1", "POST", "/users/*", 200)
         assert (row["bytes_in"], row["bytes_out"], row["auth"], row["region"]) == (5, 2, "bearer", "DE")

@@ -11,6 +11,7 @@ import pytest
 
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.client import AsyncEngineClient
+from fingerpost.clock import clock_us
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.lake import parquet_files
 from tests.support.engine_harness import RunningEngine
@@ -89,7 +90,7 @@ def test_a_running_experiment_flips_the_table_with_its_slots(engine, client):
     assert (get()["arm"], get()["experiment"]) == ("", "")
     assert httpx.get(table, params={"arm": "challenger"}).status_code == 404
     assert httpx.get(table, params={"arm": "other"}).status_code == 400
-    begin_us = time.time_ns() // 1000
+    begin_us = clock_us()
     running = Experiment("x1", "shop", versions["champion"], versions["challenger"], begin_us, 2.0, 0.0, 5000)
     registry.set_registered_model_tag(name, EXPERIMENT_TAG, running.to_json())
 
@@ -104,7 +105,7 @@ def test_a_running_experiment_flips_the_table_with_its_slots(engine, client):
             seen, held = [], await waiting.table("shop")
             for _ in range(4):
                 held = await waiting.table("shop", etag=held.etag, wait_s=15)
-                seen.append((json.loads(held.body), time.time_ns() // 1000))
+                seen.append((json.loads(held.body), clock_us()))
             return seen
 
     for body, at_us in asyncio.run(follow()):

@@ -15,7 +15,7 @@ import pytest
 
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.client import AsyncEngineClient, EngineError
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, message, pack
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
@@ -63,7 +63,7 @@ def test_before_the_registry_has_answered_the_engine_is_not_ready(tmp_path, free
 
 
 def test_what_is_bad_is_counted_and_the_rest_is_kept(client, made):
-    now = time.time_ns() // 1000
+    now = clock_us()
     good = made.fingerprint(0, 2)
     cells = good.cells.copy()
     cells[0, 5] = float("inf")
@@ -94,7 +94,7 @@ def test_what_is_bad_is_counted_and_the_rest_is_kept(client, made):
 
 
 def test_a_message_of_which_nothing_is_good_is_refused_with_a_reason(engine, client, made):
-    now = time.time_ns() // 1000
+    now = clock_us()
     good = made.fingerprint(0, 3, now)
     not_a_number = good.host_values.copy()
     not_a_number[0] = float("inf")
@@ -184,7 +184,7 @@ def test_a_thousand_new_categories_leave_the_others_alone(client, made):
     for sequence in range(5):
         names = tuple(f"GET /{sequence}-{number}|0|none|bot|XX" for number in range(1000))
         cells = rogue.cells[:1].repeat(1000, axis=0)
-        now = time.time_ns() // 1000
+        now = clock_us()
         body = [changed(rogue, host="rogue", sequence=sequence, time_us=now, categories=names, cells=cells)]
         assert client.send_fingerprints(body)["accepted"] == 1
     client.send_fingerprints(made.packed(int(time.time()) + 100))

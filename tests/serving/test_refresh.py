@@ -6,6 +6,7 @@ import time
 import pytest
 from prometheus_client import REGISTRY
 
+from fingerpost.clock import clock_us
 from fingerpost.fingerprint import pack
 from fingerpost.serving import refresh, views
 from fingerpost.serving.categories import Categories
@@ -31,7 +32,7 @@ def wait_for(condition):
 def refresher(tmp_path):
     settings = Settings(home=tmp_path, table_refresh_s=0.1)
     store = FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(100, 3, 60_000_000))
-    now_us = time.time_ns() // 1000
+    now_us = clock_us()
     made = MadeFleet.make(4, 3, "forgotten")
     told = [made.fingerprint(host, 1, now_us) for host in range(4)]
     store.put(
@@ -71,6 +72,7 @@ def test_a_clock_that_is_set_neither_stops_the_tables_nor_keeps_or_loses_a_host(
     clock = Clock()
     monkeypatch.setattr(refresh, "time", clock)
     monkeypatch.setattr(views, "time", clock)
+    monkeypatch.setattr(refresh, "clock_us", lambda: clock.time_ns() // 1000)
     settings = Settings(home=tmp_path, table_refresh_s=0.05, fingerprint_ttl_s=2.0)
     store = FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(100, 3, 2_000_000))
     made = MadeFleet.make(4, 3, "clocked")

@@ -1,7 +1,6 @@
 """A made-up fleet whose truth is known, reporting fingerprints; and models of it, registered like real ones."""
 
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from fingerpost.arrays import Floats
 from fingerpost.category import ATTRIBUTES, category_attributes
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint, message, pack
 from fingerpost.history_block import HistoryBlock
 from fingerpost.serving.histories import HistoryForm
@@ -80,7 +79,7 @@ class MadeFleet:
             "background_cores": 0.1,
             "host_rate_rps": 100.0,
         }
-        time_us = time.time_ns() // 1000 if time_us is None else time_us
+        time_us = clock_us() if time_us is None else time_us
         return Fingerprint(
             self.service,
             self.hosts[host],
@@ -148,7 +147,7 @@ class MadeFleet:
 
         What is told in later rounds is that of the first, off by some thousandths: to measure anew takes long.
         """
-        now_us = time.time_ns() // 1000
+        now_us = clock_us()
         told = [self.fingerprint(host, sequence, now_us) for host in range(len(self.hosts))]
         return [message([pack(_again(each, turn))]) for turn in range(rounds) for each in told]
 

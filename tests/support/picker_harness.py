@@ -2,7 +2,6 @@
 
 import struct
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from fingerpost.accesslog.envoy import decision_parts
+from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.module import build_harness, compiler
 from fingerpost.routing.table_file import PickerTable, encode
@@ -98,7 +98,7 @@ def build(folder: Path, *flags: str) -> Path:
 def made_table(hosts: Sequence[str], categories: Sequence[str], **changes: object) -> PickerTable:
     """A good table that expires in an hour; all costs alike unless `slope` says else."""
     shape = (1, len(categories), len(hosts) + 1)
-    now = time.time_ns() // 1000
+    now = clock_us()
     values = {
         "version": "v1",
         "created_us": now,
