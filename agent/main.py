@@ -1,4 +1,4 @@
-"""The agent's process: `python -m fleet.agent_main HOST`, its options as JSON in `FINGERPOST_AGENT_OPTIONS`.
+"""The agent's process: `python -m fingerpost.agent.main HOST`, its options as JSON in `FINGERPOST_AGENT_OPTIONS`.
 
 A process of its own, started anew by the command line, so that the settings library does not stay in memory.
 """

@@ -136,49 +136,45 @@ def agent(
     keep_from_others()
     make_home(settings.home)
     settings.lake.mkdir(parents=True, exist_ok=True)
-    options = AgentOptions(
-        lake=settings.lake,
-        service=service or settings.service,
-        host=host,
-        access_log=access_log.absolute() if access_log else None,
-        log_format=log_format,
-        middleware_socket=middleware_socket.absolute() if middleware_socket else None,
-        otlp=otlp,
-        sampler=sampler,
-        pid=pid,
-        pid_file=pid_file.absolute() if pid_file else None,
-        unit=unit,
-        match=match,
-        cgroup=cgroup,
-        prometheus_url=prometheus_url,
-        prometheus_labels=_labels(prometheus_label or []),
-        cores=cores,
-        mem_limit_bytes=round(mem_limit_mb * 2**20) if mem_limit_mb else None,
-        slots=slots,
-        stats_url=stats_url,
-        engine_url=engine_url or settings.engine_url,
-        http_port=http_port,
-        **_from_settings(settings),
-    )
+    given: dict[str, Any] = {
+        "service": service or settings.service,
+        "host": host,
+        "access_log": access_log.absolute() if access_log else None,
+        "log_format": log_format,
+        "middleware_socket": middleware_socket.absolute() if middleware_socket else None,
+        "otlp": otlp,
+        "sampler": sampler,
+        "pid": pid,
+        "pid_file": pid_file.absolute() if pid_file else None,
+        "unit": unit,
+        "match": match,
+        "cgroup": cgroup,
+        "prometheus_url": prometheus_url,
+        "prometheus_labels": _labels(prometheus_label or []),
+        "cores": cores,
+        "mem_limit_bytes": round(mem_limit_mb * 2**20) if mem_limit_mb else None,
+        "slots": slots,
+        "stats_url": stats_url,
+        "engine_url": engine_url or settings.engine_url,
+        "http_port": http_port,
+    }
+    options = AgentOptions(**(_from_settings(settings) | given))
     _become(options, settings)
 
 
 def _from_settings(settings: "Settings") -> dict[str, Any]:
-    return {
+    """Options that are settings: those of the same name, and those that have another unit or a longer name there."""
+    from dataclasses import fields
+
+    from fingerpost.agent.options import AgentOptions
+
+    same = {field.name for field in fields(AgentOptions)} & set(type(settings).model_fields)
+    return {name: getattr(settings, name) for name in same} | {
+        "lake": settings.lake,
         "batch_s": settings.agent_batch_s,
         "sample_s": settings.agent_sample_s,
-        "clock_skew_s": settings.clock_skew_s,
         "max_age_s": settings.max_age_days * 86400.0,
-        "window_s": settings.window_s,
-        "halflife_s": settings.halflife_s,
-        "attribution_halflife_s": settings.attribution_halflife_s,
-        "max_categories": settings.max_categories,
-        "min_category_requests": settings.min_category_requests,
         "route_templates": tuple(settings.route_templates),
-        "region_rules": settings.region_rules,
-        "region_detail": settings.region_detail,
-        "geoip_database": settings.geoip_database,
-        "bind_host": settings.bind_host,
         "allowed_hosts": tuple(settings.allowed_hosts),
         "spool_bytes": round(settings.agent_spool_mb * 2**20),
         "inbox_bytes": round(settings.agent_inbox_mb * 2**20),

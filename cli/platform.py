@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fingerpost.cli.servers import need_prefect, need_registry
+from fingerpost.flows.table import FLOWS
 
 
 def register(app: typer.Typer) -> None:
@@ -16,9 +17,7 @@ def register(app: typer.Typer) -> None:
 def run(
     flows: Annotated[
         list[str],
-        typer.Argument(
-            help="ingest, features, train, pipeline (these three), shadow, experiment, drift, promote or retention."
-        ),
+        typer.Argument(help=f"{', '.join(FLOWS)}; pipeline is ingest, features and train in series."),
     ],
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the result, as JSON, to this file too.")] = None,
@@ -28,7 +27,7 @@ def run(
 
     from fingerpost.environment import apply_flow_environment
     from fingerpost.errors import FingerpostError
-    from fingerpost.flows.run import FLOWS, run_flow
+    from fingerpost.flows.run import run_flow
     from fingerpost.home import keep_from_others
     from fingerpost.lake import write_text_atomically
     from fingerpost.logs import configure_logs

@@ -32,8 +32,9 @@ def status(
 def _status(settings: "Settings") -> "Status":
     import time
 
-    from fingerpost.cli.stack.state import disk_of, read_states
+    from fingerpost.cli.stack.state import read_states
     from fingerpost.cli.stack.status import Status, seen
+    from fingerpost.home import disk_of
     from fingerpost.serving.model_files import ModelFiles
 
     home = settings.home

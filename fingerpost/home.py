@@ -1,7 +1,8 @@
-"""The folder of all local state, for its owner alone, and the credential of the Prefect server that runs in it."""
+"""Keeps the folder of all local state: closed to other users, with Prefect's credential and enough free disk."""
 
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
 from fingerpost.errors import FingerpostError
@@ -11,6 +12,7 @@ from fingerpost.settings import Settings
 _OTHERS = 0o077
 _USER = "fingerpost"
 _RANDOM_BYTES = 32
+_MIN_INODES = 1000
 
 
 def make_home(home: Path) -> None:
@@ -75,3 +77,33 @@ def _write_private(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Room on the disk of a folder, for users other than root; `free_inodes` None: the file system has no limit."""
+
+    free_bytes: int
+    free_inodes: int | None
+
+    def problem(self, low_mb: float) -> str:
+        """What is wrong with so little room, in words; empty if it is enough.
+
+        Args:
+            low_mb: megabytes (2^20) below which it is too little.
+        """
+        if self.free_bytes < low_mb * 2**20:
+            return f"{self.free_bytes / 2**20:.0f} MB left on the disk, less than FINGERPOST_DISK_LOW_MB={low_mb:g}"
+        if self.free_inodes is not None and self.free_inodes < _MIN_INODES:
+            return f"only {self.free_inodes} files can be made on the disk (inodes)"
+        return ""
+
+
+def disk_of(folder: Path) -> Disk:
+    """The room where a folder is.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    found = os.statvfs(folder)
+    return Disk(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)

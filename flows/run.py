@@ -1,36 +1,23 @@
-"""Running one flow now, in this process, by its name."""
+"""Runs one flow now, in this process, by its name."""
 
 import json
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from fingerpost.aliases import CHAMPION
-
-FLOWS = {
-    "ingest": "fingerpost.flows.ingest:ingest_flow",
-    "features": "fingerpost.flows.features:features_flow",
-    "train": "fingerpost.flows.train:train_flow",
-    "shadow": "fingerpost.flows.shadow:shadow_flow",
-    "experiment": "fingerpost.flows.experiment:experiment_flow",
-    "pipeline": "fingerpost.flows.pipeline:pipeline_flow",
-    "drift": "fingerpost.flows.drift:drift_flow",
-    "promote": "fingerpost.flows.promote:promote_flow",
-    "retention": "fingerpost.flows.retention:retention_flow",
-}
+from fingerpost.flows.table import FLOWS
 
 
 def run_flow(name: str) -> dict[str, Any]:
     """Runs a flow by its name and returns its result."""
-    module, function = FLOWS[name].split(":")
-    flow: Callable[[], dict[str, Any]] = getattr(import_module(module), function)
+    flow: Callable[[], dict[str, Any]] = FLOWS[name].load()
     # Through JSON, so that a result is the same whether it was printed or returned.
     result: dict[str, Any] = json.loads(json.dumps(flow(), default=str))
     return result
 
 
 def verdict(name: str, result: dict[str, Any]) -> str:
-    """What a flow came to, in a line for people; `done` for those that only do their work."""
+    """Sums up a flow's result in a line for people; `done` for those that only do their work."""
     if name in ("pipeline", "train"):
         trained = result["train"] if name == "pipeline" else result
         role = "champion" if trained["champion"] else "challenger" if trained["challenger"] else "registered only"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from fingerpost.cli.stack.state import disk_of
+from fingerpost.home import disk_of
 from fingerpost.serving.views import ServiceView
 
 Look = Callable[[], Mapping[str, str]]

@@ -1,8 +1,7 @@
-"""What a supervisor writes down of each part, for `fingerpost status`; and how much room is left on the disk."""
+"""Keeps the state of each supervised part in a file, for `fingerpost status`."""
 
 import contextlib
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from fingerpost.lake import write_text_atomically
 FOLDER = "run"
 # A supervisor writes at least so often, whether there is news or not; from twice the other on it is called silent.
 EVERY_S, SILENT_S = 10.0, 60.0
-_MIN_INODES = 1000
 
 
 @dataclass
@@ -70,33 +68,3 @@ def forget_state(home: Path, part: str) -> None:
     """Removes what was written of a part, which has been stopped."""
     with contextlib.suppress(OSError):
         (home / FOLDER / f"{part}.json").unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Disk:
-    """Room on the disk of a folder, for users other than root; `free_inodes` None: the file system has no limit."""
-
-    free_bytes: int
-    free_inodes: int | None
-
-    def problem(self, low_mb: float) -> str:
-        """What is wrong with so little room, in words; empty if it is enough.
-
-        Args:
-            low_mb: megabytes (2^20) below which it is too little.
-        """
-        if self.free_bytes < low_mb * 2**20:
-            return f"{self.free_bytes / 2**20:.0f} MB left on the disk, less than FINGERPOST_DISK_LOW_MB={low_mb:g}"
-        if self.free_inodes is not None and self.free_inodes < _MIN_INODES:
-            return f"only {self.free_inodes} files can be made on the disk (inodes)"
-        return ""
-
-
-def disk_of(folder: Path) -> Disk:
-    """The room where a folder is.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
-    found = os.statvfs(folder)
-    return Disk(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fingerpost.cli.stack.state import SILENT_S, Disk, PartState, lock_path
+from fingerpost.cli.stack.state import SILENT_S, PartState, lock_path
+from fingerpost.home import Disk
 from fingerpost.locks import Owner, holder
 from fingerpost.shown import visible
 

@@ -16,9 +16,10 @@ from fingerpost.cli.stack.parts import Part, answers
 from fingerpost.cli.stack.patience import RestartPolicy, Upkeep
 from fingerpost.cli.stack.ports import check_ports, foreign_listener
 from fingerpost.cli.stack.processes import Child, ProcessGroup
-from fingerpost.cli.stack.state import EVERY_S, PartState, disk_of, forget_state, write_state
+from fingerpost.cli.stack.state import EVERY_S, PartState, forget_state, write_state
 from fingerpost.errors import PortInUseError
 from fingerpost.heartbeat import Heartbeats, beat
+from fingerpost.home import disk_of
 
 _POLL_S = 0.1
 _UPKEEP_EVERY_S, _DISK_EVERY_S = 1.0, 30.0

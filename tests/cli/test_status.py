@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from fingerpost.cli.stack.state import Disk, PartState, read_states, write_state
+from fingerpost.cli.stack.state import PartState, read_states, write_state
 from fingerpost.cli.stack.status import Engine, Seen, Status, told
+from fingerpost.home import Disk
 from fingerpost.locks import Owner
 
 NOW = 1_000_000.0

@@ -13,8 +13,8 @@ import pytest
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.cli.stack.processes import ProcessGroup
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.schedule import plans
 from fingerpost.flows.steps import without_secrets
+from fingerpost.flows.table import FLOWS
 from fingerpost.logs import configure_logs
 from fingerpost.masking import described, mask_error, masked, masked_setting
 from fingerpost.settings import Settings
@@ -155,7 +155,7 @@ def test_errors_of_flows_hold_no_password():
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     mask_error(first)
-    assert all(hasattr(plan.flow.fn, "__wrapped__") for plan in plans())
+    assert all(hasattr(entry.load().fn, "__wrapped__") for entry in FLOWS.values())
 
 
 def test_an_engine_without_registry_and_store_names_them_without_passwords(tmp_path):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.run import FLOWS, verdict
-from fingerpost.flows.schedule import deployments, plans
+from fingerpost.flows.run import verdict
+from fingerpost.flows.schedule import deployments
 from fingerpost.flows.steps import worth_trying_again
+from fingerpost.flows.table import FLOWS
 from fingerpost.settings import Settings, get_settings
 
 ROOT = Path(__file__).parents[2]
@@ -67,17 +68,14 @@ def test_prefect_yaml_says_what_the_settings_say():
     found = {}
     for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
         [schedule] = each.get("schedules") or [{}]
-        # A module's, not a file's: a worker would look for our packages beside the file, and `features` is there too.
-        entry = ":".join(each["entrypoint"].rsplit(".", 1))
-        found[entry] = (each["name"], schedule.get("interval", schedule.get("cron")), each["description"])
+        found[each["entrypoint"]] = (each["name"], schedule.get("interval", schedule.get("cron")), each["description"])
         assert each["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
     defaults = Settings.model_construct(**{name: field.default for name, field in Settings.model_fields.items()})
-    wanted = {plan.entry: (plan.name, plan.when and plan.when(defaults), plan.description) for plan in plans()}
+    wanted = {
+        entry.entrypoint: (entry.deployment, entry.when and entry.when(defaults), entry.description)
+        for entry in FLOWS.values()
+    }
     assert found == wanted
-
-
-def test_every_plan_can_be_run_by_hand():
-    assert {plan.entry for plan in plans()} == set(FLOWS.values())
 
 
 def test_deployments_follow_the_settings():
