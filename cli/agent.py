@@ -136,7 +136,7 @@ def agent(
     keep_from_others()
     make_home(settings.home)
     settings.lake.mkdir(parents=True, exist_ok=True)
-    given: dict[str, Any] = {
+    options_given: dict[str, Any] = {
         "service": service or settings.service,
         "host": host,
         "access_log": access_log.absolute() if access_log else None,
@@ -158,7 +158,7 @@ def agent(
         "engine_url": engine_url or settings.engine_url,
         "http_port": http_port,
     }
-    options = AgentOptions(**(_from_settings(settings) | given))
+    options = AgentOptions(**(_from_settings(settings) | options_given))
     _become(options, settings)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fingerpost.errors import FingerpostError
 
 NAME = "fingerpost"
-SOURCES = Path(__file__).parent / "native"
+SOURCES = Path(__file__).parents[1] / "native"
 FLAGS = (
     *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow"),
     *("-fPIC", "-fvisibility=hidden", "-fstack-protector-strong"),
@@ -49,8 +49,12 @@ def build_module() -> Path:
     """The module's path; compiles it if this state of the sources was not compiled on this machine yet.
 
     Raises:
-        FingerpostError: there is no compiler, or it failed.
+        FingerpostError: there is no compiler, it failed, or the sources are missing.
     """
+    if not [*SOURCES.glob("*.c")]:
+        raise FingerpostError(
+            f"the sources of the native picker are missing: {SOURCES} holds no *.c; install fingerpost anew"
+        )
     path = module_path()
     if path.exists():
         return path
@@ -70,7 +74,7 @@ def build_harness(path: Path, flags: Sequence[str] = ()) -> Path:
         flags: such as `-fsanitize=address,undefined`.
 
     Raises:
-        FingerpostError: there is no compiler, or it failed.
+        FingerpostError: there is no compiler, it failed, or the sources are missing.
     """
     sources = [*sorted(SOURCES.glob("*.c")), SOURCES / "harness" / "harness.c"]
     _compile([*FLAGS, "-Wno-conversion", *flags], sources, ("-lm", "-lpthread"), path)
