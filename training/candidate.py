@@ -75,7 +75,7 @@ def make_candidate(
         progress(f"trial {number + 1} of {settings.tuning_trials}, best ratio {value:.3f}")
 
     budget = TuningBudget(
-        settings.tuning_trials, settings.tuning_timeout_s, storage, settings.model_name, settings.tuning_batch
+        settings.tuning_trials, settings.tuning_timeout_s, storage, settings.model_name, settings.tuning_jobs
     )
     fitting, validating = time_split(past["time"], settings.test_share, gap)
     train, valid = past[fitting], past[validating & ~past["rehearsed"].to_numpy(bool)]

@@ -1,16 +1,39 @@
-"""Tuning by Optuna: batches of trials on purged folds in order of time, begun from what won before, kept on disk."""
+"""Tunes LightGBM's parameters by Optuna on purged folds in order of time; trials are kept in a database."""
 
-import time
+import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import version
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from fingerpost.training.fit import DEFAULT_PARAMS
-from fingerpost.training.study import Study, next_params, study_key
-from fingerpost.training.trials import Planned, limits_of, run_trial, trial_data
+from fingerpost import __version__
+from fingerpost.arrays import Floats
+from fingerpost.features.definition import TARGETS, naive_column, schema_hash
+from fingerpost.training.blend import Blend
+from fingerpost.training.encoder import Encoder
+from fingerpost.training.evaluate import log_mae
+from fingerpost.training.fit import DEFAULT_PARAMS, LEARNED, fit_booster, training_matrix, training_set
+from fingerpost.training.splits import purged_folds
 from fingerpost.workers import THREADS, Workers
+
+if TYPE_CHECKING:
+    import optuna
+
+FOLDS = 2
+ROUNDS = 200
+_SEED = 7
+# Finished trials before which none is pruned.
+_MIN_TRIALS = 3
+# Studies that are kept of one model: the one under way, and those it may be compared with.
+_KEPT_STUDIES = 3
+# A trial whose process shows no sign of life for so long is tried again; not for ever, it may be what ends processes.
+_HEARTBEAT_S, _DEAD_S, _MAX_RETRIES = 10, 60, 2
 
 
 @dataclass(frozen=True)
@@ -19,7 +42,7 @@ class Tuning:
 
     Args:
         value: mean over folds and targets of model error / EWMA error; less is better.
-        history: value of each trial, None where it was given up.
+        history: value of each finished trial, None where it was pruned.
     """
 
     params: dict[str, Any]
@@ -32,18 +55,48 @@ class TuningBudget:
     """How much to spend, and where trials are kept.
 
     Args:
-        trials: most trials.
-        timeout_s: most seconds; the batch under way is finished.
+        trials: finished trials, over all runs on the same rows.
+        timeout_s: most seconds of this run; trials under way are finished.
         storage: URL of a database; None: memory.
-        study: name in the storage; a study of the same rows that was cut short goes on.
-        batch: trials that are drawn together, and can be run side by side.
+        model: whose tuning it is.
+        jobs: trials that run side by side; with 1 the same rows give the same trials.
     """
 
     trials: int
     timeout_s: float
     storage: str | None = None
-    study: str = "fingerpost"
-    batch: int = 4
+    model: str = "fingerpost"
+    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One target on one fold.
+
+    Args:
+        earlier, later: masks of the rows that are fitted and scored.
+        naive: error of the rolling average.
+    """
+
+    target: str
+    earlier: NDArray[np.bool_]
+    later: NDArray[np.bool_]
+    blend: Blend
+    naive: float
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """The data that all trials are scored on.
+
+    Args:
+        rows: LEARNED and the targets.
+        matrix: features, shape (rows, features).
+    """
+
+    rows: pd.DataFrame
+    matrix: Floats
+    cases: tuple[Case, ...]
 
 
 def tune(
@@ -56,42 +109,156 @@ def tune(
 ) -> Tuning:
     """Searches LightGBM's parameters, beginning with the defaults and `begin_with`.
 
-    What is tried depends on the rows and the budget, not on the workers, nor on how often the search was cut short: as
-    long as time does not end it, the same comes out.
+    Finished trials of earlier runs on the same rows count. A trial that fails is logged and does not end the search.
 
     Args:
         rows: training rows, ordered by time.
         gap: time left out between what is fitted and what is scored; at least one window.
         begin_with: parameters to try first, such as the champion's.
-        progress: called after each trial with its place in the order they were done, and the best value.
-        workers: who runs the trials.
+        progress: called after each trial with the number of the last finished one, from 0, and the best value.
+        workers: who fits and scores.
+
+    Raises:
+        Exception: of the last trial, where all failed; NoDataError where there is too little to learn from.
     """
-    deadline = time.monotonic() + budget.timeout_s
+    import optuna
+    from optuna.trial import TrialState
+    from threadpoolctl import threadpool_limits
+
     data = trial_data(rows, gap)
-    first_params: list[dict[str, Any]] = []
-    for params in (DEFAULT_PARAMS, *begin_with):
-        known = {name: params[name] for name in DEFAULT_PARAMS if name in params}
-        if known not in first_params:
-            first_params.append(known)
-    study = Study(budget.storage, budget.study, study_key(data, first_params, budget.batch))
-    finished, shown = study.finished(), 0
-    for start in range(0, budget.trials, budget.batch):
-        if start and time.monotonic() > deadline:
-            break
-        numbers = range(start, min(start + budget.batch, budget.trials))
-        limits = limits_of((finished[number] for number in range(start)), len(data.cases))
-        params_of = dict(zip(numbers, next_params(finished, numbers, first_params), strict=True))
-        left = [number for number in numbers if number not in finished]
-        shown += len(numbers) - len(left)
-        for place, outcome in workers.map_unordered(
-            run_trial, [Planned(params_of[each], limits) for each in left], data
-        ):
-            study.keep(left[place], outcome)
-            finished[left[place]] = outcome
-            shown += 1
-            values = [each.value for each in finished.values() if each.value is not None]
-            progress(shown - 1, min(values, default=float("nan")))
-    # A study that went further with a larger budget counts as far as this one goes.
-    mine = [finished[number] for number in sorted(finished) if number < numbers.stop]
-    best = min(mine, key=lambda each: each.value if each.value is not None else float("inf"))
-    return Tuning(dict(best.params), float(best.value or 0.0), [each.value for each in mine])
+    first = [
+        {name: type(usual)(params.get(name, usual)) for name, usual in DEFAULT_PARAMS.items()}
+        for params in ({}, *begin_with)
+    ]
+    study = open_study(budget.storage, budget.model, _study_key(rows, gap, first))
+    errors: list[Exception] = []
+
+    def finished() -> "list[optuna.trial.FrozenTrial]":
+        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+    def objective(trial: "optuna.Trial") -> float:
+        try:
+            return _score(trial, data, workers)
+        except optuna.TrialPruned:
+            raise
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    def tell(_study: "optuna.Study", _trial: "optuna.trial.FrozenTrial") -> None:
+        done = finished()
+        best = min((each.values[0] for each in done if each.state == TrialState.COMPLETE), default=float("nan"))
+        progress(len(done) - 1, best)
+
+    if (left := budget.trials - len(finished())) > 0:
+        for params in first:
+            study.enqueue_trial(params, skip_if_exists=True)
+        # Around all trials: of two that overlap, one would give BLAS its threads back in the middle of the other.
+        with threadpool_limits(1, "blas"):
+            jobs = min(budget.jobs, workers.size, left)
+            study.optimize(objective, left, budget.timeout_s, jobs, catch=(Exception,), callbacks=[tell])
+    history = [each.values[0] if each.state == TrialState.COMPLETE else None for each in finished()]
+    if not any(value is not None for value in history):
+        raise errors[-1]
+    return Tuning(dict(study.best_params), study.best_value, history)
+
+
+def open_study(storage: str | None, model: str, key: str) -> "optuna.Study":
+    """The study of a model and a key, made where there is none; of the model's others the oldest are deleted.
+
+    Args:
+        storage: URL of a database; None: memory.
+        key: of all that the outcomes of trials depend on, beside their parameters.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # Of PostgreSQL's drivers this program has psycopg 3.
+        where: optuna.storages.BaseStorage = (
+            optuna.storages.RDBStorage(
+                storage.replace("postgresql://", "postgresql+psycopg://", 1),
+                heartbeat_interval=_HEARTBEAT_S,
+                grace_period=_DEAD_S,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(_MAX_RETRIES),
+            )
+            if storage
+            else optuna.storages.InMemoryStorage()
+        )
+    # A model's name holds no `@`, so that no other model's studies begin the same.
+    study = optuna.create_study(storage=where, study_name=f"{model}@{key}", load_if_exists=True)
+    # Not the same random numbers again where a search goes on.
+    study.sampler = optuna.samplers.TPESampler(seed=_SEED + len(study.get_trials(deepcopy=False)))
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_MIN_TRIALS)
+    # In the order they were made.
+    others = [name for name in optuna.get_all_study_names(where) if name.startswith(f"{model}@")]
+    for old in [name for name in others if name != study.study_name][: 1 - _KEPT_STUDIES]:
+        optuna.delete_study(study_name=old, storage=where)
+    return study
+
+
+def trial_data(rows: pd.DataFrame, gap: pd.Timedelta) -> TrialData:
+    """Makes folds and blends, once for all trials.
+
+    Args:
+        rows: training rows, ordered by time.
+        gap: time left out between what is fitted and what is scored; at least one window.
+
+    Raises:
+        NoDataError: a fold is too short, or a target is not known in one.
+    """
+    encoder = Encoder.fit(rows)
+    matrix = training_matrix(encoder, rows)
+    happened = ~rows["rehearsed"].to_numpy(bool)
+    cases = []
+    for earlier, later in purged_folds(rows["time"], FOLDS, gap):
+        scored = later & happened
+        for target in TARGETS:
+            train = training_set(rows[earlier], matrix[earlier], target)
+            naive = log_mae(rows.loc[scored, target], rows.loc[scored, naive_column("ewma", target)])
+            blend = Blend.fit(train.matrix, train.outcome, target)
+            cases.append(Case(target, earlier, scored, blend, naive))
+    return TrialData(rows[[*LEARNED, *TARGETS]], matrix, tuple(cases))
+
+
+def score_case(data: TrialData, item: tuple[int, dict[str, Any]]) -> float:
+    """Fits and scores a case, given by its number, with some parameters: model error / naive error."""
+    case, params = data.cases[item[0]], item[1]
+    train = training_set(data.rows[case.earlier], data.matrix[case.earlier], case.target)
+    valid = training_set(data.rows[case.later], data.matrix[case.later], case.target)
+    booster = fit_booster(train, case.blend, case.target, params, valid, ROUNDS)
+    predicted = case.blend.predict(valid.matrix, case.target) + booster.predict(
+        valid.matrix, num_iteration=booster.best_iteration, num_threads=1
+    )
+    return log_mae(valid.outcome, predicted) / case.naive if case.naive > 0 else 1.0
+
+
+def _score(trial: "optuna.Trial", data: TrialData, workers: Workers) -> float:
+    """The mean over all cases of model error / naive error; pruned where it is above the median after a case."""
+    import optuna
+
+    params = {
+        "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.15, log=True),
+        "num_leaves": trial.suggest_int("num_leaves", 4, 32, log=True),
+        "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 20, 300, log=True),
+        "feature_fraction": trial.suggest_float("feature_fraction", 0.1, 1.0),
+        "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
+        "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 100.0, log=True),
+    }
+    ratios: list[float] = []
+    for number in range(len(data.cases)):
+        ratios += workers.map(score_case, [(number, params)], data)
+        trial.report(fmean(ratios), number)
+        if number + 1 < len(data.cases) and trial.should_prune():
+            raise optuna.TrialPruned
+    return fmean(ratios)
+
+
+def _study_key(rows: pd.DataFrame, gap: pd.Timedelta, first: Sequence[dict[str, Any]]) -> str:
+    """A hash of all that the outcomes of the trials depend on, beside their parameters, and of those to begin with."""
+    libraries = [__version__, *(version(name) for name in ("lightgbm", "optuna", "numpy"))]
+    about = (schema_hash(), libraries, FOLDS, ROUNDS, gap, first)
+    digest = hashlib.blake2b(repr(about).encode(), digest_size=8)
+    digest.update(pd.util.hash_pandas_object(rows, index=False).to_numpy().data)
+    return digest.hexdigest()

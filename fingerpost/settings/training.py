@@ -6,16 +6,15 @@ from pydantic import BaseModel, Field, field_validator
 class Training(BaseModel):
     """Tuning and training."""
 
-    tuning_trials: int = Field(default=20, ge=1, description="Most Optuna trials in one tuning.")
-    tuning_timeout_s: float = Field(default=600.0, gt=0, description="Most seconds spent in one tuning.")
+    tuning_trials: int = Field(
+        default=20, ge=1, description="Finished Optuna trials of one tuning, over all runs on the same rows."
+    )
+    tuning_timeout_s: float = Field(default=600.0, gt=0, description="Most seconds spent in one run of a tuning.")
     tuning_storage: str = Field(
         default="", description="Database URL of Optuna's trials; empty: SQLite, `tuning.db` in `home`."
     )
-    tuning_batch: int = Field(
-        default=4,
-        ge=1,
-        le=256,
-        description="Trials that are drawn together and may run side by side; the result depends on it.",
+    tuning_jobs: int = Field(
+        default=4, ge=1, le=256, description="Trials that run side by side, on as many cores or workers as there are."
     )
     dask_address: str = Field(
         default="", description="Dask scheduler (`tcp://...`) whose workers do features, tuning, training; empty: none."

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +15,29 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
-import fingerpost.cluster
+import fingerpost.workers
 from fingerpost.errors import FingerpostError
 from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.settings import Settings, get_settings
 from fingerpost.training.candidate import make_candidate
-from fingerpost.training.study import Study, next_params
-from fingerpost.training.trials import Outcome
 from fingerpost.training.tune import TuningBudget, tune
 from fingerpost.workers import SERIAL, THREADS, workers_of
 from tests.features.test_incremental import SETTINGS as FEATURES
 from tests.features.test_incremental import lake_of_days
-from tests.support.postgres import running_postgres
 
 GAP = pd.Timedelta(seconds=5)
-TRIALS, BATCH = 4, 2
-# A tuning that tells of each trial when it is kept.
+TRIALS, JOBS = 4, 2
+# A tuning that tells of each trial when it is done.
 TUNE = """
 import sys
 from pathlib import Path
 import pandas as pd
 from fingerpost.features.build import load_training_rows
 from fingerpost.training.tune import TuningBudget, tune
-lake, storage, trials, batch = sys.argv[1:]
+lake, storage, trials, jobs = sys.argv[1:]
 rows = load_training_rows(Path(lake), "shop", 10**6)
-budget = TuningBudget(int(trials), 600, storage, "fingerpost-shop", int(batch))
-tune(rows, pd.Timedelta(seconds=5), budget, progress=lambda *_: print("kept", flush=True))
+budget = TuningBudget(int(trials), 600, storage, "fingerpost-shop", int(jobs))
+tune(rows, pd.Timedelta(seconds=5), budget, progress=lambda *_: print("done", flush=True))
 """
 
 
@@ -54,7 +52,8 @@ def scheduler(tmp_path_factory):
 
 def test_the_cluster_of_this_machine_takes_work_from_its_owner_alone(tmp_path):
     with workers_of(Settings(home=tmp_path, dask_workers=1), SERIAL) as workers:
-        assert sorted(result for _, result in workers.map_unordered(_twice, [3, 4], None)) == [6, 8]
+        assert workers.size == 1
+        assert workers.map(_twice, [3, 4], None) == [6, 8]
         address = workers._client.scheduler.address
         [worker] = workers._client.scheduler_info()["workers"]
         assert address.startswith("tls://127.0.0.1:")
@@ -81,12 +80,6 @@ def rows(featured_lake):
     return load_training_rows(featured_lake, "shop", 10**6)
 
 
-@pytest.fixture(scope="module")
-def alone(rows):
-    """What a tuning finds that nobody disturbs, one trial after the other."""
-    return tune(rows, GAP, TuningBudget(TRIALS, 600, batch=BATCH), workers=SERIAL)
-
-
 def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -105,7 +98,7 @@ def test_features_are_the_same_files(distributed_settings, tmp_path):
 
 
 def test_training_by_setting_makes_the_same_model(rows, scheduler, tmp_path):
-    settings = Settings(home=tmp_path, window_s=5, halflife_s=30, tuning_trials=2)
+    settings = Settings(home=tmp_path, window_s=5, halflife_s=30, tuning_trials=2, tuning_jobs=1)
     expected = make_candidate(rows, settings)
     found = make_candidate(rows, settings.model_copy(update={"dask_address": scheduler}))
     assert found.tuning == expected.tuning
@@ -118,7 +111,7 @@ def test_training_by_setting_makes_the_same_model(rows, scheduler, tmp_path):
     assert found.scores == expected.scores
 
 
-def test_a_worker_that_is_killed_changes_nothing(alone, rows, distributed_settings):
+def test_a_worker_that_is_killed_changes_nothing(rows, distributed_settings):
     killed = []
     with workers_of(distributed_settings, THREADS) as workers:
         client = workers._client
@@ -129,102 +122,85 @@ def test_a_worker_that_is_killed_changes_nothing(alone, rows, distributed_settin
                 killed.append(client.run(os.getpid, workers=busy[:1])[busy[0]])
                 os.kill(killed[0], signal.SIGKILL)
 
-        found = tune(rows, GAP, TuningBudget(TRIALS, 600, batch=BATCH), (), kill_one, workers)
+        found = tune(rows, GAP, TuningBudget(TRIALS, 600, jobs=JOBS), (), kill_one, workers)
         client.wait_for_workers(2, timeout=60)
+        assert killed
         assert killed[0] not in client.run(os.getpid).values()
-    assert found == alone
+    assert len(found.history) == TRIALS
+    # Trials are the same to the bit wherever they run: of the parameters that both began with, and of the best.
+    alone = tune(rows, GAP, TuningBudget(2, 600), (found.params,), workers=SERIAL)
+    assert alone.history[0] == found.history[0]
+    assert min(alone.history) == found.value
 
 
 def add_slowly(shared, item):
+    number, folder = item
     time.sleep(0.2)
-    return shared + item
+    (folder / str(number)).touch()
+    return shared + number
 
 
-def test_what_died_with_all_workers_is_sent_again(distributed_settings):
-    found = {}
-    with workers_of(distributed_settings, THREADS) as workers:
-        for place, result in workers.map_unordered(add_slowly, range(8), 100):
-            if not found:
-                for worker in workers._client.run(os.getpid).values():
-                    os.kill(worker, signal.SIGKILL)
-            found[place] = result
+def test_what_died_with_all_workers_is_sent_again(distributed_settings, tmp_path):
+    with workers_of(distributed_settings, THREADS) as workers, ThreadPoolExecutor(1) as pool:
+        results = pool.submit(workers.map, add_slowly, [(number, tmp_path) for number in range(8)], 100)
+        while not any(tmp_path.iterdir()):
+            time.sleep(0.02)
+        for worker in workers._client.run(os.getpid).values():
+            os.kill(worker, signal.SIGKILL)
+        assert results.result() == [100 + number for number in range(8)]
         workers._client.wait_for_workers(2, timeout=60)
-    assert found == {number: 100 + number for number in range(8)}
 
 
-def test_a_tuning_that_was_killed_goes_on_to_the_same_end(alone, rows, featured_lake, distributed_settings, tmp_path):
+def test_a_tuning_that_was_killed_goes_on_where_it_was(rows, featured_lake, distributed_settings, tmp_path):
     storage = f"sqlite:///{tmp_path / 'tuning.db'}"
-    command = [sys.executable, "-c", TUNE, str(featured_lake), storage, str(TRIALS), str(BATCH)]
+    command = [sys.executable, "-c", TUNE, str(featured_lake), storage, str(TRIALS), str(JOBS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        for _ in range(BATCH + 1):
-            assert process.stdout.readline() == "kept\n"
+        assert process.stdout.readline() == "done\n"
         process.kill()
-    [name] = optuna.get_all_study_names(storage)
-    kept = len(optuna.load_study(study_name=name, storage=storage).trials)
-    assert BATCH < kept <= TRIALS
-    tried = []
-    budget = TuningBudget(TRIALS, 600, storage, "fingerpost-shop", BATCH)
+
+    def finished():
+        [name] = optuna.get_all_study_names(storage)
+        trials = optuna.load_study(study_name=name, storage=storage).trials
+        return {each.number: (each.params, each.values) for each in trials if each.state.name in ("COMPLETE", "PRUNED")}
+
+    kept = finished()
+    assert 1 <= len(kept) < TRIALS
+    numbers = []
+    budget = TuningBudget(TRIALS, 600, storage, "fingerpost-shop", JOBS)
     with workers_of(distributed_settings, THREADS) as workers:
-        assert tune(rows, GAP, budget, (), lambda number, _best: tried.append(number), workers) == alone
-    assert tried == list(range(kept, TRIALS))
+        found = tune(rows, GAP, budget, (), lambda number, _best: numbers.append(number), workers)
+    assert len(numbers) == TRIALS - len(kept)
+    assert max(numbers) == TRIALS - 1
+    assert len(found.history) == len(finished()) == TRIALS
+    assert kept.items() <= finished().items()
     # And once it is done, nothing is tried again.
-    assert tune(rows, GAP, budget, (), lambda *_: tried.clear()) == alone
-    assert len(tried) == TRIALS - kept
+    assert tune(rows, GAP, budget, (), lambda *_: numbers.clear()) == found
+    assert numbers
     # Other rows, or other parameters to begin with, are another study.
-    assert tune(rows.iloc[: len(rows) // 2], GAP, TuningBudget(1, 600, storage, "fingerpost-shop", BATCH)) != alone
+    tune(rows.iloc[: len(rows) // 2], GAP, TuningBudget(1, 600, storage, "fingerpost-shop"))
     assert len(optuna.get_all_study_names(storage)) == 2
 
 
-def test_old_studies_go(tmp_path):
-    storage = f"sqlite:///{tmp_path / 'tuning.db'}"
-    Study(storage, "fingerpost-shop-eu", "0")
-    for number in range(5):
-        Study(storage, "fingerpost-shop", str(number))
-    kept = sorted(optuna.get_all_study_names(storage))
-    assert kept == ["fingerpost-shop-eu@0", *(f"fingerpost-shop@{number}" for number in (2, 3, 4))]
+def test_what_waits_is_given_up_where_a_piece_fails(distributed_settings, tmp_path):
+    for here in (distributed_settings, Settings(home=tmp_path)):
+        folder = tmp_path / here.dask_address.replace("/", "-") / "done"
+        folder.mkdir(parents=True)
+        with workers_of(here, THREADS) as workers:
+            with pytest.raises(FingerpostError, match="seven"):
+                workers.map(fail_at_seven, range(200), folder)
+            assert workers.map(lambda shared, item: shared + item, [1, 2, 3], 10) == [11, 12, 13]
+            assert 1 <= len(list(folder.iterdir())) < 200
 
 
-def test_a_batch_is_drawn_the_same_whoever_asks():
-    first = next_params({}, range(4), [{"num_leaves": 7}])
-    assert first[0]["num_leaves"] == 7
-    assert next_params({}, range(2), [{"num_leaves": 7}]) == first[:2]
-    finished: dict[int, Outcome] = {}
-    while len(finished) < 16:
-        numbers = range(len(finished), len(finished) + 4)
-        drawn = next_params(finished, numbers, [])
-        assert len({each["learning_rate"] for each in drawn}) == 4
-        # What is known of the batch already does not change what is drawn.
-        known = {numbers[2]: Outcome(drawn[2], [0.1], False)}
-        assert next_params({**finished, **known}, numbers, []) == drawn
-        finished |= {n: Outcome(each, [each["num_leaves"] / 32], False) for n, each in zip(numbers, drawn, strict=True)}
-
-
-def wait_and_tell(folder, number):
-    time.sleep(0.2)
+def fail_at_seven(folder, number):
+    time.sleep(0.02)
+    if number == 7:
+        raise FingerpostError("seven")
     (folder / str(number)).touch()
 
 
-def test_what_nobody_waits_for_is_given_up(distributed_settings, tmp_path):
-    folder = tmp_path / "done"
-    folder.mkdir()
-    with workers_of(distributed_settings, SERIAL) as workers:
-        results = workers.map_unordered(wait_and_tell, range(40), folder)
-        next(results)
-        results.close()
-        assert workers.map(lambda shared, item: shared + item, [1, 2, 3], 10) == [11, 12, 13]
-        done = len(list(folder.iterdir()))
-        assert 1 <= done < 40
-        with pytest.raises(FingerpostError, match="seven"):
-            workers.map(fail_at_seven, range(20), "seven")
-
-
-def fail_at_seven(text, number):
-    if number == 7:
-        raise FingerpostError(text)
-
-
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, free_ports, monkeypatch):
-    monkeypatch.setattr(fingerpost.cluster, "_TIMEOUT_S", 1)
+    monkeypatch.setattr(fingerpost.workers, "_TIMEOUT_S", 1)
     address = f"tcp://127.0.0.1:{free_ports(1)[0]}"
     settings = Settings(home=tmp_path, dask_address=address)
     with (
@@ -244,7 +220,7 @@ def test_an_address_that_is_none_is_refused(monkeypatch):
 
 def test_workers_that_differ_are_refused(distributed_settings, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("platform.python_version_tuple", lambda: ("3", "9", "0"))
+        patch.setattr("distributed.versions.get_system_info", lambda: {"python": "3.9.0.final.0"})
         with (
             pytest.raises(FingerpostError, match=r"has python .*, here 3\.9"),
             workers_of(distributed_settings, THREADS),
@@ -259,26 +235,8 @@ def test_workers_that_differ_are_refused(distributed_settings, monkeypatch):
 def test_dask_is_imported_only_where_it_is_asked_for():
     code = (
         "import sys, fingerpost.cli, fingerpost.workers as w; from fingerpost.settings import Settings\n"
-        "with w.workers_of(Settings(), w.ONE_BY_ONE) as found:\n"
+        "with w.workers_of(Settings(), w.SERIAL) as found:\n"
         "    assert found.map(lambda a, b: a + b, [1, 2], 1) == [2, 3]\n"
         "assert not {'dask', 'distributed'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-def trials_come_back(storage):
-    drawn = next_params({}, range(2), [])
-    outcomes = {1: Outcome(drawn[1], [1 / 3, 0.1 + 0.2], False), 0: Outcome(drawn[0], [2 / 3], True)}
-    for number, outcome in outcomes.items():
-        Study(storage, "fingerpost-shop", "0").keep(number, outcome)
-    assert Study(storage, "fingerpost-shop", "0").finished() == outcomes
-    assert Study(storage, "fingerpost-shop", "1").finished() == {}
-
-
-def test_trials_come_back_to_the_bit_from_sqlite(tmp_path):
-    trials_come_back(f"sqlite:///{tmp_path / 'tuning.db'}")
-
-
-def test_trials_come_back_to_the_bit_from_postgresql(tmp_path, free_ports):
-    with running_postgres(tmp_path / "postgres", free_ports(1)[0]) as server:
-        trials_come_back(server.url)

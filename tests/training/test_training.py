@@ -23,7 +23,6 @@ from fingerpost.training.objective import quantile_objective
 from fingerpost.training.registration import register
 from fingerpost.training.registry import champion_params, champion_version, load_scored, load_version, set_champion
 from fingerpost.training.splits import purged_folds, time_split
-from fingerpost.training.tune import TuningBudget, tune
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 SETTINGS = Settings(window_s=5, halflife_s=30, tuning_trials=3, tuning_timeout_s=30)
@@ -168,20 +167,6 @@ def test_ranking_beats_chance(candidate):
     assert ranking.groups > 10
     assert 0 <= ranking.regret < ranking.chance
     assert ranking.correlation > 0
-
-
-def test_tuning_goes_on_where_it_was_stopped(candidate, tmp_path):
-    storage = f"sqlite:///{tmp_path / 'tuning.db'}"
-    gap = pd.Timedelta(seconds=5)
-    first = tune(candidate.train, gap, TuningBudget(1, 30, storage, "shop"))
-    again = tune(candidate.train, gap, TuningBudget(2, 30, storage, "shop"))
-    import optuna
-
-    [name] = optuna.get_all_study_names(storage)
-    assert len(optuna.load_study(study_name=name, storage=storage).trials) == 2
-    assert again.history[:1] == first.history
-    assert len(again.history) == 2
-    assert tune(candidate.train, gap, TuningBudget(1, 30, storage, "shop")) == first
 
 
 def test_error_tables_cover_every_host(candidate):
