@@ -26,9 +26,9 @@ def drift(
     settings = settings_with_registry()
     from fingerpost.abtest.drift.gate import check_drift, workspace_path
     from fingerpost.abtest.drift.verdict import DRIFT, TOO_LITTLE
-    from fingerpost.abtest.registry import Registry
-    from fingerpost.aliases import CHAMPION
+    from fingerpost.experiment import CHAMPION
     from fingerpost.shown import visible
+    from fingerpost.training.registry import Registry
 
     registry = Registry(settings)
     version = version or registry.version_of(CHAMPION)

@@ -87,8 +87,8 @@ def history(
     from dataclasses import asdict
 
     from fingerpost.abtest.promotion.record import history as find
-    from fingerpost.abtest.registry import Registry
     from fingerpost.shown import rich_text
+    from fingerpost.training.registry import Registry
 
     found = [asdict(each) for each in find(Registry(settings), most)]
     if json_output:
@@ -116,7 +116,7 @@ def replay(
     settings = settings_with_registry()
     from fingerpost.abtest.promotion.record import load_record
     from fingerpost.abtest.promotion.record import replay as decide_again
-    from fingerpost.abtest.registry import Registry
+    from fingerpost.training.registry import Registry
 
     found = load_record(Registry(settings), record)
     decision, same = decide_again(found)

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fingerpost.aliases import ALIASES
 from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.names import is_name
 
 # Tag of the service's registered model under which the running experiment lies, as JSON.
 EXPERIMENT_TAG = "fingerpost.experiment"
+# Aliases of the versions of a service's registered model.
+CHAMPION, CHALLENGER = "champion", "challenger"
+ALIASES = (CHAMPION, CHALLENGER)
 # Arms are named as the aliases whose versions they route by.
 CONTROL, TREATMENT = ALIASES
 _MAX_SLOTS = 100_000

@@ -7,15 +7,15 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from fingerpost.abtest.drift.gate import check_drift, newest_version_age_s, retrain_reason
+from fingerpost.abtest.drift.gate import check_drift, retrain_reason
 from fingerpost.abtest.drift.verdict import DRIFT, DriftVerdict
-from fingerpost.abtest.registry import Registry
-from fingerpost.aliases import CHALLENGER, CHAMPION
+from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.flows.train import train_flow
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_text
+from fingerpost.training.registry import Registry
 
 
 @flow(name="drift", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
@@ -35,7 +35,7 @@ def drift_flow() -> dict[str, Any]:
     champion = verdicts.get(CHAMPION)
     if champion is not None and champion.verdict == DRIFT:
         send_alert(settings, "drift", f"version {champion.model_version}: {'; '.join(champion.reasons)}")
-    age_s = newest_version_age_s(registry.client, settings.model_name, time.time())
+    age_s = time.time() - registry.newest_version_s()
     why = retrain_reason(champion, verdicts.get(CHALLENGER), age_s, settings.retrain_pause_s)
     return {**found, "retrain": why, "training": _train() if why else None}
 

@@ -5,12 +5,13 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from fingerpost.abtest.promotion.promote import Outcome, StaleEvidenceError, consider_challenger
+from fingerpost.abtest.promotion.promote import Outcome, consider_challenger
 from fingerpost.abtest.promotion.watch import WatchOutcome, check_promotion
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_text
+from fingerpost.training.registry import StaleEvidenceError
 
 _WHO = "flow promote"
 

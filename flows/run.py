@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from fingerpost.aliases import CHAMPION
+from fingerpost.experiment import CHAMPION
 from fingerpost.flows.table import FLOWS
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from fingerpost.aliases import ALIASES
+from fingerpost.experiment import ALIASES
 from fingerpost.serving import api_models as models
 from fingerpost.serving.api_parts import engine_of, json_answer, problems
 from fingerpost.serving.http import RefusedRequestError

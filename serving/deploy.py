@@ -8,6 +8,7 @@ from typing import Any
 
 import fingerpost
 from fingerpost.errors import NoDataError
+from fingerpost.experiment import CHAMPION
 from fingerpost.settings import Settings
 
 # Rooms that the engine has no use for.
@@ -58,9 +59,10 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
 
     from fingerpost.serving.models import SHIPPED
     from fingerpost.serving.registry_watch import fetch
-    from fingerpost.training.registry import champion_version
+    from fingerpost.training.registry import Registry
 
-    chosen = model_version or champion_version(settings.mlflow, settings.model_name)
+    registry = Registry(settings)
+    chosen = model_version or registry.version_of(CHAMPION)
     if chosen is None:
         raise NoDataError(f"{settings.model_name} has no champion in {settings.mlflow}: train first, or name a version")
     with tempfile.TemporaryDirectory(prefix="fingerpost-bento-") as folder:
@@ -68,7 +70,7 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
         package = context / fingerpost.__name__
         shutil.copytree(Path(fingerpost.__file__).parent, package, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         shipped = package / "serving" / SHIPPED.name
-        fetch(settings.mlflow, settings.model_name, chosen, shipped)
+        fetch(registry, chosen, shipped)
         (shipped / "version").write_text(chosen)
         environment = {
             "FINGERPOST_SERVICE": settings.service,

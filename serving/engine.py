@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fingerpost.aliases import ALIASES
+from fingerpost.experiment import ALIASES
 from fingerpost.serving.categories import Categories
 from fingerpost.serving.connections import connections, limits_of_process
 from fingerpost.serving.fingerprints import LatestFingerprints

@@ -1,25 +1,26 @@
-"""Fetched models and what the aliases point at, as files all workers of a machine share: `models/SERVICE/`."""
+"""Files of fetched models and of resolved aliases, shared by all workers of a machine: `models/SERVICE/`."""
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fingerpost.aliases import ALIASES
+from pydantic import TypeAdapter
+
 from fingerpost.lake import write_text_atomically
 from fingerpost.names import is_name
 
-_WANTED_S = 600.0
+_REQUESTED_S = 600.0
 _KEPT = 4
 # What the folders begin with that models are fetched into.
 UNFINISHED = ".fetch-"
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedAlias:
     """A model version an alias points at.
 
     Args:
@@ -32,19 +33,22 @@ class Found:
 
 @dataclass(frozen=True)
 class AliasState:
-    """What is known of a service's aliases.
+    """The known state of a service's aliases.
 
     Args:
         experiment: the running experiment as JSON, of `Experiment.to_json`; None: there is none.
         known: whether the registry has ever answered.
-        problem: why it does not now, or what could not be fetched.
+        problem: why it does not answer now, or why a version could not be fetched.
     """
 
-    champion: Found | None = None
-    challenger: Found | None = None
+    champion: ResolvedAlias | None = None
+    challenger: ResolvedAlias | None = None
     known: bool = False
     problem: str | None = None
     experiment: str | None = None
+
+
+_STATE = TypeAdapter(AliasState)
 
 
 class ModelFiles:
@@ -60,16 +64,16 @@ class ModelFiles:
     def folder(self, service: str) -> Path:
         return self.root / service
 
-    def want(self, service: str) -> None:
-        """Asks for a service's models for the next ten minutes."""
-        path = self.folder(service) / "wanted"
+    def request(self, service: str) -> None:
+        """Requests a service's models for the next ten minutes."""
+        path = self.folder(service) / "requested"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
-    def wanted(self, always: str) -> list[str]:
-        """The services whose models are asked for, `always` among them."""
-        since = time.time() - _WANTED_S
-        lately = {path.parent.name for path in self.root.glob("*/wanted") if path.stat().st_mtime > since}
+    def requested(self, always: str) -> list[str]:
+        """The services whose models are requested, `always` among them."""
+        since = time.time() - _REQUESTED_S
+        lately = {path.parent.name for path in self.root.glob("*/requested") if path.stat().st_mtime > since}
         return sorted({always, *(name for name in lately if is_name(name))})
 
     def stamp(self, service: str) -> tuple[int, int] | None:
@@ -81,41 +85,25 @@ class ModelFiles:
         return stat.st_mtime_ns, stat.st_ino
 
     def read_aliases(self, service: str) -> AliasState:
-        """What was written last; nothing known if there is nothing, or nothing readable."""
+        """The state that was written last; the empty one if there is none that can be read."""
         try:
-            given = json.loads((self.folder(service) / "aliases.json").read_text())
-            found = {alias: Found(**given[alias]) if given[alias] else None for alias in ALIASES}
-            return AliasState(**found, known=bool(given["known"]), problem=given["problem"],
-                              experiment=given.get("experiment"))  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError):
+            return _STATE.validate_json((self.folder(service) / "aliases.json").read_bytes())
+        except (OSError, ValueError):
             return AliasState()
 
-    def write_aliases(
-        self,
-        service: str,
-        aliases: Mapping[str, Found | None],
-        problem: str | None,
-        known: bool = True,
-        experiment: str | None = None,
-        anew: bool = False,
-    ) -> None:
-        """Writes them down, with the experiment, if they are others than before.
+    def write_aliases(self, service: str, state: AliasState, refetched: bool = False) -> None:
+        """Writes the state if it differs from the one before.
 
         Args:
-            anew: files of theirs were fetched, so that workers look at them although nothing else is new.
+            refetched: files were fetched again, so that workers look at them although nothing else is new.
         """
-        state = AliasState(aliases.get("champion"), aliases.get("challenger"), known, problem, experiment)
-        if anew or state != self.read_aliases(service):
+        if refetched or state != self.read_aliases(service):
             write_text_atomically(self.folder(service) / "aliases.json", json.dumps(asdict(state)))
 
     def note_problem(self, service: str, problem: str) -> None:
-        """Keeps what is known of the aliases, with what is wrong."""
-        state = self.read_aliases(service)
-        aliases = {"champion": state.champion, "challenger": state.challenger}
-        try:
-            self.write_aliases(service, aliases, problem, state.known, state.experiment)
-        except OSError:
-            return  # the disk is full or gone: nothing better can be said
+        """Keeps the known state, with a problem; a full disk is ignored."""
+        with contextlib.suppress(OSError):
+            self.write_aliases(service, replace(self.read_aliases(service), problem=problem))
 
     def remove_unfinished(self) -> None:
         """Removes what fetches left that were killed; for the one process that fetches, before its first."""

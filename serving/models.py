@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from fingerpost.aliases import ALIASES
 from fingerpost.errors import FingerpostError
-from fingerpost.experiment import Experiment, experiment_from_json
+from fingerpost.experiment import ALIASES, Experiment, experiment_from_json
 from fingerpost.masking import described
 from fingerpost.serving.champion_scorer import LoadedModel, load_model
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.serving.metrics import EngineMetrics
-from fingerpost.serving.model_files import Found, ModelFiles
+from fingerpost.serving.model_files import ModelFiles, ResolvedAlias
 from fingerpost.serving.scoring import Scored, sanity_check, score_fleet
 from fingerpost.settings import Settings
 from fingerpost.training.inspection import ended, forget_inspection
@@ -46,7 +45,7 @@ class Slot:
     """
 
     model: LoadedModel | None = None
-    tried: Found | None = None
+    tried: ResolvedAlias | None = None
     problem: str | None = None
     warmed: Scored | None = None
 
@@ -145,10 +144,10 @@ class Models:
         except OSError:
             return False
         self.registry_problem = None
-        self._take(service, "champion", Found(wanted, str(SHIPPED)))
+        self._take(service, "champion", ResolvedAlias(wanted, str(SHIPPED)))
         return True
 
-    def _take(self, service: str, alias: str, found: Found | None) -> None:
+    def _take(self, service: str, alias: str, found: ResolvedAlias | None) -> None:
         slot = self.slot(service, alias)
         if found == slot.tried and (found is None or slot.problem is None):
             return
@@ -179,7 +178,7 @@ class Models:
         self._metrics.swaps.labels(alias).inc()
         logger.info("model loaded", extra={"service": service, "alias": alias, "model_version": found.version})
 
-    def _most_off(self, service: str, alias: str, found: Found) -> float:
+    def _most_off(self, service: str, alias: str, found: ResolvedAlias) -> float:
         """How far a version may be off the champion: a challenger is there to differ, and be compared; one that was
         challenger here has been."""
         compared = self.slot(service, "challenger")
@@ -209,7 +208,7 @@ class Models:
             services = {self._settings.service, *self._services()}
             for service in services:
                 try:
-                    self.files.want(service)
+                    self.files.request(service)
                     self.refresh(service)
                 except Exception as error:  # a full disk is no reason to stop following
                     logger.warning("models of %s: %s: %s", service, type(error).__name__, error)

@@ -1,7 +1,7 @@
-"""Follows the aliases in the model registry and fetches what they point at; a process of its own.
+"""Follows the aliases in the model registry and fetches their versions, in a separate process.
 
-MLflow takes seconds to import, hundreds of MB, and as long as it likes to answer: none of it happens where requests
-are served. What is found lies in files (`fingerpost.serving.model_files`), so it outlives the registry and the engine.
+MLflow takes seconds and hundreds of MB to import, and may answer late: none of it happens where requests are served.
+The results lie in files (`fingerpost.serving.model_files`), so they outlive the registry and the engine.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fingerpost.aliases import ALIASES, CHAMPION, none_if_missing, pointed_at
 from fingerpost.environment import apply_tool_environment
 from fingerpost.errors import FingerpostError
-from fingerpost.experiment import EXPERIMENT_TAG
+from fingerpost.experiment import ALIASES, CHAMPION, EXPERIMENT_TAG
 from fingerpost.logs import configure_logs
 from fingerpost.masking import described
-from fingerpost.serving.model_files import UNFINISHED, Found, ModelFiles, write_to_disk
+from fingerpost.serving.model_files import UNFINISHED, AliasState, ModelFiles, ResolvedAlias, write_to_disk
 from fingerpost.settings import Settings, get_settings
 from fingerpost.training.inspection import inspect_files, is_inspected
+from fingerpost.training.registry import NoModelError, Registry
 
 logger = logging.getLogger(__name__)
 _MAX_EXPERIMENT = 10_000
@@ -34,101 +34,91 @@ _MAX_WHY = 500
 
 
 class Refused:
-    """Versions whose files cannot be used: not fetched again at once, but after a pause that doubles each time."""
+    """Versions whose files cannot be used; fetched again after a pause that doubles each time."""
 
     def __init__(self, first_s: float = _FIRST_PAUSE_S, most_s: float = _MAX_PAUSE_S) -> None:
         self._first_s, self._most_s = first_s, most_s
-        self._told: dict[tuple[str, str], tuple[str, float, float]] = {}
+        self._known: dict[tuple[str, str], tuple[str, float, float]] = {}
 
     def why(self, service: str, folder: str) -> str | None:
         """Why it cannot be used, while it is not to be fetched again."""
-        said, until_s, _ = self._told.get((service, folder), ("", 0.0, 0.0))
-        return said if time.monotonic() < until_s else None
+        why, until_s, _ = self._known.get((service, folder), ("", 0.0, 0.0))
+        return why if time.monotonic() < until_s else None
 
     def note(self, service: str, folder: str, why: str) -> None:
-        pause_s = min(2 * self._told.get((service, folder), ("", 0.0, self._first_s / 2))[2], self._most_s)
-        self._told[service, folder] = (why, time.monotonic() + pause_s, pause_s)
+        pause_s = min(2 * self._known.get((service, folder), ("", 0.0, self._first_s / 2))[2], self._most_s)
+        self._known[service, folder] = (why, time.monotonic() + pause_s, pause_s)
 
     def forget(self, service: str, folder: str) -> None:
-        self._told.pop((service, folder), None)
+        self._known.pop((service, folder), None)
 
 
 def sync_aliases(settings: Settings, files: ModelFiles, service: str, refused: Refused | None = None) -> None:
-    """Writes down what a service's aliases point at, with the models fetched.
+    """Writes the state of a service's aliases, with their versions fetched.
 
     Args:
-        refused: what was found out by earlier looks.
+        refused: versions that earlier calls could not use.
 
     Raises:
         mlflow.exceptions.MlflowException, OSError: the registry does not answer, or the files cannot be written.
     """
-    import mlflow
-
-    name = f"fingerpost-{service}"
-    client = mlflow.MlflowClient(settings.mlflow)
-    found = {alias: pointed_at(client, name, alias) for alias in ALIASES}
+    registry = Registry(settings.model_copy(update={"service": service}))
+    entries: dict[str, Any] = {alias: registry.entry_of(alias) for alias in ALIASES}
     if settings.model_version and service == settings.service:
-        found[CHAMPION] = client.get_model_version(name, settings.model_version)
-    aliases: dict[str, Found | None] = {}
-    problems: list[str] = []
-    refused, anew = refused or Refused(), False
-    for alias, version in found.items():
-        aliases[alias] = None
-        if version is None:
+        entries[CHAMPION] = registry.version(settings.model_version)
+        if entries[CHAMPION] is None:
+            raise NoModelError(f"{registry.name} has no version {settings.model_version} (FINGERPOST_MODEL_VERSION)")
+    aliases: dict[str, ResolvedAlias] = {}
+    problems: dict[str, None] = {}
+    refused, refetched = refused or Refused(), False
+    for alias, entry in entries.items():
+        if entry is None:
             continue
         # A registry made anew counts from 1 again: the number alone does not tell which model it is.
-        folder = f"{version.version}-{version.creation_timestamp}"
+        version, folder = str(entry.version), f"{entry.version}-{entry.creation_timestamp}"
         why = refused.why(service, folder)
         if why is None and not is_inspected(files.folder(service) / folder):
-            why = _fetch(settings, files, service, version, folder, refused)
-            anew = anew or why is None
-        if why is not None and why not in problems:
-            problems.append(why)
-        aliases[alias] = Found(str(version.version), folder if why is None else "")
-    experiment = _experiment(client, name)
-    files.write_aliases(service, aliases, "; ".join(problems) or None, experiment=experiment, anew=anew)
+            why = _fetch(registry, version, files.folder(service) / folder, refused)
+            if why is None:
+                files.prune(service)
+                refetched = True
+        if why is not None:
+            problems[why] = None
+        aliases[alias] = ResolvedAlias(version, folder if why is None else "")
+    # The experiment is passed on unread: whoever serves it says what is wrong with it.
+    experiment = registry.tags().get(EXPERIMENT_TAG, "")[:_MAX_EXPERIMENT] or None
+    state = AliasState(known=True, problem="; ".join(problems) or None, experiment=experiment, **aliases)
+    files.write_aliases(service, state, refetched)
 
 
-def _experiment(client: Any, name: str) -> str | None:
-    """The experiment's tag, unread: whoever serves it says what is wrong with it."""
-    text = None
-    with none_if_missing():
-        text = client.get_registered_model(name).tags.get(EXPERIMENT_TAG)
-    return str(text)[:_MAX_EXPERIMENT] if text else None
-
-
-def _fetch(
-    settings: Settings, files: ModelFiles, service: str, version: Any, folder: str, refused: Refused
-) -> str | None:
-    """Fetches a version; why that could not be done, or None."""
+def _fetch(registry: Registry, version: str, target: Path, refused: Refused) -> str | None:
+    """Fetches a version; returns why that could not be done, or None."""
+    service, folder = target.parent.name, target.name
     try:
-        fetch(settings.mlflow, version.name, str(version.version), files.folder(service) / folder)
+        fetch(registry, version, target)
     except Exception as error:  # a version without its artifact must not hide the other alias
-        logger.warning("version %s of %s cannot be fetched: %s", version.version, version.name, error)
-        why = f"version {version.version} cannot be fetched: {described(error, _MAX_WHY)}"[:_MAX_WHY]
-        if isinstance(error, FingerpostError):  # what is wrong with its files; not that the registry is away
+        logger.warning("version %s of %s cannot be fetched: %s", version, registry.name, error)
+        why = f"version {version} cannot be fetched: {described(error, _MAX_WHY)}"[:_MAX_WHY]
+        if isinstance(error, FingerpostError):  # its files are bad; other errors mean that the registry is away
             refused.note(service, folder, why)
         return why
     refused.forget(service, folder)
-    files.prune(service)
-    logger.info("model fetched", extra={"model": version.name, "model_version": version.version})
+    logger.info("model fetched", extra={"model": registry.name, "model_version": version})
     return None
 
 
-def fetch(tracking_url: str, name: str, version: str, target: Path) -> None:
-    """Fetches the files of a model version into a folder, read well, compiled and on disk, or not at all.
+def fetch(registry: Registry, version: str, target: Path) -> None:
+    """Fetches the files of a version into a folder, read well, compiled and on disk, or not at all.
 
     Raises:
         FingerpostError: it is not a Fingerpost model, or one that cannot be used; the message says why.
         mlflow.exceptions.MlflowException, OSError: the registry does not answer, or files cannot be written.
     """
-    from fingerpost.training.registry import fetch_version
-
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()
-        fetch_version(tracking_url, name, version, folder)
+        registry.fetch(version, folder)
         inspect_files(folder)
         write_to_disk(folder)
         shutil.rmtree(target, ignore_errors=True)
@@ -148,7 +138,7 @@ def main() -> None:
     files, refused = ModelFiles(settings.home), Refused()
     files.remove_unfinished()
     while True:
-        for service in files.wanted(settings.service):
+        for service in files.requested(settings.service):
             try:
                 sync_aliases(settings, files, service, refused)
             except Exception as error:  # whatever is wrong with the registry, look again

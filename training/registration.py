@@ -1,6 +1,7 @@
 """Registers models in MLflow: every version with what it is made of and how good it is."""
 
 import contextlib
+import hashlib
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,82 +13,81 @@ import numpy as np
 import pandas as pd
 
 from fingerpost import __version__
+from fingerpost.experiment import CHAMPION
 from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, OUTCOMES, schema_hash
 from fingerpost.shown import csv_cell
-from fingerpost.training.again import MODEL_TAG, model_digest, registered_before
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.candidate import Candidate
 from fingerpost.training.evaluate import TargetScore, error_table
+from fingerpost.training.fit import DEFAULT_PARAMS
 from fingerpost.training.model_card import render_model_card
 from fingerpost.training.plots import all_plots
-from fingerpost.training.registry import SAVED_AS, SCORED
+from fingerpost.training.registry import DIGEST_TAG, SAVED_AS, SCORED, Registry
+from fingerpost.training.runs import Run
 
 
-def register(candidate: Candidate, tracking_url: str, model_name: str, service: str) -> str:
-    """Logs a run with all evidence, registers the model; returns its version.
+def register(registry: Registry, candidate: Candidate, service: str) -> str:
+    """Logs a run with all evidence and registers the model; returns its version.
 
     The very same model is not registered twice: a training that was killed and is run again ends as if it had not been.
     """
-    import mlflow
-
-    mlflow.set_tracking_uri(tracking_url)
     with _saved(candidate.refitted) as model:
         digest = model_digest(model)
-        before = registered_before(mlflow.MlflowClient(tracking_url), f"{model_name}-training", model_name, digest)
+        before = registry.find_by_digest(digest)
         if before:
             return before
-        mlflow.set_experiment(f"{model_name}-training")
         commit = git_commit()
         tags = {
             "service": service,
             "schema_hash": schema_hash(),
             "git_commit": commit,
-            MODEL_TAG: digest,
+            DIGEST_TAG: digest,
             # Where MLflow looks for the description of a run.
             "mlflow.note.content": render_model_card(candidate, service, commit),
         }
-        with mlflow.start_run(run_name=f"{service} to {candidate.test['time'].max():%Y-%m-%d %H:%M:%S}", tags=tags):
-            _log_evidence(candidate, service)
-            return _log_model(model, candidate.refitted, candidate.test, model_name)
+        name = f"{service} to {candidate.test['time'].max():%Y-%m-%d %H:%M:%S}"
+        with registry.run("training", name, tags) as run:
+            _log_evidence(run, candidate, service)
+            return _add_version(registry, run, model, candidate.refitted, candidate.test)
 
 
-def _log_evidence(candidate: Candidate, service: str) -> None:
-    import mlflow
-    from mlflow.data.pandas_dataset import from_pandas
-
-    mlflow.log_params({**candidate.tuning.params, **_data_window(candidate)})
-    choices = {**candidate.ranking.metrics(), **candidate.replay.metrics()}
-    mlflow.log_metrics({**_metrics(candidate.scores), **choices, **_coverage(candidate)})
-    mlflow.log_dict({"features": list(FEATURES), "schema_hash": schema_hash()}, "features.json")
-    for by in ("host", "category"):
-        mlflow.log_text(_csv(error_table(candidate.bundle, candidate.test, by), by), f"errors_by_{by}.csv")
-    ranking = candidate.ranks.groupby("category").mean(numeric_only=True).reset_index()
-    mlflow.log_text(_csv(ranking, "category"), "ranking_by_category.csv")
-    with _saved(candidate.bundle) as scored:
-        mlflow.log_artifacts(str(scored), SCORED)
-    for path, figure in all_plots(candidate).items():
-        mlflow.log_figure(figure, path)
-    for rows, context in ((candidate.train, "training"), (candidate.test, "evaluation")):
-        dataset = from_pandas(_plain(rows[[*FEATURES, *OUTCOMES]]), name=f"{service}-features-{context}")
-        mlflow.log_input(dataset, context=context)
-
-
-def register_bundle(
-    bundle: ModelBundle, rows: pd.DataFrame, tracking_url: str, model_name: str, params: dict[str, str]
-) -> str:
-    """Registers a model that no training here has made, without any evidence; returns the new version.
+def register_bundle(registry: Registry, bundle: ModelBundle, rows: pd.DataFrame, params: dict[str, str]) -> str:
+    """Registers a model that no training has made, without any evidence; returns the new version.
 
     Args:
         rows: some rows with FEATURES, for the signature.
         params: what it is made of.
     """
-    import mlflow
+    with registry.run("training", "registered by hand", {}) as run, _saved(bundle) as model:
+        run.log(params)
+        return _add_version(registry, run, model, bundle, rows)
 
-    mlflow.set_tracking_uri(tracking_url)
-    mlflow.set_experiment(f"{model_name}-training")
-    with mlflow.start_run(run_name="registered by hand"), _saved(bundle) as model:
-        mlflow.log_params(params)
-        return _log_model(model, bundle, rows, model_name)
+
+def model_digest(saved: Path) -> str:
+    """A hash of all files that a model is saved as: the same for the same model of the same format."""
+    digest = hashlib.sha256()
+    for path in sorted(saved.iterdir()):
+        digest.update(f"{path.name}\n{path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _log_evidence(run: Run, candidate: Candidate, service: str) -> None:
+    choices = {**candidate.ranking.metrics(), **candidate.replay.metrics()}
+    run.log(
+        {**candidate.tuning.params, **_data_window(candidate)},
+        {**_metrics(candidate.scores), **choices, **_coverage(candidate)},
+    )
+    run.json("features.json", {"features": list(FEATURES), "schema_hash": schema_hash()})
+    for by in ("host", "category"):
+        run.text(f"errors_by_{by}.csv", _csv(error_table(candidate.bundle, candidate.test, by), by))
+    ranking = candidate.ranks.groupby("category").mean(numeric_only=True).reset_index()
+    run.text("ranking_by_category.csv", _csv(ranking, "category"))
+    with _saved(candidate.bundle) as scored:
+        run.folder(SCORED, scored)
+    for path, figure in all_plots(candidate).items():
+        run.figure(path, figure)
+    for rows, context in ((candidate.train, "training"), (candidate.test, "evaluation")):
+        run.dataset(_plain(rows[[*FEATURES, *OUTCOMES]]), f"{service}-features-{context}", context)
 
 
 @contextlib.contextmanager
@@ -98,21 +98,21 @@ def _saved(bundle: ModelBundle) -> Iterator[Path]:
         yield Path(folder) / SAVED_AS
 
 
-def _log_model(saved: Path, bundle: ModelBundle, rows: pd.DataFrame, model_name: str) -> str:
-    import mlflow
-    from mlflow.models import infer_signature
-
+def _add_version(registry: Registry, run: Run, saved: Path, bundle: ModelBundle, rows: pd.DataFrame) -> str:
+    requirements = [f"{name}=={version(name)}" for name in ("fingerpost", "lightgbm", "numpy", "pandas")]
     inputs = _plain(rows[list(FEATURES)])
-    logged = mlflow.pyfunc.log_model(
-        name="model",
-        loader_module="fingerpost.training.pyfunc",
-        data_path=str(saved),
-        signature=infer_signature(inputs, bundle.predict(inputs)),
-        # Given, not guessed: guessing imports everything anew and takes many seconds.
-        pip_requirements=[f"{name}=={version(name)}" for name in ("fingerpost", "lightgbm", "numpy", "pandas")],
-        registered_model_name=model_name,
-    )
-    return str(logged.registered_model_version)
+    return registry.add_version(run, saved, requirements, inputs, bundle.predict(inputs))
+
+
+def champion_params(registry: Registry) -> dict[str, Any] | None:
+    """The parameters that the champion was trained with, or None: no champion, or not all are there."""
+    champion = registry.version_of(CHAMPION)
+    run = registry.training_run(champion) if champion else None
+    try:
+        logged = run.data.params if run else {}
+        return {name: type(default)(float(logged[name])) for name, default in DEFAULT_PARAMS.items()}
+    except (KeyError, ValueError):
+        return None
 
 
 def git_commit() -> str:

@@ -5,21 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.features.build import load_training_rows
 from fingerpost.settings import Settings
 from fingerpost.training.candidate import make_candidate
 from fingerpost.training.evaluate import TargetScore, mean_skill
 from fingerpost.training.ranking import Replay, choices_in_words
-from fingerpost.training.registration import register
-from fingerpost.training.registry import (
-    challenger_version,
-    champion_params,
-    champion_version,
-    describe,
-    description,
-    set_challenger,
-    set_champion,
-)
+from fingerpost.training.registration import champion_params, register
+from fingerpost.training.registry import Registry
 
 logger = logging.getLogger(__name__)
 # Fewer replayed choices say nothing of how a model chooses.
@@ -86,28 +79,28 @@ def train(
         NoDataError: there is too little to train on.
     """
     rows = load_training_rows(lake, settings.service, settings.max_training_rows)
-    name, url = settings.model_name, settings.mlflow
-    params = champion_params(url, name)
+    registry = Registry(settings)
+    params = champion_params(registry)
     storage = settings.tuning_storage or f"sqlite:///{settings.home / 'tuning.db'}"
     candidate = make_candidate(rows, settings, progress, (params,) if params else (), storage)
     progress("registering")
-    new_version = register(candidate, url, name, settings.service)
-    skill, present = mean_skill(candidate.scores), champion_version(url, name)
+    new_version = register(registry, candidate, settings.service)
+    skill, present = mean_skill(candidate.scores), registry.version_of(CHAMPION)
     verdict = f"{'beats' if skill > 0 else 'does not beat'} the best naive forecast: mean skill {skill:+.3f}"
-    known = description(url, name, new_version)
+    known = registry.description(new_version)
     challenger = False
     if known:
         # That training was finished, and others may have decided about its version since.
-        challenger = challenger_version(url, name) == new_version
+        challenger = registry.version_of(CHALLENGER) == new_version
         reason = f"trained before, from the same telemetry: {known}"
     elif present is None and (worse := objection_to_serving(candidate.replay, skill, settings.baseline_margin)):
         reason = f"{verdict}; the baseline goes on serving: {worse}"
     elif present in (None, new_version):
-        set_champion(url, name, new_version)
+        registry.set_champion(new_version)
         present = new_version
         reason = f"{verdict}; champion: {choices_in_words(candidate.replay)}"
     elif skill > settings.challenger_min_skill:
-        other = set_challenger(url, name, new_version, urgent)
+        other = registry.set_challenger(new_version, urgent)
         challenger = other is None
         reason = f"{verdict}; challenger of version {present}"
         if other:
@@ -115,10 +108,10 @@ def train(
     else:
         reason = f"{verdict}; version {present} stays champion"
     if not known:
-        describe(url, name, new_version, reason)
+        registry.describe(new_version, reason)
     logger.info("trained", extra={"model_version": new_version, "challenger": challenger, "reason": reason})
     return TrainingReport(
-        name,
+        registry.name,
         new_version,
         present == new_version,
         challenger,

@@ -1,6 +1,5 @@
 """The drift gate of one version: its training window from the registry, rows from the lake, the verdict into MLflow."""
 
-import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ from numpy.typing import NDArray
 from fingerpost.abtest.drift.frames import split_rows
 from fingerpost.abtest.drift.report import page
 from fingerpost.abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
-from fingerpost.abtest.promotion.record import evidence_run
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import load_training_rows
 from fingerpost.settings import Settings
 from fingerpost.shown import markdown_text
-from fingerpost.training.registry import load_scored, load_version
+from fingerpost.training.registry import Registry
+from fingerpost.training.runs import VERDICT
 
-REPORT, VERDICT = "report.html", "verdict.json"
+REPORT = "report.html"
 _MAX_SNAPSHOTS = 200
 
 
@@ -33,16 +32,15 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
         NoDataError: there are no features, or the version does not tell its training window.
         FingerpostError: the version's files cannot be used; the message says why.
     """
-    import mlflow
-
-    client = mlflow.MlflowClient(settings.mlflow)
-    entry = client.get_model_version(settings.model_name, model_version)
-    run = client.get_run(str(entry.run_id))
+    registry = Registry(settings)
+    run = registry.training_run(model_version)
+    if run is None:
+        raise NoDataError(f"{registry.name} has no version {model_version}, or not the run that made it")
     begin, learned_until, end = _window(run.data.params, settings.model_name, model_version)
     rows = load_training_rows(settings.lake, settings.service, settings.max_training_rows)
     reference, current = split_rows(rows, begin, end, settings.drift_window_s)
-    registered = load_version(settings, model_version)
-    scored = load_scored(settings, run.info.run_id) or registered
+    registered = registry.load(model_version)
+    scored = registry.load_scored(run.info.run_id) or registered
     skills = [value for name, value in run.data.metrics.items() if name.endswith(".skill")]
     skill_then = sum(skills) / len(skills) if skills else None
 
@@ -51,7 +49,7 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
         return (registered if rows["time"].min() > end else scored).predict_log(rows)
 
     verdict = drift_verdict(reference, current, predict_log, settings, model_version, learned_until, skill_then)
-    return verdict, _log(settings, client, verdict)
+    return verdict, _log(settings, registry, verdict)
 
 
 def _window(params: dict[str, Any], name: str, version: str) -> tuple[datetime, datetime, datetime]:
@@ -65,25 +63,21 @@ def _window(params: dict[str, Any], name: str, version: str) -> tuple[datetime, 
         raise NoDataError(f"version {version} of {name} does not tell the window it was trained on") from error
 
 
-def _log(settings: Settings, client: Any, verdict: DriftVerdict) -> str:
+def _log(settings: Settings, registry: Registry, verdict: DriftVerdict) -> str:
     tags = {
         "model_version": verdict.model_version,
         "verdict": verdict.verdict,
         "mlflow.note.content": "\n\n".join(map(markdown_text, verdict.reasons)) or verdict.verdict,
     }
     name = f"version {verdict.model_version}: {verdict.verdict}"
-    with evidence_run(client, f"{settings.model_name}-drift", name, tags) as run_id:
-        for metric, value in _metrics(verdict).items():
-            client.log_metric(run_id, metric, value)
+    with registry.run("drift", name, tags) as run:
+        run.log(metrics=_metrics(verdict))
         if verdict.snapshot is not None:
-            with tempfile.TemporaryDirectory(prefix="fingerpost-drift-") as folder:
-                path = Path(folder) / REPORT
-                path.write_text(page(verdict.snapshot), encoding="utf-8")
-                client.log_artifact(run_id, str(path))
-            client.set_tag(run_id, "report", "yes")
+            run.text(REPORT, page(verdict.snapshot))
+            registry.tag_run(run.id, "report", "yes")
             _keep_snapshot(settings, verdict)
-        client.log_dict(run_id, verdict.to_json(), VERDICT)
-    return run_id
+        run.json(VERDICT, verdict.to_json())
+    return run.id
 
 
 def _metrics(verdict: DriftVerdict) -> dict[str, float]:
@@ -117,12 +111,6 @@ def _keep_snapshot(settings: Settings, verdict: DriftVerdict) -> None:
         workspace.delete_run(project.id, each)
 
 
-def newest_version_age_s(client: Any, model_name: str, now_s: float) -> float:
-    """How long ago the newest version was made; infinite where there is none."""
-    versions = client.search_model_versions(f"name = '{model_name}'")
-    return now_s - max((each.creation_timestamp / 1000 for each in versions), default=float("-inf"))
-
-
 def retrain_reason(
     champion: DriftVerdict | None, challenger: DriftVerdict | None, newest_age_s: float, pause_s: float
 ) -> str | None:
@@ -143,20 +131,9 @@ def prune_reports(settings: Settings, keep: int = 48) -> int:
     Returns:
         How many went.
     """
-    import mlflow
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    client = mlflow.MlflowClient(settings.mlflow)
-    found = client.get_experiment_by_name(f"{settings.model_name}-drift")
-    if found is None:
-        return 0
-    runs = client.search_runs(
-        [found.experiment_id],
-        "tags.report = 'yes' and tags.verdict = 'no drift'",
-        max_results=1000,
-        order_by=["attributes.start_time DESC"],
-    )
-    for run in runs[keep:]:
-        get_artifact_repository(run.info.artifact_uri, tracking_uri=settings.mlflow).delete_artifacts(REPORT)
-        client.set_tag(run.info.run_id, "report", "removed")
-    return len(runs[keep:])
+    registry = Registry(settings)
+    old = registry.runs("drift", "tags.report = 'yes' and tags.verdict = 'no drift'")[keep:]
+    for run in old:
+        registry.delete_artifact(run, REPORT)
+        registry.tag_run(run.info.run_id, "report", "removed")
+    return len(old)

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from fingerpost.abtest.experiment.evaluation import Evaluation, evaluate
-from fingerpost.abtest.experiment.store import RECORD_TAG, running, start, still_in_force, stop
+from fingerpost.abtest.experiment.store import RECORD_TAG, start, still_in_force, stop
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy, challenger_off_policy
-from fingerpost.abtest.promotion.evidence import latest_result
 from fingerpost.abtest.promotion.readings import GOOD, SAME, read_comparison
 from fingerpost.abtest.promotion.results import log_result
-from fingerpost.abtest.registry import HOLD_TAG, WATCH_TAG, Registry
 from fingerpost.abtest.shadow.compare import ShadowReport, compare
 from fingerpost.abtest.shadow.join import load_shadow
-from fingerpost.aliases import CHALLENGER
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
+from fingerpost.experiment import CHALLENGER
 from fingerpost.settings import Settings
+from fingerpost.training.registry import HOLD_TAG, WATCH_TAG, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def advance_experiment(settings: Settings) -> StepResult:
     stopped before, and neither a hold nor a watch is on.
     """
     registry = Registry(settings)
-    experiment = running(settings)
+    experiment = registry.experiment()
     if experiment is None:
         why = not_due(settings, registry)
         if why is not None:
@@ -103,7 +102,7 @@ def not_due(settings: Settings, registry: Registry) -> str | None:
     entry: Any = registry.version(challenger)
     if entry is not None and RECORD_TAG in entry.tags:
         return f"version {challenger} has had its experiment"
-    shadow = latest_result(registry, "shadow", "challenger", challenger)
+    shadow = registry.latest_result("shadow", challenger)
     if shadow is None:
         return f"version {challenger} has not been compared in the shadow yet"
     said = read_comparison(shadow["result"])

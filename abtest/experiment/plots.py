@@ -9,8 +9,8 @@ from fingerpost.abtest.experiment.confidence import paired_sequence
 from fingerpost.abtest.experiment.pairs import Pairs, paired_differences
 from fingerpost.abtest.experiment.verdict import PRIMARY
 from fingerpost.abtest.shadow.compare import Comparison, ShadowReport
-from fingerpost.aliases import ALIASES
 from fingerpost.clock import US
+from fingerpost.experiment import ALIASES
 from fingerpost.shown import matplotlib_label
 
 if TYPE_CHECKING:

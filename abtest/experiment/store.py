@@ -2,16 +2,16 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fingerpost.abtest.registry import Registry
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
-from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment, experiment_from_json
+from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment
 from fingerpost.lake import service_folder, write_text_atomically
 from fingerpost.settings import Settings
+from fingerpost.training.registry import Registry
 
 if TYPE_CHECKING:
     from fingerpost.abtest.experiment.verdict import Verdict
@@ -36,8 +36,7 @@ def running(settings: Settings) -> Experiment | None:
     Raises:
         FingerpostError: what lies there is no experiment.
     """
-    text = Registry(settings).tags().get(EXPERIMENT_TAG)
-    return experiment_from_json(text) if text else None
+    return Registry(settings).experiment()
 
 
 def start(
@@ -82,7 +81,7 @@ def start(
         settings.experiment_washout_s if washout_s is None else washout_s,
         settings.experiment_pairs if pairs is None else pairs,
     )
-    registry.set_experiment(experiment)
+    registry.set_note(EXPERIMENT_TAG, asdict(experiment))
     # Who started another at the same moment has the last word.
     return Started(running(settings) or experiment, new=True)
 
@@ -116,7 +115,7 @@ def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | 
         return None
     now = clock_us() if now_us is None else now_us
     record = {
-        "experiment": json.loads(experiment.to_json()),
+        "experiment": asdict(experiment),
         "stopped_us": now,
         "why": why,
         "verdict": verdict.to_json() if verdict else None,
@@ -128,7 +127,7 @@ def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | 
         "why": why[:200],
         **({name: getattr(verdict, name) for name in ("verdict", "rule", "reason", "pairs")} if verdict else {}),
     }
-    registry.tag_version(experiment.challenger, RECORD_TAG, json.dumps(short)[:5000])
+    registry.tag_version(experiment.challenger, RECORD_TAG, json.dumps(short))
     registry.set_note(EXPERIMENT_TAG, None)
     return path
 

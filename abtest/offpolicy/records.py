@@ -8,8 +8,8 @@ import numpy as np
 from fingerpost.abtest.lake import CATEGORY_COLUMNS, OUTCOME_COLUMNS, read_span, with_categories
 from fingerpost.abtest.offpolicy.estimate import OffPolicy, capped_cost, evaluate_policy
 from fingerpost.abtest.offpolicy.target_policy import replayed_choices
-from fingerpost.aliases import ALIASES
 from fingerpost.errors import NoDataError
+from fingerpost.experiment import ALIASES
 from fingerpost.features.numbers import numbers
 from fingerpost.serving.shadow import KIND
 from fingerpost.settings import Settings

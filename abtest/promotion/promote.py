@@ -4,18 +4,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fingerpost.abtest.promotion.decide import Decision, decide
-from fingerpost.abtest.promotion.evidence import gather
+from fingerpost.abtest.promotion.decide import COMPARISONS, Decision, decide
 from fingerpost.abtest.promotion.policy import load_policy
 from fingerpost.abtest.promotion.record import note_applied, same_wait, write_record
-from fingerpost.abtest.registry import HOLD_TAG, WATCH_TAG, Registry
-from fingerpost.aliases import CHALLENGER, CHAMPION
 from fingerpost.errors import FingerpostError
+from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.settings import Settings
-
-
-class StaleEvidenceError(FingerpostError):
-    """The registry is not as the evidence says it is: somebody else was faster."""
+from fingerpost.training.registry import HOLD_TAG, OUTCOME_TAG, WATCH_TAG, Registry, StaleEvidenceError
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,8 @@ def decide_on(
     )
     try:
         if action in ("promote", "forced"):
-            swap(settings, registry, evidence["champion"], version, record)
+            watch = _watch(settings, version, evidence["champion"], record)
+            registry.swap_champion(evidence["champion"], version, watch)
         elif action == "reject":
             reject(registry, version, decision)
     except StaleEvidenceError as error:
@@ -93,41 +89,19 @@ def decide_on(
     return done
 
 
-def swap(settings: Settings, registry: Registry, expected: str | None, version: str, record: str) -> None:
-    """Makes a version champion, if the champion still is the expected one, and has it watched.
-
-    Notes go first: cut short between them and the alias, nothing has been promoted, and the next run finds the notes
-    to be of a version that is not champion.
-
-    Raises:
-        StaleEvidenceError: it is not.
-    """
-    with registry.lock():
-        present = registry.version_of(CHAMPION)
-        if present != expected:
-            raise StaleEvidenceError(f"champion is version {present} by now, the evidence is against {expected}")
-        if present == version:
-            raise StaleEvidenceError(f"version {version} is champion already")
-        now = datetime.now(UTC)
-        if present is not None:
-            registry.set_former_champions([*(each for each in registry.former_champions() if each != version), present])
-            watch = {
-                "version": version,
-                "previous": present,
-                "since": now.isoformat(),
-                "until": (now + timedelta(seconds=settings.watch_s)).isoformat(),
-                "record": record,
-            }
-            registry.set_note(WATCH_TAG, watch if settings.watch_s > 0 else None)
-        registry.set_fate(version, "promoted")
-        registry.set_champion(version)
+def _watch(settings: Settings, version: str, previous: str | None, record: str) -> dict[str, Any] | None:
+    """The note of a watch that begins now; None where promotions are not watched."""
+    begin = datetime.now(UTC)
+    end = begin + timedelta(seconds=settings.watch_s)
+    watch = {"version": version, "previous": previous, "since": begin.isoformat(), "until": end.isoformat()}
+    return {**watch, "record": record} if settings.watch_s > 0 else None
 
 
 def reject(registry: Registry, version: str, decision: Decision) -> None:
     """Takes the alias `challenger` from a version that failed, if it still has it."""
     with registry.lock():
         registry.drop_challenger(version)
-        registry.set_fate(version, f"rejected: {decision.reason}"[:500])
+        registry.tag_version(version, OUTCOME_TAG, f"rejected: {decision.reason}"[:500])
 
 
 def rollback(
@@ -160,7 +134,7 @@ def rollback(
         registry.set_former_champions(former[:-1])
         registry.set_note(WATCH_TAG, None)
         registry.drop_challenger(present)
-        registry.set_fate(present, f"rolled back: {why}"[:500])
+        registry.tag_version(present, OUTCOME_TAG, f"rolled back: {why}"[:500])
     note_applied(registry, record, "yes")
     return Outcome("rollback", previous, present, why, record, True, None)
 
@@ -177,3 +151,41 @@ def set_hold(settings: Settings, on: bool, who: str, why: str = "", until: datet
     note = {"who": who, "reason": why, "until": until.isoformat() if until else None}
     with registry.lock():
         registry.set_note(HOLD_TAG, note if on else None)
+
+
+def gather(registry: Registry, challenger: str, now: datetime | None = None) -> dict[str, Any]:
+    """The evidence on a version, as `decide` takes it."""
+    moment = now or datetime.now(UTC)
+    return {
+        "format": 1,
+        "model_name": registry.name,
+        "champion": registry.version_of(CHAMPION),
+        "challenger": challenger,
+        "as_of": moment.isoformat(),
+        "hold": _hold(registry, moment),
+        "offline": _offline(registry, challenger),
+        **{kind: registry.latest_result(kind, challenger) for kind in (*COMPARISONS, "drift")},
+    }
+
+
+def _offline(registry: Registry, version: str) -> dict[str, Any] | None:
+    run = registry.training_run(version)
+    if run is None:
+        return None
+    return {"run_id": run.info.run_id, "metrics": dict(run.data.metrics), "params": dict(run.data.params)}
+
+
+def _hold(registry: Registry, moment: datetime) -> dict[str, Any] | None:
+    """A manual hold, or else a watch over the last promotion."""
+    hold = registry.note(HOLD_TAG)
+    if hold is not None:
+        until = hold.get("until")
+        if not until or datetime.fromisoformat(until) > moment:
+            return {
+                "reason": f"on hold by {hold.get('who')}: {hold.get('reason') or 'no reason given'}",
+                "until": until,
+            }
+    watch = registry.note(WATCH_TAG)
+    if watch is not None and watch.get("version") == registry.version_of(CHAMPION):
+        return {"reason": f"version {watch['version']} is still watched", "until": None}
+    return None

@@ -1,24 +1,20 @@
 """Records of decisions: an MLflow run each, in the experiment `MODEL-promotion`, from which it can be decided again."""
 
-import contextlib
 import getpass
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from fingerpost import __version__
 from fingerpost.abtest.promotion.decide import Decision, decide
-from fingerpost.abtest.promotion.evidence import read_artifact
 from fingerpost.abtest.promotion.policy import PolicyFile, parse_policy
-from fingerpost.abtest.registry import Registry
-from fingerpost.aliases import ALIASES, none_if_missing
 from fingerpost.errors import FingerpostError
+from fingerpost.experiment import ALIASES
+from fingerpost.training.registry import Registry, none_if_missing
 
 DECISION = "decision.json"
-# MLflow refuses tags of more than 8000 characters, and older servers of more than 5000.
-_MAX_TAG = 5000
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,7 @@ class Record:
     who: str
     why: str
     applied: str
+    policy_sha256: str
 
 
 def whoami() -> str:
@@ -59,16 +56,11 @@ def write_record(
     Args:
         policy, decision: None where no gate was asked: a rollback.
     """
-    client, versions = registry.client, {role: str(evidence.get(role) or "") for role in ALIASES}
-    params = {"action": action, **versions, "policy_sha256": policy.sha256 if policy else ""}
-    tags = {
-        **{"action": action, "who": who, "why": why, **versions, "applied": ""},
-        # What MLflow shows as the run's user.
-        "mlflow.user": who,
-    }
-    with evidence_run(client, f"{registry.name}-promotion", f"{action} {versions['challenger']}", tags) as run_id:
-        for name, value in params.items():
-            client.log_param(run_id, name, value)
+    versions = {role: str(evidence.get(role) or "") for role in ALIASES}
+    # `mlflow.user` is what MLflow shows as the run's user.
+    tags = {"action": action, "who": who, "why": why, **versions, "applied": "", "mlflow.user": who}
+    with registry.run("promotion", f"{action} {versions['challenger']}", tags) as run:
+        run.log({"action": action, **versions, "policy_sha256": policy.sha256 if policy else ""})
         document = {
             "format": 1,
             "program": __version__,
@@ -80,31 +72,26 @@ def write_record(
             "evidence": evidence,
             "decision": decision.to_json() if decision else None,
         }
-        client.log_dict(run_id, document, DECISION)
-    return run_id
+        run.json(DECISION, document)
+    return run.id
 
 
 def note_applied(registry: Registry, run_id: str, applied: str) -> None:
-    """Says in the record what came of the decision."""
-    registry.client.set_tag(run_id, "applied", applied)
+    """Notes in the record what came of the decision."""
+    registry.tag_run(run_id, "applied", applied)
 
 
 def history(registry: Registry, most: int = 50) -> list[Record]:
     """The decisions, newest first."""
-    experiment = registry.client.get_experiment_by_name(f"{registry.name}-promotion")
-    if experiment is None:
-        return []
-    runs = registry.client.search_runs(
-        [experiment.experiment_id], max_results=most, order_by=["attributes.start_time DESC"]
-    )
     names = ("action", "champion", "challenger", "who", "why", "applied")
     return [
         Record(
             run_id=run.info.run_id,
             when=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
+            policy_sha256=run.data.params.get("policy_sha256", ""),
             **{name: run.data.tags.get(name, "") for name in names},
         )
-        for run in runs
+        for run in registry.runs("promotion", most=most)
     ]
 
 
@@ -113,11 +100,13 @@ def same_wait(registry: Registry, evidence: Mapping[str, Any], decision: Decisio
 
     Somebody asks every few minutes; a record of each would bury the rest.
     """
+    now = (
+        *("wait", str(evidence.get("champion") or ""), str(evidence.get("challenger") or "")),
+        *(decision.reason, policy.sha256),
+    )
     for last in history(registry, 1):
-        told = (str(evidence.get("champion") or ""), str(evidence.get("challenger") or ""), decision.reason)
-        if last.action == "wait" and (last.champion, last.challenger, last.why) == told:
-            run = registry.client.get_run(last.run_id)
-            return last.run_id if run.data.params.get("policy_sha256") == policy.sha256 else None
+        if (last.action, last.champion, last.challenger, last.why, last.policy_sha256) == now:
+            return last.run_id
     return None
 
 
@@ -131,8 +120,8 @@ def load_record(registry: Registry, run_id: str) -> dict[str, Any]:
     try:
         with none_if_missing():
             registry.client.get_run(run_id)
-            found = read_artifact(registry.client, run_id, DECISION)
-    except (OSError, ValueError) as error:
+            found = registry.read_json(run_id, DECISION)
+    except OSError as error:
         raise FingerpostError(f"record {run_id!r} holds no decision that can be read: {error}") from error
     if found is None:
         raise FingerpostError(f"no record {run_id!r}: `fingerpost history` lists them")
@@ -155,34 +144,3 @@ def replay(record: Mapping[str, Any]) -> tuple[Decision, bool]:
         raise FingerpostError("the record's policy does not have the hash that the record tells")
     again = decide(parsed.policy, evidence)
     return again, again.to_json() == decided
-
-
-@contextlib.contextmanager
-def evidence_run(client: Any, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
-    """A run of an MLflow experiment, finished with the block, or failed with it; its id."""
-    cut = {tag: value[:_MAX_TAG] for tag, value in tags.items()}
-    run = client.create_run(experiment_id(client, experiment), run_name=name, tags=cut)
-    run_id = str(run.info.run_id)
-    try:
-        yield run_id
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id)
-
-
-def experiment_id(client: Any, name: str) -> str:
-    """The id of an MLflow experiment, made where it is not there yet."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(name))
-    except MlflowException:
-        # Somebody else made it just now.
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return str(found.experiment_id)

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fingerpost.abtest.promotion.evidence import VERDICT, latest_result
 from fingerpost.abtest.promotion.readings import read_comparison, read_time
-from fingerpost.abtest.promotion.record import evidence_run
-from fingerpost.abtest.registry import Registry
 from fingerpost.shown import markdown_text
+from fingerpost.training.registry import Registry
+from fingerpost.training.runs import VERDICT
 
 # The same verdict again is logged after this: it may rest on more by then.
 _REPEAT_S = 1800.0
@@ -23,13 +22,12 @@ def log_result(registry: Registry, kind: str, result: Mapping[str, Any], why: st
         why: the verdict as a sentence.
     """
     challenger, verdict = str(result["challenger"]), str(result["verdict"])
-    last = latest_result(registry, kind, "challenger", challenger)
+    last = registry.latest_result(kind, challenger)
     if last is not None and isinstance(last["result"], dict):
         said, at = read_comparison(last["result"]), read_time(last["at"])
         fresh = at is not None and (datetime.now(UTC) - at).total_seconds() < _REPEAT_S
         if fresh and said.verdict == verdict and said.champion == str(result["champion"]):
             return None
-    client = registry.client
     tags = {
         "challenger": challenger,
         "champion": str(result["champion"]),
@@ -37,6 +35,6 @@ def log_result(registry: Registry, kind: str, result: Mapping[str, Any], why: st
         "mlflow.note.content": markdown_text(why),
     }
     name = f"version {challenger} against {result['champion']}: {verdict}"
-    with evidence_run(client, f"{registry.name}-{kind}", name, tags) as run_id:
-        client.log_dict(run_id, dict(result), VERDICT)
-    return run_id
+    with registry.run(kind, name, tags) as run:
+        run.json(VERDICT, result)
+    return run.id

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fingerpost.abtest.promotion.promote import StaleEvidenceError, rollback
+from fingerpost.abtest.promotion.promote import rollback
 from fingerpost.abtest.promotion.readings import read_time
 from fingerpost.abtest.promotion.record import note_applied, write_record
-from fingerpost.abtest.registry import WATCH_TAG, Registry
-from fingerpost.aliases import CHAMPION
+from fingerpost.experiment import CHAMPION
 from fingerpost.settings import Settings
+from fingerpost.training.registry import WATCH_TAG, Registry, StaleEvidenceError
 
 logger = logging.getLogger(__name__)
 # What is left out at first, slots: pickers still have the old table, and slots begin where they begin.

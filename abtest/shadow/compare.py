@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fingerpost.abtest.experiment.blocks import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
 from fingerpost.abtest.plain import plain
 from fingerpost.abtest.shadow.errors import prediction_errors
-from fingerpost.aliases import ALIASES
 from fingerpost.arrays import Floats
+from fingerpost.experiment import ALIASES
 from fingerpost.features.numbers import numbers
 from fingerpost.routing.cost import routing_cost
 from fingerpost.serving.scorer import TARGETS

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from fingerpost.aliases import ALIASES, CHALLENGER, CHAMPION
 from fingerpost.arrays import Floats
+from fingerpost.experiment import ALIASES, CHALLENGER, CHAMPION
 from fingerpost.features.numbers import numbers
 from fingerpost.serving.scorer import TARGETS
 from fingerpost.telemetry.windows import LATENCY_SHARES

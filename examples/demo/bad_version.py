@@ -1,6 +1,7 @@
 """A deliberately bad model version, for the gates to stop: it takes fast hosts for slow ones, and slow ones for fast.
 
-`python -m demo.bad_version` registers it as the challenger, as somebody might whose telemetry has mixed up the hosts.
+`python -m examples.demo.bad_version` registers it as the challenger, as somebody might whose telemetry has mixed up the
+hosts.
 """
 
 from dataclasses import replace
@@ -10,12 +11,13 @@ import numpy as np
 
 from fingerpost.environment import apply_tool_environment
 from fingerpost.errors import FingerpostError
+from fingerpost.experiment import CHAMPION
 from fingerpost.features.build import load_training_rows
 from fingerpost.features.definition import NUMERIC_FEATURES
 from fingerpost.settings import Settings, get_settings
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.registration import register_bundle
-from fingerpost.training.registry import champion_version, describe, load_version
+from fingerpost.training.registry import Registry
 
 # Twice the way to the fleet's mean mirrors a cell at it; no further, or the engine itself would refuse the version.
 _MIRROR, _MOST = 2.0, np.log(4.0)
@@ -27,18 +29,16 @@ def make_bad(settings: Settings) -> str:
     Raises:
         FingerpostError: there is no champion.
     """
-    import mlflow
-
-    name, url = settings.model_name, settings.mlflow
-    present = champion_version(url, name)
+    registry = Registry(settings)
+    present = registry.version_of(CHAMPION)
     if present is None:
-        raise FingerpostError(f"{name} has no champion yet")
+        raise FingerpostError(f"{registry.name} has no champion yet")
     rows = load_training_rows(settings.lake, settings.service, 20_000)
-    bundle = load_version(settings, present)
+    bundle = registry.load(present)
     bad = replace(bundle, boosters={**bundle.boosters, **_mirrored(bundle, bundle.encoder.encode(rows))})
-    version = register_bundle(bad, rows.tail(100), url, name, {"made_of": present, "purpose": "a bad version"})
-    describe(url, name, version, "Made to be bad: it takes fast hosts for slow ones.")
-    mlflow.MlflowClient(url).set_registered_model_alias(name, "challenger", version)
+    version = register_bundle(registry, bad, rows.tail(100), {"made_of": present, "purpose": "a bad version"})
+    registry.describe(version, "Made to be bad: it takes fast hosts for slow ones.")
+    registry.set_challenger(version)
     return version
 
 

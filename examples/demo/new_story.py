@@ -1,15 +1,13 @@
-"""Makes room in the registry for a story from its beginning: `python -m demo.new_story`.
+"""Makes room in the registry for a story from its beginning: `python -m examples.demo.new_story`.
 
 Versions of earlier stories stay, with all that was found of them. But the telemetry that they learned from is gone, so
 none of them can be compared with what is to come: the next one that is trained begins as the first one there is.
 """
 
-from fingerpost.abtest.registry import FORMER_TAG, HOLD_TAG, WATCH_TAG, Registry
-from fingerpost.aliases import ALIASES, none_if_missing
 from fingerpost.cli.stack.parts import registry_path
 from fingerpost.environment import apply_tool_environment
-from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.settings import Settings, get_settings
+from fingerpost.training.registry import Registry
 
 
 def told_before(settings: Settings) -> bool:
@@ -20,11 +18,8 @@ def told_before(settings: Settings) -> bool:
 def make_room(settings: Settings) -> None:
     """Takes champion and challenger out of service, and forgets experiment, watch and hold."""
     registry = Registry(settings)
-    with registry.lock(), none_if_missing():
-        for alias in ALIASES:
-            registry.client.delete_registered_model_alias(registry.name, alias)
-        for tag in (EXPERIMENT_TAG, WATCH_TAG, HOLD_TAG, FORMER_TAG):
-            registry.set_note(tag, None)
+    with registry.lock():
+        registry.forget()
 
 
 def main() -> None:

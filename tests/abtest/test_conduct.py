@@ -4,7 +4,6 @@ import pytest
 
 from fingerpost.abtest.experiment.advance import advance_experiment
 from fingerpost.abtest.experiment.store import records_of, running, start
-from fingerpost.abtest.promotion.evidence import latest_result
 from fingerpost.abtest.promotion.promote import consider_challenger
 from fingerpost.abtest.promotion.results import log_result
 from fingerpost.clock import US
@@ -61,7 +60,7 @@ def test_a_better_challenger_is_promoted(due):
     done = advance_experiment(due.settings)
     assert (done.action, done.evaluation.verdict.verdict) == ("stopped", "better")
     assert running(due.settings) is None
-    assert latest_result(due.registry, "experiment", "challenger", "2")["result"]["challenger"] == "2"
+    assert due.registry.latest_result("experiment", "2")["result"]["challenger"] == "2"
     assert advance_experiment(due.settings).why == "version 2 has had its experiment"
     assert consider_challenger(due.settings, "test").action == "promote"
     assert due.champion == "2"
@@ -80,10 +79,7 @@ def test_killed_before_its_end_was_written_it_ends_the_same(due, monkeypatch):
     assert running(due.settings) is not None
     assert advance_experiment(due.settings).action == "stopped"
     assert len(records_of(due.settings)) == 1
-    runs = due.registry.client.search_runs(
-        [due.registry.client.get_experiment_by_name("fingerpost-shop-experiment").experiment_id]
-    )
-    assert len(runs) == 1
+    assert len(due.registry.runs("experiment")) == 1
 
 
 def test_an_experiment_of_other_versions_ends(due):
@@ -92,7 +88,7 @@ def test_an_experiment_of_other_versions_ends(due):
     done = advance_experiment(due.settings)
     assert done.action == "stopped"
     assert "not champion and challenger any more" in done.why
-    assert latest_result(due.registry, "experiment", "challenger", "2") is None
+    assert due.registry.latest_result("experiment", "2") is None
 
 
 def test_twenty_experiments_of_versions_that_do_not_differ_promote_nothing(due):
@@ -103,6 +99,6 @@ def test_twenty_experiments_of_versions_that_do_not_differ_promote_nothing(due):
         assert outcome is None or outcome.action != "promote"
         assert due.champion == "1"
         version = due.version(0.3)
-        due.registry.client.set_registered_model_alias(due.registry.name, "challenger", version)
+        due.registry.set_challenger(version)
         due.result("drift", version, {"verdict": "no drift", "data": {"passed": True, "failed": []}})
     assert len(records_of(due.settings)) == 20

@@ -11,16 +11,14 @@ import pytest
 from fingerpost.abtest.drift.frames import split_rows
 from fingerpost.abtest.drift.gate import check_drift, workspace_path
 from fingerpost.abtest.drift.verdict import drift_verdict
-from fingerpost.abtest.promotion.evidence import latest_result
 from fingerpost.abtest.promotion.readings import read_data, read_drift
-from fingerpost.abtest.registry import Registry
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.settings import Settings
 from fingerpost.training.candidate import Candidate, make_candidate
 from fingerpost.training.registration import register
-from fingerpost.training.registry import set_champion
+from fingerpost.training.registry import Registry
 from tests.support.demo_telemetry import write_demo_lake
 
 SECONDS = 900
@@ -125,14 +123,14 @@ def test_rows_are_bounded(slowed, candidate, settings):
 @pytest.mark.usefixtures("slowed")
 def test_the_gate_logs_what_promotion_reads(candidate, settings, monkeypatch):
     monkeypatch.chdir(settings.home)
-    version = register(candidate, settings.mlflow, settings.model_name, "shop")
-    set_champion(settings.mlflow, settings.model_name, version)
+    version = register(Registry(settings), candidate, "shop")
+    Registry(settings).set_champion(version)
     verdict, run_id = check_drift(settings, version)
     assert verdict.verdict == "drift"
     assert pd.Timestamp(verdict.span["reference_to"]) < pd.Timestamp(verdict.span["current_from"])
 
     registry = Registry(settings)
-    found = latest_result(registry, "drift", "model_version", version)
+    found = registry.latest_result("drift", version)
     assert found["run_id"] == run_id
     assert read_drift(found["result"]).good is False
     assert "/work/hash" in read_drift(found["result"]).why

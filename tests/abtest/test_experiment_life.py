@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from fingerpost.abtest.experiment import store as experiments
 from fingerpost.abtest.experiment.evaluation import evaluate, settle_us
 from fingerpost.abtest.experiment.store import RECORD_TAG, records_of, running, start, still_in_force, stop
-from fingerpost.abtest.registry import Registry
 from fingerpost.cli import app
 from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.lake import date_of
 from fingerpost.settings import Settings, get_settings
+from fingerpost.training.registry import Registry
 from tests.support.experiment_records import keep_records, made_records
 
 NOW = 1_790_000_000 * US

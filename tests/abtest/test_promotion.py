@@ -6,20 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fingerpost.abtest.promotion.evidence import gather
 from fingerpost.abtest.promotion.policy import load_policy
 from fingerpost.abtest.promotion.promote import (
-    StaleEvidenceError,
     consider_challenger,
+    gather,
     promote_version,
     rollback,
     set_hold,
-    swap,
 )
 from fingerpost.abtest.promotion.record import history, load_record, replay
-from fingerpost.abtest.registry import FORMER_TAG, OUTCOME_TAG, WATCH_TAG, Registry
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
+from fingerpost.training.registry import FORMER_TAG, OUTCOME_TAG, WATCH_TAG, Registry, StaleEvidenceError
 from tests.support.registry_harness import GOOD
 
 
@@ -106,7 +104,7 @@ def test_wrong_versions_are_named(made):
 def test_evidence_against_another_champion_promotes_nothing(made):
     third = made.version(0.4)
     with pytest.raises(StaleEvidenceError, match="version 1 by now"):
-        swap(made.settings, made.registry, third, "2", "")
+        made.registry.swap_champion(third, "2", None)
     assert made.champion == "1"
 
 
@@ -121,16 +119,14 @@ def test_notes_of_a_promotion_that_was_cut_short_do_no_harm(made):
 PROMOTER = """
 import sys, time
 from pathlib import Path
-from fingerpost.abtest.promotion.promote import StaleEvidenceError, swap
-from fingerpost.abtest.registry import Registry
-from tests.registry_harness import registry_settings
-settings = registry_settings(Path(sys.argv[1]))
-registry = Registry(settings)
+from fingerpost.training.registry import Registry, StaleEvidenceError
+from tests.support.registry_harness import registry_settings
+registry = Registry(registry_settings(Path(sys.argv[1])))
 champion = registry.version_of("champion")
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    swap(settings, registry, champion, sys.argv[2], "")
+    registry.swap_champion(champion, sys.argv[2], {"version": sys.argv[2], "previous": champion})
     print("promoted")
 except StaleEvidenceError as error:
     print("refused:", error)

@@ -1,6 +1,7 @@
 """The commands of promotion, on a real registry; and who becomes challenger after a training."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,6 @@ from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.settings import get_settings
-from fingerpost.training.registry import set_challenger
 
 
 @pytest.fixture
@@ -73,13 +73,12 @@ def test_what_is_wrong_is_named(run, command, words):
 
 
 def test_a_challenger_in_an_experiment_keeps_its_place_unless_it_is_urgent(made):
-    url, name = made.settings.mlflow, made.registry.name
     third = made.version(0.4)
     running = Experiment("e1", "shop", "1", "2", clock_us() - 10**6, 60, 5, 100)
-    made.registry.client.set_registered_model_tag(name, EXPERIMENT_TAG, running.to_json())
-    assert set_challenger(url, name, third, urgent=False) == "2"
+    made.registry.set_note(EXPERIMENT_TAG, asdict(running))
+    assert made.registry.set_challenger(third, urgent=False) == "2"
     assert made.challenger == "2"
-    assert set_challenger(url, name, third, urgent=True) is None
+    assert made.registry.set_challenger(third, urgent=True) is None
     assert made.challenger == third
-    assert set_challenger(url, name, "2", urgent=False) is None
+    assert made.registry.set_challenger("2", urgent=False) is None
     assert made.challenger == "2"

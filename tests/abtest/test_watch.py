@@ -11,11 +11,11 @@ from fingerpost.abtest.promotion.guardrails import load_requests, read_guardrail
 from fingerpost.abtest.promotion.promote import promote_version, rollback
 from fingerpost.abtest.promotion.record import history
 from fingerpost.abtest.promotion.watch import check_promotion
-from fingerpost.abtest.registry import WATCH_TAG
-from fingerpost.aliases import CHAMPION
 from fingerpost.clock import US
+from fingerpost.experiment import CHAMPION
 from fingerpost.lake import partition, write_atomically
 from fingerpost.schemas import REQUEST_RECORD_SCHEMA
+from fingerpost.training.registry import WATCH_TAG
 from tests.conftest import record
 from tests.support.registry_harness import registry_settings
 

@@ -1,6 +1,7 @@
 """What the demo begins from, what it reads out of Envoy's log, and the page it makes of it."""
 
 import json
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -10,9 +11,9 @@ from examples.demo.new_story import make_room, told_before
 from examples.demo.report import write_report
 from examples.demo.story import Told
 from fingerpost.abtest.promotion.promote import set_hold
-from fingerpost.abtest.registry import FORMER_TAG, HOLD_TAG, WATCH_TAG
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.settings import Settings
+from fingerpost.training.registry import FORMER_TAG, HOLD_TAG, WATCH_TAG
 from tests.support.registry_harness import registry_settings
 
 BEGIN = 1_790_000_000.0
@@ -75,7 +76,8 @@ def test_nothing_measured_makes_a_page_too(tmp_path):
 
 def test_a_story_begins_without_what_the_one_before_ended_with(made):
     registry, settings = made.registry, made.settings
-    registry.set_experiment(Experiment("e1", "shop", "1", "2", 1_790_000_000_000_000, 60, 5, 100))
+    experiment = Experiment("e1", "shop", "1", "2", 1_790_000_000_000_000, 60, 5, 100)
+    registry.set_note(EXPERIMENT_TAG, asdict(experiment))
     set_hold(settings, True, "somebody", "a story that was broken off", None)
     registry.set_note(WATCH_TAG, {"version": "1"})
     registry.set_former_champions(["1"])

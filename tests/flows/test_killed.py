@@ -15,7 +15,7 @@ from fingerpost.cli.stack.ports import free_ports
 from fingerpost.environment import tool_environment
 from fingerpost.home import prefect_credential
 from fingerpost.settings import Settings
-from fingerpost.training.again import MODEL_TAG
+from fingerpost.training.registry import DIGEST_TAG
 from tests.support.demo_telemetry import write_demo_inbox
 from tests.support.server_harness import PATIENCE_S, RunningServer, kill_family
 
@@ -63,7 +63,7 @@ class Home:
         tables = {str(path.relative_to(self.lake)): content(path) for path in self.lake.rglob("*.parquet")}
         client, name = mlflow.MlflowClient(self.settings.mlflow), self.settings.model_name
         versions = {
-            str(each.version): (client.get_run(each.run_id).data.tags[MODEL_TAG], each.description)
+            str(each.version): (client.get_run(each.run_id).data.tags[DIGEST_TAG], each.description)
             for each in client.search_model_versions(f"name = '{name}'")
         }
         runs = client.search_runs([client.get_experiment_by_name(f"{name}-training").experiment_id])

@@ -17,7 +17,7 @@ from fingerpost.routing.table_file import decode, encode
 from fingerpost.serving.arms import plan_arms
 from fingerpost.serving.champion_scorer import ChampionScorer, LoadedModel
 from fingerpost.serving.fleet_state import build_fleet
-from fingerpost.serving.model_files import Found, ModelFiles
+from fingerpost.serving.model_files import AliasState, ModelFiles, ResolvedAlias
 from fingerpost.serving.models import Models, Slot
 from fingerpost.serving.scoring import score_fleet
 from fingerpost.serving.table import build_table, of_arm
@@ -124,14 +124,14 @@ def test_pickers_carry_the_arm(tables):
 def loaded(scorers, tmp_path, text, versions=("1", "2")):
     """Models as they are after a look at the registry's files, with these versions in memory."""
     files = ModelFiles(tmp_path)
-    files.write_aliases("shop", {}, None, experiment=text)
+    files.write_aliases("shop", AliasState(known=True, experiment=text))
     metrics = SimpleNamespace(registry_problem=_Gauge(), model_problem=_Gauge())
     models = Models(Settings(home=tmp_path), metrics, list, lambda _: None)
     models.refresh("shop")
     for alias, version in zip(("champion", "challenger"), versions, strict=True):
         if version:
             scorer = replace(scorers[alias], version=version)
-            models._slots[("shop", alias)] = Slot(LoadedModel(version, scorer), Found(version, "f"))
+            models._slots[("shop", alias)] = Slot(LoadedModel(version, scorer), ResolvedAlias(version, "f"))
     return models
 
 

@@ -15,7 +15,7 @@ from fingerpost.training import inspection
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.inspection import inspect_files, inspect_once, require_inspected
 from fingerpost.training.manifest import ABOUT, DamagedModelError, SchemaMismatchError, read_about
-from fingerpost.training.registry import NoModelError, load_scored, load_version
+from fingerpost.training.registry import NoModelError, Registry
 from fingerpost.training.trees.fast import DamagedTreesError, Forest
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.registry_harness import Changed, cut_in_half
@@ -203,29 +203,31 @@ def test_a_version_is_loaded_without_what_its_artifact_would_run(bundle, setting
     evil = mlmodel.parent / "code" / "evilmodule.py"
     evil.parent.mkdir()
     evil.write_text(f"open({str(proof)!r}, 'w').write('ran')\nfrom fingerpost.training.pyfunc import _load_pyfunc\n")
-    text = mlmodel.read_text().replace("loader_module: training.pyfunc", "code: code\n    loader_module: evilmodule")
+    text = mlmodel.read_text().replace(
+        "loader_module: fingerpost.training.pyfunc", "code: code\n    loader_module: evilmodule"
+    )
     assert "evilmodule" in text
     mlmodel.write_text(text)
-    assert load_version(settings, version).shifts == bundle.shifts
+    assert Registry(settings).load(version).shifts == bundle.shifts
     assert not proof.exists()
 
     (mlmodel.parent / "data" / "bundle" / ABOUT).unlink()
     with pytest.raises(NoModelError, match="version 1 of fingerpost-shop is not a Fingerpost model"):
-        load_version(settings, version)
+        Registry(settings).load(version)
 
 
 def test_flows_refuse_a_damaged_version_and_live(bundle, settings):
     version = register_model(Changed(bundle, cut_in_half), settings.mlflow, settings.model_name)
     with pytest.raises(DamagedModelError, match="the process that read it was ended by SIGABRT"):
-        load_version(settings, version)
+        Registry(settings).load(version)
 
     import mlflow
 
     client = mlflow.MlflowClient(settings.mlflow)
     run = client.create_run(mlflow.get_experiment_by_name(f"{settings.model_name}-made").experiment_id)
-    assert load_scored(settings, run.info.run_id) is None
+    assert Registry(settings).load_scored(run.info.run_id) is None
     bundle.save(settings.home / "scored")
     cut_in_half(settings.home / "scored")
     client.log_artifacts(run.info.run_id, str(settings.home / "scored"), "scored")
     with pytest.raises(DamagedModelError, match=f"{FIRST} is not what was saved"):
-        load_scored(settings, run.info.run_id)
+        Registry(settings).load_scored(run.info.run_id)

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fingerpost.abtest.promotion.evidence import VERDICT
-from fingerpost.abtest.promotion.record import experiment_id
-from fingerpost.abtest.registry import Registry
-from fingerpost.aliases import CHALLENGER, CHAMPION
+from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.settings import Settings
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.manifest import ABOUT, FileEntry
+from fingerpost.training.registry import Registry
+from fingerpost.training.runs import VERDICT
 
 GOOD = {
     "shadow": {"verdict": "better", "cells": 500},
@@ -75,7 +74,7 @@ class Made:
     def version(self, skill: float) -> str:
         """A new version whose targets all have this skill."""
         client, name = self.registry.client, self.registry.name
-        run = client.create_run(experiment_id(client, f"{name}-training"))
+        run = client.create_run(self.registry.experiment_id("training"))
         for target in ("throughput_rps", "latency_p50_s", "latency_p99_s"):
             client.log_metric(run.info.run_id, f"{target}.skill", skill)
         client.log_param(run.info.run_id, "test_rows", "1000")
@@ -87,7 +86,7 @@ class Made:
         """A finished comparison, as its flow leaves it."""
         client = self.registry.client
         tag = "model_version" if kind == "drift" else "challenger"
-        run = client.create_run(experiment_id(client, f"{self.registry.name}-{kind}"), tags={tag: version})
+        run = client.create_run(self.registry.experiment_id(kind), tags={tag: version})
         client.log_dict(run.info.run_id, json.loads(json.dumps(result)), VERDICT)
         client.set_terminated(run.info.run_id)
 

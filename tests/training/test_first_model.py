@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fingerpost.experiment import CHAMPION
 from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.features.definition import TARGETS
 from fingerpost.features.ingest import ingest
@@ -11,7 +12,7 @@ from fingerpost.features.prepare import FeatureSettings
 from fingerpost.settings import Settings
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
 from fingerpost.training.ranking import Replay, choices_in_words, rank_table, replay_choices
-from fingerpost.training.registry import champion_version, description
+from fingerpost.training.registry import Registry
 from fingerpost.training.splits import time_split
 from fingerpost.training.train import MIN_CHOICES, objection_to_serving, train
 from tests.support.demo_telemetry import write_demo_inbox
@@ -107,11 +108,11 @@ def test_the_baseline_serves_until_a_version_is_no_worse(featured_lake, tmp_path
     refused = train(featured_lake, settings)
     assert not (refused.champion or refused.challenger)
     assert "the baseline goes on serving: it chooses worse hosts" in refused.reason
-    assert champion_version(settings.mlflow, settings.model_name) is None
-    assert description(settings.mlflow, settings.model_name, refused.model_version) == refused.reason
+    assert Registry(settings).version_of(CHAMPION) is None
+    assert Registry(settings).description(refused.model_version) == refused.reason
 
     other = settings.model_copy(update={"baseline_margin": 0.2, "max_training_rows": 400})
     accepted = train(featured_lake, other)
     assert accepted.champion, accepted.reason
-    assert champion_version(settings.mlflow, settings.model_name) == accepted.model_version
+    assert Registry(settings).version_of(CHAMPION) == accepted.model_version
     assert "replayed choices" in accepted.reason

@@ -1,6 +1,7 @@
 """Splits, models, evaluation, and the registry on a real MLflow database."""
 
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fingerpost.errors import NoDataError
+from fingerpost.experiment import CHAMPION
 from fingerpost.features.build import load_training_rows
 from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.settings import Settings
@@ -20,8 +22,8 @@ from fingerpost.training.evaluate import error_table, log_mae, score
 from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster, training_set
 from fingerpost.training.manifest import SchemaMismatchError
 from fingerpost.training.objective import quantile_objective
-from fingerpost.training.registration import register
-from fingerpost.training.registry import champion_params, champion_version, load_scored, load_version, set_champion
+from fingerpost.training.registration import champion_params, register
+from fingerpost.training.registry import Registry
 from fingerpost.training.splits import purged_folds, time_split
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
@@ -192,11 +194,15 @@ def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = Settings(home=tmp_path, mlflow_url=f"sqlite:///{tmp_path / 'mlflow.db'}", service="shop")
     url = settings.mlflow
-    mlflow.set_tracking_uri(url)
-    assert champion_version(url, "fingerpost-shop") is None
-    version = register(candidate, url, "fingerpost-shop", "shop")
-    set_champion(url, "fingerpost-shop", version)
-    assert champion_version(url, "fingerpost-shop") == version
+    registry = Registry(settings)
+    assert registry.version_of(CHAMPION) is None
+    assert registry.newest_version_s() == float("-inf")
+    assert champion_params(registry) is None
+    version = register(registry, candidate, "shop")
+    registry.set_champion(version)
+    assert registry.version_of(CHAMPION) == version
+    assert register(registry, candidate, "shop") == version
+    assert registry.newest_version_s() == pytest.approx(time.time(), abs=600)
 
     client = mlflow.MlflowClient(url)
     run = client.get_run(client.get_model_version("fingerpost-shop", version).run_id)
@@ -213,13 +219,13 @@ def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
         text in notes for text in ("Trained on what", "| latency_p50_s |", "Ranking", "Worst by host", "rolling")
     )
     assert {"ranking.regret", "latency_p99_s.share_under_served"} <= set(run.data.metrics)
-    assert champion_params(url, "fingerpost-shop") == pytest.approx(candidate.tuning.params)
+    assert champion_params(registry) == pytest.approx(candidate.tuning.params)
 
     loaded = mlflow.pyfunc.load_model("models:/fingerpost-shop@champion")
     assert {column.name for column in loaded.metadata.signature.outputs.inputs} == set(TARGETS)
-    bundle = load_version(settings, version)
+    bundle = registry.load(version)
     pd.testing.assert_frame_equal(bundle.predict(candidate.test), candidate.refitted.predict(candidate.test))
-    scored = load_scored(settings, run.info.run_id)
+    scored = registry.load_scored(run.info.run_id)
     assert scored is not None
     assert score(scored, candidate.test) == candidate.scores
     assert not list((tmp_path).rglob("*.pkl"))
