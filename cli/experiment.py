@@ -42,9 +42,9 @@ def plan(
     from fingerpost.abtest.experiment.power import pilot_differences
     from fingerpost.abtest.experiment.power import plan as plan_pairs
     from fingerpost.abtest.experiment.verdict import Rules
-    from fingerpost.abtest.lake import read_span
     from fingerpost.abtest.plain import plain
     from fingerpost.errors import FingerpostError
+    from fingerpost.lake import read_frame
 
     settings, now_us = _settings(), _now_us()
     effects = effect or [-0.02, -0.05, -0.1, -0.2]
@@ -52,7 +52,7 @@ def plan(
         raise FingerpostError(f"--effect {bad[0]} must be between -0.99 and 10, and not 0")
     if spread is None:
         span = (now_us - round(hours * 3.6e9), now_us)
-        records = read_span(settings.lake, "requests", settings.service, *span, COLUMNS)
+        records = read_frame(settings.lake, "requests", settings.service, *span, COLUMNS)
         measured = pilot_differences(
             records, settings.experiment_slot_s, settings.experiment_washout_s, settings.service
         )
@@ -188,8 +188,8 @@ def compare(
     from fingerpost.abtest.experiment.evaluation import COLUMNS, settle_us
     from fingerpost.abtest.experiment.pairs import block_pairs
     from fingerpost.abtest.experiment.verdict import Rules, judge
-    from fingerpost.abtest.lake import read_span
     from fingerpost.errors import FingerpostError, NoDataError
+    from fingerpost.lake import read_frame
 
     settings, now_us = _settings(), _now_us()
     try:
@@ -197,7 +197,7 @@ def compare(
     except ValueError as error:
         raise FingerpostError(f"--since {since!r} is not a time such as 2026-01-31T10:00") from error
     begin_us = round((begin if begin.tzinfo else begin.replace(tzinfo=UTC)).timestamp() * 1e6)
-    records = read_span(settings.lake, "requests", settings.service, begin_us, now_us, COLUMNS)
+    records = read_frame(settings.lake, "requests", settings.service, begin_us, now_us, COLUMNS)
     pairs = block_pairs(records, (control, treatment), block, now_us - settle_us(settings))
     if not len(pairs):
         raise NoDataError(

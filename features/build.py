@@ -10,19 +10,27 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.errors import NoDataError
-from fingerpost.features.definition import schema_hash
-from fingerpost.features.partitions import dates, input_files
-from fingerpost.features.prepare import FeatureSettings, count_categories, make_windows, names_of, write_table
-from fingerpost.features.replay import Replay
-from fingerpost.features.state import Kept, load_state, save_state
-from fingerpost.features.windows import windowed_of
-from fingerpost.lake import parquet_files, partition, published_categories, service_folder, write_text_atomically
+from fingerpost.features.definition import CATEGORICAL_FEATURES, schema_hash
+from fingerpost.features.prepare import FeatureSettings, count_categories, input_files, make_windows, names_of
+from fingerpost.features.replay import Kept, Replay, load_state, save_state
+from fingerpost.features.windows import assign_categories, windowed_of
+from fingerpost.lake import (
+    dates,
+    partition,
+    published_categories,
+    read,
+    row_count,
+    service_folder,
+    write_table,
+    write_text_atomically,
+)
 from fingerpost.workers import SERIAL, Workers
 
 logger = logging.getLogger(__name__)
@@ -82,11 +90,11 @@ def build_features(
     replay, replayed = _replay(target, service, days, made, table, settings)
     latest = replay.latest()
     metadata = {"schema_hash": schema_hash(), "category_version": table.version}
-    write_table(pa.Table.from_pandas(latest, preserve_index=False), metadata, fingerprints_path(target, service))
+    write_table(fingerprints_path(target, service), pa.Table.from_pandas(latest, preserve_index=False), metadata)
     return FeaturesReport(
         sum(count for each in counts.values() for _, count in each),
-        _rows(target, "windows", service),
-        _rows(target, "features", service),
+        row_count(target, "windows", service),
+        row_count(target, "features", service),
         replay.hosts,
         replay.categories,
         table.version,
@@ -106,6 +114,18 @@ def load_categories(lake: Path, service: str) -> CategoryTable:
     return CategoryTable.from_json(json.loads(published_categories(lake, service).read_text()))
 
 
+def with_categories(records: pd.DataFrame, lake: Path, service: str) -> pd.DataFrame:
+    """Request records with their `category`, by the categories in force.
+
+    Raises:
+        FileNotFoundError: there are none yet.
+    """
+    if records.empty:
+        return records.assign(category=[])
+    places, names = assign_categories(records, load_categories(lake, service))
+    return records.assign(category=np.array(names, dtype=object)[places])
+
+
 def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
     """The latest training rows, ordered by time; dates are read from the latest back, until there are enough.
 
@@ -114,30 +134,27 @@ def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
     Raises:
         NoDataError: there are none.
     """
-    parts: list[pd.DataFrame] = []
-    for path in reversed(list(parquet_files(service_folder(lake, "features", service)))):
-        if (found := _schema_of(path)) != schema_hash():
+    parts: list[pa.Table] = []
+    for day in reversed(dates(lake, "features", service)):
+        path = partition(lake, "features", service, day) / "features.parquet"
+        found = (pq.read_schema(path).metadata or {}).get(b"schema_hash", b"unknown").decode() if path.exists() else ""
+        if found == schema_hash():
+            parts.append(read(lake, "features", service, on=[day]))
+        elif found:
             # Of a date whose records are gone: it cannot be made again.
             logger.warning(
                 "training rows are left out, they were made by another version",
                 extra={"file": str(path), "schema": found, "schema_of_this_version": schema_hash()},
             )
-            continue
-        parts.append(pd.read_parquet(path))
-        if sum(map(len, parts)) >= max_rows:
+        if sum(part.num_rows for part in parts) >= max_rows:
             break
     if not parts:
         raise NoDataError(f"no features of service {service!r} in {lake}: run `fingerpost run features` first")
-    frame = pd.concat(parts, ignore_index=True)
-    for name in frame.columns:
-        if name in ("host", "category") or frame[name].dtype == object:
-            frame[name] = frame[name].astype("str").astype("category")
+    frame = pa.concat_tables(parts, promote_options="permissive").to_pandas()
+    for name in ("host", "category", *CATEGORICAL_FEATURES):
+        frame[name] = frame[name].astype("str").astype("category")
     order = ["time", "host", "category", "rehearsed"]
     return frame.sort_values(order, ignore_index=True).tail(max_rows).reset_index(drop=True)
-
-
-def _schema_of(path: Path) -> str:
-    return (pq.read_schema(path).metadata or {}).get(b"schema_hash", b"unknown").decode()
 
 
 def _count(where: tuple[Path, Path, str], day: str) -> list[tuple[Key, int]]:
@@ -191,16 +208,13 @@ def _replay(
     )
     replay = Replay(hosts, categories, settings.window_s, settings.halflife_s, *(kept or ()))
     for day in days[start:]:
-        windowed = windowed_of(
-            pq.ParquetFile(partition(target, "windows", service, day) / "windows.parquet").read(),
-            pq.ParquetFile(partition(target, "loads", service, day) / "loads.parquet").read(),
-        )
+        windowed = windowed_of(read(target, "windows", service, on=[day]), read(target, "loads", service, on=[day]))
         rows = replay.run(*windowed.placed(hosts, categories))
         path = partition(target, "features", service, day) / "features.parquet"
         if rows.empty:
             path.unlink(missing_ok=True)
         else:
-            write_table(pa.Table.from_pandas(rows, preserve_index=False), {"schema_hash": schema_hash()}, path)
+            write_table(path, pa.Table.from_pandas(rows, preserve_index=False), {"schema_hash": schema_hash()})
         save_state(_history_path(target, service, day), Kept(replay.history, hosts, categories, replay.windows_seen))
         write_text_atomically(_history_path(target, service, day).with_suffix(".json"), json.dumps(_depends(settings)))
     return replay, days[start:]
@@ -218,7 +232,3 @@ def _kept(target: Path, service: str, day: str, settings: FeatureSettings) -> bo
 
 def _history_path(target: Path, service: str, day: str) -> Path:
     return partition(target, "history", service, day) / "history.npz"
-
-
-def _rows(target: Path, kind: str, service: str) -> int:
-    return sum(pq.ParquetFile(path).metadata.num_rows for path in parquet_files(service_folder(target, kind, service)))

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ import pyarrow.parquet as pq
 
 from fingerpost.clock import US
 from fingerpost.features.checks import refusals
-from fingerpost.features.hosts import known_hosts, remember_hosts
-from fingerpost.features.merged import was_merged
+from fingerpost.features.maintenance import was_merged
 from fingerpost.lake import (
     INBOX,
     QUARANTINE,
@@ -30,7 +28,8 @@ from fingerpost.lake import (
     partition,
     remove_left_over,
     service_folder,
-    write_atomically,
+    write_table,
+    write_text_atomically,
 )
 from fingerpost.locks import locked
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD, Column
@@ -43,6 +42,7 @@ _KINDS: dict[str, tuple[Column, ...]] = {
 }
 _TAKEN = ".taken"
 _ONE_AT_A_TIME_S = 600.0
+_MAX_KNOWN_HOSTS = 10_000
 
 
 @dataclass
@@ -152,11 +152,11 @@ def _ingest_batch(
         report.refused.update(named)
         bad = bad.append_column("reason", pa.array(named, pa.string()))
         target = partition(lake / QUARANTINE, kind, service, date_of(bounds[1])) / batch.name
-        write_atomically(target, partial(_write, bad))
+        write_table(target, bad)
     for date, rows in _by_date(good):
         if was_merged(partition(lake, kind, service, date), batch.name):
             continue
-        write_atomically(partition(lake, kind, service, date) / batch.name, partial(_write, rows))
+        write_table(partition(lake, kind, service, date) / batch.name, rows)
     if kind == "samples":
         report.host_samples += good.num_rows
         remember_hosts(lake, service, good.column("host").unique().to_pylist())
@@ -211,5 +211,19 @@ def _by_date(table: pa.Table) -> list[tuple[str, pa.Table]]:
     return [(str(day), table.filter(pa.array(days == day))) for day in np.unique(days)]
 
 
-def _write(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd")
+def known_hosts(lake: Path, service: str) -> frozenset[str]:
+    """The hosts that have sent a good sample."""
+    path = _hosts_path(lake, service)
+    return frozenset(json.loads(path.read_text())) if path.exists() else frozenset()
+
+
+def remember_hosts(lake: Path, service: str, hosts: list[str]) -> None:
+    """Adds hosts to the known ones; past 10,000 no more are added."""
+    known = known_hosts(lake, service)
+    merged = sorted(known | set(hosts))
+    if len(known) < len(merged) <= _MAX_KNOWN_HOSTS:
+        write_text_atomically(_hosts_path(lake, service), json.dumps(merged))
+
+
+def _hosts_path(lake: Path, service: str) -> Path:
+    return lake / "hosts" / f"service={service}.json"

@@ -1,34 +1,23 @@
 """A date's records as windows: made again only if the records, or what the windows depend on, have changed."""
 
-from dataclasses import dataclass
-from functools import partial
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from fingerpost.category import CategoryTable, Key
+from fingerpost.clock import US
 from fingerpost.features.definition import schema_hash
-from fingerpost.features.partitions import (
-    bounds_us,
-    counts_from_json,
-    counts_to_json,
-    input_files,
-    manifest,
-    read_manifest,
-    write_manifest,
-)
-from fingerpost.features.windows import build_windows, category_counts, loads_table, windows_table
-from fingerpost.lake import partition, write_atomically, write_text_atomically
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
-from fingerpost.schemas import arrow_schema
+from fingerpost.features.windows import CATEGORY_COLUMNS, build_windows, category_counts, loads_table, windows_table
+from fingerpost.lake import parquet_files, partition, read, write_table, write_text_atomically
 
-_RECORD_COLUMNS = [
-    *("time", "service", "host", "method", "route", "status", "bytes_in", "auth", "user_agent_class", "region"),
+_DAY_S = 86_400
+_RECORD_COLUMNS = (
+    *("time", "host", *CATEGORY_COLUMNS, "status"),
     *("duration_s", "service_time_s", "inflight", "cpu_s", "cpu_attributed", "mem_bytes"),
-]
+)
 
 
 @dataclass(frozen=True)
@@ -53,15 +42,29 @@ class FeatureSettings:
     category_drift: float = 0.05
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """How a partition came about; two partitions with the same need no second look.
+
+    Args:
+        inputs: file to [size, time of change in ns], of requests and samples.
+        settings: what else the result depends on.
+    """
+
+    inputs: dict[str, list[int]]
+    settings: dict[str, str]
+
+
 def count_categories(lake: Path, target: Path, service: str, day: str) -> list[tuple[Key, int]]:
     """Requests of each finest category on a date; counted again only if its records changed."""
     folder = partition(target, "counts", service, day)
-    wanted = manifest(lake, service, day, 1.0, {})
+    wanted = _manifest(lake, service, day, 1.0, {})
     if read_manifest(folder) != wanted:
-        requests = _load(lake, "requests", service, day, (1.0, 0.0), REQUEST_RECORD, _RECORD_COLUMNS[:10])
-        write_text_atomically(folder / "counts.json", counts_to_json(category_counts(requests)))
+        records = read(lake, "requests", service, *_bounds_us(day, 1.0), CATEGORY_COLUMNS).to_pandas()
+        counted = [[list(key), count] for key, count in category_counts(records)]
+        write_text_atomically(folder / "counts.json", json.dumps(counted))
         write_manifest(folder, wanted)
-    return counts_from_json((folder / "counts.json").read_text())
+    return [(tuple(key), int(count)) for key, count in json.loads((folder / "counts.json").read_text())]
 
 
 def make_windows(
@@ -75,20 +78,19 @@ def make_windows(
         "schema_hash": schema_hash(),
         "shift_s": str(settings.shift_s),
     }
-    shift_s = settings.shift_s
-    wanted = manifest(lake, service, day, settings.window_s, depends, shift_s)
+    wanted = _manifest(lake, service, day, settings.window_s, depends, settings.shift_s)
     if read_manifest(folder) == wanted:
         return False
-    span = (settings.window_s, shift_s)
-    requests = _load(lake, "requests", service, day, span, REQUEST_RECORD, _RECORD_COLUMNS)
-    samples = _load(lake, "samples", service, day, span, HOST_SAMPLE, [each.name for each in HOST_SAMPLE])
+    bounds_us = _bounds_us(day, settings.window_s, settings.shift_s)
+    # In order of time: `last seen` must not depend on how files happen to be listed.
+    requests = read(lake, "requests", service, *bounds_us, _RECORD_COLUMNS).to_pandas()
+    samples = read(lake, "samples", service, *bounds_us).to_pandas()
     for frame in (requests, samples):
-        frame["time"] = frame["time"] - pd.Timedelta(seconds=shift_s)
+        frame["time"] = frame["time"] - pd.Timedelta(seconds=settings.shift_s)
     windowed = build_windows(requests, samples, table, settings.window_s)
-    write_table(loads_table(windowed), {}, partition(target, "loads", service, day) / "loads.parquet")
-    write_table(
-        windows_table(windowed, service, settings.window_s), {"schema_hash": schema_hash()}, folder / "windows.parquet"
-    )
+    write_table(partition(target, "loads", service, day) / "loads.parquet", loads_table(windowed))
+    windows = windows_table(windowed, service, settings.window_s)
+    write_table(folder / "windows.parquet", windows, {"schema_hash": schema_hash()})
     # What was replayed from the windows before is out of date from here on.
     (partition(target, "history", service, day) / "history.npz").unlink(missing_ok=True)
     write_manifest(folder, wanted)
@@ -97,38 +99,54 @@ def make_windows(
 
 def names_of(target: Path, service: str, day: str) -> tuple[set[str], set[str]]:
     """Hosts and categories of a date's windows and loads."""
-    windows = pq.read_table(
-        partition(target, "windows", service, day) / "windows.parquet", columns=["host", "category"], partitioning=None
-    )
-    loads = pq.read_table(
-        partition(target, "loads", service, day) / "loads.parquet", columns=["host"], partitioning=None
-    )
+    windows = read(target, "windows", service, columns=["host", "category"], on=[day])
+    loads = read(target, "loads", service, columns=["host"], on=[day])
     hosts = {*windows.column("host").unique().to_pylist(), *loads.column("host").unique().to_pylist()}
     return hosts, set(windows.column("category").unique().to_pylist())
 
 
-def _load(
-    lake: Path,
-    kind: str,
-    service: str,
-    day: str,
-    span: tuple[float, float],
-    columns: tuple[Column, ...],
-    names: list[str],
-) -> pd.DataFrame:
-    """The records whose windows begin on a date; `span` is the windows' length and shift, seconds."""
-    files = [str(path) for path in input_files(lake, kind, service, day, *span)]
-    schema = arrow_schema(columns)
-    if not files:
-        return schema.empty_table().select(names).to_pandas()
-    low, high = (pa.scalar(edge, pa.timestamp("us", tz="UTC")) for edge in bounds_us(day, *span))
-    wanted = (ds.field("time") >= low) & (ds.field("time") < high)
-    table = ds.dataset(files, schema=schema, format="parquet").to_table(columns=names, filter=wanted)
-    # In order of time: `last seen` must not depend on how files happen to be listed.
-    return table.sort_by("time").to_pandas()
+def input_files(lake: Path, kind: str, service: str, day: str, window_s: float, shift_s: float = 0.0) -> list[Path]:
+    """The files that windows of a date are made from; where windows straddle midnight, the next day's too."""
+    days = [day]
+    if shift_s or _DAY_S % window_s:
+        days.append(str(date.fromisoformat(day) + timedelta(days=1)))
+    return [path for each in days for path in parquet_files(partition(lake, kind, service, each))]
 
 
-def write_table(table: pa.Table, metadata: dict[str, str], path: Path) -> None:
-    """Writes a Parquet file whole or not at all, with metadata."""
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
-    write_atomically(path, partial(pq.write_table, table, compression="zstd"))
+def _manifest(
+    lake: Path, service: str, day: str, window_s: float, settings: dict[str, str], shift_s: float = 0.0
+) -> Manifest:
+    """The manifest that the date would have if it were made now."""
+    inputs = {}
+    for kind in ("requests", "samples"):
+        for path in input_files(lake, kind, service, day, window_s, shift_s):
+            stat = path.stat()
+            inputs[str(path.relative_to(lake))] = [stat.st_size, stat.st_mtime_ns]
+    return Manifest(inputs, settings)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a partition's folder, or None."""
+    try:
+        return Manifest(**json.loads((folder / "made_from.json").read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write_manifest(folder: Path, made_from: Manifest) -> None:
+    """Written last: a partition without it is made again."""
+    write_text_atomically(folder / "made_from.json", json.dumps(asdict(made_from), indent=1))
+
+
+def _bounds_us(day: str, window_s: float, shift_s: float = 0.0) -> tuple[int, int]:
+    """The times whose windows begin on a date: from, inclusive, and to, exclusive; microseconds since 1970.
+
+    Args:
+        shift_s: how much later than at multiples of their length windows begin.
+    """
+    span = round(window_s * US)
+    start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    edges = [round((start + timedelta(days=days)).timestamp()) * US for days in (0, 1)]
+    low, high = (-(-edge // span) * span for edge in edges)
+    shift = round(shift_s * US)
+    return low + shift, high + shift

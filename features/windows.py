@@ -9,9 +9,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fingerpost.arrays import Ints
+from fingerpost.arrays import Floats, Ints
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
-from fingerpost.features.numbers import numbers
 from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
 from fingerpost.telemetry.windows import (
     Arrays,
@@ -22,7 +21,8 @@ from fingerpost.telemetry.windows import (
     with_throughput,
 )
 
-_KEY = ["method", "route", "size", "auth", "user_agent_class", "region"]
+# What of a request record its category is made of.
+CATEGORY_COLUMNS = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
 _MAX_CODES = 2**40
 _MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "cpu_attributed", "mem_bytes", "bytes_in", "inflight")
 
@@ -52,6 +52,25 @@ class Windowed:
             "category": category[self.windows["category"].astype(np.int64)],
         }
         return windows, {**self.loads, "host": host[self.loads["host"].astype(np.int64)]}
+
+
+def numbers(values: pd.Series) -> Floats:
+    """A column of numbers as float64, shape (rows,): NaN where it is null."""
+    return values.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def in_flight(at: Ints, begun: Ints, ended: Ints) -> Ints:
+    """Counts the requests in flight at each moment: begun before it, and not ended by it.
+
+    Args:
+        at: moments, shape (n,).
+        begun, ended: when each request began and ended, shape (m,), in the unit of `at`.
+
+    Returns:
+        Counts, shape (n,). A request takes no part in the count at its own beginning.
+    """
+    before = np.searchsorted(np.sort(begun), at, side="left")
+    return np.maximum(before - np.searchsorted(np.sort(ended), at, side="right"), 0)
 
 
 def category_counts(requests: pd.DataFrame) -> list[tuple[Key, int]]:
@@ -185,8 +204,8 @@ def _coded_keys(requests: pd.DataFrame) -> tuple[Ints, list[Key]]:
     size_codes = places[size_codes] if len(places) else size_codes
     combined, size = np.zeros(len(requests), dtype=np.int64), 1
     parts: list[tuple[Ints, NDArray[np.object_]]] = []
-    for name in _KEY:
-        if name == "size":
+    for name in CATEGORY_COLUMNS:
+        if name == "bytes_in":
             codes, values = size_codes.astype(np.int64), buckets
         else:
             codes, uniques = pd.factorize(requests[name])

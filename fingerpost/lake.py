@@ -1,21 +1,36 @@
-"""Where things lie in the lake, and how a file gets there: written under a temporary name, then renamed."""
+"""Reads and writes the telemetry lake: paths, spans of time as tables, files whole or not at all."""
 
 import contextlib
+import functools
+import operator
 import os
 import re
 import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 INBOX = "inbox"
 QUARANTINE = "quarantine"
+# As a column to read: the path of the file that a row is in.
+FILE = "file"
 # The temporary files of `write_atomically`; none takes an hour to write.
 _TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 _LEFT_OVER_S = 3600.0
+_DATE = "date=" + "-".join(["[0-9]" * 4, "[0-9]" * 2, "[0-9]" * 2])
+_DAY_US = 86_400_000_000
+# Their rows lie in the partition of the date that a window begins on; its `time`, when it ends, may be on the next.
+_BY_BEGIN = ("windows", "loads")
+# Compaction and retention may take files away between listing and reading them.
+_READ_ATTEMPTS = 3
 
 
 def partition(lake: Path, kind: str, service: str, date: str) -> Path:
@@ -36,6 +51,59 @@ def published_categories(lake: Path, service: str) -> Path:
 def date_of(time_us: int) -> str:
     """The UTC date of a time in microseconds since 1970, as `YYYY-MM-DD`."""
     return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d")
+
+
+def dates(lake: Path, kind: str, service: str) -> list[str]:
+    """The dates that a service has data of one kind of, in order."""
+    return sorted(path.name.removeprefix("date=") for path in service_folder(lake, kind, service).glob(_DATE))
+
+
+def read(
+    lake: Path,
+    kind: str,
+    service: str,
+    begin_us: int | None = None,
+    end_us: int | None = None,
+    columns: Sequence[str] | None = None,
+    on: Sequence[str] | None = None,
+) -> "pa.Table":
+    """Reads rows of one kind of data of a service, ordered by `time`; equal times in the order of their files' names.
+
+    Args:
+        kind: of a folder of the lake, such as `requests`, `windows` or `predictions`.
+        begin_us, end_us: bounds of `time`, from inclusive, to exclusive, microseconds since 1970; None: unbounded.
+        columns: those to read; None: all. One that a file lacks is null there. `FILE` is the path of a row's file.
+        on: dates of the partitions to read, `YYYY-MM-DD`; None: all that can hold such times.
+    """
+    place = (lake, kind, service)
+    for _ in range(_READ_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return _scan(_partition_files(*place, begin_us, end_us, on), kind, begin_us, end_us, columns)
+    return _scan(_partition_files(*place, begin_us, end_us, on), kind, begin_us, end_us, columns)
+
+
+def read_frame(
+    lake: Path, kind: str, service: str, begin_us: int, end_us: int, columns: Sequence[str] | None = None
+) -> "pd.DataFrame":
+    """Reads as `read` does, into a frame; `time` must be among the columns, and is there as integer `time_us` too."""
+    table = read(lake, kind, service, begin_us, end_us, columns)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame.assign(time_us=table.column("time").cast("int64").to_numpy())
+
+
+def row_count(lake: Path, kind: str, service: str) -> int:
+    """How many rows of one kind of data a service has."""
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(path).num_rows for path in parquet_files(service_folder(lake, kind, service)))
+
+
+def write_table(path: Path, table: "pa.Table", metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a Parquet file whole or not at all, with metadata beside that of the table."""
+    import pyarrow.parquet as pq
+
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -128,3 +196,59 @@ def _sized(folder: Path) -> Iterator[tuple[float, int, Path]]:
             found = path.stat()
             if stat.S_ISREG(found.st_mode):
                 yield found.st_mtime, found.st_size, path
+
+
+def _partition_files(
+    lake: Path, kind: str, service: str, begin_us: int | None, end_us: int | None, on: Sequence[str] | None
+) -> list[str]:
+    """The files of the dates that can hold such times."""
+    first = "" if begin_us is None else date_of(begin_us - (_DAY_US if kind in _BY_BEGIN else 0))
+    last = "9999" if end_us is None else date_of(end_us - 1)
+    days = (day for day in (dates(lake, kind, service) if on is None else on) if first <= day <= last)
+    return [str(path) for day in days for path in parquet_files(partition(lake, kind, service, day))]
+
+
+def _scan(
+    paths: list[str], kind: str, begin_us: int | None, end_us: int | None, columns: Sequence[str] | None
+) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    schema = _schema(paths, kind, columns or ())
+    names = schema.names if columns is None else columns
+    if not paths:
+        return pa.schema([schema.field(name) for name in names]).empty_table()
+    edges = [None if edge is None else pa.scalar(edge, schema.field("time").type) for edge in (begin_us, end_us)]
+    bounds = [] if edges[0] is None else [ds.field("time") >= edges[0]]
+    bounds += [] if edges[1] is None else [ds.field("time") < edges[1]]
+    table = ds.dataset(paths, schema=schema, format="parquet").to_table(
+        columns=["__filename" if name == FILE else name for name in names],
+        filter=functools.reduce(operator.and_, bounds) if bounds else None,
+    )
+    table = table.rename_columns(list(names))
+    return table.sort_by("time") if "time" in names else table
+
+
+def _schema(paths: list[str], kind: str, columns: Sequence[str]) -> "pa.Schema":
+    """The schema to read files by: the kind's, else all columns that the files have, and nulls for what none has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from fingerpost.schemas import SCHEMAS
+
+    found = SCHEMAS.get(kind) or pa.unify_schemas(
+        [pa.schema({"time": pa.timestamp("us", tz="UTC")}), *(_without_dictionaries(pq.read_schema(p)) for p in paths)],
+        promote_options="permissive",
+    )
+    found = pa.schema([field.with_nullable(True) for field in found])
+    absent = [pa.field(name, pa.string() if name == FILE else pa.null()) for name in columns if name not in found.names]
+    return pa.schema([*found, *absent])
+
+
+def _without_dictionaries(schema: "pa.Schema") -> "pa.Schema":
+    """Dictionaries differ from file to file."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [(field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type) for field in schema]
+    )

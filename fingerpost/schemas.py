@@ -1,8 +1,8 @@
-"""The Arrow schemas of request record, host sample, window and load."""
+"""The columns of the lake as Arrow schemas."""
 
 import pyarrow as pa
 
-from fingerpost.records import HOST_SAMPLE, HOST_WINDOW, REQUEST_RECORD, WINDOW, Column
+from fingerpost.records import FINGERPRINT, HOST_SAMPLE, HOST_WINDOW, REQUEST_RECORD, WINDOW, Column
 
 _TYPES = {
     "timestamp": pa.timestamp("us", tz="UTC"),
@@ -23,3 +23,11 @@ REQUEST_RECORD_SCHEMA = arrow_schema(REQUEST_RECORD)
 HOST_SAMPLE_SCHEMA = arrow_schema(HOST_SAMPLE)
 WINDOW_SCHEMA = arrow_schema(WINDOW)
 LOAD_SCHEMA = arrow_schema(HOST_WINDOW)
+# By the lake's folder.
+SCHEMAS = {
+    "requests": REQUEST_RECORD_SCHEMA,
+    "samples": HOST_SAMPLE_SCHEMA,
+    "fingerprints": arrow_schema(FINGERPRINT),
+    "windows": WINDOW_SCHEMA,
+    "loads": LOAD_SCHEMA,
+}

@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.features.build import FeatureSettings, FeaturesReport, build_features
-from fingerpost.features.compaction import lake_lock
+from fingerpost.features.maintenance import lake_lock
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import Settings, get_settings
 from fingerpost.shown import markdown_name

@@ -5,9 +5,8 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from fingerpost.features.compaction import lake_lock
 from fingerpost.features.ingest import IngestReport, ingest
-from fingerpost.features.retention import apply_retention
+from fingerpost.features.maintenance import apply_retention, lake_lock
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import Settings, get_settings
 

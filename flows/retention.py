@@ -6,8 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from fingerpost.abtest.drift.gate import prune_reports
-from fingerpost.features.compaction import compact
-from fingerpost.features.retention import apply_retention
+from fingerpost.features.maintenance import apply_retention, compact
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.lake import remove_left_over
 from fingerpost.settings import get_settings

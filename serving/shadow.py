@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from fingerpost.clock import clock_us
-from fingerpost.lake import date_of, partition, remove_oldest, write_atomically
+from fingerpost.lake import date_of, partition, remove_oldest, write_table
 from fingerpost.serving.champion_scorer import LoadedModel
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.scorer import TARGETS
@@ -44,7 +44,7 @@ class ShadowLog:
             shadow = score_fleet(scored.fleet, challenger.scorer)
             self._metrics.scored("challenger", shadow.cells, time.perf_counter() - began)
             table = prediction_table(scored, shadow)
-            write_atomically(path, lambda temporary: _write(table, temporary))
+            write_table(path, table)
             remove_oldest(self._settings.lake / KIND, self._settings.max_shadow_mb * 1e6)
             self._metrics.shadow_rows.inc(table.num_rows)
         except Exception as error:  # a comparison that is lost is no reason not to serve
@@ -77,9 +77,3 @@ def prediction_table(champion: Scored, challenger: Scored) -> Any:
             values = scored.predictions[..., place].reshape(-1).astype(np.float32)
             columns[f"{alias}_{target}"] = pa.array(values, from_pandas=True)
     return pa.table(columns)
-
-
-def _write(table: Any, path: Any) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, path, compression="zstd")

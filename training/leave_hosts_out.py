@@ -5,15 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fingerpost.errors import NoDataError
-from fingerpost.features.partitions import dates
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.features.replay import Replay
 from fingerpost.features.windows import Windowed, windowed_of
-from fingerpost.lake import partition
+from fingerpost.lake import dates, read
 from fingerpost.telemetry.windows import Arrays
 from fingerpost.training.evaluate import TargetScore, log_mae
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
@@ -90,11 +87,7 @@ def _fold(
 
 def _all_windows(lake: Path, service: str) -> Windowed:
     days = dates(lake, "windows", service)[-_MAX_DATES:]
-    tables = [
-        pa.concat_tables(pq.ParquetFile(partition(lake, kind, service, day) / f"{kind}.parquet").read() for day in days)
-        for kind in ("windows", "loads")
-    ]
-    return windowed_of(*tables)
+    return windowed_of(*(read(lake, kind, service, on=days) for kind in ("windows", "loads")))
 
 
 def _where(arrays: Arrays, mask: np.ndarray) -> Arrays:

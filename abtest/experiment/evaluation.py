@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
 from fingerpost.abtest.experiment.verdict import Rules, Verdict, judge
-from fingerpost.abtest.lake import read_span
 from fingerpost.clock import US, clock_us
 from fingerpost.experiment import Experiment
+from fingerpost.lake import read_frame
 from fingerpost.settings import Settings
 
 COLUMNS = ("time", "status", "duration_s", "arm", "predicted_cost")
@@ -33,7 +33,7 @@ def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = No
     now = clock_us() if now_us is None else now_us
     until = min(now, experiment.end_us + settle_us(settings))
     # Requests that end after the last slot began in it.
-    records = read_span(settings.lake, "requests", experiment.service, experiment.begin_us, until + US, COLUMNS)
+    records = read_frame(settings.lake, "requests", experiment.service, experiment.begin_us, until + US, COLUMNS)
     pairs = switchback_pairs(records, experiment, until - settle_us(settings))
     over = now >= experiment.end_us + settle_us(settings)
     verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)

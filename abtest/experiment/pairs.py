@@ -10,7 +10,7 @@ import pandas as pd
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
-from fingerpost.features.numbers import numbers
+from fingerpost.features.windows import numbers
 from fingerpost.status import failed as has_failed
 
 METRICS = (

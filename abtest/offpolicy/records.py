@@ -5,17 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from fingerpost.abtest.lake import CATEGORY_COLUMNS, OUTCOME_COLUMNS, read_span, with_categories
 from fingerpost.abtest.offpolicy.estimate import OffPolicy, capped_cost, evaluate_policy
 from fingerpost.abtest.offpolicy.target_policy import replayed_choices
 from fingerpost.errors import NoDataError
 from fingerpost.experiment import ALIASES
-from fingerpost.features.numbers import numbers
+from fingerpost.features.build import with_categories
+from fingerpost.features.windows import CATEGORY_COLUMNS, numbers
+from fingerpost.lake import FILE, read_frame
 from fingerpost.serving.shadow import KIND
 from fingerpost.settings import Settings
 from fingerpost.status import failed
 
 _MAX_RECORDS = 300_000
+_PREDICTED = ("version", "throughput_rps", "latency_p50_s")
+_PREDICTION_COLUMNS = ("time", "host", "category", FILE, *(f"{side}_{name}" for side in ALIASES for name in _PREDICTED))
+_RECORD_COLUMNS = ("time", "host", "status", "duration_s", "propensity", *CATEGORY_COLUMNS)
 _CAP_QUANTILE = 0.999
 
 
@@ -52,13 +56,13 @@ def challenger_off_policy(settings: Settings, from_us: int, to_us: int) -> Chall
         NoDataError: there are no predictions of a challenger, or no requests with a propensity.
     """
     lake, service = settings.lake, settings.service
-    predictions = read_span(lake, KIND, service, from_us, to_us)
+    predictions = read_frame(lake, KIND, service, from_us, to_us, _PREDICTION_COLUMNS)
     if predictions.empty:
         raise NoDataError(f"no predictions of champion and challenger in {lake / KIND}: is there a challenger?")
     last = predictions.iloc[-1]
     versions = (str(last["champion_version"]), str(last["challenger_version"]))
     same = (predictions["champion_version"] == versions[0]) & (predictions["challenger_version"] == versions[1])
-    records = read_span(lake, "requests", service, from_us, to_us, (*OUTCOME_COLUMNS, *CATEGORY_COLUMNS))
+    records = read_frame(lake, "requests", service, from_us, to_us, _RECORD_COLUMNS)
     records = with_categories(records.tail(_MAX_RECORDS).reset_index(drop=True), lake, service)
     propensity = numbers(records["propensity"])
     if not (propensity > 0).any():

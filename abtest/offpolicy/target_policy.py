@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
-from fingerpost.features.numbers import numbers
+from fingerpost.features.windows import in_flight, numbers
 from fingerpost.routing.picker_table import picker_cells
 from fingerpost.settings import Settings
 
@@ -45,7 +45,8 @@ def replayed_choices(
     duration = numbers(records["duration_s"])
     begun = ended - np.round(np.nan_to_num(duration) * US).astype(np.int64)
     probability = np.full((len(records), len(hosts)), np.nan)
-    load = _load(records["host"], hosts, begun, ended)
+    named = records["host"].to_numpy(dtype=object)
+    load = np.stack([in_flight(begun, begun[named == host], ended[named == host]) for host in hosts], axis=1)
     logs = [part for _, part in predictions.groupby("file", sort=False)]
     logs.sort(key=lambda part: int(part["time_us"].max()))
     # A log is in force from when its youngest fingerprint was made until the next one is.
@@ -64,7 +65,7 @@ def _least_cost(
     side: str,
     hosts: tuple[str, ...],
     category: NDArray[np.object_],
-    load: Floats,
+    load: Ints,
     settings: Settings,
 ) -> Floats:
     def matrix(target: str) -> pd.DataFrame:
@@ -89,15 +90,3 @@ def _least_cost(
     spread[~np.isfinite(cost.min(axis=1))] = np.nan
     found[known] = spread
     return found
-
-
-def _load(names: pd.Series, hosts: tuple[str, ...], begun: Ints, ended: Ints) -> Floats:
-    """Requests on each host when each request was sent, itself left out, shape (requests, hosts)."""
-    named = names.to_numpy(dtype=object)
-    load = np.zeros((len(begun), len(hosts)))
-    for place, host in enumerate(hosts):
-        of = named == host
-        before = np.searchsorted(np.sort(begun[of]), begun, side="left")
-        gone = np.searchsorted(np.sort(ended[of]), begun, side="right")
-        load[:, place] = np.maximum(before - gone, 0)
-    return load

@@ -1,7 +1,7 @@
 """Guardrails of a promotion: failed requests and p99 since it, slot by slot, against the time before."""
 
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fingerpost.lake import parquet_files, partition
+from fingerpost.clock import US
+from fingerpost.lake import read
 from fingerpost.status import failed as has_failed
 
 _COLUMNS = ["time", "method", "route", "status", "duration_s", "service_time_s", "arm"]
@@ -97,16 +98,8 @@ def read_guardrails(
 
 def load_requests(lake: Path, service: str, begin: datetime, end: datetime) -> pd.DataFrame:
     """Request records of a span of time, without those of an experiment's challenger."""
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
-    days = [begin.date() + timedelta(days=day) for day in range((end.date() - begin.date()).days + 1)]
-    files = [str(path) for day in days for path in parquet_files(partition(lake, "requests", service, str(day)))]
-    if not files:
-        return pd.DataFrame(columns=_COLUMNS)
-    low, high = (pa.scalar(edge, pa.timestamp("us", tz="UTC")) for edge in (begin, end))
-    wanted = (ds.field("time") >= low) & (ds.field("time") < high)
-    frame = ds.dataset(files, format="parquet").to_table(columns=_COLUMNS, filter=wanted).to_pandas()
+    span_us = [round(edge.timestamp() * US) for edge in (begin, end)]
+    frame = read(lake, "requests", service, span_us[0], span_us[1], _COLUMNS).to_pandas()
     return frame[frame["arm"] != "challenger"].reset_index(drop=True)
 
 

@@ -14,7 +14,7 @@ from fingerpost.abtest.plain import plain
 from fingerpost.abtest.shadow.errors import prediction_errors
 from fingerpost.arrays import Floats
 from fingerpost.experiment import ALIASES
-from fingerpost.features.numbers import numbers
+from fingerpost.features.windows import numbers
 from fingerpost.routing.cost import routing_cost
 from fingerpost.serving.scorer import TARGETS
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fingerpost.abtest.lake import CATEGORY_COLUMNS, read_span, with_categories
 from fingerpost.clock import US
-from fingerpost.features.numbers import numbers
+from fingerpost.features.build import with_categories
+from fingerpost.features.windows import CATEGORY_COLUMNS, numbers
+from fingerpost.lake import read_frame
 from fingerpost.serving.scorer import TARGETS
 from fingerpost.serving.shadow import KIND
 from fingerpost.telemetry.windows import LATENCY_SHARES, window_end_us
@@ -25,12 +26,12 @@ def load_shadow(lake: Path, service: str, from_us: int, to_us: int, window_s: fl
     """`join_outcomes` of what the lake has of predictions in a span of time."""
     reach = round(_LOAD_WINDOWS * window_s * US)
     span = (from_us - reach, to_us + reach)
-    predictions = read_span(lake, KIND, service, from_us, to_us)
-    windows = read_span(lake, "windows", service, *span, ("time", *_CELL, "requests", *_OUTCOMES))
-    loads = read_span(lake, "loads", service, *span, ("time", "host", "inflight"))
+    predictions = read_frame(lake, KIND, service, from_us, to_us)
+    windows = read_frame(lake, "windows", service, *span, ("time", *_CELL, "requests", *_OUTCOMES))
+    loads = read_frame(lake, "loads", service, *span, ("time", "host", "inflight"))
     if predictions.empty or windows.empty:
         return join_outcomes(predictions, windows, loads, pd.DataFrame(), window_s)
-    records = read_span(lake, "requests", service, *span, ("time", "host", "propensity", *CATEGORY_COLUMNS))
+    records = read_frame(lake, "requests", service, *span, ("time", "host", "propensity", *CATEGORY_COLUMNS))
     return join_outcomes(predictions, windows, loads, with_categories(records, lake, service), window_s)
 
 

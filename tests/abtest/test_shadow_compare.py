@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from fingerpost.abtest.experiment.plots import shadow_errors
-from fingerpost.abtest.lake import read_span
 from fingerpost.abtest.offpolicy.records import challenger_off_policy
 from fingerpost.abtest.reports import shadow_markdown
 from fingerpost.abtest.shadow.compare import compare, regret_table
 from fingerpost.abtest.shadow.join import join_outcomes, load_shadow
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
+from fingerpost.lake import read_frame
 from fingerpost.serving.scorer import TARGETS
 from fingerpost.settings import Settings
 
@@ -151,7 +151,7 @@ def test_a_report_is_json_and_text_and_a_picture():
 @pytest.fixture(scope="module")
 def shadow_lake(featured_lake):
     """Predictions for a measured fleet, every 10 s: the challenger's are nearly true, the champion swaps hosts."""
-    windows = read_span(featured_lake, "windows", "shop", 0, 2**52)
+    windows = read_frame(featured_lake, "windows", "shop", 0, 2**52)
     rng = np.random.default_rng(2)
     typical = windows.groupby(["host", "category"])[list(TARGETS)].median().reset_index()
     turned = {"h1": "h3", "h2": "h2", "h3": "h1", "h4": "h4"}

@@ -16,7 +16,7 @@ from fingerpost.category import CategoryTable
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.features.build import load_categories
-from fingerpost.features.state import load_state
+from fingerpost.features.replay import load_state
 from fingerpost.fingerprint import pack, unpack
 from fingerpost.history_block import HistoryBlock
 from fingerpost.lake import parquet_files

@@ -13,7 +13,7 @@ from fingerpost.agent.batches import write_batch
 from fingerpost.clock import US, clock_us
 from fingerpost.features import ingest as ingest_module
 from fingerpost.features.ingest import ingest
-from fingerpost.features.retention import apply_retention
+from fingerpost.features.maintenance import apply_retention
 from fingerpost.lake import INBOX, parquet_files, partition, remove_oldest
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from fingerpost.schemas import REQUEST_RECORD_SCHEMA

@@ -1,4 +1,6 @@
-"""Compaction: the many small files of a past date become one, at one moment, and nothing else changes.
+"""Maintenance of the lake: compaction and retention.
+
+Compaction makes one file of the many small ones of a past date, at one moment, and changes nothing else.
 
 The merged date is made beside the lake and changes places with the one that is there in a single step of the kernel:
 whoever lists the folder sees the old files or the new one. Killed before, the lake is as it was; killed after, what is
@@ -7,10 +9,12 @@ others like them; compaction holds it alone.
 """
 
 import ctypes
+import hashlib
 import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,15 +23,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fingerpost.errors import FingerpostError
-from fingerpost.features.merged import MERGED, hash_names, load_names, save_names
-from fingerpost.features.partitions import Manifest, dates, read_manifest, write_manifest
-from fingerpost.lake import INBOX, parquet_files, partition, service_folder
+from fingerpost.features.prepare import Manifest, read_manifest, write_manifest
+from fingerpost.lake import INBOX, QUARANTINE, dates, parquet_files, partition, remove_oldest, service_folder
 from fingerpost.locks import locked
 
-KINDS = ("requests", "samples", "fingerprints")
+COMPACTED = ("requests", "samples", "fingerprints")
+KEPT_BY_AGE = (*COMPACTED, "counts", "windows", "loads", "features", "history")
+MERGED = "merged.parquet"
+_NAMES = ".merged.npy"
 _ROWS = 200_000
+Hashes = NDArray[np.uint64]
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -61,7 +69,7 @@ def compact(lake: Path, service: str, now_s: float | None = None, quiet_s: float
     report = CompactionReport()
     with lake_lock(lake, service, alone=True):
         shutil.rmtree(_aside(lake, service), ignore_errors=True)
-    for kind in KINDS:
+    for kind in COMPACTED:
         waiting = {path.name for path in parquet_files(service_folder(lake / INBOX, kind, service))}
         for day in dates(lake, kind, service):
             files = list(parquet_files(partition(lake, kind, service, day)))
@@ -150,3 +158,43 @@ def _update_manifests(lake: Path, service: str, day: str, old: dict[str, list[in
         if made_from is not None and old.items() <= made_from.inputs.items():
             kept = {name: entry for name, entry in made_from.inputs.items() if name not in old}
             write_manifest(folder, Manifest({**kept, **new}, made_from.settings))
+
+
+def hash_names(names: Sequence[str]) -> Hashes:
+    """64 bits of every file name, in order; a file that is itself merged is none."""
+    digests = (hashlib.sha256(name.encode()).digest()[:8] for name in names if name != MERGED)
+    return np.unique(np.array([int.from_bytes(each, "big") for each in digests], dtype=np.uint64))
+
+
+def save_names(folder: Path, hashes: Hashes) -> None:
+    """Keeps the hashes in the folder of the date."""
+    np.save(folder / _NAMES, np.unique(hashes), allow_pickle=False)
+
+
+def load_names(folder: Path) -> Hashes:
+    """The hashes of a date's merged batches; none where nothing was merged."""
+    path = folder / _NAMES
+    return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else np.array([], dtype=np.uint64)
+
+
+def was_merged(folder: Path, name: str) -> bool:
+    """Whether a batch is already in the merged file of a date."""
+    known, [wanted] = load_names(folder), hash_names([name])
+    place = int(np.searchsorted(known, wanted))
+    return place < len(known) and bool(known[place] == wanted)
+
+
+def apply_retention(
+    lake: Path, service: str, max_age_days: float, max_quarantine_mb: float, now_s: float | None = None
+) -> int:
+    """Removes the service's partitions that lie wholly before `max_age_days` ago, and trims the quarantine.
+
+    Returns:
+        How many partitions and files went.
+    """
+    now = datetime.fromtimestamp(time.time() if now_s is None else now_s, UTC)
+    oldest = (now - timedelta(days=max_age_days)).strftime("%Y-%m-%d")
+    old = [(kind, day) for kind in KEPT_BY_AGE for day in dates(lake, kind, service) if day < oldest]
+    for kind, day in old:
+        shutil.rmtree(partition(lake, kind, service, day))
+    return len(old) + remove_oldest(lake / QUARANTINE, max_quarantine_mb * 2**20)

@@ -16,11 +16,10 @@ import pytest
 from fingerpost.agent.batches import write_batch
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
-from fingerpost.features import compaction
+from fingerpost.features import maintenance
 from fingerpost.features.build import build_features, load_training_rows
-from fingerpost.features.compaction import compact, lake_lock
 from fingerpost.features.ingest import ingest
-from fingerpost.features.merged import was_merged
+from fingerpost.features.maintenance import compact, lake_lock, was_merged
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.lake import date_of, parquet_files, partition, service_folder
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
@@ -128,7 +127,7 @@ def test_a_date_whose_batch_still_waits_is_left_alone(lake):
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_cut_short_anywhere_and_run_again_it_ends_the_same(lake, monkeypatch, step, moment):
     rows = content(lake)
-    place = shutil if step == "rmtree" else compaction
+    place = shutil if step == "rmtree" else maintenance
     real = getattr(place, step)
 
     def cut(*arguments, **options):
@@ -151,7 +150,7 @@ def test_cut_short_anywhere_and_run_again_it_ends_the_same(lake, monkeypatch, st
 
 def test_killed_again_and_again_it_loses_nothing(lake):
     rows = content(lake)
-    code = "from pathlib import Path; from fingerpost.features.compaction import compact; print('on', flush=True);"
+    code = "from pathlib import Path; from fingerpost.features.maintenance import compact; print('on', flush=True);"
     code += f"compact(Path({str(lake)!r}), 'shop', quiet_s=-{DAY_S})"
     for pause_s in (0.0, 0.01, 0.03):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
