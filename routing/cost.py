@@ -62,3 +62,23 @@ def cost_at(slope: ArrayLike, offset: ArrayLike, inflight: ArrayLike) -> NDArray
     usable = np.isfinite(steep)
     cost = np.where(usable, steep, 0.0) * (np.asarray(inflight, dtype=np.float64) + 1) + np.asarray(offset)
     return np.where(usable & np.isfinite(cost), cost, np.inf)
+
+
+def choice_probabilities(cost: ArrayLike, exploration: float = 0.0) -> NDArray[np.float64]:
+    """The probability with which the routing rule sends a request to each host.
+
+    With probability `exploration` any host is chosen, all alike; else a host of least cost, ties alike. The native
+    picker and the simulator choose by the same rule in code of their own, which tests hold equal to this one.
+
+    Args:
+        cost: shape (..., hosts); infinite where the host cannot serve.
+        exploration: 0..1.
+
+    Returns:
+        Same shape; sums to 1 over the hosts, NaN where none can serve.
+    """
+    costs = np.asarray(cost, dtype=np.float64)
+    least = costs.min(axis=-1, keepdims=True)
+    best = costs <= least
+    chosen = exploration / costs.shape[-1] + (1 - exploration) * best / best.sum(axis=-1, keepdims=True)
+    return np.where(np.isfinite(least), chosen, np.nan)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fingerpost.arrays import Floats, Ints
-from fingerpost.simulator.basics import compiled, draw_host, uniform
+from fingerpost.simulator.basics import compiled, draw_host, least_of, uniform
 from fingerpost.simulator.peers import (
     c3,
     c3_observe,
@@ -61,10 +61,11 @@ def choose(state: State, cost: Floats, inflight: int, policy: int, picker: int, 
 
 @compiled
 def fingerpost(up: Ints, own: Ints, others: Floats, cost: Floats, inflight: int, pickers: int, random: Ints) -> int:
-    """Least `(inflight + 1) * cost[0] + cost[1]`, ties at random: `routing.cost.routing_cost`, its table folded in.
+    """Least `(inflight + 1) * cost[0] + cost[1]`, ties at random: `fingerpost.routing.cost`, compiled.
 
-    In-flight of the fleet is the picker's own, live, and the others': what the host said with its last answer to this
-    picker less the picker's own then (`reported`), or own times pickers (`scaled`), or nothing (`own`).
+    Where no host can serve it is the one with the fewest requests, as pickers fall back. In-flight of the fleet is the
+    picker's own, live, and the others': what the host told with its last answer to this picker less the picker's own
+    then (`reported`), or own times pickers (`scaled`), or nothing (`own`).
     """
     factor = float(pickers) if inflight == SCALED else 1.0
     share = 1.0 if inflight == REPORTED else 0.0
@@ -75,11 +76,11 @@ def fingerpost(up: Ints, own: Ints, others: Floats, cost: Floats, inflight: int,
         total = (own[host] * factor + others[host] * share + 1.0) * cost[0, host] + cost[1, host]
         if total < least:
             best, least, ties = host, total, 1
-        elif total == least:
+        elif total == least and best >= 0:
             ties += 1
             if uniform(random) * ties < 1.0:
                 best = host
-    return best
+    return best if best >= 0 else least_of(own, up, random)
 
 
 @compiled

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fingerpost.arrays import Floats, Ints
-from fingerpost.routing.cost import routing_cost
+from fingerpost.routing.cost import cost_terms
 from fingerpost.simulator.arrivals import ArrivalStream
 from fingerpost.simulator.choice import REPORTED, SCALED
 from fingerpost.simulator.fleet import TICK_S, Bools, Fleet
@@ -107,12 +107,8 @@ class Simulation:
     def install(self, table: Table) -> None:
         """Pickers use this table from now on."""
         weight = self._scenario.picker.latency_weight
-        # `routing_cost` is linear in the in-flight count: two points of it give the table the pickers hold.
-        idle = routing_cost(0, table.throughput_rps, table.latency_s, latency_weight=weight)
-        one = routing_cost(1, table.throughput_rps, table.latency_s, latency_weight=weight)
-        usable = np.isfinite(idle)
-        slope = np.where(usable, one, 0.0) - np.where(usable, idle, 0.0)
-        self._cost = np.ascontiguousarray(np.stack([slope.T, np.where(usable, idle - slope, np.inf).T]))
+        slope, offset = cost_terms(table.throughput_rps, table.latency_s, latency_weight=weight)
+        self._cost = np.ascontiguousarray(np.stack([slope.T, offset.T]))
 
     def step(self, end_s: float) -> Chunk:
         """Runs to `end_s` with the arrivals up to there."""

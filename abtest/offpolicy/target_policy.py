@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.features.windows import in_flight, numbers
+from fingerpost.routing.cost import choice_probabilities, cost_at
 from fingerpost.routing.picker_table import picker_cells
 from fingerpost.settings import Settings
 
@@ -80,13 +81,9 @@ def _least_cost(
     column = np.array([hosts.index(name) for name in rate.columns], dtype=np.int64)
     found = np.full((len(category), len(hosts)), np.nan)
     known = row >= 0
-    cost = slope[row[known], :-1] * (load[np.ix_(known, column)] + 1) + offset[row[known], :-1]
-    best = cost <= cost.min(axis=1, keepdims=True)
-    share = settings.exploration
-    chosen = share / cost.shape[1] + (1 - share) * best / best.sum(axis=1, keepdims=True)
-    spread = np.zeros((int(known.sum()), len(hosts)))
-    spread[:, column] = chosen
-    # Where no host can serve, the router would fall back: nothing is said.
-    spread[~np.isfinite(cost.min(axis=1))] = np.nan
-    found[known] = spread
+    cost = cost_at(slope[row[known], :-1], offset[row[known], :-1], load[np.ix_(known, column)])
+    chosen = choice_probabilities(cost, settings.exploration)
+    # Hosts without a prediction get nothing; where no host can serve, the router would fall back: all stays unknown.
+    found[known] = np.where(np.isnan(chosen[:, :1]), np.nan, 0.0)
+    found[np.ix_(known, column)] = chosen
     return found

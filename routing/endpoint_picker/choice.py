@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fingerpost.accesslog.envoy import DECISION_MARK
 from fingerpost.arrays import Floats
 from fingerpost.routing.arms import arm_of, time_key
-from fingerpost.routing.cost import cost_at
+from fingerpost.routing.cost import choice_probabilities, cost_at
 from fingerpost.routing.endpoint_picker.endpoints import Endpoints
 from fingerpost.routing.endpoint_picker.requests import Request, RequestCategories
 from fingerpost.routing.table_file import Arm, PickerTable
@@ -62,7 +62,7 @@ class Chooser:
     Args:
         panic_share: with fewer of the endpoints than this share alive, or known to the table, all are used, by least
             requests under way: predictions for a few hosts would send everything there.
-        dice: for ties and exploration.
+        rng: for ties and exploration.
     """
 
     def __init__(self, endpoints: Endpoints, panic_share: float = 0.5, rng: random.Random | None = None) -> None:
@@ -121,27 +121,27 @@ class Chooser:
         cost = cost_at(table.slope[arm.matrix, category, columns], table.offset[arm.matrix, category, columns], load)
         if arm.policy == "least_request":
             return self._by_requests(places, said, cost)
-        share = table.settings.exploration
         if arm.policy == "random":
             first = self._rng.randrange(len(places))
             return self._decided(places, first, cost, replace(said, policy="random", propensity=1 / len(places)))
-        least = cost.min()
-        if not np.isfinite(least):
+        probability = choice_probabilities(cost, table.settings.exploration)
+        if np.isnan(probability[0]):
             return self._by_requests(places, replace(said, fallback="no_row"))
-        ties = np.flatnonzero(cost <= least)
-        explored = self._rng.random() < share
-        first = self._rng.randrange(len(places)) if explored else int(ties[self._rng.randrange(len(ties))])
-        propensity = share / len(places) + ((1 - share) / len(ties) if cost[first] <= least else 0.0)
-        chosen = replace(said, policy="fingerpost", explored=explored, propensity=propensity)
+        explored = self._rng.random() < table.settings.exploration
+        first = self._rng.randrange(len(places)) if explored else self._least(cost)
+        chosen = replace(said, policy="fingerpost", explored=explored, propensity=float(probability[first]))
         return self._decided(places, first, cost, chosen)
 
     def _by_requests(self, places: Places, said: Decision, cost: Floats | None = None) -> Decision:
         load = self.endpoints.inflight[places].astype(np.float64)
-        ties = np.flatnonzero(load <= load.min())
-        first = int(ties[self._rng.randrange(len(ties))])
+        first = self._least(load)
         found = self._decided(places, first, load, said)
         known = cost is not None and np.isfinite(cost[first])
         return replace(found, predicted_cost=float(cost[first]) if cost is not None and known else None)
+
+    def _least(self, cost: Floats) -> int:
+        """One of least cost, ties at random."""
+        return int(self._rng.choice(np.flatnonzero(choice_probabilities(cost))))
 
     def _decided(self, places: Places, first: int, cost: Floats, said: Decision) -> Decision:
         """The decision with its endpoints: the chosen one, then the others in order of cost."""
