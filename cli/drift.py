@@ -25,7 +25,7 @@ def drift(
 
     settings = settings_with_registry()
     from fingerpost.abtest.drift.gate import check_drift, workspace_path
-    from fingerpost.abtest.drift.verdict import DRIFT, TOO_LITTLE
+    from fingerpost.abtest.results import DRIFT, TOO_LITTLE
     from fingerpost.experiment import CHAMPION
     from fingerpost.shown import visible
     from fingerpost.training.registry import Registry

@@ -36,13 +36,14 @@ def plan(
     json_output: _Json = False,
 ) -> None:
     """Tells how many pairs of slots an experiment needs, from how much slots differ anyway."""
+    from dataclasses import asdict
+
     import numpy as np
 
     from fingerpost.abtest.experiment.evaluation import COLUMNS
     from fingerpost.abtest.experiment.power import pilot_differences
     from fingerpost.abtest.experiment.power import plan as plan_pairs
     from fingerpost.abtest.experiment.verdict import Rules
-    from fingerpost.abtest.plain import plain
     from fingerpost.errors import FingerpostError
     from fingerpost.lake import read_frame
 
@@ -62,7 +63,7 @@ def plan(
     found = plan_pairs(measured, effects, Rules.of(settings), settings.experiment_pairs, power, pilot_pairs=count)
     minutes = 2 * settings.experiment_slot_s / 60
     if json_output:
-        _print_json({**plain(found), "minutes_per_pair": minutes})
+        _print_json({**asdict(found), "minutes_per_pair": minutes})
         return
     typer.echo(f"log ratios within pairs spread by {found.spread:.4f} (measured on {count} pairs)")
     for need in found.needs:

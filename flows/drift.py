@@ -8,7 +8,8 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.abtest.drift.gate import check_drift, retrain_reason
-from fingerpost.abtest.drift.verdict import DRIFT, DriftVerdict
+from fingerpost.abtest.drift.verdict import DriftVerdict
+from fingerpost.abtest.results import DRIFT
 from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets

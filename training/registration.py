@@ -23,7 +23,7 @@ from fingerpost.training.fit import DEFAULT_PARAMS
 from fingerpost.training.model_card import render_model_card
 from fingerpost.training.plots import all_plots
 from fingerpost.training.registry import DIGEST_TAG, SAVED_AS, SCORED, Registry
-from fingerpost.training.runs import Run
+from fingerpost.training.runs import HeldOutSkill, Run
 
 
 def register(registry: Registry, candidate: Candidate, service: str) -> str:
@@ -73,9 +73,12 @@ def model_digest(saved: Path) -> str:
 
 def _log_evidence(run: Run, candidate: Candidate, service: str) -> None:
     choices = {**candidate.ranking.metrics(), **candidate.replay.metrics()}
+    held_out = HeldOutSkill(
+        skill={target: each.skill for target, each in candidate.scores.items()}, rows=len(candidate.test)
+    )
     run.log(
-        {**candidate.tuning.params, **_data_window(candidate)},
-        {**_metrics(candidate.scores), **choices, **_coverage(candidate)},
+        {**candidate.tuning.params, **_data_window(candidate), **held_out.params()},
+        {**held_out.metrics(), **_metrics(candidate.scores), **choices, **_coverage(candidate)},
     )
     run.json("features.json", {"features": list(FEATURES), "schema_hash": schema_hash()})
     for by in ("host", "category"):
@@ -154,7 +157,6 @@ def _data_window(candidate: Candidate) -> dict[str, Any]:
         "rehearsed_rows": int(train["rehearsed"].sum()),
         "requests": int(train.loc[~train["rehearsed"], "requests"].sum()),
         "schema_hash": schema_hash(),
-        "test_rows": len(test),
         "hosts": train["host"].nunique(),
         "categories": train["category"].nunique(),
         "window_s": candidate.window_s,
@@ -165,7 +167,6 @@ def _data_window(candidate: Candidate) -> dict[str, Any]:
 def _metrics(scores: dict[str, TargetScore]) -> dict[str, float]:
     metrics = {}
     for target, each in scores.items():
-        metrics[f"{target}.skill"] = each.skill
         metrics[f"{target}.log_mae.model"] = each.model
         metrics.update({f"{target}.log_mae.{view}": error for view, error in each.naive.items()})
     return metrics

@@ -5,11 +5,14 @@ They lie in the experiments `MODEL-KIND`: training, shadow, offpolicy, experimen
 
 import contextlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, NonNegativeInt, ValidationError, field_validator
 
 from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
@@ -23,6 +26,52 @@ if TYPE_CHECKING:
 VERDICT = "verdict.json"
 # MLflow refuses tags of more than 8000 characters, and older servers of more than 5000.
 MAX_TAG = 5000
+_SKILL = ".skill"
+
+
+class HeldOutSkill(BaseModel):
+    """Skill of a version on held-out windows, as its training run keeps it.
+
+    Args:
+        skill: 1 - error / error of the best naive forecast, by target; a target that could not be scored is left out.
+        rows: windows that it was tested on.
+    """
+
+    skill: dict[str, float]
+    rows: NonNegativeInt
+
+    @field_validator("skill", mode="before")
+    @classmethod
+    def _scored(cls, skill: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in skill.items() if not isinstance(value, float) or math.isfinite(value)}
+
+    @classmethod
+    def read(cls, metrics: Mapping[str, Any], params: Mapping[str, Any]) -> Self:
+        """Reads the metrics and parameters of a training run.
+
+        Raises:
+            FingerpostError: they do not tell it; the message names the field.
+        """
+        skill = {name.removesuffix(_SKILL): value for name, value in metrics.items() if name.endswith(_SKILL)}
+        try:
+            return cls.model_validate({"skill": skill, "rows": params.get("test_rows", 0)})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise FingerpostError(f"{where} = {first['input']!r}: {first['msg']}"[:300]) from error
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the targets; None without any."""
+        return sum(self.skill.values()) / len(self.skill) if self.skill else None
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics of its training run."""
+        return {f"{target}{_SKILL}": skill for target, skill in self.skill.items()}
+
+    def params(self) -> dict[str, int]:
+        """The parameters of its training run."""
+        return {"test_rows": self.rows}
 
 
 class Run:

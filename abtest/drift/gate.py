@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from fingerpost.abtest.drift.frames import split_rows
 from fingerpost.abtest.drift.report import page
-from fingerpost.abtest.drift.verdict import DRIFT, DriftVerdict, drift_verdict
+from fingerpost.abtest.drift.verdict import DriftVerdict, drift_verdict
+from fingerpost.abtest.results import DRIFT
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import load_training_rows
 from fingerpost.settings import Settings
 from fingerpost.shown import markdown_text
 from fingerpost.training.registry import Registry
-from fingerpost.training.runs import VERDICT
+from fingerpost.training.runs import VERDICT, HeldOutSkill
 
 REPORT = "report.html"
 _MAX_SNAPSHOTS = 200
@@ -41,8 +42,7 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
     reference, current = split_rows(rows, begin, end, settings.drift_window_s)
     registered = registry.load(model_version)
     scored = registry.load_scored(run.info.run_id) or registered
-    skills = [value for name, value in run.data.metrics.items() if name.endswith(".skill")]
-    skill_then = sum(skills) / len(skills) if skills else None
+    skill_then = HeldOutSkill.read(run.data.metrics, run.data.params).mean
 
     def predict_log(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
         # The registered model has learned the rows it was scored on: what it says of those tells nothing of its errors.

@@ -10,11 +10,11 @@ import pandas as pd
 from fingerpost.abtest.drift.cells import CellShift, shifted_cells, told
 from fingerpost.abtest.drift.frames import Predict, checked_frames
 from fingerpost.abtest.drift.report import Column, DataTest, Limits, run_report
+from fingerpost.abtest.results import DRIFT, NO_DRIFT, TOO_LITTLE, DriftResult
 from fingerpost.features.definition import NAIVE, TARGETS, naive_column
 from fingerpost.settings import Settings
 from fingerpost.training.evaluate import log_mae
 
-DRIFT, NO_DRIFT, TOO_LITTLE = "drift", "no drift", "too little data"
 # Below this share of the reference's hosts, what is measured is not the fleet.
 _MIN_HOSTS = 0.5
 
@@ -52,29 +52,24 @@ class DriftVerdict:
         """Whether it asks for a new training."""
         return self.verdict == DRIFT or self.skill_fell
 
-    def to_json(self) -> dict[str, Any]:
-        """As it is logged, and read by the promotion's gates."""
+    def result(self) -> DriftResult:
+        """The result that is logged, and read by the promotion's gates."""
         failed = [test.description for test in self.tests if not test.passed]
-        judged = self.verdict != TOO_LITTLE
-        columns = [
-            {**asdict(each), "drifted": each.drifted, "distance": _finite(each.distance)} for each in self.columns
-        ]
-        return {
+        passed = not failed if self.verdict != TOO_LITTLE else None
+        columns = [{**asdict(each), "drifted": each.drifted} for each in self.columns]
+        names = ("model_name", "model_version", "verdict", "reasons", "rows", "span", "retrain", "cells_looked_at")
+        return DriftResult.model_validate({
             "format": 1,
-            **{
-                name: getattr(self, name)
-                for name in ("model_name", "model_version", "verdict", "reasons", "rows", "span")
-            },
-            "retrain": self.retrain,
-            "data": {"passed": not failed if judged else None, "failed": failed, "tests": len(self.tests)},
+            **{name: getattr(self, name) for name in (*names, "skill", "skill_then", "skill_fell")},
+            "data": {"passed": passed, "failed": failed, "tests": len(self.tests)},
             "columns": columns,
             "cells": [asdict(each) for each in self.cells[:100]],
             "cells_changed": len(self.cells),
-            "cells_looked_at": self.cells_looked_at,
-            "skill": self.skill,
-            "skill_then": self.skill_then,
-            "skill_fell": self.skill_fell,
-        }
+        })  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """The plain values of the result."""
+        return self.result().to_json()
 
 
 def drift_verdict(

@@ -7,8 +7,7 @@ from typing import Any
 from fingerpost.abtest.experiment.evaluation import Evaluation, evaluate
 from fingerpost.abtest.experiment.store import RECORD_TAG, start, still_in_force, stop
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy, challenger_off_policy
-from fingerpost.abtest.promotion.readings import GOOD, SAME, read_comparison
-from fingerpost.abtest.promotion.results import log_result
+from fingerpost.abtest.results import BETTER, NO_DIFFERENCE, ComparisonResult, log_result
 from fingerpost.abtest.shadow.compare import ShadowReport, compare
 from fingerpost.abtest.shadow.join import load_shadow
 from fingerpost.clock import US
@@ -47,18 +46,14 @@ def compare_in_shadow(settings: Settings, hours: float, now_us: int) -> tuple[Sh
     joined = load_shadow(settings.lake, settings.service, from_us, now_us, settings.window_s)
     report = compare(joined, settings.latency_weight)
     if report.status != "insufficient":
-        champion, challenger = report.versions
-        about = {"verdict": report.status, "champion": champion, "challenger": challenger, "samples": report.rows}
-        log_result(registry, "shadow", {**report.to_json(), **about}, report.reason)
+        log_result(registry, "shadow", report.result())
     try:
         found = challenger_off_policy(settings, from_us, now_us)
     except NoDataError:
         return report, None
-    gain = found.estimate.gain
-    if found.estimate.usable and gain is not None:
-        verdict = "better" if gain.high < 0 else "worse" if gain.low > 0 else "no difference"
-        result = {**found.to_json(), "verdict": verdict, "samples": int(found.estimate.effective)}
-        log_result(registry, "offpolicy", result, f"mean latency by {gain.value:+.4f} s")
+    result = found.result()
+    if result is not None:
+        log_result(registry, "offpolicy", result)
     return report, found
 
 
@@ -83,9 +78,8 @@ def advance_experiment(settings: Settings) -> StepResult:
         return StepResult("stopped", "its versions are not champion and challenger any more", found)
     if verdict.decided_at is None and not verdict.over:
         return StepResult("goes on", verdict.reason, found)
-    about = {"champion": experiment.champion, "challenger": experiment.challenger}
     # Logged before it is ended: killed in between, it is ended the next time.
-    log_result(registry, "experiment", {**verdict.to_json(), **about}, verdict.reason)
+    log_result(registry, "experiment", found.result())
     stop(settings, verdict, verdict.reason)
     return StepResult("stopped", verdict.reason, found)
 
@@ -105,7 +99,5 @@ def not_due(settings: Settings, registry: Registry) -> str | None:
     shadow = registry.latest_result("shadow", challenger)
     if shadow is None:
         return f"version {challenger} has not been compared in the shadow yet"
-    said = read_comparison(shadow["result"])
-    if said.verdict not in (GOOD, SAME):
-        return f"version {challenger} is {said.verdict} in the shadow"
-    return None
+    verdict = ComparisonResult.read(shadow["result"]).verdict
+    return None if verdict in (BETTER, NO_DIFFERENCE) else f"version {challenger} is {verdict} in the shadow"

@@ -1,10 +1,10 @@
 """An experiment's pairs and verdict from the lake, as of now."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
 from fingerpost.abtest.experiment.verdict import Rules, Verdict, judge
+from fingerpost.abtest.results import ComparisonResult
 from fingerpost.clock import US, clock_us
 from fingerpost.experiment import Experiment
 from fingerpost.lake import read_frame
@@ -20,6 +20,11 @@ class Evaluation:
     experiment: Experiment
     verdict: Verdict
     pairs: Pairs
+
+    def result(self) -> ComparisonResult:
+        """The result that is logged, and read by the promotion's gates."""
+        about = {"champion": self.experiment.champion, "challenger": self.experiment.challenger}
+        return ComparisonResult.read({**self.verdict.to_json(), **about, "samples": self.verdict.pairs})
 
 
 def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = None) -> Evaluation:
@@ -37,7 +42,7 @@ def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = No
     pairs = switchback_pairs(records, experiment, until - settle_us(settings))
     over = now >= experiment.end_us + settle_us(settings)
     verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)
-    return Evaluation(experiment, replace(verdict, experiment=json.loads(experiment.to_json())), pairs)
+    return Evaluation(experiment, replace(verdict, experiment=asdict(experiment)), pairs)
 
 
 def settle_us(settings: Settings) -> int:

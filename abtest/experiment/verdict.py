@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 
 from fingerpost.abtest.experiment.confidence import Sequence, bounded_sequence, paired_sequence
 from fingerpost.abtest.experiment.pairs import METRICS, Pairs, paired_differences, typical_metrics
-from fingerpost.abtest.plain import plain
 from fingerpost.arrays import Ints
 from fingerpost.settings import Settings
 
@@ -106,7 +106,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; numbers that are not finite are None."""
-        return dict(plain(self))
+        return dict(to_jsonable_python(self, inf_nan_mode="null"))
 
 
 def judge(pairs: Pairs, rules: Rules, planned: int, over: bool) -> Verdict:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic_core import to_jsonable_python
 
 from fingerpost.abtest.experiment.blocks import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
-from fingerpost.abtest.plain import plain
 from fingerpost.arrays import Floats, Ints
 
 MIN_EFFECTIVE = 100.0
@@ -56,7 +56,7 @@ class OffPolicy:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; numbers that are not finite are None."""
-        return dict(plain(self))
+        return dict(to_jsonable_python(self, inf_nan_mode="null"))
 
 
 def evaluate_policy(

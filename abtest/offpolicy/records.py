@@ -7,6 +7,7 @@ import numpy as np
 
 from fingerpost.abtest.offpolicy.estimate import OffPolicy, capped_cost, evaluate_policy
 from fingerpost.abtest.offpolicy.target_policy import replayed_choices
+from fingerpost.abtest.results import BETTER, NO_DIFFERENCE, WORSE, ComparisonResult
 from fingerpost.errors import NoDataError
 from fingerpost.experiment import ALIASES
 from fingerpost.features.build import with_categories
@@ -40,13 +41,18 @@ class ChallengerOffPolicy:
     versions: tuple[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "champion": self.versions[0],
-            "challenger": self.versions[1],
-            "cap_s": self.cap_s,
-            "replay": self.replay,
-            **self.estimate.to_json(),
-        }
+        """The plain values; numbers that are not finite are None."""
+        about = {"champion": self.versions[0], "challenger": self.versions[1]}
+        return {**about, "cap_s": self.cap_s, "replay": self.replay, **self.estimate.to_json()}
+
+    def result(self) -> ComparisonResult | None:
+        """The result that is logged, and read by the promotion's gates; None where nothing can be estimated."""
+        gain = self.estimate.gain
+        if not self.estimate.usable or gain is None:
+            return None
+        verdict = BETTER if gain.high < 0 else WORSE if gain.low > 0 else NO_DIFFERENCE
+        about = {"verdict": verdict, "samples": int(self.estimate.effective)}
+        return ComparisonResult.read({**self.to_json(), **about, "reason": f"mean latency by {gain.value:+.4f} s"})
 
 
 def challenger_off_policy(settings: Settings, from_us: int, to_us: int) -> ChallengerOffPolicy:

@@ -6,17 +6,10 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from fingerpost.abtest.promotion.policy import ComparisonGate, OfflineGate, Policy, StateGate
-from fingerpost.abtest.promotion.readings import (
-    BAD,
-    GOOD,
-    SAME,
-    State,
-    read_comparison,
-    read_data,
-    read_drift,
-    read_offline,
-    read_time,
-)
+from fingerpost.abtest.results import BETTER, GUARDRAIL, NO_DIFFERENCE, WORSE, ComparisonResult, DriftResult, read_time
+from fingerpost.errors import FingerpostError
+from fingerpost.experiment import ALIASES
+from fingerpost.training.runs import HeldOutSkill
 
 Outcome = Literal["promote", "wait", "reject"]
 Status = Literal["pass", "fail", "wait", "off"]
@@ -64,8 +57,8 @@ def decide(policy: Policy, evidence: Mapping[str, Any]) -> Decision:
     gates = [
         _offline(policy.offline, evidence.get("offline")),
         *(_comparison(name, getattr(policy, name), evidence) for name in COMPARISONS),
-        _state("drift", policy.drift, evidence, read_drift),
-        _state("data", policy.data, evidence, read_data),
+        _state("drift", policy.drift, evidence),
+        _state("data", policy.data, evidence),
         _hold(policy, evidence),
     ]
     failed = any(gate.status == "fail" for gate in gates)
@@ -76,56 +69,61 @@ def decide(policy: Policy, evidence: Mapping[str, Any]) -> Decision:
 def _offline(gate: OfflineGate, found: Any) -> Gate:
     if gate.use == "off":
         return Gate("offline", "off", "not asked for")
-    read = read_offline(found) if isinstance(found, Mapping) else None
-    if read is None or not read.skill:
+    metrics, params = (_object(found, name) for name in ("metrics", "params"))
+    try:
+        read = HeldOutSkill.read(metrics, params)
+    except FingerpostError as error:
+        return _absent("offline", gate.use, f"its skill cannot be read: {error}")
+    if read.mean is None:
         return _absent("offline", gate.use, "no skill is known of it")
     if read.rows < gate.min_rows:
         return _absent("offline", gate.use, f"tested on {read.rows} rows, {gate.min_rows} are needed")
-    mean = sum(read.skill.values()) / len(read.skill)
     worst = min(read.skill, key=lambda target: read.skill[target])
-    if mean <= gate.min_mean_skill:
-        return Gate("offline", "fail", f"mean skill {mean:+.3f}, must be above {gate.min_mean_skill:+.3f}")
+    if read.mean <= gate.min_mean_skill:
+        return Gate("offline", "fail", f"mean skill {read.mean:+.3f}, must be above {gate.min_mean_skill:+.3f}")
     if read.skill[worst] < gate.min_skill:
         return Gate("offline", "fail", f"skill of {worst} {read.skill[worst]:+.3f}, least {gate.min_skill:+.3f}")
-    return Gate("offline", "pass", f"mean skill {mean:+.3f} on {read.rows} rows")
+    return Gate("offline", "pass", f"mean skill {read.mean:+.3f} on {read.rows} rows")
 
 
 def _comparison(name: str, gate: ComparisonGate, evidence: Mapping[str, Any]) -> Gate:
     if gate.use == "off":
         return Gate(name, "off", "not asked for")
-    result, problem = _result(name, gate.max_age_h, evidence)
-    if result is None:
-        return _absent(name, gate.use, problem)
-    read = read_comparison(result)
-    for role, told in (("champion", read.champion), ("challenger", read.challenger)):
-        if told is not None and told != str(evidence.get(role)):
-            return _absent(name, gate.use, f"it is of {role} {told}, not {evidence.get(role)}")
+    try:
+        result = ComparisonResult.read(_result(name, gate.max_age_h, evidence))
+    except FingerpostError as error:
+        return _absent(name, gate.use, str(error))
+    for role in ALIASES:
+        version = getattr(result, role)
+        if version is not None and version != str(evidence.get(role)):
+            return _absent(name, gate.use, f"it is of {role} {version}, not {evidence.get(role)}")
+    found = f"{result.verdict}, {result.samples} samples"
     # Harm counts however little it rests on: the comparison itself says when it is sure.
-    if read.verdict in BAD:
-        return Gate(name, "fail", f"{read.verdict}, {read.samples} samples")
-    if read.verdict not in (GOOD, SAME):
-        why = f" ({read.reason[:300]})" if read.reason else ""
-        return _absent(name, gate.use, f"{read.verdict[:80]}, {read.samples} samples{why}")
-    if read.samples < gate.min_samples:
-        return _absent(name, gate.use, f"{read.verdict}, but {read.samples} of {gate.min_samples} samples")
-    if read.verdict not in gate.accept:
-        return Gate(name, "fail", f"{read.verdict}, must be {' or '.join(gate.accept)}; {read.samples} samples")
-    return Gate(name, "pass", f"{read.verdict}, {read.samples} samples")
+    if result.verdict in (WORSE, GUARDRAIL):
+        return Gate(name, "fail", found)
+    if result.verdict not in (BETTER, NO_DIFFERENCE):
+        return _absent(name, gate.use, f"{found} ({result.reason[:300]})" if result.reason else found)
+    if result.samples < gate.min_samples:
+        return _absent(name, gate.use, f"{result.verdict}, but {result.samples} of {gate.min_samples} samples")
+    if result.verdict not in gate.accept:
+        return Gate(name, "fail", f"{result.verdict}, must be {' or '.join(gate.accept)}; {result.samples} samples")
+    return Gate(name, "pass", found)
 
 
-def _state(name: str, gate: StateGate, evidence: Mapping[str, Any], read: Any) -> Gate:
+def _state(name: str, gate: StateGate, evidence: Mapping[str, Any]) -> Gate:
     if gate.use == "off":
         return Gate(name, "off", "not asked for")
-    result, problem = _result("drift", gate.max_age_h, evidence)
-    if result is None:
-        return _absent(name, gate.use, problem)
-    found: State = read(result)
-    if found.version is not None and found.version != str(evidence.get("challenger")):
-        return _absent(name, gate.use, f"it is of version {found.version}, not {evidence.get('challenger')}")
-    if found.good is None:
-        return _absent(name, gate.use, found.why or "it cannot be told yet")
-    if not found.good:
-        return Gate(name, "wait", found.why or "it does not hold")
+    try:
+        result = DriftResult.read(_result("drift", gate.max_age_h, evidence))
+    except FingerpostError as error:
+        return _absent(name, gate.use, str(error))
+    if result.model_version is not None and result.model_version != str(evidence.get("challenger")):
+        return _absent(name, gate.use, f"it is of version {result.model_version}, not {evidence.get('challenger')}")
+    holds, why = result.holds(name)
+    if holds is None:
+        return _absent(name, gate.use, why or "it cannot be told yet")
+    if not holds:
+        return Gate(name, "wait", why or "it does not hold")
     return Gate(name, "pass", "no drift since it was trained" if name == "drift" else "data tests passed")
 
 
@@ -141,17 +139,23 @@ def _hold(policy: Policy, evidence: Mapping[str, Any]) -> Gate:
     return Gate("hold", "wait", frozen) if frozen else Gate("hold", "pass", "no hold")
 
 
-def _result(name: str, max_age_h: float, evidence: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
-    """The result of a kind, or None and why there is none."""
+def _result(name: str, max_age_h: float, evidence: Mapping[str, Any]) -> Any:
+    """The result of a kind; raises FingerpostError with the reason where there is none that counts."""
     found = evidence.get(name)
-    if not isinstance(found, Mapping) or not isinstance(found.get("result"), Mapping):
-        return None, "no result yet"
+    if not isinstance(found, Mapping) or found.get("result") is None:
+        raise FingerpostError("no result yet")
     at, moment = read_time(found.get("at")), read_time(evidence.get("as_of"))
     if at is None or moment is None:
-        return None, "its result has no time"
+        raise FingerpostError("its result has no time")
     if moment - at > timedelta(hours=max_age_h):
-        return None, f"its result is older than {max_age_h:g} h"
-    return found["result"], ""
+        raise FingerpostError(f"its result is older than {max_age_h:g} h")
+    return found["result"]
+
+
+def _object(found: Any, name: str) -> Mapping[str, Any]:
+    """A JSON object within another, empty if it is not there."""
+    value = found.get(name) if isinstance(found, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def _absent(name: str, use: str, why: str) -> Gate:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fingerpost.abtest.promotion.promote import rollback
-from fingerpost.abtest.promotion.readings import read_time
 from fingerpost.abtest.promotion.record import note_applied, write_record
+from fingerpost.abtest.results import read_time
 from fingerpost.experiment import CHAMPION
 from fingerpost.settings import Settings
 from fingerpost.training.registry import WATCH_TAG, Registry, StaleEvidenceError

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 
 from fingerpost.abtest.experiment.blocks import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
-from fingerpost.abtest.plain import plain
+from fingerpost.abtest.results import ComparisonResult
 from fingerpost.abtest.shadow.errors import prediction_errors
 from fingerpost.arrays import Floats
 from fingerpost.experiment import ALIASES
@@ -71,7 +72,17 @@ class ShadowReport:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; numbers that are not finite are None."""
-        return dict(plain(self))
+        return dict(to_jsonable_python(self, inf_nan_mode="null"))
+
+    def result(self) -> ComparisonResult:
+        """The result that is logged, and read by the promotion's gates.
+
+        Raises:
+            FingerpostError: there are too few outcomes to tell anything.
+        """
+        champion, challenger = self.versions
+        about = {"verdict": self.status, "samples": self.rows, "champion": champion, "challenger": challenger}
+        return ComparisonResult.read({**self.to_json(), **about})
 
 
 def compare(joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.05) -> ShadowReport:

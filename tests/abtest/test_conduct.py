@@ -5,19 +5,19 @@ import pytest
 from fingerpost.abtest.experiment.advance import advance_experiment
 from fingerpost.abtest.experiment.store import records_of, running, start
 from fingerpost.abtest.promotion.promote import consider_challenger
-from fingerpost.abtest.promotion.results import log_result
+from fingerpost.abtest.results import ComparisonResult, log_result
 from fingerpost.clock import US
 from tests.support.experiment_records import BEGIN, keep_records, made_records
 
 SLOTS = {"experiment_slot_s": 20.0, "experiment_washout_s": 4.0, "experiment_pairs": 30}
-SHADOW = {"verdict": "no difference", "champion": "1", "challenger": "2", "samples": 900}
+SHADOW = ComparisonResult(verdict="no difference", champion="1", challenger="2", samples=900, reason="as good")
 
 
 @pytest.fixture
 def due(made):
     """A registry whose challenger is no worse in the shadow, in a world that does not drift."""
     made.settings = made.settings.model_copy(update=SLOTS)
-    log_result(made.registry, "shadow", SHADOW, "as good")
+    log_result(made.registry, "shadow", SHADOW)
     made.result("drift", "2", {"verdict": "no drift", "data": {"passed": True, "failed": []}})
     return made
 
@@ -37,10 +37,10 @@ def begun_long_ago(made, effect, seed=0):
 
 def test_a_challenger_gets_an_experiment_once_it_was_compared(made):
     assert advance_experiment(made.settings).why == "version 2 has not been compared in the shadow yet"
-    log_result(made.registry, "shadow", {**SHADOW, "verdict": "worse"}, "worse")
+    log_result(made.registry, "shadow", SHADOW.model_copy(update={"verdict": "worse"}))
     assert advance_experiment(made.settings).why == "version 2 is worse in the shadow"
-    assert log_result(made.registry, "shadow", SHADOW, "as good")
-    assert log_result(made.registry, "shadow", SHADOW, "as good") is None
+    assert log_result(made.registry, "shadow", SHADOW)
+    assert log_result(made.registry, "shadow", SHADOW) is None
     begun = advance_experiment(made.settings)
     assert begun.action == "started"
     experiment = running(made.settings)

@@ -11,7 +11,7 @@ import pytest
 from fingerpost.abtest.drift.frames import split_rows
 from fingerpost.abtest.drift.gate import check_drift, workspace_path
 from fingerpost.abtest.drift.verdict import drift_verdict
-from fingerpost.abtest.promotion.readings import read_data, read_drift
+from fingerpost.abtest.results import DriftResult
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.features.prepare import FeatureSettings
@@ -110,7 +110,7 @@ def test_data_that_is_not_fit_fails_its_tests(steady, candidate, settings):
     assert "missing values" in failed
     assert "out of range" in failed
     assert "1 of 6 hosts" in failed
-    assert read_data(verdict.to_json()).good is False
+    assert DriftResult.read(verdict.to_json()).holds("data")[0] is False
 
 
 def test_rows_are_bounded(slowed, candidate, settings):
@@ -132,8 +132,9 @@ def test_the_gate_logs_what_promotion_reads(candidate, settings, monkeypatch):
     registry = Registry(settings)
     found = registry.latest_result("drift", version)
     assert found["run_id"] == run_id
-    assert read_drift(found["result"]).good is False
-    assert "/work/hash" in read_drift(found["result"]).why
+    holds, why = DriftResult.read(found["result"]).holds("drift")
+    assert holds is False
+    assert "/work/hash" in why
     artifacts = {item.path for item in registry.client.list_artifacts(run_id)}
     assert artifacts == {"report.html", "verdict.json"}
     assert "distance.level_throughput_rps" in registry.client.get_run(run_id).data.metrics

@@ -53,7 +53,7 @@ def test_a_challenger_is_promoted_with_a_record_that_decides_the_same(made):
 def test_a_challenger_that_fails_is_rejected_and_one_without_evidence_waits(made):
     assert consider_challenger(made.settings, "flow").action == "wait"
     assert made.challenger == "2"
-    made.result("experiment", "2", {"verdict": "guardrail", "pairs": 2})
+    made.result("experiment", "2", {"verdict": "guardrail", "samples": 2})
     assert consider_challenger(made.settings, "flow").action == "reject"
     assert (made.champion, made.challenger) == ("1", None)
     assert made.registry.version("2").tags[OUTCOME_TAG].startswith("rejected: experiment: guardrail")
@@ -62,7 +62,7 @@ def test_a_challenger_that_fails_is_rejected_and_one_without_evidence_waits(made
 
 def test_the_newest_result_counts(made):
     made.good_results()
-    made.result("experiment", "2", {"verdict": "undecided", "pairs": 1})
+    made.result("experiment", "2", {"verdict": "undecided", "samples": 1})
     assert gather(made.registry, "2")["experiment"]["result"]["verdict"] == "undecided"
 
 

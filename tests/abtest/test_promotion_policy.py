@@ -55,24 +55,39 @@ def test_good_evidence_promotes():
     ("changes", "outcome", "gate", "words"),
     [
         ({"experiment": None}, "wait", "experiment", "no result yet"),
-        ({"experiment": {"verdict": "undecided", "pairs": 3}}, "wait", "experiment", "undecided, 3 samples"),
+        ({"experiment": {"verdict": "undecided", "samples": 3}}, "wait", "experiment", "undecided, 3 samples"),
         (
-            {"experiment": {"verdict": "undecided", "pairs": 0, "reason": "no arm"}},
+            {"experiment": {"verdict": "undecided", "samples": 0, "reason": "no arm"}},
             "wait",
             "experiment",
             "undecided, 0 samples (no arm)",
         ),
-        ({"experiment": {"verdict": "better", "pairs": 3}}, "wait", "experiment", "3 of 10 samples"),
-        ({"experiment": {"verdict": "worse", "pairs": 3}}, "reject", "experiment", "worse"),
-        ({"experiment": {"verdict": "guardrail", "pairs": 1}}, "reject", "experiment", "guardrail"),
-        ({"experiment": {"verdict": "no difference", "pairs": 40}}, "reject", "experiment", "must be better"),
-        ({"experiment": {"verdict": "better", "pairs": 40, "challenger": 3}}, "wait", "experiment", "challenger 3"),
-        ({"experiment": {"verdict": "better", "pairs": 40, "champion": "7"}}, "wait", "experiment", "champion 7"),
-        ({"experiment": {"pairs": 40}}, "wait", "experiment", "undecided"),
+        ({"experiment": {"verdict": "better", "samples": 3}}, "wait", "experiment", "3 of 10 samples"),
+        ({"experiment": {"verdict": "worse", "samples": 3}}, "reject", "experiment", "worse"),
+        ({"experiment": {"verdict": "guardrail", "samples": 1}}, "reject", "experiment", "guardrail"),
+        ({"experiment": {"verdict": "no difference", "samples": 40}}, "reject", "experiment", "must be better"),
+        ({"experiment": {"verdict": "better", "samples": 40, "challenger": "3"}}, "wait", "experiment", "challenger 3"),
+        ({"experiment": {"verdict": "better", "samples": 40, "champion": "7"}}, "wait", "experiment", "champion 7"),
+        ({"experiment": {"samples": 40}}, "wait", "experiment", "cannot be read: verdict"),
+        ({"experiment": {"verdict": "better"}}, "wait", "experiment", "cannot be read: samples"),
+        ({"experiment": {"verdict": "splendid", "samples": 40}}, "wait", "experiment", "verdict = 'splendid'"),
+        ({"experiment": {"verdict": "better", "samples": "40"}}, "wait", "experiment", "samples = '40'"),
+        ({"experiment": {"verdict": "better", "samples": -1}}, "wait", "experiment", "samples = -1"),
+        ({"experiment": {"verdict": "better", "samples": 40, "challenger": 2}}, "wait", "experiment", "challenger = 2"),
+        ({"experiment": {"verdict": "better", "pairs": 40}}, "promote", "experiment", "better, 40 samples"),
+        ({"experiment": [1]}, "wait", "experiment", "cannot be read: it = [1]"),
         ({"shadow": None}, "promote", "shadow", "no result yet"),
-        ({"shadow": {"verdict": "worse", "cells": 9}}, "reject", "shadow", "worse"),
-        ({"offpolicy": {"verdict": "worse", "n": 900}}, "reject", "offpolicy", "worse"),
+        ({"shadow": {"verdict": "worse", "samples": 9}}, "reject", "shadow", "worse"),
+        ({"offpolicy": {"verdict": "worse", "samples": 900}}, "reject", "offpolicy", "worse"),
         ({"offline": None}, "wait", "offline", "no skill"),
+        (
+            {"offline": {"metrics": {"a.skill": 0.9, "b.skill": float("nan")}, "params": {"test_rows": 500}}},
+            "promote",
+            "offline",
+            "mean skill +0.900 on 500 rows",
+        ),
+        ({"offline": {"metrics": {"a.skill": "x"}, "params": {}}}, "wait", "offline", "skill.a = 'x'"),
+        ({"offline": {"metrics": {"a.skill": 0.9}, "params": {"test_rows": "?"}}}, "wait", "offline", "rows = '?'"),
         ({"offline": {"metrics": {"a.skill": -0.1}, "params": {"test_rows": 500}}}, "reject", "offline", "mean skill"),
         (
             {"offline": {"metrics": {"a.skill": 0.9, "b.skill": -0.5}, "params": {"test_rows": 500}}},
@@ -83,6 +98,8 @@ def test_good_evidence_promotes():
         ({"offline": {"metrics": {"a.skill": 0.9}, "params": {"test_rows": 5}}}, "wait", "offline", "5 rows"),
         ({"drift": {"verdict": "drift", "reasons": ["h3 is slower"]}}, "wait", "drift", "h3 is slower"),
         ({"drift": {**GOOD["drift"], "model_version": "1"}}, "wait", "drift", "of version 1"),
+        ({"drift": {"verdict": "no drift"}}, "wait", "data", "cannot be told yet"),
+        ({"drift": {**GOOD["drift"], "data": {"passed": "yes"}}}, "wait", "data", "data.passed = 'yes'"),
         (
             {"drift": {"verdict": "no drift", "data": {"passed": False, "failed": ["few rows"]}}},
             "wait",
@@ -167,7 +184,9 @@ documents = st.dictionaries(
     | st.fixed_dictionaries(
         {
             "at": st.just(NOW.isoformat()),
-            "result": st.dictionaries(st.sampled_from(["verdict", "pairs", "data", "reasons", "n"]), json_values),
+            "result": st.dictionaries(
+                st.sampled_from(["verdict", "samples", "pairs", "data", "reasons", "champion"]), json_values
+            ),
         }
     ),
 )

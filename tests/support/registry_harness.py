@@ -14,8 +14,8 @@ from fingerpost.training.registry import Registry
 from fingerpost.training.runs import VERDICT
 
 GOOD = {
-    "shadow": {"verdict": "better", "cells": 500},
-    "experiment": {"verdict": "better", "pairs": 20, "effects": {"p99": -0.1}},
+    "shadow": {"verdict": "better", "samples": 500},
+    "experiment": {"verdict": "better", "samples": 20, "effects": {"p99": -0.1}},
     "drift": {"verdict": "no drift", "reasons": [], "data": {"passed": True, "failed": []}},
 }
 
