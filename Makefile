@@ -41,7 +41,7 @@ fuzz: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --hypothesis-seed=$(SEED) -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS) \
 		|| { echo "make fuzz SEED=$(SEED)    draws these examples again" >&2; exit 1; }
 
-# PostgreSQL, LuaJIT, nginx, Apache and HAProxy for the tests of them, where they are absent; needs root or sudo, and goes on without.
+# PostgreSQL, nginx, Apache and HAProxy for the tests of them, where they are absent; needs root or sudo, and goes on without.
 system-packages:
 	@tests/system_packages.sh
 

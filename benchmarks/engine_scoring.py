@@ -13,14 +13,13 @@ TREES, LEAVES = 120, 24
 def measure_scoring(hosts: int, categories: int) -> dict[str, Any]:
     """Cells scored a CPU-second, features included, three targets, a model of realistic size; and a refresh after 10 %
     of the hosts have told of another window, or of nothing new."""
-    from fingerpost.serving.champion_scorer import ChampionScorer
     from fingerpost.serving.fleet_state import build_fleet
-    from fingerpost.serving.scoring import score_fleet
+    from fingerpost.serving.scoring import ModelScorer, score_fleet
 
     fleet = MadeFleet.make(hosts, categories)
     model = fit_model(MadeFleet.make(60, categories), TREES, LEAVES)
     began = time.process_time()
-    scorer = ChampionScorer.compiled(model, "1", FORM)
+    scorer = ModelScorer.compiled(model, "1", FORM)
     compiled = time.process_time() - began
     states = fleet.states(1)
     state = build_fleet("shop", states, 4096)

@@ -22,7 +22,6 @@ __all__ = [
     "CategoryTable",
     "Key",
     "category_attributes",
-    "category_id",
     "category_key",
     "fit_categories",
     "route_template",
@@ -100,6 +99,11 @@ class CategoryTable:
         }
 
     @classmethod
+    def from_names(cls, names: Iterable[str], routes: Sequence[str] = ()) -> "CategoryTable":
+        """The table of categories by their names, `other` among them or not."""
+        return cls(tuple(tuple(name.split(SEPARATOR)) for name in names if name != OTHER), tuple(routes))
+
+    @classmethod
     def from_json(cls, data: dict[str, object]) -> "CategoryTable":
         """The table that `to_json` wrote.
 
@@ -110,11 +114,6 @@ class CategoryTable:
         if not isinstance(keys, list) or not isinstance(routes, list):
             raise TypeError("a category table needs a list of keys and a list of routes")
         return cls(tuple(tuple(str(part) for part in key) for key in keys), tuple(str(route) for route in routes))
-
-
-def category_id(name: str) -> int:
-    """The number of a category, 32 bits of a hash of its name: the same in every process, for ever."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 def category_attributes(name: str) -> dict[str, str]:

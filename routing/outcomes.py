@@ -13,7 +13,7 @@ from fingerpost.accesslog.rotation import Position
 from fingerpost.accesslog.tail import LogTail
 from fingerpost.arrays import Ints
 from fingerpost.categorise import Categoriser
-from fingerpost.category import OTHER, SEPARATOR, CategoryTable
+from fingerpost.category import CategoryTable
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.guard import Outcomes
@@ -82,8 +82,7 @@ class OutcomeLog:
         """The place of each row's category in the predictions'; -1 where they have none for it."""
         if self._names != (predictions.categories, predictions.routes):
             self._names = (predictions.categories, predictions.routes)
-            keys = tuple(tuple(name.split(SEPARATOR)) for name in predictions.categories if name != OTHER)
-            self._categoriser = Categoriser(CategoryTable(keys, predictions.routes))
+            self._categoriser = Categoriser(CategoryTable.from_names(predictions.categories, predictions.routes))
         if not rows:
             return np.zeros(0, dtype=np.int64)
         places = {name: place for place, name in enumerate(predictions.categories)}

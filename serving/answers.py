@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.category import category_key, size_bucket
+from fingerpost.category import CategoryTable, category_key, size_bucket
 from fingerpost.clients import user_agent_class
 from fingerpost.routes import route_template
 from fingerpost.routing.cost import routing_cost
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
-from fingerpost.serving.categories import table_of_names
 from fingerpost.serving.table import RoutingTable
 
 MAX_CELLS = 20_000
@@ -41,7 +40,7 @@ def category_of(table: RoutingTable, request: Characteristics) -> str:
         user_agent_class(request.user_agent),
         request.region,
     )
-    name = table_of_names(table.categories, table.routes).assign(key)
+    name = CategoryTable.from_names(table.categories, table.routes).assign(key)
     if name not in table.categories:
         raise UnknownError("no host has told of a category that holds this request")
     return name

@@ -1,31 +1,59 @@
 """The engine's HTTP API, version 1; mounted into the BentoML service, which adds workers and probes."""
 
 import asyncio
-from typing import Any
+import time
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Request
+import orjson
+from fastapi import FastAPI, Query, Request
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fingerpost import __version__
 from fingerpost.errors import RefusedError
+from fingerpost.experiment import ALIASES
 from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE
 from fingerpost.serving import api_models as models
-from fingerpost.serving import api_state, api_tables
 from fingerpost.serving.answers import TooMuchError, UnknownError, predict, route
-from fingerpost.serving.api_parts import engine_of, json_answer, problems, published_table
-from fingerpost.serving.callers import Callers
-from fingerpost.serving.http import BodyLimitMiddleware, RefusedRequestError, Takes, problem
+from fingerpost.serving.engine import Engine
+from fingerpost.serving.http import BodyLimitMiddleware, Callers, RefusedRequestError, Takes, problem
 from fingerpost.serving.ingest import BusyError
 from fingerpost.serving.lake_answers import predict_from_lake
+from fingerpost.serving.metrics import exposition
 from fingerpost.serving.store import StoreError
-from fingerpost.serving.table_formats import JSON
+from fingerpost.serving.views import Published
 
+MAX_WAIT_S = 20.0
+_JSON = "application/json"
+_TAKEN_FOR_JSON = (_JSON, "application/*", "*/*")
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": models.Problem, "description": text}
+    for status, text in {
+        400: "The request cannot be read.",
+        401: "A bearer token is needed.",
+        403: "The request is of a web page from elsewhere.",
+        404: "There is no such thing.",
+        406: "No such format.",
+        408: "The body did not come in time.",
+        413: "The body is too large.",
+        415: "The body is of another media type.",
+        503: "Not now; try again.",
+    }.items()
+}
 _NOTHING_STORED: dict[int | str, dict[str, Any]] = {
     409: {"model": models.Refusal, "description": "No fingerprint is newer than what is there."},
     422: {"model": models.Refusal, "description": "No fingerprint can be taken."},
 }
+Service = Annotated[str, InPath(pattern=models.NAME, description="Name of the service.")]
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of an endpoint, for its description."""
+    return {status: _PROBLEMS[status] for status in statuses}
+
+
 app = FastAPI(
     title="Fingerpost prediction engine",
     version=__version__,
@@ -33,9 +61,9 @@ app = FastAPI(
     openapi_url="/v1/openapi.json",
     docs_url=None,
     redoc_url=None,
-    responses=problems(403),
+    responses=_problems(403),
 )
-_QUESTION = Takes(JSON, 2**20)
+_QUESTION = Takes(_JSON, 2**20)
 app.add_middleware(
     BodyLimitMiddleware,
     takes={
@@ -44,16 +72,14 @@ app.add_middleware(
         "/v1/route": _QUESTION,
     },
 )
-# The outermost: who may not call is not even read.
+# The outermost: the body of a caller who may not call is not even read.
 app.add_middleware(Callers)
-app.include_router(api_tables.router)
-app.include_router(api_state.router)
 
 
 @app.post(
     "/v1/fingerprints",
     response_model=models.Receipt,
-    responses={**problems(400, 401, 408, 413, 415, 503), **_NOTHING_STORED},
+    responses={**_problems(400, 401, 408, 413, 415, 503), **_NOTHING_STORED},
     openapi_extra={
         "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
         "security": [{"bearer": []}],
@@ -62,10 +88,10 @@ app.include_router(api_state.router)
 async def fingerprints(request: Request) -> Response:
     """Takes a message of fingerprints (msgpack in gzip); answers once they are stored.
 
-    What cannot be read at all is an error; of a readable message the good fingerprints are kept and the others counted.
-    If none of them is good that is an error too, with the same counts.
+    A message that cannot be read is an error; of a readable message the good fingerprints are kept and the others
+    counted. If none of them is good that is an error too, with the same counts.
     """
-    engine = engine_of(request)
+    engine = _engine_of(request)
     try:
         receipt = await engine.ingest.accept(await request.body())
     except RefusedError as error:
@@ -80,25 +106,141 @@ async def fingerprints(request: Request) -> Response:
     answer = {**receipt.to_json(), "category_version": table.version if table else None}
     if receipt.status != 200:
         answer["error"] = receipt.error
-    return json_answer(answer, receipt.status)
+    return _json_answer(answer, receipt.status)
 
 
-@app.post("/v1/predict", response_model=models.Prediction, responses=problems(400, 404, 408, 413, 415, 503))
+@app.post("/v1/predict", response_model=models.Prediction, responses=_problems(400, 404, 408, 413, 415, 503))
 async def predict_endpoint(request: Request, asked: models.PredictRequest) -> Response:
     """Predicts throughput and latency of every host, for categories or for one request."""
-    engine = engine_of(request)
+    engine = _engine_of(request)
     view = await engine.view(asked.service)
     if view is None or view.published is None:
-        return json_answer(await asyncio.to_thread(predict_from_lake, engine, asked))
+        return _json_answer(await asyncio.to_thread(predict_from_lake, engine, asked))
     table, name = view.published.table, f"fingerpost-{asked.service}"
-    return json_answer(await asyncio.to_thread(predict, table, asked, name, engine.settings.latency_weight))
+    return _json_answer(await asyncio.to_thread(predict, table, asked, name, engine.settings.latency_weight))
 
 
-@app.post("/v1/route", response_model=models.Route, responses=problems(400, 404, 408, 413, 415, 503))
+@app.post("/v1/route", response_model=models.Route, responses=_problems(400, 404, 408, 413, 415, 503))
 async def route_endpoint(request: Request, asked: models.RouteRequest) -> Response:
     """Names the best host for a request, and the cost of each: for callers without a proxy."""
-    published = await published_table(request, asked.service)
-    return json_answer(route(published.table, asked, engine_of(request).settings.latency_weight))
+    published = await _published_table(request, asked.service)
+    return _json_answer(route(published.table, asked, _engine_of(request).settings.latency_weight))
+
+
+@app.get(
+    "/v1/services/{service}/table",
+    response_model=models.TableJson,
+    responses={
+        200: {"description": "The table, with its version as ETag."},
+        304: {"description": "The table is the one the caller has; the header `x-fingerpost-expires-at` is new."},
+        **_problems(400, 404, 406, 503),
+    },
+)
+async def table_endpoint(
+    request: Request,
+    service: Service,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for another table.")] = 0.0,
+    arm: Annotated[
+        Literal["champion", "challenger"] | None,
+        Query(description="This arm's table, whichever is in force; for people to look at."),
+    ] = None,
+) -> Response:
+    """Gives the routing table of a service."""
+    engine = _engine_of(request)
+    if not _takes_json(request.headers.get("accept", "")):
+        raise RefusedRequestError(406, f"the table is {_JSON}")
+    published = await _published_table(request, service, arm)
+    held = request.headers.get("if-none-match", "")
+    ttl_s = engine.settings.table_ttl_s
+    if wait and _etag(published) in held and engine.may_wait():
+        view = await engine.view(service)
+        if view is not None:
+            with engine.waits():
+                await view.changed(published.table.version, wait, arm)
+            published = view.chosen(arm) or published
+    headers = {
+        "etag": _etag(published),
+        "cache-control": "no-cache",
+        "x-fingerpost-expires-at": f"{published.expires_at(ttl_s):.3f}",
+    }
+    if (stale := engine.stale()) is not None:
+        headers["x-fingerpost-stale"] = stale.encode("ascii", "replace").decode()
+    if headers["etag"] in held:
+        return Response(status_code=304, headers=headers)
+    body = published.rendered or await asyncio.to_thread(published.render, ttl_s)
+    return Response(body, headers=headers, media_type=_JSON)
+
+
+@app.get(
+    "/v1/services/{service}/categories",
+    responses={200: {"content": {_JSON: {"schema": {"type": "object"}}}}, **_problems(400, 404)},
+)
+async def categories_endpoint(request: Request, service: Service) -> Response:
+    """Gives the category table of a service, as agents and pickers use it."""
+    table = await asyncio.to_thread(_engine_of(request).categories.table, service)
+    if table is None:
+        raise UnknownError(f"there is no category table of {service!r} yet")
+    return _json_answer(table.to_json())
+
+
+@app.get("/v1/hosts", response_model=models.Hosts, responses=_problems(400, 503))
+async def hosts_endpoint(
+    request: Request, service: Annotated[str | None, Query(pattern=models.NAME)] = None
+) -> Response:
+    """Lists the hosts the store knows, and the ages of their fingerprints."""
+    engine, now = _engine_of(request), time.time()
+    live_s = (-engine.settings.clock_skew_s, engine.settings.fingerprint_ttl_s)
+    try:
+        rows = await asyncio.get_running_loop().run_in_executor(engine.store_reads, engine.store.hosts)
+    except StoreError as error:
+        raise RefusedRequestError(503, f"the store cannot be used: {error}") from error
+    found = [
+        {
+            "service": name,
+            "host": host,
+            "age_s": round(now - time_us / 1e6, 3),
+            "live": live_s[0] <= now - received_us / 1e6 <= live_s[1],
+            "first_seen": first_seen_us / 1e6,
+        }
+        for name, host, time_us, received_us, first_seen_us in rows
+        if service in (None, name)
+    ]
+    return _json_answer({"hosts": found})
+
+
+@app.get("/v1/models", response_model=models.Models)
+async def models_endpoint(request: Request) -> Response:
+    """Lists the models in use, and why others are not."""
+    engine = _engine_of(request)
+    rows = []
+    for service in sorted({engine.settings.service, *engine.refresher.services()}):
+        for alias in ALIASES:
+            slot = engine.models.slot(service, alias)
+            rows.append(
+                {
+                    "service": service,
+                    "model_name": f"fingerpost-{service}",
+                    "alias": alias,
+                    "version": slot.model.version if slot.model else None,
+                    "points_at": slot.tried.version if slot.tried else None,
+                    "problem": slot.problem,
+                }
+            )
+    return _json_answer({"registry_problem": engine.models.registry_problem, "models": rows})
+
+
+@app.get("/v1/health", response_model=models.Health)
+async def health_endpoint(request: Request) -> Response:
+    """Tells how the engine is; always 200, see `/readyz` for whether it wants requests."""
+    return _json_answer(_engine_of(request).health())
+
+
+@app.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
+async def metrics_endpoint(request: Request) -> Response:
+    """Gives the Prometheus metrics of all workers."""
+    _engine_of(request).note_state()
+    text, media_type = await asyncio.to_thread(exposition)
+    return Response(text, headers={"content-type": media_type})
 
 
 @app.exception_handler(RefusedRequestError)
@@ -125,3 +267,40 @@ async def _invalid(_request: Request, error: RequestValidationError) -> Response
 @app.exception_handler(HTTPException)
 async def _http(_request: Request, error: HTTPException) -> Response:
     return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _engine_of(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+async def _published_table(request: Request, service: str, arm: str | None = None) -> Published:
+    """The table of a service: of an arm, or the one in force.
+
+    Raises:
+        UnknownError: it has no live hosts, or no such arm now.
+        RefusedRequestError: there is no table yet, and the store cannot be used.
+    """
+    engine = _engine_of(request)
+    view = await engine.view(service)
+    if view is None or view.published is None:
+        if engine.store.problem:
+            raise RefusedRequestError(503, f"no table yet, and the store cannot be used: {engine.store.problem}")
+        raise UnknownError(f"service {service!r} has no live hosts")
+    published = view.chosen(arm)
+    if published is None:
+        raise UnknownError(f"there is no table of the {arm}: no experiment is running that needs it")
+    return published
+
+
+def _json_answer(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type=_JSON)
+
+
+def _etag(published: Published) -> str:
+    return f'"{published.table.version}-json"'
+
+
+def _takes_json(accept: str) -> bool:
+    given = (part.partition(";")[0].strip().lower() for part in accept.split(","))
+    return not accept.strip() or any(each in _TAKEN_FOR_JSON for each in given)

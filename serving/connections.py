@@ -1,7 +1,7 @@
-"""Connections to the engine: so many at once, each with little time to say what it wants and to take its answer.
+"""Bounds connections to the engine: so many at once, each with little time to ask and to take its answer.
 
-Neither BentoML nor uvicorn bounds any of it: a client that connects and says nothing is held for ever. So this stands
-in place of uvicorn's protocol, which does all the rest.
+Neither BentoML nor uvicorn bounds any of it: a client that connects and sends nothing is held for ever. So
+`GuardedProtocol` takes the place of uvicorn's protocol (see `bento_compat.install`), which does all the rest.
 """
 
 import asyncio
@@ -11,9 +11,7 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fingerpost.serving.metrics import engine_metrics
@@ -50,7 +48,7 @@ class Connections:
     """All connections of a worker; only its event loop touches it.
 
     Args:
-        note: is told how each connection ended that did not end by itself: `no_room`, `slow` or `stalled`.
+        note: called for each connection that was ended, with how: `no_room`, `slow` or `stalled`.
     """
 
     def __init__(self, limits: ConnectionLimits, note: Callable[[str], None]) -> None:
@@ -184,9 +182,3 @@ def limits_of_process() -> ConnectionLimits:
         most = max(16, soft - _OTHER_FILES)
         logger.warning("%d connections at most, not %d: ulimit -n is %d", most, settings.engine_max_connections, soft)
     return ConnectionLimits(most, settings.engine_head_timeout_s, settings.engine_stalled_s)
-
-
-def guard_connections() -> None:
-    """Makes uvicorn use it wherever it chooses its protocol itself, as BentoML lets it."""
-    protocols: dict[Any, str] = uvicorn.config.HTTP_PROTOCOLS
-    protocols["auto"] = f"{__name__}:{GuardedProtocol.__name__}"

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from fingerpost.experiment import ALIASES
-from fingerpost.serving.categories import Categories
 from fingerpost.serving.connections import connections, limits_of_process
 from fingerpost.serving.fingerprints import LatestFingerprints
-from fingerpost.serving.health import DiskWatch, Problems, RefusalRate, table_problems
+from fingerpost.serving.health import DiskWatch, RefusalRate, table_problems
 from fingerpost.serving.ingest import Ingest
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.store import FingerprintStore, Limits
-from fingerpost.serving.store_schema import sqlite_path
+from fingerpost.serving.store_database import sqlite_path
+from fingerpost.serving.table import Categories
 from fingerpost.serving.views import ServiceView
 from fingerpost.settings import Settings
 
@@ -41,15 +41,6 @@ class Engine:
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
         self._disks = DiskWatch(_folders(settings), settings.disk_low_mb)
         self._waits = 0
-        self.problems = Problems()
-        for look in (
-            self._own_problems,
-            self._model_problems,
-            self._table_problems,
-            self.refusals.problems,
-            self._disks.problems,
-        ):
-            self.problems.add(look)
 
     @property
     def models(self) -> Models:
@@ -111,7 +102,7 @@ class Engine:
 
     def health(self) -> dict[str, Any]:
         """Status, problems, and the age of every table."""
-        problems = self.problems.found()
+        problems = self._problems()
         tables = [(view, view.published) for view in self.refresher.views()]
         services = {
             view.service: {
@@ -121,7 +112,7 @@ class Engine:
                 "model_version": published.table.model_version,
                 "arm": published.table.arm,
                 "experiment": published.table.experiment,
-                "histories": view.scored.said.histories.known if view.scored and view.scored.said else None,
+                "histories": _histories_known(view),
             }
             for view, published in tables
             if published is not None
@@ -135,6 +126,16 @@ class Engine:
         return self.store.problem is None or any(
             each.age_s <= self.settings.table_ttl_s for each in published if each is not None
         )
+
+    def _problems(self) -> dict[str, str]:
+        """Collects what is wrong; nothing in it may wait, since requests are answered meanwhile."""
+        return {
+            **self._own_problems(),
+            **self._model_problems(),
+            **self._table_problems(),
+            **self.refusals.problems(),
+            **self._disks.problems(),
+        }
 
     def _own_problems(self) -> dict[str, str]:
         found = {"store": self.store.problem, "clock": self.refresher.clock_problem()}
@@ -157,6 +158,11 @@ class Engine:
         if not self.refresher.hosts_known:
             return {"hosts": "none has sent a fingerprint: start agents with FINGERPOST_ENGINE_URL"}
         return table_problems(self.refresher.views(), self.settings.table_ttl_s, self.settings.fingerprint_ttl_s)
+
+
+def _histories_known(view: ServiceView) -> int | None:
+    output = view.scored.model_output if view.scored else None
+    return output.histories.known if output else None
 
 
 def _folders(settings: Settings) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""What is wrong with an engine, in words. A further thing to look at is one function, given to `Problems.add`."""
+"""Finds what is wrong with an engine, and says it in words."""
 
 import threading
 import time
@@ -9,7 +9,6 @@ from pathlib import Path
 from fingerpost.home import disk_of
 from fingerpost.serving.views import ServiceView
 
-Look = Callable[[], Mapping[str, str]]
 _DISKS_EVERY_S = 10.0
 _SPAN_S = 60.0
 # Fewer refusals are somebody's mistake, or his test.
@@ -17,31 +16,8 @@ _MIN_REFUSED = 10
 _MAX_REFUSED = 0.1
 
 
-class Problems:
-    """Asks all that may have something to tell."""
-
-    def __init__(self) -> None:
-        self._looks: list[Look] = []
-
-    def add(self, look: Look) -> None:
-        """Adds one to be asked.
-
-        Args:
-            look: gives what is concerned, and what is wrong with it; nothing if all is well. It must not wait for
-                anything: it is called while requests are answered.
-        """
-        self._looks.append(look)
-
-    def found(self) -> dict[str, str]:
-        """What is wrong now."""
-        problems: dict[str, str] = {}
-        for look in self._looks:
-            problems.update(look())
-        return problems
-
-
 def table_problems(views: Iterable[ServiceView], ttl_s: float, silent_s: float) -> dict[str, str]:
-    """What is wrong with the tables of the services that are asked for.
+    """Finds what is wrong with the tables of the services that are asked for.
 
     Args:
         ttl_s: how long a table may be used, seconds.
@@ -62,7 +38,7 @@ def table_problems(views: Iterable[ServiceView], ttl_s: float, silent_s: float) 
 
 
 class RefusalRate:
-    """Tells when much of what comes is refused; of the last minute or two, and safe in several threads."""
+    """Counts what was refused in the last minute or two; safe in several threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
@@ -79,7 +55,7 @@ class RefusalRate:
             self._now = (all_taken + taken, refused)
 
     def problems(self) -> dict[str, str]:
-        """What is wrong, as `Problems.add` wants it."""
+        """Says if too much was refused, and why most of it was."""
         with self._lock:
             self._turn()
             taken, refused = self._now[0] + self._before[0], self._now[1] + self._before[1]
@@ -98,10 +74,10 @@ class RefusalRate:
 
 
 class DiskWatch:
-    """Looks how much room the file systems of some folders have; in a thread, since one that hangs would hold up all.
+    """Watches the free space of some folders' file systems; in a thread, since one that hangs would hold up all.
 
     Args:
-        folders: by the name they are told of; those on one file system are told of once.
+        folders: by the name in their problems; folders on one file system are named once.
         low_mb: with less room than this there is a problem, megabytes.
     """
 
@@ -118,7 +94,7 @@ class DiskWatch:
         self._stop.set()
 
     def problems(self) -> dict[str, str]:
-        """What was wrong at the last look, as `Problems.add` wants it."""
+        """Returns what was wrong at the last look."""
         return self._found
 
     def _follow(self) -> None:
@@ -129,7 +105,7 @@ class DiskWatch:
 
 
 def disk_problems(folders: Mapping[str, Path], low_mb: float) -> dict[str, str]:
-    """Which file systems are full or nearly; see `DiskWatch`."""
+    """Finds file systems that are full or nearly; see `DiskWatch`."""
     found: dict[str, str] = {}
     seen: set[int] = set()
     for name, folder in folders.items():

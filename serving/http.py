@@ -1,4 +1,4 @@
-"""What every request passes: a bound on its body, the time it took, and plain reasons for what is refused."""
+"""Guards every request: who may call, a bound on its body, the time it took, and plain reasons for refusals."""
 
 import asyncio
 import time
@@ -11,10 +11,9 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from fingerpost.origins import has_token
-from fingerpost.serving.loop_lag import LoopLag
-from fingerpost.serving.metrics import engine_metrics
-from fingerpost.settings import get_settings
+from fingerpost.origins import FORM, HOST, ORIGIN, has_token, own_names, refusal
+from fingerpost.serving.metrics import LoopLag, engine_metrics
+from fingerpost.settings import Settings, get_settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -25,6 +24,13 @@ _UNKNOWN = "unknown"
 # No status of an answer, since there was none: nginx's number in its logs for a client that went away.
 _GONE = 499
 _MAX_DIGITS = 12
+_SETTING = "set FINGERPOST_ALLOWED_HOSTS at the engine, or send the token"
+_WHY = {
+    HOST: (403, f"the engine is not called {{host!r}}: {_SETTING}"),
+    ORIGIN: (403, "requests of web pages from elsewhere are refused"),
+    FORM: (415, "forms are refused"),
+}
+_SHOWN = 100
 
 
 class RefusedRequestError(Exception):
@@ -41,13 +47,13 @@ class RefusedRequestError(Exception):
 
 
 def problem(status: int, error: str, headers: dict[str, str] | None = None) -> Response:
-    """An answer that says why."""
+    """Makes an answer that says why a request was not served."""
     return Response(orjson.dumps({"error": error}), status, headers, "application/json")
 
 
 @dataclass(frozen=True)
 class Takes:
-    """What a path takes for a body.
+    """The body that a path takes.
 
     Args:
         media_type: of the body.
@@ -61,7 +67,7 @@ class Takes:
 
 
 class BodyLimitMiddleware:
-    """Looks at what a request says of itself before its body is read, reads that up to a limit, counts every answer.
+    """Checks a request's headers before its body is read, reads that up to a limit, counts every answer.
 
     Args:
         app: the application; it gets a body whole.
@@ -114,8 +120,9 @@ class BodyLimitMiddleware:
             ClientDisconnect: the client went away.
         """
         headers = Headers(scope=scope)
-        if takes.token:
-            check_token(headers, scope["app"].state.engine.settings.engine_token)
+        token = scope["app"].state.engine.settings.engine_token
+        if takes.token and token and not has_token(headers.get("authorization", ""), token):
+            raise RefusedRequestError(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
         given = headers.get("content-type", "").partition(";")[0].strip().lower()
         if given != takes.media_type:
             raise RefusedRequestError(415, f"send a body of {takes.media_type}")
@@ -209,13 +216,40 @@ def _once(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-def check_token(headers: Headers, token: str) -> None:
-    """Refuses a request without the token, if there is one.
+class Callers:
+    """Refuses callers without the token whom a web page in a browser could have sent; counts them by reason.
 
-    Raises:
-        RefusedRequestError: 401.
+    Nothing of a body is read before.
+
+    BentoML's probes stay outside: clusters ask them by any name of a pod, and they reveal nothing.
     """
-    if not token:
-        return
-    if not has_token(headers.get("authorization", ""), token):
-        raise RefusedRequestError(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._names: tuple[Settings, tuple[str, ...]] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+        def header(name: str) -> str:
+            return sent.get(name, "")
+
+        settings: Settings = scope["app"].state.engine.settings
+        reason = None
+        if not has_token(header("authorization"), settings.engine_token):
+            reason = refusal(scope["method"], header, self._names_of(settings))
+        if reason is None:
+            await self._app(scope, receive, send)
+            return
+        engine_metrics().refused(reason, 1)
+        status, text = _WHY[reason]
+        answer = problem(status, text.format(host=header("host")[:_SHOWN]), {"connection": "close"})
+        await answer(scope, receive, send)
+
+    def _names_of(self, settings: Settings) -> tuple[str, ...]:
+        if self._names is None or self._names[0] is not settings:
+            self._names = (settings, own_names(settings.bind_host, settings.allowed_hosts))
+        return self._names[1]

@@ -1,15 +1,64 @@
-"""The engine's metrics; with several workers they are added up over all of them."""
+"""Counts and measures the engine; with several workers the numbers are added up over all of them."""
 
+import asyncio
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from fingerpost.serving.metrics_folder import forget_dead_workers, keep_in_memory
-from fingerpost.serving.service_gauges import ServiceGauges
-
+logger = logging.getLogger(__name__)
+# A name that workers have shared cannot be taken back: services that come and go for months must not pile up.
+MAX_NAMES = 1000
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SPACE = "fingerpost_engine"
+_LAG_EVERY_S = 0.05
+_LAG_SPAN_S = 10.0
+_LONG_LAG_S = 1.0
+
+
+class ServiceGauges:
+    """Gauges of each service: hosts, ages of table and predictions, trouble with an experiment.
+
+    Only the first `MAX_NAMES` services of a worker's life have gauges; further ones are named in the log. The gauges
+    are 0 once nobody asks for the service.
+
+    Args:
+        space: prefix of the gauges' names.
+    """
+
+    def __init__(self, space: str) -> None:
+        from prometheus_client import Gauge
+
+        def gauge(name: str, text: str) -> Any:
+            return Gauge(name, text, ("service",), namespace=space, multiprocess_mode="livemax")
+
+        self._gauges = {
+            "hosts": gauge("hosts", "Live hosts, of services asked for lately"),
+            "table_age_s": gauge("table_age_seconds", "Since the table was last known to be right"),
+            "prediction_age_s": gauge("prediction_age_seconds", "Since the latest fingerprint in the table"),
+            "experiment_problem": gauge(
+                "experiment_problem", "1 while an experiment should run but an arm's table cannot be served"
+            ),
+        }
+        self._names: set[str] = set()
+        self._warned = False
+
+    def tell(self, service: str, **values: float) -> None:
+        """Sets some of `hosts`, `table_age_s`, `prediction_age_s`, `experiment_problem`."""
+        if service not in self._names and len(self._names) >= MAX_NAMES:
+            if not self._warned:
+                logger.warning("%d services have gauges already: none for %r", MAX_NAMES, service)
+                self._warned = True
+            return
+        self._names.add(service)
+        for name, value in values.items():
+            self._gauges[name].labels(service).set(value)
+
+    def forget(self, service: str) -> None:
+        """Sets all gauges of a service that has no tables to 0."""
+        if service in self._names:
+            self.tell(service, **dict.fromkeys(self._gauges, 0.0))
 
 
 class EngineMetrics:
@@ -80,16 +129,49 @@ class EngineMetrics:
         self.request_seconds.labels(endpoint).observe(seconds)
 
 
+class LoopLag:
+    """Measures how late the event loop is: what holds it up holds up every request of this worker.
+
+    Args:
+        note: called with the worst lateness of the last 10 to 20 s, seconds.
+    """
+
+    def __init__(self, note: Callable[[float], None]) -> None:
+        self._note = note
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins, if it has not; to be called from within the loop."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        before, worst, since = 0.0, 0.0, loop.time()
+        while True:
+            due = loop.time() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            late = max(0.0, loop.time() - due)
+            if late > _LONG_LAG_S:
+                logger.warning("the event loop was held up for %.1f s", late)
+            if loop.time() - since > _LAG_SPAN_S:
+                before, worst, since = worst, 0.0, loop.time()
+            worst = max(worst, late)
+            self._note(max(before, worst))
+
+
 @lru_cache(maxsize=1)
 def engine_metrics() -> EngineMetrics:
     """The metrics of this process."""
+    from fingerpost.serving.bento_compat import forget_dead_workers, keep_in_memory
+
     keep_in_memory()
     forget_dead_workers()
     return EngineMetrics()
 
 
 def exposition() -> tuple[bytes, str]:
-    """All workers' metrics in Prometheus' text format, and its media type."""
+    """Renders all workers' metrics in Prometheus' text format, and its media type."""
     from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
     from prometheus_client.multiprocess import MultiProcessCollector
 

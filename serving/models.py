@@ -16,11 +16,10 @@ from typing import IO, Any
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import ALIASES, Experiment, experiment_from_json
 from fingerpost.masking import described
-from fingerpost.serving.champion_scorer import LoadedModel, load_model
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.model_files import ModelFiles, ResolvedAlias
-from fingerpost.serving.scoring import Scored, sanity_check, score_fleet
+from fingerpost.serving.scoring import ModelScorer, Scored, load_model, sanity_check, score_fleet
 from fingerpost.settings import Settings
 from fingerpost.training.inspection import ended, forget_inspection
 from fingerpost.training.manifest import DamagedModelError, SchemaMismatchError
@@ -44,7 +43,7 @@ class Slot:
         warmed: the fleet as the model scored it when it was checked.
     """
 
-    model: LoadedModel | None = None
+    model: ModelScorer | None = None
     tried: ResolvedAlias | None = None
     problem: str | None = None
     warmed: Scored | None = None
@@ -186,14 +185,14 @@ class Models:
             return float("inf")
         return self._settings.swap_max_ratio
 
-    def _check(self, service: str, model: LoadedModel, most_off: float) -> tuple[Scored | None, str | None]:
+    def _check(self, service: str, model: ModelScorer, most_off: float) -> tuple[Scored | None, str | None]:
         """The fleet as the model sees it, and what speaks against that."""
         present = self._scored(service)
         if present is None:
             return None, None
         began = time.perf_counter()
-        warmed = score_fleet(present.fleet, model.scorer)
-        self._metrics.scored(model.scorer.source, warmed.cells, time.perf_counter() - began)
+        warmed = score_fleet(present.fleet, model)
+        self._metrics.scored(model.source, warmed.cells, time.perf_counter() - began)
         if not warmed.by_model:
             return None, None  # no host has told of its history yet
         return warmed, sanity_check(warmed.predictions, present.predictions, most_off)

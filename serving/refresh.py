@@ -10,19 +10,15 @@ from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.experiment import CONTROL, TREATMENT
 from fingerpost.fingerprint import unpack
-from fingerpost.serving.arms import ArmsPlan, plan_arms
-from fingerpost.serving.baseline_scorer import BaselineScorer
-from fingerpost.serving.categories import Categories
 from fingerpost.serving.fleet_state import FleetState, HostState, build_fleet
 from fingerpost.serving.histories import same_block
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.models import Models
-from fingerpost.serving.scorer import Scorer
-from fingerpost.serving.scoring import Scored, score_fleet
+from fingerpost.serving.scoring import ModelScorer, Scored, score_fleet
 from fingerpost.serving.shadow import ShadowLog
 from fingerpost.serving.store import FingerprintStore, Mark, Stored, StoreError, is_newer
-from fingerpost.serving.table import RoutingTable, build_table, of_arm
-from fingerpost.serving.views import NO_ARM, ServiceView
+from fingerpost.serving.table import Categories, RoutingTable, build_table, of_arm
+from fingerpost.serving.views import NO_ARM, ArmsPlan, ServiceView, plan_arms
 from fingerpost.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,7 +26,6 @@ _TICK_S = 0.1
 _IDLE_S = 600.0
 _PURGE_EVERY_S = 60.0
 _LONG_WAIT_S = 5.0
-_BASELINE = BaselineScorer()
 
 
 @dataclass
@@ -205,7 +200,7 @@ class Refresher:
             # A worker that starts anew is not to serve what it made without the model that lies ready.
             self.models.refresh(service)
         champion = self.models.slot(service, "champion")
-        scorer: Scorer = champion.model.scorer if champion.model else _BASELINE
+        scorer = champion.model
         plan = plan_arms(self.models, service, clock_us())
         if work.dirty or plan != work.plan or (view.scored is not None and view.scored.scorer is not scorer):
             work.plan = plan
@@ -260,7 +255,7 @@ class Refresher:
             del work.states[host]
             work.dirty = True
 
-    def _publish(self, work: _Work, scorer: Scorer, warmed: Scored | None, now_s: float) -> None:
+    def _publish(self, work: _Work, scorer: ModelScorer | None, warmed: Scored | None, now_s: float) -> None:
         settings, view = self._settings, work.view
         work.dirty = False
         times = (max(state.received_us, state.fingerprint.time_us) for state in work.states.values())
@@ -288,16 +283,14 @@ class Refresher:
             work.arrived_us = 0
         self._shadow.consider(scored, self.models.slot(view.service, "challenger").model)
 
-    def _score(self, fleet: FleetState, scorer: Scorer, before: Scored | None) -> Scored:
+    def _score(self, fleet: FleetState, scorer: ModelScorer | None, before: Scored | None) -> Scored:
         began = time.perf_counter()
         scored = score_fleet(fleet, scorer, before)
         self._metrics.scored(scored.source, scored.cells, time.perf_counter() - began)
         return scored
 
     def _table(self, scored: Scored) -> RoutingTable:
-        routes = self._routes(scored.fleet.service)
-        predictions, slow_start_s = scored.as_predictions(), self._settings.slow_start_s
-        return build_table(scored.fleet, predictions, scored.source, scored.version, routes, slow_start_s)
+        return build_table(scored, self._routes(scored.fleet.service), self._settings.slow_start_s)
 
     def _routes(self, service: str) -> tuple[str, ...]:
         table = self._categories.table(service)

@@ -1,13 +1,107 @@
-"""Scoring a fleet: a model's predictions, and where it has none, what the fingerprints say."""
+"""Scores fleets: a registered model's predictions, and where it has none, what the fingerprints say."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from fingerpost.arrays import Floats
+from fingerpost.features.cells import HostsCells
+from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
+from fingerpost.features.fleet_features import FleetFeatures, request_types
 from fingerpost.serving.baseline import BaselineEstimates, estimate_baseline
 from fingerpost.serving.fleet_state import FleetState
-from fingerpost.serving.scorer import ModelLogs, Predictions, Scorer
+from fingerpost.serving.histories import Histories, HistoryForm, gather
+from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.inspection import require_inspected
+from fingerpost.training.trees.compiled import Trees, compile_trees, load_trees
+
+# Cells at once: their features take some 10 MB, and a column of them fits into a cache.
+_BLOCK = 8_000
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """A model's output for a fleet.
+
+    Args:
+        logs: of the targets, shape (H, C, 3); NaN where it predicts nothing.
+        cells: how many were scored for it; 0 if an earlier output still held.
+    """
+
+    histories: Histories
+    logs: Floats
+    cells: int
+
+
+@dataclass(frozen=True)
+class ModelScorer:
+    """Scores fleets with a registered model: features of their histories in, predictions out.
+
+    Args:
+        trees: of `load_trees` or `compile_trees`, for the bundle's boosters.
+        version: of the model.
+        form: of the histories that the model's features are made of.
+        source: `champion` or `challenger`.
+    """
+
+    bundle: ModelBundle
+    trees: Trees
+    version: str
+    form: HistoryForm
+    source: str = "champion"
+
+    @classmethod
+    def compiled(cls, bundle: ModelBundle, version: str, form: HistoryForm, source: str = "champion") -> "ModelScorer":
+        """Compiles the trees here, which takes part of a second."""
+        return cls(bundle, compile_trees(bundle.boosters), version, form, source)
+
+    def output(self, fleet: FleetState, before: ModelOutput | None = None) -> ModelOutput:
+        """Scores every cell; depends on the histories of all hosts and on nothing else.
+
+        Args:
+            before: of this scorer, whose logs are given again if no history has changed.
+        """
+        histories = gather(fleet, self.form, before.histories if before else None)
+        if before is not None and histories is before.histories:
+            return ModelOutput(histories, before.logs, 0)
+        shape = (len(fleet.hosts), len(fleet.categories))
+        if not histories.known:
+            return ModelOutput(histories, np.full((*shape, len(TARGETS)), np.nan), 0)
+        return ModelOutput(histories, self._predict(histories), shape[0] * shape[1])
+
+    def _predict(self, histories: Histories) -> Floats:
+        hosts, categories = histories.cells.shape[:2]
+        logs = np.empty((hosts, categories, len(TARGETS)))
+        if not logs.size:
+            return logs
+        types, codes = request_types(histories.categories), self.bundle.encoder.codes(histories.categories)
+        features = FleetFeatures(histories.cells, histories.host_values, types, histories.now_us)
+        step = max(1, _BLOCK // categories)
+        # A feature side by side, as they are made and as trees want them; one piece of memory for all blocks.
+        memory = np.empty(len(FEATURES) * min(step, hosts) * categories)
+        for begin in range(0, hosts, step):
+            cells = HostsCells(begin, min(begin + step, hosts), categories)
+            columns = memory[: len(FEATURES) * cells.count].reshape(len(FEATURES), cells.count)
+            features.of(cells, columns[: len(NUMERIC_FEATURES)])
+            for place, values in enumerate(codes, start=len(NUMERIC_FEATURES)):
+                columns[place] = cells.of_categories(values)
+            served = self.bundle.served_logs(columns.T, self.trees)
+            for place, target in enumerate(TARGETS):
+                logs[begin : cells.end, :, place] = served[target].reshape(-1, categories)
+        return logs
+
+
+def load_model(folder: Path, version: str, source: str, form: HistoryForm) -> ModelScorer:
+    """Loads the model in a folder that `fetch` made, ready to score.
+
+    Raises:
+        SchemaMismatchError: it was made for other features than this program's; the message names them.
+        DamagedModelError: its files are not those that were read well when they were fetched.
+    """
+    require_inspected(folder)
+    bundle = ModelBundle.load(folder)
+    return ModelScorer(bundle, load_trees(folder, bundle.boosters), version, form, source)
 
 
 @dataclass(frozen=True)
@@ -15,51 +109,57 @@ class Scored:
     """A fleet with its predictions.
 
     Args:
-        predictions: shape (H, C, 3), see `Predictions.stacked`.
-        said: by the model.
+        predictions: TARGETS, shape (H, C, 3); NaN where nothing can be said.
+        scorer: the model's; None: there is none, or it cannot be used.
+        model_output: of `scorer`.
     """
 
     fleet: FleetState
     reference: BaselineEstimates
     predictions: Floats
-    scorer: Scorer
-    said: ModelLogs | None
+    scorer: ModelScorer | None
+    model_output: ModelOutput | None
 
     @property
     def by_model(self) -> bool:
         """Whether a model predicted at all: without any host's history there is nothing to feed it with."""
-        return self.said is not None and self.said.histories.known > 0
+        return self.model_output is not None and self.model_output.histories.known > 0
 
     @property
     def source(self) -> str:
-        return self.scorer.source if self.by_model else "baseline"
+        """`champion`, `challenger` or `baseline`."""
+        return self.scorer.source if self.scorer and self.by_model else "baseline"
 
     @property
     def version(self) -> str:
         """The version of the model that predicted; empty without one."""
-        return self.scorer.version if self.by_model else ""
+        return self.scorer.version if self.scorer and self.by_model else ""
 
     @property
     def cells(self) -> int:
         """How many cells were scored for it."""
-        return self.said.cells if self.said else self.predictions[..., 0].size
-
-    def as_predictions(self) -> Predictions:
-        return Predictions(*(self.predictions[..., place] for place in range(3)))
+        return self.model_output.cells if self.model_output else self.predictions[..., 0].size
 
 
-def score_fleet(fleet: FleetState, scorer: Scorer, before: Scored | None = None) -> Scored:
+def score_fleet(fleet: FleetState, scorer: ModelScorer | None, before: Scored | None = None) -> Scored:
     """Scores a fleet; the same fleet is scored the same, whatever was before.
 
     Features compare hosts with each other, so a new history of one host changes the features of all: they are all
-    scored again. While no history changes, what the model said before still holds.
+    scored again. While no history changes, the model's last output still holds.
+
+    Args:
+        scorer: None: predictions come from fingerprints alone.
+        before: an earlier score, whose parts are used again where they still hold.
     """
     reference = estimate_baseline(fleet, (before.fleet, before.reference) if before else None)
-    said = scorer.logs(fleet, before.said if before is not None and before.scorer is scorer else None)
-    logs = reference.filled()
-    if said is not None:
-        logs = np.where(np.isfinite(said.logs), said.logs, logs)
-    return Scored(fleet, reference, Predictions.from_logs(logs).stacked(), scorer, said)
+    logs, output = reference.filled(), None
+    if scorer is not None:
+        output = scorer.output(fleet, before.model_output if before is not None and before.scorer is scorer else None)
+        logs = np.where(np.isfinite(output.logs), output.logs, logs)
+    predictions = np.exp(logs)
+    # A p99 is never below the median.
+    predictions[..., 2] = np.fmax(predictions[..., 2], predictions[..., 1])
+    return Scored(fleet, reference, predictions, scorer, output)
 
 
 def sanity_check(new: Floats, old: Floats, max_ratio: float) -> str | None:

@@ -1,41 +1,22 @@
 """The prediction engine as a BentoML service: `bentoml serve fingerpost.serving.service:PredictionEngine`."""
 
-import contextlib
 import gc
-import logging
-import os
-import socket
 import sys
-from typing import Any
 
 import bentoml
-from bentoml._internal.server.http import traffic
 
 from fingerpost.environment import apply_tool_environment
 from fingerpost.errors import FingerpostError
-from fingerpost.logs import FewAlike, configure_logs
+from fingerpost.logs import configure_logs
+from fingerpost.serving import bento_compat
 from fingerpost.serving.api import app
-from fingerpost.serving.connections import guard_connections
-from fingerpost.serving.metrics_folder import remove_own
-from fingerpost.serving.time_limit import TimeLimit
 from fingerpost.settings import Settings, get_settings, is_loopback
 
-# BentoML's own traffic metrics have a series for every path anybody asks for, without bound; ours are by endpoint.
-# Its tracing and access log cost more than the answers themselves.
-_OPTIONS: dict[str, Any] = {
-    "workers": get_settings().engine_workers,
-    "traffic": {"timeout": 60},
-    "metrics": {"enabled": False},
-    "tracing": {"excluded_urls": ".*"},
-    "logging": {"access": {"enabled": False}},
-}
 _SWITCH_S = 0.0005
-# BentoML's cannot be turned off, and has no place for another.
-traffic.TimeoutMiddleware = TimeLimit  # type: ignore[misc, assignment]
-guard_connections()
+bento_compat.install()
 
 
-@bentoml.service(name="fingerpost-engine", **_OPTIONS)
+@bentoml.service(name="fingerpost-engine", workers=get_settings().engine_workers, **bento_compat.SERVICE_OPTIONS)
 @bentoml.asgi_app(app, path="/")
 class PredictionEngine:
     """Fingerprints in, routing tables out: predicts throughput and latency of every host for every category."""
@@ -46,11 +27,8 @@ class PredictionEngine:
         settings = get_settings()
         apply_tool_environment(settings)
         configure_logs(settings.log_level, settings.log_format)
-        # A line a request, formatted only to be thrown away, is a tenth of what a request costs.
-        logging.getLogger("uvicorn.access").propagate = False
-        # It warns of every request that is none.
-        logging.getLogger("uvicorn.error").addFilter(FewAlike())
-        require_token_unless_loopback(settings, _listening_address() or settings.bind_host)
+        bento_compat.quieten_logs()
+        require_token_unless_loopback(settings, bento_compat.listening_address() or settings.bind_host)
         _preload_models()
         self._engine = Engine(settings)
         app.state.engine = self._engine
@@ -60,7 +38,7 @@ class PredictionEngine:
     @bentoml.on_shutdown
     def close(self) -> None:
         self._engine.stop()
-        remove_own()
+        bento_compat.remove_own_metrics()
 
     async def __is_ready__(self) -> bool:
         return self._engine.ready()
@@ -76,18 +54,6 @@ def require_token_unless_loopback(settings: Settings, address: str) -> None:
         raise FingerpostError(
             f"the engine would listen on {address}, where anybody could send fingerprints: set FINGERPOST_ENGINE_TOKEN"
         )
-
-
-def _listening_address() -> str | None:
-    """The address of the socket that BentoML hands to its workers (`--fd`); None if there is none."""
-    arguments = sys.argv
-    with contextlib.suppress(ValueError, IndexError, OSError):
-        descriptor = int(arguments[arguments.index("--fd") + 1])
-        with socket.socket(fileno=os.dup(descriptor)) as listening:
-            if listening.family in (socket.AF_INET, socket.AF_INET6):
-                return str(listening.getsockname()[0])
-            return "127.0.0.1"
-    return None
 
 
 def _tune_runtime() -> None:

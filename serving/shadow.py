@@ -5,11 +5,10 @@ import time
 from typing import Any
 
 from fingerpost.clock import clock_us
+from fingerpost.features.definition import TARGETS
 from fingerpost.lake import date_of, partition, remove_oldest, write_table
-from fingerpost.serving.champion_scorer import LoadedModel
 from fingerpost.serving.metrics import EngineMetrics
-from fingerpost.serving.scorer import TARGETS
-from fingerpost.serving.scoring import Scored, score_fleet
+from fingerpost.serving.scoring import ModelScorer, Scored, score_fleet
 from fingerpost.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ class ShadowLog:
         self._settings, self._metrics = settings, metrics
         self._done: dict[str, int] = {}
 
-    def consider(self, scored: Scored, challenger: LoadedModel | None) -> None:
+    def consider(self, scored: Scored, challenger: ModelScorer | None) -> None:
         """Logs the cells, if it is time and there is a challenger."""
         if challenger is None or not scored.by_model:
             return
@@ -41,7 +40,7 @@ class ShadowLog:
             if path.exists():
                 return
             began = time.perf_counter()
-            shadow = score_fleet(scored.fleet, challenger.scorer)
+            shadow = score_fleet(scored.fleet, challenger)
             self._metrics.scored("challenger", shadow.cells, time.perf_counter() - began)
             table = prediction_table(scored, shadow)
             write_table(path, table)
@@ -72,7 +71,7 @@ def prediction_table(champion: Scored, challenger: Scored) -> Any:
         "category": named(fleet.categories, np.tile(np.arange(categories), hosts)),
     }
     for alias, scored in (("champion", champion), ("challenger", challenger)):
-        columns[f"{alias}_version"] = named((scored.scorer.version,), np.zeros(rows))
+        columns[f"{alias}_version"] = named((scored.version,), np.zeros(rows))
         for place, target in enumerate(TARGETS):
             values = scored.predictions[..., place].reshape(-1).astype(np.float32)
             columns[f"{alias}_{target}"] = pa.array(values, from_pandas=True)

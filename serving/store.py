@@ -11,8 +11,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fingerpost.errors import FingerpostError
 from fingerpost.masking import described
-from fingerpost.serving.store_database import SILENT_S, Database
-from fingerpost.serving.store_schema import PLACE_COLUMNS, PLACES, UPSERT, changes, fingerprints, writing
+from fingerpost.serving.store_database import (
+    PLACE_COLUMNS,
+    PLACES,
+    SILENT_S,
+    UPSERT,
+    Database,
+    changes,
+    fingerprints,
+    writing,
+)
 
 _CHUNK = 400
 STALE = "stale"

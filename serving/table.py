@@ -1,20 +1,32 @@
 """The routing table: an immutable snapshot of what is predicted, the same for the same inputs on every replica."""
 
 import hashlib
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import orjson
+from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Floats32, Ints
+from fingerpost.category import CategoryTable
+from fingerpost.features.build import load_categories
+from fingerpost.lake import published_categories
 from fingerpost.routing.success import success_rates
 from fingerpost.serving.fleet_state import FleetState
-from fingerpost.serving.scorer import Predictions
+from fingerpost.serving.scoring import Scored
 
+logger = logging.getLogger(__name__)
 # Digits that are kept: more would make tables larger and their versions change for nothing.
 _DIGITS = 4
 _MIN_WEIGHT = 0.1
 _WEIGHT_STEPS = 20
+_MATRICES = ("throughput_rps", "latency_p50_s", "latency_p99_s", "success_rate", "age_s")
+_LOOK_EVERY_S = 1.0
+_MAX_KEPT = 1000
 
 
 @dataclass(frozen=True)
@@ -61,21 +73,18 @@ def of_arm(table: RoutingTable, arm: str, experiment: str) -> RoutingTable:
     return replace(table, arm=arm, experiment=experiment, version=version)
 
 
-def build_table(
-    fleet: FleetState,
-    predictions: Predictions,
-    source: str,
-    model_version: str,
-    routes: Sequence[str],
-    slow_start_s: float,
-) -> RoutingTable:
-    """The table of a fleet and its predictions."""
+def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> RoutingTable:
+    """Makes the table of a scored fleet.
+
+    Args:
+        routes: route templates of the service.
+        slow_start_s: seconds over which a new host is ramped up.
+    """
+    fleet, source, model_version = scored.fleet, scored.source, scored.version
     cells = [
         _short(values).T.copy()
         for values in (
-            predictions.throughput_rps,
-            predictions.latency_p50_s,
-            predictions.latency_p99_s,
+            *np.moveaxis(scored.predictions, -1, 0),
             success_rates(
                 fleet.cell_column("requests"), fleet.cell_column("requests") * fleet.cell_column("error_rate")
             ),
@@ -114,6 +123,39 @@ def build_table(
     )
 
 
+def render_json(table: RoutingTable, expires_at: float) -> bytes:
+    """Renders a table as one JSON object; a row a category in every matrix, a place a host; null where not known.
+
+    Args:
+        expires_at: seconds since 1970.
+    """
+    about = {
+        "service": table.service,
+        "version": table.version,
+        "source": table.source,
+        "model_version": table.model_version,
+        "arm": table.arm,
+        "experiment": table.experiment,
+        "category_version": table.category_version,
+        "as_of": table.as_of_us / 1e6,
+        "hosts": [
+            {
+                "name": name,
+                "weight": round(float(table.weights[place]), 2),
+                "as_of": int(table.times_us[place]) / 1e6,
+                "inflight": _or_none(table.inflight[place]),
+                "slots": _or_none(table.slots[place]),
+            }
+            for place, name in enumerate(table.hosts)
+        ],
+        "categories": table.categories,
+        "routes": table.routes,
+    }
+    matrices = b",".join(b'"%s":%s' % (name.encode(), _rows(getattr(table, name))) for name in _MATRICES)
+    head = b'{"expires_at":%.3f,' % expires_at
+    return head + orjson.dumps(about)[1:-1] + b"," + matrices + b"}"
+
+
 def _weights(fleet: FleetState, slow_start_s: float) -> Floats32:
     """The share of its full weight each host has by now; where all are new, none is newer than another."""
     if not fleet.hosts or slow_start_s <= 0:
@@ -131,3 +173,43 @@ def _short(values: Floats) -> Floats32:
     scale = 10.0 ** (_DIGITS - 1 - power)
     rounded = np.divide(np.round(values * scale), scale, out=np.zeros(values.shape), where=known)
     return np.where(known | (values == 0), rounded, np.nan).astype(np.float32)
+
+
+def _rows(matrix: NDArray[np.float32]) -> bytes:
+    # Row by row: one call for all of a large table would hold up every request for as long as it takes.
+    return b"[" + b",\n".join(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in matrix) + b"]"
+
+
+def _or_none(value: np.float32) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+class Categories:
+    """Reads each service's table again when its file is another.
+
+    Args:
+        lake: the telemetry lake.
+    """
+
+    def __init__(self, lake: Path) -> None:
+        self._lake = lake
+        self._kept: dict[str, tuple[float, int, CategoryTable | None]] = {}
+
+    def table(self, service: str) -> CategoryTable | None:
+        """The table; None if there is none, or if it cannot be read."""
+        now = time.monotonic()
+        looked, stamp, table = self._kept.get(service, (0.0, -1, None))
+        if service in self._kept and now - looked < _LOOK_EVERY_S:
+            return table
+        try:
+            found = published_categories(self._lake, service).stat().st_mtime_ns
+            if found != stamp:
+                table, stamp = load_categories(self._lake, service), found
+        except FileNotFoundError:
+            table, stamp = None, -1
+        except (OSError, ValueError, TypeError) as error:
+            logger.warning("the category table cannot be read: %s", error, extra={"service": service})
+        if len(self._kept) >= _MAX_KEPT:
+            self._kept.clear()
+        self._kept[service] = (now, stamp, table)
+        return table

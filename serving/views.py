@@ -1,4 +1,4 @@
-"""What requests see of a service: its latest tables, ready to be sent, and a way to wait for the next one."""
+"""Holds what requests see of a service: its tables in force, also by arm of an experiment, and a wait for the next."""
 
 import asyncio
 import threading
@@ -7,24 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fingerpost.clock import clock_us
-from fingerpost.experiment import Experiment
-from fingerpost.serving.scoring import Scored
-from fingerpost.serving.table import RoutingTable
-from fingerpost.serving.table_formats import RENDERERS
+from fingerpost.experiment import CONTROL, TREATMENT, Experiment
+from fingerpost.serving.models import Models
+from fingerpost.serving.scoring import ModelScorer, Scored
+from fingerpost.serving.table import RoutingTable, render_json
 
 # The table that is of no arm.
 NO_ARM = ""
 # A slot's beginning is not waited for longer than this at once: clocks are set.
 _MAX_WAIT_S = 5.0
+# So long before an experiment's first slot both tables are made.
+_AHEAD_US = 30_000_000
 
 
 @dataclass
 class Published:
-    """A table in service; `confirmed_s` is when it was last known to be right, by `time.monotonic`: clocks are set."""
+    """A table in service.
+
+    Args:
+        confirmed_s: when it was last known to be right, by `time.monotonic`: clocks are set.
+        rendered: its JSON, if that was made already.
+    """
 
     table: RoutingTable
     confirmed_s: float
-    _rendered: dict[str, bytes] = field(default_factory=dict)
+    rendered: bytes | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -36,16 +43,12 @@ class Published:
         """Seconds since 1970, by the clock as it is now."""
         return time.time() - self.age_s + ttl_s
 
-    def rendered(self, media_type: str) -> bytes | None:
-        """The table's bytes if they were made already."""
-        return self._rendered.get(media_type)
-
-    def render(self, media_type: str, ttl_s: float) -> bytes:
-        """The table's bytes, made once for each media type; `expires_at` in them is that of the first time."""
+    def render(self, ttl_s: float) -> bytes:
+        """Renders the table as JSON, once; `expires_at` in it is that of the first time."""
         with self._lock:
-            if media_type not in self._rendered:
-                self._rendered[media_type] = RENDERERS[media_type](self.table, self.expires_at(ttl_s))
-            return self._rendered[media_type]
+            if self.rendered is None:
+                self.rendered = render_json(self.table, self.expires_at(ttl_s))
+            return self.rendered
 
 
 class ServiceView:
@@ -148,3 +151,42 @@ class ServiceView:
                 loop.call_soon_threadsafe(event.set)
             except RuntimeError:  # that loop has ended
                 continue
+
+
+@dataclass(frozen=True)
+class ArmsPlan:
+    """Tells which tables of a service's experiment are served now.
+
+    Args:
+        experiment: whose arms' tables are kept; None: there is none, or it cannot be run.
+        challenger: the model of its second arm.
+        problem: why an experiment that should run does not.
+    """
+
+    experiment: Experiment | None = None
+    challenger: ModelScorer | None = None
+    problem: str | None = None
+
+
+def plan_arms(models: Models, service: str, now_us: int) -> ArmsPlan:
+    """Plans for a moment, microseconds since 1970; an experiment whose models are not loaded is not served at all.
+
+    Then every table is the champion's, and names no arm: what is routed by it belongs to neither.
+    """
+    experiment = models.experiment(service)
+    if experiment is None:
+        return ArmsPlan()
+    if isinstance(experiment, str):
+        return ArmsPlan(problem=experiment)
+    if not experiment.begin_us - _AHEAD_US <= now_us < experiment.end_us:
+        return ArmsPlan()
+    for arm in (CONTROL, TREATMENT):
+        model, wanted = models.slot(service, arm).model, experiment.version_of(arm)
+        if model is None or model.version != wanted:
+            there = f"version {model.version}" if model else "no version"
+            return ArmsPlan(
+                problem=f"experiment {experiment.id} needs version {wanted} as {arm}, {there} is loaded: "
+                "the champion's table is served"
+            )
+    challenger = models.slot(service, TREATMENT).model
+    return ArmsPlan(experiment, challenger)

@@ -15,9 +15,9 @@ from fingerpost.abtest.results import ComparisonResult
 from fingerpost.abtest.shadow.errors import prediction_errors
 from fingerpost.arrays import Floats
 from fingerpost.experiment import ALIASES
+from fingerpost.features.definition import TARGETS
 from fingerpost.features.windows import numbers
 from fingerpost.routing.cost import routing_cost
-from fingerpost.serving.scorer import TARGETS
 
 MIN_ROWS = 100
 _MAX_NAMES = 100

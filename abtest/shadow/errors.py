@@ -5,8 +5,8 @@ import pandas as pd
 
 from fingerpost.arrays import Floats
 from fingerpost.experiment import ALIASES, CHALLENGER, CHAMPION
+from fingerpost.features.definition import TARGETS
 from fingerpost.features.windows import numbers
-from fingerpost.serving.scorer import TARGETS
 from fingerpost.telemetry.windows import LATENCY_SHARES
 from fingerpost.training.calibration import PROMISED
 

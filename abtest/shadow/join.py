@@ -7,9 +7,9 @@ import pandas as pd
 
 from fingerpost.clock import US
 from fingerpost.features.build import with_categories
+from fingerpost.features.definition import TARGETS
 from fingerpost.features.windows import CATEGORY_COLUMNS, numbers
 from fingerpost.lake import read_frame
-from fingerpost.serving.scorer import TARGETS
 from fingerpost.serving.shadow import KIND
 from fingerpost.telemetry.windows import LATENCY_SHARES, window_end_us
 

@@ -7,7 +7,7 @@ from typing import Any
 from fingerpost.accesslog.envoy_format import MAX_USER_AGENT
 from fingerpost.accesslog.fields import route_of
 from fingerpost.categorise import Categoriser
-from fingerpost.category import OTHER, SEPARATOR, CategoryTable
+from fingerpost.category import CategoryTable
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
 
 _MAX_PATH = 512
@@ -70,8 +70,7 @@ class RequestCategories:
     """
 
     def __init__(self, names: tuple[str, ...], routes: tuple[str, ...]) -> None:
-        keys = tuple(tuple(name.split(SEPARATOR)) for name in names if name != OTHER)
-        self._find = Categoriser(CategoryTable(keys, routes))
+        self._find = Categoriser(CategoryTable.from_names(names, routes))
         places = {name: place for place, name in enumerate(names)}
         self._places = [places.get(name) for name in self._find.table.names]
 

@@ -15,8 +15,8 @@ from fingerpost.abtest.shadow.compare import compare, regret_table
 from fingerpost.abtest.shadow.join import join_outcomes, load_shadow
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
+from fingerpost.features.definition import TARGETS
 from fingerpost.lake import read_frame
-from fingerpost.serving.scorer import TARGETS
 from fingerpost.settings import Settings
 
 BEGIN = 1_790_000_000 * US

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fingerpost.abtest.shadow.errors import TAIL, prediction_errors, tail_loss
-from fingerpost.serving.scorer import TARGETS
+from fingerpost.features.definition import TARGETS
 from fingerpost.telemetry.windows import LATENCY_SHARES
 
 LOGS = st.floats(-8, 3)

@@ -8,21 +8,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fingerpost.serving.table_formats import render_json
 
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import Experiment
 from fingerpost.routing.picker_table import table_from_json
 from fingerpost.routing.table_file import decode, encode
-from fingerpost.serving.arms import plan_arms
-from fingerpost.serving.champion_scorer import ChampionScorer, LoadedModel
 from fingerpost.serving.fleet_state import build_fleet
 from fingerpost.serving.model_files import AliasState, ModelFiles, ResolvedAlias
 from fingerpost.serving.models import Models, Slot
-from fingerpost.serving.scoring import score_fleet
+from fingerpost.serving.scoring import ModelScorer, score_fleet
 from fingerpost.serving.table import build_table, of_arm
-from fingerpost.serving.table_formats import render_json
-from fingerpost.serving.views import NO_ARM, ServiceView
+from fingerpost.serving.views import NO_ARM, ServiceView, plan_arms
 from fingerpost.settings import Settings
 from tests.serving.test_engine_tables import states_of
 from tests.support.made_fleet import FORM, MadeFleet, fit_model
@@ -43,7 +41,7 @@ def made():
 @pytest.fixture(scope="module")
 def scorers(made):
     models = {"champion": ("1", fit_model(made, 5, 4)), "challenger": ("2", fit_model(made, 5, 4, factor=1.3))}
-    return {alias: ChampionScorer.compiled(model, version, FORM, alias) for alias, (version, model) in models.items()}
+    return {alias: ModelScorer.compiled(model, version, FORM, alias) for alias, (version, model) in models.items()}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def tables(made, scorers):
     plain = {}
     for alias, scorer in scorers.items():
         scored = score_fleet(fleet, scorer)
-        plain[alias] = build_table(fleet, scored.as_predictions(), scored.source, scored.version, (), 0.0)
+        plain[alias] = build_table(scored, (), 0.0)
     arms = {alias: of_arm(table, alias, "x1") for alias, table in plain.items()}
     return {NO_ARM: plain["champion"], **arms}
 
@@ -131,7 +129,7 @@ def loaded(scorers, tmp_path, text, versions=("1", "2")):
     for alias, version in zip(("champion", "challenger"), versions, strict=True):
         if version:
             scorer = replace(scorers[alias], version=version)
-            models._slots[("shop", alias)] = Slot(LoadedModel(version, scorer), ResolvedAlias(version, "f"))
+            models._slots[("shop", alias)] = Slot(scorer, ResolvedAlias(version, "f"))
     return models
 
 

@@ -12,10 +12,9 @@ from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import cell_features, request_types
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint, pack, unpack
-from fingerpost.serving.champion_scorer import ChampionScorer
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.serving.histories import HistoryForm, gather, same_block
-from fingerpost.serving.scoring import score_fleet
+from fingerpost.serving.scoring import ModelScorer, score_fleet
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
 from fingerpost.telemetry.history_later import extrapolate_history
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
@@ -116,7 +115,7 @@ def test_served_predictions_are_those_of_the_features_step(lake, agents):
     bundle.shifts["latency_p99_s"] = 0.1
     latest = pq.read_table(fingerprints_path(lake, "shop")).to_pandas()
     end_us = int(latest["time"].iloc[0].timestamp() * US)
-    scored = score_fleet(fleet_of(agents.at(end_us), agents.table), ChampionScorer.compiled(bundle, "1", FORM))
+    scored = score_fleet(fleet_of(agents.at(end_us), agents.table), ModelScorer.compiled(bundle, "1", FORM))
     assert (scored.source, scored.cells) == ("champion", 6 * len(agents.table.names))
     fleet = scored.fleet
     host = [fleet.hosts.index(name) for name in latest["host"]]

@@ -14,7 +14,7 @@ from fingerpost.cli.stack.ports import free_ports
 from fingerpost.client import EngineError
 from fingerpost.fingerprint import MEDIA_TYPE
 from fingerpost.logs import FewAlike
-from fingerpost.serving.health import Problems, RefusalRate, disk_problems, table_problems
+from fingerpost.serving.health import RefusalRate, disk_problems, table_problems
 from fingerpost.serving.views import NO_ARM, Published, ServiceView
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
@@ -140,13 +140,6 @@ def test_expired_tables_are_told():
     found = table_problems([fresh, old, empty, ServiceView("new")], 30.0, 60.0)
     assert set(found) == {"table of old", "hosts of empty"}
     assert "expired 20 s ago" in found["table of old"]
-
-
-def test_one_more_thing_to_look_at_is_one_line():
-    problems = Problems()
-    problems.add(dict)
-    problems.add(lambda: {"clockwork": "it stands still"})
-    assert problems.found() == {"clockwork": "it stands still"}
 
 
 def test_of_many_alike_lines_a_few_pass_and_the_rest_are_counted():

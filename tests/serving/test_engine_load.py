@@ -12,10 +12,10 @@ import pytest
 
 from fingerpost.fingerprint import message
 from fingerpost.serving import ingest as door
+from fingerpost.serving.bento_compat import keep_in_memory
 from fingerpost.serving.health import RefusalRate
 from fingerpost.serving.ingest import BusyError, Ingest
-from fingerpost.serving.loop_lag import LoopLag
-from fingerpost.serving.metrics_folder import keep_in_memory
+from fingerpost.serving.metrics import LoopLag
 from fingerpost.serving.store import FingerprintStore, Limits
 from fingerpost.settings import Settings
 from tests.support.made_fleet import MadeFleet

@@ -2,12 +2,9 @@
 
 import itertools
 import json
-import shutil
-import subprocess
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,19 +14,15 @@ from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, Fingerprint
 from fingerpost.serving.answers import TooMuchError, UnknownError, category_of, predict, route
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
 from fingerpost.serving.baseline import estimate_baseline
-from fingerpost.serving.baseline_scorer import BaselineScorer
-from fingerpost.serving.champion_scorer import ChampionScorer, load_model
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.serving.histories import HistoryForm
-from fingerpost.serving.scoring import sanity_check, score_fleet
-from fingerpost.serving.table import build_table
-from fingerpost.serving.table_formats import lua_string, render_arrow, render_json, render_lua
+from fingerpost.serving.scoring import ModelScorer, load_model, sanity_check, score_fleet
+from fingerpost.serving.table import build_table, render_json
 from fingerpost.training.inspection import inspect_files
 from fingerpost.training.manifest import SchemaMismatchError
 from tests.support.made_fleet import FORM, MadeFleet, fit_model
 
 NOW = 10**9 * US
-BASELINE = BaselineScorer()
 
 
 def state(fingerprint, received_us=1000 * US, first_seen_us=0):
@@ -40,10 +33,10 @@ def states_of(made, sequence=1, **changes):
     return {host: state(made.fingerprint(place, sequence, NOW), **changes) for place, host in enumerate(made.hosts)}
 
 
-def table_of(states, scorer=BASELINE, slow_start_s=60.0, before=None):
+def table_of(states, scorer=None, slow_start_s=60.0, before=None):
     fleet = build_fleet("shop", states, 256, before.fleet if before else None)
     scored = score_fleet(fleet, scorer, before)
-    return build_table(fleet, scored.as_predictions(), scored.source, scored.version, (), slow_start_s), scored
+    return build_table(scored, (), slow_start_s), scored
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +83,7 @@ def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
 def test_the_model_corrects_the_baseline_towards_the_truth(made, model):
     truth = np.log((made.cores[:, None] - 0.1) / made.cpu_s)
     errors = {}
-    for name, scorer in (("baseline", BASELINE), ("model", ChampionScorer.compiled(model, "1", FORM))):
+    for name, scorer in (("baseline", None), ("model", ModelScorer.compiled(model, "1", FORM))):
         fleet = build_fleet("shop", states_of(made, 77), 256)
         errors[name] = np.abs(np.log(score_fleet(fleet, scorer).predictions[..., 0]) - truth).mean()
     assert errors["model"] < errors["baseline"]
@@ -114,17 +107,17 @@ def test_scoring_what_changed_equals_scoring_all(changes, with_model):
             assert table.version == anew.version
 
 
-_SCORERS: dict[bool, object] = {False: BASELINE}
+_SCORERS: dict[bool, object] = {False: None}
 
 
 def _scorer(with_model):
     if with_model not in _SCORERS:
-        _SCORERS[True] = ChampionScorer.compiled(fit_model(MadeFleet.make(12, 6), 20, 8), "1", FORM)
+        _SCORERS[True] = ModelScorer.compiled(fit_model(MadeFleet.make(12, 6), 20, 8), "1", FORM)
     return _SCORERS[with_model]
 
 
 def test_only_new_histories_are_scored(made, model):
-    scorer = ChampionScorer.compiled(model, "1", FORM)
+    scorer = ModelScorer.compiled(model, "1", FORM)
     states = states_of(made)
     _, first = table_of(states, scorer)
     assert (first.cells, first.source, first.version) == (72, "champion", "1")
@@ -138,7 +131,7 @@ def test_only_new_histories_are_scored(made, model):
 
 
 def test_without_histories_the_model_says_nothing(made, model):
-    scorer = ChampionScorer.compiled(model, "1", FORM)
+    scorer = ModelScorer.compiled(model, "1", FORM)
     silent = {host: state(replace(each.fingerprint, history=None)) for host, each in states_of(made).items()}
     table, _ = table_of(silent, scorer)
     plain, _ = table_of(silent)
@@ -146,7 +139,7 @@ def test_without_histories_the_model_says_nothing(made, model):
     # One host with a history is enough to say something of all, as of new ones.
     table, _ = table_of({**silent, made.hosts[0]: states_of(made)[made.hosts[0]]}, scorer)
     assert (table.source, np.isfinite(table.throughput_rps).all()) == ("champion", True)
-    other = ChampionScorer.compiled(model, "1", HistoryForm(5.0, 60.0))
+    other = ModelScorer.compiled(model, "1", HistoryForm(5.0, 60.0))
     assert table_of(states_of(made), other)[0].source == "baseline"
 
 
@@ -163,7 +156,7 @@ def test_one_host_cannot_push_out_the_categories_of_others(made):
 
 
 def test_predictions_that_are_wildly_off_are_objected_to(made):
-    old = score_fleet(build_fleet("shop", states_of(made), 256), BASELINE).predictions
+    old = score_fleet(build_fleet("shop", states_of(made), 256), None).predictions
     assert sanity_check(old * 1.5, old, 5.0) is None
     assert "factor of 9" in sanity_check(old * 9, old, 5.0)
     bad = old.copy()
@@ -175,57 +168,20 @@ def test_predictions_that_are_wildly_off_are_objected_to(made):
 def test_a_model_of_other_features_is_refused_by_name(model, tmp_path):
     model.save(tmp_path)
     inspect_files(tmp_path)
-    assert load_model(tmp_path, "3", "champion", FORM).scorer.version == "3"
+    assert load_model(tmp_path, "3", "champion", FORM).version == "3"
     about = json.loads((tmp_path / "bundle.json").read_text())
     (tmp_path / "bundle.json").write_text(json.dumps({**about, "schema_hash": "0000other000"}))
     with pytest.raises(SchemaMismatchError, match="0000other000"):
         inspect_files(tmp_path)
 
 
-def test_the_formats_say_the_same(made):
+def test_the_json_is_the_table(made):
     table, _ = table_of(states_of(made))
-    given_json = json.loads(render_json(table, 5.0))
-    assert given_json["expires_at"] == 5.0
-    assert np.array(given_json["throughput_rps"], dtype=np.float32) == pytest.approx(table.throughput_rps)
-    batch = pa.ipc.open_stream(render_arrow(table, 5.0)).read_all()
-    about = json.loads(batch.schema.metadata[b"fingerpost"])
-    assert about["version"] == given_json["version"]
-    assert batch["throughput_rps"].to_numpy() == pytest.approx(table.throughput_rps.reshape(-1))
-    assert batch["host"].to_pylist()[: len(made.hosts)] == list(made.hosts)
-
-
-def test_lua_reads_the_table(made, tmp_path):
-    lua = shutil.which("luajit") or shutil.which("lua5.4") or shutil.which("lua")
-    if lua is None:
-        pytest.skip("no Lua on this machine: install Debian's package `luajit` to run this test")
-    table, _ = table_of(states_of(made))
-    (tmp_path / "table.lua").write_bytes(render_lua(table, 5.0))
-    code = (
-        f'local t = dofile("{tmp_path}/table.lua") '
-        "print(t.version, #t.hosts, #t.categories, t.throughput_rps[6][12], t.categories[1], t.expires_at)"
-    )
-    done = subprocess.run([lua, "-e", code], capture_output=True, text=True, check=True)
-    version, hosts, categories, rate, first, expires = done.stdout.strip().split("\t")
-    assert (version, hosts, categories, first) == (table.version, "12", "6", table.categories[0])
-    assert float(rate) == pytest.approx(float(table.throughput_rps[5, 11]), rel=1e-4)
-    assert float(expires) == 5.0
-
-
-@given(st.text(max_size=30))
-def test_lua_strings_cannot_be_left(text):
-    quoted = lua_string(text)
-    assert quoted.startswith(b'"') and quoted.endswith(b'"')
-    inner = quoted[1:-1]
-    assert b'"' not in inner and b"\n" not in inner
-    plain, rest = bytearray(), inner
-    while rest:
-        if rest[:1] == b"\\":
-            plain.append(int(rest[1:4]))
-            rest = rest[4:]
-        else:
-            plain += rest[:1]
-            rest = rest[1:]
-    assert plain.decode() == text
+    given = json.loads(render_json(table, 5.0))
+    assert (given["expires_at"], given["version"]) == (5.0, table.version)
+    assert [host["name"] for host in given["hosts"]] == list(made.hosts)
+    for name in ("throughput_rps", "latency_p50_s", "latency_p99_s", "success_rate", "age_s"):
+        assert np.array(given[name], dtype=np.float32) == pytest.approx(getattr(table, name))
 
 
 def test_requests_are_predicted_and_routed(made):
@@ -262,4 +218,3 @@ def test_references_hold_for_fleets_of_nothing():
         table, scored = table_of({"a": state(one), "b": state(other)})
         assert estimate_baseline(scored.fleet).host.shape == (2, 3)
         assert json.loads(render_json(table, 1.0))["hosts"][0]["name"] == "a"
-        render_lua(table, 1.0), render_arrow(table, 1.0)

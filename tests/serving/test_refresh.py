@@ -9,10 +9,10 @@ from prometheus_client import REGISTRY
 from fingerpost.clock import clock_us
 from fingerpost.fingerprint import pack
 from fingerpost.serving import refresh, views
-from fingerpost.serving.categories import Categories
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.store import Arrival, FingerprintStore, Limits
+from fingerpost.serving.table import Categories
 from fingerpost.settings import Settings
 from tests.support.made_fleet import MadeFleet
 

@@ -5,10 +5,10 @@ import pytest
 
 from fingerpost.features.definition import TARGETS
 from fingerpost.serving import registry_watch
-from fingerpost.serving.champion_scorer import ChampionScorer, load_model
 from fingerpost.serving.fleet_state import build_fleet
 from fingerpost.serving.model_files import UNFINISHED, ModelFiles
 from fingerpost.serving.registry_watch import Refused, sync_aliases
+from fingerpost.serving.scoring import ModelScorer, load_model
 from fingerpost.settings import Settings
 from fingerpost.training.inspection import CHECKED, forget_inspection
 from fingerpost.training.manifest import DamagedModelError
@@ -53,10 +53,10 @@ def forbidden(_booster):
 
 def test_trees_are_compiled_where_a_model_is_fetched_and_not_where_it_is_served(bundle, tmp_path, monkeypatch):
     fleet = build_fleet("shop", SMALL.states(1), 256)
-    wanted = ChampionScorer.compiled(bundle, "1", FORM).logs(fleet).logs
+    wanted = ModelScorer.compiled(bundle, "1", FORM).output(fleet).logs
     folder = fetched(tmp_path, bundle)
     monkeypatch.setattr(compiled_trees, "fast_predict", forbidden)
-    found = load_model(folder, "1", "champion", FORM).scorer.logs(fleet).logs
+    found = load_model(folder, "1", "champion", FORM).output(fleet).logs
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found, wanted)
 

@@ -3,8 +3,8 @@
 import pytest
 from prometheus_client import REGISTRY
 
-from fingerpost.serving import service_gauges
-from fingerpost.serving.service_gauges import ServiceGauges
+from fingerpost.serving import metrics
+from fingerpost.serving.metrics import ServiceGauges
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_services_are_told_of_until_they_are_forgotten(gauges):
 
 def test_services_that_come_and_go_do_not_pile_up(gauges, monkeypatch, caplog):
     gauges.tell("shop", hosts=1)
-    monkeypatch.setattr(service_gauges, "MAX_NAMES", 5)
+    monkeypatch.setattr(metrics, "MAX_NAMES", 5)
     for number in range(20):
         gauges.tell(f"s{number}", hosts=number)
         gauges.forget(f"s{number}")
@@ -35,4 +35,4 @@ def test_services_that_come_and_go_do_not_pile_up(gauges, monkeypatch, caplog):
     assert said("hosts", "s4") is None
     gauges.tell("shop", hosts=7)
     assert said("hosts", "shop") == 7
-    assert [each.getMessage() for each in caplog.records] == ["metrics tell of 5 services already, and not of 's4'"]
+    assert [each.getMessage() for each in caplog.records] == ["5 services have gauges already: none for 's4'"]

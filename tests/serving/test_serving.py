@@ -11,12 +11,12 @@ from fingerpost.features.build import fingerprints_path, load_training_rows
 from fingerpost.features.cells import ChosenCells, HostsCells
 from fingerpost.features.definition import NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import FleetFeatures, cell_features, request_types
-from fingerpost.serving import champion_scorer
-from fingerpost.serving.champion_scorer import ChampionScorer, load_model
+from fingerpost.serving import scoring
 from fingerpost.serving.fingerprints import LatestFingerprints
 from fingerpost.serving.fleet_state import build_fleet
 from fingerpost.serving.histories import gather
 from fingerpost.serving.predictor import cells_to_json, predict_cells
+from fingerpost.serving.scoring import ModelScorer, load_model
 from fingerpost.settings import Settings
 from fingerpost.training.candidate import make_candidate
 from fingerpost.training.inspection import inspect_files
@@ -90,12 +90,12 @@ def evaluated(bundle, histories):
 @pytest.mark.parametrize("block", [1, 40, 10_000])
 def test_a_scorer_predicts_what_training_evaluates_whatever_the_blocks(made, monkeypatch, block):
     fleet, bundle = made
-    monkeypatch.setattr(champion_scorer, "_BLOCK", block)
-    said = ChampionScorer.compiled(bundle, "1", FORM).logs(fleet)
-    assert said.histories.known == 22
-    assert said.cells == 23 * 11
+    monkeypatch.setattr(scoring, "_BLOCK", block)
+    output = ModelScorer.compiled(bundle, "1", FORM).output(fleet)
+    assert output.histories.known == 22
+    assert output.cells == 23 * 11
     # The last bit of a sum may hang on how many rows are added up side by side.
-    np.testing.assert_allclose(said.logs, evaluated(bundle, said.histories), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(output.logs, evaluated(bundle, output.histories), rtol=0, atol=1e-14)
 
 
 def test_features_of_whole_hosts_are_those_of_chosen_cells(made):
@@ -121,5 +121,5 @@ def test_a_model_is_loaded_once_its_files_were_inspected(made, tmp_path):
     with pytest.raises(DamagedModelError, match="not inspected"):
         load_model(tmp_path, "1", "champion", FORM)
     inspect_files(tmp_path)
-    loaded = load_model(tmp_path, "1", "champion", FORM).scorer.logs(fleet)
-    np.testing.assert_array_equal(loaded.logs, ChampionScorer.compiled(bundle, "1", FORM).logs(fleet).logs)
+    loaded = load_model(tmp_path, "1", "champion", FORM).output(fleet)
+    np.testing.assert_array_equal(loaded.logs, ModelScorer.compiled(bundle, "1", FORM).output(fleet).logs)

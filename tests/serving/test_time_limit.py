@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from fingerpost.serving.time_limit import TimeLimit
+from fingerpost.serving.bento_compat import TimeLimit
 
 ended = []
 
