@@ -1,7 +1,6 @@
-"""Sending fingerprints to the engine, in order, from a spool that outlives us and the engine's absence."""
+"""Sends fingerprints to the engine, in order, from a spool that outlives the agent and the engine's absence."""
 
 import http.client
-import json
 import logging
 import threading
 from collections import Counter
@@ -9,19 +8,19 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fingerpost.agent.spool import Spool
-from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE, message
+from fingerpost.engine_api import DEFAULT_TIMEOUT_S, Answer, Call, EngineError, headers_of, receipt_of, send_call
+from fingerpost.fingerprint import MAX_MESSAGE_BYTES
 from fingerpost.masking import described
 
 logger = logging.getLogger(__name__)
-_TIMEOUT_S = 10.0
 _BATCH = 100
 _LONGEST_PAUSE_S = 15.0
-_PATH = "/v1/fingerprints"
+_MAX_RECEIPT = 65_536
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the engine is.
+    """The engine to send to.
 
     Args:
         url: such as `http://127.0.0.1:3000`; a path is put before the engine's own.
@@ -75,7 +74,7 @@ class Sender:
         self._thread.join(timeout_s)
 
     def state(self) -> dict[str, int]:
-        """What waits, in packets and bytes, and what the cap has dropped."""
+        """Counts packets and bytes that wait, and packets that the cap has dropped."""
         with self._lock:
             return {"waiting": len(self._spool), "bytes": self._spool.size, "dropped": self._spool.dropped}
 
@@ -89,7 +88,7 @@ class Sender:
                     pass
                 self.problem, pause_s = None, 1.0
                 wait_s: float | None = None
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, EngineError) as error:
                 if self.problem is None:
                     logger.warning("the engine at %s cannot be reached, will try again: %s", self._target.url, error)
                 self.problem = described(error)
@@ -107,45 +106,37 @@ class Sender:
         """Sends the oldest packets; False if none wait.
 
         Raises:
-            OSError, http.client.HTTPException: the engine does not answer, or not well.
+            OSError, http.client.HTTPException, EngineError: the engine does not answer, or is to be asked again.
         """
         with self._lock:
             packets = self._spool.oldest(_BATCH, MAX_MESSAGE_BYTES // 2)
         if not packets:
             return False
-        status, answer = self._post(message([packet for _, packet in packets]))
-        if status >= http.client.INTERNAL_SERVER_ERROR or status in (408, 429):
-            raise http.client.HTTPException(f"status {status}")
-        if status >= http.client.BAD_REQUEST and status != http.client.CONFLICT:
-            logger.error("the engine refused fingerprints (%d): %s", status, answer[:300])
-        if status < http.client.BAD_REQUEST:
-            self._count(answer, len(packets), "accepted")
-        elif status in (http.client.CONFLICT, http.client.UNPROCESSABLE_ENTITY):
-            self._count(answer, len(packets), "refused")  # it was read, and nothing of it was stored
-        else:
+        answer = self._ask(send_call([packet for _, packet in packets]))
+        try:
+            receipt = receipt_of(answer, len(packets))
+            self.counts.update({name: receipt[name] for name in ("accepted", "stale", "refused")})
+            problem = receipt.get("error") if receipt["refused"] else None
+        except EngineError as error:
+            if error.temporary:
+                raise
             self.counts["refused"] += len(packets)
+            problem = error.reason
+        if problem:
+            logger.error("the engine refused fingerprints (%d): %s", answer.status, problem)
         with self._lock:
             self._spool.remove([number for number, _ in packets])
         return True
 
-    def _count(self, answer: str, sent: int, otherwise: str) -> None:
-        """Counts what the engine says became of them; all as `otherwise` if it does not say."""
-        try:
-            told = json.loads(answer)
-            self.counts.update({name: int(told[name]) for name in ("accepted", "stale", "refused")})
-        except (ValueError, TypeError, KeyError):
-            self.counts[otherwise] += sent
-
-    def _post(self, body: bytes) -> tuple[int, str]:
+    def _ask(self, call: Call) -> Answer:
         parts = urlsplit(self._target.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.netloc, timeout=_TIMEOUT_S)
-        headers = {"Content-Type": MEDIA_TYPE}
-        if self._target.token:
-            headers["Authorization"] = f"Bearer {self._target.token}"
+        connection = kind(parts.netloc, timeout=DEFAULT_TIMEOUT_S)
+        headers = {**call.headers, **headers_of(self._target.token)}
         try:
-            connection.request("POST", parts.path.rstrip("/") + _PATH, body, headers)
+            connection.request(call.method, parts.path.rstrip("/") + call.path, call.body, headers)
             response = connection.getresponse()
-            return response.status, response.read(65_536).decode("utf-8", "replace")
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read(_MAX_RECEIPT))
         finally:
             connection.close()

@@ -12,7 +12,7 @@ from benchmarks.engine_load import Load, write_bodies
 from benchmarks.engine_process import MeasuredEngine, quantile
 from benchmarks.engine_scoring import measure_scoring
 from benchmarks.engine_under_load import measure_under_load
-from fingerpost.client import EngineClient
+from fingerpost.engine_api import EngineClient
 from tests.support.made_fleet import MadeFleet
 
 

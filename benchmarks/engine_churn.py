@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from benchmarks.engine_process import MeasuredEngine
-from fingerpost.client import EngineClient
+from fingerpost.engine_api import EngineClient
 from fingerpost.fingerprint import Fingerprint, pack
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 

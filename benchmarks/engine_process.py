@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from fingerpost.client import EngineClient, EngineError
+from fingerpost.engine_api import EngineClient, EngineError
 
 
 class MeasuredEngine:

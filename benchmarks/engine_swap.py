@@ -9,7 +9,7 @@ import psutil
 
 from benchmarks.engine_load import Answers
 from benchmarks.engine_process import MeasuredEngine, quantile
-from fingerpost.client import EngineClient
+from fingerpost.engine_api import EngineClient
 
 # Of calm before each swap, twice; about as long as a swap is watched.
 _CALM_S = 4.0

@@ -9,8 +9,8 @@ from benchmarks.engine_load import Load, write_bodies
 from benchmarks.engine_process import MeasuredEngine, quantile
 from benchmarks.engine_scoring import LEAVES, TREES
 from benchmarks.engine_swap import Stolen, make_swaps, swap_figures
-from fingerpost.client import EngineClient
 from fingerpost.clock import clock_us
+from fingerpost.engine_api import EngineClient
 from fingerpost.fingerprint import pack
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 

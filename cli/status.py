@@ -59,13 +59,12 @@ def _status(settings: "Settings") -> "Status":
 
 
 def _engine(settings: "Settings") -> "Engine":
-    import httpx
-
     from fingerpost.cli.stack.status import Engine
+    from fingerpost.engine_api import EngineClient, EngineError
 
-    url = f"http://{settings.reach_host}:{settings.engine_port}/v1/health"
     try:
-        told = httpx.get(url, timeout=5, trust_env=False).raise_for_status().json()
-        return Engine(True, bool(told["ready"]), {str(name): str(text) for name, text in told["problems"].items()})
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        with EngineClient(f"http://{settings.reach_host}:{settings.engine_port}", timeout_s=5) as client:
+            health = client.health()
+        return Engine(True, bool(health["ready"]), {str(name): str(text) for name, text in health["problems"].items()})
+    except (EngineError, KeyError, TypeError, AttributeError):
         return Engine(False)

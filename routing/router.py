@@ -1,4 +1,4 @@
-"""The router: follows the engine's table and keeps the picker's file. Requests never wait for it."""
+"""Follows the engine's table and keeps the picker's file. Requests never wait for it."""
 
 import json
 import logging
@@ -6,9 +6,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
-
-from fingerpost.clock import clock_us
+from fingerpost.clock import US, clock_us
+from fingerpost.engine_api import EngineClient
 from fingerpost.errors import FingerpostError
 from fingerpost.heartbeat import beat
 from fingerpost.lake import remove_left_over, write_atomically
@@ -18,8 +17,7 @@ from fingerpost.routing.trust import TrustKeeper
 from fingerpost.settings import Settings
 
 _LOG = logging.getLogger("fingerpost.router")
-# Five matrices of 5,000 hosts and 256 categories, 15 bytes a number; rows are the only lists, hosts the only maps.
-_MAX_BODY = 96 * 2**20
+# Five matrices: rows are the only lists, hosts the only maps.
 _MAX_CONTAINERS = 5 * MAX_CATEGORIES + MAX_HOSTS + 64
 # The engine answers a waiting request when it has another table; the file's expiry is renewed in between.
 _WAIT_S = 5.0
@@ -51,8 +49,8 @@ class Router:
     Args:
         engine: URL of the engine.
         path: the picker's file.
-        access_log: the proxies' log, to correct predictions by what became of requests; None: they are trusted as far
-            as the setting `prediction_trust` says. What the guard found is kept in a file beside the picker's, of the
+        access_log: the proxies' log, to correct predictions by the outcomes of requests; None: they are trusted as far
+            as the setting `prediction_trust` says. The guard's state is kept in a file beside the picker's, of the
             same name with `.guard.json` after it.
     """
 
@@ -61,11 +59,7 @@ class Router:
         remove_left_over(path.parent, recursive=False)
         self._guard = TrustKeeper(access_log, settings.service, settings.prediction_trust) if access_log else None
         self._predictions: Predictions | None = None
-        self._url = f"{engine.rstrip('/')}/v1/services/{settings.service}/table"
-        headers = {"accept": "application/json"}
-        if settings.engine_token:
-            headers["authorization"] = f"Bearer {settings.engine_token}"
-        self._client = httpx.Client(headers=headers, timeout=_WAIT_S + 5, trust_env=False)
+        self._client = EngineClient(engine, settings.engine_token)
         self._etag = ""
         self.table: PickerTable | None = None
 
@@ -82,37 +76,27 @@ class Router:
         """
         try:
             return self._sync(wait_s)
-        except httpx.HTTPError as error:
-            raise FingerpostError(f"no table from {self._url}: {error or type(error).__name__}") from error
-        except ValueError as error:
-            raise FingerpostError(f"no table from {self._url}: {error}") from error
+        except (FingerpostError, ValueError) as error:
+            raise FingerpostError(f"no table from {self._client.url}: {error}") from error
 
     def _sync(self, wait_s: float) -> bool:
-        params = {"wait": wait_s} if wait_s else {}
-        headers = {"if-none-match": self._etag} if self._etag else {}
-        with self._client.stream("GET", self._url, params=params, headers=headers) as answer:
-            if answer.status_code == httpx.codes.NOT_MODIFIED and self.table:
-                expires = answer.headers.get("x-fingerpost-expires-at")
-                if expires:
-                    self._keep(replace(self.table, expires_us=round(float(expires) * 1e6)))
-                return False
-            answer.raise_for_status()
-            body = bytearray()
-            for part in answer.iter_bytes():
-                body += part
-                if len(body) > _MAX_BODY:
-                    raise ValueError(f"the answer has more than {_MAX_BODY} bytes")
-            etag = answer.headers.get("etag", "")
-        if body.count(b"[") + body.count(b"{") > _MAX_CONTAINERS:
+        given = self._client.table(self._settings.service, self._etag, wait_s)
+        if given.body is None:
+            if self.table is None:
+                raise ValueError("304 Not Modified, although no table was named in the request")
+            if given.expires_at:
+                self._keep(replace(self.table, expires_us=round(given.expires_at * US)))
+            return False
+        if given.body.count(b"[") + given.body.count(b"{") > _MAX_CONTAINERS:
             raise ValueError(f"the answer has more than {_MAX_CONTAINERS} lists and maps")
         import orjson
 
-        self._keep_predictions(predictions_from_json(orjson.loads(body)))
-        self._etag = etag
+        self._keep_predictions(predictions_from_json(orjson.loads(given.body)))
+        self._etag = given.etag
         return True
 
     def judge(self) -> bool:
-        """Looks what became of requests; writes the table anew, and returns True, if costs are to be corrected."""
+        """Compares predictions with outcomes; writes the table anew, and returns True, if costs are to be corrected."""
         if not self._guard or not self._predictions or not self.table:
             return False
         try:
@@ -140,7 +124,7 @@ class Router:
         self.table = table
 
     def follow(self, stop: threading.Event) -> None:
-        """Keeps the file fresh until told to stop. While the engine is away the file stays as it is, and expires."""
+        """Keeps the file fresh until stopped. While the engine is away the file stays as it is, and expires."""
         pause, wait_s = 0.2, _GUARDED_WAIT_S if self._guard else _WAIT_S
         while not stop.is_set():
             beat()

@@ -1,12 +1,12 @@
 """The demo from start to end: fleet, telemetry, flows, engine, predictions."""
 
+import contextlib
 import json
 import shutil
 import time
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 from rich.console import Console
 
 from examples.demo.classes import demo_hosts
@@ -35,6 +35,7 @@ from fingerpost.cli.stack.parts import (
 from fingerpost.cli.stack.ports import check_ports
 from fingerpost.cli.stack.processes import Child, ProcessGroup
 from fingerpost.cli.stack.state import FOLDER
+from fingerpost.engine_api import EngineClient, EngineError
 from fingerpost.environment import prefect_server_environment, tool_environment
 from fingerpost.home import keep_from_others, make_home
 from fingerpost.lake import INBOX, parquet_files
@@ -200,10 +201,8 @@ class Demo:
         def serves_it() -> bool:
             if not answers(f"{url}/readyz"):
                 return False
-            response = httpx.post(
-                f"{url}/v1/predict", json={"service": self._settings.service}, timeout=30, trust_env=False
-            )
-            answer.update(response.json() if response.is_success else {})
+            with contextlib.suppress(EngineError), EngineClient(url, timeout_s=30) as client:
+                answer.update(client.predict(self._settings.service))
             return answer.get("model_version") == trained["model_version"] or (not trained["champion"] and bool(answer))
 
         stack.wait_until(serves_it, _START_TIMEOUT_S, f"the engine does not serve the champion; see {engine.log}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from fingerpost.client import EngineClient, EngineError
+from fingerpost.engine_api import EngineClient, EngineError
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.server_harness import kill_family
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.client import EngineError
+from fingerpost.engine_api import EngineError
 from fingerpost.settings import Settings
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet, fit_model, register_model

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.client import EngineError
+from fingerpost.engine_api import EngineError
 from fingerpost.fingerprint import MEDIA_TYPE
 from fingerpost.logs import FewAlike
 from fingerpost.serving.health import RefusalRate, disk_problems, table_problems

@@ -1,6 +1,5 @@
 """Models of a real engine: champions swapped in, bad ones refused, challengers in the shadow, experiments."""
 
-import asyncio
 import json
 import os
 import signal
@@ -10,7 +9,6 @@ import httpx
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.client import AsyncEngineClient
 from fingerpost.clock import clock_us
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.lake import parquet_files
@@ -100,15 +98,11 @@ def test_a_running_experiment_flips_the_table_with_its_slots(engine, client):
     engine.wait_for(flips, 60)
     assert get(arm="champion")["model_version"] == versions["champion"]
 
-    async def follow():
-        async with AsyncEngineClient(engine.url) as waiting:
-            seen, held = [], await waiting.table("shop")
-            for _ in range(4):
-                held = await waiting.table("shop", etag=held.etag, wait_s=15)
-                seen.append((json.loads(held.body), clock_us()))
-            return seen
-
-    for body, at_us in asyncio.run(follow()):
+    seen, held = [], client.table("shop")
+    for _ in range(4):
+        held = client.table("shop", etag=held.etag, wait_s=15)
+        seen.append((json.loads(held.body), clock_us()))
+    for body, at_us in seen:
         assert body["arm"] == running.arm_at(at_us)
         assert body["model_version"] == running.version_of(body["arm"])
         assert body["experiment"] == "x1"

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.client import EngineError
+from fingerpost.engine_api import EngineError
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.postgres import running_postgres

@@ -1,6 +1,5 @@
 """A real engine over HTTP: two workers, a registry on SQLite, and all that may go wrong around it."""
 
-import asyncio
 import json
 import os
 import signal
@@ -8,14 +7,15 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.client import AsyncEngineClient, EngineError
 from fingerpost.clock import US, clock_us
+from fingerpost.engine_api import EngineError
 from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, message, pack
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
@@ -154,17 +154,13 @@ def test_a_table_that_has_not_changed_is_not_sent_again(client, made):
 
 
 def test_a_waiting_caller_gets_the_next_table_at_once(engine, made):
-    async def wait_for_next():
-        async with AsyncEngineClient(engine.url) as waiting:
-            first = await waiting.table("shop")
-            began = time.monotonic()
-            pending = asyncio.create_task(waiting.table("shop", etag=first.etag, wait_s=15))
-            await asyncio.sleep(0.3)
-            await waiting.send_fingerprints(made.packed(11))
-            second = await pending
-            return first, second, time.monotonic() - began
-
-    first, second, seconds = asyncio.run(wait_for_next())
+    with engine.client() as client, ThreadPoolExecutor(1) as threads:
+        first = client.table("shop")
+        began = time.monotonic()
+        pending = threads.submit(client.table, "shop", etag=first.etag, wait_s=15)
+        time.sleep(0.3)
+        client.send_fingerprints(made.packed(11))
+        second, seconds = pending.result(), time.monotonic() - began
     assert second.body is not None
     assert second.etag != first.etag
     assert seconds < 10

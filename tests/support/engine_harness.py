@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from fingerpost.client import EngineClient, EngineError
+from fingerpost.engine_api import EngineClient, EngineError
 from tests.support.server_harness import kill_family
 
 

@@ -1,0 +1,269 @@
+"""The prediction engine's HTTP API, as everybody calls it: requests, checked answers, errors; and a client over httpx.
+
+All but `EngineClient` is pure, and httpx is imported by that alone: the agent sends the same requests by `http.client`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from fingerpost.errors import FingerpostError
+from fingerpost.fingerprint import MEDIA_TYPE, message
+
+if TYPE_CHECKING:
+    import httpx
+
+JSON = "application/json"
+DEFAULT_TIMEOUT_S = 10.0
+# Five matrices of 5,000 hosts and 256 categories, 15 bytes a number: no answer is larger.
+MAX_ANSWER_BYTES = 96 * 2**20
+_MAX_REASON = 300
+_NOT_MODIFIED = 304
+# Read by the engine, which says what became of each fingerprint, although it stored none.
+_NONE_STORED = (409, 422)
+_TRY_AGAIN = (408, 429)
+
+
+class EngineError(FingerpostError):
+    """The engine refused a request, or did not answer.
+
+    Args:
+        status: of its answer; None if there was none.
+        reason: for a person.
+    """
+
+    def __init__(self, status: int | None, reason: str) -> None:
+        super().__init__(f"{status or 'no answer'}: {reason}")
+        self.status, self.reason = status, reason
+
+    @property
+    def temporary(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status is None or self.status >= 500 or self.status in _TRY_AGAIN
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to the engine.
+
+    Args:
+        path: with its query, below the engine's URL.
+        wait_s: how long the engine may hold it back, seconds, besides the caller's timeout.
+    """
+
+    method: str
+    path: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of the engine.
+
+    Args:
+        headers: names in lower case.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Table:
+    """A routing table as it came.
+
+    Args:
+        etag: to be given when asking for the next one.
+        expires_at: seconds since 1970, after which it is not to be used; 0: the engine did not say.
+        body: JSON; None: it is the one the caller has.
+        stale: why the engine could not bring it up to date, or None.
+    """
+
+    etag: str
+    expires_at: float
+    body: bytes | None
+    stale: str | None
+
+
+def headers_of(token: str) -> dict[str, str]:
+    """The headers of every request of a caller with this token; empty: it has none."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def get_call(path: str, **query: Any) -> Call:
+    """A question without a body; parts of the query that are None or empty are left out."""
+    asked = urlencode({name: value for name, value in query.items() if value})
+    return Call("GET", f"{path}?{asked}" if asked else path)
+
+
+def post_call(path: str, **content: Any) -> Call:
+    """A question with a JSON body; fields that are None are left out."""
+    body = json.dumps({name: value for name, value in content.items() if value is not None}).encode()
+    return Call("POST", path, body, {"Content-Type": JSON})
+
+
+def send_call(packed: Sequence[bytes]) -> Call:
+    """A message of packed fingerprints (`fingerpost.fingerprint.pack`)."""
+    return Call("POST", "/v1/fingerprints", message(packed), {"Content-Type": MEDIA_TYPE})
+
+
+def table_call(service: str, etag: str | None = None, wait_s: float = 0.0) -> Call:
+    """Asks for a routing table, as `EngineClient.table`."""
+    path = get_call(f"/v1/services/{quote(service, safe='')}/table", wait=wait_s).path
+    return Call("GET", path, None, {"Accept": JSON, **({"If-None-Match": etag} if etag else {})}, wait_s)
+
+
+def checked(answer: Answer) -> Answer:
+    """Returns the answer if it is a good one.
+
+    Raises:
+        EngineError: it is an error, with the engine's reason.
+    """
+    if answer.status < 400:
+        return answer
+    text = answer.body[: 4 * _MAX_REASON].decode("utf-8", "replace")
+    try:
+        reason = str(json.loads(answer.body)["error"])
+    except (ValueError, KeyError, TypeError):
+        reason = text
+    raise EngineError(answer.status, reason[:_MAX_REASON])
+
+
+def receipt_of(answer: Answer, sent: int) -> dict[str, Any]:
+    """Reads what became of the fingerprints of `send_call`: at least `accepted`, `stale` and `refused`, in numbers.
+
+    That none was stored is no error. Where the engine does not say what became of each, all were accepted or refused.
+
+    Args:
+        sent: number of fingerprints.
+
+    Raises:
+        EngineError: the message was not read.
+    """
+    if answer.status not in _NONE_STORED:
+        checked(answer)
+    try:
+        given = json.loads(answer.body)
+        return {**given, **{name: int(given[name]) for name in ("accepted", "stale", "refused")}}
+    except (ValueError, TypeError, KeyError):
+        good = answer.status < 400
+        return {"accepted": sent if good else 0, "stale": 0, "refused": 0 if good else sent}
+
+
+def table_of(answer: Answer) -> Table:
+    """Reads the answer to `table_call`.
+
+    Raises:
+        EngineError: it is an error, or says no time when the table expires that is a number.
+    """
+    checked(answer)
+    try:
+        expires_at = float(answer.headers.get("x-fingerpost-expires-at", "0"))
+    except ValueError as error:
+        raise EngineError(answer.status, f"x-fingerpost-expires-at: {error}") from error
+    body = None if answer.status == _NOT_MODIFIED else answer.body
+    return Table(answer.headers.get("etag", ""), expires_at, body, answer.headers.get("x-fingerpost-stale"))
+
+
+class EngineClient:
+    """Asks one engine; a context manager. All methods raise EngineError.
+
+    Args:
+        url: of the engine, such as `http://127.0.0.1:3000`; a path is put before the engine's own.
+        token: bearer token, if the engine wants one.
+        timeout_s: most seconds for one answer.
+    """
+
+    def __init__(self, url: str, token: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        import httpx
+
+        self.url, self._timeout_s = url.rstrip("/"), timeout_s
+        self._http = httpx.Client(headers=headers_of(token), trust_env=False)
+
+    def __enter__(self) -> "EngineClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def send_fingerprints(self, packed: Sequence[bytes]) -> dict[str, Any]:
+        """Sends packed fingerprints; returns the engine's receipt, as `receipt_of`."""
+        return receipt_of(self._ask(send_call(packed)), len(packed))
+
+    def predict(
+        self,
+        service: str,
+        hosts: Sequence[str] | None = None,
+        categories: Sequence[str] | None = None,
+        request: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Predicts hosts for categories, or for the category of a request (method, path, bytes_in, ...)."""
+        asked = {"service": service, "hosts": hosts, "categories": categories, "request": request}
+        return self._json(post_call("/v1/predict", **asked))
+
+    def route(
+        self,
+        service: str,
+        category: str | None = None,
+        request: dict[str, Any] | None = None,
+        inflight: dict[str, float] | None = None,
+    ) -> dict[str, Any]:
+        """Names the best host for a category or a request, and the cost of each."""
+        asked = {"service": service, "category": category, "request": request, "inflight": inflight}
+        return self._json(post_call("/v1/route", **asked))
+
+    def table(self, service: str, etag: str | None = None, wait_s: float = 0.0) -> Table:
+        """Fetches the routing table; with the `etag` of the last one it waits up to `wait_s` for another."""
+        return table_of(self._ask(table_call(service, etag, wait_s)))
+
+    def hosts(self, service: str | None = None) -> list[dict[str, Any]]:
+        """Lists the hosts the engine knows."""
+        found: list[dict[str, Any]] = self._json(get_call("/v1/hosts", service=service))["hosts"]
+        return found
+
+    def models(self) -> dict[str, Any]:
+        """Lists the models in use, and why others are not."""
+        return self._json(get_call("/v1/models"))
+
+    def health(self) -> dict[str, Any]:
+        """Asks what is wrong with the engine, and how old its tables are."""
+        return self._json(get_call("/v1/health"))
+
+    def _json(self, call: Call) -> dict[str, Any]:
+        answer = checked(self._ask(call))
+        try:
+            content: dict[str, Any] = json.loads(answer.body)
+        except ValueError as error:
+            raise EngineError(answer.status, f"{self.url} does not answer in JSON: {error}") from error
+        return content
+
+    def _ask(self, call: Call) -> Answer:
+        import httpx
+
+        url, timeout_s = f"{self.url}{call.path}", self._timeout_s + call.wait_s
+        asked: dict[str, Any] = {"content": call.body, "headers": call.headers, "timeout": timeout_s}
+        try:
+            with self._http.stream(call.method, url, **asked) as answer:
+                return Answer(answer.status_code, answer.headers, _bounded(answer))
+        except httpx.HTTPError as error:
+            raise EngineError(None, f"{url}: {type(error).__name__}: {error}") from error
+
+
+def _bounded(answer: "httpx.Response") -> bytes:
+    body = bytearray()
+    for part in answer.iter_bytes():
+        body += part
+        if len(body) > MAX_ANSWER_BYTES:
+            raise EngineError(answer.status_code, f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
