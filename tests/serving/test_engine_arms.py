@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fingerpost.serving.table_formats import render_json
 
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
@@ -19,7 +18,7 @@ from fingerpost.serving.fleet_state import build_fleet
 from fingerpost.serving.model_files import AliasState, ModelFiles, ResolvedAlias
 from fingerpost.serving.models import Models, Slot
 from fingerpost.serving.scoring import ModelScorer, score_fleet
-from fingerpost.serving.table import build_table, of_arm
+from fingerpost.serving.table import build_table, of_arm, render_json
 from fingerpost.serving.views import NO_ARM, ServiceView, plan_arms
 from fingerpost.settings import Settings
 from tests.serving.test_engine_tables import states_of
