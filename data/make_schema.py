@@ -159,7 +159,7 @@ def _features() -> list[str]:
         ),
         ("requests", "int64", "requests of the window"),
         ("own", "bool", "whether the cell had a history of its own"),
-        ("rehearsed", "bool", "whether the row was made as if the host were new to the category"),
+        ("cold_start", "bool", "whether the row was made as if the host were new to the category"),
         (", ".join(f"`{name}`" for name in definition.CATEGORICAL_FEATURES), "string", "attributes of the category"),
         (", ".join(f"`{name}`" for name in definition.TRAFFIC_FEATURES), "float64", "the cell's traffic"),
         (", ".join(f"`{name}`" for name in definition.HOST_FEATURES), "float64", "the host"),

@@ -35,6 +35,9 @@ from fingerpost.workers import SERIAL, Workers
 
 logger = logging.getLogger(__name__)
 
+# Columns of training rows, by the names that earlier versions wrote.
+_RENAMED = {"rehearsed": "cold_start"}
+
 
 @dataclass(frozen=True)
 class FeaturesReport:
@@ -139,7 +142,8 @@ def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
         path = partition(lake, "features", service, day) / "features.parquet"
         found = (pq.read_schema(path).metadata or {}).get(b"schema_hash", b"unknown").decode() if path.exists() else ""
         if found == schema_hash():
-            parts.append(read(lake, "features", service, on=[day]))
+            part = read(lake, "features", service, on=[day])
+            parts.append(part.rename_columns([_RENAMED.get(name, name) for name in part.column_names]))
         elif found:
             # Of a date whose records are gone: it cannot be made again.
             logger.warning(
@@ -153,7 +157,7 @@ def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
     frame = pa.concat_tables(parts, promote_options="permissive").to_pandas()
     for name in ("host", "category", *CATEGORICAL_FEATURES):
         frame[name] = frame[name].astype("str").astype("category")
-    order = ["time", "host", "category", "rehearsed"]
+    order = ["time", "host", "category", "cold_start"]
     return frame.sort_values(order, ignore_index=True).tail(max_rows).reset_index(drop=True)
 
 

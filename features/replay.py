@@ -20,7 +20,7 @@ from fingerpost.telemetry.windows import Arrays, select_window
 
 # Before this many windows with requests there is next to nothing to predict from.
 MIN_HISTORY_WINDOWS = 3
-# Of the host that a window is rehearsed for as if it were new, this share of the categories stays known.
+# Of the host whose cold start is simulated in a window, this share of the categories stays known.
 _KEPT = 0.3
 _SEED = 7
 
@@ -50,19 +50,19 @@ class Replay:
         self._span_us = round(window_s * US)
         self._types = request_types(categories)
 
-    def run(self, windows: Arrays, loads: Arrays, rehearse: bool = True) -> pd.DataFrame:
+    def run(self, windows: Arrays, loads: Arrays, simulate_cold_start: bool = True) -> pd.DataFrame:
         """Takes in windows, all later than those before.
 
         Args:
             windows, loads: of `fingerpost.telemetry.windows`, ordered by time. `hidden` cells (optional)
                 get their rows, but the history never hears of them.
-            rehearse: also make rows of hosts as if they were new to most categories, for models to learn from.
+            simulate_cold_start: also make rows of hosts as if they were new to most categories, to learn from.
 
         Returns:
             The training rows: one for every cell of every window that had requests, features as of the window's
             beginning; `time` (the window's beginning: the time of prediction), `host`, `category`, FEATURES, the naive
             forecasts and the OUTCOMES (as logs, NaN where not measured), `requests` of the window, whether the cell
-            had a history of its `own`, and whether the row is `rehearsed`.
+            had a history of its `own`, and whether the row simulates a `cold_start`.
         """
         rows = _Rows()
         for end_us in np.unique(np.r_[windows["end_us"], loads["end_us"]]).tolist():
@@ -73,8 +73,8 @@ class Replay:
                 history, values = self.history.columns(began_us), self.history.host_values(began_us)
                 outcomes, requests = log_values(step)[: len(OUTCOMES)], step["requests"]
                 found = cell_features(history, values, self._types, began_us, host, category)
-                rows.add(began_us, host, category, found, outcomes, requests, rehearsed=False)
-                if rehearse:
+                rows.add(began_us, host, category, found, outcomes, requests, cold_start=False)
+                if simulate_cold_start:
                     chosen, hidden = self._as_if_new(end_us, host, history)
                     mask = (host == chosen) & np.isin(category, hidden)
                     if mask.any():
@@ -122,17 +122,17 @@ class _Rows:
         found: CellFeatures,
         outcomes: Floats,
         requests: np.ndarray,
-        rehearsed: bool,
+        cold_start: bool,
     ) -> None:
         count = len(host)
         self._parts.append(
-            (np.full(count, began_us), host, category, found, outcomes, requests, np.full(count, rehearsed))
+            (np.full(count, began_us), host, category, found, outcomes, requests, np.full(count, cold_start))
         )
 
     def frame(self, hosts: Sequence[str], categories: Sequence[str]) -> pd.DataFrame:
         if not self._parts:
             return pd.DataFrame()
-        times, host, category, found, outcomes, requests, rehearsed = zip(*self._parts, strict=True)
+        times, host, category, found, outcomes, requests, cold_start = zip(*self._parts, strict=True)
         features = CellFeatures(
             np.concatenate([each.numeric for each in found]),
             {view: np.concatenate([each.naive[view] for each in found], axis=1) for view in NAIVE},
@@ -142,7 +142,7 @@ class _Rows:
         frame = frame_of(time, host, category, features, hosts, categories)
         measured = dict(zip(OUTCOMES, np.concatenate(outcomes, axis=1), strict=True))
         measured["requests"] = np.concatenate(requests)
-        measured["rehearsed"] = np.concatenate(rehearsed)
+        measured["cold_start"] = np.concatenate(cold_start)
         return pd.concat([frame, pd.DataFrame(measured)], axis=1)
 
 

@@ -87,7 +87,7 @@ def fit(rows: pd.DataFrame, window_s: float) -> "ModelBundle":
         NoDataError: there are too few rows to learn from.
     """
     earlier, later = time_split(rows["time"], _LATER_SHARE, pd.Timedelta(seconds=window_s))
-    valid = rows[later & ~rows["rehearsed"].to_numpy(bool)]
+    valid = rows[later & ~rows["cold_start"].to_numpy(bool)]
     return fit_bundle(rows[earlier], valid, DEFAULT_PARAMS, _TARGETS)
 
 

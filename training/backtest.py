@@ -104,7 +104,7 @@ def backtest(
         progress("windows and features")
         report = build_features(lake, name, features, home / "phase-0")
         rows = load_training_rows(home / "phase-0", name, _MAX_ROWS)
-        happened = rows[~rows["rehearsed"]].reset_index(drop=True)
+        happened = rows[~rows["cold_start"]].reset_index(drop=True)
         gap = pd.Timedelta(seconds=window_s)
         earlier, later = time_split(happened["time"], test_share, gap)
         test, last = happened[later], happened.loc[earlier, "time"].max()
@@ -145,7 +145,7 @@ def _scores(
 ) -> tuple[dict[str, TargetScore | None], int]:
     rows = pd.concat(past, ignore_index=True).sort_values("time", kind="stable", ignore_index=True)
     fitting, validating = time_split(rows["time"], share, gap)
-    train, valid = rows[fitting], rows[validating & ~rows["rehearsed"].to_numpy()]
+    train, valid = rows[fitting], rows[validating & ~rows["cold_start"].to_numpy()]
     measured = [
         outcome
         for outcome in OUTCOMES

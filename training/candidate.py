@@ -25,7 +25,7 @@ class Candidate:
     Args:
         bundle: fitted to `train` alone: all the evidence is of it.
         refitted: the same, fitted to the rows of `test` too: what is registered.
-        train, test: the rows it was fitted to (validation included) and scored on; `train` may hold rehearsed rows.
+        train, test: the rows it was fitted to (validation included) and scored on; `train` may hold cold starts.
         ranks: of `fingerpost.training.ranking.rank_table`, on `test`.
         replay: what choosing hosts by it would have cost on `test`, beside the baseline.
         coverage: share of requests under each predicted latency on `test`: `raw`, and as `served` with its shift.
@@ -65,7 +65,7 @@ def make_candidate(
     """
     gap = pd.Timedelta(seconds=settings.window_s)
     earlier, later = time_split(rows["time"], settings.test_share, gap)
-    happened = ~rows["rehearsed"].to_numpy(bool)
+    happened = ~rows["cold_start"].to_numpy(bool)
     past, test = rows[earlier].reset_index(drop=True), rows[later & happened].reset_index(drop=True)
     best = float("nan")
 
@@ -78,7 +78,7 @@ def make_candidate(
         settings.tuning_trials, settings.tuning_timeout_s, storage, settings.model_name, settings.tuning_jobs
     )
     fitting, validating = time_split(past["time"], settings.test_share, gap)
-    train, valid = past[fitting], past[validating & ~past["rehearsed"].to_numpy(bool)]
+    train, valid = past[fitting], past[validating & ~past["cold_start"].to_numpy(bool)]
     with workers_of(settings, THREADS) as workers:
         tuning = tune(past, gap, budget, begin_with, tell, workers)
         progress("fitting")

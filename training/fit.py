@@ -39,10 +39,10 @@ _PATIENCE = 40
 _MIN_ROUNDS = 20
 # A tree sees at most about this many rows: more add time, and nothing to a tree of a few leaves.
 _TREE_ROWS = 200_000
-# What a row counts that was rehearsed, beside one that happened.
-_REHEARSED_WEIGHT = 0.5
-# Of a training row, what is needed beside its features and the target.
-LEARNED = ("requests", "rehearsed")
+# Weight of a simulated cold start, beside a row that happened.
+_COLD_START_WEIGHT = 0.5
+# Columns that the weight of a training row is made of.
+WEIGHT_COLUMNS = ("requests", "cold_start")
 # Before this long there is no telling the time of day or week from the course of time.
 _DAYS = {"day": 3.0, "week": 15.0}
 # Physics: more requests on a host never make it faster; fewer cores never give more throughput.
@@ -72,7 +72,7 @@ class _ToFit:
     """What all targets of a bundle are fitted to.
 
     Args:
-        rows: LEARNED and the targets, ordered by time.
+        rows: WEIGHT_COLUMNS and the targets, ordered by time.
         matrix: features, shape (rows, features).
         earlier: how many rows, the first, are fitted to find the number of rounds on the others.
         bags: boosters a target.
@@ -103,7 +103,7 @@ def training_set(rows: pd.DataFrame, matrix: Floats, target: str) -> TrainingSet
         )
     # A window of many requests is measured better; the gain flattens, since load differs within a window too.
     weight = np.log1p(rows["requests"].to_numpy(np.float64)[known])
-    weight = np.where(rows["rehearsed"].to_numpy(bool)[known], _REHEARSED_WEIGHT * weight, weight)
+    weight = np.where(rows["cold_start"].to_numpy(bool)[known], _COLD_START_WEIGHT * weight, weight)
     return TrainingSet(matrix[known], outcome[known], weight)
 
 
@@ -216,7 +216,7 @@ def _fit_all(
     workers: Workers,
 ) -> ModelBundle:
     encoder = Encoder.fit(rows)
-    shared = _ToFit(rows[[*LEARNED, *targets]], training_matrix(encoder, rows), earlier, params, bags, rounds)
+    shared = _ToFit(rows[[*WEIGHT_COLUMNS, *targets]], training_matrix(encoder, rows), earlier, params, bags, rounds)
     # A thread a booster, not many threads in one: beside other programs those wait for each other.
     fitted = dict(zip(targets, workers.map(_fit_target, targets, shared), strict=True))
     return ModelBundle(

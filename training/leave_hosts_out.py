@@ -69,9 +69,9 @@ def _fold(
     earlier = [_where(parts[place], kept[place] & early[place]) for place in (0, 1)]
     joined = [_where(parts[place], kept[place] | ~early[place]) for place in (0, 1)]
 
-    def rows_of(windows: Arrays, loads: Arrays, rehearse: bool) -> pd.DataFrame:
+    def rows_of(windows: Arrays, loads: Arrays, simulate_cold_start: bool) -> pd.DataFrame:
         replay = Replay(windowed.hosts, windowed.categories, settings.window_s, settings.halflife_s)
-        return replay.run(windows, loads, rehearse)
+        return replay.run(windows, loads, simulate_cold_start)
 
     past = rows_of(earlier[0], earlier[1], True).sort_values(["time", "host", "category"], ignore_index=True)
     fitting, validating = time_split(past["time"], 0.25, pd.Timedelta(seconds=settings.window_s))

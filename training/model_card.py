@@ -18,13 +18,13 @@ _WORST = 5
 def render_model_card(candidate: "Candidate", service: str, commit: str) -> str:
     """A compact answer in Markdown."""
     train, test = candidate.train, candidate.test
-    happened = train[~train["rehearsed"]]
+    happened = train[~train["cold_start"]]
     lines = [
         f"## {service}: how good is this version?",
         "",
         "### Trained on what",
         "",
-        f"{len(happened)} windows of cells ({len(train) - len(happened)} more rehearsed as if a host were new), "
+        f"{len(happened)} windows of cells ({len(train) - len(happened)} more simulate a host's cold start), "
         f"{_span(train)}, {happened['host'].nunique()} hosts, {happened['category'].nunique()} categories, windows "
         f"of {candidate.window_s:g} s. {len(FEATURES)} features, schema `{schema_hash()}`, code `{commit}`. "
         f"Parameters after {len(candidate.tuning.history)} trials: {_params(candidate)}.",

@@ -70,7 +70,7 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
     for name, logs in (("true", rows[target]), ("model", predicted), ("ewma", rows[f"naive_ewma_{target}"])):
         value = np.exp(np.asarray(logs, dtype=np.float64))
         cost[name] = routing_cost(inflight, value) if target == "throughput_rps" else value
-    cost = cost[np.isfinite(cost[["true", "model", "ewma"]]).all(axis=1) & ~rows["rehearsed"].to_numpy(bool)]
+    cost = cost[np.isfinite(cost[["true", "model", "ewma"]]).all(axis=1) & ~rows["cold_start"].to_numpy(bool)]
     keys = ["time", "category"]
     groups = cost.groupby(keys, sort=False)
     best, mean, hosts = groups["true"].min(), groups["true"].mean(), groups.size()

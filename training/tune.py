@@ -18,7 +18,7 @@ from fingerpost.features.definition import TARGETS, naive_column, schema_hash
 from fingerpost.training.blend import Blend
 from fingerpost.training.encoder import Encoder
 from fingerpost.training.evaluate import log_mae
-from fingerpost.training.fit import DEFAULT_PARAMS, LEARNED, fit_booster, training_matrix, training_set
+from fingerpost.training.fit import DEFAULT_PARAMS, WEIGHT_COLUMNS, fit_booster, training_matrix, training_set
 from fingerpost.training.splits import purged_folds
 from fingerpost.workers import THREADS, Workers
 
@@ -90,7 +90,7 @@ class TrialData:
     """The data that all trials are scored on.
 
     Args:
-        rows: LEARNED and the targets.
+        rows: WEIGHT_COLUMNS and the targets.
         matrix: features, shape (rows, features).
     """
 
@@ -210,7 +210,7 @@ def trial_data(rows: pd.DataFrame, gap: pd.Timedelta) -> TrialData:
     """
     encoder = Encoder.fit(rows)
     matrix = training_matrix(encoder, rows)
-    happened = ~rows["rehearsed"].to_numpy(bool)
+    happened = ~rows["cold_start"].to_numpy(bool)
     cases = []
     for earlier, later in purged_folds(rows["time"], FOLDS, gap):
         scored = later & happened
@@ -219,7 +219,7 @@ def trial_data(rows: pd.DataFrame, gap: pd.Timedelta) -> TrialData:
             naive = log_mae(rows.loc[scored, target], rows.loc[scored, naive_column("ewma", target)])
             blend = Blend.fit(train.matrix, train.outcome, target)
             cases.append(Case(target, earlier, scored, blend, naive))
-    return TrialData(rows[[*LEARNED, *TARGETS]], matrix, tuple(cases))
+    return TrialData(rows[[*WEIGHT_COLUMNS, *TARGETS]], matrix, tuple(cases))
 
 
 def score_case(data: TrialData, item: tuple[int, dict[str, Any]]) -> float:

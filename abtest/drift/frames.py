@@ -33,9 +33,9 @@ def split_rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training rows from begin to end, and of those after it the latest `recent_s` seconds.
 
-    Rehearsed rows, which never happened, are in neither.
+    Cold-start rows, which never happened, are in neither.
     """
-    happened = rows[~rows["rehearsed"].to_numpy(bool)]
+    happened = rows[~rows["cold_start"].to_numpy(bool)]
     times = happened["time"]
     reference = happened[(times >= begin) & (times <= end)]
     later = happened[times > end]

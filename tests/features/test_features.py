@@ -54,11 +54,11 @@ def random_telemetry(seconds=120, seed=0):
     return requests_frame(rows), samples_frame(samples)
 
 
-def replay(requests, samples, window_s=5.0, rehearse=False):
+def replay(requests, samples, window_s=5.0, simulate_cold_start=False):
     """The training rows, and the latest features."""
     windowed = build_windows(requests, samples, TABLE, window_s)
     told = Replay(windowed.hosts, windowed.categories, window_s, 30.0)
-    return told.run(windowed.windows, windowed.loads, rehearse), told.latest()
+    return told.run(windowed.windows, windowed.loads, simulate_cold_start), told.latest()
 
 
 def test_throughput_is_the_tightest_bound():
@@ -141,7 +141,7 @@ def test_a_host_alone_has_the_history_it_has_in_the_fleet():
 
 def test_no_feature_depends_on_the_future():
     requests, samples = random_telemetry()
-    rows = replay(requests, samples, rehearse=True)[0]
+    rows = replay(requests, samples, simulate_cold_start=True)[0]
     cut = START + pd.Timedelta(seconds=60)
     late = requests["time"] >= cut
     changed = requests.assign(
@@ -149,7 +149,7 @@ def test_no_feature_depends_on_the_future():
         cpu_s=requests["cpu_s"].where(~late, 0.9),
     )
     changed_samples = samples.assign(cpu_util=samples["cpu_util"].where(samples["time"] < cut, 1.0))
-    perturbed = replay(changed, changed_samples, rehearse=True)[0]
+    perturbed = replay(changed, changed_samples, simulate_cold_start=True)[0]
     known = [*FEATURES, *NAIVE_COLUMNS]
     before, after = rows[rows["time"] <= cut], perturbed[perturbed["time"] <= cut]
     assert len(before) > 30
@@ -300,6 +300,12 @@ def test_what_another_version_made_is_made_anew_or_left_out(measured_lake, tmp_p
         made_from.write_text(made_from.read_text().replace(schema_hash(), "0123456789ab"))
     again = build_features(lake, "shop", settings)
     assert again.dates_made == again.dates_replayed == first.dates_made
+    pd.testing.assert_frame_equal(load_training_rows(lake, "shop", 10**6), rows)
+    # A column has its new name, whoever wrote it.
+    for path in parquet_files(lake / "features"):
+        table = pq.ParquetFile(path).read()
+        older = table.rename_columns([name.replace("cold_start", "rehearsed") for name in table.column_names])
+        pq.write_table(older.replace_schema_metadata(table.schema.metadata), path)
     pd.testing.assert_frame_equal(load_training_rows(lake, "shop", 10**6), rows)
     # Rows whose records are gone cannot be made anew.
     (path,) = parquet_files(lake / "features")

@@ -89,7 +89,7 @@ def fleet_of(states, table):
 
 def test_served_features_are_those_of_the_training_rows(lake, agents):
     rows = load_training_rows(lake, "shop", 10**6)
-    rows = rows[~rows["rehearsed"]]
+    rows = rows[~rows["cold_start"]]
     times = sorted(rows["time"].unique())
     for time in (times[0], times[len(times) // 2], times[-1]):
         part = rows[rows["time"] == time]

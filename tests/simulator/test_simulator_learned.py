@@ -93,7 +93,7 @@ def test_served_features_are_those_that_training_computes(small, bench, bundle):
 
     bench.run("fingerpost", 0.6, 3, predictor=Watched())
     rows = training_rows(small, parts)
-    rows = rows[~rows["rehearsed"]]
+    rows = rows[~rows["cold_start"]]
     names = category_names(small.categories)
     compared = 0
     for began, group in rows.groupby("time"):

@@ -33,7 +33,7 @@ def parts(tmp_path_factory):
     build_features(lake, "shop", FeatureSettings(10, 60, 40, 30))
     rows = load_training_rows(lake, "shop", 10**6)
     earlier, later = time_split(rows["time"], 0.25, pd.Timedelta(seconds=10))
-    return rows[earlier].reset_index(drop=True), rows[later & ~rows["rehearsed"]].reset_index(drop=True)
+    return rows[earlier].reset_index(drop=True), rows[later & ~rows["cold_start"]].reset_index(drop=True)
 
 
 def replay_of(train_rows, test):
