@@ -1,4 +1,4 @@
-"""All settings, read from `FINGERPOST_*` in the environment; a file a group. `docs/settings.md` has the tables."""
+"""Reads all settings from `FINGERPOST_*` in the environment; one file a group. `docs/settings.md` has the tables."""
 
 import difflib
 import ipaddress
@@ -105,7 +105,7 @@ def get_settings() -> Settings:
     """
     for name, meant in unknown_variables(os.environ):
         hint = f": did you mean {meant}?" if meant else "; docs/settings.md lists all"
-        logger.warning("%s is no setting and has no effect%s", name, hint)
+        logger.warning("%s is not a setting and has no effect%s", name, hint)
     try:
         return Settings()
     except ValidationError as error:

@@ -1,59 +1,84 @@
-"""The prediction engine, and how it is reached."""
+"""The prediction engine: its address, models, store and bounds."""
 
 from pydantic import BaseModel, Field
 
 
 class Engine(BaseModel):
-    """The prediction engine, and how it is reached."""
+    """The prediction engine: its address, models, store and bounds."""
 
-    engine_url: str = Field(default="", description="Where agents send fingerprints; empty: they only go to the lake.")
+    engine_url: str = Field(
+        default="",
+        description="Send fingerprints of agents to the engine at this URL; empty: write them to the lake only.",
+    )
     engine_token: str = Field(
-        default="", description="Bearer token that the engine asks for; needed where it is bound beyond loopback."
+        default="",
+        description="Require this bearer token for fingerprints sent to the engine; required when it is bound "
+        "beyond loopback.",
     )
     model_poll_s: float = Field(
-        default=10.0, gt=0, description="Seconds between the engine's looks at the champion alias."
+        default=10.0, gt=0, description="Check the registry's aliases this often at the engine, seconds."
     )
     model_version: str = Field(
-        default="", description="The one model version the engine serves; empty: it follows the champion alias."
+        default="", description="Serve this one model version; empty: follow the champion alias."
     )
     ready_without_model: bool = Field(
-        default=False, description="Whether the engine is ready before the registry has told which model serves."
+        default=False, description="Report the engine as ready before the registry has answered which model serves."
     )
     swap_max_ratio: float = Field(
-        default=5.0, gt=1, description="A new champion whose predictions are off the old ones by more is refused."
+        default=5.0,
+        gt=1,
+        description="Refuse a new champion whose predictions differ from the current ones by more than this factor.",
     )
     store_url: str = Field(
-        default="", description="Database of the fingerprints (SQLAlchemy URL); empty: SQLite in `home`."
+        default="", description="Store fingerprints in this database (SQLAlchemy URL); empty: SQLite in `home`."
     )
-    engine_workers: int = Field(default=1, ge=1, le=64, description="Processes of the engine on this machine.")
+    engine_workers: int = Field(default=1, ge=1, le=64, description="Run this many engine processes on this machine.")
     engine_max_connections: int = Field(
-        default=4096, ge=16, description="Connections of one engine process; `ulimit -n` may make them fewer."
+        default=4096,
+        ge=16,
+        description="Accept at most this many connections in one engine process; `ulimit -n` may lower it.",
     )
     engine_head_timeout_s: float = Field(
-        default=10.0, gt=0, description="Time in which a client has to send a request's headers, seconds."
+        default=10.0,
+        gt=0,
+        description="Close a connection to the engine whose request headers take longer than this, seconds.",
     )
     engine_body_timeout_s: float = Field(
-        default=15.0, gt=0, description="Time in which it has to send the body, seconds."
+        default=15.0,
+        gt=0,
+        description="Close a connection to the engine whose request body takes longer than this, seconds.",
     )
     engine_stalled_s: float = Field(
-        default=30.0, gt=0, description="Time in which it has to take some of an answer that waits, seconds."
+        default=30.0,
+        gt=0,
+        description="Close a connection to the engine whose client reads nothing of a response for this long, seconds.",
     )
     fingerprint_ttl_s: float = Field(
-        default=60.0, gt=0, description="Silence after which a host leaves the routing tables, seconds."
+        default=60.0,
+        gt=0,
+        description="Drop a host from the routing tables after this time without a fingerprint, seconds.",
     )
     fingerprint_max_age_s: float = Field(
-        default=300.0, gt=0, description="A fingerprint older than this at its arrival is refused, seconds."
+        default=300.0, gt=0, description="Refuse a fingerprint that is older than this when it arrives, seconds."
     )
-    table_ttl_s: float = Field(default=30.0, gt=0, description="How long a fetched routing table may be used, seconds.")
+    table_ttl_s: float = Field(
+        default=30.0, gt=0, description="Let pickers use a fetched routing table for this long, seconds."
+    )
     table_refresh_s: float = Field(
-        default=0.5, gt=0, description="Least time between two routing tables of a service, seconds."
+        default=0.5, gt=0, description="Compute a service's routing table at most this often, seconds."
     )
     slow_start_s: float = Field(
-        default=60.0, ge=0, description="Time over which a new host is ramped up to its full weight, seconds."
+        default=60.0, ge=0, description="Raise a new host to its full weight over this time, seconds."
     )
-    max_hosts: int = Field(default=5000, ge=1, description="Hosts of one service the engine keeps.")
-    max_services: int = Field(default=100, ge=1, description="Services the engine keeps.")
+    max_hosts: int = Field(default=5000, ge=1, description="Keep at most this many hosts of a service in the engine.")
+    max_services: int = Field(default=100, ge=1, description="Keep at most this many services in the engine.")
     shadow_every_s: float = Field(
-        default=30.0, gt=0, description="Seconds between logs of what champion and challenger predict."
+        default=30.0,
+        gt=0,
+        description="Log the predictions of champion and challenger for comparison this often, seconds.",
     )
-    max_shadow_mb: float = Field(default=256.0, gt=0, description="Size of those logs; the oldest files go first.")
+    max_shadow_mb: float = Field(
+        default=256.0,
+        gt=0,
+        description="Remove the oldest logged predictions of champion and challenger beyond this size, megabytes.",
+    )

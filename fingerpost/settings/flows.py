@@ -1,4 +1,4 @@
-"""Schedules, alerts, promotion and the watch after it."""
+"""Schedules of the flows, alerts, promotion and the watch after a promotion."""
 
 from pathlib import Path
 
@@ -6,38 +6,44 @@ from pydantic import BaseModel, Field, field_validator
 
 
 class Flows(BaseModel):
-    """Schedules, alerts, promotion and the watch after it."""
+    """Schedules of the flows, alerts, promotion and the watch after a promotion."""
 
-    ingest_every_s: float = Field(default=60.0, gt=0, description="Schedule of the ingest flow, seconds.")
-    features_every_s: float = Field(default=300.0, gt=0, description="Schedule of the features flow, seconds.")
-    train_cron: str = Field(default="0 3 * * *", description="Schedule of the training flow, cron, UTC.")
-    drift_cron: str = Field(default="10 * * * *", description="Schedule of the drift flow, cron, UTC.")
+    ingest_every_s: float = Field(default=60.0, gt=0, description="Run the ingest flow this often, seconds.")
+    features_every_s: float = Field(default=300.0, gt=0, description="Run the features flow this often, seconds.")
+    train_cron: str = Field(default="0 3 * * *", description="Run the training flow on this schedule (cron, UTC).")
+    drift_cron: str = Field(default="10 * * * *", description="Run the drift flow on this schedule (cron, UTC).")
     compare_every_s: float = Field(
-        default=60.0, gt=0, description="Schedule of shadow comparison and experiments, seconds."
+        default=60.0, gt=0, description="Run the shadow and experiment flows this often, seconds."
     )
     promote_every_s: float = Field(
-        default=300.0, gt=0, description="Schedule of the promotion flow, which also watches, seconds."
+        default=300.0, gt=0, description="Run the promotion flow, which also watches promotions, this often, seconds."
     )
     retention_cron: str = Field(
-        default="30 2 * * *", description="Schedule of the retention flow, which also compacts, cron, UTC."
+        default="30 2 * * *", description="Run the retention flow, which also compacts, on this schedule (cron, UTC)."
     )
     alert_url: str = Field(
-        default="", description="Webhook that gets alerts as JSON: drift, promotion, rollback, refusal, failed flows."
+        default="",
+        description="Post alerts as JSON to this webhook: drift, promotion, rollback, refusal, failed flows; "
+        "empty: no alerts.",
     )
     promotion_policy: Path | None = Field(
-        default=None, description="TOML file that says when a challenger is promoted; empty: the shipped policy."
+        default=None, description="Promote by the policy in this TOML file; empty: the shipped policy."
     )
     watch_s: float = Field(
-        default=3600.0, ge=0, description="How long a promotion is watched, to be rolled back, seconds; 0: not."
+        default=3600.0,
+        ge=0,
+        description="Watch a promotion for this long and roll it back if it harms requests, seconds; 0: no watch.",
     )
     watch_slot_s: float = Field(
-        default=60.0, ge=1, description="Requests are compared in slots of this length in a watch, seconds."
+        default=60.0,
+        ge=1,
+        description="Compare requests before and after a promotion in time slices of this length, seconds.",
     )
     watch_p99_ratio: float = Field(
-        default=1.25, gt=1, description="Rise of the p99 since a promotion beyond which it is rolled back."
+        default=1.25, gt=1, description="Roll back when p99 after the promotion / p99 before exceeds this."
     )
     watch_error_rise: float = Field(
-        default=0.01, gt=0, lt=1, description="Rise of the share of failed requests, the same."
+        default=0.01, gt=0, lt=1, description="Roll back when the error rate rises by more than this (0..1)."
     )
 
     @field_validator("promotion_policy")

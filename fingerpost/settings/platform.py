@@ -1,4 +1,4 @@
-"""Where everything is: the service, the folder, addresses, logs."""
+"""The service, the state directory, addresses, ports and logs."""
 
 from pathlib import Path
 
@@ -11,48 +11,65 @@ _REGISTRIES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 
 
 class Platform(BaseModel):
-    """Where everything is: the service, the folder, addresses, logs."""
+    """The service, the state directory, addresses, ports and logs."""
 
-    service: str = Field(default="shop", description="The service that is measured, predicted and routed.")
-    home: Path = Field(default=Path(".fingerpost"), description="Directory of all local state: lake, databases, logs.")
-    bind_host: str = Field(
-        default="127.0.0.1", description="Address that Envoy and the engine listen on; all else stays on 127.0.0.1."
+    service: str = Field(default="shop", description="Measure, predict and route this service.")
+    home: Path = Field(
+        default=Path(".fingerpost"), description="Keep all local state in this directory: lake, databases, logs."
     )
-    envoy_port: int = Field(default=8080, ge=1, le=65535, description="Envoy's port for clients.")
+    bind_host: str = Field(
+        default="127.0.0.1",
+        description="Bind Envoy, the engine and the agent's HTTP port to this address; every other server stays "
+        "on 127.0.0.1.",
+    )
+    envoy_port: int = Field(default=8080, ge=1, le=65535, description="Take requests of clients on this port of Envoy.")
     envoy_admin_port: int = Field(
         default=9901,
         ge=1,
         le=65535,
-        description="Port of Envoy's metrics and readiness, on 127.0.0.1; all of its admin is on a socket in `home`.",
+        description="Serve Envoy's metrics and readiness on this port of 127.0.0.1; its full administration is a "
+        "socket in `home`.",
     )
-    engine_port: int = Field(default=3000, ge=1, le=65535, description="The prediction engine's port.")
-    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="The MLflow server's port.")
-    prefect_port: int = Field(default=4200, ge=1, le=65535, description="The Prefect server's port.")
+    engine_port: int = Field(default=3000, ge=1, le=65535, description="Run the prediction engine on this port.")
+    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="Run the local MLflow server on this port.")
+    prefect_port: int = Field(default=4200, ge=1, le=65535, description="Run the local Prefect server on this port.")
     host_port_base: int = Field(
-        default=9100, ge=1, le=65000, description="Port of the first demo host; the others follow."
+        default=9100,
+        ge=1,
+        le=65000,
+        description="Give the first demo host this port; the other hosts take the ports after it.",
     )
-    mlflow_url: str = Field(default="", description="MLflow tracking server; empty: the local one on `mlflow_port`.")
-    prefect_url: str = Field(default="", description="Prefect API; empty: the local one on `prefect_port`.")
+    mlflow_url: str = Field(
+        default="", description="Use this MLflow tracking server; empty: the local one on `mlflow_port`."
+    )
+    prefect_url: str = Field(default="", description="Use this Prefect API; empty: the local one on `prefect_port`.")
     access_log_mb: float = Field(
-        default=256.0, gt=0, description="Size from which on `fingerpost up` begins a new access log, megabytes."
+        default=256.0,
+        gt=0,
+        description="Rotate the access log of `fingerpost up` when it reaches this size, megabytes.",
     )
-    part_log_mb: float = Field(default=16.0, gt=0, description="The same for the logs of its parts, megabytes.")
+    part_log_mb: float = Field(
+        default=16.0,
+        gt=0,
+        description="Rotate the log of a process of `fingerpost up` when it reaches this size, megabytes.",
+    )
     log_files: int = Field(
-        default=4, ge=1, le=1000, description="How many of each of these logs are kept, the current one among them."
+        default=4, ge=1, le=1000, description="Keep this many files of each rotated log, the current one included."
     )
     disk_low_mb: float = Field(
-        default=1024.0, ge=0, description="Room on the disk of `home` below which a warning is given, megabytes."
+        default=1024.0, ge=0, description="Warn when the disk of `home` has less free space than this, megabytes."
     )
     prefect_auth: str = Field(
         default="",
-        description="Credential of Prefect, `user:password`; empty: for the local one a random one, kept in `home`.",
+        description="Authenticate to Prefect with this credential, `user:password`; empty: a random one for the "
+        "local server, kept in `home`.",
     )
     allowed_hosts: list[str] = Field(
         default=[],
-        description="Further names by which servers of ours may be called, as JSON; `*` stands for any letters.",
+        description="Accept these further names in the `Host` header, as a JSON list; `*` matches any characters.",
     )
-    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
-    log_format: str = Field(default="json", description="`json` (one object a line) or `console`.")
+    log_level: str = Field(default="INFO", description="Log from this level on: DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field(default="json", description="Write logs as `json` (one object a line) or `console`.")
 
     @field_validator("service")
     @classmethod

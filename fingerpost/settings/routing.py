@@ -1,4 +1,4 @@
-"""What a request costs, and how its host is picked."""
+"""Cost of a request on a host, and choice of the host."""
 
 from typing import Literal
 
@@ -6,51 +6,70 @@ from pydantic import BaseModel, Field
 
 
 class Routing(BaseModel):
-    """What a request costs, and how its host is picked."""
+    """Cost of a request on a host, and choice of the host."""
 
     latency_weight: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="Weight of predicted latency in the cost, beside (in-flight + 1) / throughput.",
+        description="Weigh predicted latency by this in the cost, beside (in-flight + 1) / throughput (0..1).",
     )
     exploration: float = Field(
-        default=0.01, ge=0, le=1, description="Share of the requests that a picker sends at random, to keep measuring."
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Send this fraction of the requests to a random host, so that every host stays measured (0..1).",
     )
     pickers: float = Field(
         default=1.0,
         ge=1,
-        description="Proxies that share the fleet's traffic: each sees that part of what is in flight.",
+        description="Scale each picker's in-flight counts by this number of pickers that share the fleet.",
     )
     scan_limit: int = Field(
-        default=1024, ge=1, le=16384, description="Hosts up to which a picker looks at all; else at `sample_hosts`."
+        default=1024,
+        ge=1,
+        le=16384,
+        description="Compare all hosts in fleets of up to this size; draw `sample_hosts` hosts in larger ones.",
     )
-    sample_hosts: int = Field(default=64, ge=1, le=16384, description="Hosts drawn for a request in larger fleets.")
+    sample_hosts: int = Field(
+        default=64,
+        ge=1,
+        le=16384,
+        description="Draw this many hosts for each request in fleets larger than `scan_limit`.",
+    )
     fallback_choices: int = Field(
-        default=2, ge=0, le=16384, description="Hosts the least-request fallback draws; 0: it looks at all."
+        default=2,
+        ge=0,
+        le=16384,
+        description="Draw this many hosts in the least-request fallback; 0: compare all hosts.",
     )
     prediction_trust: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="Exponent of predicted throughput over the category's median; 0: all hosts count as alike.",
+        description="Raise (predicted throughput / the category's median) to at most this exponent; 0: ignore "
+        "predictions (0..1).",
     )
     panic_percent: float = Field(
         default=50.0,
         ge=0,
         le=100,
-        description="Part of the hosts alive below which all are used by least request; see docs/routing.md.",
+        description="Send to all hosts by least request when a smaller percentage than this is healthy; see "
+        "docs/routing.md.",
     )
     envoy_max_connections: int = Field(
-        default=20_000, ge=1, description="Connections of clients that Envoy takes at once; further ones are closed."
+        default=20_000, ge=1, description="Close further client connections to Envoy beyond this number."
     )
     arm_shares: dict[str, float] = Field(
-        default={}, description='Policies as arms, as JSON: `{"fingerpost": 0.5, "least_request": 0.5}`.'
+        default={},
+        description='Split traffic between policies by these fractions, as a JSON object: `{"fingerpost": 0.5, '
+        '"least_request": 0.5}`.',
     )
     arm_by: Literal["request", "header", "time"] = Field(
         default="request",
-        description="Arms by a random id of the request's own, by the header `arm_header`, or by time.",
+        description="Assign a request to an arm by a random id (`request`), by the header `arm_header` "
+        "(`header`) or by its time (`time`).",
     )
-    arm_header: str = Field(default="", description="Header whose value decides the arm.")
-    arm_seconds: int = Field(default=60, ge=1, description="Length of a span of time with one arm, seconds.")
-    arm_salt: str = Field(default="", description="Another salt draws other arms for the same requests.")
+    arm_header: str = Field(default="", description="Assign arms by the value of this header, with `arm_by=header`.")
+    arm_seconds: int = Field(default=60, ge=1, description="Keep one arm for this long, with `arm_by=time`, seconds.")
+    arm_salt: str = Field(default="", description="Change this text to assign the same requests to arms anew.")

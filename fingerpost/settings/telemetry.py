@@ -1,4 +1,4 @@
-"""Windows, fingerprints, categories, and what agents and the lake keep."""
+"""Windows, fingerprints, categories, and the bounds of agents and the lake."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,62 +9,80 @@ from fingerpost.routes import normal_template
 
 
 class Telemetry(BaseModel):
-    """Windows, fingerprints, categories, and what agents and the lake keep."""
+    """Windows, fingerprints, categories, and the bounds of agents and the lake."""
 
     window_s: float = Field(
-        default=10.0, gt=0, le=3600, description="Length of a window, and the prediction horizon, seconds."
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="Aggregate requests into windows of this length, which is also the prediction horizon, seconds.",
     )
     halflife_s: float = Field(
-        default=60.0, gt=0, description="Time after which an old observation weighs half, seconds."
+        default=60.0, gt=0, description="Halve the weight of an observation after this time, seconds."
     )
     attribution_halflife_s: float = Field(
-        default=600.0, gt=0, description="The same for the split of a host's CPU over categories, seconds."
+        default=600.0,
+        gt=0,
+        description="Halve the weight of a CPU sample after this time when a host's CPU is attributed to "
+        "categories, seconds.",
     )
     max_categories: int = Field(
-        default=256, ge=1, le=4096, description="Categories kept for one service, `other` included."
+        default=256, ge=1, le=4096, description="Keep at most this many categories for a service, `other` included."
     )
     min_category_requests: int = Field(
-        default=30, ge=1, description="Requests below which a category is folded into a coarser one."
+        default=30, ge=1, description="Fold a category with fewer requests than this into a coarser one."
     )
     category_drift: float = Field(
         default=0.05,
         gt=0,
         le=1,
-        description="Share of the requests that new categories would move, from which on they are adopted.",
+        description="Adopt refitted categories once they would reassign at least this fraction of the requests (0..1).",
     )
     route_templates: list[str] = Field(
-        default=[], description='Route templates known beforehand, as JSON: `["/users/{id}/orders"]`.'
+        default=[],
+        description='Match these route templates before any are learned, as a JSON list: `["/users/{id}/orders"]`.',
     )
     region_rules: dict[str, str] = Field(
-        default={}, description='Regions of address ranges, as JSON: `{"10.0.0.0/8": "office"}`.'
+        default={}, description='Map address ranges to regions, as a JSON object: `{"10.0.0.0/8": "office"}`.'
     )
     region_detail: Literal["country", "continent"] = Field(
-        default="country", description="How coarse regions are: `country` or `continent`."
+        default="country", description="Name regions by `country` or by `continent`."
     )
     geoip_database: Path | None = Field(
-        default=None, description="A GeoIP database (`.mmdb`) that tells the country of client addresses."
+        default=None,
+        description="Look up the country of client addresses in this GeoIP database (`.mmdb`); empty: no lookup.",
     )
     clock_skew_s: float = Field(
-        default=5.0, ge=0, description="How far in the future a time may lie before it is refused."
+        default=5.0, ge=0, description="Refuse telemetry whose time lies further in the future than this, seconds."
     )
     max_age_days: float = Field(
-        default=30.0, gt=0, description="Telemetry older than this is refused, and removed from the lake."
+        default=30.0, gt=0, description="Refuse telemetry older than this, and remove it from the lake, days."
     )
     max_quarantine_mb: float = Field(
-        default=256.0, gt=0, description="Size of the quarantine; the oldest files go first."
+        default=256.0,
+        gt=0,
+        description="Remove the oldest files of the quarantine when it exceeds this size, megabytes.",
     )
-    agent_batch_s: float = Field(default=5.0, gt=0, description="Seconds between an agent's batches.")
-    agent_sample_s: float = Field(default=1.0, gt=0, description="Seconds between an agent's host samples.")
+    agent_batch_s: float = Field(
+        default=5.0, gt=0, description="Write a batch of records this often at an agent, seconds."
+    )
+    agent_sample_s: float = Field(default=1.0, gt=0, description="Sample the host this often at an agent, seconds.")
     agent_inbox_mb: float = Field(
-        default=1024.0, gt=0, description="Batches of an agent that nobody has fetched yet; the oldest go first."
+        default=1024.0,
+        gt=0,
+        description="Remove an agent's oldest batches when those not yet ingested exceed this size, megabytes.",
     )
     agent_spool_mb: float = Field(
-        default=64.0, gt=0, description="Fingerprints that wait for the engine on an agent's disk; the oldest go first."
+        default=64.0,
+        gt=0,
+        description="Remove an agent's oldest fingerprints when those waiting for the engine exceed this size on "
+        "disk, megabytes.",
     )
 
     otlp_token: str = Field(
         default="",
-        description="Bearer token that `agent --otlp` asks for; needed where it is bound beyond loopback.",
+        description="Require this bearer token for spans sent to `agent --otlp`; required when it is bound "
+        "beyond loopback.",
     )
 
     @field_validator("route_templates")

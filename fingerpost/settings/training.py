@@ -7,33 +7,50 @@ class Training(BaseModel):
     """Tuning and training."""
 
     tuning_trials: int = Field(
-        default=20, ge=1, description="Finished Optuna trials of one tuning, over all runs on the same rows."
+        default=20, ge=1, description="Finish this many Optuna trials in a tuning, over all runs on the same rows."
     )
-    tuning_timeout_s: float = Field(default=600.0, gt=0, description="Most seconds spent in one run of a tuning.")
+    tuning_timeout_s: float = Field(
+        default=600.0, gt=0, description="Stop one run of a tuning after this time, seconds."
+    )
     tuning_storage: str = Field(
-        default="", description="Database URL of Optuna's trials; empty: SQLite, `tuning.db` in `home`."
+        default="", description="Store Optuna's trials in this database (URL); empty: SQLite, `tuning.db` in `home`."
     )
     tuning_jobs: int = Field(
-        default=4, ge=1, le=256, description="Trials that run side by side, on as many cores or workers as there are."
+        default=4,
+        ge=1,
+        le=256,
+        description="Run this many trials in parallel, on as many cores or workers as there are.",
     )
     dask_address: str = Field(
-        default="", description="Dask scheduler (`tcp://...`) whose workers do features, tuning, training; empty: none."
+        default="",
+        description="Run features, tuning and training on the workers of this Dask scheduler (`tcp://...`); "
+        "empty: in this process.",
     )
     dask_workers: int = Field(
-        default=0, ge=0, le=1024, description="The same by a Dask cluster of processes on this machine; 0: none."
+        default=0,
+        ge=0,
+        le=1024,
+        description="Start a local Dask cluster of this many processes for features, tuning and training; 0: no "
+        "cluster.",
     )
     test_share: float = Field(
-        default=0.25, gt=0, lt=1, description="Share of the windows, the latest, kept for evaluation."
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="Hold out this fraction of the windows, the latest, for evaluation (0..1).",
     )
-    max_training_rows: int = Field(default=1_000_000, ge=100, description="Training rows kept, the latest first.")
+    max_training_rows: int = Field(
+        default=1_000_000, ge=100, description="Train on at most this many rows, the latest first."
+    )
     challenger_min_skill: float = Field(
-        default=0.0, le=1, description="Mean skill above which a new version becomes challenger."
+        default=0.0, le=1, description="Make a new version the challenger when its mean skill is above this."
     )
     baseline_margin: float = Field(
         default=0.01,
         ge=-1,
         lt=1,
-        description="A first model serves if its replayed choices cost at most this share more than the baseline's.",
+        description="Serve a first model when its replayed choices cost at most this fraction more than the "
+        "baseline's.",
     )
 
     @field_validator("dask_address")

@@ -99,7 +99,7 @@ def test_a_misspelt_setting_is_warned_of_with_the_one_that_was_meant():
     assert done.returncode == 0
     assert json.loads(done.stdout)["service"] == "shop"
     assert (
-        done.stderr.count("FINGERPOST_SERVICES is no setting and has no effect: did you mean FINGERPOST_SERVICE?") == 1
+        done.stderr.count("FINGERPOST_SERVICES is not a setting and has no effect: did you mean FINGERPOST_SERVICE?") == 1
     )
     assert "FINGERPOST_STACK" not in done.stderr
 
