@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.category import category_attributes
-from fingerpost.features.cells import Cells, ChosenCells
 from fingerpost.features.definition import (
     ERROR_VIEWS,
     HOST_FEATURES,
@@ -39,6 +38,68 @@ _ON_LOG_SCALE = {
     *("host_inflight", "host_sample_age_s", "host_rate_rps_last", "host_rate_rps_ewma", "host_age_s", "host_gap_s"),
     *("host_since_gap_s", "host_known_s"),
 }
+
+
+@dataclass(frozen=True)
+class ChosenCells:
+    """Any n cells of a fleet of H hosts and C categories.
+
+    Args:
+        host, category: indices, shape (n,).
+    """
+
+    host: Ints
+    category: Ints
+
+    @property
+    def count(self) -> int:
+        return len(self.host)
+
+    def of_cells(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values of all cells, shape (H, C), to those of these, shape (n,)."""
+        return np.asarray(values[self.host, self.category])
+
+    def of_hosts(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values of hosts, shape (H,), to those of the cells, shape (n,)."""
+        return np.asarray(values[self.host])
+
+    def of_categories(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values of categories, shape (C,), to those of the cells, shape (n,)."""
+        return np.asarray(values[self.category])
+
+    def history(self, history: NDArray[Any]) -> Floats:
+        """Histories, shape (H, C, K), to columns of these cells side by side, float64, shape (K, n)."""
+        return np.ascontiguousarray(history[self.host, self.category].T, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class HostsCells:
+    """All cells of the hosts from `begin` to before `end`, host by host: the same as those chosen, without look-ups.
+
+    Args:
+        categories: how many there are, C.
+    """
+
+    begin: int
+    end: int
+    categories: int
+
+    @property
+    def count(self) -> int:
+        return (self.end - self.begin) * self.categories
+
+    def of_cells(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values[self.begin : self.end].reshape(-1)
+
+    def of_hosts(self, values: NDArray[Any]) -> NDArray[Any]:
+        return np.repeat(values[self.begin : self.end], self.categories)
+
+    def of_categories(self, values: NDArray[Any]) -> NDArray[Any]:
+        return np.tile(values, self.end - self.begin)
+
+    def history(self, history: NDArray[Any]) -> Floats:
+        part = history[self.begin : self.end]
+        return np.ascontiguousarray(part.reshape(self.count, part.shape[2]).T, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -100,7 +161,7 @@ class FleetFeatures:
         self._of_all = {**_fleet_rates(host_values), **_off_fleet(host_values), **_time_of(now_us)}
         self._of_categories = _category_rates(self._column("rate_rps_last"), self._column("seen_windows"))
 
-    def of(self, cells: Cells, out: Floats | None = None) -> CellFeatures:
+    def of(self, cells: ChosenCells | HostsCells, out: Floats | None = None) -> CellFeatures:
         """Features of some cells.
 
         Args:
@@ -141,7 +202,7 @@ class FleetFeatures:
         return np.asarray(self._history[..., _H[name]], dtype=np.float64)
 
     def _shared_views(
-        self, quantity: str, base: Floats, seen: Floats, own: np.ndarray, cells: Cells
+        self, quantity: str, base: Floats, seen: Floats, own: np.ndarray, cells: ChosenCells | HostsCells
     ) -> dict[str, Floats]:
         shared = self._shared[quantity]
         fleet, peers = cells.of_cells(shared.fleet), cells.of_cells(shared.peers)

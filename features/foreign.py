@@ -1,22 +1,38 @@
-"""Foreign telemetry into a lake of ours: mapped, checked, and what is impossible counted and left out."""
+"""Imports foreign telemetry into a lake: mapped by a TOML file, and checked row by row."""
 
+import re
+import tomllib
 from collections import Counter
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from fingerpost.arrays import Ints
+from fingerpost.clock import US
 from fingerpost.errors import NoDataError
-from fingerpost.features.mapping import Mapping
-from fingerpost.lake import partition, write_atomically
+from fingerpost.features.ingest import by_date
+from fingerpost.features.windows import in_flight
+from fingerpost.lake import partition, write_table
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
-from fingerpost.schemas import arrow_schema
+from fingerpost.schemas import SCHEMAS, refusals
 
+_SHIPPED = Path(__file__).parent / "mappings"
+_TEXT_FIELDS = frozenset({"host", "method", "route", "auth", "user_agent_class", "region"})
+REQUEST_FIELDS = _TEXT_FIELDS | {
+    *("time", "start", "status", "bytes_in", "bytes_out", "duration_s", "service_time_s", "cpu_s", "inflight")
+}
+SAMPLE_FIELDS = frozenset(
+    {*("time", "host", "cpu_util", "cores", "cores_used", "mem_bytes", "mem_limit_bytes", "mem_share")}
+    | {"inflight", "slots"}
+)
+# When a foreign request began is known by its duration alone.
+_FOREIGN_REQUEST = tuple(replace(each, required=True) if each.name == "duration_s" else each for each in REQUEST_RECORD)
 _HOUR_US = 3_600_000_000
 # Times are impossible further out than the span of the middle 98% of them, or an hour if that is longer.
 _EDGE = 0.01
@@ -26,6 +42,135 @@ _DEFAULTS: dict[str, Any] = {
 }
 # The memory limit of hosts of which only the share in use is known.
 _NOMINAL_LIMIT = 2**30
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one column comes from.
+
+    Args:
+        name: the foreign column.
+        scale: what its numbers are multiplied by to be in our unit.
+        unit: of a time that is a number: s, ms, us or ns since 1970.
+    """
+
+    name: str
+    scale: float = 1.0
+    unit: str = "us"
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class TableMapping:
+    """One table: a Parquet or CSV file, named by a pattern, and the source of each of our columns."""
+
+    file: str
+    columns: dict[str, Source]
+    optional: bool = False
+
+    def files(self, folder: Path) -> list[Path]:
+        return sorted(path for path in folder.glob(self.file) if path.is_file())
+
+    def fits(self, folder: Path) -> bool:
+        """Whether the files are there with all columns that are needed."""
+        files = self.files(folder)
+        if not files:
+            return self.optional
+        present = set(_column_names(files[0]))
+        return all(source.optional or source.name in present for source in self.columns.values())
+
+    def read(self, folder: Path) -> pd.DataFrame:
+        """The table with our names, in our units, unchecked; columns that are absent are left out."""
+        parts = []
+        for path in self.files(folder):
+            present = set(_column_names(path))
+            chosen = {name: source for name, source in self.columns.items() if source.name in present}
+            wanted = sorted({source.name for source in chosen.values()})
+            frame = (
+                pd.read_csv(path, usecols=wanted) if path.suffix == ".csv" else pd.read_parquet(path, columns=wanted)
+            )
+            parts.append(
+                pd.DataFrame({name: _converted(frame[source.name], name, source) for name, source in chosen.items()})
+            )
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How to read one kind of foreign telemetry."""
+
+    name: str
+    requests: TableMapping
+    samples: TableMapping | None
+
+
+def load_mapping(path: Path) -> Mapping:
+    """Reads a mapping file.
+
+    Raises:
+        NoDataError: it does not say what it must; the message names the place.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+        samples = _table(data["samples"], SAMPLE_FIELDS) if "samples" in data else None
+        mapping = Mapping(str(data.get("name", path.stem)), _table(data["requests"], REQUEST_FIELDS), samples)
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise NoDataError(f"{path} is not a mapping: {error}") from error
+    missing = [name for name in ("host", "route", "duration_s") if name not in mapping.requests.columns]
+    if missing or not {"time", "start"} & set(mapping.requests.columns):
+        raise NoDataError(f"{path}: [requests.columns] lacks {', '.join(missing) or 'time or start'}")
+    return mapping
+
+
+def find_mapping(folder: Path) -> Mapping:
+    """The shipped mapping whose files and columns are in a folder.
+
+    Raises:
+        NoDataError: none fits.
+    """
+    tried = []
+    for path in sorted(_SHIPPED.glob("*.toml")):
+        mapping = load_mapping(path)
+        tried.append(mapping.name)
+        if mapping.requests.fits(folder) and mapping.requests.files(folder):
+            usable = mapping.samples is not None and mapping.samples.fits(folder)
+            return Mapping(mapping.name, mapping.requests, mapping.samples if usable else None)
+    raise NoDataError(
+        f"{folder} is neither a lake (requests/service=.../) nor fits a shipped mapping ({', '.join(tried)}): "
+        "say how to read it with --mapping FILE"
+    )
+
+
+def _table(data: dict[str, Any], fields: frozenset[str]) -> TableMapping:
+    unknown = sorted(set(data["columns"]) - fields)
+    if unknown:
+        raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
+    columns = {
+        name: Source(
+            str(each["from"]),
+            float(each.get("scale", 1.0)),
+            str(each.get("unit", "us")),
+            bool(each.get("optional", False)),
+        )
+        for name, each in data["columns"].items()
+    }
+    return TableMapping(str(data["file"]), columns, bool(data.get("optional", False)))
+
+
+def _column_names(path: Path) -> list[str]:
+    if path.suffix == ".csv":
+        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
+    return [str(name) for name in pq.read_schema(path).names]
+
+
+def _converted(values: pd.Series, name: str, source: Source) -> pd.Series:
+    if name in ("time", "start"):
+        if pd.api.types.is_numeric_dtype(values):
+            return pd.to_datetime(values, unit=source.unit, utc=True, errors="coerce")  # type: ignore[call-overload]
+        return pd.to_datetime(values, utc=True, errors="coerce")
+    if name in _TEXT_FIELDS:
+        return values.astype("str").astype("category").where(values.notna())
+    return pd.to_numeric(values, errors="coerce").astype("float64") * source.scale
 
 
 def import_telemetry(folder: Path, mapping: Mapping, lake: Path, service: str) -> Counter[str]:
@@ -41,17 +186,20 @@ def import_telemetry(folder: Path, mapping: Mapping, lake: Path, service: str) -
         needed = ", ".join(source.name for source in mapping.requests.columns.values() if not source.optional)
         raise NoDataError(f"{folder} has no {mapping.requests.file} with the columns {needed}")
     refused: Counter[str] = Counter()
-    requests = _checked(_requests(mapping.requests.read(folder)), REQUEST_RECORD, "requests", refused, None)
-    if requests.empty:
+    frame = _requests(mapping.requests.read(folder))
+    requests = _checked(frame, _FOREIGN_REQUEST, "requests", service, refused)
+    if not requests.num_rows:
         raise NoDataError(f"no good request in {folder}: {dict(refused)}")
-    if "inflight" not in requests:
-        requests["inflight"] = _inflight(requests)
-    _write(requests, REQUEST_RECORD, lake, "requests", service)
+    if "inflight" not in frame:
+        place = requests.schema.get_field_index("inflight")
+        requests = requests.set_column(place, requests.schema.field(place), pa.array(_inflight(requests)))
+    _write(requests, lake, "requests", service)
     if mapping.samples is not None and mapping.samples.files(folder):
-        micros = _micros(requests["time"])
-        bounds = (int(micros.min()) - _HOUR_US, int(micros.max()) + _HOUR_US)
-        samples = _checked(_samples(mapping.samples.read(folder)), HOST_SAMPLE, "samples", refused, bounds)
-        _write(samples[samples["host"].isin(set(requests["host"].unique()))], HOST_SAMPLE, lake, "samples", service)
+        times = requests.column("time").cast(pa.int64()).to_numpy()
+        bounds_us = (int(times.min()) - _HOUR_US, int(times.max()) + _HOUR_US)
+        samples = _checked(_samples(mapping.samples.read(folder)), HOST_SAMPLE, "samples", service, refused, bounds_us)
+        of_requests = pc.is_in(samples.column("host"), value_set=requests.column("host").unique())
+        _write(samples.filter(of_requests), lake, "samples", service)
     return refused
 
 
@@ -87,76 +235,61 @@ def _samples(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _checked(
-    frame: pd.DataFrame, columns: tuple[Column, ...], kind: str, refused: Counter[str], bounds: tuple[int, int] | None
-) -> pd.DataFrame:
-    """The rows within bounds; the others are counted by the first reason that applies, in the order of the columns."""
-    good = np.ones(len(frame), dtype=bool)
-
-    def refuse(where: NDArray[np.bool_], reason: str) -> None:
-        nonlocal good
-        count = int((good & where).sum())
-        if count:
-            refused[f"{kind}:{reason}"] += count
-            good &= ~where
-
-    for column in columns:
-        if column.name not in frame:
-            continue
-        values = frame[column.name]
-        if column.required or column.name == "duration_s":
-            refuse(values.isna().to_numpy(), f"{column.name}:missing")
-        if column.kind == "timestamp":
-            micros = _micros(values)
-            low, high = bounds or _plausible(micros[good])
-            refuse(micros < low, f"{column.name}:too_old")
-            refuse(micros > high, f"{column.name}:future")
-        elif column.kind != "string":
-            numbers = values.to_numpy(np.float64)
-            refuse(np.isinf(numbers), f"{column.name}:not_finite")
-            if column.low is not None:
-                refuse(numbers < column.low, f"{column.name}:too_small")
-            if column.high is not None:
-                refuse(numbers > column.high, f"{column.name}:too_large")
-    return frame[good].reset_index(drop=True)
+    frame: pd.DataFrame,
+    columns: tuple[Column, ...],
+    kind: str,
+    service: str,
+    refused: Counter[str],
+    bounds_us: tuple[int, int] | None = None,
+) -> pa.Table:
+    """The good rows as the lake's columns; the others are counted by their reasons."""
+    known = frame.assign(service=service, host=frame["host"].map(_host_name, na_action="ignore"))
+    arrays = [_column(known.get(column.name), column, len(frame)) for column in columns]
+    table = pa.table(arrays, names=[column.name for column in columns])
+    times = table.column("time").drop_null().cast(pa.int64()).to_numpy()
+    reasons = refusals(table, columns, *(bounds_us or _plausible(times)))
+    refused.update(f"{kind}:{reason}" for reason in reasons if reason)
+    return table.filter(pa.array([reason is None for reason in reasons])).cast(SCHEMAS[kind])
 
 
-def _plausible(micros: NDArray[np.int64]) -> tuple[int, int]:
+def _host_name(value: str) -> str:
+    """The foreign name of a host as one that is allowed, such as `10.0.0.1-80`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", value).lstrip("._-")[:64]
+
+
+def _column(values: pd.Series | None, column: Column, rows: int) -> pa.Array:
+    """A column to be checked: numbers as floats, those of whole numbers rounded; nulls where there is none."""
+    if column.kind == "timestamp" and values is not None:
+        return pa.Array.from_pandas(values.dt.as_unit("us"))
+    stored = pa.string() if column.kind == "string" else pa.float64()
+    if values is None:
+        return pa.nulls(rows, stored)
+    if column.kind == "int64":
+        values = values.round()
+    return pa.Array.from_pandas(values).cast(stored)
+
+
+def _plausible(times_us: Ints) -> tuple[int, int]:
     """Bounds of possible times: clocks that are years off are few, and far from the others."""
-    if not micros.size:
+    if not times_us.size:
         return 0, 0
-    low, high = np.quantile(micros, [_EDGE, 1 - _EDGE])
+    low, high = np.quantile(times_us, [_EDGE, 1 - _EDGE])
     margin = max(high - low, _HOUR_US)
     return int(low - margin), int(high + margin)
 
 
-def _inflight(requests: pd.DataFrame) -> NDArray[np.float64]:
-    """Requests on the host when each was sent, from their beginnings and ends."""
-    end = _micros(requests["time"])
-    start = end - np.round(requests["duration_s"].to_numpy(np.float64) * 1e6).astype(np.int64)
-    inflight = np.zeros(len(requests))
-    codes = pd.factorize(requests["host"])[0]
-    for code in range(codes.max(initial=-1) + 1):
-        rows = np.flatnonzero(codes == code)
-        begun = np.searchsorted(np.sort(start[rows]), start[rows], side="left")
-        inflight[rows] = np.maximum(begun - np.searchsorted(np.sort(end[rows]), start[rows], side="right"), 0)
+def _inflight(requests: pa.Table) -> Ints:
+    """Requests on the host when each was sent, from their beginnings and ends; shape (rows,)."""
+    ended = requests.column("time").cast(pa.int64()).to_numpy()
+    begun = ended - np.round(requests.column("duration_s").to_numpy() * US).astype(np.int64)
+    hosts = requests.column("host").combine_chunks().dictionary_encode().indices.to_numpy()
+    inflight = np.zeros(len(hosts), dtype=np.int64)
+    for host in np.unique(hosts):
+        of = hosts == host
+        inflight[of] = in_flight(begun[of], begun[of], ended[of])
     return inflight
 
 
-def _micros(times: pd.Series) -> NDArray[np.int64]:
-    return times.dt.as_unit("us").dt.tz_localize(None).to_numpy(dtype="datetime64[us]").view(np.int64)
-
-
-def _write(frame: pd.DataFrame, columns: tuple[Column, ...], lake: Path, kind: str, service: str) -> None:
-    schema = arrow_schema(columns)
-    days = frame["time"].dt.strftime("%Y-%m-%d") if len(frame) > 0 else frame["time"].astype("str")
-    for day, rows in frame.groupby(days):
-        arrays = []
-        for field in schema:
-            if field.name == "service":
-                arrays.append(pa.array([service] * len(rows), pa.string()))
-            elif field.name in rows:
-                arrays.append(pa.Array.from_pandas(rows[field.name]).cast(field.type, safe=False))
-            else:
-                arrays.append(pa.nulls(len(rows), field.type))
-        table = pa.table(arrays, schema=schema)
-        write_atomically(partition(lake, kind, service, str(day)) / "imported.parquet", partial(pq.write_table, table))
+def _write(table: pa.Table, lake: Path, kind: str, service: str) -> None:
+    for day, rows in by_date(table):
+        write_table(partition(lake, kind, service, day) / "imported.parquet", rows)

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fingerpost.clock import US
-from fingerpost.features.checks import refusals
 from fingerpost.features.maintenance import was_merged
 from fingerpost.lake import (
     INBOX,
@@ -33,7 +32,7 @@ from fingerpost.lake import (
 )
 from fingerpost.locks import locked
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD, Column
-from fingerpost.schemas import arrow_schema
+from fingerpost.schemas import arrow_schema, refusals
 
 _KINDS: dict[str, tuple[Column, ...]] = {
     "samples": HOST_SAMPLE,
@@ -144,7 +143,8 @@ def _ingest_batch(
     except (pa.ArrowException, OSError, ValueError) as error:
         _refuse_file(lake, kind, service, batch, error, report)
         return
-    reasons = refusals(table, columns, bounds, service, hosts)
+    allowed = {"service": ("mismatch", frozenset({service})), **({} if hosts is None else {"host": ("unknown", hosts)})}
+    reasons = refusals(table, columns, *bounds, allowed)
     good = table.filter(pa.array([reason is None for reason in reasons]))
     bad = table.filter(pa.array([reason is not None for reason in reasons]))
     named = [reason for reason in reasons if reason is not None]
@@ -153,7 +153,7 @@ def _ingest_batch(
         bad = bad.append_column("reason", pa.array(named, pa.string()))
         target = partition(lake / QUARANTINE, kind, service, date_of(bounds[1])) / batch.name
         write_table(target, bad)
-    for date, rows in _by_date(good):
+    for date, rows in by_date(good):
         if was_merged(partition(lake, kind, service, date), batch.name):
             continue
         write_table(partition(lake, kind, service, date) / batch.name, rows)
@@ -204,9 +204,8 @@ def _refuse_file(lake: Path, kind: str, service: str, batch: _Batch, error: Exce
     shutil.move(batch.path, folder / batch.name)
 
 
-def _by_date(table: pa.Table) -> list[tuple[str, pa.Table]]:
-    if not table.num_rows:
-        return []
+def by_date(table: pa.Table) -> list[tuple[str, pa.Table]]:
+    """The rows of each UTC date of their `time`, with the date as `YYYY-MM-DD`."""
     days = table.column("time").to_numpy().astype("datetime64[D]")
     return [(str(day), table.filter(pa.array(days == day))) for day in np.unique(days)]
 

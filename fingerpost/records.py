@@ -173,7 +173,7 @@ HOST_WINDOW: tuple[Column, ...] = (
 
 
 def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: int, latest_us: int) -> str | None:
-    """Why a row is refused, or None if it is good.
+    """Why a row is refused, or None if it is good; `fingerpost.schemas.refusals` says the same of whole tables.
 
     Args:
         row: column name to value.
@@ -192,7 +192,7 @@ def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: in
                 return f"{name}:missing"
             continue
         kind = type(value)
-        # What is plainly good, most of what there is, costs no call.
+        # Fast path: most values are valid and need no further check.
         if kind is plain:
             if len(value) <= MAX_TEXT and value.isascii() if kind is str else least <= value <= most:
                 continue
@@ -210,7 +210,7 @@ def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: in
 
 def _problem(column: Column, value: Any, earliest_us: int, latest_us: int) -> str | None:
     if column.kind == "string":
-        return _text_problem(column.name, value)
+        return text_problem(column.name, value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "type"
     # An integer is finite, and may be too large to be asked.
@@ -227,7 +227,8 @@ def _problem(column: Column, value: Any, earliest_us: int, latest_us: int) -> st
     return None
 
 
-def _text_problem(name: str, value: Any) -> str | None:
+def text_problem(name: str, value: Any) -> str | None:
+    """Why a text column's value is refused, as `refusal` names it; None if it is good."""
     if not isinstance(value, str):
         return "type"
     if len(value) > MAX_TEXT:

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from fingerpost.arrays import Floats
-from fingerpost.features.cells import HostsCells
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
-from fingerpost.features.fleet_features import FleetFeatures, request_types
+from fingerpost.features.fleet_features import FleetFeatures, HostsCells, request_types
 from fingerpost.serving.baseline import BaselineEstimates, estimate_baseline
 from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.histories import Histories, HistoryForm, gather

@@ -13,8 +13,7 @@ import pandas as pd
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import FeatureSettings, build_features, load_training_rows
 from fingerpost.features.definition import OUTCOMES
-from fingerpost.features.foreign import import_telemetry
-from fingerpost.features.mapping import find_mapping, load_mapping
+from fingerpost.features.foreign import find_mapping, import_telemetry, load_mapping
 from fingerpost.lake import service_folder
 from fingerpost.settings import Settings
 from fingerpost.training.evaluate import TargetScore, score

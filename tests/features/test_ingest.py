@@ -172,3 +172,15 @@ def test_the_oldest_go_first_when_there_is_too_much(tmp_path):
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     assert remove_oldest(tmp_path, 250) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "new"]
+
+
+def test_a_row_whose_text_is_no_text_is_refused_alone(lake):
+    good = pa.Table.from_pylist([record(), record()], schema=REQUEST_RECORD_SCHEMA)
+    routes = pa.array([b"/a", b"/\xff"], pa.binary()).view(pa.string())
+    place = good.schema.get_field_index("route")
+    folder = partition(lake / INBOX, "requests", "shop", "2026-01-01")
+    folder.mkdir(parents=True)
+    pq.write_table(good.set_column(place, good.schema.field(place), routes), folder / "h1-2.parquet")
+    report = run(lake)
+    assert (report.request_records, dict(report.refused)) == (1, {"route:not_unicode": 1})
+    assert not list(parquet_files(lake / INBOX))

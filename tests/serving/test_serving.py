@@ -8,9 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fingerpost.features.build import fingerprints_path, load_training_rows
-from fingerpost.features.cells import ChosenCells, HostsCells
 from fingerpost.features.definition import NUMERIC_FEATURES, TARGETS
-from fingerpost.features.fleet_features import FleetFeatures, cell_features, request_types
+from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, HostsCells, cell_features, request_types
 from fingerpost.serving import scoring
 from fingerpost.serving.fingerprints import LatestFingerprints
 from fingerpost.serving.fleet_state import build_fleet

@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from fingerpost.cli import app
 from fingerpost.errors import NoDataError
-from fingerpost.features.foreign import import_telemetry
-from fingerpost.features.mapping import find_mapping, load_mapping
+from fingerpost.features.foreign import find_mapping, import_telemetry, load_mapping
 from fingerpost.lake import parquet_files
 
 START = pd.Timestamp("2026-01-01 23:55", tz="UTC").as_unit("us")

@@ -1,0 +1,51 @@
+"""Foreign telemetry is held to the bounds of our own, and told how many requests each host had."""
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fingerpost.features.foreign import find_mapping, import_telemetry
+from fingerpost.features.windows import in_flight
+from fingerpost.lake import read
+
+MOMENTS = st.integers(0, 12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(MOMENTS, max_size=6), st.lists(st.tuples(MOMENTS, MOMENTS).map(sorted), max_size=8))
+def test_in_flight_are_those_that_have_begun_before_and_not_ended_by_then(at, spans):
+    # One that begins and ends at once is never in flight.
+    lasting = [(begin, end) for begin, end in spans if end > begin]
+    begun, ended = (np.array([span[place] for span in lasting], dtype=np.int64) for place in (0, 1))
+    expected = [sum(begin < moment < end for begin, end in lasting) for moment in at]
+    assert in_flight(np.array(at, dtype=np.int64), begun, ended).tolist() == expected
+
+
+def spans(folder, **columns):
+    start = pd.Timestamp("2026-01-01 12:00", tz="UTC")
+    rows = len(columns["duration_s"])
+    at = [start + pd.Timedelta(seconds=second) for second in range(rows)]
+    table = {"start": at, "host": ["10.0.0.1:80"] * rows, "operation": ["svc/Get"] * rows, **columns}
+    pd.DataFrame(table).to_parquet(folder / "requests.parquet")
+    refused = import_telemetry(folder, find_mapping(folder), folder / "lake", "shop")
+    return refused, read(folder / "lake", "requests", "shop").to_pandas()
+
+
+def test_requests_in_flight_are_counted_from_their_beginnings_and_ends(tmp_path):
+    refused, rows = spans(tmp_path, duration_s=[10.0, 1.5, 1.5, 1.5])
+    assert not refused
+    rows = rows.sort_values("duration_s", kind="stable", ignore_index=True)
+    # The long one, and from the third second on the one before that has not ended.
+    assert rows["inflight"].tolist() == [1, 2, 2, 0]
+
+
+def test_hosts_get_names_that_are_allowed_and_rows_are_refused_as_our_own_are(tmp_path):
+    refused, rows = spans(tmp_path, duration_s=[0.1, -1.0, 7200.0, 0.1], operation=["a", "b", "c", "x" * 600])
+    assert set(rows["host"]) == {"10.0.0.1-80"}
+    assert len(rows) == 1
+    assert refused == {
+        "requests:time:missing": 1,
+        "requests:duration_s:too_large": 1,
+        "requests:route:too_long": 1,
+    }
