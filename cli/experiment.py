@@ -138,7 +138,7 @@ def stop(
         experiment = running(settings)
     except FingerpostError as error:
         end(settings, None, why)
-        raise FingerpostError(f"what lay in the registry is removed: {error}") from error
+        raise FingerpostError(f"removed an invalid experiment from the registry: {error}") from error
     if experiment is None:
         raise FingerpostError("no experiment runs")
     verdict, unknown = None, ""

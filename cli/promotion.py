@@ -38,7 +38,7 @@ def promote(
 
 
 def rollback(reason: _Reason = "", json_output: _Json = False) -> None:
-    """Makes the version champion that was it before."""
+    """Rolls back to the previous champion."""
     settings = settings_with_registry()
     from fingerpost.abtest.promotion.promote import rollback as roll_back
     from fingerpost.abtest.promotion.record import whoami

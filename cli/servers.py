@@ -1,4 +1,4 @@
-"""What commands need of the servers they talk to: an answer now, or a word on which of them is away."""
+"""Checks that MLflow and Prefect respond before a command starts."""
 
 from typing import TYPE_CHECKING
 

@@ -38,7 +38,7 @@ def auth_method(authorization: str | None, api_key: bool, cookie: bool, mtls: bo
 
 def user_agent_class(user_agent: str) -> str:
     """The class of a user agent by its first 256 characters: browser, mobile, bot, library, service or other."""
-    # Half characters, which some formats can carry, are nothing that a pattern could meet.
+    # Lone surrogates, which some formats can carry, cannot match any pattern; replace them.
     return _user_agent_class(user_agent[:MAX_USER_AGENT].encode("utf-8", "replace").decode())
 
 

@@ -18,7 +18,6 @@ def check_name(value: str, what: str) -> str:
     """
     if not is_name(value):
         raise ValueError(
-            f"{what} {value!r} is not a name: use 1 to 64 letters, digits, '.', '-', '_', "
-            "beginning with a letter or digit"
+            f"invalid {what} {value!r}: use 1 to 64 letters, digits, '.', '-', '_', beginning with a letter or digit"
         )
     return value

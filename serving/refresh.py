@@ -247,7 +247,7 @@ class Refresher:
         work.dirty = True
 
     def _age(self, work: _Work, now_s: float) -> None:
-        """Lets go of hosts that are silent; while the store cannot be used, and some time after, who knows who is."""
+        """Drops silent hosts; skipped while the store is down and for one TTL after."""
         if now_s - self._trouble_s < self._settings.fingerprint_ttl_s:
             return
         oldest_s = now_s - self._settings.fingerprint_ttl_s

@@ -1,4 +1,4 @@
-"""A trained model with its evidence, before anybody else knows of it."""
+"""Holds a trained model with its evaluation results before it is registered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

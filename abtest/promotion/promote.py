@@ -107,7 +107,7 @@ def reject(registry: Registry, version: str, decision: Decision) -> None:
 def rollback(
     settings: Settings, who: str, why: str, evidence: dict[str, Any] | None = None, expected: str | None = None
 ) -> Outcome:
-    """Makes the version champion that was it before.
+    """Rolls back to the previous champion.
 
     Args:
         evidence: what the watch found, for the record.

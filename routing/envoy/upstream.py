@@ -31,7 +31,7 @@ def parse_upstream(text: str) -> Upstream:
     address, colon, port = rest.rpartition(":")
     address = address.removeprefix("[").removesuffix("]")
     try:
-        check_name(name, "its name")
+        check_name(name, "name")
     except ValueError as error:
         raise FingerpostError(f"host {text.strip()!r}: {error}; write {_FORM}") from error
     if not found or not colon or not address:

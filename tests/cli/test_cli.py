@@ -133,7 +133,7 @@ def test_what_kubernetes_says_of_services_is_not_taken_for_settings():
         ("a=b:\u00b2", "is no port"),
         ("a=b", "has no address and port"),
         ("a", "has no address and port"),
-        ("../a=b:1", "is not a name"),
+        ("../a=b:1", "invalid name '../a'"),
     ],
 )
 def test_a_host_that_cannot_be_read_is_named_with_the_form(host, words):
