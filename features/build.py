@@ -19,7 +19,7 @@ from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.errors import NoDataError
 from fingerpost.features.definition import CATEGORICAL_FEATURES, schema_hash
 from fingerpost.features.prepare import FeatureSettings, count_categories, input_files, make_windows, names_of
-from fingerpost.features.replay import Kept, Replay, load_state, save_state
+from fingerpost.features.replay import Replay, was_saved
 from fingerpost.features.windows import assign_categories, windowed_of
 from fingerpost.lake import (
     dates,
@@ -199,18 +199,13 @@ def _replay(
     hosts = sorted({name for each in known.values() for name in each[0]})
     seen = {name for each in known.values() for name in each[1]}
     categories = [name for name in table.names if name in seen]
-    first = next(
-        (place for place, day in enumerate(days) if day in made or not _kept(target, service, day, settings)), None
+    span = (settings.window_s, settings.halflife_s)
+    paths = {day: partition(target, "history", service, day) / "history.npz" for day in days}
+    stale = (place for place, day in enumerate(days) if day in made or not was_saved(paths[day], *span))
+    start = next(stale, len(days))
+    replay = (
+        Replay.resume(paths[days[start - 1]], hosts, categories, *span) if start else Replay(hosts, categories, *span)
     )
-    start = len(days) if first is None else first
-    kept = (
-        load_state(
-            _history_path(target, service, days[start - 1]), hosts, categories, settings.window_s, settings.halflife_s
-        )
-        if start
-        else None
-    )
-    replay = Replay(hosts, categories, settings.window_s, settings.halflife_s, *(kept or ()))
     for day in days[start:]:
         windowed = windowed_of(read(target, "windows", service, on=[day]), read(target, "loads", service, on=[day]))
         rows = replay.run(*windowed.placed(hosts, categories))
@@ -219,20 +214,5 @@ def _replay(
             path.unlink(missing_ok=True)
         else:
             write_table(path, pa.Table.from_pandas(rows, preserve_index=False), {"schema_hash": schema_hash()})
-        save_state(_history_path(target, service, day), Kept(replay.history, hosts, categories, replay.windows_seen))
-        write_text_atomically(_history_path(target, service, day).with_suffix(".json"), json.dumps(_depends(settings)))
+        replay.save(paths[day])
     return replay, days[start:]
-
-
-def _depends(settings: FeatureSettings) -> dict[str, str]:
-    return {"halflife_s": str(settings.halflife_s), "schema_hash": schema_hash(), "window_s": str(settings.window_s)}
-
-
-def _kept(target: Path, service: str, day: str, settings: FeatureSettings) -> bool:
-    path = _history_path(target, service, day)
-    about = path.with_suffix(".json")
-    return path.exists() and about.exists() and json.loads(about.read_text()) == _depends(settings)
-
-
-def _history_path(target: Path, service: str, day: str) -> Path:
-    return partition(target, "history", service, day) / "history.npz"

@@ -3,15 +3,16 @@
 import re
 import tomllib
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fingerpost.arrays import Ints
 from fingerpost.clock import US
@@ -44,24 +45,26 @@ _DEFAULTS: dict[str, Any] = {
 _NOMINAL_LIMIT = 2**30
 
 
-@dataclass(frozen=True)
-class Source:
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Checked):
     """Where one column comes from.
 
     Args:
-        name: the foreign column.
+        name: the foreign column, `from` in the file.
         scale: what its numbers are multiplied by to be in our unit.
-        unit: of a time that is a number: s, ms, us or ns since 1970.
+        unit: of a time that is a number, since 1970.
     """
 
-    name: str
-    scale: float = 1.0
-    unit: str = "us"
+    name: str = Field(alias="from")
+    scale: FiniteFloat = 1.0
+    unit: Literal["s", "ms", "us", "ns"] = "us"
     optional: bool = False
 
 
-@dataclass(frozen=True)
-class TableMapping:
+class TableMapping(_Checked):
     """One table: a Parquet or CSV file, named by a pattern, and the source of each of our columns."""
 
     file: str
@@ -95,13 +98,24 @@ class TableMapping:
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(_Checked):
     """How to read one kind of foreign telemetry."""
 
     name: str
     requests: TableMapping
-    samples: TableMapping | None
+    samples: TableMapping | None = None
+
+    @model_validator(mode="after")
+    def _columns_are_known(self) -> Self:
+        for table, fields in ((self.requests, REQUEST_FIELDS), (self.samples, SAMPLE_FIELDS)):
+            if table and (unknown := sorted(set(table.columns) - fields)):
+                raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
+        given = set(self.requests.columns)
+        missing = sorted({"host", "route", "duration_s"} - given)
+        missing += [] if given & {"time", "start"} else ["time or start"]
+        if missing:
+            raise ValueError(f"[requests.columns] lacks {', '.join(missing)}")
+        return self
 
 
 def load_mapping(path: Path) -> Mapping:
@@ -111,15 +125,9 @@ def load_mapping(path: Path) -> Mapping:
         NoDataError: it does not say what it must; the message names the place.
     """
     try:
-        data = tomllib.loads(path.read_text())
-        samples = _table(data["samples"], SAMPLE_FIELDS) if "samples" in data else None
-        mapping = Mapping(str(data.get("name", path.stem)), _table(data["requests"], REQUEST_FIELDS), samples)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        return Mapping.model_validate({"name": path.stem, **tomllib.loads(path.read_text())})
+    except ValueError as error:  # of TOML, of text, or of the model
         raise NoDataError(f"{path} is not a mapping: {error}") from error
-    missing = [name for name in ("host", "route", "duration_s") if name not in mapping.requests.columns]
-    if missing or not {"time", "start"} & set(mapping.requests.columns):
-        raise NoDataError(f"{path}: [requests.columns] lacks {', '.join(missing) or 'time or start'}")
-    return mapping
 
 
 def find_mapping(folder: Path) -> Mapping:
@@ -134,27 +142,11 @@ def find_mapping(folder: Path) -> Mapping:
         tried.append(mapping.name)
         if mapping.requests.fits(folder) and mapping.requests.files(folder):
             usable = mapping.samples is not None and mapping.samples.fits(folder)
-            return Mapping(mapping.name, mapping.requests, mapping.samples if usable else None)
+            return mapping if usable else mapping.model_copy(update={"samples": None})
     raise NoDataError(
         f"{folder} is neither a lake (requests/service=.../) nor fits a shipped mapping ({', '.join(tried)}): "
         "say how to read it with --mapping FILE"
     )
-
-
-def _table(data: dict[str, Any], fields: frozenset[str]) -> TableMapping:
-    unknown = sorted(set(data["columns"]) - fields)
-    if unknown:
-        raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
-    columns = {
-        name: Source(
-            str(each["from"]),
-            float(each.get("scale", 1.0)),
-            str(each.get("unit", "us")),
-            bool(each.get("optional", False)),
-        )
-        for name, each in data["columns"].items()
-    }
-    return TableMapping(str(data["file"]), columns, bool(data.get("optional", False)))
 
 
 def _column_names(path: Path) -> list[str]:
@@ -164,13 +156,24 @@ def _column_names(path: Path) -> list[str]:
 
 
 def _converted(values: pd.Series, name: str, source: Source) -> pd.Series:
-    if name in ("time", "start"):
-        if pd.api.types.is_numeric_dtype(values):
-            return pd.to_datetime(values, unit=source.unit, utc=True, errors="coerce")  # type: ignore[call-overload]
-        return pd.to_datetime(values, utc=True, errors="coerce")
+    """A foreign column in our unit, what cannot be read as null.
+
+    Raises:
+        NoDataError: numbers are no times in their unit.
+    """
     if name in _TEXT_FIELDS:
         return values.astype("str").astype("category").where(values.notna())
-    return pd.to_numeric(values, errors="coerce").astype("float64") * source.scale
+    if name not in ("time", "start"):
+        return pd.to_numeric(values, errors="coerce").astype("float64") * source.scale
+    if not pd.api.types.is_numeric_dtype(values):
+        return pd.to_datetime(values, utc=True, errors="coerce", format="mixed")
+    times = pd.to_datetime(values, unit=source.unit, utc=True, errors="coerce")
+    if values.notna().any() and not 2000 <= times.median().year < 2100:
+        raise NoDataError(
+            f"column {source.name!r}: {values.median():g} {source.unit} since 1970 is no time between 2000 and 2100; "
+            "set its unit (s, ms, us or ns) in a mapping file and name it with --mapping"
+        )
+    return times
 
 
 def import_telemetry(folder: Path, mapping: Mapping, lake: Path, service: str) -> Counter[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -102,29 +103,22 @@ def _aside(lake: Path, service: str) -> Path:
 
 
 def _write_merged(files: list[Path], path: Path) -> None:
-    """All rows of the files in their order, in groups of many; memory is bounded by a group."""
+    """Writes all rows of the files, in their order, in groups of many; memory is bounded by a few groups."""
     schema = pa.unify_schemas([pq.read_schema(each) for each in files])
-    waiting: list[pa.Table] = []
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for each in files:
-            for batch in pq.ParquetFile(each).iter_batches(batch_size=_ROWS):
-                waiting.append(_fitted(pa.Table.from_batches([batch]), schema))
-                if sum(table.num_rows for table in waiting) >= _ROWS:
-                    writer.write_table(pa.concat_tables(waiting))
-                    waiting = []
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting))
+    ds.write_dataset(
+        ds.dataset([str(each) for each in files], schema=schema, format="parquet"),
+        path.parent,
+        basename_template="part-{i}.parquet",
+        format="parquet",
+        file_options=ds.ParquetFileFormat().make_write_options(compression="zstd"),
+        min_rows_per_group=_ROWS,
+        max_rows_per_group=_ROWS,
+        preserve_order=True,
+        existing_data_behavior="overwrite_or_ignore",
+    )
+    (path.parent / "part-0.parquet").rename(path)
     with path.open("rb") as written:
         os.fsync(written.fileno())
-
-
-def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns of a schema; what it does not have is null."""
-    columns = [
-        table.column(field.name) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
 
 
 def _exchange(one: Path, other: Path) -> None:

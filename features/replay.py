@@ -1,7 +1,6 @@
 """Replaying windows through the history of their hosts: training rows on the way, the features to serve at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,14 @@ import pandas as pd
 from fingerpost.arrays import Floats, Ints
 from fingerpost.category import category_attributes
 from fingerpost.clock import US
-from fingerpost.features.definition import CATEGORICAL_FEATURES, NAIVE, NAIVE_COLUMNS, NUMERIC_FEATURES, OUTCOMES
+from fingerpost.features.definition import (
+    CATEGORICAL_FEATURES,
+    NAIVE,
+    NAIVE_COLUMNS,
+    NUMERIC_FEATURES,
+    OUTCOMES,
+    schema_hash,
+)
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
 from fingerpost.lake import write_atomically
 from fingerpost.telemetry.history import History
@@ -25,6 +31,14 @@ _KEPT = 0.3
 _SEED = 7
 
 
+def was_saved(path: Path, window_s: float, halflife_s: float) -> bool:
+    """Whether `Replay.save` wrote a file with these settings and this version's history."""
+    if not path.exists():
+        return False
+    with np.load(path, allow_pickle=False) as saved:
+        return "made_by" in saved and str(saved["made_by"]) == _made_by(window_s, halflife_s)
+
+
 class Replay:
     """The windows of one service in order of time.
 
@@ -34,6 +48,25 @@ class Replay:
         history: to go on from; None: a fresh one.
         windows_seen: windows with requests that `history` has seen.
     """
+
+    @classmethod
+    def resume(
+        cls, path: Path, hosts: Sequence[str], categories: Sequence[str], window_s: float, halflife_s: float
+    ) -> "Replay":
+        """The replay that `save` wrote, with places for these hosts and categories.
+
+        Those that it did not know have no history; those that it knew but that are not named are dropped.
+
+        Raises:
+            FileNotFoundError: nothing was saved.
+        """
+        with np.load(path, allow_pickle=False) as saved:
+            state = fresh_state(len(hosts), len(categories))
+            old = {name: saved[f"state_{name}"] for name in state}
+            places = (index_of_common(saved[name].tolist(), to) for name, to in _named(hosts, categories))
+            remap_state(old, state, *places)
+            history = History(len(hosts), len(categories), window_s, halflife_s, state)
+            return cls(hosts, categories, window_s, halflife_s, history, int(saved["windows_seen"][0]))
 
     def __init__(
         self,
@@ -47,6 +80,7 @@ class Replay:
         self.hosts, self.categories = list(hosts), list(categories)
         self.history = history or History(len(hosts), len(categories), window_s, halflife_s)
         self.windows_seen = windows_seen
+        self._window_s, self._halflife_s = window_s, halflife_s
         self._span_us = round(window_s * US)
         self._types = request_types(categories)
 
@@ -94,6 +128,21 @@ class Replay:
             self.windows_seen += host.size > 0
         return rows.frame(self.hosts, self.categories)
 
+    def save(self, path: Path) -> None:
+        """Writes the history whole or not at all: arrays by name, never anything that could be executed."""
+        arrays: dict[str, Any] = {
+            **{name: np.array(each, dtype=np.str_) for name, each in _named(self.hosts, self.categories)},
+            **{f"state_{name}": each for name, each in self.history.state.items()},
+            "windows_seen": np.array([self.windows_seen]),
+            "made_by": np.array(_made_by(self._window_s, self._halflife_s)),
+        }
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+
+        write_atomically(path, write)
+
     def latest(self) -> pd.DataFrame:
         """Features and naive forecasts of every host for every category, as of the last window's end."""
         host = np.repeat(np.arange(len(self.hosts)), len(self.categories))
@@ -106,6 +155,15 @@ class Replay:
         """A host of this window and the categories it shall not have served; the same whenever it is asked."""
         rng = np.random.default_rng((_SEED, end_us))
         return int(rng.choice(present)), np.flatnonzero(rng.random(history.shape[1]) >= _KEPT)
+
+
+def _made_by(window_s: float, halflife_s: float) -> str:
+    return f"{schema_hash()} {window_s} {halflife_s}"
+
+
+def _named(hosts: Sequence[str], categories: Sequence[str]) -> tuple[tuple[str, Sequence[str]], ...]:
+    """What the places of a history stand for, by the name under which it is saved."""
+    return (("hosts", hosts), ("categories", categories))
 
 
 class _Rows:
@@ -172,51 +230,3 @@ def frame_of(
         ],
         axis=1,
     )
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A history with the names that its places stand for, and how many windows with requests it has seen."""
-
-    history: History
-    hosts: list[str]
-    categories: list[str]
-    windows_seen: int
-
-
-def save_state(path: Path, kept: Kept) -> None:
-    """Writes a history whole or not at all."""
-    arrays: dict[str, Any] = {
-        "hosts": np.array(kept.hosts, dtype=np.str_),
-        "categories": np.array(kept.categories, dtype=np.str_),
-    }
-    arrays["windows_seen"] = np.array([kept.windows_seen])
-    arrays.update({f"state_{name}": each for name, each in kept.history.state.items()})
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-
-    write_atomically(path, write)
-
-
-def load_state(
-    path: Path, hosts: Sequence[str], categories: Sequence[str], window_s: float, halflife_s: float
-) -> tuple[History, int] | None:
-    """The history of `save_state` with places for these hosts and categories, and the windows it has seen.
-
-    None if there is none. Hosts and categories that it did not know have no history; those that it knew but that are
-    not named are dropped.
-    """
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as saved:
-        state = fresh_state(len(hosts), len(categories))
-        old = {name: saved[f"state_{name}"] for name in state}
-        remap_state(
-            old,
-            state,
-            index_of_common(saved["hosts"].tolist(), hosts),
-            index_of_common(saved["categories"].tolist(), categories),
-        )
-        return History(len(hosts), len(categories), window_s, halflife_s, state), int(saved["windows_seen"][0])

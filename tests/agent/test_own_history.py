@@ -16,7 +16,7 @@ from fingerpost.category import CategoryTable
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.features.build import load_categories
-from fingerpost.features.replay import load_state
+from fingerpost.features.replay import Replay
 from fingerpost.fingerprint import pack, unpack
 from fingerpost.history_block import HistoryBlock
 from fingerpost.lake import parquet_files
@@ -51,9 +51,7 @@ def replayed(lake, categories):
     path = max((lake / "history").rglob("history.npz"))
     with np.load(path) as saved:
         hosts = saved["hosts"].tolist()
-    found = load_state(path, hosts, categories, 5.0, 30.0)
-    assert found is not None
-    return hosts, found[0]
+    return hosts, Replay.resume(path, hosts, categories, 5.0, 30.0).history
 
 
 def test_an_agent_has_the_history_that_the_features_step_replays(featured_lake):

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fingerpost.features.foreign import find_mapping, import_telemetry
+from fingerpost.errors import NoDataError
+from fingerpost.features.foreign import find_mapping, import_telemetry, load_mapping
 from fingerpost.features.windows import in_flight
 from fingerpost.lake import read
 
@@ -49,3 +51,39 @@ def test_hosts_get_names_that_are_allowed_and_rows_are_refused_as_our_own_are(tm
         "requests:duration_s:too_large": 1,
         "requests:route:too_long": 1,
     }
+
+
+def table_of(folder, times):
+    pd.DataFrame({"time": times, "host": "h1", "route": "/a", "duration_s": 0.1}).to_csv(folder / "requests.csv")
+    refused = import_telemetry(folder, find_mapping(folder), folder / "lake", "shop")
+    return refused, read(folder / "lake", "requests", "shop")
+
+
+def test_times_with_and_without_a_fraction_are_read_alike(tmp_path):
+    times = ["2026-11-01T10:00:00+00:00", "2026-11-01T10:00:00.250000+00:00", "2026-11-01T10:00:01+00:00"]
+    refused, rows = table_of(tmp_path, times)
+    assert not refused
+    assert rows.num_rows == 3
+
+
+@pytest.mark.parametrize("scale", [1, 1e3, 1e9])
+def test_numbers_that_are_no_times_in_their_unit_are_refused_with_what_to_do(tmp_path, scale):
+    with pytest.raises(NoDataError, match="set its unit"):
+        table_of(tmp_path, [1_793_527_200 * scale, 1_793_527_201 * scale])
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ('time = { from = "t", unit = "min" }', "unit"),
+        ('time = { from = "t", scale = nan }', "scale"),
+        ('colour = { from = "c" }', "unknown columns colour"),
+        ('method = { from = "m" }', "lacks .*time or start"),
+    ],
+)
+def test_a_mapping_that_does_not_say_what_it_must_is_refused_by_the_place(tmp_path, columns, problem):
+    path = tmp_path / "mine.toml"
+    others = "\n".join(f'{name} = {{ from = "{name}" }}' for name in ("host", "route", "duration_s"))
+    path.write_text(f'[requests]\nfile = "x.csv"\n[requests.columns]\n{others}\n{columns}\n')
+    with pytest.raises(NoDataError, match=problem):
+        load_mapping(path)
