@@ -6,9 +6,13 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 # uv installs the pinned set in seconds; pip does the same in minutes where uv cannot run or has no index of its own.
 # Compiled once here: where Python may not write bytecode, every start would compile its libraries anew (0.5 s for `--help`).
-INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt $(1) || $(BIN)/python -m pip install --quiet -c constraints.txt $(1)
+INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt $(1) \
+	|| { $(BIN)/python -m pip install --quiet 'pip>=25.1' && $(BIN)/python -m pip install --quiet -c constraints.txt $(1); }
+# What `make setup` installs, and what developers work with beside it.
+PROGRAM := -e .[platform,postgres,demo]
+EVERYTHING := -e .[platform,postgres,demo,dask] --group dev
 
-.PHONY: setup demo test fuzz system-packages lint format constraints clean
+.PHONY: setup demo test check roles fuzz docs system-packages lint format constraints clean
 
 setup: $(VENV)/.installed
 
@@ -19,13 +23,13 @@ $(VENV)/bin/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing the program into $(VENV) ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@$(call INSTALL,-e .)
+	@$(call INSTALL,$(PROGRAM))
 	@$(BIN)/fingerpost envoy build >/dev/null || echo "routing by prediction needs the native picker; all else works without it" >&2
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the development tools into $(VENV) ..." >&2
-	@$(call INSTALL,-e .[dev])
+	@$(call INSTALL,$(EVERYTHING))
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -49,6 +53,18 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+# The inner loop of a developer: style, types, layers, and the tests that start no process.
+check: lint
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -q -m unit $(ARGS)
+
+# The wheel in a bare environment for each role, and each role at work in it; says what each weighs.
+roles: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/roles --roles -q -s $(ARGS)
+
+docs: $(VENV)/.installed-dev
+	@$(BIN)/properdocs build -f docs/site.yml --strict
 
 format: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --fix .
@@ -57,7 +73,7 @@ format: $(VENV)/.installed-dev
 # Resolves the pinned set anew, for Python 3.11 and later; what is pinned and still fits stays as it is.
 constraints: | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml build-tools.in -o constraints.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra platform --extra postgres --extra demo --extra dask --group dev --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml build-tools.in -o constraints.txt
 
 clean:
 	rm -rf $(VENV) .fingerpost build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

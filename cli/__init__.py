@@ -23,13 +23,37 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# Which extra holds what a command needs; all others need the whole platform.
+_ROLES = {
+    "agent": "agent",
+    "deploy": "engine",
+    "endpoint-picker": "gateway",
+    "engine": "engine",
+    "envoy": "router",
+    "router": "router",
+    "settings": "",
+    "version": "",
+}
+
+
+def _check_role(command: str) -> None:
+    from fingerpost.errors import FingerpostError
+    from fingerpost.roles import absent
+
+    role = _ROLES.get(command, "platform")
+    if role and (missing := absent(role)):
+        raise FingerpostError(f"`fingerpost {command}` needs {', '.join(missing)}: pip install 'fingerpost[{role}]'")
+
+
 @app.callback()
 def _options(
+    context: typer.Context,
     _shown: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the program's version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand and not {"--help", "-h"} & {*sys.argv}:
+        _check_role(context.invoked_subcommand)
 
 
 _MODULES = (

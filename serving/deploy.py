@@ -1,46 +1,21 @@
 """The engine as a Bento: the program, its pinned requirements, and one model version in it."""
 
+import re
 import shutil
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import fingerpost
 from fingerpost.errors import NoDataError
 from fingerpost.experiment import CHAMPION
+from fingerpost.roles import installed_version, requirements
 from fingerpost.settings import Settings
 
 # Rooms that the engine has no use for.
 _LEFT_OUT = ("abtest", "agent", "cli", "flows", "middleware", "simulator", "__pycache__")
-_REQUIREMENTS = (
-    "bentoml",
-    "fastapi",
-    "httptools",
-    "httpx",
-    "lightgbm",
-    "mlflow",
-    "msgpack",
-    "numba",
-    "numpy",
-    "orjson",
-    "pandas",
-    "prometheus-client",
-    "psutil",
-    "psycopg",
-    "psycopg-binary",
-    "pyarrow",
-    "pydantic",
-    "pydantic-settings",
-    "python-json-logger",
-    "scipy",
-    "sqlalchemy",
-    "starlette",
-    "typer",
-    "ua-parser",
-    "ua-parser-rs",
-    "ua-parser-builtins",
-)
+# The extras whose libraries the engine runs with.
+_ROLES = ("engine", "postgres")
 
 
 def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
@@ -96,4 +71,9 @@ def build_bento(settings: Settings, model_version: str) -> dict[str, Any]:
 
 
 def _pinned_requirements() -> list[str]:
-    return [f"{name}=={version(name)}" for name in _REQUIREMENTS]
+    """The requirements of the engine's roles, at the versions that are installed here; others as they were written."""
+    pinned = []
+    for name, written in requirements(*_ROLES).items():
+        here = installed_version(name)
+        pinned.append(f"{re.split('[<>=!~ ]', written)[0]}=={here}" if here else written)
+    return pinned
