@@ -18,7 +18,7 @@ def engine(
     from fingerpost.cli.stack.ports import PortUse, check_ports
     from fingerpost.environment import apply_tool_environment
     from fingerpost.errors import FingerpostError
-    from fingerpost.home import keep_from_others
+    from fingerpost.home import keep_from_others, make_home
     from fingerpost.settings import get_settings
 
     settings = get_settings()
@@ -32,11 +32,8 @@ def engine(
     apply_tool_environment(settings)
     if workers is not None:
         os.environ["FINGERPOST_ENGINE_WORKERS"] = str(workers)
-    service = [
-        "fingerpost.serving.service:PredictionEngine",
-        "--host",
-        settings.bind_host,
-        "--port",
-        str(settings.engine_port),
-    ]
+    make_home(settings.home)
+    service = ["fingerpost.serving.service:PredictionEngine", "--host", settings.bind_host]
+    # BentoML imports from its working directory first, where a user may have folders of any name.
+    service += ["--port", str(settings.engine_port), "--working-dir", str(settings.home.absolute())]
     os.execv(sys.executable, [sys.executable, "-P", "-m", "bentoml", "serve", *service])  # noqa: S606

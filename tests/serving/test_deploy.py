@@ -97,7 +97,7 @@ def bento(tmp_path_factory, made):
 def test_a_bento_serves_its_model_with_what_it_asks_for(bento, made, free_ports, tmp_path):
     requirements = (bento / "env/python/requirements.txt").read_text().split()
     absent = absent_packages(requirements)
-    assert {"abtest", "evidently", "hypothesis", "optuna"} <= set(absent)
+    assert {"evidently", "hypothesis", "optuna"} <= set(absent)
     (tmp_path / "sitecustomize.py").write_text(WITHOUT.format(names=absent))
     (port,) = free_ports(1)
     env = {name: value for name, value in os.environ.items() if not name.startswith("FINGERPOST_")}
