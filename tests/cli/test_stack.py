@@ -126,8 +126,8 @@ ORPHAN_MAKER = [
 def killed_stack(folder):
     """A stack whose holder was killed by SIGKILL: process ids of its part and of the part's own, detached, child."""
     code = (
-        "import sys, time; from pathlib import Path; from fingerpost.stack.processes import Stack\n"
-        f"s = Stack(Path({str(folder)!r}), {{}}); c = s.start('x', {ORPHAN_MAKER!r})\n"
+        "import sys, time; from pathlib import Path; from fingerpost.cli.stack.processes import ProcessGroup\n"
+        f"s = ProcessGroup(Path({str(folder)!r}), {{}}); c = s.start('x', {ORPHAN_MAKER!r})\n"
         "while not c.output().strip(): time.sleep(0.02)\n"
         "print(c.process.pid, c.output().strip(), flush=True); time.sleep(60)"
     )
@@ -250,7 +250,7 @@ def test_a_journal_never_fails(tmp_path, capsys):
     assert capsys.readouterr().err == "all is well\n"
     assert (tmp_path / "up.log").read_text().endswith(f"pid {os.getpid()}: all is well\n")
     code = (
-        "import os, sys; from pathlib import Path; from fingerpost.stack.logs import Bounds, Journal\n"
+        "import os, sys; from pathlib import Path; from fingerpost.cli.stack.logs import Bounds, Journal\n"
         f"os.close(2); Journal(Path({str(tmp_path / 'none' / 'up.log')!r}), Bounds(1, 1))('unheard'); print('alive')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -270,7 +270,7 @@ def test_a_log_moves_on_and_keeps_so_many(tmp_path):
 
 def test_a_port_is_given_once_whoever_asks():
     """Two processes that ask at once, and one that asks twice, get other ports; none that connections are given."""
-    ask = "import sys; from fingerpost.stack.ports import free_ports as ask; print(*ask(40), flush=True); input()"
+    ask = "import sys; from fingerpost.cli.stack.ports import free_ports as ask; print(*ask(40), flush=True); input()"
     askers = [
         subprocess.Popen([sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
