@@ -175,7 +175,7 @@ def test_the_whole_platform_comes_up_survives_a_death_and_goes(start_up):
     wanted, names = {"ingest", "features", "train", "drift", "promote", "retention", "pipeline"}, set()
     while not wanted <= names and time.monotonic() < deadline:
         found = httpx.post(deployed, json={}, auth=owner, trust_env=False).json()
-        names = {each["entrypoint"].split(".")[1].split(":")[0] for each in found}
+        names = {each["entrypoint"].split(".")[2] for each in found}
         time.sleep(0.5)
     assert wanted <= names
     # Without an agent there is no table.

@@ -15,7 +15,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from fingerpost.client import EngineClient, EngineError
+from fingerpost.engine_api import EngineClient, EngineError
 from fingerpost.middleware import MiddlewareReceiver
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.server_harness import kill_family
