@@ -22,7 +22,7 @@ def verdict_markdown(verdict: Verdict) -> str:
         f"# Experiment {about.get('id', '')}: {verdict.verdict}\n\n{markdown_text(verdict.reason)}{decided}.\n\n"
         f"Challenger {about.get('challenger', '')} against champion {about.get('champion', '')}: {verdict.pairs} pairs "
         f"count of {verdict.elapsed} seen and {verdict.planned} planned; left out: {skipped}; {verdict.records} "
-        f"requests, of which {verdict.stray} were not routed by their slot's arm.\n\n"
+        f"requests, of which {verdict.misrouted} were not routed by their slot's arm.\n\n"
         f"| metric | champion | challenger | unit | change | {1 - verdict.alpha:.0%} at any look | pairs |\n"
         f"|---|---|---|---|---|---|---|\n{rows}\n"
     )

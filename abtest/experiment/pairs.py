@@ -32,9 +32,9 @@ class Pairs:
         begin_us: when each pair began, shape (n,).
         values: metric to what was measured, shape (n, 2), control first; NaN where it was not.
         requests: shape (n, 2).
-        skipped: why other pairs do not count: `thin` (too few requests), `not followed` (requests were not routed by
+        skipped: why other pairs do not count: `too few requests`, `not followed` (requests were not routed by
             the slot's arm, such as while the engine was away).
-        records, stray: how many requests lay in the slots, and how many of these another arm or policy had routed.
+        records, misrouted: how many requests lay in the slots, and how many of these another arm or policy had routed.
         without_arm: how many of the latter tell no arm at all: their records come from where no arm is known.
     """
 
@@ -44,7 +44,7 @@ class Pairs:
     requests: Ints
     skipped: dict[str, int] = field(default_factory=dict)
     records: int = 0
-    stray: int = 0
+    misrouted: int = 0
     without_arm: int = 0
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     names = np.array([CONTROL, TREATMENT], dtype=object)
     followed = (chosen["arm"].to_numpy(dtype=object) == names[arms[place]]) if len(chosen) else np.zeros(0, dtype=bool)
     side = place // 2 * 2 + arms[place]
-    table = _measured(chosen, side, 2 * count, experiment.slot_s - experiment.washout_s)
+    table = measure_slots(chosen, side, 2 * count, experiment.slot_s - experiment.washout_s)
     routed = np.bincount(side, weights=followed, minlength=2 * count).astype(np.float64)
     begins = experiment.begin_us + np.round(np.arange(count) * 2 * span).astype(np.int64)
     pairs = _paired((CONTROL, TREATMENT), begins, table, routed, int((~followed).sum()))
@@ -104,7 +104,7 @@ def block_pairs(records: pd.DataFrame, arms: tuple[str, str], block_s: float, un
     chosen, block = records[done], block[done]
     blocks, place = np.unique(block, return_inverse=True)
     side = (named[done] == arms[1]).astype(np.int64)
-    table = _measured(chosen, 2 * place + side, 2 * len(blocks), block_s)
+    table = measure_slots(chosen, 2 * place + side, 2 * len(blocks), block_s)
     return _paired(arms, blocks * span, table, table["requests"].to_numpy(np.float64), 0)
 
 
@@ -124,8 +124,17 @@ def _begun_us(records: pd.DataFrame) -> Floats:
     return np.asarray(ended - np.round(np.nan_to_num(duration) * US).astype(np.int64))
 
 
-def _measured(records: pd.DataFrame, place: Ints, count: int, length_s: float) -> pd.DataFrame:
-    """Metrics of each place, 0..count; latency is that of requests that did not fail at the server."""
+def measure_slots(records: pd.DataFrame, place: Ints, count: int, length_s: float) -> pd.DataFrame:
+    """Metrics of slots; latency is that of requests that did not fail at the server.
+
+    Args:
+        records: `status`, `duration_s`, and if known `predicted_cost`.
+        place: the slot of each record, 0..count, shape (records,).
+        length_s: length of a slot, seconds.
+
+    Returns:
+        A row a slot: METRICS, `requests`, and `measured`, the number of requests with a latency.
+    """
     failed = has_failed(records["status"].to_numpy(np.int64))
     requests = np.bincount(place, minlength=count)
     table = pd.DataFrame({"requests": requests, "throughput_rps": requests / length_s})
@@ -133,6 +142,7 @@ def _measured(records: pd.DataFrame, place: Ints, count: int, length_s: float) -
         table["error_rate"] = np.bincount(place, weights=failed, minlength=count) / requests
     duration = pd.Series(numbers(records["duration_s"]))
     groups = duration.where(~failed).groupby(place)
+    table["measured"] = groups.count()
     table["latency_mean_s"] = groups.mean()
     for name, share in (("latency_p50_s", 0.5), ("latency_p99_s", 0.99)):
         table[name] = groups.quantile(share)
@@ -143,14 +153,14 @@ def _measured(records: pd.DataFrame, place: Ints, count: int, length_s: float) -
     return table
 
 
-def _paired(arms: tuple[str, str], begin_us: Ints, table: pd.DataFrame, routed: Floats, stray: int) -> Pairs:
+def _paired(arms: tuple[str, str], begin_us: Ints, table: pd.DataFrame, routed: Floats, misrouted: int) -> Pairs:
     requests = table["requests"].to_numpy(np.int64).reshape(-1, 2)
-    thin = (requests < MIN_REQUESTS).any(axis=1)
+    few = (requests < MIN_REQUESTS).any(axis=1)
     followed = (routed.reshape(-1, 2) >= MIN_FOLLOWED * requests).all(axis=1)
-    skipped = Counter({"thin": int(thin.sum()), "not followed": int((~thin & ~followed).sum())})
-    good = ~thin & followed
+    skipped = Counter({"too few requests": int(few.sum()), "not followed": int((~few & ~followed).sum())})
+    good = ~few & followed
     values = {name: table[name].to_numpy(np.float64).reshape(-1, 2)[good] for name in METRICS}
-    return Pairs(arms, begin_us[good], values, requests[good], dict(+skipped), int(requests.sum()), stray)
+    return Pairs(arms, begin_us[good], values, requests[good], dict(+skipped), int(requests.sum()), misrouted)
 
 
 def typical_metrics(pairs: Pairs, metrics: Sequence[str] = METRICS) -> dict[str, tuple[float, float]]:

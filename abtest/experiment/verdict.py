@@ -85,7 +85,7 @@ class Verdict:
         decided_at: the pair at which, from 1; None while nothing has.
         pairs, planned, elapsed: pairs that count, planned, and over by now.
         over: whether all slots are past.
-        skipped, records, stray: see `fingerpost.abtest.experiment.pairs.Pairs`.
+        skipped, records, misrouted: see `fingerpost.abtest.experiment.pairs.Pairs`.
         effects: by metric.
     """
 
@@ -100,7 +100,7 @@ class Verdict:
     alpha: float
     skipped: Mapping[str, int] = field(default_factory=dict)
     records: int = 0
-    stray: int = 0
+    misrouted: int = 0
     effects: Mapping[str, Effect] = field(default_factory=dict)
     experiment: Mapping[str, Any] | None = None
 
@@ -135,7 +135,7 @@ def judge(pairs: Pairs, rules: Rules, planned: int, over: bool) -> Verdict:
             alpha=rules.alpha,
             skipped=pairs.skipped,
             records=pairs.records,
-            stray=pairs.stray,
+            misrouted=pairs.misrouted,
             effects=effects,
         )
 

@@ -59,9 +59,9 @@ def test_pairs_that_the_router_did_not_follow_do_not_count():
     away = (begun >= experiment.slot_begin_us(4)) & (begun < experiment.slot_begin_us(8))
     pairs = switchback_pairs(records.assign(arm=records["arm"].mask(away, "champion")), experiment, experiment.end_us)
     assert pairs.skipped == {"not followed": 2}
-    assert pairs.stray > 0
-    thin = switchback_pairs(records[~away], experiment, experiment.end_us)
-    assert thin.skipped == {"thin": 2}
+    assert pairs.misrouted > 0
+    few = switchback_pairs(records[~away], experiment, experiment.end_us)
+    assert few.skipped == {"too few requests": 2}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_alike_versions_end_as_no_difference_and_few_pairs_as_undecided():
 def test_nothing_measured_is_undecided():
     experiment = made_experiment()
     found = verdict_of(experiment, made_records(experiment).head(0))
-    assert (found.verdict, found.pairs, found.skipped) == ("undecided", 0, {"thin": 40})
+    assert (found.verdict, found.pairs, found.skipped) == ("undecided", 0, {"too few requests": 40})
 
 
 def test_a_verdict_is_json_and_text_and_pictures():

@@ -3,14 +3,15 @@
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import mannwhitneyu
 
-from fingerpost.abtest.promotion.guardrails import load_requests, read_guardrails
 from fingerpost.abtest.promotion.promote import promote_version, rollback
 from fingerpost.abtest.promotion.record import history
-from fingerpost.abtest.promotion.watch import check_promotion
+from fingerpost.abtest.promotion.watch import check_promotion, load_requests, read_guardrails
 from fingerpost.clock import US
 from fingerpost.experiment import CHAMPION
 from fingerpost.lake import partition, write_atomically
@@ -121,3 +122,49 @@ def test_alike_times_hardly_ever_raise_an_alarm(tmp_path):
             after = everything[(everything["time"] >= cut) & (everything["time"] < cut + timedelta(minutes=minutes))]
             alarms += bool(read_guardrails(before, after, SLOT_S, 1.25, 0.01).broken)
     assert alarms == 0
+
+
+def slots_by_hand(records, usual):
+    """Failed share, and p99 of durations relative to the usual ones, of each slot: straight from the records."""
+    kind = records["method"].astype(str) + " " + records["route"].astype(str)
+    rows = pd.DataFrame({
+        "slot": records["time_us"] // round(SLOT_S * US),
+        "failed": records["status"] >= 500,
+        "relative": records["duration_s"] / kind.map(usual),
+    })  # fmt: skip
+    groups = rows.groupby("slot")
+    groups = rows[rows["slot"].map(groups.size()) >= 20].groupby("slot")
+    return groups["failed"].mean(), groups["relative"].quantile(0.99)
+
+
+@pytest.mark.parametrize("failing", [0.0, 0.05])
+def test_slots_of_the_watch_are_those_of_experiments(tmp_path, failing):
+    begin = datetime(2026, 3, 1, tzinfo=UTC)
+    write_requests(tmp_path, begin, 25, failing=failing, heavy=0.3)
+    write_requests(tmp_path, begin + timedelta(minutes=25), 10, seed=1, slower=1.3, failing=failing)
+    before = load_requests(tmp_path, "shop", begin, begin + timedelta(minutes=25))
+    after = load_requests(tmp_path, "shop", begin + timedelta(minutes=25), begin + timedelta(minutes=34, seconds=50))
+    found = read_guardrails(before, after, SLOT_S, 1.25, 0.01)
+    usual = before.groupby(before["method"].astype(str) + " " + before["route"].astype(str))["duration_s"].median()
+    errors, p99 = zip(*(slots_by_hand(records, usual) for records in (before, after)), strict=True)
+    assert (found.slots_before, found.slots_after, found.requests_after) == (25, 10, len(after))
+    assert found.errors.before == pytest.approx((before["status"] >= 500).mean())
+    assert found.errors.after == pytest.approx((after["status"] >= 500).mean())
+    assert found.errors.chance == mannwhitneyu(errors[1], errors[0], alternative="greater").pvalue
+    if not failing:
+        assert (found.p99.before, found.p99.after) == (np.median(p99[0]), np.median(p99[1]))
+        assert found.p99.chance == mannwhitneyu(p99[1], p99[0], alternative="greater").pvalue
+
+
+def test_a_failed_request_counts_in_errors_and_not_in_p99(tmp_path):
+    begin = datetime(2026, 3, 1, tzinfo=UTC)
+    write_requests(tmp_path, begin, 30, failing=0.0)
+    before = load_requests(tmp_path, "shop", begin, begin + timedelta(minutes=30))
+    timeouts = np.arange(len(before)) % 20 == 0
+    after = before.assign(
+        status=np.where(timeouts, 504, before["status"]), duration_s=np.where(timeouts, 60.0, before["duration_s"])
+    )
+    found = read_guardrails(before, after, SLOT_S, 1.25, 0.01)
+    assert found.errors.broken
+    assert found.p99.change == pytest.approx(1.0, abs=0.1)
+    assert not found.p99.broken
