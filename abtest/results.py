@@ -1,51 +1,23 @@
 """Results of comparisons as they lie in the registry: written by the comparisons, read by the gates of promotion."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic import AliasChoices, Field
 
 from fingerpost.errors import FingerpostError
 from fingerpost.shown import markdown_text
 from fingerpost.training.registry import Registry
-from fingerpost.training.runs import VERDICT
+from fingerpost.training.runs import VERDICT, Document
 
 # The same verdict is logged again after this time: it may rest on more by then.
 _REPEAT_S = 1800.0
-_MAX_WHY = 300
 
 BETTER, WORSE, NO_DIFFERENCE, GUARDRAIL = "better", "worse", "no difference", "guardrail"
 DRIFT, NO_DRIFT, TOO_LITTLE = "drift", "no drift", "too little data"
 
 
-class Result(BaseModel):
-    """A JSON object whose named fields are checked; other fields are kept as they are."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    @classmethod
-    def read(cls, document: Any) -> Self:
-        """Reads a result.
-
-        Raises:
-            FingerpostError: it is not one; the message names the field.
-        """
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "it"
-            raise FingerpostError(
-                f"its result cannot be read: {where} = {first['input']!r}: {first['msg']}"[:_MAX_WHY]
-            ) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """The plain values; numbers that are not finite are None."""
-        return dict(to_jsonable_python(self.model_dump(), inf_nan_mode="null"))
-
-
-class ComparisonResult(Result):
+class ComparisonResult(Document):
     """A shadow comparison, off-policy estimate or experiment.
 
     Args:
@@ -62,19 +34,19 @@ class ComparisonResult(Result):
     reason: str = ""
 
 
-class DataTests(Result):
+class DataTests(Document):
     """Data tests of a drift report; `passed` is None where there was too little data to judge."""
 
     passed: bool | None
-    failed: list[str] = []
+    failed: list[str] = Field(default_factory=list)
 
 
-class DriftResult(Result):
+class DriftResult(Document):
     """A drift report of a version."""
 
     verdict: Literal["drift", "no drift", "too little data"]
     model_version: str | None = None
-    reasons: list[str] = []
+    reasons: list[str] = Field(default_factory=list)
     data: DataTests = DataTests(passed=None)
 
     def holds(self, gate: str) -> tuple[bool | None, str]:

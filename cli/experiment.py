@@ -1,5 +1,8 @@
 """`fingerpost experiment ...`: champion against challenger on live traffic."""
 
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,12 +10,12 @@ import typer
 
 from fingerpost.cli.servers import settings_with_registry
 from fingerpost.clock import clock_us
+from fingerpost.errors import FingerpostError, NoDataError
+from fingerpost.shown import visible
 
 if TYPE_CHECKING:
-    from fingerpost.abtest.experiment.evaluation import Evaluation
     from fingerpost.abtest.experiment.verdict import Verdict
     from fingerpost.experiment import Experiment
-    from fingerpost.settings import Settings
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -36,18 +39,16 @@ def plan(
     json_output: _Json = False,
 ) -> None:
     """Tells how many pairs of slots an experiment needs, from how much slots differ anyway."""
-    from dataclasses import asdict
-
     import numpy as np
 
-    from fingerpost.abtest.experiment.evaluation import COLUMNS
     from fingerpost.abtest.experiment.power import pilot_differences
     from fingerpost.abtest.experiment.power import plan as plan_pairs
+    from fingerpost.abtest.experiment.store import COLUMNS
     from fingerpost.abtest.experiment.verdict import Rules
-    from fingerpost.errors import FingerpostError
     from fingerpost.lake import read_frame
+    from fingerpost.settings import get_settings
 
-    settings, now_us = _settings(), _now_us()
+    settings, now_us = get_settings(), clock_us()
     effects = effect or [-0.02, -0.05, -0.1, -0.2]
     if bad := [each for each in effects if not -0.99 <= each <= 10 or each == 0]:
         raise FingerpostError(f"--effect {bad[0]} must be between -0.99 and 10, and not 0")
@@ -62,16 +63,14 @@ def plan(
         measured, count = np.random.default_rng(7).normal(0.0, spread, 2000), 0
     found = plan_pairs(measured, effects, Rules.of(settings), settings.experiment_pairs, power, pilot_pairs=count)
     minutes = 2 * settings.experiment_slot_s / 60
-    if json_output:
-        _print_json({**asdict(found), "minutes_per_pair": minutes})
-        return
-    typer.echo(f"log ratios within pairs spread by {found.spread:.4f} (measured on {count} pairs)")
+    lines = [f"log ratios within pairs spread by {found.spread:.4f} (measured on {count} pairs)"]
     for need in found.needs:
         reach = f"{need.pairs} pairs ({need.pairs * minutes:.0f} min)" if need.pairs else "more pairs than looked at"
-        typer.echo(
+        lines.append(
             f"{need.effect:+.1%}: found within {found.planned} pairs with probability {need.found:.2f}; "
             f"with {found.power:.2f} within {reach}"
         )
+    _show({**asdict(found), "minutes_per_pair": minutes}, json_output, "\n".join(lines))
 
 
 def start(
@@ -81,45 +80,33 @@ def start(
     json_output: _Json = False,
 ) -> None:
     """Starts an experiment of challenger against champion, or goes on with the one that runs."""
-    import json
-
     from fingerpost.abtest.experiment.store import start as begin
 
     settings = settings_with_registry()
     begun = begin(settings, slot, washout, pairs)
-    if json_output:
-        _print_json({**json.loads(begun.experiment.to_json()), "new": begun.new})
-        return
-    typer.echo(f"{'started' if begun.new else 'goes on'}: {_described(begun.experiment)}")
+    text = f"{'started' if begun.new else 'goes on'}: {_described(begun.experiment)}"
+    _show({**asdict(begun.experiment), "new": begun.new}, json_output, text)
 
 
 def status(json_output: _Json = False) -> None:
     """Shows the experiment that runs, and its verdict so far."""
-    from fingerpost.abtest.experiment.evaluation import evaluate
-    from fingerpost.abtest.experiment.store import records_of, running, still_in_force
+    from fingerpost.abtest.experiment.store import evaluate, records_of, running, still_in_force
 
     settings = settings_with_registry()
     experiment = running(settings)
     if experiment is None:
         past = records_of(settings)
-        if json_output:
-            _print_json({"running": False, "past": past})
-            return
-        from fingerpost.shown import visible
-
-        typer.echo("no experiment runs")
-        for record in past[-10:]:
-            verdict = (record["verdict"] or {}).get("verdict", "unknown")
-            typer.echo(f"{record['experiment']['id']}: {verdict} ({visible(str(record['why']))})")
+        lines = [
+            f"{record['experiment']['id']}: {(record['verdict'] or {}).get('verdict', 'unknown')} "
+            f"({visible(str(record['why']))})"
+            for record in past[-10:]
+        ]
+        _show({"running": False, "past": past}, json_output, "\n".join(["no experiment runs", *lines]))
         return
     verdict, force = evaluate(settings, experiment).verdict, still_in_force(settings, experiment)
-    if json_output:
-        _print_json({"running": True, "still_in_force": force, **verdict.to_json()})
-        return
-    typer.echo(_described(experiment))
-    if not force:
-        typer.echo("its versions are no longer champion and challenger: stop it")
-    _print(verdict)
+    warning = "" if force else "its versions are no longer champion and challenger: stop it\n"
+    text = "" if json_output else f"{_described(experiment)}\n{warning}{_told(verdict)}"
+    _show({"running": True, "still_in_force": force, **verdict.to_json()}, json_output, text)
 
 
 def stop(
@@ -127,11 +114,8 @@ def stop(
     json_output: _Json = False,
 ) -> None:
     """Ends the experiment that runs, and keeps its record with the verdict so far."""
-    from fingerpost.abtest.experiment.evaluation import evaluate
-    from fingerpost.abtest.experiment.store import running
+    from fingerpost.abtest.experiment.store import evaluate, running
     from fingerpost.abtest.experiment.store import stop as end
-    from fingerpost.errors import FingerpostError
-    from fingerpost.shown import visible
 
     settings = settings_with_registry()
     try:
@@ -147,11 +131,9 @@ def stop(
     except Exception as error:  # what cannot be judged can be stopped all the same
         unknown = f"it cannot be judged: {type(error).__name__}: {error}"
     path = end(settings, verdict, why)
-    if json_output:
-        _print_json({"id": experiment.id, "record": str(path), **(verdict.to_json() if verdict else {"verdict": None})})
-        return
-    said = f"{verdict.verdict} ({verdict.reason})" if verdict else unknown
-    typer.echo(f"{experiment.id} is stopped: {visible(said)}; record: {path}")
+    outcome = f"{verdict.verdict} ({verdict.reason})" if verdict else unknown
+    found = {"id": experiment.id, "record": str(path), **(verdict.to_json() if verdict else {"verdict": None})}
+    _show(found, json_output, f"{experiment.id} is stopped: {visible(outcome)}; record: {path}")
 
 
 def report(
@@ -159,9 +141,8 @@ def report(
     json_output: _Json = False,
 ) -> None:
     """Writes the running experiment's report (Markdown) and pictures."""
-    from fingerpost.abtest.experiment.evaluation import evaluate
-    from fingerpost.abtest.experiment.store import running
-    from fingerpost.errors import FingerpostError
+    from fingerpost.abtest.experiment.store import evaluate, running
+    from fingerpost.abtest.reports import write_experiment_report
 
     settings = settings_with_registry()
     experiment = running(settings)
@@ -169,11 +150,9 @@ def report(
         raise FingerpostError("no experiment runs; records of past ones: `fingerpost experiment status --json`")
     found = evaluate(settings, experiment)
     folder = out or settings.home / "reports" / "experiments" / experiment.id
-    _write_report(found, folder)
-    if json_output:
-        _print_json({"folder": str(folder), **found.verdict.to_json()})
-    else:
-        typer.echo(f"{experiment.id}: {found.verdict.verdict}; report in {folder}")
+    write_experiment_report(found, folder)
+    text = f"{experiment.id}: {found.verdict.verdict}; report in {folder}"
+    _show({"folder": str(folder), **found.verdict.to_json()}, json_output, text)
 
 
 def compare(
@@ -184,15 +163,13 @@ def compare(
     json_output: _Json = False,
 ) -> None:
     """Judges arms that ran side by side (FINGERPOST_ARM_SHARES), paired by blocks of time."""
-    from datetime import UTC, datetime
-
-    from fingerpost.abtest.experiment.evaluation import COLUMNS, settle_us
     from fingerpost.abtest.experiment.pairs import block_pairs
+    from fingerpost.abtest.experiment.store import COLUMNS, settle_us
     from fingerpost.abtest.experiment.verdict import Rules, judge
-    from fingerpost.errors import FingerpostError, NoDataError
     from fingerpost.lake import read_frame
+    from fingerpost.settings import get_settings
 
-    settings, now_us = _settings(), _now_us()
+    settings, now_us = get_settings(), clock_us()
     try:
         begin = datetime.fromisoformat(since)
     except ValueError as error:
@@ -205,45 +182,32 @@ def compare(
             f"no block of {block:g} s since {since} has enough requests of both {control} and {treatment}"
         )
     verdict = judge(pairs, Rules.of(settings), max(len(pairs), settings.experiment_pairs), over=False)
-    if json_output:
-        _print_json({"control": control, "treatment": treatment, **verdict.to_json()})
-    else:
-        _print(verdict, control, treatment)
+    found = {"control": control, "treatment": treatment, **verdict.to_json()}
+    _show(found, json_output, "" if json_output else _told(verdict, control, treatment))
 
 
-def _write_report(found: "Evaluation", folder: Path) -> None:
-    from fingerpost.abtest.experiment.plots import differences, latencies
-    from fingerpost.abtest.reports import verdict_markdown
-    from fingerpost.lake import write_text_atomically
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / "report.md", verdict_markdown(found.verdict))
-    differences(found.pairs, found.verdict.alpha).savefig(folder / "differences.png")
-    latencies(found.pairs).savefig(folder / "latencies.png")
-
-
-def _print(verdict: "Verdict", control: str = "champion", treatment: str = "challenger") -> None:
+def _told(verdict: "Verdict", control: str = "champion", treatment: str = "challenger") -> str:
+    """The verdict with a table of its effects, as text for the terminal."""
     from rich.console import Console
     from rich.table import Table
-
-    from fingerpost.shown import visible
 
     title = f"{verdict.pairs} pairs; interval holds at any look ({1 - verdict.alpha:.0%})"
     table = Table("metric", control, treatment, "change", "interval", title=title)
     for each in verdict.effects.values():
-        sign = "x" if each.unit == "ratio" else "+"
-        table.add_row(
-            each.metric, f"{each.champion:.5g}", f"{each.challenger:.5g}", f"{sign}{each.estimate:.4g}",
-            f"{each.low:.4g} to {each.high:.4g}",
-        )  # fmt: skip
-    Console().print(table)
+        change = f"{'x' if each.unit == 'ratio' else '+'}{each.estimate:.4g}"
+        sides = (f"{value:.5g}" for value in (each.champion, each.challenger))
+        table.add_row(each.metric, *sides, change, f"{each.low:.4g} to {each.high:.4g}")
+    console = Console()
+    with console.capture() as captured:
+        console.print(table)
     left_out = ", ".join(f"{count} {why}" for why, count in verdict.skipped.items())
-    typer.echo(f"{verdict.verdict}: {visible(verdict.reason)}" + (f"; pairs left out: {left_out}" if left_out else ""))
+    return (
+        f"{captured.get()}{verdict.verdict}: {visible(verdict.reason)}"
+        f"{f'; pairs left out: {left_out}' if left_out else ''}"
+    )
 
 
 def _described(experiment: "Experiment") -> str:
-    from datetime import UTC, datetime
-
     begin, end = (datetime.fromtimestamp(each / 1e6, UTC) for each in (experiment.begin_us, experiment.end_us))
     return (
         f"{experiment.id}: version {experiment.challenger} against {experiment.champion}, {experiment.pairs} pairs of "
@@ -251,21 +215,5 @@ def _described(experiment: "Experiment") -> str:
     )
 
 
-def _settings() -> "Settings":
-    from fingerpost.environment import apply_tool_environment
-    from fingerpost.settings import get_settings
-
-    settings = get_settings()
-    apply_tool_environment(settings)
-    return settings
-
-
-def _now_us() -> int:
-
-    return clock_us()
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=1))
+def _show(document: dict[str, Any], json_output: bool, text: str) -> None:
+    typer.echo(json.dumps(document, indent=1) if json_output else text)

@@ -1,10 +1,18 @@
 """`fingerpost promote|rollback|hold|history|decisions`: who is champion, and why."""
 
-from typing import Annotated, Any
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fingerpost.cli.servers import settings_with_registry
+from fingerpost.errors import FingerpostError
+from fingerpost.shown import rich_text, visible
+
+if TYPE_CHECKING:
+    from fingerpost.abtest.promotion.promote import Outcome
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Reason = Annotated[str, typer.Option(help="Why; it goes into the record.")]
@@ -32,7 +40,7 @@ def promote(
     from fingerpost.abtest.promotion.record import whoami
 
     done = promote_version(settings, version, whoami(), reason, skip_gates)
-    _show(done.to_json(), json_output, _decided(done.to_json()))
+    _show(asdict(done), json_output, _decided(done))
     if done.action not in ("promote", "forced"):
         raise typer.Exit(1)
 
@@ -45,7 +53,7 @@ def rollback(reason: _Reason = "", json_output: _Json = False) -> None:
 
     done = roll_back(settings, whoami(), reason or "by hand")
     text = f"version {done.version} is champion again, instead of {done.previous}; record {done.record}"
-    _show(done.to_json(), json_output, text)
+    _show(asdict(done), json_output, text)
 
 
 def hold(
@@ -56,10 +64,6 @@ def hold(
     reason: _Reason = "",
 ) -> None:
     """Keeps everything from being promoted by itself, or lets it go on."""
-    from datetime import UTC, datetime
-
-    from fingerpost.errors import FingerpostError
-
     if state not in ("on", "off"):
         raise FingerpostError(f"hold {state!r} is not one of on, off")
     end = None
@@ -84,10 +88,7 @@ def history(
 ) -> None:
     """The decisions, newest first."""
     settings = settings_with_registry()
-    from dataclasses import asdict
-
     from fingerpost.abtest.promotion.record import history as find
-    from fingerpost.shown import rich_text
     from fingerpost.training.registry import Registry
 
     found = [asdict(each) for each in find(Registry(settings), most)]
@@ -98,13 +99,9 @@ def history(
     from rich.table import Table
 
     table = Table("when", "what", "champion", "version", "who", "why", "done", "record")
+    keys = ("when", "action", "champion", "challenger", "who", "why", "applied", "run_id")
     for each in found:
-        table.add_row(
-            *(
-                rich_text(each[key])
-                for key in ("when", "action", "champion", "challenger", "who", "why", "applied", "run_id")
-            )
-        )
+        table.add_row(*(rich_text(each[key]) for key in keys))
     Console().print(table)
 
 
@@ -127,23 +124,19 @@ def replay(
         raise typer.Exit(1)
 
 
-def _decided(done: dict[str, Any]) -> str:
+def _decided(done: "Outcome") -> str:
     what = {
-        "promote": f"version {done['version']} is champion now, instead of {done['previous']}",
-        "forced": f"version {done['version']} is champion now, instead of {done['previous']}; gates were skipped",
-        "wait": f"version {done['version']} is not promoted yet",
-        "reject": f"version {done['version']} is rejected",
-    }[done["action"]]
-    return f"{what}; record {done['record']}\n{_gates(done['decision'])}"
+        "promote": f"version {done.version} is champion now, instead of {done.previous}",
+        "forced": f"version {done.version} is champion now, instead of {done.previous}; gates were skipped",
+        "wait": f"version {done.version} is not promoted yet",
+        "reject": f"version {done.version} is rejected",
+    }[done.action]
+    return f"{what}; record {done.record}\n{_gates(done.decision or {'gates': []})}"
 
 
 def _gates(decision: dict[str, Any]) -> str:
-    from fingerpost.shown import visible
-
     return "\n".join(f"  {gate['status']:4}  {gate['name']}: {visible(gate['reason'])}" for gate in decision["gates"])
 
 
 def _show(document: Any, json_output: bool, text: str) -> None:
-    import json
-
     typer.echo(json.dumps(document, indent=2, default=str) if json_output else text)

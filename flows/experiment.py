@@ -7,8 +7,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.abtest.experiment.advance import StepResult, advance_experiment
-from fingerpost.abtest.experiment.plots import differences, latencies
-from fingerpost.abtest.reports import verdict_markdown
+from fingerpost.abtest.reports import write_experiment_report
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets
 from fingerpost.settings import get_settings
@@ -34,9 +33,6 @@ def experiment_flow() -> dict[str, Any]:
     if found.verdict.verdict == "guardrail":
         send_alert(settings, "guardrail", f"experiment {found.experiment.id} was stopped: {found.verdict.reason}")
     folder = settings.home / "reports" / "experiments" / found.experiment.id
-    folder.mkdir(parents=True, exist_ok=True)
-    differences(found.pairs, found.verdict.alpha).savefig(folder / "differences.png")
-    latencies(found.pairs).savefig(folder / "latencies.png")
-    text = f"{verdict_markdown(found.verdict)}\nPictures: {markdown_name(str(folder))}\n"
+    text = f"{write_experiment_report(found, folder)}\nPictures: {markdown_name(str(folder))}\n"
     create_markdown_artifact(key="experiment", markdown=text, description="What the experiment has shown so far")
     return {**found.verdict.to_json(), **said}

@@ -1,5 +1,6 @@
 """The promotion flow: watches over the last promotion, then decides on the challenger."""
 
+from dataclasses import asdict
 from typing import Any
 
 from prefect import flow
@@ -29,7 +30,7 @@ def promote_flow() -> dict[str, Any]:
     except StaleEvidenceError as error:
         # Whoever was faster has decided; the next run sees the registry as it is then.
         create_markdown_artifact(key="promotion", markdown=f"Nothing was done: {markdown_text(str(error))}.\n")
-        return {"watch": watched and watched.to_json(), "decision": None, "stale": str(error)}
+        return {"watch": watched and asdict(watched), "decision": None, "stale": str(error)}
     if decided is not None and decided.action == "promote":
         send_alert(settings, "promotion", f"version {decided.version} instead of {decided.previous}: {decided.reason}")
     if decided is not None and decided.action == "reject":
@@ -37,7 +38,7 @@ def promote_flow() -> dict[str, Any]:
     create_markdown_artifact(
         key="promotion", markdown=_markdown(watched, decided), description="Who is promoted, and why"
     )
-    return {"watch": watched and watched.to_json(), "decision": decided and decided.to_json(), "stale": None}
+    return {"watch": watched and asdict(watched), "decision": decided and asdict(decided), "stale": None}
 
 
 def _markdown(watched: WatchOutcome | None, decided: Outcome | None) -> str:

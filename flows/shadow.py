@@ -7,9 +7,8 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.abtest.experiment.advance import compare_in_shadow
-from fingerpost.abtest.experiment.plots import shadow_errors
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy
-from fingerpost.abtest.reports import interval, shadow_markdown
+from fingerpost.abtest.reports import interval, shadow_errors, shadow_markdown
 from fingerpost.abtest.shadow.compare import ShadowReport
 from fingerpost.clock import clock_us
 from fingerpost.flows.steps import run_step, tell_failure, without_secrets

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, NonNegativeInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import to_jsonable_python
 
 from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
@@ -29,7 +30,31 @@ MAX_TAG = 5000
 _SKILL = ".skill"
 
 
-class HeldOutSkill(BaseModel):
+class Document(BaseModel):
+    """A JSON object in the registry: its named fields are checked, others are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    @classmethod
+    def read(cls, document: Any) -> Self:
+        """Reads a document.
+
+        Raises:
+            FingerpostError: it is not one; the message names the field.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "it"
+            raise FingerpostError(f"cannot be read: {where} = {first['input']!r}: {first['msg']}"[:300]) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The plain values; numbers that are not finite are None."""
+        return dict(to_jsonable_python(self.model_dump(), inf_nan_mode="null"))
+
+
+class HeldOutSkill(Document):
     """Skill of a version on held-out windows, as its training run keeps it.
 
     Args:
@@ -38,7 +63,7 @@ class HeldOutSkill(BaseModel):
     """
 
     skill: dict[str, float]
-    rows: NonNegativeInt
+    rows: int = Field(ge=0, strict=False)
 
     @field_validator("skill", mode="before")
     @classmethod
@@ -46,19 +71,10 @@ class HeldOutSkill(BaseModel):
         return {name: value for name, value in skill.items() if not isinstance(value, float) or math.isfinite(value)}
 
     @classmethod
-    def read(cls, metrics: Mapping[str, Any], params: Mapping[str, Any]) -> Self:
-        """Reads the metrics and parameters of a training run.
-
-        Raises:
-            FingerpostError: they do not tell it; the message names the field.
-        """
+    def of(cls, metrics: Mapping[str, Any], params: Mapping[str, Any]) -> Self:
+        """Reads the metrics and parameters of a training run; raises as `read`."""
         skill = {name.removesuffix(_SKILL): value for name, value in metrics.items() if name.endswith(_SKILL)}
-        try:
-            return cls.model_validate({"skill": skill, "rows": params.get("test_rows", 0)})
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise FingerpostError(f"{where} = {first['input']!r}: {first['msg']}"[:300]) from error
+        return cls.read({"skill": skill, "rows": params.get("test_rows", 0)})
 
     @property
     def mean(self) -> float | None:

@@ -42,7 +42,7 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
     reference, current = split_rows(rows, begin, end, settings.drift_window_s)
     registered = registry.load(model_version)
     scored = registry.load_scored(run.info.run_id) or registered
-    skill_then = HeldOutSkill.read(run.data.metrics, run.data.params).mean
+    skill_then = HeldOutSkill.of(run.data.metrics, run.data.params).mean
 
     def predict_log(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
         # The registered model has learned the rows it was scored on: what it says of those tells nothing of its errors.

@@ -1,5 +1,6 @@
 """From report to verdict: has the world changed since the model was trained, and is the data fit to judge by."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -7,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fingerpost.abtest.drift.cells import CellShift, shifted_cells, told
-from fingerpost.abtest.drift.frames import Predict, checked_frames
+from fingerpost.abtest.drift.frames import CELL, LEVEL, RESIDUALS, Predict, checked_frames
 from fingerpost.abtest.drift.report import Column, DataTest, Limits, run_report
 from fingerpost.abtest.results import DRIFT, NO_DRIFT, TOO_LITTLE, DriftResult
 from fingerpost.features.definition import NAIVE, TARGETS, naive_column
@@ -17,6 +17,24 @@ from fingerpost.training.evaluate import log_mae
 
 # Below this share of the reference's hosts, what is measured is not the fleet.
 _MIN_HOSTS = 0.5
+
+
+@dataclass(frozen=True)
+class CellShift:
+    """A cell that changed.
+
+    Args:
+        quantity: `throughput_rps` itself, or `error of TARGET`: of the model.
+        ratio: median now over median then; of an error, that of actual over predicted.
+    """
+
+    host: str
+    category: str
+    quantity: str
+    ratio: float
+
+    def text(self) -> str:
+        return f"{self.host} at {self.category!r}: {self.quantity} is {self.ratio:.2f} times what it was"
 
 
 @dataclass
@@ -126,7 +144,7 @@ def _reasons(found: DriftVerdict, settings: Settings) -> list[str]:
         reasons.append(f"{len(drifted)} of {len(found.columns)} columns drifted: {', '.join(drifted)}")
     changed = {(each.host, each.category) for each in found.cells}
     if len(changed) > settings.drift_cell_share * found.cells_looked_at:
-        reasons.append(f"{len(changed)} of {found.cells_looked_at} cells changed: {told(found.cells)}")
+        reasons.append(f"{len(changed)} of {found.cells_looked_at} cells changed: {shifts_in_words(found.cells)}")
     return reasons
 
 
@@ -157,3 +175,63 @@ def _span(reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, str]:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+_MIN_WINDOWS = 10
+_MAX_CELLS = 5000
+# Of all cells together: chance of calling one changed that is not.
+_MAX_CHANCE = 0.001
+
+
+def shifted_cells(reference: pd.DataFrame, current: pd.DataFrame, ratio: float) -> tuple[list[CellShift], int]:
+    """Cells whose throughput, or the model's error on it, changed by more than a ratio, and not by chance.
+
+    The test is that of Mann and Whitney (1947) at Bonferroni's level; windows of a cell depend on each other, so the
+    ratio is asked for as well. Cells need 10 windows on both sides; of more than 5000 the busiest are looked at.
+
+    Args:
+        reference, current: of `checked_frames`.
+
+    Returns:
+        The changed cells, most changed first, and how many cells were looked at.
+    """
+    from scipy.stats import mannwhitneyu
+
+    before = {str(cell): rows for cell, rows in reference.groupby(CELL)}
+    counts = current.groupby(CELL).size().sort_values(ascending=False)
+    names = [cell for cell, count in counts.items() if count >= _MIN_WINDOWS and str(cell) in before][:_MAX_CELLS]
+    now = {str(cell): rows for cell, rows in current.groupby(CELL)}
+    found: list[CellShift] = []
+    looked = 0
+    for cell in names:
+        then, since = before[str(cell)], now[str(cell)]
+        if len(then) < _MIN_WINDOWS:
+            continue
+        looked += 1
+        host, category = str(then["host"].iloc[0]), str(then["category"].iloc[0])
+        for column in (LEVEL, *RESIDUALS):
+            old, new = (side[column].dropna().to_numpy(np.float64) for side in (then, since))
+            if min(len(old), len(new)) < _MIN_WINDOWS:
+                continue
+            shift = float(np.median(new) - np.median(old))
+            if abs(shift) <= math.log(ratio):
+                continue
+            if mannwhitneyu(old, new).pvalue < _MAX_CHANCE / (len(names) * (1 + len(RESIDUALS))):
+                quantity = "throughput_rps" if column == LEVEL else f"error of {column.removeprefix('residual_')}"
+                found.append(CellShift(host, category, quantity, math.exp(shift)))
+    found.sort(key=lambda each: -abs(math.log(each.ratio)))
+    return found, looked
+
+
+def shifts_in_words(shifts: list[CellShift], most: int = 3) -> str:
+    """The changed categories with their hosts, the most changed first, in words."""
+    grouped: dict[tuple[str, str], list[CellShift]] = {}
+    for each in shifts:
+        grouped.setdefault((each.category, each.quantity), []).append(each)
+    parts = []
+    for (category, quantity), cells in list(grouped.items())[:most]:
+        middle = float(np.median([each.ratio for each in cells]))
+        hosts = ", ".join(sorted({each.host for each in cells})[:8])
+        parts.append(f"{quantity} of {category!r} on {hosts} is {middle:.2f} times what it was")
+    more = len(grouped) - most
+    return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")

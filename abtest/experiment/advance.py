@@ -4,8 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from fingerpost.abtest.experiment.evaluation import Evaluation, evaluate
-from fingerpost.abtest.experiment.store import RECORD_TAG, start, still_in_force, stop
+from fingerpost.abtest.experiment.store import RECORD_TAG, Evaluation, evaluate, start, still_in_force, stop
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy, challenger_off_policy
 from fingerpost.abtest.results import BETTER, NO_DIFFERENCE, ComparisonResult, log_result
 from fingerpost.abtest.shadow.compare import ShadowReport, compare

@@ -1,25 +1,26 @@
-"""The life of an experiment: it runs as long as it lies in the registry, where the engine finds it too."""
+"""The life of an experiment: started, evaluated, stopped. It runs as long as its note is in the registry."""
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
+from fingerpost.abtest.experiment.verdict import Rules, Verdict, judge
+from fingerpost.abtest.results import ComparisonResult
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment
-from fingerpost.lake import service_folder, write_text_atomically
+from fingerpost.lake import read_frame, service_folder, write_text_atomically
 from fingerpost.settings import Settings
 from fingerpost.training.registry import Registry
-
-if TYPE_CHECKING:
-    from fingerpost.abtest.experiment.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 # On the challenger's version, after the experiment: how it ended, in short.
 RECORD_TAG = "fingerpost.experiment.record"
 KIND = "experiments"
+COLUMNS = ("time", "status", "duration_s", "arm", "predicted_cost")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,20 @@ class Started:
 
     experiment: Experiment
     new: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The verdict on an experiment, and the pairs it rests on."""
+
+    experiment: Experiment
+    verdict: Verdict
+    pairs: Pairs
+
+    def result(self) -> ComparisonResult:
+        """The result that is logged, and read by the promotion's gates."""
+        about = {"champion": self.experiment.champion, "challenger": self.experiment.challenger}
+        return ComparisonResult.read({**self.verdict.to_json(), **about, "samples": self.verdict.pairs})
 
 
 def running(settings: Settings) -> Experiment | None:
@@ -92,7 +107,30 @@ def still_in_force(settings: Settings, experiment: Experiment) -> bool:
     return all(registry.version_of(arm) == experiment.version_of(arm) for arm in (CONTROL, TREATMENT))
 
 
-def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | None = None) -> Path | None:
+def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = None) -> Evaluation:
+    """Reads the request records of the experiment's time and judges them.
+
+    A slot is over when its records can be in the lake: two batches of the agents and one ingest after its end.
+
+    Args:
+        now_us: the present, microseconds since 1970; None: the clock's.
+    """
+    now = clock_us() if now_us is None else now_us
+    until = min(now, experiment.end_us + settle_us(settings))
+    # Requests that end after the last slot began in it.
+    records = read_frame(settings.lake, "requests", experiment.service, experiment.begin_us, until + US, COLUMNS)
+    pairs = switchback_pairs(records, experiment, until - settle_us(settings))
+    over = now >= experiment.end_us + settle_us(settings)
+    verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)
+    return Evaluation(experiment, replace(verdict, experiment=asdict(experiment)), pairs)
+
+
+def settle_us(settings: Settings) -> int:
+    """How long records take to the lake at most, as a rule, microseconds."""
+    return round((2 * settings.agent_batch_s + settings.ingest_every_s) * US)
+
+
+def stop(settings: Settings, verdict: Verdict | None, why: str, now_us: int | None = None) -> Path | None:
     """Ends the experiment: its record is kept in the lake and, in short, on the challenger's version; then it goes.
 
     In this order, so that killed in between, the next call does the same again.
@@ -113,21 +151,15 @@ def stop(settings: Settings, verdict: "Verdict | None", why: str, now_us: int | 
         return None
     if experiment is None:
         return None
-    now = clock_us() if now_us is None else now_us
-    record = {
-        "experiment": asdict(experiment),
-        "stopped_us": now,
-        "why": why,
-        "verdict": verdict.to_json() if verdict else None,
-    }
+    stopped_us = clock_us() if now_us is None else now_us
+    found = verdict.to_json() if verdict else None
+    record = {"experiment": asdict(experiment), "stopped_us": stopped_us, "why": why, "verdict": found}
     path = service_folder(settings.lake, KIND, experiment.service) / f"{experiment.id}.json"
     write_text_atomically(path, json.dumps(record, indent=1))
-    short = {
-        "id": experiment.id,
-        "why": why[:200],
-        **({name: getattr(verdict, name) for name in ("verdict", "rule", "reason", "pairs")} if verdict else {}),
-    }
-    registry.tag_version(experiment.challenger, RECORD_TAG, json.dumps(short))
+    about = {name: found[name] for name in ("verdict", "rule", "reason", "pairs")} if found else {}
+    registry.tag_version(
+        experiment.challenger, RECORD_TAG, json.dumps({"id": experiment.id, "why": why[:200], **about})
+    )
     registry.set_note(EXPERIMENT_TAG, None)
     return path
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -119,37 +120,31 @@ def judge(pairs: Pairs, rules: Rules, planned: int, over: bool) -> Verdict:
         over: whether no more are to come.
     """
     sequences = metric_sequences(pairs, rules)
-    effects = _effects(pairs, sequences)
     found = [each for each in (*_guardrails(pairs, sequences, rules), *_latency(sequences, rules)) if each]
 
-    def said(verdict: Outcome, rule: str, reason: str, decided_at: int | None) -> Verdict:
-        return Verdict(
-            verdict,
-            rule,
-            reason,
-            decided_at,
-            pairs=len(pairs),
-            planned=planned,
-            elapsed=len(pairs) + sum(pairs.skipped.values()),
-            over=over,
-            alpha=rules.alpha,
-            skipped=pairs.skipped,
-            records=pairs.records,
-            misrouted=pairs.misrouted,
-            effects=effects,
-        )
-
+    conclude = partial(
+        Verdict,
+        pairs=len(pairs),
+        planned=planned,
+        elapsed=len(pairs) + sum(pairs.skipped.values()),
+        over=over,
+        alpha=rules.alpha,
+        skipped=pairs.skipped,
+        records=pairs.records,
+        misrouted=pairs.misrouted,
+        effects=_effects(pairs, sequences),
+    )
     if found:
         decided_at, verdict, rule, reason = min(found, key=lambda each: each[0])
-        return said(verdict, rule, reason, decided_at)
+        return conclude(verdict, rule, reason, decided_at)
     unarmed = _without_arms(pairs)
     if not over:
-        return said("undecided", "", f"{len(pairs)} of {planned} pairs seen; nothing is decided yet{unarmed}", None)
+        return conclude("undecided", "", f"{len(pairs)} of {planned} pairs seen; nothing is decided yet{unarmed}", None)
     if len(sequences[PRIMARY][1]) < rules.min_pairs:
         few = f"only {len(pairs)} pairs can be used of at least {rules.min_pairs}{unarmed}"
-        return said("undecided", "too few pairs", few, None)
+        return conclude("undecided", "too few pairs", few, None)
     within = f"after all pairs mean latency may differ by a factor of {_factors(sequences[PRIMARY][0])}"
-    return said("no difference", "all pairs seen", within, len(pairs))
+    return conclude("no difference", "all pairs seen", within, len(pairs))
 
 
 def _without_arms(pairs: Pairs) -> str:

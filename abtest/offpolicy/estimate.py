@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic_core import to_jsonable_python
 
-from fingerpost.abtest.experiment.blocks import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
+from fingerpost.abtest.experiment.confidence import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
 from fingerpost.arrays import Floats, Ints
 
 MIN_EFFECTIVE = 100.0

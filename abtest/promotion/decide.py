@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fingerpost.abtest.promotion.policy import ComparisonGate, OfflineGate, Policy, StateGate
 from fingerpost.abtest.results import BETTER, GUARDRAIL, NO_DIFFERENCE, WORSE, ComparisonResult, DriftResult, read_time
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import ALIASES
-from fingerpost.training.runs import HeldOutSkill
+from fingerpost.training.runs import Document, HeldOutSkill
 
 Outcome = Literal["promote", "wait", "reject"]
 Status = Literal["pass", "fail", "wait", "off"]
+Found = TypeVar("Found", bound=Document)
 COMPARISONS = ("shadow", "offpolicy", "experiment")
 
 
@@ -71,9 +72,9 @@ def _offline(gate: OfflineGate, found: Any) -> Gate:
         return Gate("offline", "off", "not asked for")
     metrics, params = (_object(found, name) for name in ("metrics", "params"))
     try:
-        read = HeldOutSkill.read(metrics, params)
+        read = HeldOutSkill.of(metrics, params)
     except FingerpostError as error:
-        return _absent("offline", gate.use, f"its skill cannot be read: {error}")
+        return _absent("offline", gate.use, f"its skill {error}")
     if read.mean is None:
         return _absent("offline", gate.use, "no skill is known of it")
     if read.rows < gate.min_rows:
@@ -90,7 +91,7 @@ def _comparison(name: str, gate: ComparisonGate, evidence: Mapping[str, Any]) ->
     if gate.use == "off":
         return Gate(name, "off", "not asked for")
     try:
-        result = ComparisonResult.read(_result(name, gate.max_age_h, evidence))
+        result = _result(ComparisonResult, name, gate.max_age_h, evidence)
     except FingerpostError as error:
         return _absent(name, gate.use, str(error))
     for role in ALIASES:
@@ -114,7 +115,7 @@ def _state(name: str, gate: StateGate, evidence: Mapping[str, Any]) -> Gate:
     if gate.use == "off":
         return Gate(name, "off", "not asked for")
     try:
-        result = DriftResult.read(_result("drift", gate.max_age_h, evidence))
+        result = _result(DriftResult, "drift", gate.max_age_h, evidence)
     except FingerpostError as error:
         return _absent(name, gate.use, str(error))
     if result.model_version is not None and result.model_version != str(evidence.get("challenger")):
@@ -139,7 +140,7 @@ def _hold(policy: Policy, evidence: Mapping[str, Any]) -> Gate:
     return Gate("hold", "wait", frozen) if frozen else Gate("hold", "pass", "no hold")
 
 
-def _result(name: str, max_age_h: float, evidence: Mapping[str, Any]) -> Any:
+def _result(kind: type[Found], name: str, max_age_h: float, evidence: Mapping[str, Any]) -> Found:
     """The result of a kind; raises FingerpostError with the reason where there is none that counts."""
     found = evidence.get(name)
     if not isinstance(found, Mapping) or found.get("result") is None:
@@ -149,7 +150,10 @@ def _result(name: str, max_age_h: float, evidence: Mapping[str, Any]) -> Any:
         raise FingerpostError("its result has no time")
     if moment - at > timedelta(hours=max_age_h):
         raise FingerpostError(f"its result is older than {max_age_h:g} h")
-    return found["result"]
+    try:
+        return kind.read(found["result"])
+    except FingerpostError as error:
+        raise FingerpostError(f"its result {error}") from error
 
 
 def _object(found: Any, name: str) -> Mapping[str, Any]:

@@ -31,9 +31,6 @@ class Outcome:
     applied: bool
     decision: dict[str, Any] | None
 
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
-
 
 def consider_challenger(settings: Settings, who: str) -> Outcome | None:
     """Decides on the version that is challenger now, and does what was decided; None: there is no challenger."""

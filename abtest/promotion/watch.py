@@ -76,9 +76,6 @@ class WatchReading:
             found.append(f"p99 is {self.p99.change:.2f} times what it was")
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def read_guardrails(
     before: pd.DataFrame, after: pd.DataFrame, slot_s: float, ratio: float, rise: float
@@ -169,9 +166,6 @@ class WatchOutcome:
     record: str
     reading: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
-
 
 def check_promotion(settings: Settings, who: str, now: datetime | None = None) -> WatchOutcome | None:
     """Looks once at the promotion that is watched; rolls it back if a guardrail is broken. None: none is watched."""
@@ -194,7 +188,7 @@ def check_promotion(settings: Settings, who: str, now: datetime | None = None) -
         settings.watch_p99_ratio,
         settings.watch_error_rise,
     )
-    found = {"watch": watch, "reading": reading.to_json()}
+    found = {"watch": watch, "reading": asdict(reading)}
     if reading.broken:
         why = f"watch over version {version}: {'; '.join(reading.broken)}"
         try:
@@ -203,15 +197,15 @@ def check_promotion(settings: Settings, who: str, now: datetime | None = None) -
             _end(registry, watch)
             return None
         logger.warning("rolled back", extra={"model_version": version, "reason": why})
-        return WatchOutcome("rolled back", version, previous, why, done.record, reading.to_json())
+        return WatchOutcome("rolled back", version, previous, why, done.record, asdict(reading))
     if moment < until:
-        return WatchOutcome("watching", version, previous, f"until {until.isoformat()}", "", reading.to_json())
+        return WatchOutcome("watching", version, previous, f"until {until.isoformat()}", "", asdict(reading))
     why = "no guardrail was broken" if reading.enough else "too few requests came to tell anything bad of it"
     told = {"model_name": registry.name, "champion": previous, "challenger": version, **found}
     record = write_record(registry, "kept", told, None, None, who, why)
     _end(registry, watch)
     note_applied(registry, record, "yes")
-    return WatchOutcome("kept", version, previous, why, record, reading.to_json())
+    return WatchOutcome("kept", version, previous, why, record, asdict(reading))
 
 
 def _end(registry: Registry, watch: dict[str, Any]) -> None:

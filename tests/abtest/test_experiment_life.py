@@ -11,8 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from fingerpost.abtest.experiment import store as experiments
-from fingerpost.abtest.experiment.evaluation import evaluate, settle_us
-from fingerpost.abtest.experiment.store import RECORD_TAG, records_of, running, start, still_in_force, stop
+from fingerpost.abtest.experiment.store import (
+    RECORD_TAG,
+    evaluate,
+    records_of,
+    running,
+    settle_us,
+    start,
+    still_in_force,
+    stop,
+)
 from fingerpost.cli import app
 from fingerpost.clock import US
 from fingerpost.errors import FingerpostError

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from fingerpost.abtest.experiment.pairs import block_pairs, paired_differences, switchback_pairs
-from fingerpost.abtest.experiment.plots import differences, latencies
 from fingerpost.abtest.experiment.power import pilot_differences, plan
 from fingerpost.abtest.experiment.verdict import Rules, judge
-from fingerpost.abtest.reports import verdict_markdown
+from fingerpost.abtest.reports import differences, latencies, verdict_markdown
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
 from tests.support.experiment_records import BEGIN, made_experiment, made_records

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fingerpost.abtest.experiment.blocks import clustered_mean, time_blocks
+from fingerpost.abtest.experiment.confidence import clustered_mean, time_blocks
 from fingerpost.abtest.offpolicy.estimate import capped_cost, evaluate_policy
 from fingerpost.abtest.offpolicy.target_policy import replayed_choices
 from fingerpost.clock import US

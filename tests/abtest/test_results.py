@@ -6,9 +6,9 @@ import math
 import pytest
 
 from fingerpost.abtest.drift.verdict import DriftVerdict
-from fingerpost.abtest.experiment.blocks import Estimate
-from fingerpost.abtest.experiment.evaluation import Evaluation
+from fingerpost.abtest.experiment.confidence import Estimate
 from fingerpost.abtest.experiment.pairs import switchback_pairs
+from fingerpost.abtest.experiment.store import Evaluation
 from fingerpost.abtest.experiment.verdict import Rules, judge
 from fingerpost.abtest.offpolicy.estimate import OffPolicy
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy
@@ -68,7 +68,7 @@ def test_what_drift_writes_its_gates_read():
 def test_what_a_training_writes_its_gate_reads():
     written = HeldOutSkill(skill={"throughput_rps": 0.2, "latency_p50_s": math.nan}, rows=500)
     assert written.mean == pytest.approx(0.2)
-    assert HeldOutSkill.read(written.metrics(), {"test_rows": "500"}) == written
+    assert HeldOutSkill.of(written.metrics(), {"test_rows": "500"}) == written
 
 
 def test_a_damaged_result_is_refused_by_name_and_logged_anew(made):

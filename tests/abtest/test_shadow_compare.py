@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fingerpost.abtest.experiment.plots import shadow_errors
 from fingerpost.abtest.offpolicy.records import challenger_off_policy
-from fingerpost.abtest.reports import shadow_markdown
+from fingerpost.abtest.reports import shadow_errors, shadow_markdown
 from fingerpost.abtest.shadow.compare import compare, regret_table
 from fingerpost.abtest.shadow.join import join_outcomes, load_shadow
 from fingerpost.clock import US

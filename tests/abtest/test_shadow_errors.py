@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fingerpost.abtest.shadow.errors import TAIL, prediction_errors, tail_loss
+from fingerpost.abtest.shadow.compare import TAIL, prediction_errors, tail_loss
 from fingerpost.features.definition import TARGETS
 from fingerpost.telemetry.windows import LATENCY_SHARES
 

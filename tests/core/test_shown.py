@@ -136,9 +136,8 @@ def test_metrics_hold_names_as_they_are():
 
 
 def test_what_flows_leave_holds_names_as_text():
-    from fingerpost.abtest.drift.cells import CellShift, told
     from fingerpost.abtest.drift.report import DataTest
-    from fingerpost.abtest.drift.verdict import DriftVerdict
+    from fingerpost.abtest.drift.verdict import CellShift, DriftVerdict, told
     from fingerpost.features.build import FeaturesReport
     from fingerpost.flows import drift, features
 
