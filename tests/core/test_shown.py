@@ -137,7 +137,7 @@ def test_metrics_hold_names_as_they_are():
 
 def test_what_flows_leave_holds_names_as_text():
     from fingerpost.abtest.drift.report import DataTest
-    from fingerpost.abtest.drift.verdict import CellShift, DriftVerdict, told
+    from fingerpost.abtest.drift.verdict import CellShift, DriftVerdict, shifts_in_words
     from fingerpost.features.build import FeaturesReport
     from fingerpost.flows import drift, features
 
@@ -147,7 +147,7 @@ def test_what_flows_leave_holds_names_as_text():
     assert kinds.count("list_item_open") == len(HOSTILE)
 
     shifts = [CellShift("h1", name, "throughput_rps", 0.3) for name in HOSTILE]
-    reasons = [told(shifts, most=len(HOSTILE)), *(each.text() for each in shifts)]
+    reasons = [shifts_in_words(shifts, most=len(HOSTILE)), *(each.text() for each in shifts)]
     verdict = DriftVerdict("m", "1", "drift", reasons, {}, {}, tests=[DataTest("t", False, HOSTILE[2])])
     found, code = markdown_of(drift._markdown({"champion": verdict}))
     assert not code
