@@ -32,6 +32,7 @@ LONG = (
     "test_demo.py",
     "test_killed.py",
     "test_engine_faults.py",
+    "test_examples.py",
     "test_bench.py",
     "test_drift.py",
     "test_engine_service.py",

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Starts a service, nginx before it and an agent that reads nginx's log; prints what requests cost, and stops all.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+port=${PORT:-8080} service=${SERVICE_PORT:-9001} metrics=${METRICS_PORT:-9466}
+folder=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$folder"' EXIT
+export PATH="$here/../../.venv/bin:$PATH:/usr/sbin" FINGERPOST_HOME="$folder/home" FINGERPOST_LOG_LEVEL=ERROR
+
+python "$here/../service.py" "$service" /report &
+host=$!
+sed -e "s|/var/log/nginx/|$folder/|; s|127.0.0.1:8080|127.0.0.1:$port|; s|127.0.0.1:9001|127.0.0.1:$service|" \
+    "$here/nginx.conf" > "$folder/nginx.conf"
+# Started by root its workers would be another user, who may not enter the folder.
+[ "$(id -u)" = 0 ] && user="user root;" || user=""
+nginx -p "$folder" -c nginx.conf -e error.log -g "daemon off; $user" &
+fingerpost agent --service shop --host edge-1 --access-log "$folder/access.log" --log-format combined \
+    --pid "$host" --slots 8 --http-port "$metrics" &
+until curl -fs "http://127.0.0.1:$metrics/healthz" > "$folder/health" && curl -fs -o "$folder/out" "http://127.0.0.1:$port/"; do
+    sleep 0.2
+done
+
+for user in $(seq 60); do
+    curl -fs -o "$folder/out" "http://127.0.0.1:$port/users/$user"
+    curl -fs -o "$folder/out" "http://127.0.0.1:$port/report"
+done
+until curl -fs "http://127.0.0.1:$metrics/metrics" > "$folder/metrics" \
+    && [ "$(grep -c 'category_cpu_s{.*GET /\(report\|users\)' "$folder/metrics")" -ge 2 ]; do sleep 0.2; done
+grep 'category_cpu_s{.*GET /\(report\|users\)' "$folder/metrics"
