@@ -8,9 +8,8 @@ import pandas as pd
 
 from fingerpost.features.definition import CATEGORICAL_FEATURES, NAIVE, NUMERIC_FEATURES, TARGETS, naive_column
 from fingerpost.serving.predictor import predict_cells
-from fingerpost.training.blend import NEW, OWN, Blend
-from fingerpost.training.bundle import ModelBundle
-from fingerpost.training.encoder import Encoder
+from fingerpost.training.bundle import Blend, Encoder, ModelBundle
+from fingerpost.training.manifest import NEW, OWN
 
 _TREES = 200
 _LEAVES = 31

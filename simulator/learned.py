@@ -14,8 +14,8 @@ from fingerpost.simulator.simulation import Chunk, Table
 from fingerpost.simulator.telemetry import Telemetry, joined
 from fingerpost.telemetry.history import History
 from fingerpost.telemetry.windows import Arrays, select_window
+from fingerpost.training.evaluate import time_split
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
-from fingerpost.training.splits import time_split
 
 if TYPE_CHECKING:
     from fingerpost.training.bundle import ModelBundle

@@ -1,4 +1,5 @@
-"""Splits by time, LightGBM models, tuning by Optuna, evaluation against naive forecasts, the MLflow registry.
+"""Tunes, fits, calibrates and scores models, and registers them in MLflow.
 
-May import `features`, `routing`, `fleet` and `fingerpost`.
+`train` is the whole step; `backtest` scores on telemetry and registers nothing. May import `features`, `routing` and
+the core; LightGBM, Optuna and MLflow are imported where they are used.
 """

@@ -10,10 +10,9 @@ import pandas as pd
 from fingerpost.settings import Settings
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.calibration import PROMISED, share_under, shift_to
-from fingerpost.training.evaluate import TargetScore, score
+from fingerpost.training.evaluate import TargetScore, score, time_split
 from fingerpost.training.fit import fit_bundle, refit_bundle
 from fingerpost.training.ranking import Ranking, Replay, rank_quality, rank_table, replay_choices
-from fingerpost.training.splits import time_split
 from fingerpost.training.tune import Tuning, TuningBudget, tune
 from fingerpost.workers import THREADS, Workers, workers_of
 

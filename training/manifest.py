@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from fingerpost.errors import FingerpostError
 from fingerpost.features.definition import CATEGORICAL_FEATURES, TARGETS, schema_hash
-from fingerpost.training.blend import NEW, OWN
 
 FORMAT = 3
 ABOUT = "bundle.json"
+# Forecasts that are blended for a cell with a history, and for one without.
+OWN = ("last", "previous", "short", "long", "level", "median", "mixed", "shrunk", "host_off", "category_off")
+NEW = ("shrunk", "type", "peers", "host_off", "category_off")
 MAX_ABOUT_BYTES = 8 * 2**20
 _MAX_FILE_BYTES = 64 * 2**20
 _MAX_BOOSTERS = 32
@@ -45,7 +47,7 @@ class FileEntry(_Strict):
 
 
 class BlendEntry(_Strict):
-    """The weights of a blend; see `fingerpost.training.blend.Blend`."""
+    """The weights of a blend; see `fingerpost.training.bundle.Blend`."""
 
     own: Annotated[list[FiniteFloat], Field(min_length=len(OWN), max_length=len(OWN))]
     new: Annotated[list[FiniteFloat], Field(min_length=len(NEW), max_length=len(NEW))]

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from fingerpost import __version__
 from fingerpost.arrays import Floats
 from fingerpost.features.definition import TARGETS, naive_column, schema_hash
-from fingerpost.training.blend import Blend
-from fingerpost.training.encoder import Encoder
-from fingerpost.training.evaluate import log_mae
+from fingerpost.training.bundle import Blend, Encoder
+from fingerpost.training.evaluate import log_mae, purged_folds
 from fingerpost.training.fit import DEFAULT_PARAMS, WEIGHT_COLUMNS, fit_booster, training_matrix, training_set
-from fingerpost.training.splits import purged_folds
 from fingerpost.workers import THREADS, Workers
 
 if TYPE_CHECKING:

@@ -131,7 +131,7 @@ def test_served_predictions_are_those_of_the_features_step(lake, agents):
 def test_the_encoded_matrix_is_the_same_by_either_way(lake):
     import pyarrow.parquet as pq
 
-    from fingerpost.training.encoder import Encoder
+    from fingerpost.training.bundle import Encoder
 
     latest = pq.read_table(fingerprints_path(lake, "shop")).to_pandas()
     encoder = Encoder.fit(latest.iloc[: len(latest) // 2])

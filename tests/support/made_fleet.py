@@ -170,9 +170,7 @@ def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor
     from fingerpost.features.fleet_features import cell_features, request_types
     from fingerpost.serving.fleet_state import build_fleet
     from fingerpost.serving.histories import gather
-    from fingerpost.training.blend import Blend
-    from fingerpost.training.bundle import ModelBundle
-    from fingerpost.training.encoder import Encoder
+    from fingerpost.training.bundle import Blend, Encoder, ModelBundle
     from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster
 
     vocabulary: dict[str, list[str]] = {name: [] for name in ATTRIBUTES}

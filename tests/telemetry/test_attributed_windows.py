@@ -18,8 +18,8 @@ from fingerpost.features.ingest import ingest
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.lake import parquet_files
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
+from fingerpost.training.evaluate import time_split
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
-from fingerpost.training.splits import time_split
 from tests.agent.test_own_history import records_of, replayed
 from tests.conftest import record
 

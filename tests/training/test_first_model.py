@@ -10,10 +10,10 @@ from fingerpost.features.definition import TARGETS
 from fingerpost.features.ingest import ingest
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.settings import Settings
+from fingerpost.training.evaluate import time_split
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
 from fingerpost.training.ranking import Replay, choices_in_words, rank_table, replay_choices
 from fingerpost.training.registry import Registry
-from fingerpost.training.splits import time_split
 from fingerpost.training.train import MIN_CHOICES, objection_to_serving, train
 from tests.support.demo_telemetry import write_demo_inbox
 

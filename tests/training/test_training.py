@@ -14,17 +14,14 @@ from fingerpost.experiment import CHAMPION
 from fingerpost.features.build import load_training_rows
 from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.settings import Settings
-from fingerpost.training.blend import Blend
-from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.bundle import Blend, ModelBundle
 from fingerpost.training.calibration import share_under, shift_to
 from fingerpost.training.candidate import make_candidate
-from fingerpost.training.evaluate import error_table, log_mae, score
-from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster, training_set
+from fingerpost.training.evaluate import error_table, log_mae, purged_folds, score, time_split
+from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster, quantile_objective, training_set
 from fingerpost.training.manifest import SchemaMismatchError
-from fingerpost.training.objective import quantile_objective
 from fingerpost.training.registration import champion_params, register
 from fingerpost.training.registry import Registry
-from fingerpost.training.splits import purged_folds, time_split
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 SETTINGS = Settings(window_s=5, halflife_s=30, tuning_trials=3, tuning_timeout_s=30)

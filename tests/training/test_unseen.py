@@ -5,7 +5,7 @@ import pytest
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import build_features
 from fingerpost.features.prepare import FeatureSettings
-from fingerpost.training.leave_hosts_out import leave_hosts_out_score
+from fingerpost.training.backtest import leave_hosts_out_score
 from tests.support.demo_telemetry import write_demo_lake
 
 SETTINGS = FeatureSettings(10, 60, 40, 30)

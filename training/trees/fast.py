@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats
-from fingerpost.training.trees.layout import IN_SET, LEFT_IF, LEFT_UNLESS, MAX_LEAVES, slot_of
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -29,6 +28,13 @@ _MISSING_NONE, _MISSING_ZERO = 0, 1
 _ZERO = float(np.float32(1e-35))
 # Objectives whose predictions are the sum of the leaves; a function of one's own is not named at all.
 _PLAIN_OBJECTIVES = ("regression", "regression_l1", "huber", "fair", "quantile", "mape", "custom")
+# How a split asks: `x <= t`, where NaN goes right; `not x > t`, where NaN goes left; is the category in a set?
+LEFT_IF, LEFT_UNLESS, IN_SET = 0, 1, 2
+MAX_LEAVES = 64
+# Multiplied by it, each power of two has other topmost six bits (Leiserson et al., 1998): numbers the single bits.
+DE_BRUIJN = 0x03F79D71B4CB0A89
+TOP_SIX = 58
+_WORD = 2**64 - 1
 
 
 class UnsupportedTreesError(ValueError):
@@ -251,3 +257,8 @@ def _question(threshold: float, decision: int) -> tuple[float, int]:
     if abs(threshold) <= _ZERO:
         threshold = _ZERO if threshold >= 0 else float(np.nextafter(-_ZERO, -np.inf))
     return threshold, LEFT_UNLESS if nan_left else LEFT_IF
+
+
+def slot_of(leaf: int) -> int:
+    """Where the kernel looks up the value of a leaf."""
+    return ((1 << leaf) * DE_BRUIJN & _WORD) >> TOP_SIX

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from fingerpost.training.trees.layout import DE_BRUIJN, LEFT_IF, LEFT_UNLESS, TOP_SIX
+from fingerpost.training.trees.fast import DE_BRUIJN, LEFT_IF, LEFT_UNLESS, TOP_SIX
 
 # Rows whose used features fit into a core's second-level cache.
 _ROWS = 256
