@@ -63,6 +63,7 @@ check: lint
 roles: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest tests/roles --roles -q -s $(ARGS)
 
+# The documentation as a site, with every link checked.
 docs: $(VENV)/.installed-dev
 	@$(BIN)/properdocs build -f docs/site.yml --strict
 
@@ -76,4 +77,4 @@ constraints: | $(VENV)/bin/python
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra platform --extra postgres --extra demo --extra dask --group dev --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml build-tools.in -o constraints.txt
 
 clean:
-	rm -rf $(VENV) .fingerpost build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .fingerpost build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
