@@ -11,6 +11,9 @@ DOCUMENTS = [
     *sorted((ROOT / "data").glob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
 ]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOMS = "abtest|agent|cli|examples|features|fingerpost|flows|middleware|routing|serving|simulator|tests|training"
+FILE = re.compile(rf"`((?:{ROOMS})/[\w/]+\.\w+)`")
 LINK = re.compile(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)")
 
 
@@ -29,8 +32,8 @@ def test_links_lead_somewhere(document):
         assert not anchor or anchor in anchors(target.read_text()), f"{document.name} links to {path}#{anchor}"
 
 
-def test_paths_that_the_documents_of_contributors_name_exist():
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_files_that_a_page_names_exist(page):
     """A file that was renamed is found here, not by the next newcomer."""
-    for name in ("CONTRIBUTING.md", "docs/glossary.md", "docs/architecture.md", "docs/models.md", "docs/engine.md"):
-        for path in re.findall(r"`([a-z_]+/[\w/]+\.(?:py|c|toml|md|json))`", (ROOT / name).read_text()):
-            assert (ROOT / path).exists(), f"{name} names {path}"
+    absent = [path for path in FILE.findall(page.read_text()) if not (ROOT / path).exists()]
+    assert absent == []
