@@ -56,14 +56,7 @@ class IngestReport:
     refused_files: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "files": self.files,
-            "request_records": self.request_records,
-            "host_samples": self.host_samples,
-            "fingerprint_cells": self.fingerprint_cells,
-            "refused": dict(self.refused),
-            "refused_files": dict(self.refused_files),
-        }
+        return {**vars(self), "refused": dict(self.refused), "refused_files": dict(self.refused_files)}
 
 
 def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_s: float | None = None) -> IngestReport:
@@ -89,23 +82,15 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
     with locked(lake / ".locks" / f"service={service}.ingest.lock", _ONE_AT_A_TIME_S):
         # All else is listed before samples are read, so that the samples sent before them are surely in.
         waiting = {kind: _waiting(lake, kind, service) for kind in ("requests", "fingerprints")}
-        for batch in _taken(_waiting(lake, "samples", service)):
-            _ingest_batch(lake, "samples", service, batch, bounds, None, report)
+        for batch, name in _taken(_waiting(lake, "samples", service)):
+            _ingest_batch(lake, "samples", service, batch, name, bounds, None, report)
         hosts = known_hosts(lake, service)
         for kind, batches in waiting.items():
-            for batch in _taken(batches):
-                _ingest_batch(lake, kind, service, batch, bounds, hosts, report)
+            for batch, name in _taken(batches):
+                _ingest_batch(lake, kind, service, batch, name, bounds, hosts, report)
         for kind in _KINDS:
             remove_left_over(service_folder(lake / INBOX, kind, service))
     return report
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A batch that no agent can reach any more: its file, and the name it had."""
-
-    path: Path
-    name: str
 
 
 def _waiting(lake: Path, kind: str, service: str) -> list[Path]:
@@ -114,24 +99,26 @@ def _waiting(lake: Path, kind: str, service: str) -> list[Path]:
     return [*sorted(folder.rglob(f".*{_TAKEN}")), *parquet_files(folder)]
 
 
-def _taken(waiting: list[Path]) -> Iterator[_Batch]:
+def _taken(waiting: list[Path]) -> Iterator[tuple[Path, str]]:
+    """The batches as files that no agent can reach any more, each with the name that it had."""
     for path in waiting:
         if path.name.endswith(_TAKEN):
-            yield _Batch(path, path.name[1 : -len(_TAKEN)])
+            yield path, path.name[1 : -len(_TAKEN)]
             continue
         taken = path.with_name(f".{path.name}{_TAKEN}")
         try:
             path.rename(taken)
         except FileNotFoundError:  # removed by a person
             continue
-        yield _Batch(taken, path.name)
+        yield taken, path.name
 
 
 def _ingest_batch(
     lake: Path,
     kind: str,
     service: str,
-    batch: _Batch,
+    batch: Path,
+    name: str,
     bounds: tuple[int, int],
     hosts: frozenset[str] | None,
     report: IngestReport,
@@ -139,9 +126,9 @@ def _ingest_batch(
     columns = _KINDS[kind]
     report.files += 1
     try:
-        table = _read(batch.path, columns)
+        table = _read(batch, columns)
     except (pa.ArrowException, OSError, ValueError) as error:
-        _refuse_file(lake, kind, service, batch, error, report)
+        report.refused_files[_refuse_file(lake, kind, service, batch, name, error)] += 1
         return
     allowed = {"service": ("mismatch", frozenset({service})), **({} if hosts is None else {"host": ("unknown", hosts)})}
     reasons = refusals(table, columns, *bounds, allowed)
@@ -151,12 +138,12 @@ def _ingest_batch(
     if named:
         report.refused.update(named)
         bad = bad.append_column("reason", pa.array(named, pa.string()))
-        target = partition(lake / QUARANTINE, kind, service, date_of(bounds[1])) / batch.name
+        target = partition(lake / QUARANTINE, kind, service, date_of(bounds[1])) / name
         write_table(target, bad)
     for date, rows in by_date(good):
-        if was_merged(partition(lake, kind, service, date), batch.name):
+        if was_merged(partition(lake, kind, service, date), name):
             continue
-        write_table(partition(lake, kind, service, date) / batch.name, rows)
+        write_table(partition(lake, kind, service, date) / name, rows)
     if kind == "samples":
         report.host_samples += good.num_rows
         remember_hosts(lake, service, good.column("host").unique().to_pylist())
@@ -164,7 +151,7 @@ def _ingest_batch(
         report.request_records += good.num_rows
     else:
         report.fingerprint_cells += good.num_rows
-    batch.path.unlink()
+    batch.unlink()
 
 
 def _read(batch: Path, columns: tuple[Column, ...]) -> pa.Table:
@@ -190,18 +177,16 @@ def _read(batch: Path, columns: tuple[Column, ...]) -> pa.Table:
     return pa.table(arrays, schema=pa.schema([target.with_nullable(True) for target in schema]))
 
 
-def _refuse_file(lake: Path, kind: str, service: str, batch: _Batch, error: Exception, report: IngestReport) -> None:
-    reason = (
-        "file:columns"
-        if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException)
-        else "file:unreadable"
-    )
-    report.refused_files[reason] += 1
+def _refuse_file(lake: Path, kind: str, service: str, batch: Path, name: str, error: Exception) -> str:
+    """Sets a file aside that cannot be read, with a note; returns the reason."""
+    columns = isinstance(error, ValueError) and not isinstance(error, pa.ArrowException)
+    reason = "file:columns" if columns else "file:unreadable"
     folder = lake / QUARANTINE / "files" / f"service={service}" / kind
     folder.mkdir(parents=True, exist_ok=True)
     note = json.dumps({"reason": reason, "error": str(error)[:1000]})
-    (folder / f"{batch.name}.json").write_text(note)
-    shutil.move(batch.path, folder / batch.name)
+    (folder / f"{name}.json").write_text(note)
+    shutil.move(batch, folder / name)
+    return reason
 
 
 def by_date(table: pa.Table) -> list[tuple[str, pa.Table]]:

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fingerpost.errors import FingerpostError
-from fingerpost.features.prepare import Manifest, read_manifest, write_manifest
+from fingerpost.features.prepare import file_marks, read_manifest, write_manifest
 from fingerpost.lake import INBOX, QUARANTINE, dates, parquet_files, partition, remove_oldest, service_folder
 from fingerpost.locks import locked
 
@@ -91,9 +92,9 @@ def _merge(lake: Path, kind: str, service: str, day: str) -> int:
     aside.mkdir(parents=True, exist_ok=True)
     _write_merged(files, aside / MERGED)
     save_names(aside, np.concatenate([load_names(folder), hash_names([path.name for path in files])]))
-    old = _entries(lake, files)
+    old = file_marks(lake, files)
     _exchange(aside, folder)
-    _update_manifests(lake, service, day, old, _entries(lake, [folder / MERGED]))
+    _update_manifests(lake, service, day, old, file_marks(lake, [folder / MERGED]))
     shutil.rmtree(aside)
     return len(files)
 
@@ -136,12 +137,7 @@ def _exchange(one: Path, other: Path) -> None:
         raise FingerpostError(f"the file system of {other} cannot swap folders: {os.strerror(code)}")
 
 
-def _entries(lake: Path, files: list[Path]) -> dict[str, list[int]]:
-    stats = {str(path.relative_to(lake)): path.stat() for path in files}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-
-
-def _update_manifests(lake: Path, service: str, day: str, old: dict[str, list[int]], new: dict[str, list[int]]) -> None:
+def _update_manifests(lake: Path, service: str, day: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Says of what was made from the old files that it was made from the new one: the rows are the same.
 
     Where this is not reached, the features step makes the date again, which comes to the same.
@@ -149,9 +145,9 @@ def _update_manifests(lake: Path, service: str, day: str, old: dict[str, list[in
     before = str(date.fromisoformat(day) - timedelta(days=1))
     for folder in (partition(lake, kind, service, each) for kind in ("counts", "windows") for each in (before, day)):
         made_from = read_manifest(folder)
-        if made_from is not None and old.items() <= made_from.inputs.items():
-            kept = {name: entry for name, entry in made_from.inputs.items() if name not in old}
-            write_manifest(folder, Manifest({**kept, **new}, made_from.settings))
+        if made_from is not None and all(made_from["inputs"].get(name) == mark for name, mark in old.items()):
+            kept = {name: mark for name, mark in made_from["inputs"].items() if name not in old}
+            write_manifest(folder, {**made_from, "inputs": {**kept, **new}})
 
 
 def hash_names(names: Sequence[str]) -> Hashes:

@@ -1,9 +1,11 @@
 """A date's records as windows: made again only if the records, or what the windows depend on, have changed."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +16,8 @@ from fingerpost.features.windows import CATEGORY_COLUMNS, build_windows, categor
 from fingerpost.lake import parquet_files, partition, read, write_table, write_text_atomically
 
 _DAY_S = 86_400
+# How a partition came about: `inputs`, of `file_marks`, and `settings`, what else it depends on.
+Manifest = dict[str, dict[str, Any]]
 _RECORD_COLUMNS = (
     *("time", "host", *CATEGORY_COLUMNS, "status"),
     *("duration_s", "service_time_s", "inflight", "cpu_s", "cpu_attributed", "mem_bytes"),
@@ -40,19 +44,6 @@ class FeatureSettings:
     route_templates: tuple[str, ...] = ()
     shift_s: float = 0.0
     category_drift: float = 0.05
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """How a partition came about; two partitions with the same need no second look.
-
-    Args:
-        inputs: file to [size, time of change in ns], of requests and samples.
-        settings: what else the result depends on.
-    """
-
-    inputs: dict[str, list[int]]
-    settings: dict[str, str]
 
 
 def count_categories(lake: Path, target: Path, service: str, day: str) -> list[tuple[Key, int]]:
@@ -117,25 +108,30 @@ def _manifest(
     lake: Path, service: str, day: str, window_s: float, settings: dict[str, str], shift_s: float = 0.0
 ) -> Manifest:
     """The manifest that the date would have if it were made now."""
-    inputs = {}
-    for kind in ("requests", "samples"):
-        for path in input_files(lake, kind, service, day, window_s, shift_s):
-            stat = path.stat()
-            inputs[str(path.relative_to(lake))] = [stat.st_size, stat.st_mtime_ns]
-    return Manifest(inputs, settings)
+    files = [
+        path for kind in ("requests", "samples") for path in input_files(lake, kind, service, day, window_s, shift_s)
+    ]
+    return {"inputs": file_marks(lake, files), "settings": settings}
+
+
+def file_marks(lake: Path, files: Iterable[Path]) -> dict[str, Any]:
+    """Files by their paths in the lake, with [size, time of change in ns]."""
+    stats = {str(path.relative_to(lake)): path.stat() for path in files}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest in a partition's folder, or None."""
     try:
-        return Manifest(**json.loads((folder / "made_from.json").read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        made_from = json.loads((folder / "made_from.json").read_text())
+    except (FileNotFoundError, ValueError):
         return None
+    return made_from if isinstance(made_from, dict) and made_from.keys() == {"inputs", "settings"} else None
 
 
 def write_manifest(folder: Path, made_from: Manifest) -> None:
     """Written last: a partition without it is made again."""
-    write_text_atomically(folder / "made_from.json", json.dumps(asdict(made_from), indent=1))
+    write_text_atomically(folder / "made_from.json", json.dumps(made_from, indent=1))
 
 
 def _bounds_us(day: str, window_s: float, shift_s: float = 0.0) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Windows as frames: request records and host samples in, what `fingerpost.telemetry.windows` makes of them out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
-from fingerpost.category import CategoryTable, Key, category_key, size_bucket
+from fingerpost.category import SIZE_LIMITS, SIZE_NAMES, CategoryTable, Key, category_key
 from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
 from fingerpost.telemetry.windows import (
     Arrays,
@@ -23,7 +23,6 @@ from fingerpost.telemetry.windows import (
 
 # What of a request record its category is made of.
 CATEGORY_COLUMNS = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
-_MAX_CODES = 2**40
 _MEASURED = ("status", "duration_s", "service_time_s", "cpu_s", "cpu_attributed", "mem_bytes", "bytes_in", "inflight")
 
 
@@ -196,31 +195,13 @@ def _micros(times: pd.Series) -> Ints:
 
 
 def _coded_keys(requests: pd.DataFrame) -> tuple[Ints, list[Key]]:
-    """The finest category of every request as a code, and the categories by code."""
-    size_codes, sizes = pd.factorize(requests["bytes_in"])
-    names = [size_bucket(value) for value in sizes]
-    buckets = np.array(sorted(set(names)), dtype=object)
-    places = np.array([buckets.tolist().index(name) for name in names], dtype=np.int64)
-    size_codes = places[size_codes] if len(places) else size_codes
-    combined, size = np.zeros(len(requests), dtype=np.int64), 1
-    parts: list[tuple[Ints, NDArray[np.object_]]] = []
-    for name in CATEGORY_COLUMNS:
-        if name == "bytes_in":
-            codes, values = size_codes.astype(np.int64), buckets
-        else:
-            codes, uniques = pd.factorize(requests[name])
-            values = np.asarray(uniques, dtype=object)
-        parts.append((codes, values))
-        if size * len(values) > _MAX_CODES:
-            # Only the combinations that there are, so that the product of all counts need not fit a number.
-            combined = np.unique(combined, return_inverse=True)[1]
-            size = int(combined.max(initial=0)) + 1
-        combined, size = combined * max(len(values), 1) + codes, size * max(len(values), 1)
-    codes, present = pd.factorize(combined)
-    first = np.zeros(len(present), dtype=np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    return codes.astype(np.int64), [_key(values[part[row]] for part, values in parts) for row in first]
-
-
-def _key(parts: Iterable[object]) -> Key:
-    return category_key(*map(str, parts))
+    """The finest category of every request as a code, and the categories by code, in order of their first requests."""
+    names = list(CATEGORY_COLUMNS)
+    buckets = np.searchsorted(SIZE_LIMITS, requests["bytes_in"].to_numpy(), side="right")
+    finest = requests[names].assign(bytes_in=buckets)
+    codes = finest.groupby(names, sort=False, dropna=False, observed=True).ngroup()
+    keys = [
+        category_key(str(method), str(route), SIZE_NAMES[bucket], *map(str, rest))
+        for method, route, bucket, *rest in finest[~codes.duplicated()].itertuples(index=False, name=None)
+    ]
+    return codes.to_numpy().astype(np.int64), keys

@@ -38,7 +38,7 @@ from fingerpost.cli.stack.state import FOLDER
 from fingerpost.engine_api import EngineClient, EngineError
 from fingerpost.environment import prefect_server_environment, tool_environment
 from fingerpost.home import keep_from_others, make_home
-from fingerpost.lake import INBOX, parquet_files
+from fingerpost.lake import INBOX, row_count
 from fingerpost.locks import sole
 from fingerpost.masking import masked
 from fingerpost.serving.model_files import ModelFiles
@@ -181,10 +181,7 @@ class Demo:
         return report
 
     def _reported(self) -> int:
-        import pyarrow.parquet as pq
-
-        files = parquet_files(self._layout.lake / INBOX / "requests")
-        return sum(pq.ParquetFile(path).metadata.num_rows for path in files)
+        return row_count(self._layout.lake / INBOX, "requests", self._settings.service)
 
     def _pipeline(self, stack: ProcessGroup) -> dict[str, Any]:
         child = stack.start("pipeline", fingerpost("run", "pipeline", "--output", str(self._layout.result)))
