@@ -54,7 +54,7 @@ _STORY_RATE = 0.8
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the user asked for; see `fingerpost demo --help`."""
+    """Holds the options of `python -m examples.demo`; see its `--help`."""
 
     once: bool
     json_output: bool

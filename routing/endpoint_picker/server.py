@@ -121,7 +121,7 @@ def _grpc_server(process: Any) -> tuple[Any, Any]:
         import grpc.aio
         from grpc_health.v1 import health, health_pb2_grpc
     except ImportError as error:
-        raise FingerpostError("the endpoint picker needs gRPC: pip install 'fingerpost[endpoint-picker]'") from error
+        raise FingerpostError("the endpoint picker needs gRPC: pip install 'fingerpost[gateway]'") from error
     kinds = messages()
     handler = grpc.stream_stream_rpc_method_handler(
         process,

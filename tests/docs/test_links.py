@@ -1,6 +1,7 @@
 """Links of the documents outside docs/ lead to files and headings that exist; `make docs` checks those within it."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ DOCUMENTS = [
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = "abtest|agent|cli|examples|features|fingerpost|flows|middleware|routing|serving|simulator|tests|training"
 FILE = re.compile(rf"`((?:{ROOMS})/[\w/]+\.\w+)`")
+EXTRA = re.compile(r"fingerpost\[([a-z, -]+)\]")
 LINK = re.compile(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)")
 
 
@@ -37,3 +39,12 @@ def test_files_that_a_page_names_exist(page):
     """A file that was renamed is found here, not by the next newcomer."""
     absent = [path for path in FILE.findall(page.read_text()) if not (ROOT / path).exists()]
     assert absent == []
+
+
+def test_extras_that_pages_and_messages_name_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rooms = ROOMS.replace("tests|", "").split("|")
+    texts = [*PAGES, *DOCUMENTS, *(path for room in rooms for path in (ROOT / room).rglob("*.py"))]
+    named = {name for path in texts for names in EXTRA.findall(path.read_text()) for name in names.split(",")}
+    assert {"agent", "router", "gateway"} <= named
+    assert named <= set(project["optional-dependencies"])
