@@ -1,5 +1,6 @@
-"""The fleet simulator: discrete events, peer policies faithful to their sources, and the bound they are measured by.
+"""Simulates a fleet by discrete events, under peers' policies and ours, beside the bound of what it could carry.
 
-May import `training`, `features`, `routing`, `fleet` and `fingerpost`. Modules that need numba or LightGBM are imported
-where a simulation runs, never by the command line.
+`scenario` and `fleet` say what happens, `kernel` runs it; `run` adds predictions and routing's own guard, `sweep`
+compares policies. May import `training`, `features`, `routing` and the core. Modules that need numba or LightGBM are
+imported where a simulation runs, never by the command line.
 """

@@ -1,36 +1,15 @@
-"""The policies a simulation can run, by name, each with the number the kernel knows it by and its source."""
+"""Names the policies a simulation can run, and the numbers the kernel knows them by; sources: docs/simulator.md."""
 
-from dataclasses import dataclass
+RANDOM, ROUND_ROBIN, LEAST_REQUEST, LEAST_REQUEST_FULL, PEAK_EWMA, ORCA, PREQUAL, C3, FINGERPOST = range(9)
 
-RANDOM = 0
-ROUND_ROBIN = 1
-LEAST_REQUEST = 2
-LEAST_REQUEST_FULL = 3
-PEAK_EWMA = 4
-ORCA = 5
-PREQUAL = 6
-C3 = 7
-FINGERPOST = 8
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy: its number in the kernel, and where its rule is written down."""
-
-    number: int
-    source: str
-
-
-POLICIES: dict[str, Policy] = {
-    "random": Policy(RANDOM, "uniform over the hosts that are up"),
-    "round_robin": Policy(ROUND_ROBIN, "each picker in turn over its hosts, from a random start"),
-    "least_request": Policy(LEAST_REQUEST, "Envoy least_request, N_CHOICES of 2; weighted where slots differ"),
-    "least_request_full": Policy(LEAST_REQUEST_FULL, "Envoy least_request, FULL_SCAN; ties at random"),
-    "peak_ewma": Policy(PEAK_EWMA, "Twitter Finagle, p2cPeakEwma with its default decay of 10 s"),
-    "orca": Policy(ORCA, "gRPC proposal A58, weighted_round_robin with its default settings"),
-    "prequal": Policy(PREQUAL, "Wydrowski et al., NSDI 2024, with the paper's parameters"),
-    "c3": Policy(C3, "Suresh et al., NSDI 2015, replica ranking; without rate control"),
-    "fingerpost": Policy(FINGERPOST, "routing/cost.py and routing/guard.py"),
+POLICIES = {
+    "random": RANDOM,
+    "round_robin": ROUND_ROBIN,
+    "least_request": LEAST_REQUEST,
+    "least_request_full": LEAST_REQUEST_FULL,
+    "peak_ewma": PEAK_EWMA,
+    "orca": ORCA,
+    "prequal": PREQUAL,
+    "c3": C3,
+    "fingerpost": FINGERPOST,
 }
-
-PEERS = tuple(name for name in POLICIES if name != "fingerpost")

@@ -93,7 +93,7 @@ class Simulation:
         self, scenario: Scenario, fleet: Fleet, policy: str, arrivals: ArrivalStream, pickers: int, seed: int
     ) -> None:
         self._scenario, self._fleet, self._arrivals = scenario, fleet, arrivals
-        self._policy = POLICIES[policy].number
+        self._policy = POLICIES[policy]
         self._state: State = new_state(fleet, pickers, self._policy == PREQUAL, seed)
         self._cost = np.zeros((2, scenario.categories, scenario.hosts))
         self._cost[0] = 1.0

@@ -7,8 +7,7 @@ from fingerpost.category import ATTRIBUTES, OTHER, category_attributes
 from fingerpost.clock import US
 from fingerpost.features.definition import NUMERIC_FEATURES
 from fingerpost.simulator.learned import Learned, category_names, fit, training_rows
-from fingerpost.simulator.past import past_rows
-from fingerpost.simulator.run import Bench
+from fingerpost.simulator.run import Bench, past_rows
 from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.telemetry import Telemetry, joined
 
