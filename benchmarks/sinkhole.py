@@ -20,7 +20,7 @@ from fingerpost.cli.stack.ports import free_ports
 from fingerpost.routing.envoy.config import Upstream, envoy_config
 from fingerpost.settings import LOOPBACK
 from tests.support.open_loop import Outcome, drive
-from tests.support.running import fleet_process, running_envoy
+from tests.support.running import fleet_process, make_sick, running_envoy
 from tests.support.sleeping_hosts import Sickness
 from tests.support.sleeping_scenario import Scenario, make_scenario, plan
 
@@ -65,12 +65,6 @@ class _Lane:
         name = "cluster.hosts.outlier_detection.ejections_enforced_total"
         text = httpx.get(f"http://{LOOPBACK}:{self.admin}/stats?filter={name}", trust_env=False).text
         return int(text.rpartition(": ")[2] or 0)
-
-
-def make_sick(host: Upstream, sickness: Sickness) -> None:
-    """Makes a sleeping host fail from now on."""
-    url = f"http://{host.address}:{host.port}/sick?{sickness.as_query()}"
-    httpx.get(url, trust_env=False).raise_for_status()
 
 
 def trials(rates: list[float], shares: list[float], after_s: list[float], everywhere: bool = False) -> list[Trial]:

@@ -5,20 +5,18 @@ import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 from fingerpost.agent.batches import write_batch
 from fingerpost.clock import US, clock_us
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.middleware import MiddlewareReceiver
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
+from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
+from tests.support.records import record, sample
 
 # Two cores shared with the servers under test: how fast examples come says nothing about the code.
 # The examples are the same every time, so that a change is judged by what it changed; `make fuzz` draws new ones.
@@ -50,63 +48,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
-
-
-def record(**changes: Any) -> dict[str, Any]:
-    """A good request record, with changes."""
-    return {
-        "time": clock_us() - US,
-        "service": "shop",
-        "host": "h1",
-        "method": "POST",
-        "route": "/work/hash",
-        "status": 200,
-        "bytes_in": 100,
-        "bytes_out": 10,
-        "auth": "none",
-        "user_agent_class": "browser",
-        "region": "DE",
-        "duration_s": 0.01,
-        "service_time_s": 0.009,
-        "inflight": 1,
-        "cpu_s": 0.005,
-        "policy": "random",
-        "propensity": 0.5,
-        **changes,
-    }
-
-
-def sample(**changes: Any) -> dict[str, Any]:
-    """A good host sample, with changes."""
-    return {
-        "time": clock_us() - US,
-        "service": "shop",
-        "host": "h1",
-        "cpu_util": 0.4,
-        "cores": 1.0,
-        "mem_bytes": 100,
-        "mem_limit_bytes": 1000,
-        "inflight": 1,
-        "slots": 4,
-        **changes,
-    }
-
-
-def made_fingerprint(**changes: Any) -> Fingerprint:
-    """A good fingerprint of two categories, with changes."""
-    cells = np.full((2, len(FINGERPRINT_CELL_COLUMNS)), 0.5)
-    host_values = np.ones(len(FINGERPRINT_HOST_COLUMNS))
-    good = Fingerprint(
-        "shop", "h1", "boot1", 0, 1_700_000_000_000_000, 60.0, "v1", ("POST /a|1K", "other"), host_values, cells
-    )
-    return replace(good, **changes)
-
-
-def good_sample(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, if it is a good host sample of now."""
-    now = clock_us()
-    assert refusal(row, HOST_SAMPLE, now - 10**7, now + 10**6) is None
-    return row
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +103,7 @@ def registry_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def made(registry_template: Path, tmp_path: Path) -> Any:
-    """A real registry on SQLite: champion is version 1, challenger version 2; see `tests.registry_harness`."""
+    """A real registry on SQLite: champion is version 1, challenger version 2; see `tests.support.registry_harness`."""
     from tests.support.registry_harness import Made, registry_settings
 
     shutil.copy(registry_template / "mlflow.db", tmp_path)

@@ -17,7 +17,7 @@ from fingerpost.experiment import CHAMPION
 from fingerpost.lake import partition, write_atomically
 from fingerpost.schemas import REQUEST_RECORD_SCHEMA
 from fingerpost.training.registry import WATCH_TAG
-from tests.conftest import record
+from tests.support.records import record
 from tests.support.registry_harness import registry_settings
 
 SLOT_S, RATE = 60.0, 2

@@ -11,57 +11,13 @@ from hypothesis import strategies as st
 
 from fingerpost.accesslog.envoy import claimed_host, parse_line
 from fingerpost.accesslog.tail import MAX_LINE_BYTES, LogTail
-from fingerpost.agent.agent import Agent
 from fingerpost.agent.batches import write_batch
-from fingerpost.agent.main import build_agent
-from fingerpost.agent.options import AgentOptions
 from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
-from fingerpost.lake import parquet_files
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fingerpost.schemas import HOST_SAMPLE_SCHEMA, REQUEST_RECORD_SCHEMA
-from tests.conftest import record
-
-
-def log_line(**changes):
-    entry = {
-        "start": f"{time.time() - 1:.6f}",
-        "host": "h1",
-        "method": "POST",
-        "path": "/work/hash?secret=1",
-        "status": 200,
-        "bytes_in": 5,
-        "bytes_out": 2,
-        "duration_us": 12500,
-        "service_time_us": 12000,
-        "auth_scheme": "Bearer",
-        "api_key": "false",
-        "cookie": "false",
-        "user_agent": "curl/8",
-        "region": "DE",
-        "inflight": 3,
-        "cpu_s": 0.004,
-        "policy": "random",
-        "propensity": 0.5,
-        **changes,
-    }
-    return json.dumps(entry, separators=(",", ":"), sort_keys=True).encode()
-
-
-def agent(tmp_path, host="h1", **changes) -> Agent:
-    log = tmp_path / "access.log"
-    made, _, _ = build_agent(AgentOptions(tmp_path / "lake", "shop", host, log, **changes))
-    return made
-
-
-def accepted(tmp_path, kind="requests"):
-    files = list(parquet_files(tmp_path / "lake" / "inbox" / kind))
-    return [row for path in files for row in pq.ParquetFile(path).read().to_pylist()]
-
-
-def quarantined(tmp_path):
-    files = sorted((tmp_path / "lake" / "quarantine" / "lines").rglob("*.jsonl"))
-    return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+from tests.support.agent_harness import accepted, agent, log_line, quarantined
+from tests.support.records import record
 
 
 def test_a_line_becomes_a_record():
@@ -105,7 +61,7 @@ def test_batches_have_the_schema_of_the_lake(tmp_path):
     path = write_batch(tmp_path, "requests", REQUEST_RECORD, [record(), record(cpu_s=None)], "b")
     assert pq.ParquetFile(path).schema_arrow.equals(REQUEST_RECORD_SCHEMA)
     assert "service=shop" in str(path)
-    from tests.conftest import sample
+    from tests.support.records import sample
 
     path = write_batch(tmp_path, "samples", HOST_SAMPLE, [sample()], "b")
     assert pq.ParquetFile(path).schema_arrow.equals(HOST_SAMPLE_SCHEMA)

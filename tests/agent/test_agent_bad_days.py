@@ -22,9 +22,20 @@ from fingerpost.agent.options import AgentOptions
 from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.spool import Spool
 from fingerpost.fingerprint import unpack
-from tests.agent.test_agent import accepted, agent, log_line, quarantined
-from tests.agent.test_agent_process import get, is_up, lake_rows, running_agent
-from tests.agent.test_spool import FAR, Engine, packet, wait_for
+from tests.support.agent_harness import (
+    FAR,
+    Engine,
+    accepted,
+    agent,
+    get,
+    is_up,
+    lake_rows,
+    log_line,
+    packet,
+    quarantined,
+    running_agent,
+)
+from tests.support.waiting import wait_for
 
 NGINX = b'203.0.113.9 - - [17/May/2026:10:05:03 +0000] "GET /a/42 HTTP/1.1" 200 512 "-" "curl/8.5.0"\n'
 

@@ -14,7 +14,8 @@ from fingerpost.agent.http import AgentHTTPServer
 from fingerpost.agent.otlp import PROTOBUF
 from fingerpost.agent.otlp_queue import OtlpQueue
 from fingerpost.origins import own_names
-from tests.agent.test_agent_process import is_up, running_agent, wait_for
+from tests.support.agent_harness import is_up, running_agent
+from tests.support.waiting import wait_for
 
 TOKEN = "one-of-our-own"  # noqa: S105
 EMPTY = ExportTraceServiceRequest().SerializeToString()

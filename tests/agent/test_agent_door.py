@@ -11,6 +11,7 @@ import pytest
 
 from fingerpost.agent.http import AgentHTTPServer
 from fingerpost.errors import RefusedError
+from tests.support.waiting import wait_for
 
 MOST = 32
 
@@ -60,13 +61,6 @@ def ended(connection):
         return connection.recv(100) == b""
     except ConnectionError:
         return True
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

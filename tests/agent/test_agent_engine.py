@@ -5,9 +5,9 @@ import time
 
 import httpx
 
-from tests.agent.test_agent_process import get, is_up, running_agent
-from tests.agent.test_spool import wait_for
+from tests.support.agent_harness import get, is_up, running_agent
 from tests.support.engine_harness import RunningEngine
+from tests.support.waiting import wait_for
 
 
 def metric(port, name):

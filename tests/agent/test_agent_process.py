@@ -1,6 +1,5 @@
 """The agent as a process: what it is told by middleware and spans, its port, and an engine that goes away."""
 
-import contextlib
 import gzip
 import json
 import os
@@ -12,7 +11,6 @@ import time
 from collections import Counter
 
 import httpx
-import pyarrow.parquet as pq
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -20,31 +18,9 @@ from fingerpost.agent.agent import Agent
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
 from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS
-from fingerpost.lake import parquet_files
 from fingerpost.middleware import FingerpostWsgiMiddleware
-from tests.agent.test_agent import log_line
-from tests.agent.test_spool import Engine, wait_for
-
-
-@contextlib.contextmanager
-def running_agent(home, *arguments, **environment):
-    variables = {"FINGERPOST_HOME": str(home), "FINGERPOST_AGENT_BATCH_S": "0.3", "FINGERPOST_AGENT_SAMPLE_S": "0.1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fingerpost", "agent", "--host", "h1", *arguments],
-        env={**os.environ, **variables, **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-
-
-def lake_rows(home, kind):
-    files = parquet_files(home / "lake" / "inbox" / kind)
-    return [row for path in files for row in pq.ParquetFile(path).read().to_pylist()]
+from tests.support.agent_harness import Engine, get, is_up, lake_rows, log_line, running_agent
+from tests.support.waiting import wait_for
 
 
 def most_requests(rows):
@@ -53,17 +29,6 @@ def most_requests(rows):
     for row in rows:
         sums[row["sequence"]] += row["requests"]
     return max(sums.values(), default=0)
-
-
-def get(port, path):
-    return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False)
-
-
-def is_up(port):
-    try:
-        return get(port, "/healthz").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_requests_seen_by_middleware_become_records_and_fingerprints(tmp_path, free_ports):

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,22 +15,14 @@ from fingerpost.category import CategoryTable
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.features.build import load_categories
-from fingerpost.features.replay import Replay
 from fingerpost.fingerprint import pack, unpack
 from fingerpost.history_block import HistoryBlock
-from fingerpost.lake import parquet_files
 from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, HISTORY_SCHEMA
-from tests.agent.test_agent import agent, log_line
-from tests.conftest import made_fingerprint, record
+from tests.support.agent_harness import agent, log_line
+from tests.support.lakes import records_of, replayed
+from tests.support.records import made_fingerprint, record
 
 SEEN = HISTORY_COLUMNS.index("seen_windows")
-
-
-def records_of(lake, host, kind="requests"):
-    """The records of one host as its agent saw them, in order of time."""
-    rows = [row for path in parquet_files(lake / kind) for row in pq.ParquetFile(path).read().to_pylist()]
-    mine = [{**row, "time": round(row["time"].timestamp() * US)} for row in rows if row["host"] == host]
-    return sorted(mine, key=lambda row: row["time"])
 
 
 def follow(own, requests, samples, step_us=2 * US):
@@ -44,14 +35,6 @@ def follow(own, requests, samples, step_us=2 * US):
             if low <= row["time"] < low + step_us:
                 own.add_sample(row)
         own.close(low + step_us)
-
-
-def replayed(lake, categories):
-    """The features step's history of all hosts, with places for these categories."""
-    path = max((lake / "history").rglob("history.npz"))
-    with np.load(path) as saved:
-        hosts = saved["hosts"].tolist()
-    return hosts, Replay.resume(path, hosts, categories, 5.0, 30.0).history
 
 
 def test_an_agent_has_the_history_that_the_features_step_replays(featured_lake):

@@ -18,7 +18,7 @@ from fingerpost.agent.sampling.find import by_pid
 from fingerpost.agent.sampling.process import ProcessSampler
 from fingerpost.agent.sampling.prometheus import PrometheusSampler
 from fingerpost.agent.sampling.trace import CpuTrace
-from tests.conftest import good_sample
+from tests.support.records import good_sample
 
 SUBJECT = Subject("shop", "h1")
 # --- psutil

@@ -16,9 +16,9 @@ import pytest
 from fingerpost.agent.sampling import NotYetError, SamplingError, Subject, process
 from fingerpost.agent.sampling.find import by_command, by_pid, by_pid_file, by_unit
 from fingerpost.agent.sampling.process import ProcessSampler
-from tests.agent.test_agent import agent
-from tests.agent.test_spool import wait_for
-from tests.conftest import good_sample
+from tests.support.agent_harness import agent
+from tests.support.records import good_sample
+from tests.support.waiting import wait_for
 
 SUBJECT = Subject("shop", "h1", cores=1.0, mem_limit_bytes=2**40)
 BURN_S = 0.15

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fingerpost.agent.sampling import SamplingError, Subject
 from fingerpost.agent.sampling.prometheus import PrometheusSampler, parse_exposition
-from tests.conftest import good_sample
+from tests.support.records import good_sample
 
 SUBJECT = Subject("shop", "h1")
 NODE = """\

@@ -1,50 +1,11 @@
 """The spool and the sender, against a real HTTP server that comes and goes."""
 
-import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from fingerpost.agent.sender import Sender, Target
 from fingerpost.agent.spool import Spool
-from fingerpost.fingerprint import open_message, pack, unpack
-from tests.conftest import made_fingerprint
-
-FAR = 2**62
-
-
-class Engine:
-    """Stands where the engine would: notes what it is sent and answers with `status`."""
-
-    def __init__(self, port=0):
-        self.status, self.sequences, self.headers = 200, [], []
-        engine = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
-                engine.headers.append((self.path, dict(self.headers)))
-                parts = open_message(body)
-                if engine.status == 200:
-                    engine.sequences += [unpack(part, 0, FAR).sequence for part in parts]
-                answer = json.dumps({"accepted": len(parts), "stale": 0, "refused": 0}).encode()
-                self.send_response(engine.status)
-                self.send_header("content-length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port = self.server.server_port
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
+from tests.support.agent_harness import Engine, packet
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -52,17 +13,6 @@ def engine():
     made = Engine()
     yield made
     made.stop()
-
-
-def wait_for(condition, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def packet(sequence):
-    return pack(made_fingerprint(sequence=sequence))
 
 
 def test_a_spool_keeps_order_over_restarts(tmp_path):

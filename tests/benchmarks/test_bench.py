@@ -1,10 +1,13 @@
 """The measurements measure what they say: everything written is reported, every cell is scored."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.agent import measure_agent
 from benchmarks.envoy import measure_envoy
 from benchmarks.learn_table import decisions, learn_table, table_error
@@ -100,3 +103,11 @@ def test_a_host_that_fails_fast_takes_few_requests():
     ours, plain = (found[policy] for policy in policies)
     assert plain["ejections"] == 0
     assert ours["failed"] <= plain["failed"] / 4
+
+
+def test_the_shipped_fleets_are_measured():
+    arguments = {"--scenarios": "like-hosts", "--loads": "0.3", "--absurd": "1", "--seeds": "1"}
+    found = CliRunner().invoke(app, ["guard", *itertools.chain(*arguments.items()), "--json"])
+    rows = json.loads(found.stdout)
+    assert [row["predictions"] for row in rows] == ["1 absurd", "shuffled"]
+    assert max(row["p99_ratio"] for row in rows) <= 1.05

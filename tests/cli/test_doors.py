@@ -7,7 +7,7 @@ import pytest
 
 from fingerpost.home import own_prefect_credential
 from fingerpost.settings import Settings
-from tests.cli.test_up import RunningUp
+from tests.support.up_harness import RunningUp
 
 
 @pytest.fixture(scope="module")

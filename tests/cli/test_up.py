@@ -14,11 +14,11 @@ import pytest
 
 from fingerpost.cli.stack.parts import Part, answers, platform_parts
 from fingerpost.cli.stack.patience import RestartPolicy
-from fingerpost.cli.stack.ports import free_ports as find_ports
 from fingerpost.cli.stack.processes import ProcessGroup
 from fingerpost.cli.stack.supervisor import Supervisor
 from fingerpost.home import own_prefect_credential
 from fingerpost.settings import Settings
+from tests.support.up_harness import RunningUp
 
 PARTS = ("mlflow", "prefect", "engine", "schedule", "router", "envoy")
 FOREVER = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -80,59 +80,6 @@ def test_servers_that_are_elsewhere_are_not_started(tmp_path):
     assert here == ["mlflow", "prefect", "engine", "schedule", "router"]
     away = Settings(mlflow_url="http://models:5000", prefect_url="http://flows:4200/api")
     assert [part.name for part in platform_parts(away)] == ["engine", "schedule", "router"]
-
-
-class RunningUp:
-    """`fingerpost up` as a user starts it, with ports and a home of its own."""
-
-    def __init__(self, home, *arguments, **env):
-        self.home = home
-        self.ports = dict(zip(("MLFLOW", "PREFECT", "ENGINE", "ENVOY", "ENVOY_ADMIN"), find_ports(5), strict=True))
-        (home / "hosts").write_text("h1=127.0.0.1:9\n# a remark\n")
-        self.env = {
-            **os.environ,
-            "FINGERPOST_HOME": str(home),
-            "FINGERPOST_DISK_LOW_MB": "0",
-            **{f"FINGERPOST_{name}_PORT": str(port) for name, port in self.ports.items()},
-            **env,
-        }
-        self.told_file = home / f"told-{time.monotonic_ns()}"
-        with self.told_file.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "fingerpost", "up", *arguments],
-                env=self.env,
-                cwd=home,
-                stdout=output,
-                stderr=output,
-            )
-
-    def told(self):
-        return self.told_file.read_text()
-
-    def wait_for(self, text, count=1, timeout_s=180):
-        deadline = time.monotonic() + timeout_s
-        while self.told().count(text) < count:
-            assert self.process.poll() is None, self.told()
-            assert time.monotonic() < deadline, self.told()
-            time.sleep(0.1)
-
-    def family(self):
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def call(self, *arguments):
-        """Another command in the same home."""
-        return subprocess.run(
-            [sys.executable, "-m", "fingerpost", *arguments],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    def end(self, how=signal.SIGINT):
-        self.process.send_signal(how)
-        return self.process.wait(60)
 
 
 @pytest.fixture

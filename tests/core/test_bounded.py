@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fingerpost.bounded import Bounds, unpacked
 from fingerpost.errors import RefusedError
 from fingerpost.fingerprint import MAX_CATEGORIES, MAX_FINGERPRINTS, message, open_message, pack, unpack
-from tests.conftest import made_fingerprint
+from tests.support.records import made_fingerprint
 
 NILS = 8 * 2**20
 # A list of millions of nils, such lists in lists, and a depth that sets room aside before any entry has come.

@@ -18,7 +18,7 @@ from fingerpost.status import CLIENT_GONE, failed, measures, told_status
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
 from fingerpost.telemetry.profile import Observations, Profile
 from fingerpost.telemetry.windows import aggregate, aggregate_loads, with_background, with_throughput
-from tests.conftest import record
+from tests.support.records import record
 
 BEGIN_US = 1_795_678_000 * US
 WINDOW_S = 10.0

@@ -16,7 +16,7 @@ from fingerpost.telemetry.nnls import nnls_normal
 from fingerpost.telemetry.processor_sharing import processor_sharing
 from fingerpost.telemetry.profile import Observations, Profile
 from fingerpost.telemetry.sketch import ACCURACY, LatencySketches
-from tests.conftest import made_fingerprint
+from tests.support.records import made_fingerprint
 
 NOW_US = 1_700_000_000_000_000
 latencies = st.lists(st.floats(1e-5, 3000), min_size=1, max_size=200)

@@ -11,7 +11,7 @@ from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.categorise import Categoriser
 from fingerpost.category import CategoryTable, category_key, fit_categories, size_bucket
 from fingerpost.routes import RouteTable, learn_templates, normal_template
-from tests.conftest import record
+from tests.support.records import record
 
 segments = st.sampled_from(["a", "b", "c", "*"])
 routes = st.lists(segments, max_size=4).map(lambda parts: "/" + "/".join(parts))

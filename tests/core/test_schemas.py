@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fingerpost.records import HOST_SAMPLE, MAX_TEXT, REQUEST_RECORD, refusal
 from fingerpost.schemas import refusals
-from tests.conftest import record, sample
+from tests.support.records import record, sample
 
 EARLIEST, LATEST = 1_000_000, 2_000_000
 GOOD = {

@@ -13,7 +13,7 @@ import yaml
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.module import compiler
 from fingerpost.routing.envoy.upstream import Upstream
-from tests.examples.test_recipes import blocks, program
+from tests.support.recipes import blocks, program
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE_S = 240

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +22,8 @@ from fingerpost.agent.options import AgentOptions
 from fingerpost.category import category_key, size_bucket
 from fingerpost.clients import auth_method, coarse_region, user_agent_class
 from fingerpost.routing.envoy.module import compiler
+from tests.support.recipes import DOCS, blocks, program
 
-DOCS = Path(__file__).parents[2] / "docs"
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 # What clients send: method, path, body, headers. Long headers of a request without a body must not count as its size.
 SENT = [
@@ -42,17 +41,6 @@ SENT = [
 ]
 CATEGORIES = ["/users/*/orders", "/users/*/orders", "/upload", "/upload", "/upload", "/users/*"]
 COST = re.compile(r'fingerpost_category_cpu_s\{category="GET /users/\*/orders\|0\|none\|library\|none"\} 0\.\d*[1-9]')
-
-
-def blocks(page, language):
-    """The code blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
-
-
-def program(name):
-    """The path of a system's program; without it the test is skipped."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-    return found or pytest.skip(f"no {name} on this machine: `make system-packages` installs it")
 
 
 def category_by_the_picker(method, route, body, headers):

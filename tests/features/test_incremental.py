@@ -6,32 +6,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from fingerpost.agent.batches import write_batch
-from fingerpost.clock import US, clock_us
+from fingerpost.clock import US
 from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.features.ingest import ingest
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.lake import date_of, parquet_files
-from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
-from tests.conftest import record, sample
-
-SETTINGS = FeatureSettings(10, 60, 16, 5)
-DAY_US = 86_400 * US
-
-
-def lake_of_days(lake, days=3):
-    """Five minutes around each midnight, two hosts."""
-    midnight = clock_us() // DAY_US * DAY_US - days * DAY_US
-    for day in range(days):
-        begin = midnight + day * DAY_US - 150 * US
-        for host in ("h1", "h2"):
-            times = range(begin, begin + 300 * US, US // 2)
-            rows = [record(time=at, host=host, duration_s=0.01 + (at % 7) * 0.001) for at in times]
-            write_batch(lake, "requests", REQUEST_RECORD, rows, f"{host}-{day}")
-            write_batch(
-                lake, "samples", HOST_SAMPLE, [sample(time=at, host=host) for at in times[::10]], f"{host}-{day}"
-            )
-    ingest(lake, "shop", 5, 30 * 86_400)
-    return midnight
+from fingerpost.records import REQUEST_RECORD
+from tests.support.lakes import DAY_US, SETTINGS, lake_of_days
+from tests.support.records import record
 
 
 def test_nothing_is_made_twice_and_late_records_change_only_what_they_must(tmp_path):

@@ -17,7 +17,7 @@ from fingerpost.features.maintenance import apply_retention
 from fingerpost.lake import INBOX, parquet_files, partition, remove_oldest
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from fingerpost.schemas import REQUEST_RECORD_SCHEMA
-from tests.conftest import record, sample
+from tests.support.records import record, sample
 
 DAY_S = 86400.0
 

@@ -23,7 +23,7 @@ from fingerpost.features.maintenance import compact, lake_lock, was_merged
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.lake import date_of, parquet_files, partition, service_folder
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
-from tests.conftest import record, sample
+from tests.support.records import record, sample
 
 DAY_S = 86_400
 SETTINGS = FeatureSettings(10, 60, 16, 5)

@@ -27,7 +27,7 @@ from fingerpost.middleware import FingerpostMiddleware, MiddlewareReceiver
 from fingerpost.middleware.load import HostLoad, Load
 from fingerpost.middleware.orca import HEADER, load_report
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
-from tests.conftest import record, sample
+from tests.support.records import record, sample
 
 ENVOY = str(Path(sys.executable).parent / "envoy")
 _TYPE = "type.googleapis.com/envoy.extensions."

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -10,16 +9,16 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.sinkhole import make_sick
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.module import compiler
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import PickerSettings
 from tests.support.open_loop import drive
 from tests.support.picker_harness import made_table
-from tests.support.running import running_envoy, running_fleet
+from tests.support.running import make_sick, running_envoy, running_fleet
 from tests.support.sleeping_hosts import Sickness
 from tests.support.sleeping_scenario import Scenario
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 HOSTS = [f"h{number:02}" for number in range(4)]
@@ -88,13 +87,6 @@ def proxy(tmp_path, free_ports):
         yield start
 
 
-def until(true, timeout_s=30):
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(("status", "errors"), [(500, 10), (502, 5)])
 def test_a_host_that_answers_errors_is_left_out(fleet, proxy, policy, status, errors):
@@ -103,9 +95,9 @@ def test_a_host_that_answers_errors_is_left_out(fleet, proxy, policy, status, er
     if policy == "fingerpost":
         assert envoy.ask(errors - 1) == [status] * (errors - 1)
         assert envoy.left_out() == set()
-    until(lambda: envoy.ask(4) and envoy.left_out() == {HOSTS[SICK]})
+    wait_for(lambda: envoy.ask(4) and envoy.left_out() == {HOSTS[SICK]})
     # Envoy's workers are told a moment later.
-    until(lambda: envoy.ask(40) == [200] * 40)
+    wait_for(lambda: envoy.ask(40) == [200] * 40)
     assert envoy.left_out() == {HOSTS[SICK]}
 
 
@@ -113,10 +105,10 @@ def test_a_good_health_check_does_not_bring_a_sick_host_back(fleet, proxy):
     """The application behind it is broken, and its health check is well."""
     make_sick(fleet[SICK], Sickness(1.0, 0.0))
     envoy = proxy(fleet, "fingerpost", health_path="/healthz")
-    until(lambda: envoy.stat("membership_healthy") == len(HOSTS))
-    until(lambda: envoy.ask(10) == [200] * 10)
+    wait_for(lambda: envoy.stat("membership_healthy") == len(HOSTS))
+    wait_for(lambda: envoy.ask(10) == [200] * 10)
     checks = envoy.stat("health_check.success")
-    until(lambda: envoy.stat("health_check.success") >= checks + 2 * len(HOSTS))
+    wait_for(lambda: envoy.stat("health_check.success") >= checks + 2 * len(HOSTS))
     assert envoy.left_out() == {HOSTS[SICK]}
 
 
@@ -124,7 +116,7 @@ def test_a_host_that_fails_half_of_its_requests_is_left_out(fleet, proxy):
     """Ten in a row would take it long; half of the answers of a span of time are enough."""
     make_sick(fleet[SICK], Sickness(0.7, 0.0))
     envoy = proxy(fleet, "fingerpost", {"interval": "0.5s", "consecutive_5xx": 1000})
-    until(lambda: envoy.ask(30) and envoy.stat("outlier_detection.ejections_enforced_failure_percentage") > 0)
+    wait_for(lambda: envoy.ask(30) and envoy.stat("outlier_detection.ejections_enforced_failure_percentage") > 0)
     assert envoy.left_out() == {HOSTS[SICK]}
 
 
@@ -143,7 +135,7 @@ def test_a_fault_of_all_hosts_leaves_out_half_of_them_at_most(fleet, proxy, poli
         make_sick(host, Sickness(1.0, 0.0))
     envoy = proxy(fleet, policy)
     # The errors are the hosts' own to the end: there is always one to ask.
-    until(lambda: set(envoy.ask(100)) == {500} and len(envoy.left_out()) == len(HOSTS) // 2)
+    wait_for(lambda: set(envoy.ask(100)) == {500} and len(envoy.left_out()) == len(HOSTS) // 2)
     assert set(envoy.ask(100)) == {500}
     assert len(envoy.left_out()) == len(HOSTS) // 2
 

@@ -26,8 +26,8 @@ from fingerpost.routing.endpoint_picker.service import DESTINATION, LB_SPACE, SE
 from fingerpost.routing.envoy.upstream import Upstream, parse_upstream
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import Arm, PickerSettings
-from tests.routing.test_picker import key_of, requests
 from tests.support.picker_harness import made_table
+from tests.support.picker_requests import key_of, requests
 
 HOSTS = [Upstream(f"h{number}", f"10.0.0.{number}", 80) for number in range(6)]
 ADDRESSES = [endpoint_of(upstream) for upstream in HOSTS]

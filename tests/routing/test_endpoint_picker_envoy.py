@@ -14,18 +14,18 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.sinkhole import make_sick
 from fingerpost.accesslog.envoy import parse_line
 from fingerpost.clock import clock_us
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.endpoint_picker.endpoints import endpoint_of
 from fingerpost.routing.envoy.config import Upstream, envoy_config
 from fingerpost.routing.router import write_table
-from tests.routing.test_picker_envoy import _until, ask, log_rows, table_of, vanish
 from tests.support.endpoint_picker_harness import running_picker
-from tests.support.running import running_envoy, running_fleet
+from tests.support.envoy_harness import ask, log_rows, table_of, vanish
+from tests.support.running import make_sick, running_envoy, running_fleet
 from tests.support.sleeping_hosts import Sickness
 from tests.support.sleeping_scenario import Scenario
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_requests_go_to_the_least_cost_and_the_log_says_why(tmp_path, fleet, fre
         write_table(table, table_of("h00", expires_us=1))
         time.sleep(0.6)
         ask(port, 10)
-        _until(lambda: picker.inflight() == 0)
+        wait_for(lambda: picker.inflight() == 0)
         picks = picker.picks()
     rows = log_rows(log, 50)
     assert {row["fallback"] for row in rows[:10]} == {"no_table"}
@@ -152,14 +152,14 @@ def test_a_lost_host_is_left_out_and_a_lost_picker_fails_no_request(tmp_path, fl
         config = config_of(hosts, tmp_path / "log", port, admin, picker.address)
         with running_envoy(config, tmp_path, admin):
             answers = Counter(answer.status_code for answer in ask(port, 40))
-            _until(lambda: picker.inflight() == 0)
+            wait_for(lambda: picker.inflight() == 0)
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
                 for number in range(120):
                     if number == 20:
                         picker.process.kill()
                     answers[client.get("/c0").status_code] += 1
             assert answers == {200: 160}
-    _until(lambda: len((tmp_path / "log").read_bytes().splitlines()) == 160)
+    wait_for(lambda: len((tmp_path / "log").read_bytes().splitlines()) == 160)
     rows = [parse_line(line, "shop") for line in (tmp_path / "log").read_bytes().splitlines()]
     assert {row["host"] for row in rows} <= {"h00", "h02"}
     assert {row["policy"] for row in rows[:40]} == {"fingerpost"}
@@ -177,7 +177,7 @@ def test_with_most_hosts_unhealthy_all_are_used_unless_told_otherwise(tmp_path, 
         hosts, tmp_path / "log", port, admin, ("127.0.0.1", grpc), health_path="/healthz", panic_percent=percent
     )
     with running_envoy(config, tmp_path, admin):
-        _until(lambda: _stat(admin, "cluster.hosts.membership_healthy") == 1)
+        wait_for(lambda: _stat(admin, "cluster.hosts.membership_healthy") == 1)
         answers = {answer.status_code for answer in ask(port, 20)}
         # In panic a request may meet both dead hosts, and its one more try as well.
         assert 200 in answers if panics else answers == {200}
@@ -224,7 +224,7 @@ def test_a_request_counts_until_its_answer_has_ended(tmp_path, free_ports):
                 time.sleep(0.5)
                 assert picker.inflight() == 1
                 assert answer.read() == b"ab"
-            _until(lambda: picker.inflight() == 0)
+            wait_for(lambda: picker.inflight() == 0)
     finally:
         host.kill()
         host.wait()
@@ -239,14 +239,14 @@ def test_counts_return_to_zero_whatever_clients_do(tmp_path, fleet, free_ports):
         config = config_of(fleet, tmp_path / "log", port, admin, picker.address, timeout_s=1.0)
         with running_envoy(config, tmp_path, admin, 2):
             clients: list[socket.socket] = [vanish(port, rng) for _ in range(150)]
-            _until(picker.picks)
+            wait_for(picker.picks)
             ask(port, 5)
-            _until(lambda: picker.inflight() == 0)
+            wait_for(lambda: picker.inflight() == 0)
             for client in clients:
                 client.close()
             clients = [vanish(port, rng) for _ in range(50)]
         # Envoy itself is gone, with requests under way.
-        _until(lambda: picker.inflight() == 0)
+        wait_for(lambda: picker.inflight() == 0)
         for client in clients:
             client.close()
         # Requests that ran out of time may have left out most of the hosts.

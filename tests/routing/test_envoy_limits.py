@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import h2.config
@@ -20,6 +19,7 @@ import pytest
 from fingerpost.routing.envoy.client_limits import manager_limits
 from fingerpost.routing.envoy.config import Upstream, envoy_config
 from tests.support.server_harness import kill_family
+from tests.support.waiting import wait_for
 
 ENVOY = str(Path(sys.executable).parent / "envoy")
 MOST = 20
@@ -65,16 +65,6 @@ class Running:
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
-
-
-def wait_for(condition, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while True:
-        with contextlib.suppress(httpx.HTTPError):
-            if found := condition():
-                return found
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

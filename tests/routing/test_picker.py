@@ -15,89 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fingerpost.accesslog.envoy import decision_parts
-from fingerpost.accesslog.fields import route_of
-from fingerpost.category import OTHER, CategoryTable, category_key, size_bucket
-from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.category import OTHER, CategoryTable
 from fingerpost.routing.arms import arm_of, time_key
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import Arm, PickerSettings
 from tests.support.picker_harness import Harness, Sent, build, made_table
-
-_WORDS = (
-    "users",
-    "orders",
-    "7",
-    "12345678",
-    "deadbeef",
-    "a-b",
-    "x" * 70,
-    "|",
-    "v2",
-    "1f0e3dad-9990-4a3b-8c1d",
-    "q" * 20,
-)
-_AGENTS = (
-    *("curl/8", "kube-probe/1.27", "cart-service/2", "a_b-service", "x-services", "Googlebot/2.1", "robots", "bot_x"),
-    *(
-        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Safari/537.36",
-        "",
-        "-service",
-    ),
-    *(
-        "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0) AppleWebKit/605",
-        "Mozilla/4.0 (compatible;)",
-        "Lynx/2.8",
-        "Python-urllib",
-    ),
-    *(
-        "grpc-go/1.5",
-        "grpcurl",
-        "envoy",
-        "ENVOY-x",
-        "Opera 9.6",
-        "monitor",
-        "Mozilla/5.0 (compatible; theoldreader.com)",
-    ),
-)
-path = st.one_of(
-    st.lists(st.sampled_from(_WORDS), max_size=9).map(lambda words: "/" + "/".join(words)),
-    st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=600).map(lambda text: "/" + text),
-)
-agent = st.one_of(
-    st.sampled_from(_AGENTS),
-    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=300),
-    st.lists(st.sampled_from((*_AGENTS, "bot", "-service", "_", " ", "scan")), max_size=4).map("".join),
-)
-ascii_text = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=9)
-requests = st.builds(
-    lambda method, path, auth, agent, country, length, key, cookie: Sent(
-        method.encode(),
-        path.encode(),
-        *(None if t is None else t.encode() for t in (auth, agent, country, length, key, cookie)),
-    ),
-    st.sampled_from(("GET", "POST", "DELETE")),
-    path,
-    st.none() | st.sampled_from(("Bearer x", "basic", "BASI", "Digest y", "bearerx")) | ascii_text,
-    st.none() | agent,
-    st.none() | st.sampled_from(("DE", "us", "XX", "T1", "DEU", "D")) | ascii_text,
-    st.none() | st.sampled_from(("0", "1", "1023", "1024", "99999999")),
-    st.none() | st.just("k"),
-    st.none() | st.just("c"),
-)
-
-
-def key_of(sent: Sent) -> tuple[str, ...]:
-    """The category key as agents find it from the access log's line of the same request."""
-    texts = {name: (value or b"").decode() for name, value in vars(sent).items()}
-    auth = auth_method(texts["authorization"][:6] or None, sent.api_key is not None, sent.cookie is not None)
-    return category_key(
-        texts["method"],
-        route_of(texts["path"].partition("?")[0][:512]),
-        size_bucket(int(texts["length"] or 0)),
-        auth,
-        user_agent_class(texts["user_agent"]),
-        coarse_region(texts["country"][:2]),
-    )
+from tests.support.picker_requests import key_of, requests
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import json
 import random
-import socket
-import struct
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +11,20 @@ import httpx
 import numpy as np
 import pytest
 
-from fingerpost.accesslog.envoy import decision_parts, parse_line
+from fingerpost.accesslog.envoy import parse_line
 from fingerpost.clock import clock_us
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.envoy.config import Upstream, envoy_config
 from fingerpost.routing.envoy.module import compiler
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import PickerSettings
+from tests.support.envoy_harness import HOSTS, active, ask, log_rows, sent, table_of, vanish
 from tests.support.picker_harness import made_table
 from tests.support.running import running_envoy, running_fleet
 from tests.support.sleeping_scenario import Scenario
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
-HOSTS = ["h00", "h01", "h02"]
 
 
 @pytest.fixture
@@ -34,29 +33,6 @@ def fleet():
     service_s = np.array([[0.001] * 3, [0.5] * 3])
     with running_fleet(Scenario(service_s, np.array([0.5, 0.5]), 2, 1.0)) as upstreams:
         yield upstreams
-
-
-def table_of(best, **changes):
-    """A table in which the host `best` is by far the cheapest."""
-    slope = np.full((1, 2, 4), 1.0, dtype=np.float32)
-    slope[..., HOSTS.index(best)] = 1e-4
-    settings = PickerSettings(exploration=0.0)
-    return made_table(HOSTS, ["GET /c0", "other"], slope=slope, settings=settings, **changes)
-
-
-def ask(port, count, path="/c0", **headers):
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-        return [client.get(path, headers=headers) for _ in range(count)]
-
-
-def log_rows(path, least):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        rows = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
-        if len(rows) >= least:
-            return [{**row, **decision_parts(row["decision"])} for row in rows]
-        time.sleep(0.1)
-    raise AssertionError("the log stays too short")
 
 
 def test_decisions_are_made_and_logged_and_tables_swapped(tmp_path, fleet, free_ports):
@@ -156,20 +132,6 @@ def test_a_lost_host_costs_no_more_than_what_was_there(tmp_path, fleet, free_por
     assert {row["host"] for row in rows} <= {"h00", "h02"}
 
 
-def vanish(port, rng):
-    """One of the ways in which clients end badly."""
-    way = rng.randrange(4)
-    client = socket.create_connection(("127.0.0.1", port), 5)
-    body = b"content-length: 1000\r\n" if way == 2 else b""
-    target = b"/c1" if way != 3 else b"/c1?x=9"
-    client.sendall(b"GET " + target + b" HTTP/1.1\r\nhost: a\r\n" + body + b"\r\n")
-    if way == 1:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if way != 3:
-        client.close()
-    return client
-
-
 def test_counts_return_to_zero_whatever_clients_and_hosts_do(tmp_path, free_ports):
     port, admin = free_ports(2)
     table = tmp_path / "picker.table"
@@ -182,9 +144,9 @@ def test_counts_return_to_zero_whatever_clients_and_hosts_do(tmp_path, free_port
         )
         with running_envoy(config, tmp_path, admin, 2):
             clients = [vanish(port, rng) for _ in range(150)]
-            _until(lambda: sent(admin) > 0)
+            wait_for(lambda: sent(admin) > 0)
             ask(port, 5)
-            _until(lambda: active(admin) == 0)
+            wait_for(lambda: active(admin) == 0)
             for client in clients:
                 client.close()
             write_table(table, table_of("h02"))
@@ -194,32 +156,12 @@ def test_counts_return_to_zero_whatever_clients_and_hosts_do(tmp_path, free_port
             for process in _children("tests.support.sleeping_hosts"):
                 process.kill()
             clients += [vanish(port, rng) for _ in range(30)]
-            _until(lambda: active(admin) == 0)
+            wait_for(lambda: active(admin) == 0)
             for client in clients:
                 client.close()
-
-
-def active(admin):
-    """Requests that Envoy counts as under way at its hosts: the counts that the picker chooses by."""
-    text = httpx.get(f"http://127.0.0.1:{admin}/clusters?format=json", trust_env=False).json()
-    [hosts] = [each["host_statuses"] for each in text["cluster_statuses"] if each["name"] == "hosts"]
-    return sum(int(stat.get("value", 0)) for host in hosts for stat in host["stats"] if stat["name"] == "rq_active")
-
-
-def sent(admin):
-    """Requests that Envoy has sent to its hosts so far."""
-    url = f"http://127.0.0.1:{admin}/stats?filter=^cluster.hosts.upstream_rq_total$"
-    return int(httpx.get(url, trust_env=False).text.rpartition(": ")[2])
 
 
 def _children(name):
     import psutil
 
     return [child for child in psutil.Process().children() if name in " ".join(child.cmdline())]
-
-
-def _until(true, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.1)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -22,6 +21,7 @@ from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.cost import routing_cost
 from fingerpost.routing.envoy.config import POLICIES, Upstream, envoy_config
 from fingerpost.routing.envoy.module import build_module, compiler
+from tests.support.waiting import wait_for
 
 ENVOY = str(Path(sys.executable).parent / "envoy")
 
@@ -137,18 +137,6 @@ def test_envoy_logs_what_a_record_needs_and_no_secret(tmp_path, free_ports):
     finally:
         envoy.terminate()
         envoy.wait(10)
-
-
-def wait_for(ask, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            if answer := ask():
-                return answer
-        except (httpx.HTTPError, OSError):
-            pass
-        time.sleep(0.1)
-    raise AssertionError("no answer in time")
 
 
 def test_envoy_is_installed_with_the_program():

@@ -21,8 +21,7 @@ from fingerpost.serving.scoring import ModelScorer, score_fleet
 from fingerpost.serving.table import build_table, of_arm, render_json
 from fingerpost.serving.views import NO_ARM, ServiceView, plan_arms
 from fingerpost.settings import Settings
-from tests.serving.test_engine_tables import states_of
-from tests.support.made_fleet import FORM, MadeFleet, fit_model
+from tests.support.made_fleet import FORM, MadeFleet, fit_model, states_of
 
 BEGIN = 1_790_000_000 * US
 

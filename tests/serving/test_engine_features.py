@@ -18,8 +18,8 @@ from fingerpost.serving.scoring import ModelScorer, score_fleet
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
 from fingerpost.telemetry.history_later import extrapolate_history
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
-from tests.agent.test_own_history import records_of
 from tests.support.demo_telemetry import write_demo_lake
+from tests.support.lakes import records_of
 
 FORM = HistoryForm(5.0, 20.0)
 # What one 32-bit float is off, through differences of logs.

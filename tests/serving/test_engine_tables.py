@@ -14,23 +14,13 @@ from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, Fingerprint
 from fingerpost.serving.answers import TooMuchError, UnknownError, category_of, predict, route
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
 from fingerpost.serving.baseline import estimate_baseline
-from fingerpost.serving.fleet_state import HostState, build_fleet
+from fingerpost.serving.fleet_state import build_fleet
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.serving.scoring import ModelScorer, load_model, sanity_check, score_fleet
 from fingerpost.serving.table import build_table, render_json
 from fingerpost.training.inspection import inspect_files
 from fingerpost.training.manifest import SchemaMismatchError
-from tests.support.made_fleet import FORM, MadeFleet, fit_model
-
-NOW = 10**9 * US
-
-
-def state(fingerprint, received_us=1000 * US, first_seen_us=0):
-    return HostState(fingerprint, b"", received_us, first_seen_us)
-
-
-def states_of(made, sequence=1, **changes):
-    return {host: state(made.fingerprint(place, sequence, NOW), **changes) for place, host in enumerate(made.hosts)}
+from tests.support.made_fleet import FORM, NOW, MadeFleet, fit_model, state_of, states_of
 
 
 def table_of(states, scorer=None, slow_start_s=60.0, before=None):
@@ -61,7 +51,7 @@ def test_a_cell_never_served_is_the_fleets_mean_times_the_hosts_ratio(made):
     states = states_of(made)
     print_ = made.fingerprint(0, 1, NOW)
     cut = Fingerprint(**{**vars(print_), "categories": print_.categories[:-1], "cells": print_.cells[:-1]})
-    table, _ = table_of({**states, made.hosts[0]: state(cut)})
+    table, _ = table_of({**states, made.hosts[0]: state_of(cut)})
     assert np.isfinite(table.throughput_rps[-1, 0])
     alike = list(range(3, 12, 3))
     assert table.throughput_rps[-1, 0] < 4 * table.throughput_rps[-1, alike].max()
@@ -70,7 +60,7 @@ def test_a_cell_never_served_is_the_fleets_mean_times_the_hosts_ratio(made):
 def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
     print_ = made.fingerprint(0, 1, NOW)
     empty = Fingerprint(**{**vars(print_), "host": "new", "cells": np.full_like(print_.cells, np.nan)})
-    states = {**states_of(made), "new": state(empty, first_seen_us=970 * US)}
+    states = {**states_of(made), "new": state_of(empty, first_seen_us=970 * US)}
     table, scored = table_of(states)
     place = table.hosts.index("new")
     ratios = scored.reference.host
@@ -100,7 +90,7 @@ def test_scoring_what_changed_equals_scoring_all(changes, with_model):
             states.pop(made.hosts[host], None)
         else:
             told = made.fingerprint(host, sequence, NOW + 7 * US * sequence)
-            states[made.hosts[host]] = state(told, US * (1000 + sequence))
+            states[made.hosts[host]] = state_of(told, US * (1000 + sequence))
         if states:
             table, scored = table_of(dict(states), scorer, before=scored)
             anew, _ = table_of(dict(reversed(states.items())), scorer)
@@ -123,16 +113,16 @@ def test_only_new_histories_are_scored(made, model):
     assert (first.cells, first.source, first.version) == (72, "champion", "1")
     told = made.fingerprint(4, 2, NOW)
     same = replace(told, history=states[made.hosts[4]].fingerprint.history)
-    _, after = table_of({**states, made.hosts[4]: state(same)}, scorer, before=first)
+    _, after = table_of({**states, made.hosts[4]: state_of(same)}, scorer, before=first)
     assert after.cells == 0
     assert after.predictions is not first.predictions
-    _, after = table_of({**states, made.hosts[4]: state(told)}, scorer, before=first)
+    _, after = table_of({**states, made.hosts[4]: state_of(told)}, scorer, before=first)
     assert after.cells == 72
 
 
 def test_without_histories_the_model_says_nothing(made, model):
     scorer = ModelScorer.compiled(model, "1", FORM)
-    silent = {host: state(replace(each.fingerprint, history=None)) for host, each in states_of(made).items()}
+    silent = {host: state_of(replace(each.fingerprint, history=None)) for host, each in states_of(made).items()}
     table, _ = table_of(silent, scorer)
     plain, _ = table_of(silent)
     assert (table.source, table.model_version, table.version) == ("baseline", "", plain.version)
@@ -150,7 +140,7 @@ def test_one_host_cannot_push_out_the_categories_of_others(made):
     rogue = Fingerprint(
         **{**vars(print_), "host": "rogue", "categories": tuple(f"x{number}" for number in range(300)), "cells": cells}
     )
-    fleet = build_fleet("shop", {**states_of(made), "rogue": state(rogue)}, 20)
+    fleet = build_fleet("shop", {**states_of(made), "rogue": state_of(rogue)}, 20)
     assert len(fleet.categories) == 20
     assert set(made.categories) <= set(fleet.categories)
 
@@ -215,6 +205,6 @@ def test_references_hold_for_fleets_of_nothing():
     empty = Fingerprint(**{**vars(print_), "categories": (), "cells": print_.cells[:0]})
     blank = Fingerprint(**{**vars(print_), "cells": print_.cells * np.nan, "host_values": print_.host_values * np.nan})
     for one, other in itertools.product((empty, blank), repeat=2):
-        table, scored = table_of({"a": state(one), "b": state(other)})
+        table, scored = table_of({"a": state_of(one), "b": state_of(other)})
         assert estimate_baseline(scored.fleet).host.shape == (2, 3)
         assert json.loads(render_json(table, 1.0))["hosts"][0]["name"] == "a"

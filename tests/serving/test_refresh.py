@@ -15,17 +15,11 @@ from fingerpost.serving.store import Arrival, FingerprintStore, Limits
 from fingerpost.serving.table import Categories
 from fingerpost.settings import Settings
 from tests.support.made_fleet import MadeFleet
+from tests.support.waiting import wait_for
 
 
 def said(name):
     return REGISTRY.get_sample_value(f"fingerpost_engine_{name}", {"service": "forgotten"})
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -12,8 +12,11 @@ from fingerpost.category import ATTRIBUTES, category_attributes
 from fingerpost.clock import US, clock_us
 from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint, message, pack
 from fingerpost.history_block import HistoryBlock
+from fingerpost.serving.fleet_state import HostState
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
+
+NOW = 10**9 * US
 
 _WINDOWS = 4
 # Of the default settings.
@@ -162,6 +165,16 @@ def _again(told: Fingerprint, turn: int) -> Fingerprint:
         history = replace(history, cells=history.cells * np.float32(factor))
     later_us = told.time_us + turn
     return replace(told, sequence=told.sequence + turn, time_us=later_us, cells=told.cells * factor, history=history)
+
+
+def state_of(fingerprint: Fingerprint, received_us: int = 1000 * US, first_seen_us: int = 0) -> HostState:
+    """A host as the engine knows it after its first fingerprint."""
+    return HostState(fingerprint, b"", received_us, first_seen_us)
+
+
+def states_of(made: MadeFleet, sequence: int = 1, **changes: int) -> dict[str, HostState]:
+    """All hosts of a fleet, as the engine knows them."""
+    return {host: state_of(made.fingerprint(place, sequence, NOW), **changes) for place, host in enumerate(made.hosts)}
 
 
 def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor: float = 1.0) -> Any:

@@ -17,7 +17,7 @@ from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.module import build_module
 from fingerpost.routing.envoy.upstream import Upstream
 from fingerpost.settings import LOOPBACK
-from tests.support.sleeping_hosts import SleepingFleet
+from tests.support.sleeping_hosts import Sickness, SleepingFleet
 from tests.support.sleeping_scenario import Scenario
 
 
@@ -77,3 +77,9 @@ def running_fleet(scenario: Scenario) -> Iterator[list[Upstream]]:
     """The hosts of a sleeping fleet in a process of its own."""
     with fleet_process(scenario) as (upstreams, _):
         yield upstreams
+
+
+def make_sick(host: Upstream, sickness: Sickness) -> None:
+    """Makes a sleeping host fail from now on."""
+    url = f"http://{host.address}:{host.port}/sick?{sickness.as_query()}"
+    httpx.get(url, trust_env=False).raise_for_status()

@@ -20,8 +20,8 @@ from fingerpost.lake import parquet_files
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fingerpost.training.evaluate import time_split
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
-from tests.agent.test_own_history import records_of, replayed
-from tests.conftest import record
+from tests.support.lakes import records_of, replayed
+from tests.support.records import record
 
 TABLE = CategoryTable(tuple(category_key("POST", route, "0", "none", "browser", "DE") for route in ("/a", "/b")))
 OVERHEAD_S = 0.001

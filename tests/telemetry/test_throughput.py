@@ -19,7 +19,7 @@ from fingerpost.telemetry.history import HISTORY_COLUMNS, History
 from fingerpost.telemetry.resolution import at_resolution
 from fingerpost.telemetry.throughput import PLACES_A_CORE, throughput_rps, unloaded_s
 from fingerpost.telemetry.windows import aggregate, aggregate_loads, select_window, with_background, with_throughput
-from tests.conftest import record
+from tests.support.records import record
 
 BEGIN_US = 1_795_678_000 * US
 WINDOW_S, SLOTS, WORK_S = 10.0, 8.0, 0.05

@@ -22,8 +22,8 @@ from fingerpost.settings import Settings, get_settings
 from fingerpost.training.candidate import make_candidate
 from fingerpost.training.tune import TuningBudget, tune
 from fingerpost.workers import SERIAL, THREADS, workers_of
-from tests.features.test_incremental import SETTINGS as FEATURES
-from tests.features.test_incremental import lake_of_days
+from tests.support.lakes import SETTINGS as FEATURES
+from tests.support.lakes import lake_of_days
 
 GAP = pd.Timedelta(seconds=5)
 TRIALS, JOBS = 4, 2
