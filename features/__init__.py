@@ -1,4 +1,4 @@
-"""From request records and host samples to windows, fingerprints and features, in Parquet.
+"""Turns request records and host samples into windows and training rows, in the lake; keeps the lake in order.
 
-May import `routing`, `fleet` and `fingerpost`. Training and serving both use what is defined here.
+May import `routing`, `telemetry` and the core. Training and serving both use what is defined here.
 """
