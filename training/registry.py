@@ -20,10 +20,9 @@ from fingerpost.locks import locked
 from fingerpost.settings import Settings
 from fingerpost.shown import markdown_text
 from fingerpost.training.manifest import ABOUT, MAX_ABOUT_BYTES, DamagedModelError, read_about
-from fingerpost.training.runs import MAX_TAG, Run, RunStore
+from fingerpost.training.runs import MAX_TAG, RunStore
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion
 
@@ -199,8 +198,14 @@ class Registry(RunStore):
 
     def note(self, tag: str) -> dict[str, Any] | None:
         """A tag that holds a JSON object, or None."""
-        found = _json_or_none(self.tags().get(tag))
+        found = self._json_tag(tag)
         return found if isinstance(found, dict) else None
+
+    def _json_tag(self, tag: str) -> Any:
+        try:
+            return json.loads(self.tags().get(tag, "null"))
+        except ValueError:
+            return None
 
     def set_note(self, tag: str, value: Mapping[str, Any] | list[Any] | None) -> None:
         """Writes a tag that holds JSON; None removes it."""
@@ -221,7 +226,7 @@ class Registry(RunStore):
 
     def former_champions(self) -> list[str]:
         """Versions that were champion, the latest last; never the present one."""
-        found, present = _json_or_none(self.tags().get(FORMER_TAG)), self.version_of(CHAMPION)
+        found, present = self._json_tag(FORMER_TAG), self.version_of(CHAMPION)
         return [str(each) for each in found if str(each) != present] if isinstance(found, list) else []
 
     def set_former_champions(self, versions: list[str]) -> None:
@@ -249,31 +254,6 @@ class Registry(RunStore):
             self._fetch(f"models:/{self.name}/{version}", f"data/{SAVED_AS}", folder)
         except NoModelError as error:
             raise NoModelError(f"version {version} of {self.name} is not a Fingerpost model: {error}") from error
-
-    def add_version(
-        self, run: Run, saved: Path, requirements: list[str], rows: "pd.DataFrame", predictions: "pd.DataFrame"
-    ) -> str:
-        """Registers a saved bundle, logged in a run, as a new version; returns it.
-
-        Args:
-            requirements: given, since guessing them imports everything anew and takes many seconds.
-            rows, predictions: for the signature.
-        """
-        import mlflow
-        from mlflow.models import Model, infer_signature
-
-        logged = Model.log(
-            None,
-            mlflow.pyfunc,
-            self.name,
-            run_id=run.id,
-            name="model",
-            loader_module="fingerpost.training.pyfunc",
-            data_path=str(saved),
-            signature=infer_signature(rows, predictions),
-            pip_requirements=requirements,
-        )
-        return str(logged.registered_model_version)
 
     def load(self, version: str) -> "ModelBundle":
         """Fetches, checks and loads a version.
@@ -319,10 +299,3 @@ class Registry(RunStore):
         take(ABOUT, MAX_ABOUT_BYTES)
         for name, entry in read_about(folder).files.items():
             take(name, entry.size)
-
-
-def _json_or_none(text: str | None) -> Any:
-    try:
-        return json.loads(text or "null")
-    except ValueError:
-        return None

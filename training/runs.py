@@ -157,6 +157,31 @@ class RunStore:
             raise
         self.client.set_terminated(run.id)
 
+    def add_version(
+        self, run: Run, saved: Path, requirements: list[str], rows: "pd.DataFrame", predictions: "pd.DataFrame"
+    ) -> str:
+        """Registers a saved bundle, logged in a run, as a new version; returns it.
+
+        Args:
+            requirements: given, since guessing them imports everything anew and takes many seconds.
+            rows, predictions: for the signature.
+        """
+        import mlflow
+        from mlflow.models import Model, infer_signature
+
+        logged = Model.log(
+            None,
+            mlflow.pyfunc,
+            self.name,
+            run_id=run.id,
+            name="model",
+            loader_module="fingerpost.training.pyfunc",
+            data_path=str(saved),
+            signature=infer_signature(rows, predictions),
+            pip_requirements=requirements,
+        )
+        return str(logged.registered_model_version)
+
     def experiment_id(self, kind: str) -> str:
         """The id of the MLflow experiment of a kind of runs, made where it is not there yet."""
         from mlflow.exceptions import MlflowException
