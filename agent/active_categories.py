@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.categorise import Categoriser
+from fingerpost.categoriser import Categoriser
 from fingerpost.category import SEPARATOR, CategoryTable, category_key, fit_categories, size_bucket
 
 _MAX_KEYS = 8192

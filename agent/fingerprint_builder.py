@@ -12,7 +12,7 @@ from fingerpost.arrays import Floats
 from fingerpost.category import CategoryTable
 from fingerpost.clock import US
 from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
-from fingerpost.status import measures
+from fingerpost.request_status import measures
 from fingerpost.telemetry.attribution import Attribution, CostAttribution
 from fingerpost.telemetry.decay import ForwardDecay
 from fingerpost.telemetry.processor_sharing import processor_sharing

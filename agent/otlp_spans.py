@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fingerpost.accesslog.fields import client_of, route_of
-from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
+from fingerpost.request_status import told_status
 from fingerpost.routes import normal_template
-from fingerpost.status import told_status
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span

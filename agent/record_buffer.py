@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from fingerpost.clients import user_agent_class
+from fingerpost.client_attributes import user_agent_class
 from fingerpost.clock import US
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fingerpost.regions import Regions

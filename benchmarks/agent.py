@@ -19,7 +19,7 @@ import psutil
 
 from fingerpost.accesslog.envoy import parse_line
 from fingerpost.agent.sampling.cpu_clock import process_cpu_s
-from fingerpost.categorise import Categoriser
+from fingerpost.categoriser import Categoriser
 from fingerpost.category import category_key, fit_categories, size_bucket
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.clock import clock_us

@@ -22,7 +22,7 @@ from fingerpost.category import CategoryTable, Key, category_key, fit_categories
 from fingerpost.cli.stack.parts import answers, fingerpost
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.cli.stack.processes import Child, ProcessGroup
-from fingerpost.clients import auth_method, user_agent_class
+from fingerpost.client_attributes import auth_method, user_agent_class
 from fingerpost.lake import INBOX, parquet_files, published_categories, service_folder, write_text_atomically
 from fingerpost.settings import LOOPBACK
 

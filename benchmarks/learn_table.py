@@ -15,7 +15,7 @@ import numpy as np
 
 from fingerpost.accesslog.envoy import decision_parts, parse_line
 from fingerpost.arrays import Floats
-from fingerpost.categorise import Categoriser
+from fingerpost.categoriser import Categoriser
 from fingerpost.category import OTHER, SEPARATOR, category_key, fit_categories, size_bucket
 from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError

@@ -21,11 +21,11 @@ from fingerpost.clock import clock_us
 from fingerpost.routing.envoy.admin import admin_cluster, administration, stats_listener
 from fingerpost.routing.envoy.clusters import TYPE, address
 from fingerpost.routing.envoy.config import Upstream, envoy_config
-from fingerpost.routing.envoy.module import build_harness
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import PickerSettings, PickerTable
 from fingerpost.settings import LOOPBACK
 from tests.support.open_loop import drive
+from tests.support.picker_harness import build_harness
 from tests.support.running import running_envoy
 
 _POLICIES = ("least_request", "fingerpost")

@@ -25,7 +25,7 @@ from data.sample_run import (
 )
 from fingerpost.accesslog.fields import route_of
 from fingerpost.arrays import Floats, Ints
-from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 from fingerpost.clock import US
 from fingerpost.experiment import Experiment
 from fingerpost.simulator.scenario import Scenario

@@ -13,7 +13,7 @@ from fingerpost.middleware.facts import HEADERS, body_length, client_facts, fram
 from fingerpost.middleware.meter import CURRENT
 from fingerpost.middleware.tasks import MeteredCoroutine, charge_tasks
 from fingerpost.middleware.threads import charge_threads
-from fingerpost.status import CLIENT_GONE
+from fingerpost.request_status import CLIENT_GONE
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from fingerpost.category import route_template
-from fingerpost.clients import auth_method
+from fingerpost.client_attributes import auth_method
 from fingerpost.middleware.wire import MAX_FIELD
 
 # Headers that are looked at, lower case.

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from fingerpost.status import failed
+from fingerpost.request_status import failed
 
 _SPAN_S = 1.0
 _REFRESH_S = 0.1

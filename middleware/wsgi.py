@@ -11,7 +11,7 @@ from fingerpost.middleware.core import FAILED, Exchange, Instrument
 from fingerpost.middleware.facts import HEADERS, body_length, client_facts, framework_route, method_name
 from fingerpost.middleware.meter import CURRENT, switch
 from fingerpost.middleware.threads import charge_threads
-from fingerpost.status import CLIENT_GONE
+from fingerpost.request_status import CLIENT_GONE
 
 Environ = dict[str, Any]
 WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]

@@ -12,13 +12,13 @@ from fingerpost.accesslog.envoy import parse_line
 from fingerpost.accesslog.rotation import Position
 from fingerpost.accesslog.tail import LogTail
 from fingerpost.arrays import Ints
-from fingerpost.categorise import Categoriser
+from fingerpost.categoriser import Categoriser
 from fingerpost.category import CategoryTable
 from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
+from fingerpost.request_status import failed, measures
 from fingerpost.routing.guard import Outcomes
 from fingerpost.routing.picker_table import Predictions
-from fingerpost.status import failed, measures
 
 _ATTRIBUTES = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
 # Lines read at a time; of a log that grows faster the rest is passed over.

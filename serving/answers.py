@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.category import CategoryTable, category_key, size_bucket
-from fingerpost.clients import user_agent_class
+from fingerpost.client_attributes import user_agent_class
 from fingerpost.routes import route_template
 from fingerpost.routing.cost import routing_cost
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest

@@ -70,6 +70,6 @@ def _preload_models() -> None:
     import lightgbm  # noqa: F401
 
     import fingerpost.training.trees.kernel  # noqa: F401
-    from fingerpost.clients import user_agent_class
+    from fingerpost.client_attributes import user_agent_class
 
     user_agent_class("Mozilla/5.0")

@@ -11,7 +11,7 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
 from fingerpost.features.windows import numbers
-from fingerpost.status import failed as has_failed
+from fingerpost.request_status import failed as has_failed
 
 METRICS = (
     *("latency_mean_s", "latency_p50_s", "latency_p99_s"),

@@ -13,9 +13,9 @@ from fingerpost.experiment import ALIASES
 from fingerpost.features.build import with_categories
 from fingerpost.features.windows import CATEGORY_COLUMNS, numbers
 from fingerpost.lake import FILE, read_frame
+from fingerpost.request_status import failed
 from fingerpost.serving.shadow import KIND
 from fingerpost.settings import Settings
-from fingerpost.status import failed
 
 _MAX_RECORDS = 300_000
 _PREDICTED = ("version", "throughput_rps", "latency_p50_s")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fingerpost.accesslog.envoy import parse_line
 from fingerpost.errors import RefusedError
-from fingerpost.status import failed
+from fingerpost.request_status import failed
 
 _COLUMNS = ("time", "duration_s", "status", "host", "route", "policy", "arm", "model_version")
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from fingerpost.accesslog.fields import client_of, midnight_s, route_of
-from fingerpost.clients import AUTH_METHODS, MAX_USER_AGENT, coarse_region, user_agent_class
+from fingerpost.client_attributes import AUTH_METHODS, MAX_USER_AGENT, coarse_region, user_agent_class
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 
@@ -41,7 +41,7 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
     - `cl=`: the content length that the client declared, `-` for none: what the picker sees too;
     - `rl=`: nginx's `$request_length`, with request line and headers; of requests without a body it says nothing, and
       where `cl` is given it does not count;
-    - `auth=`: a method of `fingerpost.clients.auth_method`; `cc=`: the country header;
+    - `auth=`: a method of `fingerpost.client_attributes.auth_method`; `cc=`: the country header;
 
     and quoted texts and other `key=value` fields, which are ignored. Without a time `duration_s` is None. The format
     does not tell the host's load.

@@ -8,12 +8,12 @@ from typing import Any
 import orjson
 
 from fingerpost.accesslog.fields import client_of, route_of
-from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
 from fingerpost.records import has_surrogates
-from fingerpost.status import told_status
+from fingerpost.request_status import told_status
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
 # A picker's decision is one text, its parts set apart by a mark that JSON need not escape: empty where there is nothing

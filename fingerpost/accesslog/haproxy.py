@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 from fingerpost.accesslog.fields import client_of, local_s, route_of
-from fingerpost.clients import AUTH_METHODS, coarse_region, user_agent_class
+from fingerpost.client_attributes import AUTH_METHODS, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
-from fingerpost.status import CLIENT_GONE, NO_ANSWER
+from fingerpost.request_status import CLIENT_GONE, NO_ANSWER
 
 _US, _MS = 1_000_000, 1000
 # The first place that fits is the line's own: a header that was captured comes later and may look the same.
@@ -42,8 +42,8 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
     HAProxy writes the time of the request's beginning in the time zone of its machine, which is taken to be ours. The
     duration is the total time; the service time is what the server took to its response headers. Captured headers are
     optional. If two to five are captured for the request, `{host|user-agent|content-length|auth|country}`, they give
-    the user-agent class, the size, the auth method (of `fingerpost.clients.auth_method`) and the region. `client` is
-    the address of the connection as text, not checked: to look the region up, never to be stored.
+    the user-agent class, the size, the auth method (`client_attributes.auth_method`) and the region. `client` is the
+    address of the connection as text, not checked: to look the region up, never to be stored.
 
     Raises:
         RefusedError: `line:malformed`, `request:malformed` (no method and path, such as `<BADREQ>`), `time:malformed`,

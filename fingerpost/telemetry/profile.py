@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.arrays import Floats, safe_ratio
-from fingerpost.status import failed, measures
+from fingerpost.request_status import failed, measures
 from fingerpost.telemetry.decay import ForwardDecay
 from fingerpost.telemetry.sketch import LatencySketches
 
@@ -37,7 +37,8 @@ class Observations:
     Args:
         time_s: when each ended, seconds of the profile's clock.
         category: indices.
-        status: see `fingerpost.status`: what is not measured counts as a request, and where it failed as an error.
+        status: see `fingerpost.request_status`: what is not measured counts as a request, and where it failed as an
+        error.
         duration_s, cpu_s: seconds.
         unloaded_s, unloaded_weight: of `fingerpost.telemetry.throughput.unloaded_s`.
         mem_bytes: held by it.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.arrays import Floats, Ints, safe_ratio
 from fingerpost.clock import US
-from fingerpost.status import failed, measures
+from fingerpost.request_status import failed, measures
 from fingerpost.telemetry.resolution import at_resolution
 from fingerpost.telemetry.throughput import throughput_rps, unloaded_s
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from fingerpost.accesslog.envoy_format import MAX_USER_AGENT
 from fingerpost.accesslog.fields import route_of
-from fingerpost.categorise import Categoriser
+from fingerpost.categoriser import Categoriser
 from fingerpost.category import CategoryTable
-from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 
 _MAX_PATH = 512
 _SCHEME = 6

@@ -62,26 +62,17 @@ def build_module() -> Path:
     # Built beside its place and moved there, so that two builds at once do not meet.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
-        _compile([*FLAGS, _HARDENED], sorted(SOURCES.glob("*.c")), _LINK, built)
+        compile_sources([*FLAGS, _HARDENED], sorted(SOURCES.glob("*.c")), _LINK, built)
         built.replace(path)
     return path
 
 
-def build_harness(path: Path, flags: Sequence[str] = ()) -> Path:
-    """Compiles the program that runs the picker without Envoy (`native/harness/harness.c`), for tests and measurements.
-
-    Args:
-        flags: such as `-fsanitize=address,undefined`.
+def compile_sources(flags: Sequence[str], sources: Sequence[Path], link: Sequence[str], output: Path) -> None:
+    """Compiles C sources.
 
     Raises:
-        FingerpostError: there is no compiler, it failed, or the sources are missing.
+        FingerpostError: there is no compiler, or it failed.
     """
-    sources = [*sorted(SOURCES.glob("*.c")), SOURCES / "harness" / "harness.c"]
-    _compile([*FLAGS, "-Wno-conversion", *flags], sources, ("-lm", "-lpthread"), path)
-    return path
-
-
-def _compile(flags: Sequence[str], sources: Sequence[Path], link: Sequence[str], output: Path) -> None:
     command = compiler()
     if command is None:
         raise FingerpostError(

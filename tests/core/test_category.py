@@ -13,7 +13,7 @@ from fingerpost.category import (
     route_template,
     size_bucket,
 )
-from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 
 keys = st.tuples(*[st.sampled_from(["a", "b", "c"])] * 5)
 counted = st.lists(st.tuples(keys, st.integers(1, 100)), max_size=60)

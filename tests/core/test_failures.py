@@ -14,7 +14,7 @@ from fingerpost.category import CategoryTable
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS
-from fingerpost.status import CLIENT_GONE, failed, measures, told_status
+from fingerpost.request_status import CLIENT_GONE, failed, measures, told_status
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
 from fingerpost.telemetry.profile import Observations, Profile
 from fingerpost.telemetry.windows import aggregate, aggregate_loads, with_background, with_throughput

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fingerpost.agent.active_categories import ActiveCategories
-from fingerpost.categorise import Categoriser
+from fingerpost.categoriser import Categoriser
 from fingerpost.category import CategoryTable, category_key, fit_categories, size_bucket
 from fingerpost.routes import RouteTable, learn_templates, normal_template
 from tests.support.records import record

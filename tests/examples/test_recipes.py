@@ -20,7 +20,7 @@ import pytest
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
 from fingerpost.category import category_key, size_bucket
-from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 from fingerpost.routing.envoy.module import compiler
 from tests.support.recipes import DOCS, blocks, program
 

@@ -170,9 +170,8 @@ def free_port() -> int:
 def wheel(tmp_path_factory):
     """The wheel, made of what git knows, as a release would be."""
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [str(BIN / "uv"), "build", "--quiet", "--wheel", "--out-dir", str(folder), str(ROOT)], check=True, timeout=300
-    )
+    # By way of the source distribution: what an earlier build left in the tree gets into neither.
+    subprocess.run([str(BIN / "uv"), "build", "--quiet", "--out-dir", str(folder), str(ROOT)], check=True, timeout=300)
     (built,) = folder.glob("*.whl")
     return built
 

@@ -12,8 +12,19 @@ import pytest
 from fingerpost.accesslog.envoy import decision_parts
 from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
-from fingerpost.routing.envoy.module import build_harness, compiler
+from fingerpost.routing.envoy.module import FLAGS, SOURCES, compile_sources, compiler
 from fingerpost.routing.table_file import PickerTable, encode
+
+
+def build_harness(path: Path, flags: Sequence[str] = ()) -> Path:
+    """Compiles the program that runs the picker without Envoy (`native/harness.c`).
+
+    Args:
+        flags: such as `-fsanitize=address,undefined`.
+    """
+    sources = [*sorted(SOURCES.glob("*.c")), Path(__file__).parent / "native" / "harness.c"]
+    compile_sources([*FLAGS, f"-I{SOURCES}", "-Wno-conversion", *flags], sources, ("-lm", "-lpthread"), path)
+    return path
 
 
 @dataclass(frozen=True)

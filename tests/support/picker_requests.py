@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from fingerpost.accesslog.fields import route_of
 from fingerpost.category import category_key, size_bucket
-from fingerpost.clients import auth_method, coarse_region, user_agent_class
+from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 from tests.support.picker_harness import Sent
 
 _WORDS = (

@@ -13,7 +13,7 @@
  * user agent, country, content length, API key, cookie.
  */
 #define _GNU_SOURCE
-#include "../picker.h"
+#include "picker.h"
 
 #include <malloc.h>
 #include <pthread.h>
