@@ -1,4 +1,4 @@
-"""Is a new version better, and may it serve: comparison, experiments, drift, promotion and rollback.
+"""Decides whether a new version is better, and may serve: shadow, off-policy, experiment, drift, promotion.
 
-May import `serving`, `training`, `features`, `routing`, `fleet` and `fingerpost`.
+May import `serving`, `training`, `features`, `routing` and the core.
 """

@@ -1,4 +1,4 @@
-"""What runs at the hosts: agent, log readers, resource samplers, batches for the lake; and the local demo fleet.
+"""The agent beside a host or a proxy: sources of records, samplers, fingerprints, batches, sender.
 
-May import `fingerpost` only, and nothing heavy: the agent lives beside the service it measures.
+May import `middleware`, `routing` and the core; only `cli` imports it. Light: no pandas, no pyarrow.
 """

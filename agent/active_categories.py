@@ -1,4 +1,4 @@
-"""Which categories an agent uses: the service's, once they are published, and until then those of its own traffic."""
+"""Chooses the categories of an agent: the service's once published, until then those of its own traffic."""
 
 import json
 import time

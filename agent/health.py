@@ -1,4 +1,4 @@
-"""What is wrong with an agent: said once when it begins, again each minute, and told by `/healthz` and the metrics."""
+"""Reports problems of an agent: in its log when they begin and each minute, on `/healthz`, and as metrics."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What an agent is told to do; travels to its process as one JSON object in a variable."""
+"""Defines the options of an agent; they travel to its process as one JSON object in a variable."""
 
 import json
 from dataclasses import asdict, dataclass, field

@@ -1,4 +1,4 @@
-"""Where an agent's request records come from: an access log, or a queue that others fill."""
+"""Reads an agent's request records from an access log, or from a queue that others fill."""
 
 import contextlib
 import fcntl

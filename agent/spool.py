@@ -1,4 +1,4 @@
-"""What waits to be sent, on disk: in order, bounded, and there after a restart."""
+"""Keeps messages that wait to be sent on disk: in order, bounded, and there after a restart."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Turns request records and host samples into windows and training rows, in the lake; keeps the lake in order.
+"""Turns request records and host samples into windows and features, in Parquet; training and serving share them.
 
-May import `routing`, `telemetry` and the core. Training and serving both use what is defined here.
+May import `routing` and the core.
 """

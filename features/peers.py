@@ -1,4 +1,4 @@
-"""What a host's cell is likely to be, from other hosts: by request type, and by the hosts that resemble it."""
+"""Estimates a host's cell from other hosts: by request type, and by the hosts that resemble it."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
-"""The kernel every room shares: settings, the words as schemas, categories, lake paths, logs and the command line.
+"""The core that every room shares: records, categories, settings, lake, engine API, telemetry, access logs.
 
-Imports nothing of the other rooms; only `fingerpost.cli` reaches into them, inside its functions.
+Imports no room; the rooms are folders of the repository, linked here so that all import as `fingerpost.ROOM`.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What the client's headers say of it: auth method, user-agent class. Never the secrets in them."""
+"""Derives auth method and user-agent class from the client's headers, and never keeps the secrets in them."""
 
 import re
 from functools import lru_cache

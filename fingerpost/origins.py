@@ -1,4 +1,4 @@
-"""Who may call a server that trusts this machine: not the web pages that are open in a browser on it.
+"""Checks who may call a server that trusts this machine: no web page that is open in a browser on it.
 
 A page can send requests to any address, and read the answers of a server by a name that it made point there (DNS
 rebinding). It cannot choose the headers `Host`, `Origin` and `Sec-Fetch-Site`, and knows no token.

@@ -1,4 +1,4 @@
-"""What a request's status says of it: the one definition of a failure, and of what is a measurement.
+"""Defines from its status whether a request failed, and whether it is a measurement; the one definition of both.
 
 A failed request is an error of the host, and nothing else: how fast a host fails says nothing of how fast it works.
 A request that was refused for what it asked, or whose client went away, is no error of the host, and its time and

@@ -1,4 +1,4 @@
-"""How text from outside is shown: names of categories are what clients send, errors quote files and servers.
+"""Escapes text from outside before it is shown: clients choose category names, errors quote files and servers.
 
 One function for each language that it is written into. In Markdown and in pictures, what would be markup is written in
 its full-width form, which every renderer leaves alone; escapes differ from one renderer to the next.

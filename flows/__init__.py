@@ -1,1 +1,4 @@
-"""The Prefect flows and their schedules: thin, they only call the rooms below. May import every other room."""
+"""The Prefect flows and their one table of schedules; thin, they call the rooms below.
+
+May import every room but `cli`, `agent` and `simulator`.
+"""

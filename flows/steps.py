@@ -1,4 +1,4 @@
-"""What all flows have in common: steps that are tried again, and hooks that tell of failures."""
+"""Defines what flows share: steps with retries, and hooks that report failures."""
 
 from collections.abc import Callable
 from functools import wraps

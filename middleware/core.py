@@ -1,4 +1,4 @@
-"""What ASGI and WSGI have in common: a request comes, its response begins, it ends and is reported."""
+"""Follows a request for ASGI and WSGI alike: it comes, its response begins, it ends and is reported."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a request says of itself and its client. Never the secrets: of credentials only their kind."""
+"""Derives a request's attributes from its headers; of credentials only their kind is kept."""
 
 import re
 from collections.abc import Mapping

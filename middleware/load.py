@@ -1,4 +1,4 @@
-"""How busy the process is: requests in it, and its utilisation over the last second; cheap enough to ask each time."""
+"""Measures how busy the process is: requests in flight, and utilisation over the last second; cheap to ask."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""What goes over the middleware's socket: one version byte, then a msgpack map, at most 60 kB a datagram.
+"""Defines the messages on the middleware's socket: a version byte, then a msgpack map, at most 60 kB a datagram.
 
 The map has `records`, a list of maps with the keys below, and `dropped`, how many records were given up since the last
 datagram. Text is at most 256 characters. Anything else in it is left out by the receiver.

@@ -1,4 +1,4 @@
-"""Where a request goes: the cost of a host, and Envoy's configuration.
+"""Chooses where a request goes: cost, guard, routing table, Envoy's configuration, the pickers.
 
-May import `fleet` and `fingerpost`.
+May import the core alone.
 """

@@ -1,4 +1,4 @@
-"""What became of requests, from the proxies' access log: what the guard judges predictions by."""
+"""Reads the outcomes of requests from the proxies' access log; the guard judges predictions by them."""
 
 from collections.abc import Sequence
 from itertools import islice

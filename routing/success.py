@@ -1,4 +1,4 @@
-"""How likely a request is to succeed on a host: what a host fails counts for all its categories."""
+"""Estimates how likely a request succeeds on a host; a host's failures count for all its categories."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -1,4 +1,4 @@
-"""The prediction engine: the champion over the latest fingerprints, by HTTP.
+"""The prediction engine: fingerprints in, predictions and routing tables out, over HTTP.
 
-May import `training`, `features`, `routing`, `fleet` and `fingerpost`.
+May import `training`, `features`, `routing` and the core.
 """

@@ -1,4 +1,4 @@
-"""What fingerprints alone say of throughput and latency: the forecast before any model, and what models correct."""
+"""Forecasts throughput and latency from fingerprints alone: the forecast before any model, which models correct."""
 
 from dataclasses import dataclass
 

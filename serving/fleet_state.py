@@ -1,4 +1,4 @@
-"""What is known of a service's fleet at one moment, as arrays: hosts by categories."""
+"""Holds the state of a service's fleet at one moment as arrays: hosts by categories."""
 
 from collections import Counter
 from collections.abc import Mapping

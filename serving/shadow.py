@@ -1,4 +1,4 @@
-"""What champion and challenger predict for the same cells, side by side, for comparison; never served."""
+"""Logs the predictions of champion and challenger for the same cells side by side; never served."""
 
 import logging
 import time

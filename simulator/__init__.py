@@ -1,6 +1,4 @@
-"""Simulates a fleet by discrete events, under peers' policies and ours, beside the bound of what it could carry.
+"""Simulates a fleet by discrete events, with peer policies and the capacity bound; runs routing's own code.
 
-`scenario` and `fleet` say what happens, `kernel` runs it; `run` adds predictions and routing's own guard, `sweep`
-compares policies. May import `training`, `features`, `routing` and the core. Modules that need numba or LightGBM are
-imported where a simulation runs, never by the command line.
+May import `training`, `features`, `routing` and the core; numba and LightGBM where a simulation runs.
 """

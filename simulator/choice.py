@@ -1,4 +1,4 @@
-"""Which host a policy chooses, and what it learns from an answer; compiled."""
+"""Chooses a host by each policy and updates what the policy learns from an answer; compiled."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Where a run's predictions come from: the truth, the truth with errors, telemetry, or nonsense."""
+"""Provides a run's predictions: the truth, the truth with errors, telemetry, or nonsense."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol

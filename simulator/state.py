@@ -1,4 +1,4 @@
-"""What a simulation carries from one span to the next: few flat arrays, which the compiled kernel changes in place.
+"""Holds the state of a simulation in few flat arrays, which the compiled kernel changes in place.
 
 Few, because every array a compiled function is handed costs compile time; hence columns and planes by number.
 """

@@ -1,4 +1,4 @@
-"""What agents would report of a simulated fleet: windows and loads, by `fingerpost.telemetry.windows`."""
+"""Makes the windows that agents would report of a simulated fleet, by `fingerpost.telemetry.windows`."""
 
 import numpy as np
 

@@ -1,5 +1,4 @@
-"""Tunes, fits, calibrates and scores models, and registers them in MLflow.
+"""Fits, tunes, backtests and registers models; `registry` is all that knows MLflow's registry.
 
-`train` is the whole step; `backtest` scores on telemetry and registers nothing. May import `features`, `routing` and
-the core; LightGBM, Optuna and MLflow are imported where they are used.
+May import `features`, `routing` and the core.
 """

@@ -1,4 +1,4 @@
-"""What share of requests lies under a predicted quantile, and the shift that makes it what it should be."""
+"""Computes the share of requests under a predicted quantile, and the shift that corrects it."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What the run's page says of a version: trained on what, how good, against what, and where it is bad."""
+"""Renders a version's model card: training data, scores, comparisons, and where the model is bad."""
 
 from typing import TYPE_CHECKING
 

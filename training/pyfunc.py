@@ -1,4 +1,4 @@
-"""How MLflow loads a registered model: text files in, no pickles (a `loader_module` of an MLflow pyfunc)."""
+"""Loads a registered model for MLflow: text files in, no pickles (a `loader_module` of an MLflow pyfunc)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How well predictions rank hosts: what routing by them would cost, beside the truth, the baseline and chance."""
+"""Scores how well predictions rank hosts: the cost of routing by them beside truth, baseline and chance."""
 
 from dataclasses import dataclass
 

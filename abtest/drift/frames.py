@@ -1,4 +1,4 @@
-"""What a drift report looks at: of each training row what the model was asked, said and got, relative to its cell.
+"""Builds the table of a drift report: each training row's inputs, prediction and outcome, relative to its cell.
 
 The model's own features are rolling and of time of day: in short telemetry they always drift. What counts is what
 they are for: how fast cells are (level), how wrong the model is (residual), what it says (predicted), and what traffic

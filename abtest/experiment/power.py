@@ -1,4 +1,4 @@
-"""How many pairs an experiment needs, from how much slots differ anyway; asked before it begins."""
+"""Computes how many pairs an experiment needs from the variance between time slots; called before it begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What routing by another policy would have cost, from requests that were routed by the present one."""
+"""Estimates what another policy would have cost from requests that the present policy routed."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the router would have done with another model's predictions, request by request."""
+"""Replays, request by request, the choices of the router with another model's predictions."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which version may be champion: the policy, the decision and its record, the swap of the alias, the watch after it.
+"""Decides which version is champion: policy, decision and its record, swap of the alias, watch after it.
 
 May import `fingerpost.abtest.drift` and what `abtest` may.
 """

@@ -1,4 +1,4 @@
-"""What champion and challenger predicted beside what then happened."""
+"""Joins the predictions of champion and challenger with what then happened."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What all samplers share: the protocol, its error, utilisation from a CPU counter, and the host's own statistics."""
+"""Defines the samplers' protocol and error, utilisation from a CPU counter, and the host's own statistics."""
 
 import http.client
 import json

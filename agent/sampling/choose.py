@@ -1,4 +1,4 @@
-"""Which sampler a host gets."""
+"""Chooses the sampler of a host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""How a supervisor goes about it: pauses between restarts, when a part counts as hanging, what it keeps in order."""
+"""Defines a supervisor's policy: pauses between restarts, when a part counts as hanging, what is kept in order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

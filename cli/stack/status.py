@@ -1,4 +1,4 @@
-"""How a platform is: the parts its supervisors have written down, and what else a person has to know."""
+"""Collects the state of a platform: the parts its supervisors wrote down, and what else an operator must know."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,4 +1,4 @@
-"""What clients saw, from Envoy's access log: by span of time, arm and model version."""
+"""Measures what clients saw from Envoy's access log: by span of time, arm and model version."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the demo ends with: the outcome as JSON, and the table of hosts and categories for people."""
+"""Prints the demo's outcome: as JSON, and as a table of hosts and categories."""
 
 from dataclasses import dataclass
 from pathlib import Path

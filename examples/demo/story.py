@@ -1,4 +1,4 @@
-"""What comes after the first model: routing by it, a fleet that changes, a new version, and a bad one."""
+"""Runs the demo after the first model: routing by it, a fleet that changes, a new version, and a bad one."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What the log formats have in common: routes, clients and times as text, bounded whatever the line holds."""
+"""Parses the fields that log formats share: routes, clients and times as text, bounded whatever the line holds."""
 
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""What `fingerpost.telemetry.history` keeps of every cell and host, and the forecasts that can be read from it."""
+"""Defines the state that the history keeps of every cell and host, and the forecasts that are read from it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

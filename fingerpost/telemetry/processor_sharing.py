@@ -1,4 +1,4 @@
-"""Whose work a host did in spans of time, told from when its requests began and ended."""
+"""Attributes a host's work in spans of time to requests by when they began and ended."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How finely times were written down: a log in whole milliseconds, or seconds, cannot say less."""
+"""Corrects times for the resolution they were written with: whole seconds, milliseconds or microseconds."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""What clients may take of Envoy: connections, time, streams, memory; so slow or hostile ones cost others nothing.
+"""Limits what a client may use of Envoy: connections, time, streams, memory; slow clients cost others nothing.
 
 Nothing here cuts a request that its host still serves in time: a stream may be silent for longer than the route's
 timeout, and bodies may take as long as they like while they come.
