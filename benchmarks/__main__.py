@@ -178,11 +178,11 @@ def scoring(
     categories: Annotated[int, typer.Option(min=1, max=4096, help="Categories of the service.")] = 100,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Cells predicted a second on one core."""
+    """Cells predicted a CPU-second, features included."""
     import os
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    from benchmarks.scoring import measure_scoring
+    from benchmarks.engine_scoring import measure_scoring
 
     _print(measure_scoring(hosts, categories), json_output)
 

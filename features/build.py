@@ -7,7 +7,9 @@ the first of them. Memory is bounded by a date's records, whatever the length of
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fingerpost.category import CategoryTable, Key, fit_categories
+from fingerpost.clock import US
 from fingerpost.errors import NoDataError
 from fingerpost.features.definition import CATEGORICAL_FEATURES, schema_hash
 from fingerpost.features.prepare import FeatureSettings, count_categories, input_files, make_windows, names_of
 from fingerpost.features.replay import Replay, was_saved
 from fingerpost.features.windows import assign_categories, windowed_of
+from fingerpost.fingerprint import Fingerprint, pack
 from fingerpost.lake import (
     dates,
     partition,
@@ -91,9 +95,7 @@ def build_features(
     windowed = workers.map(_window, days, (*where, table.to_json(), settings))
     made = [day for day, changed in zip(days, windowed, strict=True) if changed]
     replay, replayed = _replay(target, service, days, made, table, settings)
-    latest = replay.latest()
-    metadata = {"schema_hash": schema_hash(), "category_version": table.version}
-    write_table(fingerprints_path(target, service), pa.Table.from_pandas(latest, preserve_index=False), metadata)
+    _write_fingerprints(fingerprints_path(target, service), replay.fingerprints(service, table.version))
     return FeaturesReport(
         sum(count for each in counts.values() for _, count in each),
         row_count(target, "windows", service),
@@ -102,14 +104,39 @@ def build_features(
         replay.categories,
         table.version,
         schema_hash(),
-        latest["time"].iloc[0].isoformat(),
+        datetime.fromtimestamp(replay.history.now_us / US, UTC).isoformat(),
         made,
         replayed,
     )
 
 
 def fingerprints_path(lake: Path, service: str) -> Path:
+    """Where the latest fingerprint of every host is, as of the last window in the lake; see `load_fingerprints`."""
     return service_folder(lake, "fingerprints", service) / "latest.parquet"
+
+
+def load_fingerprints(path: Path) -> list[bytes]:
+    """Packed fingerprints (`fingerpost.fingerprint.pack`), as the last features step left them.
+
+    Raises:
+        FileNotFoundError: there are none yet.
+        ValueError, OSError: the file cannot be read, or is no such file.
+    """
+    try:
+        table = pq.read_table(path, columns=["fingerprint"], partitioning=None)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: {error}") from error
+    packed: list[bytes] = table.column("fingerprint").to_pylist()
+    return packed
+
+
+def _write_fingerprints(path: Path, made: Sequence[Fingerprint]) -> None:
+    columns = {
+        "host": pa.array([each.host for each in made], pa.string()),
+        "time": pa.array([each.time_us for each in made], pa.timestamp("us", tz="UTC")),
+        "fingerprint": pa.array([pack(each) for each in made], pa.binary()),
+    }
+    write_table(path, pa.table(columns))
 
 
 def load_categories(lake: Path, service: str) -> CategoryTable:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fingerpost import __version__
-from fingerpost.errors import RefusedError
+from fingerpost.errors import NoDataError, RefusedError
 from fingerpost.experiment import ALIASES
 from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE
 from fingerpost.serving import api_models as models
@@ -20,7 +20,6 @@ from fingerpost.serving.answers import TooMuchError, UnknownError, predict, rout
 from fingerpost.serving.engine import Engine
 from fingerpost.serving.http import BodyLimitMiddleware, Callers, RefusedRequestError, Takes, problem
 from fingerpost.serving.ingest import BusyError
-from fingerpost.serving.lake_answers import predict_from_lake
 from fingerpost.serving.metrics import exposition
 from fingerpost.serving.store import StoreError
 from fingerpost.serving.views import Published
@@ -113,10 +112,12 @@ async def fingerprints(request: Request) -> Response:
 async def predict_endpoint(request: Request, asked: models.PredictRequest) -> Response:
     """Predicts throughput and latency of every host, for categories or for one request."""
     engine = _engine_of(request)
-    view = await engine.view(asked.service)
-    if view is None or view.published is None:
-        return _json_answer(await asyncio.to_thread(predict_from_lake, engine, asked))
-    table, name = view.published.table, f"fingerpost-{asked.service}"
+    view, name = await engine.view(asked.service), f"fingerpost-{asked.service}"
+    try:
+        published = view.published if view else None
+        table = published.table if published else await asyncio.to_thread(engine.lake_table, asked.service)
+    except NoDataError as error:
+        raise RefusedRequestError(503, f"no fingerprints of {asked.service!r}: {error}") from error
     return _json_answer(await asyncio.to_thread(predict, table, asked, name, engine.settings.latency_weight))
 
 

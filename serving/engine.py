@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from fingerpost.experiment import ALIASES
+from fingerpost.serving.answers import UnknownError
 from fingerpost.serving.connections import connections, limits_of_process
-from fingerpost.serving.fingerprints import LatestFingerprints
 from fingerpost.serving.health import DiskWatch, RefusalRate, table_problems
 from fingerpost.serving.ingest import Ingest
+from fingerpost.serving.lake_table import LakeTable
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.store import FingerprintStore, Limits
 from fingerpost.serving.store_database import sqlite_path
-from fingerpost.serving.table import Categories
+from fingerpost.serving.table import Categories, RoutingTable
 from fingerpost.serving.views import ServiceView
 from fingerpost.settings import Settings
 
@@ -36,7 +37,7 @@ class Engine:
         self.refusals = RefusalRate()
         self.ingest = Ingest(self.store, settings, self.metrics, self.refusals)
         self.refresher = Refresher(self.store, settings, self.metrics, self.categories)
-        self.windows = LatestFingerprints(settings.lake, settings.service)
+        self._lake_table = LakeTable(settings)
         # Its own: requests that wait for a store which does not answer must not take the threads of others.
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
         self._disks = DiskWatch(_folders(settings), settings.disk_low_mb)
@@ -66,6 +67,19 @@ class Engine:
         if view.published is None and not view.empty:
             await view.changed(None, _FIRST_TABLE_S)
         return view if view.published is not None else None
+
+    def lake_table(self, service: str) -> RoutingTable:
+        """Predicts hosts that send no fingerprints, as of their last windows in the lake.
+
+        Raises:
+            UnknownError: the engine's lake is of another service.
+            NoDataError: the lake has no fingerprints, or none that can be read.
+        """
+        if service != self.settings.service:
+            raise UnknownError(f"service {service!r} has no live hosts here")
+        categories = self.categories.table(service)
+        scorer = self.models.slot(service, "champion").model
+        return self._lake_table.table(scorer, categories.routes if categories else ())
 
     def may_wait(self) -> bool:
         """Whether one more request may wait for the next table: half of the connections are for others."""

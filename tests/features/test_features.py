@@ -22,6 +22,7 @@ from fingerpost.schemas import HOST_SAMPLE_SCHEMA, WINDOW_SCHEMA
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
 from fingerpost.telemetry.throughput import PLACES_A_CORE, throughput_rps
 from fingerpost.telemetry.windows import aggregate
+from tests.support.latest_features import features_of
 
 START = pd.Timestamp("2026-01-01", tz="UTC").as_unit("us")
 
@@ -58,7 +59,7 @@ def replay(requests, samples, window_s=5.0, simulate_cold_start=False):
     """The training rows, and the latest features."""
     windowed = build_windows(requests, samples, TABLE, window_s)
     told = Replay(windowed.hosts, windowed.categories, window_s, 30.0)
-    return told.run(windowed.windows, windowed.loads, simulate_cold_start), told.latest()
+    return told.run(windowed.windows, windowed.loads, simulate_cold_start), features_of(told)
 
 
 def test_throughput_is_the_tightest_bound():

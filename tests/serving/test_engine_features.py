@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fingerpost.agent.host_history import SETTLE_US, HostHistory
 from fingerpost.clock import US
-from fingerpost.features.build import build_features, fingerprints_path, load_categories, load_training_rows
+from fingerpost.features.build import build_features, load_categories, load_training_rows
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import cell_features, request_types
 from fingerpost.features.prepare import FeatureSettings
@@ -20,8 +20,10 @@ from fingerpost.telemetry.history_later import extrapolate_history
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
 from tests.support.demo_telemetry import write_demo_lake
 from tests.support.lakes import records_of
+from tests.support.latest_features import latest_features
 
 FORM = HistoryForm(5.0, 20.0)
+SETTINGS = FeatureSettings(FORM.window_s, FORM.halflife_s, 24, 30)
 # What one 32-bit float is off, through differences of logs.
 ROUNDING = {"rtol": 2e-6, "atol": 4e-6}
 
@@ -30,7 +32,7 @@ ROUNDING = {"rtol": 2e-6, "atol": 4e-6}
 def lake(tmp_path_factory):
     lake = tmp_path_factory.mktemp("parity") / "lake"
     write_demo_lake(lake, 6, 120, 60.0)
-    build_features(lake, "shop", FeatureSettings(FORM.window_s, FORM.halflife_s, 24, 30))
+    build_features(lake, "shop", SETTINGS)
     return lake
 
 
@@ -107,13 +109,11 @@ def test_served_features_are_those_of_the_training_rows(lake, agents):
 
 
 def test_served_predictions_are_those_of_the_features_step(lake, agents):
-    import pyarrow.parquet as pq
-
     rows = load_training_rows(lake, "shop", 10**6)
     train, valid = rows[: len(rows) * 3 // 4], rows[len(rows) * 3 // 4 :]
     bundle = fit_bundle(train, valid, {**DEFAULT_PARAMS, "min_data_in_leaf": 20})
     bundle.shifts["latency_p99_s"] = 0.1
-    latest = pq.read_table(fingerprints_path(lake, "shop")).to_pandas()
+    latest = latest_features(lake, SETTINGS)
     end_us = int(latest["time"].iloc[0].timestamp() * US)
     scored = score_fleet(fleet_of(agents.at(end_us), agents.table), ModelScorer.compiled(bundle, "1", FORM))
     assert (scored.source, scored.cells) == ("champion", 6 * len(agents.table.names))
@@ -129,11 +129,10 @@ def test_served_predictions_are_those_of_the_features_step(lake, agents):
 
 
 def test_the_encoded_matrix_is_the_same_by_either_way(lake):
-    import pyarrow.parquet as pq
 
     from fingerpost.training.bundle import Encoder
 
-    latest = pq.read_table(fingerprints_path(lake, "shop")).to_pandas()
+    latest = latest_features(lake, SETTINGS)
     encoder = Encoder.fit(latest.iloc[: len(latest) // 2])
     names = sorted(set(map(str, latest["category"])))
     places = np.array([names.index(str(name)) for name in latest["category"]])

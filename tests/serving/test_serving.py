@@ -4,65 +4,103 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fingerpost.engine_api import EngineError
+from fingerpost.errors import NoDataError
 from fingerpost.features.build import fingerprints_path, load_training_rows
 from fingerpost.features.definition import NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, HostsCells, cell_features, request_types
+from fingerpost.features.prepare import FeatureSettings
 from fingerpost.serving import scoring
-from fingerpost.serving.fingerprints import LatestFingerprints
+from fingerpost.serving.answers import predict
+from fingerpost.serving.api_models import PredictRequest
 from fingerpost.serving.fleet_state import build_fleet
-from fingerpost.serving.histories import gather
-from fingerpost.serving.predictor import cells_to_json, predict_cells
+from fingerpost.serving.histories import HistoryForm, gather
+from fingerpost.serving.lake_table import LakeTable
 from fingerpost.serving.scoring import ModelScorer, load_model
 from fingerpost.settings import Settings
 from fingerpost.training.candidate import make_candidate
 from fingerpost.training.inspection import inspect_files
 from fingerpost.training.manifest import DamagedModelError
+from tests.support.engine_harness import RunningEngine
+from tests.support.latest_features import latest_features
 from tests.support.made_fleet import FORM, MadeFleet, fit_model
+
+SETTINGS = FeatureSettings(5, 30, 16, 30)
+
+
+@pytest.fixture(scope="module")
+def trained(featured_lake):
+    """A model of the lake's windows."""
+    bundle = make_candidate(
+        load_training_rows(featured_lake, "shop", 10**6), Settings(window_s=5, tuning_trials=1)
+    ).bundle
+    return ModelScorer.compiled(bundle, "1", HistoryForm(5, 30))
 
 
 @pytest.fixture
-def lake(featured_lake, tmp_path):
-    shutil.copytree(featured_lake / "fingerprints", tmp_path / "fingerprints")
+def home(featured_lake, tmp_path):
+    shutil.copytree(featured_lake / "fingerprints", tmp_path / "lake" / "fingerprints")
     return tmp_path
 
 
-def test_fingerprints_are_read_again_when_they_change(lake):
-    latest = LatestFingerprints(lake, "shop")
-    first = latest.read()
-    assert latest.read() is first
-    path = fingerprints_path(lake, "shop")
-    table = pq.read_table(path)
+def test_hosts_that_send_nothing_are_predicted_as_of_their_last_windows(featured_lake, home, trained):
+    table = LakeTable(Settings(home=home)).table(trained, ())
+    latest = latest_features(featured_lake, SETTINGS)
+    wanted = trained.bundle.predict(latest)
+    served = {name: getattr(table, name) for name in TARGETS}
+    assert (table.source, table.model_version, len(latest)) == ("champion", "1", served[TARGETS[0]].size)
+    row = [table.categories.index(name) for name in latest["category"]]
+    column = [table.hosts.index(name) for name in latest["host"]]
+    for name in TARGETS:
+        # The wire's 32 bits and the table's four digits can bring a cell to another leaf of one of some hundred trees.
+        assert np.isclose(served[name][row, column], wanted[name], rtol=1e-3).mean() > 0.98
+        np.testing.assert_allclose(served[name][row, column], wanted[name], rtol=0.02)
+    answer = predict(table, PredictRequest(service="shop"), "m", 0.0)
+    best = [cell["category"] for cell in answer["cells"] if cell["best"]]
+    assert sorted(best) == sorted(table.categories)
+
+
+def test_fingerprints_of_the_lake_are_read_again_when_they_change(home, trained):
+    lake, path = LakeTable(Settings(home=home)), fingerprints_path(home / "lake", "shop")
+    first = lake.table(trained, ())
+    assert lake.table(trained, ()) is first
+    assert lake.table(None, ()).source == "baseline"
+    rows = pq.read_table(path)
     path.unlink()
-    pq.write_table(table.slice(0, 2), path)
-    assert len(latest.read()) == 2
+    pq.write_table(rows.slice(0, 2), path)
+    assert len(lake.table(trained, ()).hosts) == 2
+    pq.write_table(pa.table({"fingerprint": [b"junk", rows["fingerprint"][0].as_py()]}), path)
+    assert len(lake.table(trained, ()).hosts) == 1
+
+
+def test_fingerprints_that_cannot_be_read_are_no_reason_to_fail(home):
+    lake, path = LakeTable(Settings(home=home)), fingerprints_path(home / "lake", "shop")
+    for junk, why in ((pa.table({"fingerprint": [b"junk"]}), "none that can be read"), (pa.table({"x": [1]}), "x")):
+        pq.write_table(junk, path)
+        with pytest.raises(NoDataError, match=why):
+            lake.table(None, ())
+    path.write_bytes(b"no parquet")
+    with pytest.raises(NoDataError, match="cannot be read"):
+        lake.table(None, ())
     path.unlink()
-    assert latest.read() is None
-    assert "has not run" in latest.problem
+    with pytest.raises(NoDataError, match="has not run"):
+        lake.table(None, ())
 
 
-def test_fingerprints_of_another_schema_are_refused(lake):
-    path = fingerprints_path(lake, "shop")
-    table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"schema_hash": b"other"}), path)
-    latest = LatestFingerprints(lake, "shop")
-    assert latest.read() is None
-    assert "other" in latest.problem
-
-
-def test_one_best_host_a_category_and_no_nan_on_the_wire(featured_lake):
-    settings = Settings(window_s=5, tuning_trials=1)
-    bundle = make_candidate(load_training_rows(featured_lake, "shop", 10**6), settings).bundle
-    latest = LatestFingerprints(featured_lake, "shop").read()
-    cells = predict_cells(bundle, latest, latency_weight=0.0)
-    assert (cells.groupby("category")["best"].sum() == 1).all()
-    cheapest = cells.loc[cells.groupby("category")["cost_s"].idxmin()]
-    assert cheapest["best"].all()
-    cells.loc[0, ["throughput_rps", "cost_s"]] = [np.nan, np.inf]
-    assert cells_to_json(cells)[0]["throughput_rps"] is None
-    assert cells_to_json(cells)[0]["cost_s"] is None
+def test_an_engine_predicts_the_lakes_hosts_and_routes_nothing_to_them(home, free_ports):
+    with RunningEngine(home, free_ports(1)[0]) as engine, engine.client() as client:
+        answer = client.predict("shop")
+        assert len({cell["host"] for cell in answer["cells"]}) == 4
+        for ask in (lambda: client.table("shop"), lambda: client.route("shop"), lambda: client.predict("elsewhere")):
+            with pytest.raises(EngineError, match="no live hosts"):
+                ask()
+        fingerprints_path(home / "lake", "shop").unlink()
+        with pytest.raises(EngineError, match="the features flow has not run"):
+            client.predict("shop")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from fingerpost.errors import NoDataError
 from fingerpost.experiment import CHAMPION
 from fingerpost.features.build import load_training_rows
 from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES, TARGETS
+from fingerpost.features.prepare import FeatureSettings
 from fingerpost.settings import Settings
 from fingerpost.training.bundle import Blend, ModelBundle
 from fingerpost.training.calibration import share_under, shift_to
@@ -22,6 +23,7 @@ from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster, qu
 from fingerpost.training.manifest import SchemaMismatchError
 from fingerpost.training.registration import champion_params, register
 from fingerpost.training.registry import Registry
+from tests.support.latest_features import latest_features
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 SETTINGS = Settings(window_s=5, halflife_s=30, tuning_trials=3, tuning_timeout_s=30)
@@ -58,7 +60,7 @@ def test_model_beats_remembering_where_there_is_something_to_learn(candidate):
 
 
 def test_predictions_rank_the_slow_host_last(candidate, featured_lake):
-    latest = pd.read_parquet(featured_lake / "fingerprints" / "service=shop" / "latest.parquet")
+    latest = latest_features(featured_lake, FeatureSettings(5, 30, 16, 30))
     cells = pd.concat([latest[["host", "category", "request_type"]], candidate.bundle.predict(latest)], axis=1)
     hashes = cells[cells["request_type"] == "POST /work/hash"]
     assert len(hashes) >= 4
