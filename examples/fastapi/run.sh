@@ -13,5 +13,6 @@ until curl -fs "http://127.0.0.1:$metrics/healthz" > "$folder/health" && curl -s
     sleep 0.2
 done
 
-for user in $(seq 100); do curl -fs -o "$folder/out" "http://127.0.0.1:$port/users/$user/orders"; done
-until curl -fs "http://127.0.0.1:$metrics/metrics" | grep 'category_cpu_s{.*/users/\*/orders'; do sleep 0.2; done
+send() { curl -fs -o "$folder/out" "http://127.0.0.1:$port/users/$1/orders"; }
+for user in $(seq 100); do send "$user"; done
+until curl -fs "http://127.0.0.1:$metrics/metrics" | grep 'category_cpu_s{.*/users/\*/orders'; do send 1; done

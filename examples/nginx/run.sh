@@ -14,16 +14,14 @@ sed -e "s|/var/log/nginx/|$folder/|; s|127.0.0.1:8080|127.0.0.1:$port|; s|127.0.
 # Started by root its workers would be another user, who may not enter the folder.
 [ "$(id -u)" = 0 ] && user="user root;" || user=""
 nginx -p "$folder" -c nginx.conf -e error.log -g "daemon off; $user" &
+send() { for route in users/$1 report; do curl -fs -o "$folder/out" "http://127.0.0.1:$port/$route" || sleep 0.2; done; }
+category_costs() { curl -fs "http://127.0.0.1:$metrics/metrics" | grep 'category_cpu_s{.*GET /\(report\|users\)' || true; }
+
+# An agent reads a log that it does not know from the beginning, and chooses the categories by the requests in it.
+for user in $(seq 50); do send "$user"; done
 fingerpost agent --service shop --host edge-1 --access-log "$folder/access.log" --log-format combined \
     --pid "$host" --slots 8 --http-port "$metrics" &
-until curl -fs "http://127.0.0.1:$metrics/healthz" > "$folder/health" && curl -fs -o "$folder/out" "http://127.0.0.1:$port/"; do
-    sleep 0.2
-done
-
-for user in $(seq 60); do
-    curl -fs -o "$folder/out" "http://127.0.0.1:$port/users/$user"
-    curl -fs -o "$folder/out" "http://127.0.0.1:$port/report"
-done
-until curl -fs "http://127.0.0.1:$metrics/metrics" > "$folder/metrics" \
-    && [ "$(grep -c 'category_cpu_s{.*GET /\(report\|users\)' "$folder/metrics")" -ge 2 ]; do sleep 0.2; done
-grep 'category_cpu_s{.*GET /\(report\|users\)' "$folder/metrics"
+# Costs are known once the host was sampled while requests ran.
+for user in $(seq 50); do send "$user"; done
+until [ "$(category_costs | wc -l)" -ge 2 ]; do send 1; done
+category_costs

@@ -19,18 +19,19 @@ sed -e "s|/var/log/envoy/access.log|$log|; s|/var/lib/fingerpost/shop.table|$tab
     "$here/envoy.yaml" > "$folder/envoy.yaml"
 ENVOY_DYNAMIC_MODULES_SEARCH_PATH=$(dirname "$(fingerpost envoy build)")
 export ENVOY_DYNAMIC_MODULES_SEARCH_PATH
-envoy -c "$folder/envoy.yaml" --base-id "$port" --concurrency 1 -l error --file-flush-interval-msec 250 &
 fingerpost engine > "$folder/engine.log" 2>&1 &
+envoy -c "$folder/envoy.yaml" --base-id "$port" --concurrency 1 -l error --file-flush-interval-msec 250 &
+send() { for route in report search; do curl -s -o "$folder/out" "http://127.0.0.1:$port/$route" || sleep 0.2; done; }
+
+# An agent reads a log that it does not know from the beginning, and chooses the categories by the requests in it.
+for _ in $(seq 100); do send; done
 fingerpost agent --host a --access-log "$log" --pid "$a_pid" --slots 4 --engine-url "http://127.0.0.1:$engine" &
 fingerpost agent --host b --access-log "$log" --pid "$b_pid" --slots 4 --engine-url "http://127.0.0.1:$engine" &
 fingerpost router --engine "http://127.0.0.1:$engine" --table "$table" --access-log "$log" &
 
-predicted() { { cat "$log" 2> "$folder/absent" || true; } | grep '"decision":"fingerpost;;;' || true; }
-
-# Until the engine has a table requests go by least request, and the log says so.
-until [ "$(predicted | wc -l)" -ge "${REQUESTS:-100}" ]; do
-    for route in report search; do curl -s -o "$folder/out" "http://127.0.0.1:$port/$route" || sleep 0.2; done
-done
+# Until the engine has a table requests go by least request, and the log says so. Its last field is the category.
+predicted() { grep '"decision":"fingerpost;;;[^"]*;GET /' "$log" || true; }
+until [ "$(predicted | wc -l)" -ge "${REQUESTS:-100}" ]; do send; done
 for route in report search; do
     for host in a b; do
         echo "/$route on $host: $(predicted | grep "\"host\":\"$host\"" | grep -c "\"path\":\"/$route\"" || true) requests chosen by prediction"
