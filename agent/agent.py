@@ -8,24 +8,24 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from fingerpost.agent.active_categories import ActiveCategories
-from fingerpost.agent.batches import fingerprint_rows, quarantine_lines, write_batch
+from fingerpost.agent.attribution import HostAttribution
+from fingerpost.agent.batches import quarantine_lines, write_batch
 from fingerpost.agent.bounded_folder import bounded_inbox, bounded_quarantine
-from fingerpost.agent.fingerprint_builder import FingerprintBuilder
+from fingerpost.agent.fingerprints import Report, host_values
 from fingerpost.agent.health import Problems, RequestChecks
-from fingerpost.agent.history_file import HistoryFile
-from fingerpost.agent.host_history import HostHistory
+from fingerpost.agent.host_history import HistoryFile, HostHistory
 from fingerpost.agent.options import AgentOptions
 from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.sampling.base import NotYetError, Sampler, SamplingError
 from fingerpost.agent.sampling.trace import CpuTrace
 from fingerpost.agent.sender import Sender
 from fingerpost.agent.sources import Source
-from fingerpost.clock import clock_us
+from fingerpost.clock import US, clock_us
 from fingerpost.fingerprint import Fingerprint, pack
 from fingerpost.lake import QUARANTINE, service_folder
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
@@ -45,6 +45,7 @@ class Agent:
 
     Attributes:
         problems: what is wrong now, and what to do.
+        last: the last fingerprint that was made.
 
     Args:
         source: of request records; None: there are none.
@@ -68,15 +69,15 @@ class Agent:
         self._intake, self._book = intake, book
         self._clock = clock
         self._boot_id = boot_id or uuid.uuid4().hex
-        self._maker = self._new_maker()
+        self._sample: dict[str, Any] | None = None
+        self._sampled_s = clock()
+        self._begin_anew()
         self._history = HostHistory(book.table, options.window_s, options.halflife_s)
         self._history_file = HistoryFile(options.state / f"{options.host}.history", self._history, self._batch_name())
         self._profiled = 0
         self._clock_offset_s = clock() - time.monotonic()
-        self._sampled_s = clock()
-        self._trace = CpuTrace()
-        self._last: Fingerprint | None = None
-        self._fingerprints: list[Fingerprint] = []
+        self.last: Report | None = None
+        self._reports: list[Report] = []
         self._lock = threading.Lock()
         self._inbox = bounded_inbox(options.lake, options.service, options.host, options.inbox_bytes)
         self._quarantine = bounded_quarantine(options.lake, options.service, options.max_quarantine_bytes)
@@ -84,11 +85,6 @@ class Agent:
         self.problems = Problems()
         self._checks = RequestChecks(self.problems, _hint(options))
         self.reported_s = time.monotonic()
-
-    @property
-    def fingerprint(self) -> Fingerprint | None:
-        """The last one that was made."""
-        return self._last
 
     def read(self) -> None:
         """Takes in the requests that came since the last call."""
@@ -128,7 +124,8 @@ class Agent:
             used_cpu_s = row["cpu_util"] * row["cores"] * max(0.0, self._sampled_s - since_s)
         edges_s, used_s = self._trace.divide(since_s, self._sampled_s, used_cpu_s)
         if self._intake.take_sample(row):
-            self._maker.add_sample(row, edges_s, used_s)
+            self._sample = row
+            self._attribution.add_sample(row, edges_s, used_s)
             self._history.add_sample(row)
 
     def report(self) -> None:
@@ -143,7 +140,7 @@ class Agent:
         self._history_file.save(self._batch_name())
         self._intake.clear()
         self._profiled = 0
-        self._fingerprints = []
+        self._reports = []
         if self._source:
             self._source.commit()
         self._history_file.committed()
@@ -202,17 +199,14 @@ class Agent:
         source = self._source.counts if self._source else Counter()
         return dict(self.counts + self._intake.counts + self._history.counts + source)
 
-    def _new_maker(self) -> FingerprintBuilder:
-        options = self._options
-        return FingerprintBuilder(
-            options.service,
-            options.host,
-            self._boot_id,
-            self._book.table,
-            options.halflife_s,
-            options.attribution_halflife_s,
-            self._clock(),
-        )
+    def _begin_anew(self) -> None:
+        """Forgets what was observed of the host."""
+        options, now_s = self._options, self._clock()
+        categories = len(self._book.table.names)
+        self._attribution = HostAttribution(categories, options.halflife_s, options.attribution_halflife_s, now_s)
+        self._sample, self._sequence = None, 0
+        self._sampled_s = now_s
+        self._trace = CpuTrace()
 
     def _notice_jump(self) -> None:
         """After a jump of the clock the ages of what was observed are wrong, so the fingerprint begins anew."""
@@ -222,9 +216,7 @@ class Agent:
             self.counts["clock_jumps"] += 1
             # A life of its own, so that the numbering says so, and the engine does not wait for the old time to return.
             self._boot_id = uuid.uuid4().hex
-            self._maker = self._new_maker()
-            self._sampled_s = self._clock()
-            self._trace = CpuTrace()
+            self._begin_anew()
         self._clock_offset_s = offset
 
     def _profile(self) -> None:
@@ -234,12 +226,10 @@ class Agent:
         self._book.note(fresh)
         mapping = self._book.refresh()
         if mapping is not None:
-            self._maker.use_table(self._book.table, mapping)
+            self._attribution.use_categories(mapping, len(self._book.table.names))
             self._history.use_table(self._book.table)
         if fresh:
-            category, now_s = self._book.assign(fresh), self._clock()
-            self._maker.add_requests(fresh, category, now_s)
-            self._maker.complete(fresh, category, now_s)
+            self._attribution.add_requests(fresh, self._book.assign(fresh), self._clock())
             self._history_file.add_requests(fresh)
         self._profiled = len(self._intake.records)
         # A full intake is what a long log is read in: the rest of a window may be yet to come.
@@ -247,12 +237,17 @@ class Agent:
         self._history.close(until_us)
 
     def _make_fingerprint(self) -> None:
-        if not self._maker.sampled:
+        if self._sample is None:
             return
-        made = replace(self._maker.fingerprint(self._clock()), history=self._history.block())
-        self._last = made
-        self._fingerprints.append(made)
-        del self._fingerprints[: -self._options.max_held_fingerprints]
+        options, table, block, now_s = self._options, self._history.table, self._history.block(), self._clock()
+        made = Fingerprint(
+            *(options.service, options.host, self._boot_id, self._sequence, round(now_s * US)),
+            *(table.version, table.names, host_values(self._sample, block), block),
+        )
+        self._sequence += 1
+        self.last = Report(made, self._book.table.names, self._attribution.costs(now_s))
+        self._reports.append(self.last)
+        del self._reports[: -options.max_held_fingerprints]
         self.counts["fingerprints"] += 1
         if self._sender:
             self._sender.put(pack(made))
@@ -270,7 +265,7 @@ class Agent:
         for kind, columns, rows in (
             ("samples", HOST_SAMPLE, intake.samples),
             ("requests", REQUEST_RECORD, intake.records),
-            ("fingerprints", FINGERPRINT, fingerprint_rows(self._fingerprints)),
+            ("fingerprints", FINGERPRINT, [row for report in self._reports for row in report.rows()]),
         ):
             if rows:
                 suffix = f"-{name}" if kind == "requests" else ""

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 import arro3.core as arrow
 from arro3.io import write_parquet
 
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.lake import INBOX, QUARANTINE, date_of, partition, write_bytes_atomically, write_text_atomically
 from fingerpost.records import Column
 
 _INT64, _FLOAT64, _TEXT = arrow.DataType.int64(), arrow.DataType.float64(), arrow.DataType.utf8()
 _TIMESTAMP = arrow.DataType.timestamp("us", tz="UTC")
 _STORED = {"timestamp": _INT64, "int64": _INT64, "float64": _FLOAT64, "string": _TEXT}
-_REQUESTS = FINGERPRINT_CELL_COLUMNS.index("requests")
 
 
 def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[dict[str, Any]], name: str) -> Path:
@@ -48,30 +45,6 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
     write_parquet(batch, made, compression="zstd(1)", dictionary_enabled=False)
     write_bytes_atomically(path, made.getbuffer())
     return path
-
-
-def fingerprint_rows(fingerprints: list[Fingerprint]) -> list[dict[str, Any]]:
-    """Fingerprints as rows of FINGERPRINT, one for each category that has been seen."""
-    rows = []
-    for made in fingerprints:
-        common = {
-            "time": made.time_us,
-            "service": made.service,
-            "host": made.host,
-            "boot_id": made.boot_id,
-            "sequence": made.sequence,
-            "halflife_s": made.halflife_s,
-            "category_version": made.category_version,
-            **_known(FINGERPRINT_HOST_COLUMNS, made.host_values.tolist()),
-        }
-        for category, cell in zip(made.categories, made.cells.tolist(), strict=True):
-            if cell[_REQUESTS] > 0:
-                rows.append({**common, "category": category, **_known(FINGERPRINT_CELL_COLUMNS, cell)})
-    return rows
-
-
-def _known(names: tuple[str, ...], values: list[float]) -> dict[str, float]:
-    return {name: value for name, value in zip(names, values, strict=True) if math.isfinite(value)}
 
 
 def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: list[tuple[str, bytes]]) -> Path:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from fingerpost.agent.health import PROBLEMS
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS
 
 if TYPE_CHECKING:
     from fingerpost.agent.active_categories import ActiveCategories
@@ -78,16 +78,16 @@ class AgentMetrics:
         return family
 
     def _fingerprint(self) -> Iterator[Metric]:
-        made = self._agent.fingerprint
-        if made is None:
+        report = self._agent.last
+        if report is None:
             return
-        for place, name in enumerate(FINGERPRINT_HOST_COLUMNS):
-            if np.isfinite(made.host_values[place]):
-                yield GaugeMetricFamily(f"fingerpost_host_{name.removeprefix('host_')}", name, made.host_values[place])
+        for name, value in zip(FINGERPRINT_HOST_COLUMNS, report.fingerprint.host_values.tolist(), strict=True):
+            if np.isfinite(value):
+                yield GaugeMetricFamily(f"fingerpost_host_{name.removeprefix('host_')}", name, value)
+        cells = report.cells()
         for name, meaning in _CELLS.items():
             family = GaugeMetricFamily(f"fingerpost_category_{name}", meaning, labels=["category"])
-            column = made.cells[:, FINGERPRINT_CELL_COLUMNS.index(name)]
-            for category, value in zip(made.categories, column, strict=True):
-                if np.isfinite(value):
-                    family.add_metric([category], value)
+            for cell in cells:
+                if name in cell:
+                    family.add_metric([cell["category"]], cell[name])
             yield family

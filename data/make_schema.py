@@ -53,7 +53,7 @@ _ENDINGS = {
     },
 }
 _NAMED = {
-    **{"status": "HTTP status code", "cpu_attributed": "0 or 1", "propensity": "probability", "cpu_known": "share"},
+    **{"status": "HTTP status code", "cpu_attributed": "0 or 1", "propensity": "probability"},
     **{"predicted_cost": "seconds", "slots": "requests", "requests": "requests", "errors": "requests"},
     **{"measured": "requests", "inflight_mean": "requests", "sequence": "count"},
 }

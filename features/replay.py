@@ -19,7 +19,7 @@ from fingerpost.features.definition import (
     schema_hash,
 )
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import HistoryBlock, rows_of_most
 from fingerpost.lake import write_atomically
 from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_SCHEMA, History
@@ -167,9 +167,8 @@ class Replay:
                 cells[place, rows],
                 host_values[place].astype(np.float32),
             )
-            nothing = np.full((len(names), len(FINGERPRINT_CELL_COLUMNS)), np.nan)
-            about = (service, host, "lake", 0, history.now_us, self._halflife_s, category_version, names)
-            made.append(Fingerprint(*about, sent[place], nothing, block))
+            about = (service, host, "lake", 0, history.now_us, category_version, names)
+            made.append(Fingerprint(*about, sent[place], block))
         return made
 
     def _as_if_new(self, end_us: int, present: Ints, history: Floats) -> tuple[int, Ints]:

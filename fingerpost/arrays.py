@@ -1,9 +1,9 @@
-"""Array types that every room shares, and the division that tells what is not known."""
+"""Array types that every room shares, the division that tells what is not known, and the one decay by age."""
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -17,3 +17,8 @@ def safe_ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
     whole = np.asarray(whole)
     shape = np.broadcast_shapes(np.shape(part), whole.shape)
     return np.divide(part, whole, out=np.full(shape, np.nan), where=whole > _TINY)
+
+
+def decayed(age_s: ArrayLike, halflife_s: ArrayLike) -> Floats:
+    """Weights of observations by their age: 1 now, half after a half-life; seconds, any shapes that fit together."""
+    return np.asarray(np.exp2(-np.asarray(age_s, dtype=np.float64) / np.asarray(halflife_s, dtype=np.float64)))

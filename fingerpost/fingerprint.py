@@ -1,4 +1,4 @@
-"""The fingerprint of a host, and how it travels: msgpack in gzip, checked at the door."""
+"""Fingerprints of hosts on the wire: msgpack in gzip, every field checked as it comes in."""
 
 import gzip
 import zlib
@@ -14,10 +14,10 @@ from fingerpost.bounded import Bounds, unpacked
 from fingerpost.errors import RefusedError
 from fingerpost.history_block import HistoryBlock, are_texts, block_from_wire, block_to_wire
 from fingerpost.names import is_name
-from fingerpost.records import FINGERPRINT_CELL, FINGERPRINT_HOST, MAX_TEXT, Column
+from fingerpost.records import FINGERPRINT_HOST, MAX_TEXT
 
-SCHEMA_VERSION = 1
-FINGERPRINT_CELL_COLUMNS = tuple(column.name for column in FINGERPRINT_CELL)
+# Version 1 had a rolling state of its own beside the history.
+SCHEMA_VERSION = 2
 FINGERPRINT_HOST_COLUMNS = tuple(column.name for column in FINGERPRINT_HOST)
 MAX_CATEGORIES = 4096
 MAX_MESSAGE_BYTES = 4 * 2**20
@@ -29,7 +29,7 @@ MEDIA_TYPE = "application/vnd.fingerpost.fingerprints+msgpack"
 _GZIP = 31
 _HEAD_BYTES = 16
 _MESSAGE = Bounds(containers=1, array=MAX_FINGERPRINTS, binary=MAX_UNPACKED_BYTES)
-# Four lists and two maps by now; fields of later versions may bring more.
+# Three lists and two maps by now; fields of later versions may bring more.
 _FINGERPRINT = Bounds(
     containers=16, array=MAX_CATEGORIES + 64, map=64, text=MAX_MESSAGE_BYTES, binary=MAX_MESSAGE_BYTES
 )
@@ -37,17 +37,15 @@ _FINGERPRINT = Bounds(
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What one host is like, as of a time.
+    """The state of one host at a time.
 
     Args:
         boot_id: life of the agent; `sequence` counts within it, from 0.
-        time_us: what it is as of, microseconds since 1970.
-        halflife_s: age at which an observation weighs half.
+        time_us: when it was made, microseconds since 1970.
         category_version: version of the table that `categories` come from.
-        categories: names, C of them.
-        host_values: HOST_COLUMNS, shape (len(HOST_COLUMNS),); NaN where not known.
-        cells: CELL_COLUMNS of every category, shape (C, len(CELL_COLUMNS)); NaN where not known.
-        history: what models are fed with; None: the agent has none, or is of a time before there was one.
+        categories: names of all categories in that table.
+        host_values: FINGERPRINT_HOST_COLUMNS, shape (len(FINGERPRINT_HOST_COLUMNS),); NaN where not known.
+        history: rolling state of every category that the host has served; None before its first window has ended.
     """
 
     service: str
@@ -55,11 +53,9 @@ class Fingerprint:
     boot_id: str
     sequence: int
     time_us: int
-    halflife_s: float
     category_version: str
     categories: tuple[str, ...]
     host_values: Floats
-    cells: Floats
     history: HistoryBlock | None = None
 
 
@@ -73,13 +69,10 @@ def pack(fingerprint: Fingerprint) -> bytes:
             "boot_id": fingerprint.boot_id,
             "sequence": fingerprint.sequence,
             "time_us": fingerprint.time_us,
-            "halflife_s": fingerprint.halflife_s,
             "category_version": fingerprint.category_version,
             "categories": list(fingerprint.categories),
             "host_columns": FINGERPRINT_HOST_COLUMNS,
             "host_values": fingerprint.host_values.astype("<f4").tobytes(),
-            "cell_columns": FINGERPRINT_CELL_COLUMNS,
-            "cells": fingerprint.cells.astype("<f4").tobytes(),
             **({"history": block_to_wire(fingerprint.history)} if fingerprint.history else {}),
         }
     )
@@ -144,7 +137,8 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
         earliest_us, latest_us: inclusive bounds of its time, microseconds since 1970.
 
     Raises:
-        RefusedError: `<field>:<what>`, as in `fingerpost.records.refusal`, or `schema:unknown`.
+        RefusedError: `<field>:<what>`, as in `fingerpost.records.refusal`; `schema:older` or `schema:newer` where the
+            program that made it speaks another version, `schema:unknown` where it names none.
     """
     try:
         given = unpacked(packed, _FINGERPRINT)
@@ -152,13 +146,10 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
         raise RefusedError("fingerprint:malformed") from error
     if not isinstance(given, dict):
         raise RefusedError("fingerprint:malformed")
-    if given.get("schema") != SCHEMA_VERSION:
-        raise RefusedError("schema:unknown")
+    _check_schema(given.get("schema"))
     for field in ("service", "host", "boot_id"):
         if not is_name(given.get(field)):
             raise RefusedError(f"{field}:bad_name")
-    categories = _categories(given.get("categories"))
-    host_values = _matrix(given, "host_columns", "host_values", _HOST, 1)[0]
     time_us = _time(given, earliest_us, latest_us)
     return Fingerprint(
         given["service"],
@@ -166,69 +157,38 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:
         given["boot_id"],
         _integer(given, "sequence", 0, 2**53),
         time_us,
-        _positive(given, "halflife_s"),
         _text(given, "category_version"),
-        categories,
-        host_values,
-        _matrix(given, "cell_columns", "cells", _CELL, len(categories)),
+        _categories(given.get("categories")),
+        _host_values(given),
         block_from_wire(given["history"], time_us) if given.get("history") is not None else None,
     )
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Columns as they are expected, looked up once.
-
-    Args:
-        low, high: least and greatest value of each, in the precision of the wire.
-    """
-
-    columns: tuple[Column, ...]
-    names: list[str]
-    low: Floats
-    high: Floats
-
-    @classmethod
-    def of(cls, columns: tuple[Column, ...]) -> "_Columns":
-        most = float(np.finfo(np.float32).max)
-        low = [-most if column.low is None else np.float32(column.low) for column in columns]
-        high = [most if column.high is None else np.float32(column.high) for column in columns]
-        names = [column.name for column in columns]
-        return cls(columns, names, np.array(low, dtype=np.float64), np.array(high, dtype=np.float64))
-
-    def all_good(self, matrix: Floats) -> bool:
-        """Whether every number is within its bounds, asked of all at once; NaN is."""
-        return not ((matrix < self.low) | (matrix > self.high)).any()
+def _check_schema(schema: Any) -> None:
+    if schema == SCHEMA_VERSION:
+        return
+    if isinstance(schema, bool) or not isinstance(schema, int):
+        raise RefusedError("schema:unknown")
+    raise RefusedError("schema:older" if schema < SCHEMA_VERSION else "schema:newer")
 
 
-_HOST, _CELL = _Columns.of(FINGERPRINT_HOST), _Columns.of(FINGERPRINT_CELL)
-
-
-def _matrix(given: dict[str, Any], names: str, values: str, wanted: _Columns, rows: int) -> Floats:
-    sent, raw = given.get(names), given.get(values)
-    if not isinstance(sent, list) or not all(isinstance(name, str) for name in sent) or len(set(sent)) != len(sent):
-        raise RefusedError(f"{names}:type")
-    if not isinstance(raw, bytes) or len(raw) != 4 * rows * len(sent):
-        raise RefusedError(f"{values}:size")
-    matrix = np.frombuffer(raw, dtype="<f4").reshape(rows, len(sent)).astype(np.float64)
-    if sent == wanted.names and wanted.all_good(matrix):
-        return matrix
-    known = np.full((rows, len(wanted.columns)), np.nan)
-    for place, column in enumerate(wanted.columns):
-        if column.name in sent:
-            known[:, place] = matrix[:, sent.index(column.name)]
-            _check(column, known[:, place])
-    return known
-
-
-def _check(column: Column, values: Floats) -> None:
-    if np.isinf(values).any():
-        raise RefusedError(f"{column.name}:not_finite")
-    # Bounds in the precision of the wire, where a limit may have been rounded up.
-    if column.low is not None and (values < np.float32(column.low)).any():
-        raise RefusedError(f"{column.name}:{'negative' if (values < 0).any() else 'too_small'}")
-    if column.high is not None and (values > np.float32(column.high)).any():
-        raise RefusedError(f"{column.name}:too_large")
+def _host_values(given: dict[str, Any]) -> Floats:
+    names, raw = given.get("host_columns"), given.get("host_values")
+    if not are_texts(names) or len(set(names)) != len(names):
+        raise RefusedError("host_columns:type")
+    if not isinstance(raw, bytes) or len(raw) != 4 * len(names):
+        raise RefusedError("host_values:size")
+    told = dict(zip(names, np.frombuffer(raw, dtype="<f4").tolist(), strict=True))
+    values = [told.get(column.name, np.nan) for column in FINGERPRINT_HOST]
+    for column, value in zip(FINGERPRINT_HOST, values, strict=True):
+        if np.isinf(value):
+            raise RefusedError(f"{column.name}:not_finite")
+        # Bounds in the precision of the wire, where a limit may have been rounded up.
+        if column.low is not None and value < np.float32(column.low):
+            raise RefusedError(f"{column.name}:{'negative' if value < 0 else 'too_small'}")
+        if column.high is not None and value > np.float32(column.high):
+            raise RefusedError(f"{column.name}:too_large")
+    return np.array(values, dtype=np.float64)
 
 
 def _categories(given: Any) -> tuple[str, ...]:
@@ -264,10 +224,3 @@ def _time(given: dict[str, Any], earliest_us: int, latest_us: int) -> int:
     if value > latest_us:
         raise RefusedError("time:future")
     return value
-
-
-def _positive(given: dict[str, Any], field: str) -> float:
-    value = given.get(field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise RefusedError(f"{field}:type")
-    return float(value)

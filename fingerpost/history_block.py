@@ -1,4 +1,4 @@
-"""A host's history as it travels in a fingerprint: what models are fed with, as of its last closed window."""
+"""A host's history on the wire: the rolling state of its categories as of its last closed window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,26 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.arrays import Floats32
+from fingerpost.arrays import Floats, Floats32
 from fingerpost.errors import RefusedError
 from fingerpost.records import MAX_TEXT
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, HISTORY_PLACE, HISTORY_SCHEMA
 
 MAX_ROWS = 1024
 _MAX_COLUMNS = 256
 # Logs, counts, seconds and rates all lie far within this.
 _MOST = 1e15
+# The forecast of each quantity where no model corrects it, as logs: of all views this one errs least.
+FORECASTS = {name: f"{name}_mixed" for name in ("throughput_rps", "latency_p50_s", "latency_p99_s")}
+# Bounds of the columns that tables are made of without a model; forecasts are logs: 1e-8 to 1e13 a second, 1 ns to 1 h.
+_BOUNDS = {
+    FORECASTS["throughput_rps"]: (-18.5, 30.0),
+    FORECASTS["latency_p50_s"]: (-20.8, 8.2),
+    FORECASTS["latency_p99_s"]: (-20.8, 8.2),
+    "evidence": (0.0, 1e12),
+    "error_share": (0.0, 1.001),
+    "age_s": (0.0, 1e9),
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class HistoryBlock:
         as_of_us: end of the last window in it, microseconds since 1970.
         categories: those the host has served, R of them.
         cells: HISTORY_COLUMNS of each, shape (R, K); NaN where not known.
-        host_values: HOST_COLUMNS, shape (M,); NaN where not known.
+        host_values: HISTORY_HOST_COLUMNS, shape (M,); NaN where not known.
     """
 
     schema: str
@@ -37,6 +49,17 @@ class HistoryBlock:
     categories: tuple[str, ...]
     cells: Floats32
     host_values: Floats32
+
+    @property
+    def fits(self) -> bool:
+        """Whether its columns are those of this program."""
+        width = self.cells.shape[1] == len(HISTORY_COLUMNS) or not self.categories
+        return self.schema == HISTORY_SCHEMA and width and len(self.host_values) == len(HISTORY_HOST_COLUMNS)
+
+    def columns(self, names: Sequence[str]) -> Floats:
+        """Some of HISTORY_COLUMNS of every category, shape (R, len(names)); the block must fit."""
+        places = [HISTORY_PLACE[name] for name in names]
+        return self.cells.reshape(-1, len(HISTORY_COLUMNS))[:, places].astype(np.float64)
 
 
 def block_to_wire(block: HistoryBlock) -> dict[str, Any]:
@@ -59,7 +82,7 @@ def block_from_wire(given: Any, time_us: int) -> HistoryBlock:
         time_us: of the fingerprint, which its history cannot be later than.
 
     Raises:
-        RefusedError: `history:<what>`.
+        RefusedError: `history:<what>`, or `history:<column>` where a number is out of its bounds.
     """
     if not isinstance(given, dict):
         raise RefusedError("history:type")
@@ -78,9 +101,14 @@ def block_from_wire(given: Any, time_us: int) -> HistoryBlock:
         raise RefusedError("history:categories")
     cells = _numbers(given.get("cells"), len(names))
     host_values = _numbers(given.get("host_values"), 1)
-    return HistoryBlock(
+    block = HistoryBlock(
         schema, float(seconds[0] or 0), float(seconds[1] or 0), as_of_us, tuple(names), cells, host_values[0]
     )
+    if block.fits:
+        for (name, (low, high)), values in zip(_BOUNDS.items(), block.columns([*_BOUNDS]).T, strict=True):
+            if ((values < low) | (values > high)).any():
+                raise RefusedError(f"history:{name}")
+    return block
 
 
 def are_texts(given: Any) -> TypeGuard[list[str]]:

@@ -110,7 +110,7 @@ WINDOW: tuple[Column, ...] = (
     Column("throughput_rps", "float64", "rate the host could serve this category at, alone", low=0),
 )
 
-# What a fingerprint says of its host, and of each category on it; what is not known is null (NaN on the wire).
+# The state of a host; what is not known is null (NaN on the wire).
 FINGERPRINT_HOST: tuple[Column, ...] = (
     Column("cpu_util", "float64", "share of the host's cores in use, rolling", low=0, high=1),
     Column("cores", "float64", "cores it may use", low=0.001, high=4096),
@@ -121,29 +121,21 @@ FINGERPRINT_HOST: tuple[Column, ...] = (
     Column("background_cores", "float64", "cores in use by what is no request", low=0, high=4096),
     Column("host_rate_rps", "float64", "requests a second, rolling", low=0, high=10**9),
 )
+# The rolling state of each category on a host, as people read it.
 FINGERPRINT_CELL: tuple[Column, ...] = (
     Column("requests", "float64", "number of requests it rests on, the old ones weighing less", low=0, high=10**12),
     Column("rate_rps", "float64", "requests a second", low=0, high=10**9),
     Column("error_rate", "float64", "share that failed at the server", low=0, high=1),
-    Column("latency_mean_s", "float64", "mean duration, seconds", low=0, high=3600),
+    Column("throughput_rps", "float64", "rate the host could serve this category at, alone", low=0),
     Column("latency_p50_s", "float64", "median duration, seconds", low=0, high=3600),
     Column("latency_p99_s", "float64", "99th percentile of duration, seconds", low=0, high=3600),
-    Column(
-        "cpu_s",
-        "float64",
-        "CPU-seconds a request, measured with its overhead, or attributed",
-        low=0,
-        high=3600,
-    ),
+    Column("cpu_s", "float64", "CPU-seconds a request: measured with its overhead, or attributed", low=0, high=3600),
     Column("cpu_attributed_s", "float64", "CPU-seconds a request, attributed from the host's CPU", low=0, high=3600),
     Column("cpu_error_s", "float64", "standard error of `cpu_attributed_s`", low=0, high=10**6),
-    Column("cpu_known", "float64", "share of requests whose CPU was measured", low=0, high=1),
-    Column("mem_bytes", "float64", "memory a request holds, measured or attributed, bytes", low=0, high=2**50),
-    Column("mem_error_bytes", "float64", "standard error of `mem_bytes` where it is attributed", low=0, high=2**60),
+    Column("mem_bytes", "float64", "memory a request holds, attributed, bytes", low=0, high=2**50),
+    Column("mem_error_bytes", "float64", "standard error of `mem_bytes`", low=0, high=2**60),
     Column("inflight_mean", "float64", "mean in-flight on the host when its requests were sent", low=0, high=10**6),
-    Column("age_s", "float64", "since its last request, seconds", low=0, high=10**9),
-    Column("measured", "float64", "of `requests`, those that were answered with 100 to 399", low=0, high=10**12),
-    Column("unloaded_s", "float64", "mean service time as with a free place, seconds", low=0, high=3600),
+    Column("age_s", "float64", "since the window of its last request, seconds", low=0, high=10**9),
 )
 # A fingerprint in the lake: a row a category.
 FINGERPRINT: tuple[Column, ...] = (

@@ -1,4 +1,4 @@
-"""Holds the state of a service's fleet at one moment as arrays: hosts by categories."""
+"""Holds the live hosts of a service as arrays, hosts by categories: the latest rolling state of every cell."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fingerpost.arrays import Floats, Ints
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
+from fingerpost.clock import US
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
+from fingerpost.history_block import FORECASTS
 
-HOST = {name: place for place, name in enumerate(FINGERPRINT_HOST_COLUMNS)}
-CELL = {name: place for place, name in enumerate(FINGERPRINT_CELL_COLUMNS)}
+# What of the hosts' histories tables are made of without a model; the forecasts, as logs, first.
+CELL_COLUMNS = (*FORECASTS.values(), "evidence", "error_share", "age_s")
+_HOST = {name: place for place, name in enumerate(FINGERPRINT_HOST_COLUMNS)}
+_CELL = {name: place for place, name in enumerate(CELL_COLUMNS)}
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ class FleetState:
 
     Args:
         states: of the hosts, H of them.
-        host_values: HOST_COLUMNS, shape (H, 8); NaN where not known.
-        cells: CELL_COLUMNS, shape (H, C, 12); NaN where not known.
+        host_values: FINGERPRINT_HOST_COLUMNS, shape (H, 8); NaN where not known.
+        cells: CELL_COLUMNS, shape (H, C, 6); `age_s` as of the fingerprint; NaN where not known.
         category_version: of the category table most hosts use.
     """
 
@@ -62,12 +66,12 @@ class FleetState:
         return max((state.received_us for state in self.states), default=0)
 
     def host_column(self, name: str) -> Floats:
-        """One of HOST_COLUMNS, shape (H,)."""
-        return self.host_values[:, HOST[name]]
+        """One of FINGERPRINT_HOST_COLUMNS, shape (H,)."""
+        return self.host_values[:, _HOST[name]]
 
     def cell_column(self, name: str) -> Floats:
         """One of CELL_COLUMNS, shape (H, C)."""
-        return self.cells[:, :, CELL[name]]
+        return self.cells[:, :, _CELL[name]]
 
 
 def build_fleet(
@@ -86,18 +90,10 @@ def build_fleet(
         return _with_changes(before, ordered)
     categories = _choose_categories(ordered, max_categories)
     place = {name: number for number, name in enumerate(categories)}
-    cells = np.full((len(hosts), len(categories), len(FINGERPRINT_CELL_COLUMNS)), np.nan)
+    cells = np.full((len(hosts), len(categories), len(CELL_COLUMNS)), np.nan)
     for row, state in enumerate(ordered):
         _fill(cells[row], state.fingerprint, place)
     return FleetState(service, hosts, categories, ordered, _host_values(ordered), cells, _version(ordered))
-
-
-def index_in(before: tuple[str, ...], after: tuple[str, ...]) -> Ints:
-    """The place in `before` of every name in `after`; -1 where it is not there."""
-    if before == after:
-        return np.arange(len(after))
-    known = {name: place for place, name in enumerate(before)}
-    return np.array([known.get(name, -1) for name in after], dtype=np.int64)
 
 
 def _same_categories(before: tuple[HostState, ...], after: tuple[HostState, ...]) -> bool:
@@ -124,20 +120,21 @@ def _choose_categories(states: tuple[HostState, ...], most: int) -> tuple[str, .
     for state in states:
         names = state.fingerprint.categories
         hosts.update(names)
-        counts = np.nan_to_num(state.fingerprint.cells[:, CELL["requests"]])
-        requests.update(dict(zip(names, counts.tolist(), strict=True)))
+        if (block := state.fingerprint.history) is not None and block.fits:
+            requests.update(dict(zip(block.categories, block.columns(["evidence"])[:, 0].tolist(), strict=True)))
     chosen = sorted(hosts, key=lambda name: (-hosts[name], -requests[name], name))[:most]
     return tuple(sorted(chosen))
 
 
 def _fill(row: Floats, fingerprint: Fingerprint, place: dict[str, int]) -> None:
-    if len(fingerprint.categories) == len(place) and fingerprint.categories == tuple(place):
-        row[:] = fingerprint.cells
+    block = fingerprint.history
+    if block is None or not block.fits:
         return
-    found = [(place[name], number) for number, name in enumerate(fingerprint.categories) if name in place]
+    found = [(place[name], number) for number, name in enumerate(block.categories) if name in place]
     if found:
         to, of = np.array(found).T
-        row[to] = fingerprint.cells[of]
+        row[to] = block.columns(CELL_COLUMNS)[of]
+        row[to, _CELL["age_s"]] += (fingerprint.time_us - block.as_of_us) / US
 
 
 def _host_values(states: tuple[HostState, ...]) -> Floats:

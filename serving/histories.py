@@ -11,8 +11,7 @@ from fingerpost.arrays import Floats
 from fingerpost.clock import US
 from fingerpost.history_block import HistoryBlock
 from fingerpost.serving.fleet_state import FleetState
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, HISTORY_SCHEMA, History
-from fingerpost.telemetry.history_later import extrapolate_history
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, History, extrapolate_history
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,7 @@ class HistoryForm:
 
     def fits(self, block: HistoryBlock) -> bool:
         """Whether a block is of this form, and of this program's columns."""
-        made = (block.schema, block.window_s, block.halflife_s)
-        width = block.cells.shape[1] == len(HISTORY_COLUMNS) or not block.categories
-        return made == (HISTORY_SCHEMA, self.window_s, self.halflife_s) and width and (
-            len(block.host_values) == len(HISTORY_HOST_COLUMNS)
-        )  # fmt: skip
+        return block.fits and (block.window_s, block.halflife_s) == (self.window_s, self.halflife_s)
 
 
 @dataclass(frozen=True)

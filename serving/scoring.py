@@ -150,7 +150,7 @@ def score_fleet(fleet: FleetState, scorer: ModelScorer | None, before: Scored | 
         scorer: None: predictions come from fingerprints alone.
         before: an earlier score, whose parts are used again where they still hold.
     """
-    reference = estimate_baseline(fleet, (before.fleet, before.reference) if before else None)
+    reference = estimate_baseline(fleet)
     logs, output = reference.filled(), None
     if scorer is not None:
         output = scorer.output(fleet, before.model_output if before is not None and before.scorer is scorer else None)

@@ -81,13 +81,12 @@ def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> R
         slow_start_s: seconds over which a new host is ramped up.
     """
     fleet, source, model_version = scored.fleet, scored.source, scored.version
+    requests = fleet.cell_column("evidence")
     cells = [
         _short(values).T.copy()
         for values in (
             *np.moveaxis(scored.predictions, -1, 0),
-            success_rates(
-                fleet.cell_column("requests"), fleet.cell_column("requests") * fleet.cell_column("error_rate")
-            ),
+            success_rates(requests, requests * fleet.cell_column("error_share")),
             fleet.cell_column("age_s"),
         )
     ]

@@ -51,7 +51,7 @@ def render_model_card(candidate: "Candidate", service: str, commit: str) -> str:
         + ".",
         "",
         f"**Ranking:** in {ranking.groups} windows and categories with several hosts, the host predicted best cost "
-        f"{ranking.regret:.1%} more than the truly best one (by rolling averages: {ranking.remembered:.1%}, at random: "
+        f"{ranking.regret:.1%} more than the truly best one (by the baseline: {ranking.remembered:.1%}, at random: "
         f"{ranking.chance:.1%}); rank correlation {ranking.correlation:.2f}.",
         "",
         f"**Replay:** {choices_in_words(candidate.replay)}.",

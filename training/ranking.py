@@ -17,7 +17,7 @@ class Ranking:
         groups: how many of these.
         regret: mean of (true cost of the host predicted best) / (true cost of the best) - 1; 0 is perfect.
         chance: the same regret of a host picked at random.
-        remembered: the same regret of the host that is best by its rolling average.
+        remembered: the same regret of the host that is best by the baseline's forecast.
         correlation: mean rank correlation of predicted and true cost (Spearman).
     """
 
@@ -63,19 +63,21 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
     """
     target = "throughput_rps" if np.isfinite(rows["throughput_rps"]).any() else "latency_p50_s"
     predicted = bundle.predict_log(rows)[target]
+    # As the engine's baseline forecasts; a cell that was never seen has only what it was filled with.
+    baseline = rows[f"naive_ewma_{target}"] + rows[f"{target}_mixed"].fillna(0.0)
     inflight = np.expm1(rows["host_inflight"].fillna(0.0).to_numpy(np.float64))
     cost = pd.DataFrame(
         {"time": rows["time"], "category": rows["category"].astype("str"), "requests": rows["requests"]}
     )
-    for name, logs in (("true", rows[target]), ("model", predicted), ("ewma", rows[f"naive_ewma_{target}"])):
+    for name, logs in (("true", rows[target]), ("model", predicted), ("baseline", baseline)):
         value = np.exp(np.asarray(logs, dtype=np.float64))
         cost[name] = routing_cost(inflight, value) if target == "throughput_rps" else value
-    cost = cost[np.isfinite(cost[["true", "model", "ewma"]]).all(axis=1) & ~rows["cold_start"].to_numpy(bool)]
+    cost = cost[np.isfinite(cost[["true", "model", "baseline"]]).all(axis=1) & ~rows["cold_start"].to_numpy(bool)]
     keys = ["time", "category"]
     groups = cost.groupby(keys, sort=False)
     best, mean, hosts = groups["true"].min(), groups["true"].mean(), groups.size()
     table = pd.DataFrame({"hosts": hosts, "requests": groups["requests"].sum(), "chance": mean / best - 1})
-    for name, relative, column in (("regret", "model", "model"), ("remembered", "baseline", "ewma")):
+    for name, relative, column in (("regret", "model", "model"), ("remembered", "baseline", "baseline")):
         chosen = cost.loc[groups[column].idxmin()].set_index(keys)["true"]
         table[name] = chosen / best - 1
         table[relative] = chosen / mean

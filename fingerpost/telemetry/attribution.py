@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.arrays import Floats
-from fingerpost.telemetry.decay import ForwardDecay
-from fingerpost.telemetry.nnls import nnls_normal
+from fingerpost.arrays import Floats, decayed
 
 # How far a category's cost may lie from what its share of the host's time suggests, before data say so: its relative
 # standard deviation. Of work that waits for disks or locks the time says little, so it is not trusted further.
@@ -24,6 +22,8 @@ _MIN_IDLE_S = 5.0
 _SPAN_VARIANCE = 0.05
 # Of mended costs: no more than this.
 _MAX_PULL = 3.0
+# Exchanges without progress before coefficients change sides one by one.
+_PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CostAttribution:
     """
 
     def __init__(self, categories: int, halflife_s: float, began_s: float, conserved: bool = True) -> None:
-        self._decay = ForwardDecay(halflife_s, began_s)
+        self._halflife_s, self._last_s = halflife_s, began_s
         size = categories + 1  # the last one is the background
         self._gram = np.zeros((size, size))
         self._moment = np.zeros(size)
@@ -70,7 +70,6 @@ class CostAttribution:
         self._conserved = conserved
         self._idle = np.zeros(2)  # use and length
         self._was_idle = False
-        self._last_s = began_s
 
     def observe(self, time_s: Floats, length: Floats, use: Floats, requests: Floats, hints: Floats) -> None:
         """Takes spans in, S of them.
@@ -82,8 +81,12 @@ class CostAttribution:
             requests: of each category, by the parts that lay in the span, shape (S, C).
             hints: their shares of the host's time, shape (S, C); zeros where those are not known.
         """
-        self._stay_in_range(float(time_s[-1]))
-        weight = self._decay.weight(time_s)
+        last_s = float(time_s[-1])
+        weight = decayed(last_s - time_s, self._halflife_s)
+        before = decayed(last_s - self._last_s, self._halflife_s)
+        sums = (self._requests, self._hints, self._scale, self._totals, self._spans, self._idle)
+        for state in (self._gram, self._moment, *sums):
+            np.multiply(state, before, out=state)
         total = np.stack([requests.sum(axis=1), length, use])
         self._requests += weight @ requests
         self._hints += weight @ hints
@@ -99,24 +102,23 @@ class CostAttribution:
         idle = total[0] <= 0
         self._idle += total[[2, 1]] @ (weight * (idle & np.append(self._was_idle, idle[:-1])))
         self._was_idle = bool(idle[-1])
-        self._last_s = float(time_s[-1])
+        self._last_s = last_s
 
     def attribution(self) -> Attribution:
         """The costs as of the last span."""
         cost, error = np.full(self._requests.shape, np.nan), np.full(self._requests.shape, np.nan)
-        present = float(self._decay.weight(self._last_s))
-        seen = self._requests / present > _LEAST
+        seen = self._requests > _LEAST
         if not seen.any():
             return Attribution(cost, error, 0.0)
-        scale, totals, idle = self._scale / present, self._totals / present, self._idle / present
+        scale, totals, idle = self._scale, self._totals, self._idle
         idle_known = self._conserved and idle[1] >= _MIN_IDLE_S
         background = idle[0] / idle[1] if idle_known else _at_no_requests(scale)
         centre, spread = self._prior(seen, totals, background)
         free = np.append(seen, not idle_known)
-        gram, moment = self._gram[np.ix_(free, free)] / present, self._moment[free] / present
-        square, spans = scale[2, 2], float(self._spans[0]) / present
+        gram, moment = self._gram[np.ix_(free, free)], self._moment[free]
+        square, spans = scale[2, 2], float(self._spans[0])
         if idle_known:
-            moment = moment - background * self._gram[free, -1] / present
+            moment = moment - background * self._gram[free, -1]
             square += background * (background * scale[1, 1] - 2 * scale[1, 2])
         else:
             # The background is left to the data.
@@ -124,7 +126,7 @@ class CostAttribution:
             centre, spread = np.append(centre, background), np.append(spread, loose)
         found, deviation = _fit(gram, moment, square, spans, centre, spread)
         if idle_known:
-            requests = self._requests[seen] / present
+            requests = self._requests[seen]
             # The counts are not exact, since work is not spread evenly over a request's time: that pulls costs down.
             pulled = max(0.0, totals[2] - background * totals[1]) / max(float(found @ requests), _LEAST)
             factor = float(np.clip(pulled, 1 / _MAX_PULL, _MAX_PULL))
@@ -158,8 +160,7 @@ class CostAttribution:
 
     def folded(self, new_index: Sequence[int], categories: int) -> "CostAttribution":
         """The same state over other categories; `new_index` gives for each of ours the one that takes its requests."""
-        new = CostAttribution(categories, 1.0, 0.0, self._conserved)
-        new._decay, new._last_s = self._decay, self._last_s
+        new = CostAttribution(categories, self._halflife_s, self._last_s, self._conserved)
         new._scale, new._totals, new._spans = self._scale, self._totals, self._spans
         new._idle, new._was_idle = self._idle, self._was_idle
         target = np.append(np.asarray(new_index, dtype=np.intp), categories)
@@ -168,13 +169,6 @@ class CostAttribution:
         np.add.at(new._requests, target[:-1], self._requests)
         np.add.at(new._hints, target[:-1], self._hints)
         return new
-
-    def _stay_in_range(self, now_s: float) -> None:
-        factor = self._decay.rescaling(now_s)
-        if factor is not None:
-            sums = (self._requests, self._hints, self._scale, self._totals, self._spans, self._idle)
-            for state in (self._gram, self._moment, *sums):
-                np.multiply(state, factor, out=state)
 
 
 def _at_no_requests(scale: Floats) -> float:
@@ -203,3 +197,103 @@ def _fit(
         found = nnls_normal(normal, moment + noise * centre)
     deviation = np.sqrt(noise * np.maximum(np.diag(np.linalg.inv(normal)), 0.0))
     return found * spread, deviation * spread
+
+
+def nnls_normal(gram: Floats, moment: Floats) -> Floats:
+    """The x >= 0 that minimises x'Gx / 2 - m'x, by block principal pivoting.
+
+    Coefficients that come out on the wrong side of zero change sides all at once, or, when that stops helping, one by
+    one, which is sure to end. (Portugal, Judice and Vicente, 1994; Kim and Park, 2011.) A tenth of the memory of the
+    usual library, which an agent beside a host cannot afford.
+
+    Args:
+        gram: G, symmetric and positive definite, shape (k, k).
+        moment: m, shape (k,).
+
+    Returns:
+        x, shape (k,).
+    """
+    size = len(moment)
+    free = np.ones(size, dtype=bool)
+    solution, slope = np.zeros(size), np.zeros(size)
+    scale = float(np.abs(moment).max(initial=0.0))
+    fewest, patience = size + 1, _PATIENCE
+    for _ in range(10 * size + 10):
+        solution[:] = 0.0
+        solution[free] = np.linalg.solve(gram[np.ix_(free, free)], moment[free])
+        slope[:] = gram @ solution - moment
+        wrong = np.where(free, solution < 0, slope < -1e-10 * scale)
+        count = int(wrong.sum())
+        if not count:
+            return solution
+        if count < fewest:
+            fewest, patience = count, _PATIENCE
+        elif patience:
+            patience -= 1
+        else:
+            last = np.flatnonzero(wrong)[-1]
+            wrong = np.arange(size) == last
+        free = free ^ wrong
+    return np.maximum(solution, 0.0)
+
+
+@dataclass(frozen=True)
+class SharedTime:
+    """Requests and the spans they were in, a place a pair, shape (n,).
+
+    Args:
+        request, span: their indices.
+        part: 0..1, the share of the request's own time that lay in the span; they add up to 1 over all time.
+        seconds: the request's share of the host's time in the span.
+    """
+
+    request: NDArray[np.intp]
+    span: NDArray[np.intp]
+    part: Floats
+    seconds: Floats
+
+
+def processor_sharing(begin_s: Floats, end_s: Floats, edges_s: Floats, slots: float = np.inf) -> SharedTime:
+    """What part of each request lay in each span, and its share of the host's time there.
+
+    While n requests are on the host, each is given 1/n of it (processor sharing; the estimator of Perez,
+    Pacheco-Sanchez and Casale, 2015, for complete logs).
+
+    Args:
+        begin_s, end_s: of every request that was on the host in the spans, shape (R,), seconds of any one clock.
+        edges_s: ascending; the spans lie between neighbours, shape (S + 1,).
+        slots: requests that the host serves at once; of more, the later ones wait, and waiting is no work.
+    """
+    start = _service_start(begin_s, end_s, slots) if np.isfinite(slots) else begin_s
+    length = end_s - start
+    # A request too short for the clock lies in the span that holds its end, as does the last of any other.
+    last = np.searchsorted(edges_s, end_s, side="left") - 1
+    first = np.where(length > 0, np.searchsorted(edges_s, start, side="right") - 1, last)
+    spans = len(edges_s) - 1
+    outside = (last < 0) | (first >= spans)
+    first, last = np.maximum(first, 0), np.minimum(last, spans - 1)
+    count = np.where(outside, 0, last - first + 1)
+    request = np.repeat(np.arange(len(count)), count)
+    span = first[request] + np.arange(len(request)) - np.repeat(np.cumsum(count) - count, count)
+    low, high = np.maximum(start[request], edges_s[span]), np.minimum(end_s[request], edges_s[span + 1])
+    inside = high - low
+    part = np.divide(inside, length[request], out=np.ones(len(request)), where=length[request] > 0)
+    begins, ends = np.clip(start, edges_s[0], edges_s[-1]), np.clip(end_s, edges_s[0], edges_s[-1])
+    # Sorted, not unique: doubles are spans of no length, and numpy loads masked arrays to tell them apart.
+    times = np.sort(np.concatenate([begins, ends, edges_s]))
+    present = np.searchsorted(np.sort(begins), times[:-1], side="right") - np.searchsorted(
+        np.sort(ends), times[:-1], side="right"
+    )
+    integral = np.concatenate([[0.0], np.cumsum(np.diff(times) / np.maximum(present, 1))])
+    seconds = integral[np.searchsorted(times, high)] - integral[np.searchsorted(times, low)]
+    return SharedTime(request, span, part, seconds)
+
+
+def _service_start(begin_s: Floats, end_s: Floats, slots: float) -> Floats:
+    """When each request left the queue: the k-th to come is served once all but `slots` - 1 before it have ended."""
+    order = np.argsort(begin_s, kind="stable")
+    freed = np.full(len(begin_s), -np.inf)
+    ended = np.sort(end_s)
+    count = int(slots)
+    freed[order[count:]] = ended[: max(0, len(begin_s) - count)]
+    return np.minimum(np.maximum(begin_s, freed), end_s)

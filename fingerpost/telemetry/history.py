@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from fingerpost.arrays import Floats, Ints, safe_ratio
+from fingerpost.arrays import Floats, Ints, decayed, safe_ratio
 from fingerpost.clock import US
 from fingerpost.telemetry.history_state import (
     BIAS_WINDOWS,
@@ -57,6 +57,9 @@ HISTORY_HOST_COLUMNS = (
     "host_known_s",
     *(f"host_{quantity}_{view}" for quantity in QUANTITIES for view in ("off", "drift")),
 )
+# Where each column is.
+HISTORY_PLACE = {name: place for place, name in enumerate(HISTORY_COLUMNS)}
+HISTORY_HOST_PLACE = {name: place for place, name in enumerate(HISTORY_HOST_COLUMNS)}
 _LN2 = np.log(2.0)
 # What tells one form of history from another: its columns, and how windows are made of requests.
 HISTORY_SCHEMA = hashlib.sha256(
@@ -175,12 +178,12 @@ class History:
         return self.now_us if now_us is None else now_us
 
     def _faded(self, now: int, since_us: NDArray[Any]) -> Floats:
-        return np.asarray(0.5 ** (np.maximum(now - since_us, 0) / US / self._halflife_s))
+        return decayed(np.maximum(now - since_us, 0) / US, self._halflife_s)
 
     def _span(self, now: int, first_us: NDArray[Any]) -> Floats:
         """Seconds that an average since `first_us` stands for: the integral of the weights."""
         age_s = np.maximum((now - first_us) / US, 0.0) + self._window_s
-        return np.asarray((1 - 0.5 ** (age_s / self._halflife_s)) * self._halflife_s / _LN2)
+        return (1 - decayed(age_s, self._halflife_s)) * self._halflife_s / _LN2
 
     def _observe_cells(self, end_us: int, windows: Mapping[str, NDArray[Any]]) -> None:
         state = self.state
@@ -191,7 +194,7 @@ class History:
         known = np.isfinite(values)
         elapsed_s = np.where(state["seen"][cell] > 0, (end_us - state["seen_us"][cell]) / US, 0.0)
         self._update_forecast_errors(cell, values)
-        decay = 0.5 ** (elapsed_s / self._halflives[:, None])  # (paces, n)
+        decay = decayed(elapsed_s, self._halflives[:, None])  # (paces, n)
         for name, added in (("weight", known * measured), ("sum", np.where(known, summable(values), 0.0) * measured)):
             state[name][cell] = state[name][cell] * decay[:, None, :] + added
         state["previous"][cell] = np.where(known, state["last"][cell], state["previous"][cell])
@@ -235,13 +238,13 @@ class History:
         state["gap_s"][hosts] = np.where(gap, silence_s, state["gap_s"][hosts])
         begun_us = end_us - round(self._window_s * US)
         state["gap_end_us"][hosts] = np.where(gap, begun_us, state["gap_end_us"][hosts])
-        decay = 0.5 ** (elapsed_s / self._halflives[0])
+        decay = decayed(elapsed_s, self._halflives[0])
         measured = np.isfinite(mean)
         state["drift"][:, :, hosts] = state["drift"][:, :, hosts] * decay + np.stack(
             [np.nan_to_num(mean), measured.astype(np.float64)]
         )
         traffic = np.stack([total(requests), total(errors)])
-        decay = 0.5 ** (elapsed_s / self._halflife_s)
+        decay = decayed(elapsed_s, self._halflife_s)
         state["host_traffic"][:, hosts] = state["host_traffic"][:, hosts] * decay + traffic
         state["host_requests"][hosts] = traffic[0]
         state["host_first_us"][hosts] = np.where(known, state["host_first_us"][hosts], end_us)
@@ -253,7 +256,7 @@ class History:
         known = np.isfinite(values)
         state["load"][:, hosts] = np.where(known, values, state["load"][:, hosts])
         elapsed_s = np.where(state["sampled_us"][hosts] > 0, (end_us - state["sampled_us"][hosts]) / US, 0.0)
-        decay = 0.5 ** (elapsed_s / self._halflife_s)
+        decay = decayed(elapsed_s, self._halflife_s)
         added = np.stack([known[0].astype(np.float64), np.nan_to_num(values[0])])
         state["load_sum"][:, hosts] = state["load_sum"][:, hosts] * decay + added
         state["sampled_us"][hosts] = end_us
@@ -269,7 +272,7 @@ class History:
             ("bias", usual, BIAS_WINDOWS),
         ):
             old = state[name][cell]
-            moved = old + (1 - 0.5 ** (1 / windows)) * (found - old)
+            moved = old + (1 - decayed(1, windows)) * (found - old)
             state[name][cell] = np.where(np.isnan(found), old, np.where(np.isnan(old), found, moved))
 
     def _follow_level(self, host: Ints, category: Ints, values: Floats) -> None:
@@ -282,3 +285,35 @@ class History:
         young = np.isnan(level) | (state["measured"][cell] < MEDIAN_WINDOWS)
         step = LEVEL_GAIN * np.clip(np.nan_to_num(values - level), -LEVEL_CLIP, LEVEL_CLIP)
         state["level"][cell] = np.where(young, state["median"][cell], level + step)
+
+
+def extrapolate_history(
+    cells: ArrayLike, host_values: ArrayLike, after_s: float, window_s: float, halflife_s: float
+) -> tuple[Floats, Floats]:
+    """Brings columns forward to a later time, as `History.columns` would of a host that has been silent since.
+
+    Args:
+        cells: HISTORY_COLUMNS as of the end of its last window, shape (R, K).
+        host_values: HISTORY_HOST_COLUMNS as of then, shape (M,).
+        after_s: seconds since, above 0.
+        window_s, halflife_s: of the history, seconds.
+    """
+    now, host = np.array(cells, dtype=np.float64), np.array(host_values, dtype=np.float64)
+    fade = decayed(after_s, halflife_s)
+    mean_life_s = halflife_s / _LN2
+    evidence, rate = now[:, HISTORY_PLACE["evidence"]].copy(), now[:, HISTORY_PLACE["rate_rps_ewma"]].copy()
+    # An average stands for evidence / rate seconds now; these grow towards the mean life of an observation.
+    span_s = np.divide(evidence, rate, out=np.full(len(rate), mean_life_s), where=rate > 0)
+    grown_s = mean_life_s * (1 - np.maximum(1 - span_s / mean_life_s, 0.0) * fade)
+    now[:, HISTORY_PLACE["evidence"]] = evidence * fade
+    now[:, HISTORY_PLACE["rate_rps_ewma"]] = np.where(rate > 0, evidence * fade / grown_s, 0.0)
+    now[:, HISTORY_PLACE["rate_rps_last"]] = 0.0
+    now[:, HISTORY_PLACE["age_s"]] += after_s
+    known_s = host[HISTORY_HOST_PLACE["host_known_s"]] + window_s
+    begun, grown = (1 - decayed(each, halflife_s) for each in (known_s, known_s + after_s))
+    host[HISTORY_HOST_PLACE["host_rate_rps_last"]] = 0.0
+    if np.isfinite(known_s):
+        host[HISTORY_HOST_PLACE["host_rate_rps_ewma"]] *= fade * begun / grown
+    for name in ("host_sample_age_s", "host_age_s", "host_since_gap_s", "host_known_s"):
+        host[HISTORY_HOST_PLACE[name]] += after_s
+    return now, host

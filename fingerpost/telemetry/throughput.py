@@ -1,9 +1,10 @@
-"""Throughput by the bottleneck law of operational analysis."""
+"""Throughput by the bottleneck law of operational analysis, and the service times that it rests on."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fingerpost.arrays import Floats
+from fingerpost.arrays import Floats, Ints, safe_ratio
+from fingerpost.clock import US
 
 _MIN_CORES = 0.05
 # Requests that a core is taken to serve at once where nobody told: those that compute for more than a quarter of their
@@ -11,6 +12,7 @@ _MIN_CORES = 0.05
 PLACES_A_CORE = 4.0
 # Of a time that would be less than nothing without waiting, this part of its share of the mean is left.
 _MIN_SHARE = 0.1
+_US_IN_MS = 1000
 
 
 def throughput_rps(
@@ -41,14 +43,14 @@ def throughput_rps(
     Returns:
         Requests a second; NaN where no resource is known.
     """
-    service_time = np.asarray(service_time_s, dtype=np.float64)
-    cores = np.maximum(np.asarray(cores_left, dtype=np.float64), _MIN_CORES)
-    told = np.asarray(slots, dtype=np.float64)
+    given = (cpu_s, cores_left, service_time_s, slots, mem_bytes, mem_left_bytes)
+    cpu, cores, service, told, held, left = (np.asarray(each, dtype=np.float64) for each in given)
+    cores = np.maximum(cores, _MIN_CORES)
     assumed = PLACES_A_CORE * np.where(np.isnan(cores), 1.0, cores)
     bounds = np.broadcast_arrays(
-        _ratio(cores, cpu_s),
-        _ratio(np.where(np.isnan(told), assumed, told), service_time),
-        _ratio(_ratio(mem_left_bytes, mem_bytes), service_time),
+        safe_ratio(cores, cpu),
+        safe_ratio(np.where(np.isnan(told), assumed, told), service),
+        safe_ratio(safe_ratio(left, held), service),
     )
     return np.fmin.reduce(np.stack(bounds), axis=0)  # fmin passes over NaN
 
@@ -57,7 +59,7 @@ def unloaded_s(
     service_time_s: ArrayLike,
     inflight: ArrayLike,
     slots: ArrayLike,
-    source: NDArray[np.int64] | None = None,
+    source: Ints | None = None,
     present: ArrayLike = np.nan,
 ) -> tuple[Floats, Floats]:
     """What service times would have been with a free place, and how much each of them tells.
@@ -91,8 +93,25 @@ def unloaded_s(
     return np.where(told, np.maximum(seconds - waited, _MIN_SHARE * in_proportion), in_proportion), share**2
 
 
-def _ratio(capacity: ArrayLike, demand: ArrayLike) -> Floats:
-    amount, each = np.asarray(capacity, dtype=np.float64), np.asarray(demand, dtype=np.float64)
-    amount, each = np.broadcast_arrays(amount, each)
-    known = np.isfinite(amount) & np.isfinite(each) & (each > 0)
-    return np.divide(amount, each, out=np.full(amount.shape, np.nan), where=known)
+def at_resolution(seconds: Floats, source: Ints) -> Floats:
+    """Replaces times of 0 by half of the least that their log could have written.
+
+    The resolution is that of the other times of the same source: whole seconds, whole milliseconds, or microseconds;
+    milliseconds where all are 0. Without it a request of less than a millisecond would take no time at all, and nothing
+    could be said of how many of them a host can serve.
+
+    Args:
+        seconds: shape (n,); NaN where not known.
+        source: which were written by the same log, indices from 0, shape (n,).
+    """
+    zero = seconds == 0
+    if not zero.any():
+        return seconds
+    micros = np.rint(np.nan_to_num(seconds) * US)
+    count = int(source.max()) + 1
+    finer, fine, some = (
+        np.bincount(source, weights=each, minlength=count) > 0
+        for each in (micros % _US_IN_MS != 0, micros % US != 0, micros != 0)
+    )
+    half_us = np.where(finer, 1.0, np.where(fine | ~some, _US_IN_MS, US)) / 2
+    return np.where(zero, half_us[source] / US, seconds)

@@ -12,8 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fingerpost.arrays import Floats, Ints, safe_ratio
 from fingerpost.clock import US
 from fingerpost.request_status import failed, measures
-from fingerpost.telemetry.resolution import at_resolution
-from fingerpost.telemetry.throughput import throughput_rps, unloaded_s
+from fingerpost.telemetry.throughput import at_resolution, throughput_rps, unloaded_s
 
 Arrays = dict[str, NDArray[Any]]
 

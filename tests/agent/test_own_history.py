@@ -4,13 +4,13 @@ import json
 import time
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fingerpost.agent.history_file import HistoryFile
-from fingerpost.agent.host_history import SETTLE_US, HostHistory
+from fingerpost.agent.host_history import SETTLE_US, HistoryFile, HostHistory
 from fingerpost.category import CategoryTable
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
@@ -122,6 +122,25 @@ def test_a_damaged_file_begins_the_history_anew(tmp_path, damage):
     assert other.recent.requests.shape[1] == 0
 
 
+@pytest.mark.parametrize("change", [{"format": 0}, {"schema": "of before"}, {"window_s": 7.0}, {"state": {}}])
+def test_the_history_of_another_version_is_set_aside(tmp_path, caplog, change):
+    path = tmp_path / "h1.history"
+    own = HostHistory(CategoryTable(), 5.0, 30.0)
+    own.add_requests([record()])
+    HistoryFile(path, own, "0").save("0")
+    path.write_bytes(msgpack.packb({**msgpack.unpackb(path.read_bytes()), **change}))
+    fresh = HostHistory(CategoryTable(), 5.0, 30.0)
+    file = HistoryFile(path, fresh, "0")
+    assert fresh.recent.requests.shape[1] == 0
+    assert "the history begins anew" in caplog.text
+    assert ("saved by another version, or with another window_s or halflife_s" in caplog.text) == (
+        "state" not in change
+    )
+    file.add_requests([record()])
+    file.save("0")  # and takes its place
+    assert HistoryFile(path, HostHistory(CategoryTable(), 5.0, 30.0), "0")._skip == 1
+
+
 def test_what_comes_after_its_window_is_counted_and_left_out():
     own = HostHistory(CategoryTable(), 5.0, 30.0)
     now = clock_us()
@@ -160,7 +179,7 @@ def test_agents_send_their_history_and_keep_it(tmp_path):
     first.sample_host()
     first.read()
     first.report()
-    block = first.fingerprint.history
+    block = first.last.fingerprint.history
     assert block.schema == HISTORY_SCHEMA
     assert block.cells.shape == (len(block.categories), len(HISTORY_COLUMNS))
     assert block.host_values.shape == (len(HISTORY_HOST_COLUMNS),)
@@ -168,7 +187,7 @@ def test_agents_send_their_history_and_keep_it(tmp_path):
     second = agent(tmp_path, window_s=2.0)
     second.sample_host()
     second.report()
-    assert second.fingerprint.history.cells[:, SEEN].max() >= block.cells[:, SEEN].max() > 0
+    assert second.last.fingerprint.history.cells[:, SEEN].max() >= block.cells[:, SEEN].max() > 0
     assert json.loads((Path(tmp_path) / "lake/agents/service=shop/h1.json").read_text())["offset"] > 0
 
 

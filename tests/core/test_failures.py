@@ -9,14 +9,11 @@ from hypothesis import strategies as st
 
 from fingerpost.accesslog import envoy as envoy_log
 from fingerpost.accesslog import haproxy as haproxy_log
-from fingerpost.agent.fingerprint_builder import FingerprintBuilder
-from fingerpost.category import CategoryTable
+from fingerpost.agent.attribution import HostAttribution
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS
 from fingerpost.request_status import CLIENT_GONE, failed, measures, told_status
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
-from fingerpost.telemetry.profile import Observations, Profile
 from fingerpost.telemetry.windows import aggregate, aggregate_loads, with_background, with_throughput
 from tests.support.records import record
 
@@ -164,32 +161,12 @@ def test_a_history_remembers_what_was_measured_while_all_fails():
     assert after[HISTORY_COLUMNS.index("age_s")] == 0
 
 
-@given(unmeasured)
-def test_a_profile_counts_what_failed_and_measures_what_did_not(others):
-    def columns(rows):
-        profile = Profile(1, 60.0, 0.0)
-        status, seconds, _ = (np.array(each, dtype=np.float64) for each in zip(*rows, strict=True))
-        place = np.zeros(len(rows), dtype=np.intp)
-        profile.add(Observations(np.full(len(rows), 10.0), place, status, *[seconds] * 6))
-        return profile.columns(10.0)
-
-    good = [(200, 0.02, 0), (200, 0.05, 0)]
-    clean, mixed = columns(good), columns(good + others)
-    for name in clean.keys() - {"requests", "rate_rps", "error_rate"}:
-        np.testing.assert_allclose(mixed[name], clean[name], err_msg=name)
-    assert mixed["requests"][0] == pytest.approx(2 + len(others))
-    assert mixed["error_rate"][0] == pytest.approx(sum(failed(each[0]) for each in others) / (2 + len(others)))
-    nothing = columns(others)
-    assert nothing["measured"][0] == 0
-    assert all(np.isnan(nothing[name][0]) for name in ("latency_p50_s", "latency_mean_s", "cpu_s"))
-
-
 @pytest.mark.parametrize("status", [404, CLIENT_GONE, 500])
 def test_what_fails_cheaply_makes_nothing_else_look_cheap(status):
     """Half of a category's requests end at once, for nearly nothing: the rest costs what it costs without them."""
     rng = np.random.default_rng(5)
-    table = CategoryTable((("GET /a",), ("GET /b",)))
-    maker = FingerprintBuilder("shop", "h1", "b", table, 60.0, 300.0, 0.0)
+    attribution = HostAttribution(3, 60.0, 300.0, 0.0)
+    used_s = attributed_s = 0.0
     costs = (0.05, 0.02)
     for second in range(300):
         rows, categories, used = [], [], 0.01
@@ -208,12 +185,12 @@ def test_what_fails_cheaply_makes_nothing_else_look_cheap(status):
                 )
             )
             categories.append(category)
-        maker.add_requests(rows, np.array(categories, dtype=np.int32), second + 1.0)
+        attribution.add_requests(rows, np.array(categories, dtype=np.int32), second + 1.0)
+        used_s += used
         sample = {"time": (second + 1) * US, "cpu_util": min(1.0, used / 2), "cores": 2.0, "mem_bytes": 10**8}
         sample |= {"mem_limit_bytes": 10**9, "inflight": 0, "slots": 4}
-        maker.add_sample(sample, np.array([second, second + 1.0]), np.array([used]))
-    made = maker.fingerprint(301.0)
-    cpu_s = made.cells[:2, FINGERPRINT_CELL_COLUMNS.index("cpu_s")]
-    np.testing.assert_allclose(cpu_s, costs, rtol=0.1)
+        attribution.add_sample(sample, np.array([second, second + 1.0]), np.array([used]))
+        attributed_s += sum(row.get("cpu_s") or 0.0 for row in rows)
+    np.testing.assert_allclose(attribution.costs(301.0).cpu_s[:2], costs, rtol=0.1)
     # What failed used the host's CPU all the same: it is not taken for other programs'.
-    assert made.host_values[FINGERPRINT_HOST_COLUMNS.index("background_cores")] < 0.05
+    assert used_s - attributed_s < 0.05 * 300

@@ -1,4 +1,4 @@
-"""Profiles, sketches, attribution, and how fingerprints travel."""
+"""Attribution of CPU to categories, and fingerprints on the wire."""
 
 import gzip
 
@@ -10,102 +10,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, MAX_UNPACKED_BYTES, message, open_message, pack, unpack
-from fingerpost.telemetry.attribution import CostAttribution
-from fingerpost.telemetry.nnls import nnls_normal
-from fingerpost.telemetry.processor_sharing import processor_sharing
-from fingerpost.telemetry.profile import Observations, Profile
-from fingerpost.telemetry.sketch import ACCURACY, LatencySketches
+from fingerpost.fingerprint import (
+    FINGERPRINT_HOST_COLUMNS,
+    MAX_UNPACKED_BYTES,
+    SCHEMA_VERSION,
+    message,
+    open_message,
+    pack,
+    unpack,
+)
+from fingerpost.history_block import FORECASTS
+from fingerpost.telemetry.attribution import CostAttribution, nnls_normal, processor_sharing
+from fingerpost.telemetry.history import HISTORY_PLACE
+from tests.support.made_fleet import MadeFleet
 from tests.support.records import made_fingerprint
 
 NOW_US = 1_700_000_000_000_000
-latencies = st.lists(st.floats(1e-5, 3000), min_size=1, max_size=200)
-
-
-def seen(times, category, **changes):
-    times = np.asarray(times, dtype=np.float64)
-    unknown = np.full(times.shape, np.nan)
-    columns = {
-        "status": np.full(times.shape, 200.0),
-        "duration_s": unknown,
-        "unloaded_s": unknown,
-        "unloaded_weight": unknown,
-        "cpu_s": unknown,
-        "mem_bytes": unknown,
-        "inflight": unknown,
-        **{name: np.asarray(value) for name, value in changes.items()},
-    }
-    return Observations(times, np.asarray(category, dtype=np.intp), **columns)
-
-
-@given(latencies, st.sampled_from([0.1, 0.5, 0.9, 0.99]))
-def test_a_sketch_is_off_by_its_accuracy_at_most(values, share):
-    sketch = LatencySketches(1)
-    sketch.add(np.zeros(len(values), dtype=np.intp), np.array(values), np.ones(len(values)))
-    exact = np.sort(values)[max(0, int(np.ceil(share * len(values) - 1e-9)) - 1)]
-    assert sketch.quantiles([share])[0, 0] == pytest.approx(exact, rel=ACCURACY * 1.001)
-
-
-def test_an_empty_sketch_knows_nothing():
-    assert np.isnan(LatencySketches(2).quantiles([0.5])).all()
-
-
-@given(
-    st.lists(st.tuples(st.floats(0, 500), st.floats(0.001, 10)), min_size=1, max_size=40),
-    st.randoms(),
-    st.integers(1, 5),
-)
-def test_a_profile_depends_on_when_requests_came_not_on_their_order(requests, rng, parts):
-    def profile(ordered):
-        made = Profile(1, 60.0, 0.0)
-        for part in np.array_split(np.array(ordered), parts):
-            if len(part):
-                made.add(seen(part[:, 0], np.zeros(len(part)), duration_s=part[:, 1]))
-        return made.columns(600.0)
-
-    shuffled = list(requests)
-    rng.shuffle(shuffled)
-    one, two = profile(requests), profile(shuffled)
-    for name in one:
-        np.testing.assert_allclose(one[name], two[name], rtol=1e-9)
-
-
-def test_a_profile_weighs_by_age():
-    profile = Profile(2, 60.0, 0.0)
-    profile.add(seen([100.0, 160.0], [0, 0], cpu_s=[0.001, 0.004], status=[200, 200]))
-    profile.add(seen([100.0], [0], status=[500]))
-    columns = profile.columns(160.0)
-    # One halflife old against fresh: 1/3 and 2/3.
-    assert columns["cpu_s"][0] == pytest.approx(0.003)
-    assert columns["error_rate"][0] == pytest.approx(1 / 4)
-    assert columns["age_s"][0] == 0
-    assert np.isnan(columns["cpu_s"][1])
-    assert columns["rate_rps"][1] == 0
-
-
-@pytest.mark.parametrize("seconds", [20, 200, 20_000])
-def test_the_rate_of_steady_traffic_is_right_soon_and_stays_so(seconds):
-    profile = Profile(1, 60.0, 0.0)
-    times = np.arange(0, seconds, 0.1)
-    profile.add(seen(times, np.zeros(len(times))))
-    assert profile.columns(float(seconds))["rate_rps"][0] == pytest.approx(10.0, rel=0.02)
-
-
-def test_a_profile_lasts_for_years():
-    profile = Profile(1, 60.0, 0.0)
-    for at in np.linspace(0, 3e8, 50):
-        profile.add(seen([at], [0], duration_s=[0.5]))
-    columns = profile.columns(3e8)
-    assert columns["latency_p50_s"][0] == pytest.approx(0.5, rel=0.02)
-    assert columns["requests"][0] == pytest.approx(1.0)
-
-
-def test_folding_categories_keeps_the_sums():
-    profile = Profile(3, 60.0, 0.0)
-    profile.add(seen([10.0, 10.0, 10.0], [0, 1, 2], cpu_s=[1.0, 2.0, 6.0], duration_s=[0.1, 0.1, 0.3]))
-    columns = profile.folded([1, 1, 0], 2).columns(10.0)
-    assert columns["cpu_s"].tolist() == [6.0, 1.5]
-    assert columns["requests"].tolist() == [1.0, 2.0]
 
 
 @given(
@@ -216,6 +136,17 @@ def test_attribution_forgets():
     assert splitter.attribution().cost[0] == pytest.approx(0.03, rel=0.01)
 
 
+def test_attribution_lasts_for_years_and_gaps():
+    splitter = CostAttribution(1, 60.0, 0.0)
+    one = np.ones(10)
+    for at in (0.0, 1e3, 3e8):
+        requests = np.arange(1.0, 11.0)[:, None]
+        splitter.observe(at + np.arange(10.0), one, 0.02 * requests[:, 0], requests, requests)
+    found = splitter.attribution()
+    assert found.cost[0] == pytest.approx(0.02, rel=0.01)
+    assert np.isfinite(found.error).all()
+
+
 def test_a_category_never_seen_has_no_cost():
     splitter = CostAttribution(2, 60.0, 0.0)
     assert np.isnan(splitter.attribution().cost).all()
@@ -231,7 +162,7 @@ def test_fingerprints_survive_the_wire():
     parts = open_message(message([pack(one), pack(two)]))
     back = unpack(parts[0], 0, 2 * NOW_US)
     assert (back.host, back.sequence, back.categories) == (one.host, 1, one.categories)
-    np.testing.assert_allclose(back.cells, one.cells, rtol=1e-6)
+    np.testing.assert_allclose(back.host_values, one.host_values, rtol=1e-6)
     assert unpack(parts[1], 0, 2 * NOW_US).host == "h2"
 
 
@@ -239,9 +170,15 @@ def changed(**changes):
     return msgpack.packb({**msgpack.unpackb(pack(made_fingerprint())), **changes})
 
 
-def cells_with(column, value):
+def host_with(column, value):
     made = made_fingerprint()
-    made.cells[0, FINGERPRINT_CELL_COLUMNS.index(column)] = value
+    made.host_values[FINGERPRINT_HOST_COLUMNS.index(column)] = value
+    return pack(made)
+
+
+def history_with(column, value):
+    made = MadeFleet.make(2, 3).fingerprint(0, 1, NOW_US)
+    made.history.cells[1, HISTORY_PLACE[column]] = value
     return pack(made)
 
 
@@ -250,20 +187,28 @@ def cells_with(column, value):
     [
         (b"\xc1", "fingerprint:malformed"),
         (msgpack.packb([1]), "fingerprint:malformed"),
-        (changed(schema=99), "schema:unknown"),
+        (changed(schema=SCHEMA_VERSION - 1), "schema:older"),
+        (changed(schema=SCHEMA_VERSION + 1), "schema:newer"),
+        (changed(schema="2"), "schema:unknown"),
+        (changed(schema=None), "schema:unknown"),
         (changed(host="../etc"), "host:bad_name"),
         (changed(sequence=-1), "sequence:type"),
         (changed(sequence=True), "sequence:type"),
         (changed(time_us=1), "time:too_old"),
         (changed(time_us=3 * NOW_US), "time:future"),
-        (changed(halflife_s=float("nan")), "halflife_s:type"),
         (changed(categories=["a", "a"]), "categories:repeated"),
         (changed(categories=["a" * 600, "b"]), "categories:too_long"),
-        (changed(cells=b"123"), "cells:size"),
-        (changed(cell_columns=["cpu_s", "cpu_s"]), "cell_columns:type"),
-        (cells_with("cpu_s", -1.0), "cpu_s:negative"),
-        (cells_with("cpu_s", np.inf), "cpu_s:not_finite"),
-        (cells_with("error_rate", 1.5), "error_rate:too_large"),
+        (changed(host_values=b"123"), "host_values:size"),
+        (changed(host_columns=["cores", "cores"]), "host_columns:type"),
+        (host_with("cores", -1.0), "cores:negative"),
+        (host_with("cores", 0.0), "cores:too_small"),
+        (host_with("slots", np.inf), "slots:not_finite"),
+        (host_with("cpu_util", 1.5), "cpu_util:too_large"),
+        (history_with("evidence", -1.0), "history:evidence"),
+        (history_with("error_share", 1.5), "history:error_share"),
+        (history_with(FORECASTS["throughput_rps"], 700.0), "history:throughput_rps_mixed"),
+        (history_with(FORECASTS["latency_p99_s"], np.log(7200)), "history:latency_p99_s_mixed"),
+        (history_with("age_s", np.inf), "history:not_finite"),
     ],
 )
 def test_bad_fingerprints_are_refused_by_name(packed, reason):
@@ -272,10 +217,19 @@ def test_bad_fingerprints_are_refused_by_name(packed, reason):
     assert refused.value.reason == reason
 
 
+def test_a_message_of_the_first_version_is_refused_with_a_reason():
+    """As agents of that version packed it: a rolling state of its own, in columns of cells."""
+    cells = {"halflife_s": 60.0, "cell_columns": ["requests"], "cells": np.ones((2, 1), "<f4").tobytes()}
+    with pytest.raises(RefusedError) as refused:
+        unpack(changed(schema=1, **cells), 0, 2 * NOW_US)
+    assert refused.value.reason == "schema:older"
+
+
 def test_unknown_columns_are_left_out_and_absent_ones_unknown():
-    back = unpack(changed(cell_columns=["age_s", "news"], cells=np.ones((2, 2), "<f4").tobytes()), 0, 2 * NOW_US)
-    assert back.cells[0, FINGERPRINT_CELL_COLUMNS.index("age_s")] == 1.0
-    assert np.isnan(back.cells[0, FINGERPRINT_CELL_COLUMNS.index("cpu_s")])
+    told = changed(host_columns=["slots", "news"], host_values=np.ones(2, "<f4").tobytes(), later_field=[1])
+    back = unpack(told, 0, 2 * NOW_US)
+    assert back.host_values[FINGERPRINT_HOST_COLUMNS.index("slots")] == 1.0
+    assert np.isnan(back.host_values[FINGERPRINT_HOST_COLUMNS.index("cores")])
 
 
 @given(st.binary(max_size=200))

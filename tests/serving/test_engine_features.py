@@ -11,12 +11,11 @@ from fingerpost.features.build import build_features, load_categories, load_trai
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import cell_features, request_types
 from fingerpost.features.prepare import FeatureSettings
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint, pack, unpack
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint, pack, unpack
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.serving.histories import HistoryForm, gather, same_block
 from fingerpost.serving.scoring import ModelScorer, score_fleet
-from fingerpost.telemetry.history import HISTORY_SCHEMA, History
-from fingerpost.telemetry.history_later import extrapolate_history
+from fingerpost.telemetry.history import HISTORY_SCHEMA, History, extrapolate_history
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
 from tests.support.demo_telemetry import write_demo_lake
 from tests.support.lakes import records_of
@@ -61,9 +60,8 @@ class Agents:
                     if low <= row["time"] < high:
                         own.add_sample(row)
                 own.close(high + SETTLE_US)
-            cells = np.full((1, len(FINGERPRINT_CELL_COLUMNS)), np.nan)
             values = np.full(len(FINGERPRINT_HOST_COLUMNS), np.nan)
-            made = Fingerprint("shop", host, "b", 0, end_us + 3 * US, 20.0, "v", ("other",), values, cells, own.block())
+            made = Fingerprint("shop", host, "b", 0, end_us + 3 * US, "v", ("other",), values, own.block())
             got = unpack(pack(made), 0, 2**62)
             states[host] = HostState(got, b"", end_us + number, 1)
         return states
@@ -81,9 +79,8 @@ def fleet_of(states, table):
     """The engine's fleet; categories as hosts that have seen all of the table would tell them."""
     from dataclasses import replace
 
-    cells = np.full((len(table.names), len(FINGERPRINT_CELL_COLUMNS)), np.nan)
     told = {
-        host: replace(each, fingerprint=replace(each.fingerprint, categories=table.names, cells=cells))
+        host: replace(each, fingerprint=replace(each.fingerprint, categories=table.names))
         for host, each in states.items()
     }
     return build_fleet("shop", told, 256)

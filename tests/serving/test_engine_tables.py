@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fingerpost.clock import US
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, Fingerprint
 from fingerpost.serving.answers import TooMuchError, UnknownError, category_of, predict, route
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
 from fingerpost.serving.baseline import estimate_baseline
@@ -50,7 +49,8 @@ def test_the_baseline_is_the_bottleneck_law(made):
 def test_a_cell_never_served_is_the_fleets_mean_times_the_hosts_ratio(made):
     states = states_of(made)
     print_ = made.fingerprint(0, 1, NOW)
-    cut = Fingerprint(**{**vars(print_), "categories": print_.categories[:-1], "cells": print_.cells[:-1]})
+    block = print_.history
+    cut = replace(print_, history=replace(block, categories=block.categories[:-1], cells=block.cells[:-1]))
     table, _ = table_of({**states, made.hosts[0]: state_of(cut)})
     assert np.isfinite(table.throughput_rps[-1, 0])
     alike = list(range(3, 12, 3))
@@ -59,7 +59,7 @@ def test_a_cell_never_served_is_the_fleets_mean_times_the_hosts_ratio(made):
 
 def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
     print_ = made.fingerprint(0, 1, NOW)
-    empty = Fingerprint(**{**vars(print_), "host": "new", "cells": np.full_like(print_.cells, np.nan)})
+    empty = replace(print_, host="new", history=None)
     states = {**states_of(made), "new": state_of(empty, first_seen_us=970 * US)}
     table, scored = table_of(states)
     place = table.hosts.index("new")
@@ -124,22 +124,34 @@ def test_without_histories_the_model_says_nothing(made, model):
     scorer = ModelScorer.compiled(model, "1", FORM)
     silent = {host: state_of(replace(each.fingerprint, history=None)) for host, each in states_of(made).items()}
     table, _ = table_of(silent, scorer)
-    plain, _ = table_of(silent)
-    assert (table.source, table.model_version, table.version) == ("baseline", "", plain.version)
+    assert (table.source, table.model_version) == ("baseline", "")
+    assert np.isnan(table.throughput_rps).all()
     # One host with a history is enough to say something of all, as of new ones.
     table, _ = table_of({**silent, made.hosts[0]: states_of(made)[made.hosts[0]]}, scorer)
     assert (table.source, np.isfinite(table.throughput_rps).all()) == ("champion", True)
+    # Of histories of another form the model says nothing; the baseline reads them all the same.
     other = ModelScorer.compiled(model, "1", HistoryForm(5.0, 60.0))
-    assert table_of(states_of(made), other)[0].source == "baseline"
+    table, plain = table_of(states_of(made), other)[0], table_of(states_of(made))[0]
+    assert (table.source, table.version) == ("baseline", plain.version)
+    assert np.isfinite(table.throughput_rps).all()
+
+
+def test_histories_of_other_columns_are_not_read(made):
+    def other(fingerprint):
+        history = replace(fingerprint.history, schema="other", cells=np.zeros((6, 3)))
+        return state_of(replace(fingerprint, history=history))
+
+    table, _ = table_of({host: other(each.fingerprint) for host, each in states_of(made).items()})
+    assert table.categories == made.categories
+    assert np.isnan(table.throughput_rps).all()
+    assert (table.success_rate == 1).all()
 
 
 def test_one_host_cannot_push_out_the_categories_of_others(made):
     print_ = made.fingerprint(0, 1, NOW)
-    cells = np.full((300, len(FINGERPRINT_CELL_COLUMNS)), np.nan)
-    cells[:, 0] = 1e12
-    rogue = Fingerprint(
-        **{**vars(print_), "host": "rogue", "categories": tuple(f"x{number}" for number in range(300)), "cells": cells}
-    )
+    names = tuple(f"x{number}" for number in range(300))
+    block = replace(print_.history, categories=names, cells=print_.history.cells[:1].repeat(300, axis=0) * 1000)
+    rogue = replace(print_, host="rogue", categories=names, history=block)
     fleet = build_fleet("shop", {**states_of(made), "rogue": state_of(rogue)}, 20)
     assert len(fleet.categories) == 20
     assert set(made.categories) <= set(fleet.categories)
@@ -202,8 +214,9 @@ def test_too_many_cells_are_not_answered_at_once():
 
 def test_references_hold_for_fleets_of_nothing():
     print_ = MadeFleet.make(1, 1).fingerprint(0, 1, NOW)
-    empty = Fingerprint(**{**vars(print_), "categories": (), "cells": print_.cells[:0]})
-    blank = Fingerprint(**{**vars(print_), "cells": print_.cells * np.nan, "host_values": print_.host_values * np.nan})
+    none = replace(print_.history, categories=(), cells=print_.history.cells[:0])
+    empty = replace(print_, categories=(), history=none)
+    blank = replace(print_, history=None, host_values=print_.host_values * np.nan)
     for one, other in itertools.product((empty, blank), repeat=2):
         table, scored = table_of({"a": state_of(one), "b": state_of(other)})
         assert estimate_baseline(scored.fleet).host.shape == (2, 3)

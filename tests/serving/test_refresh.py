@@ -48,6 +48,31 @@ def test_of_a_service_that_is_no_longer_asked_for_metrics_say_nothing(refresher,
     assert (said("table_age_seconds"), said("prediction_age_seconds")) == (0.0, 0.0)
 
 
+def test_stored_fingerprints_of_an_older_version_are_passed_over(refresher, caplog):
+    """An upgraded engine with the store of before: hosts come back with their agents' next fingerprints."""
+    store, now_us = refresher._store, clock_us()
+    wait_for(lambda: refresher.view("forgotten"))
+    wait_for(lambda: said("hosts") == 4.0)
+    made = MadeFleet.make(2, 3, "upgraded")
+
+    def put(sequence, change=lambda packed: packed):
+        told = [made.fingerprint(host, sequence, now_us) for host in range(2)]
+        kinds = (change, lambda packed: packed)
+        packed = [kind(pack(each)) for kind, each in zip(kinds, told, strict=True)]
+        about = [(each.service, each.host, each.boot_id, each.sequence, now_us, now_us) for each in told]
+        store.put([Arrival(*each, raw) for each, raw in zip(about, packed, strict=True)])
+
+    def hosts():
+        published = refresher.view("upgraded").published if refresher.view("upgraded") else None
+        return published.table.hosts if published else ()
+
+    put(1, lambda packed: packed.replace(b"schema\x02", b"schema\x01"))
+    wait_for(lambda: hosts() == made.hosts[1:])
+    assert f"a stored fingerprint of {made.hosts[0]} cannot be read: schema:older" in caplog.text
+    put(2)
+    wait_for(lambda: hosts() == made.hosts)
+
+
 class Clock:
     """The machine's clock, which somebody sets."""
 

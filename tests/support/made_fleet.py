@@ -10,7 +10,7 @@ import numpy as np
 from fingerpost.arrays import Floats
 from fingerpost.category import ATTRIBUTES, category_attributes
 from fingerpost.clock import US, clock_us
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint, message, pack
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint, message, pack
 from fingerpost.history_block import HistoryBlock
 from fingerpost.serving.fleet_state import HostState
 from fingerpost.serving.histories import HistoryForm
@@ -50,28 +50,7 @@ class MadeFleet:
     def fingerprint(self, host: int, sequence: int, time_us: int | None = None, boot_id: str = "b1") -> Fingerprint:
         """What a host measured: the truth with some noise, which differs by sequence number."""
         rng = np.random.default_rng((host, sequence))
-        count = len(self.categories)
         load = 0.3 + 0.4 * rng.random()
-        cpu = self.cpu_s[host] * rng.lognormal(0, 0.03, count)
-        requests = rng.integers(20, 400, count).astype(float)
-        cells = {
-            "requests": requests,
-            "measured": requests,
-            "rate_rps": rng.lognormal(0, 1, count),
-            "error_rate": np.full(count, 0.002),
-            "latency_mean_s": cpu * 1.3 / (1 - load),
-            "latency_p50_s": cpu * 1.1 / (1 - load),
-            "latency_p99_s": cpu * 4.0 / (1 - load),
-            "cpu_s": cpu,
-            "cpu_attributed_s": cpu * 1.02,
-            "cpu_error_s": cpu * 0.02,
-            "cpu_known": np.ones(count),
-            "mem_bytes": np.full(count, 1e6),
-            "mem_error_bytes": np.full(count, np.nan),
-            "inflight_mean": np.full(count, 3.0),
-            "age_s": rng.exponential(2, count),
-            "unloaded_s": cpu * 1.1,
-        }
         values = {
             "cpu_util": load,
             "cores": self.cores[host],
@@ -89,11 +68,9 @@ class MadeFleet:
             boot_id,
             sequence,
             time_us,
-            FORM.halflife_s,
             "made",
             self.categories,
             np.array([values[name] for name in FINGERPRINT_HOST_COLUMNS]),
-            np.stack([cells[name] for name in FINGERPRINT_CELL_COLUMNS], axis=1),
             self.history(host, sequence, time_us),
         )
 
@@ -164,7 +141,7 @@ def _again(told: Fingerprint, turn: int) -> Fingerprint:
     if history is not None:
         history = replace(history, cells=history.cells * np.float32(factor))
     later_us = told.time_us + turn
-    return replace(told, sequence=told.sequence + turn, time_us=later_us, cells=told.cells * factor, history=history)
+    return replace(told, sequence=told.sequence + turn, time_us=later_us, history=history)
 
 
 def state_of(fingerprint: Fingerprint, received_us: int = 1000 * US, first_seen_us: int = 0) -> HostState:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fingerpost.clock import US, clock_us
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS, FINGERPRINT_HOST_COLUMNS, Fingerprint
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.records import HOST_SAMPLE, refusal
 
 
@@ -52,11 +52,8 @@ def sample(**changes: Any) -> dict[str, Any]:
 
 def made_fingerprint(**changes: Any) -> Fingerprint:
     """A good fingerprint of two categories, with changes."""
-    cells = np.full((2, len(FINGERPRINT_CELL_COLUMNS)), 0.5)
     host_values = np.ones(len(FINGERPRINT_HOST_COLUMNS))
-    good = Fingerprint(
-        "shop", "h1", "boot1", 0, 1_700_000_000_000_000, 60.0, "v1", ("POST /a|1K", "other"), host_values, cells
-    )
+    good = Fingerprint("shop", "h1", "boot1", 0, 1_700_000_000_000_000, "v1", ("POST /a|1K", "other"), host_values)
     return replace(good, **changes)
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from fingerpost.agent.attribution import HostAttribution
 from fingerpost.agent.batches import write_batch
-from fingerpost.agent.fingerprint_builder import FingerprintBuilder
 from fingerpost.agent.host_history import HostHistory
 from fingerpost.category import CategoryTable, category_key
 from fingerpost.clock import US
@@ -32,7 +32,7 @@ SECONDS, RATE, BATCH = 180, 12, 5
 
 def one_host(host, begin_s, rng):
     """What the agent of a host makes of its telemetry: records with CPU, samples, and the history it keeps."""
-    maker = FingerprintBuilder("shop", host, "b", TABLE, 60.0, 300.0, begin_s)
+    attribution = HostAttribution(len(TABLE.names), 60.0, 300.0, begin_s)
     own = HostHistory(TABLE, 5.0, 30.0)
     requests, samples = [], []
     for batch in range(SECONDS // BATCH):
@@ -50,11 +50,10 @@ def one_host(host, begin_s, rng):
                 places.append(place)
             sample = {"time": (second + 1) * US, "service": "shop", "host": host, "cpu_util": min(used_s / 2, 1.0)}
             sample |= {"cores": 2.0, "mem_bytes": 100, "mem_limit_bytes": 1000, "inflight": None, "slots": None}
-            maker.add_sample(sample, np.array([second, second + 1.0]), np.array([used_s]))
+            attribution.add_sample(sample, np.array([second, second + 1.0]), np.array([used_s]))
             own.add_sample(sample)
             samples.append(sample)
-        maker.add_requests(fresh, np.array(places, dtype=np.int32), second + 1.0)
-        maker.complete(fresh, np.array(places, dtype=np.int32), second + 1.0)
+        attribution.add_requests(fresh, np.array(places, dtype=np.int32), second + 1.0)
         own.add_requests(fresh)
         own.close((second + 1) * US)
         requests += fresh

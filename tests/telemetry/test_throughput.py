@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fingerpost.agent.fingerprint_builder import FingerprintBuilder
-from fingerpost.category import CategoryTable
+from fingerpost.agent.host_history import HostHistory
+from fingerpost.category import CategoryTable, category_key
 from fingerpost.clock import US
-from fingerpost.fingerprint import FINGERPRINT_CELL_COLUMNS
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.serving.baseline import estimate_baseline
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
-from fingerpost.telemetry.resolution import at_resolution
-from fingerpost.telemetry.throughput import PLACES_A_CORE, throughput_rps, unloaded_s
+from fingerpost.telemetry.throughput import PLACES_A_CORE, at_resolution, throughput_rps, unloaded_s
 from fingerpost.telemetry.windows import aggregate, aggregate_loads, select_window, with_background, with_throughput
 from tests.support.records import record
 
@@ -171,25 +170,38 @@ def test_without_a_sample_nothing_is_said_of_a_host_that_is_sampled():
 def test_windows_and_the_baseline_say_the_same_throughput(slots, cpu_known):
     """The engine's baseline, made of a fingerprint, and the windows that models learn, of the same requests."""
     rng = np.random.default_rng(11)
-    maker = FingerprintBuilder("shop", "h1", "b", CategoryTable((("GET /a",),)), 60.0, 60.0, 0.0)
+    key = category_key("GET", "/a", "0", "none", "browser", "DE")
+    own = HostHistory(CategoryTable((key,)), WINDOW_S, 60.0)
     ends, took, cpu = [], [], []
     for second in range(120):
         count = rng.poisson(20)
         seconds, end_s = rng.exponential(0.02, count), second + rng.uniform(0, 1, count)
         used = np.full(count, 0.01)
-        sample = {"time": (second + 1) * US, "cpu_util": used.sum() / 2, "cores": 2.0, "mem_bytes": 10**8}
-        sample |= {"mem_limit_bytes": 10**9, "inflight": 0, "slots": slots}
-        maker.add_sample(sample, np.array([second, second + 1.0]), np.array([used.sum()]))
+        time_us = BEGIN_US + second * US
+        sample = {"time": time_us, "cpu_util": used.sum() / 2, "cores": 2.0, "mem_bytes": 10**8}
+        own.add_sample({**sample, "mem_limit_bytes": 10**9, "inflight": None, "slots": slots})
         rows = [
-            record(time=int(at_s * US), cpu_s=0.01 if cpu_known else None, duration_s=each, service_time_s=each)
+            record(
+                time=BEGIN_US + int(at_s * US),
+                method="GET",
+                route="/a",
+                bytes_in=0,
+                inflight=None,
+                cpu_s=0.01 if cpu_known else None,
+                duration_s=each,
+                service_time_s=each,
+            )
             for at_s, each in zip(end_s, seconds, strict=True)
         ]
-        maker.add_requests(rows, np.zeros(count, dtype=np.int32), second + 1.0)
+        own.add_requests(rows)
+        own.close(time_us)
         ends, took, cpu = [*ends, *end_s], [*took, *seconds], [*cpu, *used]
-    made = maker.fingerprint(125.0)
+    own.close(BEGIN_US + 123 * US)
+    block, nothing = own.block(), np.full(len(FINGERPRINT_HOST_COLUMNS), np.nan)
+    made = Fingerprint("shop", "h1", "b", 0, BEGIN_US + 125 * US, "v", block.categories, nothing, block)
     fleet = build_fleet("shop", {"h1": HostState(made, b"", 0, 0)}, 16)
-    said = np.exp(estimate_baseline(fleet).own[0, fleet.categories.index(made.categories[0]), 0])
-    cpu_s = np.array(cpu) if cpu_known else np.full(len(cpu), made.cells[0, FINGERPRINT_CELL_COLUMNS.index("cpu_s")])
+    said = np.exp(estimate_baseline(fleet).own[0, 0, 0])
+    known = {"cpu_s": np.array(cpu)} if cpu_known else {}
     slots = np.nan if slots is None else slots
-    windows, _ = windows_of(ends, took, slots=slots, cores=2.0, busy=np.sum(cpu) / 120 / 2, cpu_s=cpu_s)
+    windows, _ = windows_of(ends, took, slots=slots, cores=2.0, busy=np.sum(cpu) / 120 / 2, **known)
     assert said == pytest.approx(1 / np.average(1 / windows["throughput_rps"], weights=windows["measured"]), rel=0.1)
