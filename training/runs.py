@@ -169,6 +169,8 @@ class RunStore:
         import mlflow
         from mlflow.models import Model, infer_signature
 
+        # Otherwise the model lands in MLflow's default experiment, and its files where that keeps them.
+        mlflow.set_experiment(experiment_id=self.client.get_run(run.id).info.experiment_id)
         logged = Model.log(
             None,
             mlflow.pyfunc,

@@ -209,6 +209,8 @@ def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
     assert run.data.params["train_rows"] == str(len(candidate.train))
     assert {"train_from", "train_to", "test_from", "num_leaves"} <= set(run.data.params)
     assert len(run.inputs.dataset_inputs) == 2
+    assert client.search_logged_models([run.info.experiment_id])
+    assert not client.search_logged_models(["0"])
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"features.json", "plots", "errors_by_host.csv", "errors_by_category.csv"} <= artifacts
     assert len(client.list_artifacts(run.info.run_id, "plots")) == 8
