@@ -1,4 +1,14 @@
-"""Telemetry made for tests: an unequal fleet, with known ratios between hosts."""
+"""What all tests share: the kinds of tests, the order of files, and fixtures.
+
+There are two kinds of tests, and `make check` runs the first:
+
+- unit: whatever says nothing of itself. It starts no process, opens no socket and no database, and takes seconds at
+  most. `tests.support.unit_guard` fails a unit test that does so; nobody needs to remember it.
+- process: `@pytest.mark.process`, or `pytestmark = pytest.mark.process` for a file. It may do all that, with the real
+  programs. Tests that compute for long in this process are marked alike, since they are too slow for `make check`.
+
+Helpers and fixtures of more than one file are in `tests/support`; test files import each other never.
+"""
 
 import contextlib
 import random
@@ -17,6 +27,7 @@ from fingerpost.clock import US, clock_us
 from fingerpost.middleware import MiddlewareReceiver
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from tests.support.records import record, sample
+from tests.support.unit_guard import UnitGuard
 
 # Two cores shared with the servers under test: how fast examples come says nothing about the code.
 # The examples are the same every time, so that a change is judged by what it changed; `make fuzz` draws new ones.
@@ -47,7 +58,27 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not item.get_closest_marker("process"):
+            item.add_marker("unit")
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+_GUARD = UnitGuard()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with _GUARD.watching() if item.get_closest_marker("unit") else contextlib.nullcontext():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    result = yield
+    if item.get_closest_marker("unit") and _GUARD.seen:
+        pytest.fail(_GUARD.seen[0])
+    return result
 
 
 @pytest.fixture(scope="session")

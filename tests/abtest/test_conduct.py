@@ -9,6 +9,8 @@ from fingerpost.abtest.results import ComparisonResult, log_result
 from fingerpost.clock import US
 from tests.support.experiment_records import BEGIN, keep_records, made_records
 
+pytestmark = pytest.mark.process
+
 SLOTS = {"experiment_slot_s": 20.0, "experiment_washout_s": 4.0, "experiment_pairs": 30}
 SHADOW = ComparisonResult(verdict="no difference", champion="1", challenger="2", samples=900, reason="as good")
 

@@ -21,6 +21,8 @@ from fingerpost.training.registration import register
 from fingerpost.training.registry import Registry
 from tests.support.demo_telemetry import write_demo_lake
 
+pytestmark = pytest.mark.process
+
 SECONDS = 900
 # One for all telemetry: half of the one is to be the same as half of the other.
 BEGAN_S = time.time()
@@ -120,6 +122,7 @@ def test_rows_are_bounded(slowed, candidate, settings):
     assert "600" in count.description
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("slowed")
 def test_the_gate_logs_what_promotion_reads(candidate, settings, monkeypatch):
     monkeypatch.chdir(settings.home)
@@ -147,6 +150,7 @@ def test_the_gate_logs_what_promotion_reads(candidate, settings, monkeypatch):
     assert len(workspace.list_runs(project.id)) == 1
 
 
+@pytest.mark.process
 def test_a_version_that_does_not_tell_its_window_is_named(made, tmp_path):
     assert Path(made.settings.home) == tmp_path
     with pytest.raises(NoDataError, match="version 2 of fingerpost-shop does not tell"):

@@ -30,6 +30,8 @@ from fingerpost.settings import Settings, get_settings
 from fingerpost.training.registry import Registry
 from tests.support.experiment_records import keep_records, made_records
 
+pytestmark = pytest.mark.process
+
 NOW = 1_790_000_000 * US
 
 

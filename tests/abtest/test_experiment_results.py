@@ -110,6 +110,7 @@ def test_what_was_decided_stays_decided():
         assert seen.verdict == ("undecided" if pair < last.decided_at else "better")
 
 
+@pytest.mark.process
 def test_experiments_without_effect_are_rarely_called_however_often_one_looks():
     called = 0
     for seed in range(40):

@@ -20,6 +20,8 @@ from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.training.registry import FORMER_TAG, OUTCOME_TAG, WATCH_TAG, Registry, StaleEvidenceError
 from tests.support.registry_harness import GOOD
 
+pytestmark = pytest.mark.process
+
 
 def test_a_challenger_is_promoted_with_a_record_that_decides_the_same(made):
     made.registry.set_note(EXPERIMENT_TAG, {"champion": "1", "challenger": "2"})

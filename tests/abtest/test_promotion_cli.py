@@ -13,6 +13,8 @@ from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.settings import get_settings
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def run(made, monkeypatch):

@@ -37,6 +37,7 @@ def experiment():
     return Evaluation(planned, judge(pairs, Rules(), 30, over=True), pairs).result()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("made", "verdict", "samples"), [(shadow, "better", 900), (off_policy, "better", 4000), (experiment, "better", 30)]
 )
@@ -71,6 +72,7 @@ def test_what_a_training_writes_its_gate_reads():
     assert HeldOutSkill.of(written.metrics(), {"test_rows": "500"}) == written
 
 
+@pytest.mark.process
 def test_a_damaged_result_is_refused_by_name_and_logged_anew(made):
     made.result("shadow", "2", {"verdict": "better", "samples": "many"})
     with pytest.raises(FingerpostError, match="samples = 'many'"):
@@ -80,6 +82,7 @@ def test_a_damaged_result_is_refused_by_name_and_logged_anew(made):
     assert made.registry.latest_result("shadow", "2")["result"]["samples"] == 900
 
 
+@pytest.mark.process
 def test_a_result_that_is_not_json_is_named(made):
     made.result("shadow", "2", {})
     [run] = made.registry.runs("shadow")

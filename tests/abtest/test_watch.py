@@ -56,6 +56,7 @@ def promoted(made, **after):
     return since
 
 
+@pytest.mark.process
 def test_a_slower_champion_is_rolled_back(made):
     since = promoted(made, slower=1.8)
     found = check_promotion(made.settings, "watch", since + timedelta(minutes=10))
@@ -67,6 +68,7 @@ def test_a_slower_champion_is_rolled_back(made):
     assert check_promotion(made.settings, "watch", since + timedelta(minutes=11)) is None
 
 
+@pytest.mark.process
 def test_a_failing_champion_is_rolled_back(made):
     since = promoted(made, failing=0.08)
     found = check_promotion(made.settings, "watch", since + timedelta(minutes=10))
@@ -74,6 +76,7 @@ def test_a_failing_champion_is_rolled_back(made):
     assert "failed requests rose" in found.reason
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("heavy", [0.5, 0.95])
 def test_what_is_no_worse_is_kept_also_when_the_requests_become_heavier(made, heavy):
     since = promoted(made, heavy=heavy)
@@ -87,12 +90,14 @@ def test_what_is_no_worse_is_kept_also_when_the_requests_become_heavier(made, he
     assert history(made.registry)[0].action == "kept"
 
 
+@pytest.mark.process
 def test_without_requests_nothing_is_rolled_back(made):
     promote_version(made.settings, "2", "ann", "test", skip_gates=True)
     found = check_promotion(made.settings, "watch", datetime.now(UTC) + timedelta(hours=2))
     assert (found.state, found.reading["enough"]) == ("kept", False)
 
 
+@pytest.mark.process
 def test_a_watch_over_what_is_no_champion_ends(made):
     promoted(made)
     rollback(made.settings, "ann", "by hand")
@@ -110,6 +115,7 @@ def test_the_challengers_requests_of_before_are_left_out(tmp_path):
     assert len(load_requests(tmp_path, "shop", begin, begin + timedelta(minutes=20))) == 20 * 60 * RATE
 
 
+@pytest.mark.process
 def test_alike_times_hardly_ever_raise_an_alarm(tmp_path):
     begin = datetime(2026, 3, 1, tzinfo=UTC)
     write_requests(tmp_path, begin, 23 * 60)

@@ -127,6 +127,7 @@ def test_host_samples_of_a_process(tmp_path):
     assert row["slots"] is None
 
 
+@pytest.mark.process
 def test_a_host_that_is_gone_does_not_stop_the_agent(tmp_path):
     import subprocess
 

@@ -67,6 +67,7 @@ def problems(port):
 # --- a full disk
 
 
+@pytest.mark.process
 def test_on_a_full_disk_fingerprints_are_sent_and_nothing_is_lost(tmp_path, free_ports):
     (port,) = free_ports(1)
     log, engine = tmp_path / "access.log", Engine()
@@ -90,6 +91,7 @@ def test_on_a_full_disk_fingerprints_are_sent_and_nothing_is_lost(tmp_path, free
     engine.stop()
 
 
+@pytest.mark.process
 def test_an_agent_starts_on_a_full_disk(tmp_path, free_ports):
     (port,) = free_ports(1)
     log = tmp_path / "access.log"
@@ -203,6 +205,7 @@ def test_what_is_no_packet_is_set_aside(tmp_path, caplog):
     }
 
 
+@pytest.mark.process
 def test_the_second_agent_of_a_host_is_refused_and_told_of_the_first(tmp_path, free_ports):
     (port,) = free_ports(1)
     with running_agent(tmp_path, "--http-port", str(port)) as first:
@@ -224,6 +227,7 @@ def test_the_second_agent_of_a_host_is_refused_and_told_of_the_first(tmp_path, f
 # --- logs that are not there, or hold something else
 
 
+@pytest.mark.process
 def test_a_log_that_does_not_exist_is_told_of_until_it_does(tmp_path, free_ports):
     (port,) = free_ports(1)
     log = tmp_path / "access.log"
@@ -374,6 +378,7 @@ def test_refused_lines_are_kept_as_they_are(tmp_path):
 # --- its port
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("length", [b"\xb2", b"\xd9\xa1", b"9" * 5000, b"-1", b"1_0", b"+5", b""])
 def test_a_content_length_that_is_none_is_refused(length):
     door = AgentHTTPServer("127.0.0.1", 0, lambda: b"", lambda: (True, {}), lambda *_: (b"", "text/plain"))

@@ -17,6 +17,8 @@ from fingerpost.origins import own_names
 from tests.support.agent_harness import is_up, running_agent
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 TOKEN = "one-of-our-own"  # noqa: S105
 EMPTY = ExportTraceServiceRequest().SerializeToString()
 

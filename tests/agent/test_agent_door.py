@@ -13,6 +13,8 @@ from fingerpost.agent.http import AgentHTTPServer
 from fingerpost.errors import RefusedError
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 MOST = 32
 
 

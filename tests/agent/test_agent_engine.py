@@ -4,10 +4,13 @@ import re
 import time
 
 import httpx
+import pytest
 
 from tests.support.agent_harness import get, is_up, running_agent
 from tests.support.engine_harness import RunningEngine
 from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.process
 
 
 def metric(port, name):

@@ -31,6 +31,7 @@ def most_requests(rows):
     return max(sums.values(), default=0)
 
 
+@pytest.mark.process
 def test_requests_seen_by_middleware_become_records_and_fingerprints(tmp_path, free_ports):
     (port,) = free_ports(1)
     socket = tmp_path / "h1.sock"
@@ -67,6 +68,7 @@ def test_requests_seen_by_middleware_become_records_and_fingerprints(tmp_path, f
     assert not socket.exists()
 
 
+@pytest.mark.process
 def test_spans_become_records(tmp_path, free_ports):
     (port,) = free_ports(1)
     request = ExportTraceServiceRequest()
@@ -90,6 +92,7 @@ def test_spans_become_records(tmp_path, free_ports):
     assert (row["method"], row["route"], row["host"], row["duration_s"]) == ("GET", "/cart/*", "h1", 0.02)
 
 
+@pytest.mark.process
 def test_an_engine_that_is_killed_loses_no_fingerprint(tmp_path):
     engine = Engine()
     with running_agent(tmp_path, "--engine-url", f"http://127.0.0.1:{engine.port}", FINGERPOST_ENGINE_TOKEN="secret"):
@@ -106,6 +109,7 @@ def test_an_engine_that_is_killed_loses_no_fingerprint(tmp_path):
     back.stop()
 
 
+@pytest.mark.process
 def test_sources_are_given_one_at_a_time_and_urls_are_urls(tmp_path):
     def complaint(*arguments):
         done = subprocess.run(
@@ -189,6 +193,7 @@ def test_the_published_categories_are_taken_up_while_running(tmp_path):
     assert requests_known(agent) == {"POST /work/hash": pytest.approx(40, rel=0.3)}
 
 
+@pytest.mark.process
 def test_the_door_serves_at_most_so_many_at_once(tmp_path, free_ports):
     (port,) = free_ports(1)
     import socket

@@ -175,6 +175,7 @@ def test_captured_headers_give_the_auth_method_and_never_their_secrets():
     assert the_record({**STABLE, "http.request.header.cf-ipcountry": ["de"]})["region"] == "DE"
 
 
+@pytest.mark.process
 def test_all_encodings_tell_the_same():
     made = request(STABLE, (CLIENT, STABLE), OLD)
     binary, text = made.SerializeToString(), as_json(made)
@@ -225,6 +226,7 @@ def test_any_attributes_make_a_record_or_a_reason(attributes):
         assert reason is None or ":" in reason
 
 
+@pytest.mark.process
 @given(st.data(), st.booleans())
 def test_a_damaged_body_is_read_or_refused(data, text):
     made = request(STABLE, OLD)
@@ -279,6 +281,7 @@ json.dump([[int(span.kind.value) + 1, attributes(span)] for span in kept.get_fin
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("names", ["http", "", "http/dup"])
 def test_spans_of_the_real_instrumentation(names):
     pytest.importorskip("opentelemetry.instrumentation.asgi")

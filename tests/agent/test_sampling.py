@@ -24,6 +24,7 @@ SUBJECT = Subject("shop", "h1")
 # --- psutil
 
 
+@pytest.mark.process
 def test_a_process_is_measured_with_its_children():
     burn = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
@@ -62,6 +63,7 @@ def test_a_process_that_is_not_there_is_one_error(pid):
         by_pid(pid)
 
 
+@pytest.mark.process
 def test_the_host_tells_of_its_slots(endpoint):
     sampler = ProcessSampler(Subject("shop", "h1", stats_url=endpoint["url"]))
     endpoint["text"] = '{"inflight": 3, "slots": 4}'
@@ -216,6 +218,7 @@ def test_auto_measures_a_process_within_its_cgroup(tmp_path):
     assert 0 < row["mem_bytes"] < 2**33
 
 
+@pytest.mark.process
 def test_the_choice_by_options(tmp_path, endpoint):
     leaf = tree(tmp_path / "cg", **usage())
     proc = fake_proc(tmp_path)

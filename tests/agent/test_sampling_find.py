@@ -20,6 +20,8 @@ from tests.support.agent_harness import agent
 from tests.support.records import good_sample
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 SUBJECT = Subject("shop", "h1", cores=1.0, mem_limit_bytes=2**40)
 BURN_S = 0.15
 APP = f"""

@@ -37,6 +37,7 @@ machine_memory_bytes 64000
 """
 
 
+@pytest.mark.process
 def test_a_machine_by_node_exporter(endpoint):
     sampler = PrometheusSampler(SUBJECT, endpoint["url"])
     endpoint["status"] = 503
@@ -54,6 +55,7 @@ def test_a_machine_by_node_exporter(endpoint):
     good_sample(sampler.sample())
 
 
+@pytest.mark.process
 def test_a_container_by_cadvisor_is_measured_by_its_own_clock(endpoint):
     sampler = PrometheusSampler(SUBJECT, endpoint["url"], {"container": "shop"})
     begin = 1_700_000_000_000
@@ -83,6 +85,7 @@ def test_a_container_without_limits_has_those_of_its_machine():
         parse_exposition(text.splitlines(), {"container": "nobody"})
 
 
+@pytest.mark.process
 def test_limits_that_nobody_tells_must_be_given(endpoint):
     endpoint["text"] = "".join(
         line for line in CADVISOR.format(busy=1, at=1).splitlines(True) if "spec" not in line and "machine" not in line
@@ -93,6 +96,7 @@ def test_limits_that_nobody_tells_must_be_given(endpoint):
         PrometheusSampler(Subject("shop", "h1", 2.0, 10**9), endpoint["url"], {"container": "shop"}).sample()
 
 
+@pytest.mark.process
 def test_an_endpoint_cannot_fill_or_stop_the_agent(endpoint):
     def endless_lines(out):
         while True:

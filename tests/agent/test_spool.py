@@ -44,6 +44,7 @@ def test_what_a_person_removed_from_the_spool_is_no_error(tmp_path):
     assert len(spool) == 1
 
 
+@pytest.mark.process
 def test_fingerprints_arrive_in_order_with_the_token(tmp_path, engine):
     sender = Sender(Spool(tmp_path, 10**6), Target(f"http://127.0.0.1:{engine.port}/base/", "secret"))
     sender.start()
@@ -59,6 +60,7 @@ def test_fingerprints_arrive_in_order_with_the_token(tmp_path, engine):
     assert sender.state()["waiting"] == 0
 
 
+@pytest.mark.process
 def test_an_engine_that_is_away_or_ill_loses_nothing(tmp_path):
     first = Engine()
     sender = Sender(Spool(tmp_path, 10**6), Target(f"http://127.0.0.1:{first.port}"))
@@ -78,6 +80,7 @@ def test_an_engine_that_is_away_or_ill_loses_nothing(tmp_path):
     second.stop()
 
 
+@pytest.mark.process
 def test_what_was_not_sent_is_sent_by_the_next_life(tmp_path, engine):
     away = Sender(Spool(tmp_path, 10**6), Target("http://127.0.0.1:9"))
     away.start()
@@ -90,6 +93,7 @@ def test_what_was_not_sent_is_sent_by_the_next_life(tmp_path, engine):
     later.stop()
 
 
+@pytest.mark.process
 def test_what_the_engine_refuses_does_not_block_the_rest(tmp_path, engine):
     engine.status = 400
     sender = Sender(Spool(tmp_path, 10**6), Target(f"http://127.0.0.1:{engine.port}"))

@@ -18,6 +18,8 @@ from benchmarks.windowing import measure_windowing
 from fingerpost.routing.envoy.module import compiler
 from fingerpost.settings import Settings, get_settings
 
+pytestmark = pytest.mark.process
+
 
 def test_the_measured_agent_reports_every_line():
     figures = measure_agent(rate_rps=100, seconds=2)

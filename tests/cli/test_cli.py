@@ -12,6 +12,8 @@ from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.upstream import Upstream, parse_upstream
 from fingerpost.settings import settings_tables, unknown_variables
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 HEAVY = {"pandas", "numpy", "pyarrow", "mlflow", "prefect", "bentoml", "lightgbm", "httpx", "pydantic"}
 

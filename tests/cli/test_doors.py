@@ -9,6 +9,8 @@ from fingerpost.home import own_prefect_credential
 from fingerpost.settings import Settings
 from tests.support.up_harness import RunningUp
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):

@@ -16,6 +16,8 @@ from fingerpost.cli.stack.ports import PortUse, check_ports, free_ports
 from fingerpost.cli.stack.processes import ProcessGroup
 from fingerpost.errors import NotReadyError, PortInUseError, ProcessDiedError
 
+pytestmark = pytest.mark.process
+
 FOREVER = [sys.executable, "-c", "import time; time.sleep(60)"]
 # Starts a child of its own that ignores SIGTERM, prints its process id, and waits.
 STUBBORN = [

@@ -10,6 +10,8 @@ from fingerpost.cli.stack.status import Engine, Seen, Status, told
 from fingerpost.home import Disk
 from fingerpost.locks import Owner
 
+pytestmark = pytest.mark.process
+
 NOW = 1_000_000.0
 OWNER = Owner(7, "engine on port 3000")
 ROOM = Disk(2**40, None)

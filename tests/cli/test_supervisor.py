@@ -19,6 +19,8 @@ from fingerpost.cli.stack.state import read_states
 from fingerpost.cli.stack.supervisor import Supervisor
 from fingerpost.heartbeat import Heartbeats, beat
 
+pytestmark = pytest.mark.process
+
 FOREVER = [sys.executable, "-c", "import time; time.sleep(60)"]
 BEATS = [
     sys.executable,

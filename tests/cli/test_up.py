@@ -20,6 +20,8 @@ from fingerpost.home import own_prefect_credential
 from fingerpost.settings import Settings
 from tests.support.up_harness import RunningUp
 
+pytestmark = pytest.mark.process
+
 PARTS = ("mlflow", "prefect", "engine", "schedule", "router", "envoy")
 FOREVER = [sys.executable, "-c", "import time; time.sleep(60)"]
 DIES = [sys.executable, "-c", "print('no luck'); raise SystemExit(3)"]

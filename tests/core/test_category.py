@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from fingerpost.category import (
     size_bucket,
 )
 from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
+from tests.support.foreign import foreign_input
 
 keys = st.tuples(*[st.sampled_from(["a", "b", "c"])] * 5)
 counted = st.lists(st.tuples(keys, st.integers(1, 100)), max_size=60)
@@ -126,7 +125,6 @@ def test_coarse_region(header, region):
     assert coarse_region(header) == region
 
 
-LOG = Path(__file__).parents[3] / "shared" / "data" / "access-logs" / "apache-combined.log"
 MOBILE_SYSTEMS = {"iOS", "Android", "Windows Phone", "KaiOS", "HarmonyOS"}
 
 
@@ -140,9 +138,9 @@ def library_class(agent):
     return "browser" if ua_parser.parse_user_agent(agent) else "other"
 
 
-@pytest.mark.skipif(not LOG.exists(), reason="needs the real access log beside the project")
 def test_fixed_strings_agree_with_the_parser_library_on_real_user_agents():
-    agents = [line.rsplit('"', 2)[-2] for line in LOG.read_text(errors="replace").splitlines() if line.count('"') >= 6]
+    log = foreign_input("access-logs/apache-combined.log")
+    agents = [line.rsplit('"', 2)[-2] for line in log.read_text(errors="replace").splitlines() if line.count('"') >= 6]
     told = [(agent, user_agent_class(agent)) for agent in agents]
     people = [(agent, found) for agent, found in told if found in ("browser", "mobile")]
     assert len(people) > 5000

@@ -96,6 +96,7 @@ def server():
     server.server_close()
 
 
+@pytest.mark.process
 def test_the_client_takes_no_more_than_it_must(server, monkeypatch):
     with EngineClient(server) as client, pytest.raises(EngineError, match="does not answer in JSON"):
         client.health()

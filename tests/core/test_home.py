@@ -17,6 +17,7 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "command",
     [
@@ -55,6 +56,7 @@ def test_a_home_that_others_can_enter_is_told_of(tmp_path):
     assert f"chmod 700 {tmp_path / 'home'}" in open_to_others(tmp_path / "home")
 
 
+@pytest.mark.process
 def test_the_credential_is_made_once_for_all_who_ask_at_the_same_time(tmp_path):
     settings = Settings(home=tmp_path / "home")
     with multiprocessing.get_context("fork").Pool(8) as pool:

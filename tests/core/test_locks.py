@@ -20,6 +20,7 @@ def another_owner(path, about):
     return process
 
 
+@pytest.mark.process
 def test_the_second_is_refused_and_told_who_is_first(tmp_path):
     path = tmp_path / "run" / "engine.lock"
     first = another_owner(path, "engine 3000")
@@ -36,6 +37,7 @@ def test_the_second_is_refused_and_told_who_is_first(tmp_path):
         pass
 
 
+@pytest.mark.process
 def test_a_lock_ends_with_its_context_and_is_not_handed_to_subprocesses(tmp_path):
     path = tmp_path / "lock"
     with sole(path, "x", "a longer word about itself"):

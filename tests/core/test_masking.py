@@ -65,6 +65,7 @@ def test_every_setting_that_can_hold_a_secret_is_masked():
     assert masked_setting("engine_token", "") == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_the_command_that_shows_settings_shows_no_secret(form, monkeypatch):
     for name, value in {
@@ -86,6 +87,7 @@ def test_the_command_that_shows_settings_shows_no_secret(form, monkeypatch):
     assert "postgresql://me:***@db/x" in done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "value"),
     [("MLFLOW_URL", f"ftp://me:{SECRET}@x"), ("ALERT_URL", f"ftp://x/{SECRET}"), ("PREFECT_AUTH", SECRET)],
@@ -100,6 +102,7 @@ def test_a_setting_that_is_refused_is_not_shown_either(name, value, monkeypatch)
     assert SECRET not in done.stderr
 
 
+@pytest.mark.process
 def test_a_server_that_is_away_is_named_without_its_password(monkeypatch, tmp_path):
     monkeypatch.setenv("FINGERPOST_HOME", str(tmp_path))
     monkeypatch.setenv("FINGERPOST_PREFECT_URL", f"http://me:{SECRET}@127.0.0.1:9/api")
@@ -158,6 +161,7 @@ def test_errors_of_flows_hold_no_password():
     assert all(hasattr(entry.load().fn, "__wrapped__") for entry in FLOWS.values())
 
 
+@pytest.mark.process
 def test_an_engine_without_registry_and_store_names_them_without_passwords(tmp_path):
     (port,) = free_ports(1)
     urls = {"mlflow_url": f"http://me:{SECRET}@127.0.0.1:9", "store_url": f"postgresql://me:{SECRET}@127.0.0.1:9/x"}
@@ -172,6 +176,7 @@ def test_an_engine_without_registry_and_store_names_them_without_passwords(tmp_p
     assert kept == []
 
 
+@pytest.mark.process
 def test_a_process_that_ends_is_told_of_without_what_its_log_holds(tmp_path):
     dies = f"print('cannot reach postgresql://me:{SECRET}@db'); raise SystemExit(3)"
     with ProcessGroup(tmp_path, {}) as stack:
@@ -182,6 +187,7 @@ def test_a_process_that_ends_is_told_of_without_what_its_log_holds(tmp_path):
         assert SECRET not in told
 
 
+@pytest.mark.process
 def test_an_alert_that_fails_tells_nothing_of_its_path(tmp_path, endpoint, caplog):
     # It does not know POST.
     url = httpx.URL(endpoint["url"]).copy_with(path=f"/services/{SECRET}")

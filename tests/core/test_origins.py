@@ -9,6 +9,7 @@ from fingerpost.origins import FORM, HOST, ORIGIN, has_token, is_known, own_name
 NAMES = own_names("10.1.2.3", ["Engine.example", "*.svc.cluster.local"])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "host",
     [

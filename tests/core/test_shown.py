@@ -194,6 +194,7 @@ def hostile_report():
     return report_of(list(HOSTILE[:8]))
 
 
+@pytest.mark.process
 def test_the_drift_report_has_no_script_but_its_own(hostile_report):
     plain, hostile = Elements(report_of(["GET /a", "GET /b"])), Elements(hostile_report)
     assert hostile.scripts == plain.scripts
@@ -203,6 +204,7 @@ def test_the_drift_report_has_no_script_but_its_own(hostile_report):
     assert "Content-Security-Policy" in hostile_report
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
 def test_a_browser_draws_the_drift_report_and_runs_nothing_else(hostile_report, tmp_path):
     (tmp_path / "report.html").write_text(hostile_report)

@@ -164,6 +164,7 @@ def test_the_formats_are_those_that_are_documented():
     assert tuple(re.findall(r"http-request capture (.*)", pages)) == HAPROXY_CAPTURES
 
 
+@pytest.mark.process
 def test_the_sample_is_what_the_script_makes(made_again, tmp_path):
     write_records(made_again, tmp_path)
     for kind, columns in (("requests", REQUEST_RECORD), ("samples", HOST_SAMPLE)):
@@ -221,6 +222,7 @@ def test_an_older_sample_is_replaced_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.process
 def test_propensities_are_those_of_the_picker(made_again):
     requests = made_again.requests
     once = ~requests["retried"].to_numpy(bool)
@@ -235,6 +237,7 @@ def test_propensities_are_those_of_the_picker(made_again):
     assert requests.groupby("arm")["model_version"].unique().str.len().eq(1).all()
 
 
+@pytest.mark.process
 def test_the_sample_is_evaluated_from_a_clone():
     before = {path: path.stat().st_mtime_ns for path in SAMPLE.rglob("*")}
     told = CliRunner().invoke(app, ["evaluate", str(SAMPLE)], catch_exceptions=False)

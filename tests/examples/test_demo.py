@@ -12,6 +12,8 @@ import httpx
 import psutil
 import pytest
 
+pytestmark = pytest.mark.process
+
 TARGETS = {"throughput_rps", "latency_p50_s", "latency_p99_s"}
 
 

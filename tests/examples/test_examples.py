@@ -51,6 +51,7 @@ def costs(printed):
     return {name: float(cost) for name, cost in re.findall(r'category_cpu_s\{category="([^"]+)"\} (\S+)', printed)}
 
 
+@pytest.mark.process
 @pytest.mark.timeout(300)
 def test_the_example_of_fastapi(tmp_path, free_ports):
     port, metrics = free_ports(2)
@@ -59,6 +60,7 @@ def test_the_example_of_fastapi(tmp_path, free_ports):
     assert cost > 0
 
 
+@pytest.mark.process
 @pytest.mark.timeout(300)
 def test_the_example_of_nginx(tmp_path, free_ports):
     program("nginx")
@@ -72,6 +74,7 @@ def test_the_example_of_nginx_has_the_documented_format():
     assert recipe in (EXAMPLES / "nginx" / "nginx.conf").read_text()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 @pytest.mark.timeout(300)
 def test_the_example_of_an_envoy_of_ones_own(tmp_path, free_ports):

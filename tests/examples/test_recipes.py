@@ -24,6 +24,8 @@ from fingerpost.client_attributes import auth_method, coarse_region, user_agent_
 from fingerpost.routing.envoy.module import compiler
 from tests.support.recipes import DOCS, blocks, program
 
+pytestmark = pytest.mark.process
+
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 # What clients send: method, path, body, headers. Long headers of a request without a body must not count as its size.
 SENT = [

@@ -74,6 +74,7 @@ def test_nothing_measured_makes_a_page_too(tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.process
 def test_a_story_begins_without_what_the_one_before_ended_with(made):
     registry, settings = made.registry, made.settings
     experiment = Experiment("e1", "shop", "1", "2", 1_790_000_000_000_000, 60, 5, 100)
@@ -89,6 +90,7 @@ def test_a_story_begins_without_what_the_one_before_ended_with(made):
     assert registry.version("2") is not None
 
 
+@pytest.mark.process
 def test_a_registry_without_a_model_has_room(tmp_path):
     make_room(registry_settings(tmp_path))
 

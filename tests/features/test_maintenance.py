@@ -148,6 +148,7 @@ def test_cut_short_anywhere_and_run_again_it_ends_the_same(lake, monkeypatch, st
     assert not list((lake / ".compacting").rglob("*.parquet"))
 
 
+@pytest.mark.process
 def test_killed_again_and_again_it_loses_nothing(lake):
     rows = content(lake)
     code = "from pathlib import Path; from fingerpost.features.maintenance import compact; print('on', flush=True);"

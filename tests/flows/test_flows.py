@@ -16,6 +16,8 @@ from fingerpost.flows.steps import worth_trying_again
 from fingerpost.flows.table import FLOWS
 from fingerpost.settings import Settings, get_settings
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 

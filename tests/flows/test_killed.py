@@ -19,6 +19,8 @@ from fingerpost.training.registry import DIGEST_TAG
 from tests.support.demo_telemetry import write_demo_inbox
 from tests.support.server_harness import PATIENCE_S, RunningServer, kill_family
 
+pytestmark = pytest.mark.process
+
 
 class Home:
     """A home with telemetry in its inbox, and the loop over it as a user runs it."""

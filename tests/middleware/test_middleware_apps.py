@@ -20,6 +20,8 @@ from werkzeug.serving import make_server
 from fingerpost.middleware import FingerpostMiddleware, FingerpostWsgiMiddleware
 from tests.support.middleware_requests import BURN_S, burn, in_request, measured, run_in_task, taken
 
+pytestmark = pytest.mark.process
+
 
 @contextlib.contextmanager
 def served(app) -> Iterator[str]:

@@ -22,6 +22,8 @@ from tests.support.middleware_requests import (
     taken,
 )
 
+pytestmark = pytest.mark.process
+
 
 def test_concurrent_requests_are_not_charged_to_each_other(receiver, agent_socket):
     async def burner():

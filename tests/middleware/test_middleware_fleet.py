@@ -112,6 +112,7 @@ def orca_hosts(encodings: dict[str, float]) -> Iterator[dict[str, int]]:
         thread.join(10)
 
 
+@pytest.mark.process
 def test_envoy_weighs_hosts_by_the_load_reports(tmp_path, free_ports):
     port, admin = free_ports(2)
     with orca_hosts({"text": 0.001, "json": 0.005, "bin": 0.02}) as hosts:
@@ -201,6 +202,7 @@ app.test_client().get("/preload").close()
 """
 
 
+@pytest.mark.process
 def test_forked_workers_report_until_their_end(tmp_path, free_ports):
     pytest.importorskip("gunicorn")
     (port,) = free_ports(1)
@@ -232,6 +234,7 @@ def test_forked_workers_report_until_their_end(tmp_path, free_ports):
     assert {each["route"] for each in records} == {"/*"}
 
 
+@pytest.mark.process
 def test_the_demo_host_measures_itself_by_the_middleware(tmp_path, free_ports):
     (port,) = free_ports(1)
     receiver = MiddlewareReceiver(tmp_path / "s")

@@ -9,6 +9,8 @@ from fingerpost.middleware.wire import RECORD_KEYS
 from fingerpost.records import REQUEST_RECORD, refusal
 from tests.support.middleware_requests import call, in_request, measured, scope_of, starlette, taken
 
+pytestmark = pytest.mark.process
+
 
 def test_a_record_has_what_the_host_knows_and_no_secret(receiver, agent_socket):
     headers = {

@@ -20,6 +20,8 @@ from fingerpost.middleware import MiddlewareReceiver, Reporter
 from fingerpost.middleware.wire import MAX_DATAGRAM, RECORD_KEYS, VERSION, allowed
 from tests.support.middleware_requests import taken
 
+pytestmark = pytest.mark.process
+
 
 @given(st.binary(max_size=300))
 def test_any_datagram_is_taken_or_counted(data):

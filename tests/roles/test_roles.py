@@ -21,6 +21,8 @@ from fingerpost.middleware import MiddlewareReceiver
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.server_harness import kill_family
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PATIENCE_S = 180

@@ -45,6 +45,7 @@ def assert_drawn(found, probability):
         assert abs(count[place] - DRAWS * share) <= margin, (place, count, probability)
 
 
+@pytest.mark.process
 @settings(max_examples=40)
 @given(hosts, st.sampled_from([0.0, 0.25, 1.0]), st.sampled_from([1.0, 3.0]), st.booleans())
 @example([(np.inf, 0.0, 2, True), (np.inf, 0.0, 1, True)], 0.25, 1.0, False)

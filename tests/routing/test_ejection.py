@@ -20,7 +20,7 @@ from tests.support.sleeping_hosts import Sickness
 from tests.support.sleeping_scenario import Scenario
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(compiler() is None, reason="there is no C compiler")]
 HOSTS = [f"h{number:02}" for number in range(4)]
 POLICIES = ("fingerpost", "least_request")
 SICK = 1

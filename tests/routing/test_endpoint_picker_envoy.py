@@ -27,6 +27,8 @@ from tests.support.sleeping_hosts import Sickness
 from tests.support.sleeping_scenario import Scenario
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def fleet():

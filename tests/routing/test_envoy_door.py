@@ -11,6 +11,8 @@ from fingerpost.routing.envoy.admin import READABLE
 from fingerpost.routing.envoy.config import Upstream, envoy_config
 from tests.support.running import running_envoy
 
+pytestmark = pytest.mark.process
+
 HOSTS = [Upstream("h1", "127.0.0.1", 9)]
 
 

@@ -21,6 +21,8 @@ from fingerpost.routing.envoy.config import Upstream, envoy_config
 from tests.support.server_harness import kill_family
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 ENVOY = str(Path(sys.executable).parent / "envoy")
 MOST = 20
 

@@ -22,6 +22,8 @@ from fingerpost.routing.table_file import Arm, PickerSettings
 from tests.support.picker_harness import Harness, Sent, build, made_table
 from tests.support.picker_requests import key_of, requests
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):

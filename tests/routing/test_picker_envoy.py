@@ -24,7 +24,7 @@ from tests.support.running import running_envoy, running_fleet
 from tests.support.sleeping_scenario import Scenario
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(compiler() is None, reason="there is no C compiler")]
 
 
 @pytest.fixture

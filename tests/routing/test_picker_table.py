@@ -70,6 +70,7 @@ def test_too_much_is_refused():
         encode(made_table(["h"], ["other"], slope=np.zeros((1, 1, 1), dtype=np.float32)))
 
 
+@pytest.mark.process
 def test_the_native_reader_takes_good_files_and_no_others(tmp_path):
     """Under the address and undefined-behaviour sanitizers: cut files, changed bytes, and plain noise."""
     program = build(tmp_path, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -105,6 +106,7 @@ def _signed(data: bytes) -> bytes:
     return MAGIC + struct.pack("<Q", _checksum(data[16:])) + data[16:]
 
 
+@pytest.mark.process
 def test_streams_that_live_on_hold_no_table(tmp_path):
     """Each began with a table of its own, of 2 MB; they are done when the tables are long gone."""
     hosts = [f"h{n}" for n in range(1000)]
@@ -123,6 +125,7 @@ def test_streams_that_live_on_hold_no_table(tmp_path):
     assert int(used) < 3 * sizes[0]
 
 
+@pytest.mark.process
 def test_the_storm_leaves_nothing_behind(tmp_path):
     """Requests, retries, copied keys, hosts that come and go, tables swapped and broken, on two threads."""
     program = build(tmp_path, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

@@ -17,6 +17,8 @@ from fingerpost.routing.router import Router
 from fingerpost.routing.table_file import decode
 from fingerpost.settings import Settings
 
+pytestmark = pytest.mark.process
+
 TABLE = {
     "version": "v1",
     "model_version": "7",

@@ -43,6 +43,7 @@ def test_cost_rises_with_load_and_falls_with_throughput(inflight, rate, success)
     assert routing_cost(inflight, rate * 2, success_rate=success) < routing_cost(inflight, rate, success_rate=success)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("policy", POLICIES)
 def test_envoy_accepts_the_configuration(tmp_path, policy):
     if policy == "fingerpost" and compiler() is None:
@@ -97,6 +98,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.process
 def test_envoy_logs_what_a_record_needs_and_no_secret(tmp_path, free_ports):
     port, admin = free_ports(2)
     upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -274,6 +274,7 @@ def following(router):
         router.close()
 
 
+@pytest.mark.process
 def test_the_router_writes_what_is_still_trusted(tmp_path):
     """The engine's table is shuffled: the file's costs come near the measured ones, without another table."""
     times, log, path = service_s(), tmp_path / "log", tmp_path / "table"
@@ -299,6 +300,7 @@ def test_the_router_writes_what_is_still_trusted(tmp_path):
     assert state["requests"] >= 1000
 
 
+@pytest.mark.process
 def test_a_table_is_corrected_where_what_the_guard_found_cannot_be_written(tmp_path):
     times, log, path = service_s(), tmp_path / "log", tmp_path / "table"
     path.with_name("table.guard.json").mkdir()
@@ -313,6 +315,7 @@ def test_a_table_is_corrected_where_what_the_guard_found_cannot_be_written(tmp_p
     assert path.read_bytes() != before
 
 
+@pytest.mark.process
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 def test_in_envoy_requests_leave_a_host_that_is_slower_than_predicted(tmp_path, free_ports):
     """One host of three is ten times slower than the others, and predicted to be ten times faster."""

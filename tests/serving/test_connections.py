@@ -19,6 +19,8 @@ from fingerpost.serving.http import Bodies, RefusedRequestError
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 
+pytestmark = pytest.mark.process
+
 TOKEN = "one-of-our-own"  # noqa: S105
 MOST = 64
 SEQUENCE = itertools.count(1)

@@ -17,6 +17,8 @@ from fingerpost.engine_api import EngineClient, EngineError
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.server_harness import kill_family
 
+pytestmark = pytest.mark.process
+
 PATIENCE_S = 90
 # Read by every process that is started with its folder in PYTHONPATH: finds all packages but some.
 WITHOUT = """

@@ -19,6 +19,8 @@ from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.server_harness import RunningServer
 
+pytestmark = pytest.mark.process
+
 SHORT_TTL_S = 3
 SEQUENCE = itertools.count(1)
 # The store is what is looked at: MLflow need not make its tables for that.

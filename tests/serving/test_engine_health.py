@@ -59,12 +59,14 @@ def silent(engine):
     return False
 
 
+@pytest.mark.process
 def test_without_fingerprints_it_says_so_and_what_to_do(engine):
     found = health(engine)
     assert found["status"] == "degraded"
     assert "start agents" in found["problems"]["hosts"]
 
 
+@pytest.mark.process
 def test_when_all_hosts_fall_silent_it_says_so(engine, made):
     with engine.client() as client:
         assert client.send_fingerprints(made.packed(next(SEQUENCE)))["accepted"] == 4
@@ -74,6 +76,7 @@ def test_when_all_hosts_fall_silent_it_says_so(engine, made):
     assert health(engine)["status"] == "degraded"
 
 
+@pytest.mark.process
 def test_after_the_clock_was_set_back_it_takes_what_comes_and_lets_silent_hosts_go(engine, made):
     """What is stored lies an hour ahead, as after a clock that was wrong and was set right."""
     with engine.client() as client:
@@ -98,6 +101,7 @@ def test_after_the_clock_was_set_back_it_takes_what_comes_and_lets_silent_hosts_
     assert not any(host["live"] for host in hosts)
 
 
+@pytest.mark.process
 def test_when_much_is_refused_it_says_why(engine):
     for _ in range(12):
         body, headers = b"no gzip", {"content-type": MEDIA_TYPE}

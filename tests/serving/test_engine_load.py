@@ -54,6 +54,7 @@ def ingest(store):
     ingest.stop()
 
 
+@pytest.mark.process
 def test_what_waits_is_bounded_by_its_bytes(store, ingest, monkeypatch):
     bodies = MadeFleet.make(30, 20).packed_messages(1)
     monkeypatch.setattr(door, "_MAX_WAITING_BYTES", 10 * len(bodies[0]))
@@ -74,6 +75,7 @@ def test_what_waits_is_bounded_by_its_bytes(store, ingest, monkeypatch):
     assert (after.accepted, ingest._waiting_bytes) == (1, 0)
 
 
+@pytest.mark.process
 def test_what_is_stored_at_once_is_bounded_by_its_bytes(store, ingest, monkeypatch):
     fleet = MadeFleet.make(40, 20)
     packed = fleet.packed(1)
@@ -90,6 +92,7 @@ def test_what_is_stored_at_once_is_bounded_by_its_bytes(store, ingest, monkeypat
     assert max(store.groups) <= 7 * max(map(len, packed))
 
 
+@pytest.mark.process
 def test_a_caller_who_goes_away_is_no_longer_counted(store, ingest):
     (body,) = MadeFleet.make(1, 5).packed_messages(1)
 
@@ -121,6 +124,7 @@ def test_a_loop_that_is_held_up_is_told():
     assert told[-1] == max(told)
 
 
+@pytest.mark.process
 def test_metrics_of_an_earlier_life_are_forgotten_and_those_of_other_workers_kept(tmp_path, monkeypatch):
     memory, given = tmp_path / "memory", tmp_path / "given"
     memory.mkdir()

@@ -16,6 +16,8 @@ from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.registry_harness import Changed, cut_in_half
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def made():

@@ -15,6 +15,8 @@ from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 from tests.support.postgres import running_postgres
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def made():

@@ -21,6 +21,8 @@ from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, message, pack
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def made():

@@ -12,6 +12,8 @@ import pytest
 from fingerpost.serving.store import Arrival, FingerprintStore, Limits, StoreError
 from tests.support.postgres import running_postgres
 
+pytestmark = pytest.mark.process
+
 LIMITS = Limits(hosts=50, services=3, ttl_us=60_000_000)
 
 
@@ -152,6 +154,7 @@ def test_workers_that_make_the_file_at_once_all_open_it(tmp_path):
             store.close()
 
 
+@pytest.mark.process
 def test_a_locked_database_is_an_error_and_then_is_not(tmp_path):
     path = tmp_path / "store.db"
     store = FingerprintStore(f"sqlite:///{path}", LIMITS)
@@ -202,6 +205,7 @@ def damaged_inside(path):
     path.write_bytes(pages)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("damage", [overwritten, cut, replaced_by_random_bytes, damaged_inside])
 @pytest.mark.parametrize("at_start", [True, False], ids=["at the start", "in use"])
 def test_a_damaged_database_is_set_aside_once_and_made_anew(tmp_path, caplog, damage, at_start):
@@ -255,6 +259,7 @@ def test_a_full_disk_is_an_error_and_then_is_not(tmp_path):
     assert store.put([arrival(sequence=9, time_us=9_000)]) == [None]
 
 
+@pytest.mark.process
 def test_an_unreachable_postgresql_is_an_error(free_ports):
     store = FingerprintStore(f"postgresql://fp@127.0.0.1:{free_ports(1)[0]}/none", LIMITS)
     with pytest.raises(StoreError):

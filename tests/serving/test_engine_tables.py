@@ -79,6 +79,7 @@ def test_the_model_corrects_the_baseline_towards_the_truth(made, model):
     assert errors["model"] < errors["baseline"]
 
 
+@pytest.mark.process
 @given(st.lists(st.tuples(st.integers(0, 11), st.integers(1, 5), st.booleans()), max_size=12), st.booleans())
 def test_scoring_what_changed_equals_scoring_all(changes, with_model):
     made = MadeFleet.make(12, 6)
@@ -167,6 +168,7 @@ def test_predictions_that_are_wildly_off_are_objected_to(made):
     assert "outside" in sanity_check(old * 1e12, old, 1e15)
 
 
+@pytest.mark.process
 def test_a_model_of_other_features_is_refused_by_name(model, tmp_path):
     model.save(tmp_path)
     inspect_files(tmp_path)

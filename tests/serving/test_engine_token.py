@@ -15,6 +15,8 @@ from fingerpost.fingerprint import MEDIA_TYPE, message
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 
+pytestmark = pytest.mark.process
+
 TOKEN = "one-of-our-own"  # noqa: S105
 # They take a body, and only read.
 QUESTIONS = {"/v1/predict", "/v1/route"}

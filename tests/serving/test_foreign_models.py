@@ -166,6 +166,7 @@ def rewritten(change):
     return lambda folder: (folder / FIRST).write_text(change((folder / FIRST).read_text()))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "damage",
     [
@@ -181,6 +182,7 @@ def test_what_ends_lightgbm_ends_another_process(bundle, tmp_path, damage):
         require_inspected(tmp_path)
 
 
+@pytest.mark.process
 def test_a_model_is_inspected_once_for_each_home(bundle, saved, tmp_path, monkeypatch):
     inspect_once(saved, tmp_path)
     monkeypatch.setattr(inspection, "_run", lambda _: pytest.fail("it was inspected again"))
@@ -196,6 +198,7 @@ def settings(tmp_path):
     return Settings(home=tmp_path, mlflow_url=f"sqlite:///{tmp_path / 'mlflow.db'}", service="shop")
 
 
+@pytest.mark.process
 def test_a_version_is_loaded_without_what_its_artifact_would_run(bundle, settings):
     version = register_model(bundle, settings.mlflow, settings.model_name)
     [mlmodel] = settings.home.rglob("MLmodel")
@@ -216,6 +219,7 @@ def test_a_version_is_loaded_without_what_its_artifact_would_run(bundle, setting
         Registry(settings).load(version)
 
 
+@pytest.mark.process
 def test_flows_refuse_a_damaged_version_and_live(bundle, settings):
     version = register_model(Changed(bundle, cut_in_half), settings.mlflow, settings.model_name)
     with pytest.raises(DamagedModelError, match="the process that read it was ended by SIGABRT"):

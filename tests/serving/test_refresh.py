@@ -17,6 +17,8 @@ from fingerpost.settings import Settings
 from tests.support.made_fleet import MadeFleet
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 def said(name):
     return REGISTRY.get_sample_value(f"fingerpost_engine_{name}", {"service": "forgotten"})

@@ -17,6 +17,8 @@ from fingerpost.training.trees.compiled import COMPILED, save_trees
 from tests.support.made_fleet import FORM, MadeFleet, fit_model, register_model
 from tests.support.registry_harness import Changed, cut_in_half
 
+pytestmark = pytest.mark.process
+
 SMALL = MadeFleet.make(6, 5)
 
 

@@ -152,6 +152,7 @@ def test_features_of_whole_hosts_are_those_of_chosen_cells(made):
         np.testing.assert_array_equal(some.naive[view], whole.naive[view][:, place - 3 * 11])
 
 
+@pytest.mark.process
 def test_a_model_is_loaded_once_its_files_were_inspected(made, tmp_path):
     fleet, bundle = made
     bundle.save(tmp_path)

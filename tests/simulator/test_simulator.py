@@ -5,6 +5,7 @@ from math import factorial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
+from fingerpost.lake import parquet_files
 from fingerpost.routing.cost import routing_cost
 from fingerpost.simulator.bound import capacity_rps
 from fingerpost.simulator.choice import REPORTED, SCALED, fingerpost
@@ -21,7 +23,7 @@ from fingerpost.simulator.scenario import Scenario, load_scenario
 from fingerpost.simulator.sweep import run_sweep
 
 SCENARIOS = Path(__file__).parents[2] / "simulator" / "scenarios"
-TRACE = Path("/work/shared/data/arrivals/azure-llm-code-2023.csv")
+SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "requests"
 
 
 def scenario(**changes):
@@ -215,9 +217,11 @@ def test_a_trace_gives_its_bursts_to_the_run(tmp_path):
         Bench(described, 1)
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason="the public trace is not on this machine")
-def test_a_public_trace_can_be_replayed():
-    described = scenario(arrivals={"kind": "trace", "path": str(TRACE)})
+def test_the_traffic_of_the_sample_can_be_replayed(tmp_path):
+    times = sorted(time for path in parquet_files(SAMPLE) for time in pq.read_table(path)["time"].to_pylist())
+    trace = tmp_path / "trace.csv"
+    trace.write_text("time\n" + "".join(f"{time.isoformat()}\n" for time in times))
+    described = scenario(arrivals={"kind": "trace", "path": str(trace)})
     assert Bench(described, 1).run("least_request", 0.3, 2).requests > 1000
 
 

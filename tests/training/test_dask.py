@@ -50,6 +50,7 @@ def scheduler(tmp_path_factory):
         yield made.scheduler_address
 
 
+@pytest.mark.process
 def test_the_cluster_of_this_machine_takes_work_from_its_owner_alone(tmp_path):
     with workers_of(Settings(home=tmp_path, dask_workers=1), SERIAL) as workers:
         assert workers.size == 1
@@ -84,6 +85,7 @@ def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.process
 def test_features_are_the_same_files(distributed_settings, tmp_path):
     lake_of_days(tmp_path / "lake")
     build_features(tmp_path / "lake", "shop", FEATURES, tmp_path / "alone")
@@ -97,6 +99,7 @@ def test_features_are_the_same_files(distributed_settings, tmp_path):
     assert found == files_of(tmp_path / "alone")
 
 
+@pytest.mark.process
 def test_training_by_setting_makes_the_same_model(rows, scheduler, tmp_path):
     settings = Settings(home=tmp_path, window_s=5, halflife_s=30, tuning_trials=2, tuning_jobs=1)
     expected = make_candidate(rows, settings)
@@ -111,6 +114,7 @@ def test_training_by_setting_makes_the_same_model(rows, scheduler, tmp_path):
     assert found.scores == expected.scores
 
 
+@pytest.mark.process
 def test_a_worker_that_is_killed_changes_nothing(rows, distributed_settings):
     killed = []
     with workers_of(distributed_settings, THREADS) as workers:
@@ -140,6 +144,7 @@ def add_slowly(shared, item):
     return shared + number
 
 
+@pytest.mark.process
 def test_what_died_with_all_workers_is_sent_again(distributed_settings, tmp_path):
     with workers_of(distributed_settings, THREADS) as workers, ThreadPoolExecutor(1) as pool:
         results = pool.submit(workers.map, add_slowly, [(number, tmp_path) for number in range(8)], 100)
@@ -151,6 +156,7 @@ def test_what_died_with_all_workers_is_sent_again(distributed_settings, tmp_path
         workers._client.wait_for_workers(2, timeout=60)
 
 
+@pytest.mark.process
 def test_a_tuning_that_was_killed_goes_on_where_it_was(rows, featured_lake, distributed_settings, tmp_path):
     storage = f"sqlite:///{tmp_path / 'tuning.db'}"
     command = [sys.executable, "-c", TUNE, str(featured_lake), storage, str(TRIALS), str(JOBS)]
@@ -181,6 +187,7 @@ def test_a_tuning_that_was_killed_goes_on_where_it_was(rows, featured_lake, dist
     assert len(optuna.get_all_study_names(storage)) == 2
 
 
+@pytest.mark.process
 def test_what_waits_is_given_up_where_a_piece_fails(distributed_settings, tmp_path):
     for here in (distributed_settings, Settings(home=tmp_path)):
         folder = tmp_path / here.dask_address.replace("/", "-") / "done"
@@ -199,6 +206,7 @@ def fail_at_seven(folder, number):
     (folder / str(number)).touch()
 
 
+@pytest.mark.process
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, free_ports, monkeypatch):
     monkeypatch.setattr(fingerpost.workers, "_TIMEOUT_S", 1)
     address = f"tcp://127.0.0.1:{free_ports(1)[0]}"
@@ -218,6 +226,7 @@ def test_an_address_that_is_none_is_refused(monkeypatch):
     get_settings.cache_clear()
 
 
+@pytest.mark.process
 def test_workers_that_differ_are_refused(distributed_settings, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("distributed.versions.get_system_info", lambda: {"python": "3.9.0.final.0"})
@@ -232,6 +241,7 @@ def test_workers_that_differ_are_refused(distributed_settings, monkeypatch):
             workers_of(distributed_settings, THREADS).__enter__()
 
 
+@pytest.mark.process
 def test_dask_is_imported_only_where_it_is_asked_for():
     code = (
         "import sys, fingerpost.cli, fingerpost.workers as w; from fingerpost.settings import Settings\n"

@@ -12,10 +12,9 @@ from fingerpost.cli import app
 from fingerpost.errors import NoDataError
 from fingerpost.features.foreign import find_mapping, import_telemetry, load_mapping
 from fingerpost.lake import parquet_files
+from tests.support.foreign import foreign_input
 
 START = pd.Timestamp("2026-01-01 23:55", tz="UTC").as_unit("us")
-_SHARED = [each / "shared" / "data" / "online-boutique" for each in Path(__file__).parents[3:]]
-BOUTIQUE = next((path for path in _SHARED if path.exists()), _SHARED[0])
 
 
 def write_spans(folder, seconds=900, seed=0):
@@ -59,6 +58,7 @@ def test_dirty_rows_are_left_out_and_counted(tmp_path):
     assert samples["cores"].tolist() == pytest.approx([0.2] * len(samples))
 
 
+@pytest.mark.process
 def test_foreign_telemetry_is_scored_against_every_naive_forecast(tmp_path):
     write_spans(tmp_path)
     told = CliRunner().invoke(app, ["evaluate", str(tmp_path), "--json"], catch_exceptions=False)
@@ -103,9 +103,10 @@ def test_a_mapping_of_ones_own(tmp_path):
         load_mapping(path)
 
 
-@pytest.mark.skipif(not BOUTIQUE.exists(), reason="../shared/data/online-boutique is not here")
 def test_the_targets_on_real_telemetry():
-    told = CliRunner().invoke(app, ["evaluate", str(BOUTIQUE), "--json"], catch_exceptions=False)
+    told = CliRunner().invoke(
+        app, ["evaluate", str(foreign_input("online-boutique")), "--json"], catch_exceptions=False
+    )
     targets = json.loads(told.stdout)["targets"]
     assert targets["latency_p50"]["skill"] >= 0.20
     assert targets["latency_p90"]["skill"] >= 0.14

@@ -99,6 +99,7 @@ def test_a_model_that_takes_hosts_for_alike_does_not_serve(parts):
     assert "it chooses worse hosts" in str(objection_to_serving(bad, 0.5, 0.05))
 
 
+@pytest.mark.process
 def test_the_baseline_serves_until_a_version_is_no_worse(featured_lake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = Settings(

@@ -187,6 +187,7 @@ def test_what_is_registered_has_learned_the_latest_rows_too(candidate):
     assert candidate.refitted.shifts == candidate.bundle.shifts
 
 
+@pytest.mark.process
 def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
     import mlflow
 

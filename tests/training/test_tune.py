@@ -49,6 +49,7 @@ def trials_of(storage, number=-1):
     return optuna.load_study(study_name=name, storage=storage).trials
 
 
+@pytest.mark.process
 def test_the_budget_is_of_all_runs(rows, storage):
     first = tune(rows, GAP, TuningBudget(1, 600, storage, "shop"))
     assert first.params == DEFAULT_PARAMS
@@ -76,6 +77,7 @@ class SmallWorkers(LocalExecutor):
         return super().map(work, items, shared)
 
 
+@pytest.mark.process
 def test_a_trial_that_fails_does_not_end_the_search(rows, storage):
     failing = ({**DEFAULT_PARAMS, "num_leaves": 31},)
     workers = SmallWorkers(1)
@@ -87,12 +89,14 @@ def test_a_trial_that_fails_does_not_end_the_search(rows, storage):
     assert [each.state.name for each in trials_of(storage)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
 
 
+@pytest.mark.process
 def test_trials_that_all_fail_say_why(rows, storage):
     rows = rows.assign(**dict.fromkeys(NUMERIC_FEATURES, 1.0), **dict.fromkeys(CATEGORICAL_FEATURES, "alike"))
     with pytest.raises(NoDataError, match="too few, or too much alike"):
         tune(rows, GAP, TuningBudget(2, 600, storage, "shop"))
 
 
+@pytest.mark.process
 def test_a_trial_whose_process_died_is_tried_again(storage, monkeypatch):
     monkeypatch.setattr(tuning, "_DEAD_S", 1)
     study = open_study(storage, "fingerpost-shop", "0")
@@ -117,6 +121,7 @@ def stop_after_retry(study, trial):
         study.stop()
 
 
+@pytest.mark.process
 def test_old_studies_go(storage):
     open_study(storage, "fingerpost-shop-eu", "0")
     for number in range(5):
@@ -125,6 +130,7 @@ def test_old_studies_go(storage):
     assert kept == ["fingerpost-shop-eu@0", *(f"fingerpost-shop@{number}" for number in (2, 3, 4))]
 
 
+@pytest.mark.process
 def test_trials_are_kept_in_postgresql(rows, tmp_path, free_ports):
     with running_postgres(tmp_path / "postgres", free_ports(1)[0]) as server:
         found = tune(rows, GAP, TuningBudget(2, 600, server.url, "shop", jobs=2))
