@@ -91,6 +91,7 @@ def test_fingerprints_that_cannot_be_read_are_no_reason_to_fail(home):
         lake.table(None, ())
 
 
+@pytest.mark.process
 def test_an_engine_predicts_the_lakes_hosts_and_routes_nothing_to_them(home, free_ports):
     with RunningEngine(home, free_ports(1)[0]) as engine, engine.client() as client:
         answer = client.predict("shop")
