@@ -76,6 +76,7 @@ def test_foreign_telemetry_is_scored_against_every_naive_forecast(tmp_path):
     assert figures["targets"]["latency_p50"]["skill"] > 0.1
 
 
+@pytest.mark.process
 def test_a_lake_of_ours_is_scored_and_left_as_it_was(measured_lake):
     before = sorted(path for path in measured_lake.rglob("*"))
     told = CliRunner().invoke(app, ["evaluate", str(measured_lake), "--window", "5"], catch_exceptions=False)

@@ -11,6 +11,7 @@ from tests.support.demo_telemetry import write_demo_lake
 SETTINGS = FeatureSettings(10, 60, 40, 30)
 
 
+@pytest.mark.process
 def test_hosts_never_seen_are_predicted_by_those_that_resemble_them(tmp_path):
     write_demo_lake(tmp_path, hosts=9, seconds=300, rate_rps=90)
     build_features(tmp_path, "shop", SETTINGS)
