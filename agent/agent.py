@@ -222,7 +222,7 @@ class Agent:
     def _profile(self) -> None:
         """Has the records since the last call profiled; those that wait for the lake are not profiled twice."""
         fresh = self._intake.records[self._profiled :]
-        self._checks.look(fresh, self._intake.taken, self._intake.reasons)
+        self._checks.update(fresh, self._intake.taken, self._intake.reasons)
         self._book.note(fresh)
         mapping = self._book.refresh()
         if mapping is not None:

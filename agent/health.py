@@ -90,7 +90,7 @@ class RequestChecks:
         self._seen: deque[tuple[float, int, Counter[str]]] = deque([(clock(), 0, Counter())])
         self._untimed: int | None = 0
 
-    def look(self, fresh: list[dict[str, Any]], taken: int, refused: Counter[str]) -> None:
+    def update(self, fresh: list[dict[str, Any]], taken: int, refused: Counter[str]) -> None:
         """Looks at what came since the last call.
 
         Args:

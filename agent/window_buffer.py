@@ -147,7 +147,7 @@ def windows_of(requests: Floats, samples: Floats, category: Ints, window_s: floa
     """Windows and loads of one host, as the features step makes them of many.
 
     Args:
-        requests, samples: of `Recent.close`.
+        requests, samples: of `WindowBuffer.close`.
         category: of each key, see `categories_of`.
     """
     measured: dict[str, ArrayLike] = {**dict(zip(_REQUEST, requests[:_KEY], strict=True)), **_of_one_host(requests)}

@@ -78,7 +78,7 @@ def up(
         settings.home,
         settings.disk_low_mb,
         Bounds(round(settings.access_log_mb * 2**20), settings.log_files),
-        _FirstModel(settings, tell).look if "engine" in names else lambda: None,
+        _FirstModel(settings, tell).check if "engine" in names else lambda: None,
     )
     stack = ProcessGroup(logs, {**settings_environment(settings), **tool_environment(settings)}, bounds)
     with _alone(settings, parts):
@@ -105,7 +105,7 @@ class _FirstModel:
         self._settings, self._tell = settings, tell
         self._done = False
 
-    def look(self) -> None:
+    def check(self) -> None:
         from fingerpost.serving.model_files import ModelFiles
 
         if self._done:

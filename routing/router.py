@@ -100,7 +100,7 @@ class Router:
         if not self._guard or not self._predictions or not self.table:
             return False
         try:
-            changed = self._guard.look(self._predictions)
+            changed = self._guard.update(self._predictions)
         except OSError as error:
             # Without a log nothing is judged; the table must stay fresh all the same.
             _LOG.warning("the access log cannot be read: %s", error)

@@ -28,7 +28,7 @@ class TrustKeeper:
         ceiling: the most trust there is, and where it begins: the setting `prediction_trust`.
 
     Attributes:
-        correction: what becomes of the predictions now; None until the first look.
+        correction: what becomes of the predictions now; None until the first update.
     """
 
     def __init__(self, log: Path, service: str, ceiling: float) -> None:
@@ -55,7 +55,7 @@ class TrustKeeper:
             self._version, self._trust = predictions.model_version, self.correction.trust
         return self.correction
 
-    def look(self, predictions: Predictions) -> bool:
+    def update(self, predictions: Predictions) -> bool:
         """Reads what is new in the log; True if the predictions are to be corrected otherwise.
 
         Args:

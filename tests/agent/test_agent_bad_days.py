@@ -286,19 +286,19 @@ def test_requests_are_checked_over_the_last_minute():
     now = {"s": 0.0}
     told = Problems(lambda: now["s"])
     checks = RequestChecks(told, "hint", lambda: now["s"])
-    checks.look([], 0, Counter())
+    checks.update([], 0, Counter())
     for step in range(1, 30):
         now["s"] = step * 5.0
-        checks.look([], 100 * step, Counter({"a:b": 10 * step}))
+        checks.update([], 100 * step, Counter({"a:b": 10 * step}))
         assert told.now() == {}
     for step in range(30, 60):
         now["s"] = step * 5.0
-        checks.look([], 2900, Counter({"a:b": 290 + 10 * (step - 29)}))
+        checks.update([], 2900, Counter({"a:b": 290 + 10 * (step - 29)}))
     assert "because of a:b; hint" in told.now()["refused"]
     now["s"] += 100
-    checks.look([], 2900, Counter({"a:b": 600}))
+    checks.update([], 2900, Counter({"a:b": 600}))
     now["s"] += 100
-    checks.look([], 2900, Counter({"a:b": 600}))
+    checks.update([], 2900, Counter({"a:b": 600}))
     assert told.now() == {}
 
 

@@ -85,7 +85,7 @@ def run(keeper, log, predictions, times, rounds, seed=5, **changes):
     for _ in range(rounds):
         with log.open("a") as file:
             file.write(log_lines(times, 100, rng, **changes))
-        keeper.look(predictions)
+        keeper.update(predictions)
         found.append(keeper.trust)
     return found
 
@@ -110,7 +110,7 @@ def test_shuffled_predictions_lose_all_trust_and_good_ones_none(tmp_path, caplog
         # Another model begins anew, and what is known of the one before is not lost.
         new = predictions_from_json(table_json(times, "2"))
         assert set(run(keeper, log, new, times, 20, seed)) == {1.0}
-        keeper.look(bad)
+        keeper.update(bad)
         assert keeper.trust < 0.2
         assert keeper.state()["trusts"] == {"1": pytest.approx(keeper.trust, abs=1e-4), "2": 1.0}
         caplog.clear()
@@ -121,7 +121,7 @@ def test_a_request_counts_for_the_version_that_sent_it(tmp_path):
     times, log = service_s(), tmp_path / "log"
     old, new = (predictions_from_json(table_json(shuffled(times), version)) for version in "12")
     keeper = TrustKeeper(log, "shop", 1.0)
-    keeper.look(old)
+    keeper.update(old)
     run(keeper, log, new, times, 20, model_version="1")
     assert keeper.trust == 1.0
     run(keeper, log, new, times, 20, model_version="unknown")
@@ -154,7 +154,7 @@ def test_one_absurd_host_is_corrected_told_and_takes_nothing_from_the_others(tmp
         lines = [log_lines(times, 1, rng, 0.0, **waits, service_time_us=round(each) + 1) for each in took]
         with log.open("a") as file:
             file.write("".join(lines) + log_lines(times[:, 1:], 100, rng, 0.0, names=NAMES[1:]))
-        keeper.look(predictions)
+        keeper.update(predictions)
     cost = keeper.correction.cost_factor
     assert keeper.trust == 1.0
     assert cost[0].mean() > 4
@@ -184,7 +184,7 @@ def test_failures_cost_and_what_is_no_fault_of_the_host_does_not(tmp_path):
         with log.open("a") as file:
             file.write(log_lines(times, 300, rng, 0.0))
             file.write(log_lines(times, 30, rng, 0.0, host=NAMES[0], service_time_us=100, **changes))
-        keeper.look(predictions)
+        keeper.update(predictions)
         cost = keeper.correction.cost_factor
         assert (cost[0].mean() > 4) == blamed, changes
         assert cost[1:].max() < 2
@@ -204,7 +204,7 @@ def test_predictions_that_are_followed_are_not_judged_by_chance(tmp_path):
                 took = times[category, host] * rng.exponential()
                 line = {"path": f"/c{category}", "host": NAMES[host], "service_time_us": 1 + round(took * 1e6)}
                 file.write(log_lines(times, 1, rng, busy=0.0, **line))
-        keeper.look(predictions)
+        keeper.update(predictions)
         assert keeper.trust == 1.0
 
 
