@@ -63,8 +63,8 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
     """
     target = "throughput_rps" if np.isfinite(rows["throughput_rps"]).any() else "latency_p50_s"
     predicted = bundle.predict_log(rows)[target]
-    # As the engine's baseline forecasts; a cell that was never seen has only what it was filled with.
-    baseline = rows[f"naive_ewma_{target}"] + rows[f"{target}_mixed"].fillna(0.0)
+    # As the engine's baseline forecasts throughput.
+    baseline = rows[f"naive_ewma_{target}"]
     inflight = np.expm1(rows["host_inflight"].fillna(0.0).to_numpy(np.float64))
     cost = pd.DataFrame(
         {"time": rows["time"], "category": rows["category"].astype("str"), "requests": rows["requests"]}

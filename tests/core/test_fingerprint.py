@@ -206,7 +206,7 @@ def history_with(column, value):
         (host_with("cpu_util", 1.5), "cpu_util:too_large"),
         (history_with("evidence", -1.0), "history:evidence"),
         (history_with("error_share", 1.5), "history:error_share"),
-        (history_with(FORECASTS["throughput_rps"], 700.0), "history:throughput_rps_mixed"),
+        (history_with(FORECASTS["throughput_rps"], 700.0), "history:throughput_rps_ewma"),
         (history_with(FORECASTS["latency_p99_s"], np.log(7200)), "history:latency_p99_s_mixed"),
         (history_with("age_s", np.inf), "history:not_finite"),
     ],

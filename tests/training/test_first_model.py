@@ -94,9 +94,9 @@ def test_a_model_that_takes_hosts_for_alike_does_not_serve(parts):
     own = [name for name in flat.columns if name.startswith("throughput_rps_")]
     flat[own] = rng.permutation(flat[own].to_numpy())
     bad = replay_of(flat, test)
-    assert objection_to_serving(good, 0.0, 0.05) is None
+    assert objection_to_serving(good, 0.0, 0.01) is None
     assert bad.excess > 0.1
-    assert "it chooses worse hosts" in str(objection_to_serving(bad, 0.5, 0.05))
+    assert "it chooses worse hosts" in str(objection_to_serving(bad, 0.5, 0.01))
 
 
 @pytest.mark.process
