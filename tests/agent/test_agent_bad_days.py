@@ -105,6 +105,7 @@ def test_an_agent_starts_on_a_full_disk(tmp_path, free_ports):
         wait_for(lambda: len(lake_rows(tmp_path, "requests")) == 10)
 
 
+@pytest.mark.process
 def test_what_cannot_be_held_waits_in_the_log(tmp_path):
     log = tmp_path / "access.log"
     line = log_line() + b"\n"

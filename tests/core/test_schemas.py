@@ -58,6 +58,7 @@ def verdict_of_table(row, columns, number=None):
     return refusals(table, columns, EARLIEST, LATEST)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("columns", [REQUEST_RECORD, HOST_SAMPLE], ids=["requests", "samples"])
 def test_a_table_is_judged_as_its_rows_are(columns):
     @settings(max_examples=400, deadline=None)

@@ -136,6 +136,7 @@ def test_haproxys_log_tells_the_same_to_the_millisecond(lake_records, intake, tm
     assert late_us.min() >= 0 and late_us.max() < 2 * MILLISECOND_US
 
 
+@pytest.mark.process
 def test_spans_tell_the_same_as_the_host_saw_it(lake_records, intake):
     for host in sorted(HOSTS):
         for body in read_lines(SAMPLE / "logs" / "otlp" / f"{host}.jsonl.gz"):
@@ -204,6 +205,7 @@ def same(one, other):
     return one.equals(other) if isinstance(one, pd.DataFrame) else one == other
 
 
+@pytest.mark.process
 def test_the_same_seed_makes_the_same_and_another_another(tmp_path):
     for name, seed in (("first", 5), ("again", 5), ("other", 6)):
         make_sample(seed, 2, tmp_path / name)

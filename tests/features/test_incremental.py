@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 
 from fingerpost.agent.batches import write_batch
 from fingerpost.clock import US
@@ -16,6 +17,7 @@ from tests.support.lakes import DAY_US, SETTINGS, lake_of_days
 from tests.support.records import record
 
 
+@pytest.mark.process
 def test_nothing_is_made_twice_and_late_records_change_only_what_they_must(tmp_path):
     midnight = lake_of_days(tmp_path)
     first = build_features(tmp_path, "shop", SETTINGS)

@@ -105,6 +105,7 @@ def test_served_features_are_those_of_the_training_rows(lake, agents):
         np.testing.assert_allclose(found.numeric, wanted, **ROUNDING)
 
 
+@pytest.mark.process
 def test_served_predictions_are_those_of_the_features_step(lake, agents):
     rows = load_training_rows(lake, "shop", 10**6)
     train, valid = rows[: len(rows) * 3 // 4], rows[len(rows) * 3 // 4 :]

@@ -13,6 +13,7 @@ def fleet(**changes):
     return Scenario.model_validate({"name": "mild", "fleet": mild, "slots": 8, **changes})
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("tell", [True, False], ids=["told", "untold"])
 def test_a_fleet_with_absurd_predictions_is_no_worse_than_with_least_request(tell):
     """One host of twenty is predicted ten times too fast, or three, or all of them, or predictions are shuffled."""

@@ -51,6 +51,7 @@ def run(bench, bundle, load):
     return bench.run("fingerpost", load, 3, predictor=Learned(bundle, bench.scenario))
 
 
+@pytest.mark.process
 def test_learned_predictions_are_nearly_as_good_as_the_truth(bench, bundle):
     ours = run(bench, bundle, 0.8)
     truth = Bench(scenario(predictions={"kind": "oracle"}), 1).run("fingerpost", 0.8, 3)
@@ -61,6 +62,7 @@ def test_learned_predictions_are_nearly_as_good_as_the_truth(bench, bundle):
     assert ours.p99_s < 0.8 * peer.p99_s
 
 
+@pytest.mark.process
 def test_the_same_seed_learns_the_same_model_and_runs_the_same():
     tiny = scenario(fleet={"kind": "classes", "hosts": 3, "classes": 3, "categories": 2}, slots=4)
     first, again, other = (Bench(tiny, seed) for seed in (1, 1, 2))

@@ -65,6 +65,7 @@ def queue(rng, draw, load, seconds=400.0):
     return np.array(rows).T
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", DRAWS)
 @pytest.mark.parametrize("count", [1, 2, 5, 20, 100, 500])
 def test_the_number_of_requests_does_not_move_it(kind, count):

@@ -84,6 +84,7 @@ def test_nothing_to_choose_is_said_so():
     assert "no category was served by several hosts" in choices_in_words(Replay(0, np.nan, np.nan, np.nan))
 
 
+@pytest.mark.process
 def test_a_model_that_takes_hosts_for_alike_does_not_serve(parts):
     past, test = parts
     good = replay_of(past, test)

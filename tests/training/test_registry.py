@@ -9,6 +9,8 @@ import pytest
 from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.training.registry import FORMER_TAG, HOLD_TAG, OUTCOME_TAG, WATCH_TAG, StaleEvidenceError
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 MLFLOW = re.compile(r"^\s*(import mlflow|from mlflow)|MlflowClient", re.MULTILINE)
 
