@@ -79,10 +79,3 @@ def charge_tasks(loop: asyncio.AbstractEventLoop) -> None:
     factory = loop.get_task_factory()
     if not isinstance(factory, MeteredTaskFactory):
         loop.set_task_factory(MeteredTaskFactory(factory))
-
-
-def uncharge_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Gives the loop its former task factory back, unless somebody has set another since."""
-    factory = loop.get_task_factory()
-    if isinstance(factory, MeteredTaskFactory):
-        loop.set_task_factory(factory.inner)
