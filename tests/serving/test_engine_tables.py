@@ -162,6 +162,10 @@ def test_predictions_that_are_wildly_off_are_objected_to(made):
     old = score_fleet(build_fleet("shop", states_of(made), 256), None).predictions
     assert sanity_check(old * 1.5, old, 5.0) is None
     assert "factor of 9" in sanity_check(old * 9, old, 5.0)
+    sparse = old * [1.0, 1.0, 9.0]
+    assert "factor of 9" in sanity_check(sparse, old, 5.0)
+    assert sanity_check(sparse, old, 5.0, old_by_model=False) is None
+    assert "factor of 9" in sanity_check(old * [1.0, 9.0, 1.0], old, 5.0, old_by_model=False)
     bad = old.copy()
     bad[0, 0, 1] = np.nan
     assert "1 of 216 predictions are not finite" in sanity_check(bad, old, 5.0)
