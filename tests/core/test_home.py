@@ -36,7 +36,6 @@ def mode(path):
             "/nowhere",
         ],
         ["router", "--once", "--engine", "http://127.0.0.1:9"],
-        ["experiment", "plan", "--spread", "0.1"],
     ],
 )
 def test_whatever_makes_the_home_makes_it_for_its_owner_alone(command, tmp_path):
