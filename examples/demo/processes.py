@@ -47,7 +47,12 @@ _EXPLORATION = "0.05"
 
 def demo_module(*arguments: str) -> list[str]:
     """A command of the demo itself; found where the demo runs, at the repository's root."""
-    return [_PYTHON, "-m", "examples.demo", *arguments]
+    return example_module("examples.demo", *arguments)
+
+
+def example_module(module: str, *arguments: str) -> list[str]:
+    """A command that runs a module of the examples, which are installed nowhere: found at the repository's root."""
+    return [_PYTHON, "-m", module, *arguments]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from examples.demo.processes import (
     demo_module,
     demo_settings,
     envoy_command,
+    example_module,
     host_command,
     port_uses,
 )
@@ -29,7 +30,6 @@ from fingerpost.cli.stack.parts import (
     fingerpost,
     mlflow_command,
     prefect_command,
-    python_module,
     settings_environment,
 )
 from fingerpost.cli.stack.ports import check_ports
@@ -154,7 +154,7 @@ class Demo:
     def _make_room(self, stack: ProcessGroup) -> None:
         """Before the engine starts, which would serve what an earlier story ended with."""
         self._wait_for(stack, "MLflow")
-        stack.finish(stack.start("new-story", python_module("examples.demo.new_story")), _START_TIMEOUT_S)
+        stack.finish(stack.start("new-story", example_module("examples.demo.new_story")), _START_TIMEOUT_S)
 
     def _start_fleet(self, stack: ProcessGroup) -> Child:
         settings, layout = self._settings, self._layout

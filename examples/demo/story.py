@@ -10,9 +10,9 @@ import httpx
 
 from examples.demo.classes import DemoHost
 from examples.demo.measured import figures, requests_between, without_beginnings
-from examples.demo.processes import Layout, router_environment, routing_envoy, variables
+from examples.demo.processes import Layout, example_module, router_environment, routing_envoy, variables
 from examples.demo.progress import Progress
-from fingerpost.cli.stack.parts import answers, fingerpost, python_module
+from fingerpost.cli.stack.parts import answers, fingerpost
 from fingerpost.cli.stack.processes import Child, ProcessGroup
 from fingerpost.errors import FingerpostError
 from fingerpost.settings import LOOPBACK, Settings
@@ -167,7 +167,7 @@ class Story:
         }
 
     def _bad_version(self) -> None:
-        child = self._stack.start("bad-version", python_module("examples.demo.bad_version"))
+        child = self._stack.start("bad-version", example_module("examples.demo.bad_version"))
         self._stack.finish(child, _FLOW_S)
         version = child.output().split()[-1]
         self._pass(_BAD_S)
