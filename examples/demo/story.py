@@ -10,7 +10,7 @@ import httpx
 
 from examples.demo.classes import DemoHost
 from examples.demo.measured import figures, requests_between, without_beginnings
-from examples.demo.processes import Layout, example_module, router_environment, routing_envoy, variables
+from examples.demo.processes import Layout, demo_module, example_module, router_environment, routing_envoy, variables
 from examples.demo.progress import Progress
 from fingerpost.cli.stack.parts import answers, fingerpost
 from fingerpost.cli.stack.processes import Child, ProcessGroup
@@ -86,19 +86,8 @@ class Story:
         self._stack.start("envoy", part.command, part.env)
         self._wait(lambda: answers(part.health_url), 60, "Envoy does not answer")
         self._route(arm_shares='{"fingerpost": 0.5, "least_request": 0.5}', arm_by="time", arm_seconds=str(_SLOT_S))
-        command = (
-            "fleet",
-            "load",
-            "--url",
-            part.address,
-            "--seconds",
-            "3600",
-            "--rate",
-            str(self._rate),
-            "--seed",
-            "2",
-        )
-        self._stack.start("clients", fingerpost(*command))
+        command = ("load", "--url", part.address, "--seconds", "3600", "--rate", str(self._rate), "--seed", "2")
+        self._stack.start("clients", demo_module(*command))
 
     def _route(self, guard: bool = True, **changes: str) -> None:
         """Starts the router, or starts it anew with other settings; the picker goes on with the table there is."""
