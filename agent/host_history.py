@@ -25,9 +25,9 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.bounded import Bounds, unpacked
 from fingerpost.category import CategoryTable
 from fingerpost.clock import US
-from fingerpost.history_block import HistoryBlock, rows_of_most
+from fingerpost.history_block import HistoryBlock, blocks_of
 from fingerpost.lake import write_atomically
-from fingerpost.telemetry.history import HISTORY_PLACE, HISTORY_SCHEMA, History
+from fingerpost.telemetry.history import HISTORY_SCHEMA, History
 from fingerpost.telemetry.history_state import CELL_STATE, fresh_state, index_of_common, remap_state
 from fingerpost.telemetry.windows import select_window
 
@@ -111,20 +111,8 @@ class HostHistory:
 
     def block(self) -> HistoryBlock | None:
         """The history as of the last window; None before the first."""
-        history = self.history
-        if self._block is None and history.now_us:
-            seen = np.flatnonzero(history.state["seen"][0])
-            cells = history.columns()[0, seen]
-            rows = rows_of_most(cells[:, HISTORY_PLACE["evidence"]])
-            self._block = HistoryBlock(
-                HISTORY_SCHEMA,
-                self.window_s,
-                self.halflife_s,
-                history.now_us,
-                tuple(self.table.names[place] for place in seen[rows].tolist()),
-                cells[rows].astype(np.float32),
-                history.host_values()[0].astype(np.float32),
-            )
+        if self._block is None and self.history.now_us:
+            (self._block,) = blocks_of(self.history, self.table.names)
         return self._block
 
     def _begin_anew(self) -> None:

@@ -194,6 +194,7 @@ def _labels(pairs: list[str]) -> dict[str, str]:
 def _become(options: "AgentOptions", settings: "Settings") -> None:
     """Goes on as a fresh process: settings and command line, half of the memory, are not needed any more."""
     from fingerpost.agent.options import OPTIONS_VARIABLE
+    from fingerpost.environment import python_module
 
     environment = {
         **os.environ,
@@ -206,4 +207,4 @@ def _become(options: "AgentOptions", settings: "Settings") -> None:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    os.execve(sys.executable, [sys.executable, "-P", "-m", "fingerpost.agent.main", options.host], environment)  # noqa: S606
+    os.execve(sys.executable, python_module("fingerpost.agent.main", options.host), environment)  # noqa: S606

@@ -16,7 +16,7 @@ def engine(
 ) -> None:
     """Serves the prediction engine, until stopped."""
     from fingerpost.cli.stack.ports import PortUse, check_ports
-    from fingerpost.environment import apply_tool_environment
+    from fingerpost.environment import apply_tool_environment, python_module
     from fingerpost.errors import FingerpostError
     from fingerpost.home import keep_from_others, make_home
     from fingerpost.settings import get_settings
@@ -36,4 +36,4 @@ def engine(
     service = ["fingerpost.serving.service:PredictionEngine", "--host", settings.bind_host]
     # BentoML imports from its working directory first, where a user may have folders of any name.
     service += ["--port", str(settings.engine_port), "--working-dir", str(settings.home.absolute())]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "bentoml", "serve", *service])  # noqa: S606
+    os.execv(sys.executable, python_module("bentoml", "serve", *service))  # noqa: S606

@@ -20,9 +20,9 @@ from fingerpost.features.definition import (
 )
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
-from fingerpost.history_block import HistoryBlock, rows_of_most
+from fingerpost.history_block import blocks_of
 from fingerpost.lake import write_atomically
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_SCHEMA, History
+from fingerpost.telemetry.history import History
 from fingerpost.telemetry.history_state import LOADS, fresh_state, index_of_common, log_values, remap_state
 from fingerpost.telemetry.windows import Arrays, select_window
 
@@ -31,7 +31,6 @@ MIN_HISTORY_WINDOWS = 3
 # Of the host whose cold start is simulated in a window, this share of the categories stays known.
 _KEPT = 0.3
 _SEED = 7
-_EVIDENCE = HISTORY_COLUMNS.index("evidence")
 
 
 def was_saved(path: Path, window_s: float, halflife_s: float) -> bool:
@@ -149,27 +148,15 @@ class Replay:
     def fingerprints(self, service: str, category_version: str) -> list[Fingerprint]:
         """Every host's fingerprint as of the last window's end, as an agent that saw the same would send it."""
         history, names = self.history, tuple(self.categories)
-        cells, host_values = history.columns().astype(np.float32), history.host_values()
         loads = dict(zip(LOADS, history.state["load"], strict=True))
         known = {"cpu_util": loads["cpu_util"], "host_inflight": loads["inflight"], "cores": loads["cores"]}
         known |= {"slots": loads["slots"], "background_cores": loads["background_cores"]}
-        unknown, made = np.full(len(self.hosts), np.nan), []
+        unknown = np.full(len(self.hosts), np.nan)
         sent = np.stack([known.get(name, unknown) for name in FINGERPRINT_HOST_COLUMNS], axis=1)
-        for place, host in enumerate(self.hosts):
-            seen = np.flatnonzero(history.state["seen"][place])
-            rows = seen[rows_of_most(cells[place, seen, _EVIDENCE])]
-            block = HistoryBlock(
-                HISTORY_SCHEMA,
-                self._window_s,
-                self._halflife_s,
-                history.now_us,
-                tuple(names[row] for row in rows.tolist()),
-                cells[place, rows],
-                host_values[place].astype(np.float32),
-            )
-            about = (service, host, "lake", 0, history.now_us, category_version, names)
-            made.append(Fingerprint(*about, sent[place], block))
-        return made
+        return [
+            Fingerprint(service, host, "lake", 0, history.now_us, category_version, names, values, block)
+            for host, values, block in zip(self.hosts, sent, blocks_of(history, names), strict=True)
+        ]
 
     def _as_if_new(self, end_us: int, present: Ints, history: Floats) -> tuple[int, Ints]:
         """A host of this window and the categories it shall not have served; the same whenever it is asked."""

@@ -1,6 +1,7 @@
 """The environment that the tools around us (Prefect, MLflow, BentoML) read: quiet, local, and all of one mind."""
 
 import os
+import sys
 
 from fingerpost.home import make_home, own_prefect_credential, prefect_credential
 from fingerpost.settings import LOOPBACK, Settings
@@ -11,6 +12,11 @@ QUIET = {
     "BENTOML_DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """A command that runs an installed module; a folder of that name where it is run changes nothing (`-P`)."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def tool_environment(settings: Settings) -> dict[str, str]:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Floats32
 from fingerpost.errors import RefusedError
 from fingerpost.records import MAX_TEXT
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, HISTORY_PLACE, HISTORY_SCHEMA
+from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, HISTORY_PLACE, HISTORY_SCHEMA, History
 
 MAX_ROWS = 1024
 _MAX_COLUMNS = 256
@@ -121,10 +120,30 @@ def are_texts(given: Any) -> TypeGuard[list[str]]:
     return isinstance(given, list) and set(map(type, given)) <= {str}
 
 
-def rows_of_most(evidence: Sequence[float]) -> NDArray[np.int64]:
-    """The rows that fit into a block, in order: those that rest on the most, if there are too many."""
-    rows = np.argsort(-np.asarray(evidence, dtype=np.float64), kind="stable")[:MAX_ROWS]
-    return np.sort(rows)
+def blocks_of(history: History, names: Sequence[str]) -> list[HistoryBlock]:
+    """Makes the block of every host of a history, as of its last window, of the categories that the host has served.
+
+    Args:
+        names: of the history's categories. Those that rest on the most go into a block, if there are too many.
+    """
+    cells, host_values = history.columns(), history.host_values().astype(np.float32)
+    made = []
+    for place, served in enumerate(history.state["seen"]):
+        seen = np.flatnonzero(served)
+        evidence = cells[place, seen, HISTORY_PLACE["evidence"]]
+        rows = seen[np.sort(np.argsort(-evidence, kind="stable")[:MAX_ROWS])]
+        made.append(
+            HistoryBlock(
+                HISTORY_SCHEMA,
+                history.window_s,
+                history.halflife_s,
+                history.now_us,
+                tuple(names[row] for row in rows.tolist()),
+                cells[place, rows].astype(np.float32),
+                host_values[place],
+            )
+        )
+    return made
 
 
 def _numbers(raw: Any, rows: int) -> Floats32:

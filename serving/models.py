@@ -5,7 +5,6 @@ import fcntl
 import gc
 import logging
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from fingerpost.environment import python_module
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import ALIASES, Experiment, experiment_from_json
 from fingerpost.masking import described
@@ -233,7 +233,7 @@ class Models:
                     child = None
                     self._stop.wait(pause_s)
                 elif lock is not None and child is None:
-                    command = [sys.executable, "-P", "-m", "fingerpost.serving.registry_watch"]
+                    command = python_module("fingerpost.serving.registry_watch")
                     child, began_s = subprocess.Popen(command, stdin=subprocess.PIPE), time.monotonic()
             except OSError as error:
                 logger.warning("the registry cannot be watched: %s", error)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fingerpost.environment import python_module
 from fingerpost.lake import write_text_atomically
 from fingerpost.shown import visible
 from fingerpost.training.manifest import DamagedModelError, about_digest, read_about, read_checked
@@ -104,7 +105,7 @@ def _changed(folder: Path, noted: object) -> str:
 
 
 def _run(folder: Path) -> None:
-    command = [sys.executable, "-P", "-m", "fingerpost.training.inspection", str(folder)]
+    command = python_module("fingerpost.training.inspection", str(folder))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fingerpost.cli.stack.ports import PortUse
-from fingerpost.environment import own_origins, prefect_server_environment
+from fingerpost.environment import own_origins, prefect_server_environment, python_module
 from fingerpost.settings import LOOPBACK, Settings
 
 _PYTHON = sys.executable
@@ -109,11 +109,6 @@ def router_command(settings: Settings) -> list[str]:
 def fingerpost(*arguments: str) -> list[str]:
     """A command of this program."""
     return python_module("fingerpost", *arguments)
-
-
-def python_module(module: str, *arguments: str) -> list[str]:
-    """A command that runs a module with our Python; a folder of that name where it is run changes nothing (`-P`)."""
-    return [_PYTHON, "-P", "-m", module, *arguments]
 
 
 def prefect_command(settings: Settings) -> list[str]:

@@ -20,8 +20,11 @@ def start_sentinel(stack: str) -> subprocess.Popen[bytes]:
     Raises:
         OSError: no process can be made.
     """
+    # Here, since the sentinel itself needs no settings.
+    from fingerpost.environment import python_module
+
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "fingerpost.cli.stack.sentinel", stack],
+        python_module("fingerpost.cli.stack.sentinel", stack),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

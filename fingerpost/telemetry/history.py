@@ -90,9 +90,9 @@ class History:
         halflife_s: float,
         state: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        self._window_s = window_s
+        self.window_s = window_s
         self._halflives = halflife_s * np.array(list(PACES.values()))
-        self._halflife_s = halflife_s
+        self.halflife_s = halflife_s
         self._shape = (hosts, categories)
         self.state: dict[str, NDArray[Any]] = dict(state or fresh_state(hosts, categories))
 
@@ -137,7 +137,7 @@ class History:
         span = self._span(now, state["first_us"])
         traffic = [
             state["requests_last"],
-            np.where(current, state["requests_last"] / self._window_s, 0.0),
+            np.where(current, state["requests_last"] / self.window_s, 0.0),
             np.where(seen > 0, requests / span, 0.0),
             safe_ratio(state["traffic"][1], state["traffic"][0]),
             safe_ratio(state["traffic"][2], state["traffic"][0]),
@@ -161,7 +161,7 @@ class History:
             *state["load"],
             safe_ratio(state["load_sum"][1], state["load_sum"][0]),
             np.where(state["sampled_us"] > 0, (now - state["sampled_us"]) / US, np.nan),
-            np.where(seen_us == now, state["host_requests"] / self._window_s, 0.0),
+            np.where(seen_us == now, state["host_requests"] / self.window_s, 0.0),
             np.where(known, requests / self._span(now, state["host_first_us"]), 0.0),
             safe_ratio(state["host_traffic"][1], state["host_traffic"][0]),
             np.where(known, (now - seen_us) / US, np.nan),
@@ -178,12 +178,12 @@ class History:
         return self.now_us if now_us is None else now_us
 
     def _faded(self, now: int, since_us: NDArray[Any]) -> Floats:
-        return decayed(np.maximum(now - since_us, 0) / US, self._halflife_s)
+        return decayed(np.maximum(now - since_us, 0) / US, self.halflife_s)
 
     def _span(self, now: int, first_us: NDArray[Any]) -> Floats:
         """Seconds that an average since `first_us` stands for: the integral of the weights."""
-        age_s = np.maximum((now - first_us) / US, 0.0) + self._window_s
-        return (1 - decayed(age_s, self._halflife_s)) * self._halflife_s / _LN2
+        age_s = np.maximum((now - first_us) / US, 0.0) + self.window_s
+        return (1 - decayed(age_s, self.halflife_s)) * self.halflife_s / _LN2
 
     def _observe_cells(self, end_us: int, windows: Mapping[str, NDArray[Any]]) -> None:
         state = self.state
@@ -233,10 +233,10 @@ class History:
         state["off"][:, hosts] = mean
         known = state["host_seen_us"][hosts] > 0
         elapsed_s = np.where(known, (end_us - state["host_seen_us"][hosts]) / US, 0.0)
-        silence_s = np.where(known, elapsed_s - self._window_s, 0.0)
-        gap = silence_s > self._window_s / 2
+        silence_s = np.where(known, elapsed_s - self.window_s, 0.0)
+        gap = silence_s > self.window_s / 2
         state["gap_s"][hosts] = np.where(gap, silence_s, state["gap_s"][hosts])
-        begun_us = end_us - round(self._window_s * US)
+        begun_us = end_us - round(self.window_s * US)
         state["gap_end_us"][hosts] = np.where(gap, begun_us, state["gap_end_us"][hosts])
         decay = decayed(elapsed_s, self._halflives[0])
         measured = np.isfinite(mean)
@@ -244,7 +244,7 @@ class History:
             [np.nan_to_num(mean), measured.astype(np.float64)]
         )
         traffic = np.stack([total(requests), total(errors)])
-        decay = decayed(elapsed_s, self._halflife_s)
+        decay = decayed(elapsed_s, self.halflife_s)
         state["host_traffic"][:, hosts] = state["host_traffic"][:, hosts] * decay + traffic
         state["host_requests"][hosts] = traffic[0]
         state["host_first_us"][hosts] = np.where(known, state["host_first_us"][hosts], end_us)
@@ -256,7 +256,7 @@ class History:
         known = np.isfinite(values)
         state["load"][:, hosts] = np.where(known, values, state["load"][:, hosts])
         elapsed_s = np.where(state["sampled_us"][hosts] > 0, (end_us - state["sampled_us"][hosts]) / US, 0.0)
-        decay = decayed(elapsed_s, self._halflife_s)
+        decay = decayed(elapsed_s, self.halflife_s)
         added = np.stack([known[0].astype(np.float64), np.nan_to_num(values[0])])
         state["load_sum"][:, hosts] = state["load_sum"][:, hosts] * decay + added
         state["sampled_us"][hosts] = end_us

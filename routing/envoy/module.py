@@ -6,11 +6,11 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from fingerpost.environment import python_module
 from fingerpost.errors import FingerpostError
 
 NAME = "fingerpost"
@@ -32,7 +32,7 @@ def compiler() -> list[str] | None:
         if found := shutil.which(name):
             return [found]
     if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-P", "-m", "ziglang", "cc"]
+        return python_module("ziglang", "cc")
     return None
 
 
