@@ -30,7 +30,7 @@ def measure_engine(hosts: int, categories: int, reporting: int, seconds: float) 
     with tempfile.TemporaryDirectory() as folder:
         # A run takes minutes: what reported once is not to fall silent meanwhile.
         with MeasuredEngine(Path(folder) / "first", FINGERPRINT_TTL_S=600) as engine:
-            figures["ingest"] = _ingest(engine, reporting, seconds)
+            figures["ingest"] = measure_ingest(engine, reporting, seconds)
             figures["unchanged_table"] = _unchanged_table(engine, seconds)
             figures.update(measure_under_load(engine, seconds))
             figures["event_loop_lag_s"] = engine.metric("event_loop_lag_seconds")
@@ -40,7 +40,8 @@ def measure_engine(hosts: int, categories: int, reporting: int, seconds: float) 
     return figures
 
 
-def _ingest(engine: MeasuredEngine, reporting: int, seconds: float) -> dict[str, Any]:
+def measure_ingest(engine: MeasuredEngine, reporting: int, seconds: float) -> dict[str, Any]:
+    """Fingerprints of hosts that report every 5 s each, for so many seconds."""
     fleet = MadeFleet.make(reporting, 100, service="bench")
     # Made beforehand: it is the engine that is measured.
     rounds = math.ceil(seconds / 5)
@@ -48,6 +49,7 @@ def _ingest(engine: MeasuredEngine, reporting: int, seconds: float) -> dict[str,
     path = write_bodies(engine.home / "bodies", bodies)
     with Load(kind="send", port=engine.port, bodies=path, per_s=reporting / 5) as load:
         while not engine.metric("fingerprints_total", '{outcome="accepted"}'):
+            load.check()
             time.sleep(0.05)
         before = engine.cpu_s()
         answers = load.finish()

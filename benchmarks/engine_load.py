@@ -67,6 +67,15 @@ class Load:
         self._process.communicate()
         self._told.close()
 
+    def check(self) -> None:
+        """Makes sure that it goes on, or has sent all.
+
+        Raises:
+            RuntimeError: it ended with an error.
+        """
+        if self._process.poll():
+            raise RuntimeError(f"the load ended with exit code {self._process.returncode}")
+
     def stop(self) -> Answers:
         """Ends it.
 
@@ -101,7 +110,7 @@ async def _fetch(found: Answers, port: int, etag: str, pace_s: float) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         has = etag.encode()
         while not stopped.is_set():
-            request = b"GET /v1/services/shop/table HTTP/1.1\r\nhost: x\r\nif-none-match: %b\r\n\r\n" % has
+            request = b"GET /v1/services/shop/table HTTP/1.1\r\nhost: 127.0.0.1\r\nif-none-match: %b\r\n\r\n" % has
             has = (await _exchange(found, reader, writer, request)).get(b"etag", has)
             if pace_s:
                 await asyncio.sleep(pace_s)
@@ -121,7 +130,7 @@ async def _send(found: Answers, port: int, bodies: str, per_s: float) -> None:
             if stopped.is_set():
                 break
             head = (
-                f"POST /v1/fingerprints HTTP/1.1\r\nhost: x\r\ncontent-type: {MEDIA_TYPE}\r\n"
+                f"POST /v1/fingerprints HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {MEDIA_TYPE}\r\n"
                 f"content-length: {len(messages[place])}\r\n\r\n"
             )
             await _exchange(found, reader, writer, head.encode() + messages[place])

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.agent import measure_agent
+from benchmarks.engine import measure_ingest
+from benchmarks.engine_process import MeasuredEngine
 from benchmarks.engine_scoring import measure_scoring
 from benchmarks.envoy import measure_envoy
 from benchmarks.learn_table import decisions, learn_table, table_error
@@ -31,6 +33,13 @@ def test_every_cell_is_scored():
     figures = measure_scoring(hosts=20, categories=10)
     assert figures["cells"] == 200
     assert figures["cells_per_cpu_s"] > 0
+
+
+def test_an_engine_takes_every_fingerprint_of_the_load(tmp_path):
+    with MeasuredEngine(tmp_path) as engine:
+        figures = measure_ingest(engine, reporting=20, seconds=2)
+    assert figures["errors"] == 0
+    assert figures["accepted_per_s"] > 0
 
 
 def test_every_record_is_windowed_and_every_target_fitted():
