@@ -18,9 +18,11 @@ def settings(
 ) -> None:
     """Shows the settings in force, and what they mean."""
     import json
+    import os
 
     from fingerpost.masking import masked_setting
     from fingerpost.settings import Settings, get_settings, settings_tables
+    from fingerpost.settings.file import settings_file
 
     if markdown:
         typer.echo(settings_tables(), nl=False)
@@ -38,7 +40,8 @@ def settings(
         mark = " *" if name in current.model_fields_set else ""
         table.add_row(f"FINGERPOST_{name.upper()}", f"{masked_setting(name, shown[name])}{mark}", field.description)
     Console().print(table)
-    typer.echo("* set in the environment")
+    path = settings_file(os.environ)
+    typer.echo(f"* set in the environment{f' or in {path}' if path else ''}")
 
 
 def fingerprint(

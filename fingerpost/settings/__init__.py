@@ -1,4 +1,4 @@
-"""Reads all settings from `FINGERPOST_*` in the environment; one file a group. `docs/settings.md` has the tables."""
+"""Reads all settings from `FINGERPOST_*` in the environment and from a file; `docs/settings.md` has the tables."""
 
 import difflib
 import ipaddress
@@ -8,15 +8,17 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fingerpost.errors import FingerpostError
 from fingerpost.masking import masked_setting
 from fingerpost.settings.drift import Drift
 from fingerpost.settings.engine import Engine
 from fingerpost.settings.experiments import Experiments
+from fingerpost.settings.file import VARIABLE, read_settings, remember, settings_file
 from fingerpost.settings.flows import Flows
 from fingerpost.settings.platform import Platform
 from fingerpost.settings.routing import Routing
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 _PREFIX = "FINGERPOST_"
 # Variables that parts give each other: no settings.
-_OTHERS = ("FINGERPOST_STACK",)
+_OTHERS = ("FINGERPOST_STACK", VARIABLE)
 # What Kubernetes tells every container of services whose name begins as ours does.
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 # How alike two names are of which one may be the other misspelt, 0 to 1.
@@ -40,6 +42,19 @@ class Settings(Drift, Flows, Experiments, Engine, Routing, Training, Telemetry, 
     """One flat set of settings, shared by every part; each field's description is its documentation."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments go before the environment, and the environment before the file."""
+        path = settings_file(os.environ)
+        return (init_settings, env_settings, InitSettingsSource(settings_cls, _of_file(path)[0]))
 
     @property
     def lake(self) -> Path:
@@ -98,23 +113,43 @@ def is_loopback(address: str) -> bool:
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process; a variable that looks like one of them and is none is warned of.
+    """The settings of this process; a variable or a key that looks like one of them and is none is warned of.
 
     Raises:
-        FingerpostError: a variable has a value that does not fit; the message names it.
+        FingerpostError: a value does not fit, or the file cannot be read; the message names it.
     """
-    for name, meant in unknown_variables(os.environ):
+    path = settings_file(os.environ)
+    remember(path)
+    meant_by = unknown_variables(os.environ) + [(f"{key} in {path}", _alike(key)) for key in _of_file(path)[1]]
+    for name, meant in meant_by:
         hint = f": did you mean {meant}?" if meant else "; docs/settings.md lists all"
         logger.warning("%s is not a setting and has no effect%s", name, hint)
     try:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"FINGERPOST_{name.upper()}={masked_setting(name, problem['input'])!r}: {problem['msg']}"
+            f"{_where(name, path)}={masked_setting(name, problem['input'])!r}: {problem['msg']}"
             for problem in error.errors()
             for name in ["_".join(map(str, problem["loc"]))]
         ]
         raise FingerpostError("settings refused: " + "; ".join(lines) + " (see docs/settings.md)") from error
+
+
+def _of_file(path: Path | None) -> tuple[dict[str, Any], list[str]]:
+    groups = [group.__name__.lower() for group in GROUPS]
+    return read_settings(path, Settings.model_fields, groups) if path else ({}, [])
+
+
+def _where(name: str, path: Path | None) -> str:
+    """How a setting is called where its value comes from."""
+    variable = _PREFIX + name.upper()
+    set_there = any(each.upper() == variable for each in os.environ)
+    return variable if set_there or path is None else f"{path}: {name}"
+
+
+def _alike(key: str) -> str | None:
+    """The setting that a key may mean, if any."""
+    return next(iter(difflib.get_close_matches(key.lower(), Settings.model_fields, 1, _ALIKE)), None)
 
 
 def unknown_variables(names: Iterable[str]) -> list[tuple[str, str | None]]:
