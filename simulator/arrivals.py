@@ -63,11 +63,12 @@ class ArrivalStream:
         time = np.sort(
             np.repeat(edges[:-1], counts) + self._rng.random(counts.sum()) * np.repeat(np.diff(edges), counts)
         )
+        category = self._categories(time)
         return Arrivals(
             time=time,
-            category=self._categories(time),
+            category=category,
             picker=self._rng.integers(0, self._pickers, len(time)),
-            work=unit_service_times(self._scenario, len(time), self._rng),
+            work=unit_service_times(self._scenario, category, self._rng),
         )
 
     def _edges(self, begin_s: float, end_s: float) -> Floats:
@@ -90,6 +91,9 @@ def rate_envelope(scenario: Scenario) -> Floats:
     Raises:
         FingerpostError: the trace cannot be used; the message names file and line.
     """
+    if scenario.arrivals.kind == "rates":
+        rates = np.asarray(scenario.arrivals.rates)
+        return rates / rates.mean()
     if scenario.arrivals.path is None or scenario.arrivals.kind == "poisson":
         return np.ones(1)
     times = _trace_times(scenario.arrivals.path)

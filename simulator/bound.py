@@ -60,11 +60,14 @@ def fleet_capacity_rps(fleet: Fleet, begin_tick: int) -> float:
     """Mean of `capacity_rps` over moments of the measured time, since speeds, hosts and mix may change."""
     last = len(fleet.service_s) - 1
     moments = np.unique(np.linspace(min(begin_tick, last), last, _SAMPLES).astype(np.int64))
-    return float(
-        np.mean(
-            [
-                capacity_rps(fleet.service_s[tick], np.where(fleet.present[tick], fleet.slots, 0.0), fleet.mix[tick])
-                for tick in moments
-            ]
-        )
-    )
+    bounds: list[float] = []
+    for place, tick in enumerate(moments):
+        before = moments[place - 1]
+        if place and all(
+            np.array_equal(each[tick], each[before]) for each in (fleet.service_s, fleet.present, fleet.mix)
+        ):
+            bounds.append(bounds[-1])
+            continue
+        slots = np.where(fleet.present[tick], fleet.slots, 0.0)
+        bounds.append(capacity_rps(fleet.service_s[tick], slots, fleet.mix[tick]))
+    return float(np.mean(bounds))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.arrays import Floats
+from fingerpost.arrays import Floats, Ints
 from fingerpost.errors import FingerpostError
 from fingerpost.simulator.scenario import ClassFleet, Drift, Scenario
 
@@ -81,9 +81,12 @@ def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) ->
     )
 
 
-def unit_service_times(scenario: Scenario, count: int, rng: np.random.Generator) -> Floats:
-    """Draws service times of mean 1, shape (count,)."""
-    kind, cv = scenario.service_time.kind, scenario.service_time.cv
+def unit_service_times(scenario: Scenario, category: Ints, rng: np.random.Generator) -> Floats:
+    """Draws service times of mean 1, one for each request's category, shape (n,)."""
+    kind, cv, count = scenario.service_time.kind, scenario.service_time.cv, len(category)
+    if kind == "empirical":
+        quantiles = np.asarray(scenario.service_time.quantiles)
+        return quantiles[category if len(quantiles) > 1 else 0, rng.integers(0, quantiles.shape[1], count)]
     if kind == "deterministic":
         return np.ones(count)
     if kind == "lognormal":

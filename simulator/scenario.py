@@ -16,6 +16,7 @@ Host = Annotated[int, Field(ge=0)]
 
 MAX_HOSTS = 2000
 MAX_CATEGORIES = 512
+_MEAN_TOLERANCE = 1e-6
 
 
 class _Part(BaseModel):
@@ -52,10 +53,24 @@ class ClassFleet(_Part):
 
 
 class ServiceTime(_Part):
-    """How single service times scatter about their mean; `cv` is the coefficient of variation of the lognormal."""
+    """How single service times scatter about their mean; `cv` is the coefficient of variation of the lognormal.
 
-    kind: Literal["exponential", "lognormal", "deterministic", "hyperexponential"] = "exponential"
+    Of `empirical` times `quantiles` has a row for each category, or one for all: equally likely multiples of the mean.
+    """
+
+    kind: Literal["exponential", "lognormal", "deterministic", "hyperexponential", "empirical"] = "exponential"
     cv: Annotated[float, Field(gt=0, le=10)] = 1.0
+    quantiles: list[Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=1, max_length=10_000)]] = []
+
+    @model_validator(mode="after")
+    def _has_quantiles(self) -> "ServiceTime":
+        if self.kind != "empirical":
+            return self
+        if not self.quantiles or len({len(row) for row in self.quantiles}) > 1:
+            raise ValueError("empirical times need rows of quantiles, all of one length")
+        if not all(abs(sum(row) / len(row) - 1) < _MEAN_TOLERANCE for row in self.quantiles):
+            raise ValueError("the quantiles of each row need a mean of 1")
+        return self
 
 
 class Drift(_Part):
@@ -104,16 +119,22 @@ class Mix(_Part):
 
 
 class Arrivals(_Part):
-    """Poisson, or Poisson within the bursts of a trace: its times are stretched to the run, its rate to the load."""
+    """Poisson, or Poisson within the bursts of a trace: its times are stretched to the run, its rate to the load.
 
-    kind: Literal["poisson", "trace"] = "poisson"
+    Of kind `rates`, `rates` are relative rates in equal parts of the run, warm-up included.
+    """
+
+    kind: Literal["poisson", "trace", "rates"] = "poisson"
     path: Path | None = None
     bins: Annotated[int, Field(ge=1, le=100_000)] = 60
+    rates: Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(max_length=100_000)] = []
 
     @model_validator(mode="after")
-    def _has_path(self) -> "Arrivals":
+    def _has_shape(self) -> "Arrivals":
         if self.kind == "trace" and self.path is None:
             raise ValueError("a trace needs a path")
+        if self.kind == "rates" and sum(self.rates) <= 0:
+            raise ValueError("rates need a number above 0")
         return self
 
 
@@ -185,6 +206,8 @@ class Scenario(_Part):
         for host in [each.host for each in self.antagonists] + [each.host for each in self.events]:
             if host >= self.hosts:
                 raise ValueError(f"host {host} of {self.hosts} (the first is 0)")
+        if len(self.service_time.quantiles) not in (0, 1, self.categories):
+            raise ValueError(f"{len(self.service_time.quantiles)} rows of quantiles for {self.categories} categories")
         return self
 
 

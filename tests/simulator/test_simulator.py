@@ -114,6 +114,41 @@ def test_littles_law_holds():
     assert busy == pytest.approx(0.8, abs=0.03)
 
 
+def test_service_times_and_rates_can_be_those_that_were_measured():
+    slow_tail, steady = [0.5] * 9 + [5.5], [1.0] * 10
+    rates = [1.0] * 3 + [2.0, 0.5, 0.5]
+    made = scenario(
+        fleet={"kind": "matrix", "service_time_s": [[0.01] * 6] * 2},
+        slots=64,
+        service_time={"kind": "empirical", "quantiles": [slow_tail, steady]},
+        arrivals={"kind": "rates", "rates": rates},
+    )
+    _, chunks = all_chunks(Bench(made, 4), "random", 0.05, 1)
+    records = [chunk.records for chunk in chunks]
+    category, service, sent = (
+        np.concatenate([getattr(each, name) for each in records]) for name in ("category", "service_time_s", "sent_s")
+    )
+    assert set(np.round(service[category == 0], 6)) == {0.005, 0.055}
+    assert service[category == 0].mean() == pytest.approx(0.01, rel=0.1)
+    assert set(np.round(service[category == 1], 6)) == {0.01}
+    counts, _ = np.histogram(sent, bins=6, range=(0, 24))
+    assert counts / counts.mean() == pytest.approx(np.array(rates), abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"service_time": {"kind": "empirical"}}, "need rows of quantiles"),
+        ({"service_time": {"kind": "empirical", "quantiles": [[1.0, 2.0]]}}, "mean of 1"),
+        ({"service_time": {"kind": "empirical", "quantiles": [[1.0], [1.0]]}}, "2 rows of quantiles for 4 categories"),
+        ({"arrivals": {"kind": "rates", "rates": [0.0]}}, "a number above 0"),
+    ],
+)
+def test_measured_times_and_rates_are_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        scenario(**changes)
+
+
 def test_the_same_seed_gives_the_same_run_and_another_another():
     first, again, other = (Bench(scenario(), seed).run("prequal", 0.7, 2) for seed in (1, 1, 2))
     assert first == again
