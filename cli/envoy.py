@@ -1,4 +1,4 @@
-"""`fingerpost envoy config|build`."""
+"""`fingerpost envoy config|snippet|check|build`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,8 @@ import typer
 def register(app: typer.Typer) -> None:
     envoy = typer.Typer(help="Envoy with the native picker.", no_args_is_help=True)
     envoy.command()(config)
+    envoy.command()(snippet)
+    envoy.command()(check)
     envoy.command()(build)
     app.add_typer(envoy, name="envoy")
 
@@ -88,3 +90,53 @@ def build() -> None:
     from fingerpost.routing.envoy.module import build_module
 
     typer.echo(build_module())
+
+
+def snippet(
+    cluster: Annotated[str, typer.Option(help="The cluster's name in your configuration.")] = "hosts",
+    host: Annotated[list[str] | None, typer.Option(help="A host, `name=address:port`; once for each.")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
+    ] = None,
+    access_log: Annotated[Path | None, typer.Option(help="Default FINGERPOST_HOME/access.log.")] = None,
+    health_path: Annotated[str | None, typer.Option(help="Path for active health checks, such as /healthz.")] = None,
+    log_client: Annotated[bool, typer.Option("--log-client", help="Log clients' addresses, for regions.")] = False,
+) -> None:
+    """Prints what to add to an Envoy configuration of your own, as YAML, and where."""
+    from fingerpost.routing.envoy.snippet import snippet as pieces
+    from fingerpost.routing.envoy.upstream import parse_upstreams
+    from fingerpost.settings import get_settings
+
+    settings = get_settings()
+    kept = (table or settings.home / "routing" / f"{settings.service}.table").absolute()
+    log = (access_log or settings.home / "access.log").absolute()
+    typer.echo(pieces(cluster, kept, log, parse_upstreams(host or []), health_path, log_client), nl=False)
+
+
+def check(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Envoy's configuration, YAML or JSON.")],
+    cluster: Annotated[
+        str, typer.Option(help="The cluster to route by prediction; default: every one that has the policy.")
+    ] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Says what an Envoy configuration lacks to route by prediction; exit code 1 if that is an error.
+
+    `envoy --mode validate` checks the rest.
+    """
+    import json
+
+    from fingerpost.routing.envoy.check import check_config
+    from fingerpost.routing.envoy.document import read_config
+
+    found = check_config(read_config(file), cluster)
+    errors = sum(each.level == "error" for each in found)
+    if json_output:
+        typer.echo(json.dumps({"errors": errors, "findings": [each.as_dict() for each in found]}, indent=2))
+    else:
+        for each in found:
+            typer.echo(f"{each.level}: {each.where}: {each.problem}; {each.cure}")
+        typer.echo(f"{errors} errors, {len(found) - errors} warnings")
+    if errors:
+        raise typer.Exit(1)

@@ -86,7 +86,7 @@ def envoy_config(
 def _manager(
     access_log: Path, log_format: dict[str, Any], table: Path | None, policy: str, timeout_s: float
 ) -> dict[str, Any]:
-    picker = [_picker_filter(table)] if policy == "fingerpost" and table else []
+    picker = [module_filter(table)] if policy == "fingerpost" and table else []
     if policy == "endpoint_picker":
         picker = [picker_filter()]
     return {
@@ -95,22 +95,25 @@ def _manager(
             "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "clients",
             **manager_limits(timeout_s),
-            "access_log": [
-                {
-                    "name": "envoy.access_loggers.file",
-                    "typed_config": {
-                        "@type": TYPE + "access_loggers.file.v3.FileAccessLog",
-                        "path": str(access_log),
-                        "log_format": {"json_format": log_format},
-                    },
-                }
-            ],
+            "access_log": [file_log(access_log, log_format)],
             "route_config": {"virtual_hosts": [_virtual_host(timeout_s)]},
             "http_filters": [
                 *picker,
-                _host_headers_filter(),
+                host_headers_filter(),
                 {"name": "envoy.filters.http.router", "typed_config": {"@type": _FILTERS + "router.v3.Router"}},
             ],
+        },
+    }
+
+
+def file_log(path: Path, log_format: dict[str, Any]) -> dict[str, Any]:
+    """An access log of JSON lines."""
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": TYPE + "access_loggers.file.v3.FileAccessLog",
+            "path": str(path),
+            "log_format": {"json_format": log_format},
         },
     }
 
@@ -120,18 +123,7 @@ def _virtual_host(timeout_s: float) -> dict[str, Any]:
         "cluster": "hosts",
         "timeout": f"{timeout_s}s",
         # Only what no host has seen is sent again, and not to the host that did not take it.
-        "retry_policy": {
-            "retry_on": "connect-failure,refused-stream,reset-before-request",
-            "num_retries": 2,
-            "retry_host_predicate": [
-                {
-                    "name": "envoy.retry_host_predicates.previous_hosts",
-                    "typed_config": {"@type": TYPE + "retry.host.previous_hosts.v3.PreviousHostsPredicate"},
-                }
-            ],
-            # Envoy's own policies draw anew, as often as this, before they take a host that was tried.
-            "host_selection_retry_max_attempts": 16,
-        },
+        "retry_policy": retry_policy(),
     }
     # What clients send in these names, or the endpoint picker does, is neither for the hosts nor for the log.
     removed = ["x-gateway-destination-endpoint", DECISION_HEADER]
@@ -139,7 +131,28 @@ def _virtual_host(timeout_s: float) -> dict[str, Any]:
     return {"name": "all", "domains": ["*"], "routes": routes, **body_limits()}
 
 
-def _picker_filter(table: Path) -> dict[str, Any]:
+def retry_policy() -> dict[str, Any]:
+    """Two more tries of what no host has seen, at other hosts."""
+    return {
+        "retry_on": "connect-failure,refused-stream,reset-before-request",
+        "num_retries": 2,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {"@type": TYPE + "retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+            }
+        ],
+        # Envoy's own policies draw anew, as often as this, before they take a host that was tried.
+        "host_selection_retry_max_attempts": 16,
+    }
+
+
+def module_filter(table: Path) -> dict[str, Any]:
+    """The native picker's filter; it stands before the router's.
+
+    Args:
+        table: the file that `fingerpost router` keeps.
+    """
     return {
         "name": "fingerpost",
         "typed_config": {
@@ -151,7 +164,8 @@ def _picker_filter(table: Path) -> dict[str, Any]:
     }
 
 
-def _host_headers_filter() -> dict[str, Any]:
+def host_headers_filter() -> dict[str, Any]:
+    """Takes what hosts tell of their load out of their answers, for the log."""
     return {
         "name": "envoy.filters.http.header_to_metadata",
         "typed_config": {

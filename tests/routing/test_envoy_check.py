@@ -1,0 +1,188 @@
+"""What is missing in an Envoy configuration of another hand, and that the pieces we print make it whole."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from fingerpost.cli import app
+from fingerpost.errors import FingerpostError
+from fingerpost.routing.envoy.check import check_config
+from fingerpost.routing.envoy.config import envoy_config
+from fingerpost.routing.envoy.document import read_config
+from fingerpost.routing.envoy.snippet import snippet
+from fingerpost.routing.envoy.upstream import Upstream
+
+HOSTS = [Upstream("a", "127.0.0.1", 9001), Upstream("b", "127.0.0.1", 9002)]
+TABLE, LOG = Path("/var/lib/fingerpost/shop.table"), Path("/var/log/envoy/access.log")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_envoy" / "envoy.yaml"
+# Two clusters, TLS on both sides, HTTP/2 upstream, retries: nothing of ours.
+FOREIGN = Path(__file__).parent / "foreign_envoy.yaml"
+
+
+def levels(found):
+    return [each.level for each in found]
+
+
+def whole():
+    return envoy_config(HOSTS, LOG, "127.0.0.1", 8080, 9901, "fingerpost", table=TABLE, health_path="/healthz")
+
+
+def manager(config, listener=0):
+    return config["static_resources"]["listeners"][listener]["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def completed(config, cluster):
+    """The configuration with the pieces put where they say."""
+    made = copy.deepcopy(config)
+    log, filters, retry, balancing, endpoints = [
+        yaml.safe_load(part) for part in snippet(cluster, TABLE, LOG, HOSTS, "/healthz").split("\n\n")
+    ]
+    of = manager(made)
+    of["access_log"] = [*of.get("access_log", []), *log["access_log"]]
+    of["http_filters"] = [*filters["http_filters"], *of["http_filters"]]
+    for host in of["route_config"]["virtual_hosts"]:
+        for route in host["routes"]:
+            if route.get("route", {}).get("cluster") == cluster:
+                route["route"] |= retry
+    target = next(each for each in made["static_resources"]["clusters"] if each["name"] == cluster)
+    target |= balancing
+    target["load_assignment"]["endpoints"] = endpoints["endpoints"]
+    return made
+
+
+def test_nothing_is_found_in_what_we_write_ourselves():
+    assert check_config(whole()) == []
+
+
+def test_the_example_lacks_only_what_is_optional():
+    assert set(levels(check_config(read_config(EXAMPLE)))) == {"warning"}
+
+
+def test_the_pieces_complete_a_configuration_of_another_hand():
+    config = read_config(FOREIGN)
+    assert "no cluster chooses" in check_config(config)[0].problem
+    places = [each.where for each in check_config(config, "shop") if each.level == "error"]
+    assert [place.rpartition(".")[2] for place in places] == [
+        *("load_balancing_policy", "lb_endpoints[0]", "lb_endpoints[1]", "http_filters", "access_log")
+    ]
+    assert check_config(completed(config, "shop"), "shop") == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "level", "told"),
+    [
+        (lambda c: manager(c)["http_filters"].pop(0), "error", "picker's filter is missing"),
+        (lambda c: manager(c)["http_filters"].insert(0, manager(c)["http_filters"][0]), "error", "there twice"),
+        (
+            lambda c: manager(c)["http_filters"][0]["typed_config"]["filter_config"].update(value="shop.table"),
+            "error",
+            "no absolute path",
+        ),
+        (lambda c: manager(c)["http_filters"].pop(1), "warning", "goes to clients"),
+        (lambda c: manager(c).pop("access_log"), "error", "start, host"),
+        (lambda c: log_of(c).pop("inflight"), "warning", "inflight"),
+        (lambda c: log_of(c).update(duration_us="%DURATION%"), "error", "duration_us"),
+        (lambda c: endpoint(c).pop("metadata"), "error", "has no name"),
+        (lambda c: endpoint(c)["endpoint"].update(hostname="web"), "error", "calls the host 'web'"),
+        (lambda c: name_all(c, "a"), "error", "name of another endpoint"),
+        (lambda c: name_all(c, "a/../b"), "error", "cannot be a host's name"),
+        (lambda c: cluster_of(c).pop("circuit_breakers"), "warning", "503"),
+        (lambda c: breakers(c).pop("max_retries"), "warning", "3 retries"),
+        (lambda c: cluster_of(c).pop("outlier_detection"), "warning", "left out by nobody"),
+        (lambda c: cluster_of(c).pop("health_checks"), "warning", "active health checks"),
+        (lambda c: cluster_of(c).update(name="others"), "error", "no route leads"),
+        (lambda c: route(c)["retry_policy"].pop("retry_host_predicate"), "warning", "just failed"),
+        (lambda c: route(c).update(request_mirror_policies=[{"cluster": "hosts"}]), "warning", "copies"),
+        (lambda c: route(c).update(hedge_policy={"hedge_on_per_try_timeout": True}), "warning", "hedged"),
+        (lambda c: policy_of(c)["dynamic_module_config"].update(name="other"), "error", "module 'other'"),
+    ],
+)
+def test_each_thing_that_is_wrong_is_found(spoil, level, told):
+    config = copy.deepcopy(whole())
+    spoil(config)
+    found = [each for each in check_config(config) if told in each.problem]
+    assert levels(found)[:1] == [level]
+
+
+def cluster_of(config):
+    return config["static_resources"]["clusters"][0]
+
+
+def endpoint(config, place=0):
+    return cluster_of(config)["load_assignment"]["endpoints"][0]["lb_endpoints"][place]
+
+
+def name_all(config, name):
+    for place in range(2):
+        endpoint(config, place)["endpoint"]["hostname"] = name
+        endpoint(config, place)["metadata"]["filter_metadata"]["fingerpost"]["host"] = name
+
+
+def breakers(config):
+    return cluster_of(config)["circuit_breakers"]["thresholds"][0]
+
+
+def policy_of(config):
+    return cluster_of(config)["load_balancing_policy"]["policies"][0]["typed_extension_config"]["typed_config"]
+
+
+def log_of(config):
+    return manager(config)["access_log"][0]["typed_config"]["log_format"]["json_format"]
+
+
+def route(config):
+    return manager(config)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.data())
+def test_whatever_stands_in_a_configuration_is_answered_with_findings(data):
+    config = copy.deepcopy(whole())
+    at = config["static_resources"]
+    while True:
+        key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
+        below = at[key]
+        if not isinstance(below, dict | list) or not below or data.draw(st.integers(0, 9)) == 0:
+            break
+        at = below
+    at[key] = data.draw(JSON)
+    for each in check_config(config):
+        assert each.level in ("error", "warning")
+
+
+def test_the_command_ends_with_1_where_something_is_wrong(tmp_path):
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(whole()))
+    runner = CliRunner()
+    assert runner.invoke(app, ["envoy", "check", str(path)]).exit_code == 0
+    config = whole()
+    manager(config)["http_filters"].pop(0)
+    path.write_text(json.dumps(config))
+    done = runner.invoke(app, ["envoy", "check", "--json", str(path)])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["errors"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "[]", "static_resources: 1", "&a [*a, *a]"])
+def test_what_is_no_configuration_is_refused_in_a_sentence(tmp_path, text):
+    path = tmp_path / "envoy.yaml"
+    path.write_text(text)
+    with pytest.raises(FingerpostError, match=r"envoy\.yaml"):
+        read_config(path)
+
+
+def test_a_cluster_that_is_not_there_is_named():
+    with pytest.raises(FingerpostError, match="no cluster 'shop' among hosts"):
+        check_config(whole(), "shop")
