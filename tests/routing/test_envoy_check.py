@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.check import check_config
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.document import read_config
+from fingerpost.routing.envoy.module import build_module
 from fingerpost.routing.envoy.snippet import snippet
 from fingerpost.routing.envoy.upstream import Upstream
 
@@ -72,6 +76,23 @@ def test_the_pieces_complete_a_configuration_of_another_hand():
         *("load_balancing_policy", "lb_endpoints[0]", "lb_endpoints[1]", "http_filters", "access_log")
     ]
     assert check_config(completed(config, "shop"), "shop") == []
+
+
+@pytest.mark.process
+def test_envoy_takes_the_completed_configuration(tmp_path):
+    key, certificate = tmp_path / "tls.key", tmp_path / "tls.crt"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-subj", "/CN=shop", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    text = json.dumps(completed(read_config(FOREIGN), "shop"))
+    path = tmp_path / "envoy.json"
+    path.write_text(text.replace("/etc/envoy", str(tmp_path)).replace(str(LOG), str(tmp_path / "access.log")))
+    env = {**os.environ, "ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(build_module().parent)}
+    command = [Path(sys.executable).with_name("envoy"), "--mode", "validate", "-c", path, "--base-id", str(os.getpid())]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(
