@@ -29,11 +29,10 @@ from fingerpost.history_block import HistoryBlock, blocks_of
 from fingerpost.lake import write_atomically
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
 from fingerpost.telemetry.history_state import CELL_STATE, fresh_state, index_of_common, remap_state
-from fingerpost.telemetry.windows import select_window
+from fingerpost.telemetry.windows import SETTLE_S, select_window
 
 logger = logging.getLogger(__name__)
-# A window is closed so long after its end: by then the log has the requests that ended in it.
-SETTLE_US = 2 * US
+SETTLE_US = round(SETTLE_S * US)
 _NOTHING = {"host": np.zeros(0, dtype=np.int64)}
 _ONE_HOST = (np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
 _FORMAT = 1

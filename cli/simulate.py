@@ -24,13 +24,15 @@ def simulate(
     import json
 
     from fingerpost.errors import FingerpostError
-    from fingerpost.simulator.policies import POLICIES
+    from fingerpost.simulator.policies import POLICIES, parse_policy
     from fingerpost.simulator.scenario import load_scenario
 
     names = list(POLICIES) if policies == "all" else [name.strip() for name in policies.split(",")]
     for name in names:
-        if name not in POLICIES:
-            raise FingerpostError(f"--policies: {name!r} is none of {', '.join(POLICIES)}")
+        try:
+            parse_policy(name)
+        except ValueError as error:
+            raise FingerpostError(f"--policies: {error}") from None
     shares = [_number(text, "--loads", 0.001, 1.5) for text in loads.split(",")]
     counts = [int(_number(text, "--pickers", 1, 1000, whole=True)) for text in pickers.split(",")]
     described = load_scenario(scenario)

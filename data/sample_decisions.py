@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.sample_run import STEP_S
-from fingerpost.arrays import Floats, Ints
-from fingerpost.routing.cost import routing_cost
+from fingerpost.arrays import Floats
+from fingerpost.routing.cost import cost_at
 from fingerpost.simulator.scenario import Scenario
-from fingerpost.simulator.simulation import Chunk, Table
+from fingerpost.simulator.simulation import Chunk
 
 _CLOSE = 1e-9
 
@@ -37,7 +37,7 @@ class Decision:
     retried: bool
 
 
-def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, Table]]) -> list[Decision]:
+def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, Floats]]) -> list[Decision]:
     """Replays what the picker knew when it sent each request, in order of sending.
 
     The propensities are the native picker's: exploration takes any host that is up, else the least cost wins, ties at
@@ -46,7 +46,7 @@ def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, T
     Args:
         scenario: with one picker that counts its own requests in flight.
         chunks: of a span of a second each, the last one until all was answered.
-        tables: arm and table in force in each second.
+        tables: arm in each second, and slope and offset of the costs in force, shape (2, categories, hosts).
     """
     records = [chunk.records for chunk in chunks]
     sent, ended, host, category, explored = (
@@ -63,7 +63,8 @@ def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, T
         before, there = slice(0, number), host[:number]
         waiting = there[ended[before] > now]
         inflight = np.bincount(waiting, minlength=scenario.hosts)
-        cost = _costs(table, int(category[number]), inflight, scenario.picker.latency_weight)
+        slope, offset = table[:, int(category[number])]
+        cost = cost_at(slope, offset, inflight)
         chosen = int(host[number])
         retried = view.refuses(now, np.where(view.up(now), cost, np.inf), bool(explored[number]))
         if retried:
@@ -86,12 +87,6 @@ def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, T
             )
         )
     return made
-
-
-def _costs(table: Table, category: int, inflight: Ints, weight: float) -> Floats:
-    return routing_cost(
-        inflight, table.throughput_rps[:, category], table.latency_s[:, category], latency_weight=weight
-    )
 
 
 class _View:

@@ -9,11 +9,11 @@ from fingerpost.clock import US
 from fingerpost.experiment import Experiment
 from fingerpost.simulator.arrivals import ArrivalStream
 from fingerpost.simulator.bound import fleet_capacity_rps
+from fingerpost.simulator.control import Control
 from fingerpost.simulator.fleet import build_fleet
 from fingerpost.simulator.predictions import Ewma
-from fingerpost.simulator.run import Router
 from fingerpost.simulator.scenario import Antagonist, Drift, HostEvent, MatrixFleet, Mix, Picker, Scenario, ServiceTime
-from fingerpost.simulator.simulation import Chunk, Simulation, Table
+from fingerpost.simulator.simulation import Chunk, Simulation
 
 SERVICE = "shop"
 # Wednesday, 14 January 2026, 09:00 UTC.
@@ -101,29 +101,38 @@ def sample_scenario(minutes: float) -> Scenario:
             for at_s, kind in ((share * length_s, "fail"), (share * length_s + 20.0, "join"))
         ],
         network_rtt_s=RTT_S,
-        picker=Picker(exploration=0.05, inflight="own"),
+        picker=Picker(exploration=0.05, inflight="own", guard=False),
         warmup_s=0.0,
         duration_s=length_s,
     )
 
 
-def run_sample(scenario: Scenario, seed: int, experiment: Experiment) -> tuple[list[Chunk], list[tuple[str, Table]]]:
-    """Every second's chunk, and the arm and table that routed in it; a last chunk is of what was then under way."""
+def run_sample(scenario: Scenario, seed: int, experiment: Experiment) -> tuple[list[Chunk], list[tuple[str, Floats]]]:
+    """Every second's chunk, and the arm and costs that routed in it; a last chunk is of what was then under way.
+
+    Costs are slope and offset, shape (2, categories, hosts).
+    """
     fleet = build_fleet(scenario, seed)
     bound = fleet_capacity_rps(fleet, 0)
     arrivals = ArrivalStream(scenario, fleet, bound, _LOAD, 1, seed, _envelope(scenario, seed))
     simulation = Simulation(scenario, fleet, "fingerpost", arrivals, 1, seed)
-    slots = fleet.slots.astype(np.float64)
-    routers = {arm: Router(scenario, Ewma(slots, len(KINDS), memory_s)) for arm, memory_s in _MEMORY_S.items()}
+    controls = {}
+    for arm, memory_s in _MEMORY_S.items():
+        predicted = scenario.predictions.model_copy(update={"memory_s": memory_s})
+        of_arm = scenario.model_copy(update={"predictions": predicted})
+        controls[arm] = Control(of_arm, Ewma(of_arm, fleet), 1)
+    made: dict[str, Floats] = {}
     chunks, tables = [], []
     for number in range(round(scenario.duration_s / STEP_S)):
-        made = {arm: router.table(simulation.now_s) for arm, router in routers.items()}
+        for name, control in controls.items():
+            if (found := control.costs(simulation.now_s)) is not None:
+                made[name] = found
         arm = experiment.arm_at(BEGIN_US + round(number * STEP_S * US))
         simulation.install(made[arm])
-        tables.append((arm, made[arm]))
+        tables.append((arm, made[arm][0]))
         chunks.append(simulation.step((number + 1) * STEP_S))
-        for router in routers.values():
-            router.observe(chunks[-1])
+        for control in controls.values():
+            control.observe(chunks[-1])
     return [*chunks, simulation.drain()], tables
 
 

@@ -19,9 +19,10 @@ from fingerpost.settings import Settings
 _LOG = logging.getLogger("fingerpost.router")
 # Five matrices: rows are the only lists, hosts the only maps.
 _MAX_CONTAINERS = 5 * MAX_CATEGORIES + MAX_HOSTS + 64
-# The engine answers a waiting request when it has another table; the file's expiry is renewed in between.
+# The engine answers a waiting request when it has another table; the file's expiry is renewed in between. With a guard
+# outcomes are looked at in between as well.
 _WAIT_S = 5.0
-_GUARDED_WAIT_S = 1.0
+GUARDED_WAIT_S = 1.0
 _MAX_PAUSE_S = 10.0
 
 
@@ -125,7 +126,7 @@ class Router:
 
     def follow(self, stop: threading.Event) -> None:
         """Keeps the file fresh until stopped. While the engine is away the file stays as it is, and expires."""
-        pause, wait_s = 0.2, _GUARDED_WAIT_S if self._guard else _WAIT_S
+        pause, wait_s = 0.2, GUARDED_WAIT_S if self._guard else _WAIT_S
         while not stop.is_set():
             beat()
             try:

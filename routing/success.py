@@ -1,4 +1,7 @@
-"""Estimates how likely a request succeeds on a host; a host's failures count for all its categories."""
+"""What a table says of hosts beside their speed: how likely a request succeeds, and how far a new host is ramped up.
+
+A host's failures count for all its categories.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,6 +12,8 @@ from fingerpost.arrays import Floats
 _PRIOR_REQUESTS = 3.0
 # Where hosts do not differ at all, a cell's own requests count beside so many of the others'.
 _MAX_PRIOR_REQUESTS = 1e4
+_MIN_WEIGHT = 0.1
+_WEIGHT_STEPS = 20
 
 
 def success_rates(requests: ArrayLike, errors: ArrayLike) -> Floats:
@@ -49,3 +54,20 @@ def _prior_requests(count: Floats, bad: Floats) -> Floats:
     size = total - (count**2).sum(axis=0) / np.maximum(total, 1.0)
     between = np.maximum(spread, 0.0) / np.maximum(size, 1.0)
     return np.clip(within / np.maximum(between, 1e-12), _PRIOR_REQUESTS, _MAX_PRIOR_REQUESTS)
+
+
+def slow_start_weights(known_s: ArrayLike, slow_start_s: float) -> Floats:
+    """The share of its full weight that each host has by now; where all are new, none is newer than another.
+
+    Args:
+        known_s: since each host was first heard of, seconds, shape (hosts,).
+        slow_start_s: over which a new host is ramped up; 0: not at all.
+
+    Returns:
+        Same shape, 0.1 to 1 in steps of a twentieth, so that tables do not change all the time.
+    """
+    known = np.asarray(known_s, dtype=np.float64)
+    if not known.size or slow_start_s <= 0:
+        return np.ones(known.shape)
+    share = np.clip(known / slow_start_s, _MIN_WEIGHT, 1.0)
+    return np.asarray(np.ceil(share / share.max() * _WEIGHT_STEPS) / _WEIGHT_STEPS)

@@ -10,6 +10,7 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import FORECASTS
+from fingerpost.telemetry.baseline import BaselineEstimates, estimate_baseline
 
 # What of the hosts' histories tables are made of without a model; the forecasts, as logs, first.
 CELL_COLUMNS = (*FORECASTS.values(), "evidence", "error_share", "age_s")
@@ -72,6 +73,11 @@ class FleetState:
     def cell_column(self, name: str) -> Floats:
         """One of CELL_COLUMNS, shape (H, C)."""
         return self.cells[:, :, _CELL[name]]
+
+    def baseline(self) -> BaselineEstimates:
+        """What the histories forecast without a model."""
+        cells = (self.cells[..., : len(FORECASTS)], self.cell_column("evidence"), self.cell_column("error_share"))
+        return estimate_baseline(*cells, self.host_column("cores"), self.host_column("slots"))
 
 
 def build_fleet(

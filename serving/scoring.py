@@ -8,9 +8,9 @@ import numpy as np
 from fingerpost.arrays import Floats
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import FleetFeatures, HostsCells, request_types
-from fingerpost.serving.baseline import BaselineEstimates, estimate_baseline
 from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.histories import Histories, HistoryForm, gather
+from fingerpost.telemetry.baseline import BaselineEstimates
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.inspection import require_inspected
 from fingerpost.training.trees.compiled import Trees, compile_trees, load_trees
@@ -151,7 +151,7 @@ def score_fleet(fleet: FleetState, scorer: ModelScorer | None, before: Scored | 
         scorer: None: predictions come from fingerprints alone.
         before: an earlier score, whose parts are used again where they still hold.
     """
-    reference = estimate_baseline(fleet)
+    reference = fleet.baseline()
     logs, output = reference.filled(), None
     if scorer is not None:
         output = scorer.output(fleet, before.model_output if before is not None and before.scorer is scorer else None)

@@ -11,19 +11,15 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from fingerpost.arrays import Floats, Floats32, Ints
+from fingerpost.arrays import Floats, Floats32, Ints, significant
 from fingerpost.category import CategoryTable
+from fingerpost.clock import US
 from fingerpost.features.build import load_categories
 from fingerpost.lake import published_categories
-from fingerpost.routing.success import success_rates
-from fingerpost.serving.fleet_state import FleetState
+from fingerpost.routing.success import slow_start_weights, success_rates
 from fingerpost.serving.scoring import Scored
 
 logger = logging.getLogger(__name__)
-# Digits that are kept: more would make tables larger and their versions change for nothing.
-_DIGITS = 4
-_MIN_WEIGHT = 0.1
-_WEIGHT_STEPS = 20
 _MATRICES = ("throughput_rps", "latency_p50_s", "latency_p99_s", "success_rate", "age_s")
 _LOOK_EVERY_S = 1.0
 _MAX_KEPT = 1000
@@ -90,8 +86,9 @@ def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> R
             fleet.cell_column("age_s"),
         )
     ]
+    known_s = (fleet.as_of_us - np.array([state.first_seen_us for state in fleet.states], dtype=np.float64)) / US
     host_values = [
-        _weights(fleet, slow_start_s),
+        slow_start_weights(known_s, slow_start_s).astype(np.float32),
         *(_short(fleet.host_column(name)) for name in ("host_inflight", "slots")),
     ]
     names = (fleet.service, source, model_version, fleet.category_version, fleet.hosts, fleet.categories, tuple(routes))
@@ -155,23 +152,8 @@ def render_json(table: RoutingTable, expires_at: float) -> bytes:
     return head + orjson.dumps(about)[1:-1] + b"," + matrices + b"}"
 
 
-def _weights(fleet: FleetState, slow_start_s: float) -> Floats32:
-    """The share of its full weight each host has by now; where all are new, none is newer than another."""
-    if not fleet.hosts or slow_start_s <= 0:
-        return np.ones(len(fleet.hosts), dtype=np.float32)
-    known_us = fleet.as_of_us - np.array([state.first_seen_us for state in fleet.states], dtype=np.float64)
-    share = np.clip(known_us / (slow_start_s * 1e6), _MIN_WEIGHT, 1.0)
-    return (np.ceil(share / share.max() * _WEIGHT_STEPS) / _WEIGHT_STEPS).astype(np.float32)
-
-
 def _short(values: Floats) -> Floats32:
-    """Rounded to 4 significant digits."""
-    size = np.abs(values)
-    known = np.isfinite(values) & (size > 0)
-    power = np.floor(np.log10(size, out=np.zeros(values.shape), where=known))
-    scale = 10.0 ** (_DIGITS - 1 - power)
-    rounded = np.divide(np.round(values * scale), scale, out=np.zeros(values.shape), where=known)
-    return np.where(known | (values == 0), rounded, np.nan).astype(np.float32)
+    return significant(values).astype(np.float32)
 
 
 def _rows(matrix: NDArray[np.float32]) -> bytes:

@@ -68,6 +68,6 @@ def fleet_capacity_rps(fleet: Fleet, begin_tick: int) -> float:
         ):
             bounds.append(bounds[-1])
             continue
-        slots = np.where(fleet.present[tick], fleet.slots, 0.0)
+        slots = np.where(fleet.present[tick], fleet.servers, 0.0)
         bounds.append(capacity_rps(fleet.service_s[tick], slots, fleet.mix[tick]))
     return float(np.mean(bounds))

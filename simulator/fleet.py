@@ -23,6 +23,7 @@ class Fleet:
 
     Attributes:
         slots: requests a host serves at once, shape (H,).
+        cores: of each host, shape (H,).
         service_s: mean service time, shape (ticks, C, H), a tick is `TICK_S`; the last tick holds on.
         present: whether a host is up, shape (ticks, H).
         mix: share of each category, shape (ticks, C).
@@ -31,6 +32,7 @@ class Fleet:
     """
 
     slots: NDArray[np.int64]
+    cores: Floats
     service_s: Floats
     present: NDArray[np.bool_]
     mix: Floats
@@ -38,6 +40,11 @@ class Fleet:
     event_host: NDArray[np.int64]
     event_kind: NDArray[np.int64]
     starts_up: NDArray[np.bool_]
+
+    @property
+    def servers(self) -> Floats:
+        """Requests that a host serves at full speed at once, shape (H,)."""
+        return np.minimum(self.slots, self.cores)
 
 
 def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) -> Fleet:
@@ -69,8 +76,10 @@ def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) ->
     for event in sorted(scenario.events, key=lambda each: each.at_s, reverse=True):
         starts_up[event.host] = event.kind == "fail"
     time, host, kind = _events(scenario)
+    slots = np.broadcast_to(np.asarray(scenario.slots, dtype=np.int64), hosts).copy()
     return Fleet(
-        slots=np.broadcast_to(np.asarray(scenario.slots, dtype=np.int64), hosts).copy(),
+        slots=slots,
+        cores=np.full(hosts, scenario.cores) if scenario.cores else slots.astype(np.float64),
         service_s=service,
         present=_present(starts_up, ticks, time, host, kind),
         mix=_mixes(scenario, ticks),

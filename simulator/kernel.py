@@ -59,7 +59,8 @@ class Input(NamedTuple):
         arrivals_f: time and work, shape (n, 2), in order of time; `arrivals_i`: category and picker.
         service_s: mean service times, shape (ticks, C, H).
         event_time, events: what befalls hosts; host and kind, shape (e, 2).
-        cost: what an in-flight request costs on a host, and what is added, shape (2, C, H).
+        cost: what an in-flight request costs on a host, and what is added, shape (tables, 2, C, H): a table a picker,
+            or one for all.
     """
 
     arrivals_f: Floats
@@ -139,7 +140,15 @@ def _arrive(state: State, given: Input, now: float, number: int) -> None:
             host = draw_host(up, random)
             row_i[FLAGS] = EXPLORED
         else:
-            host = choose(state, given.cost[:, category], given.inflight, given.policy, picker, now, given.rtt)
+            host = choose(
+                state,
+                given.cost[picker % len(given.cost), :, category],
+                given.inflight,
+                given.policy,
+                picker,
+                now,
+                given.rtt,
+            )
         row_i[HOST] = host
         if host < 0:
             break

@@ -23,7 +23,7 @@ def _latencies(sweep: Sweep, pickers: int, folder: Path) -> Path:
     for policy, count in sweep.highest:
         points = [each for each in sweep.points if each.policy == policy and each.pickers == pickers]
         if count == pickers and points:
-            ours = policy == "fingerpost"
+            ours = policy.startswith("fingerpost")
             axes.plot(
                 [each.load for each in points],
                 [each.mean("p99_s") * 1000 for each in points],

@@ -13,3 +13,19 @@ POLICIES = {
     "c3": C3,
     "fingerpost": FINGERPOST,
 }
+
+
+# What predicts for our policy, named after a colon: `fingerpost:ewma`; without, what the scenario says.
+PREDICTED_BY = ("baseline", "learned", "ewma", "oracle")
+
+
+def parse_policy(name: str) -> tuple[str, str | None]:
+    """The policy of a name, and what predicts for it, if the name says so.
+
+    Raises:
+        ValueError: there is no such policy.
+    """
+    policy, colon, kind = name.partition(":")
+    if policy not in POLICIES or (colon and (policy != "fingerpost" or kind not in PREDICTED_BY)):
+        raise ValueError(f"{name!r} is none of {', '.join(POLICIES)}, fingerpost:{', fingerpost:'.join(PREDICTED_BY)}")
+    return policy, kind if colon else None

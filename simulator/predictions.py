@@ -1,6 +1,7 @@
 """Provides a run's predictions: the truth, the truth with errors, telemetry, or nonsense."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -31,10 +32,15 @@ class Predictor(Protocol):
 
 
 class Oracle:
-    """The truth as of now, times an error of its own for every cell, lognormal with `sigma`."""
+    """The truth as of now, times an error of its own for every cell, lognormal with `sigma`.
 
-    def __init__(self, fleet: Fleet, sigma: float, seed: int) -> None:
+    Args:
+        hosts_tell: the table says how many slots hosts have.
+    """
+
+    def __init__(self, fleet: Fleet, sigma: float, seed: int, hosts_tell: bool = True) -> None:
         self._fleet = fleet
+        self._slots = told_slots(fleet, hosts_tell)
         _, categories, hosts = fleet.service_s.shape
         self._error = np.random.default_rng([seed, 4]).lognormal(0, sigma, (hosts, categories))
 
@@ -45,7 +51,7 @@ class Oracle:
         """The service times of this tick."""
         tick = min(int(now_s / TICK_S), len(self._fleet.service_s) - 1)
         service = self._fleet.service_s[tick].T * self._error
-        return Table(self._fleet.slots[:, None] / service, service)
+        return Table(self._fleet.servers[:, None] / service, service, slots=self._slots)
 
 
 class Ewma:
@@ -55,13 +61,12 @@ class Ewma:
     short one, drawn to the long one, how it is now. A throughput is a host's slots over the service time, the
     bottleneck law where slots are the resource.
 
-    Args:
-        memory_s: time in which what was measured fades to 1/e in the short memory; ten times that in the long one.
+    What was measured fades to 1/e in `memory_s` in the short memory, in ten times that in the long one.
     """
 
-    def __init__(self, slots: Floats, categories: int, memory_s: float) -> None:
-        self._slots = slots
-        shape = (len(slots), categories)
+    def __init__(self, scenario: Scenario, fleet: Fleet) -> None:
+        self._servers, self._slots = fleet.servers, told_slots(fleet, scenario.telemetry.hosts_tell)
+        memory_s, shape = scenario.predictions.memory_s, (scenario.hosts, scenario.categories)
         self._now, self._usual = _Means(shape, memory_s), _Means(shape, _LONGER * memory_s)
         self._wait = _Means(shape, memory_s)
 
@@ -76,11 +81,11 @@ class Ewma:
     def table(self, now_s: float) -> Table:  # noqa: ARG002
         """What is known by now; all hosts equal as long as nothing was measured."""
         if self._usual.count.sum() <= 0:
-            return Table(np.ones_like(self._now.count), np.ones_like(self._now.count))
+            return Table(np.ones_like(self._now.count), np.ones_like(self._now.count), slots=self._slots)
         usual = self._usual.drawn_to(self._usual.category_by_host(), _CELL_REQUESTS)
         service = self._now.drawn_to(usual, _DRIFT_REQUESTS)
         duration = self._wait.drawn_to(self._wait.category_by_host(), _CELL_REQUESTS)
-        return Table(self._slots[:, None] / service, duration)
+        return Table(self._servers[:, None] / service, duration, slots=self._slots)
 
 
 class _Means:
@@ -134,30 +139,39 @@ class Absurd:
         if now_s < self._from_s:
             return table
         if self._kind == "shuffled":
-            return Table(
-                np.take_along_axis(table.throughput_rps, self._order, axis=0),
-                np.take_along_axis(table.latency_s, self._order, axis=0),
+            return replace(
+                table,
+                throughput_rps=np.take_along_axis(table.throughput_rps, self._order, axis=0),
+                latency_s=np.take_along_axis(table.latency_s, self._order, axis=0),
             )
         if self._kind == "all_equal":
-            return Table(np.ones_like(table.throughput_rps), np.ones_like(table.latency_s))
-        return Table(table.throughput_rps * self._factor, table.latency_s / self._factor)
+            return replace(
+                table, throughput_rps=np.ones_like(table.throughput_rps), latency_s=np.ones_like(table.latency_s)
+            )
+        rate, latency = table.throughput_rps * self._factor, table.latency_s / self._factor
+        return replace(table, throughput_rps=rate, latency_s=latency)
 
 
 def predictor_for(scenario: Scenario, fleet: Fleet, seed: int, model: Callable[[], "ModelBundle"]) -> Predictor:
     """The predictor the scenario asks for; `model` is called if it is to be a learned one."""
     wanted = scenario.predictions
     if wanted.kind in ("oracle", "noisy"):
-        return Oracle(fleet, wanted.sigma if wanted.kind == "noisy" else 0.0, seed)
-    if wanted.kind == "learned":
-        from fingerpost.simulator.learned import Learned
+        return Oracle(fleet, wanted.sigma if wanted.kind == "noisy" else 0.0, seed, scenario.telemetry.hosts_tell)
+    if wanted.kind in ("learned", "baseline"):
+        from fingerpost.simulator.served import Served
 
-        return Learned(model(), scenario)
-    ewma = Ewma(fleet.slots.astype(np.float64), scenario.categories, wanted.memory_s)
+        return Served(scenario, seed, model() if wanted.kind == "learned" else None)
+    ewma = Ewma(scenario, fleet)
     if wanted.kind == "ewma":
         return ewma
-    inner = Oracle(fleet, 0.0, seed) if wanted.kind == "absurd_hosts" else ewma
+    inner = Oracle(fleet, 0.0, seed, scenario.telemetry.hosts_tell) if wanted.kind == "absurd_hosts" else ewma
     shape = (scenario.hosts, scenario.categories)
     return Absurd(inner, wanted.kind, wanted.absurd_from_s, *shape, seed, wanted.absurd_hosts)
+
+
+def told_slots(fleet: Fleet, hosts_tell: bool) -> Floats:
+    """Slots as a table has them, shape (H,); NaN where hosts do not tell."""
+    return fleet.slots.astype(np.float64) if hosts_tell else np.full(len(fleet.slots), np.nan)
 
 
 def cell_sums(chunk: Chunk, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:

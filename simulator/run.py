@@ -1,20 +1,19 @@
 """Runs predictions, guard and fleet together, tells what clients saw, and makes the past that models learn from."""
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fingerpost.routing.exponent import trusted_throughput
-from fingerpost.routing.guard import Guard, Outcomes
 from fingerpost.simulator.arrivals import ArrivalStream, rate_envelope
 from fingerpost.simulator.bound import fleet_capacity_rps
+from fingerpost.simulator.control import Control
 from fingerpost.simulator.fleet import TICK_S, Fleet, build_fleet
-from fingerpost.simulator.predictions import Ewma, Predictor, predictor_for
+from fingerpost.simulator.policies import parse_policy
+from fingerpost.simulator.predictions import Predictor, predictor_for
 from fingerpost.simulator.scenario import Scenario
-from fingerpost.simulator.simulation import Chunk, Simulation, Table
+from fingerpost.simulator.simulation import Chunk, Simulation
 from fingerpost.simulator.telemetry import Telemetry
 from fingerpost.telemetry.windows import Arrays
 
@@ -100,24 +99,31 @@ class Bench:
         """Runs warm-up and measured time, then lets every request end.
 
         Args:
+            policy: one of `POLICIES`; ours may name what predicts for it, see `parse_policy`.
             watch: called with every span's chunk.
             predictor: instead of the one the scenario asks for.
         """
+        policy, kind = parse_policy(policy)
         scenario = self.scenario
+        if kind is not None:
+            predicted = scenario.predictions.model_copy(update={"kind": kind})
+            scenario = scenario.model_copy(update={"predictions": predicted})
         simulation = self.simulation(policy, load, pickers)
-        router = None
+        control = None
         if policy == "fingerpost":
-            router = Router(scenario, predictor or predictor_for(scenario, self.fleet, self.seed, self.model))
+            wanted = predictor or predictor_for(scenario, self.fleet, self.seed, self.model)
+            control = Control(scenario, wanted, pickers)
         end_s, hopeless = scenario.warmup_s + scenario.duration_s, _HOPELESS_S * load * self.bound_rps
         chunks: list[Chunk] = []
-        step = min(_STEP_S, scenario.predictions.refresh_s)
-        overloaded = False
+        step = _STEP_S if control is None else scenario.picker.look_s
+        overloaded, steps = False, 0
         while simulation.now_s < end_s and not overloaded:
-            if router is not None:
-                simulation.install(router.table(simulation.now_s))
-            chunk = simulation.step(min(simulation.now_s + step, end_s))
-            if router is not None:
-                router.observe(chunk)
+            if control is not None and (costs := control.costs(simulation.now_s)) is not None:
+                simulation.install(costs)
+            steps += 1
+            chunk = simulation.step(min(steps * step, end_s))
+            if control is not None:
+                control.observe(chunk)
             if watch is not None:
                 watch(chunk)
             chunks.append(chunk)
@@ -126,7 +132,7 @@ class Bench:
         chunks.append(simulation.drain())
         if watch is not None:
             watch(chunks[-1])
-        return _figures(scenario, chunks, measured_s, router, overloaded)
+        return _figures(scenario, chunks, measured_s, control, overloaded)
 
 
 def learn(scenario: Scenario, seed: int) -> "ModelBundle":
@@ -135,9 +141,9 @@ def learn(scenario: Scenario, seed: int) -> "ModelBundle":
     Raises:
         NoDataError: too few requests were served to learn from.
     """
-    from fingerpost.simulator.learned import fit
+    from fingerpost.simulator.served import fit
 
-    return fit(past_rows(scenario, seed), scenario.predictions.window_s)
+    return fit(past_rows(scenario, seed), scenario.telemetry.window_s)
 
 
 def past_rows(scenario: Scenario, seed: int) -> "pd.DataFrame":
@@ -145,9 +151,9 @@ def past_rows(scenario: Scenario, seed: int) -> "pd.DataFrame":
 
     At `warmup_load` of the bound; some 400,000 requests, but at least 40 windows and at most 120.
     """
-    from fingerpost.simulator.learned import training_rows
+    from fingerpost.simulator.served import Served, training_rows
 
-    window_s, load = scenario.predictions.window_s, scenario.warmup_load
+    window_s, load = scenario.telemetry.window_s, scenario.warmup_load
     picker = scenario.picker.model_copy(update={"exploration": max(_EXPLORATION, scenario.picker.exploration)})
     mix = [each for each in scenario.mix if each.at_s == 0]
     calm = {"events": [], "antagonists": [], "mix": mix, "picker": picker, "warmup_s": 0.0}
@@ -157,82 +163,19 @@ def past_rows(scenario: Scenario, seed: int) -> "pd.DataFrame":
     least_s, most_s = (windows * window_s for windows in _WINDOWS)
     before = before.model_copy(update={"duration_s": float(np.clip(span_s, least_s, most_s))})
     bench = Bench(before, seed + _DAY, build_fleet(before, seed, seed + _DAY))
-    telemetry, parts = Telemetry(window_s), list[tuple[Arrays, Arrays]]()
+    telemetry, parts = Telemetry(before), list[tuple[Arrays, Arrays]]()
 
     def watch(chunk: Chunk) -> None:
         ended = telemetry.closed(chunk)
         if ended is not None:
             parts.append(ended)
 
-    baseline = Ewma(bench.fleet.slots.astype(np.float64), scenario.categories, scenario.predictions.memory_s)
-    bench.run("fingerpost", load, _PICKERS, watch, baseline)
+    bench.run("fingerpost", load, _PICKERS, watch, Served(before, seed))
     return training_rows(before, parts)
 
 
-class Router:
-    """Refreshes the table as the scenario says, and corrects it by the product's guard."""
-
-    def __init__(self, scenario: Scenario, predictor: Predictor) -> None:
-        self._settings, self._predictor, self._picker = scenario.predictions, predictor, scenario.picker
-        self._coming: deque[tuple[float, Table]] = deque()
-        self._ended: deque[tuple[float, Outcomes]] = deque()
-        self._next_refresh_s = 0.0
-        self._table: Table | None = None
-        names = (
-            (f"{number}" for number in range(scenario.hosts)),
-            (f"{number}" for number in range(scenario.categories)),
-        )
-        self._guard = Guard(tuple(names[0]), tuple(names[1])) if scenario.picker.guard else None
-        self._slots = np.full(scenario.hosts, np.nan)
-        self.exponents: list[float] = []
-
-    def table(self, now_s: float) -> Table:
-        """The table in force, corrected by what the access log says by now."""
-        if now_s >= self._next_refresh_s - 1e-9:
-            self._next_refresh_s = now_s + self._settings.refresh_s
-            self._coming.append((now_s + self._settings.delay_s, self._predictor.table(now_s)))
-        while self._coming and (self._table is None or self._coming[0][0] <= now_s + 1e-9):
-            self._table = self._coming.popleft()[1]
-        assert self._table is not None  # noqa: S101
-        if self._guard is None:
-            self.exponents.append(1.0)
-            return self._table
-        rate = self._table.throughput_rps
-        while self._ended and self._ended[0][0] <= now_s + 1e-9:
-            self._guard.observe(self._ended.popleft()[1], ("",), rate, self._slots, now_s)
-        found = self._guard.correct("", rate, self._slots, now_s)
-        self.exponents.append(found.trust)
-        corrected = trusted_throughput(rate, found.trust) / found.cost_factor
-        return Table(corrected, self._table.latency_s * found.cost_factor)
-
-    def observe(self, chunk: Chunk) -> None:
-        """Notes what the access log will say, and lets the predictor learn."""
-        self._predictor.observe(chunk)
-        if self._picker.hosts_tell:
-            self._slots = chunk.samples.slots.astype(np.float64)
-        self._ended.append((chunk.end_s + self._picker.log_delay_s, _logged(chunk, self._picker.hosts_tell)))
-
-
-def _logged(chunk: Chunk, hosts_tell: bool) -> Outcomes:
-    """What a proxy logs of a span's requests: how long the host took, waiting there included.
-
-    Args:
-        hosts_tell: hosts tell how many requests are in flight there.
-    """
-    records = chunk.records
-    sent = records.host >= 0
-    return Outcomes(
-        records.host[sent],
-        records.category[sent],
-        records.duration_s[sent],
-        np.where(hosts_tell, records.inflight[sent], np.nan),
-        records.error[sent],
-        np.zeros(sent.sum(), dtype=np.int64),
-    )
-
-
 def _figures(
-    scenario: Scenario, chunks: list[Chunk], measured_s: float, router: Router | None, overloaded: bool
+    scenario: Scenario, chunks: list[Chunk], measured_s: float, control: Control | None, overloaded: bool
 ) -> Figures:
     sent = np.concatenate([chunk.records.sent_s for chunk in chunks])
     measured = sent >= scenario.warmup_s if measured_s > 0 else sent >= 0
@@ -241,7 +184,7 @@ def _figures(
     good = duration[~error]
     span = measured_s if measured_s > 0 else scenario.warmup_s + measured_s
     percentiles = np.quantile(good, [0.5, 0.9, 0.99, 0.999]) if len(good) else np.full(4, np.nan)
-    exponents = router.exponents[int(scenario.warmup_s / _STEP_S) :] if router is not None else []
+    exponents = control.exponents[int(scenario.warmup_s / scenario.picker.look_s) :] if control is not None else []
     return Figures(
         requests=len(sent),
         rate_rps=len(duration) / span,

@@ -6,7 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fingerpost.accesslog.envoy_format import FLUSH_MS
 from fingerpost.errors import FingerpostError
+from fingerpost.routing.router import GUARDED_WAIT_S
+from fingerpost.routing.table_watch import LOOK_S
+from fingerpost.settings import Settings
+from fingerpost.telemetry.windows import SETTLE_S
 
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -138,30 +143,73 @@ class Arrivals(_Part):
         return self
 
 
-class Predictions(_Part):
-    """Where the predictions come from, how often they are made, and how late they arrive."""
+def _shipped(name: str) -> Any:
+    """The default of a setting: what a user gets who sets nothing."""
+    return Settings.model_fields[name].default
 
-    kind: Literal["learned", "ewma", "oracle", "noisy", "shuffled", "all_equal", "ten_times_off", "absurd_hosts"] = (
-        "learned"
-    )
+
+class Telemetry(_Part):
+    """What is known of requests and hosts, and when: windows, agents and engine as they are shipped.
+
+    Attributes:
+        hosts_tell: hosts tell their slots and, with every answer, their requests in flight, as the middleware does.
+        cpu: CPU of a request is `unknown`, as from a plain log, or `measured`.
+        window_s, halflife_s: of windows and histories.
+        settle_s: a window is closed so long after its end.
+        report_s: agents report so often, each at times of its own.
+        refresh_s: the engine makes a table at most so often.
+        slow_start_s, ttl_s: new hosts are ramped up over the first, and silent ones left out after the second.
+    """
+
+    hosts_tell: bool = False
+    cpu: Literal["unknown", "measured"] = "unknown"
+    window_s: Annotated[float, Field(ge=0.1, le=3600)] = _shipped("window_s")
+    halflife_s: Positive = _shipped("halflife_s")
+    settle_s: Seconds = SETTLE_S
+    report_s: Positive = _shipped("agent_batch_s")
+    refresh_s: Positive = _shipped("table_refresh_s")
+    slow_start_s: Seconds = _shipped("slow_start_s")
+    ttl_s: Positive = _shipped("fingerprint_ttl_s")
+
+
+class Predictions(_Part):
+    """Where the predictions come from.
+
+    Attributes:
+        delay_s: by how much tables come late, beside the delays of telemetry.
+        memory_s: of `ewma`: what was measured fades to 1/e in this time.
+    """
+
+    kind: Literal[
+        "baseline", "learned", "ewma", "oracle", "noisy", "shuffled", "all_equal", "ten_times_off", "absurd_hosts"
+    ] = "baseline"
     sigma: Spread = 0.3
-    refresh_s: Positive = 1.0
     delay_s: Seconds = 0.0
     absurd_from_s: Seconds = 0.0
     absurd_hosts: Annotated[int, Field(ge=1)] = 1
     memory_s: Positive = 30.0
-    window_s: Annotated[float, Field(ge=0.1, le=3600)] = 2.0
 
 
 class Picker(_Part):
-    """Settings of our policy."""
+    """The pickers and their routers; defaults are those of the settings.
 
-    exploration: Share = 0.01
-    latency_weight: Share = 0.0
+    Attributes:
+        guard: routers judge predictions by the access log.
+        routers: a router with a log for `each` picker, or one `shared` by all.
+        router_s: routers look at the log so often; what it has is `log_flush_s` late.
+        look_s: pickers look for another table so often.
+        inflight: see `fingerpost.simulator.choice.fingerpost`; None: `reported` where hosts tell, else `own`.
+    """
+
+    exploration: Share = _shipped("exploration")
+    latency_weight: Share = _shipped("latency_weight")
+    prediction_trust: Share = _shipped("prediction_trust")
     guard: bool = True
-    log_delay_s: Seconds = 1.0
-    hosts_tell: bool = True
-    inflight: Literal["reported", "scaled", "own"] = "reported"
+    routers: Literal["each", "shared"] = "shared"
+    router_s: Positive = GUARDED_WAIT_S
+    log_flush_s: Seconds = FLUSH_MS / 1000
+    look_s: Positive = LOOK_S
+    inflight: Literal["reported", "scaled", "own"] | None = None
 
 
 class Scenario(_Part):
@@ -170,6 +218,7 @@ class Scenario(_Part):
     name: Annotated[str, Field(min_length=1, max_length=80)]
     fleet: Annotated[MatrixFleet | ClassFleet, Field(discriminator="kind")]
     slots: Annotated[int, Field(ge=1, le=4096)] | list[Annotated[int, Field(ge=1, le=4096)]] = 8
+    cores: Annotated[float, Field(gt=0, le=4096)] | None = None
     service_time: ServiceTime = ServiceTime()
     mix: list[Mix] = []
     drift: Drift = Drift()
@@ -179,6 +228,7 @@ class Scenario(_Part):
     detection_s: Seconds = 1.0
     retries: Annotated[int, Field(ge=0, le=10)] = 1
     arrivals: Arrivals = Arrivals()
+    telemetry: Telemetry = Telemetry()
     predictions: Predictions = Predictions()
     picker: Picker = Picker()
     warmup_s: Seconds = 30.0
@@ -190,6 +240,11 @@ class Scenario(_Part):
     def hosts(self) -> int:
         """Number of hosts, also those that join later."""
         return self.fleet.hosts if isinstance(self.fleet, ClassFleet) else len(self.fleet.service_time_s[0])
+
+    @property
+    def inflight(self) -> str:
+        """How pickers count requests in flight."""
+        return self.picker.inflight or ("reported" if self.telemetry.hosts_tell else "own")
 
     @property
     def categories(self) -> int:

@@ -1,11 +1,10 @@
 """One fleet under one policy, run span by span: what it emits are records and samples, what it takes is a table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fingerpost.arrays import Floats, Ints
-from fingerpost.routing.cost import cost_terms
 from fingerpost.simulator.arrivals import ArrivalStream
 from fingerpost.simulator.choice import REPORTED, SCALED
 from fingerpost.simulator.fleet import TICK_S, Bools, Fleet
@@ -29,12 +28,31 @@ from fingerpost.simulator.state import (
 _INFLIGHT = {"own": 0, "scaled": SCALED, "reported": REPORTED}
 
 
-@dataclass(frozen=True)
+_UNSAID = np.zeros(0)
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
-    """Predictions: what a host could serve a second of a category alone, and its latency; both shape (H, C)."""
+    """Predictions of a fleet, as the engine's table has them.
+
+    Attributes:
+        throughput_rps, latency_s, success_rate: shape (H, C); NaN where nothing can be said.
+        weights: of the hosts, less than 1 where they are being ramped up, shape (H,).
+        slots: shape (H,); NaN where hosts do not tell.
+    """
 
     throughput_rps: Floats
     latency_s: Floats
+    success_rate: Floats = field(default_factory=lambda: _UNSAID)
+    weights: Floats = field(default_factory=lambda: _UNSAID)
+    slots: Floats = field(default_factory=lambda: _UNSAID)
+
+    def __post_init__(self) -> None:
+        hosts = self.throughput_rps.shape[0]
+        unsaid = {"success_rate": (self.throughput_rps.shape, 1.0), "weights": (hosts, 1.0), "slots": (hosts, np.nan)}
+        for name, (shape, value) in unsaid.items():
+            if getattr(self, name) is _UNSAID:
+                object.__setattr__(self, name, np.full(shape, value))
 
 
 @dataclass(frozen=True)
@@ -63,11 +81,12 @@ class Records:
 
 @dataclass(frozen=True)
 class HostSamples:
-    """The hosts at the end of a span, shape (H,); `cpu_util` is the busy share of slots within the span."""
+    """The hosts at the end of a span, shape (H,); `cpu_util` is the busy share of cores within the span."""
 
     cpu_util: Floats
     inflight: Ints
     slots: Ints
+    cores: Floats
     up: Bools
 
 
@@ -95,8 +114,8 @@ class Simulation:
         self._scenario, self._fleet, self._arrivals = scenario, fleet, arrivals
         self._policy = POLICIES[policy]
         self._state: State = new_state(fleet, pickers, self._policy == PREQUAL, seed)
-        self._cost = np.zeros((2, scenario.categories, scenario.hosts))
-        self._cost[0] = 1.0
+        self._cost = np.zeros((1, 2, scenario.categories, scenario.hosts))
+        self._cost[:, 0] = 1.0
         self.now_s = 0.0
 
     @property
@@ -104,11 +123,13 @@ class Simulation:
         """Requests sent and not answered yet."""
         return in_fleet(self._state)
 
-    def install(self, table: Table) -> None:
-        """Pickers use this table from now on."""
-        weight = self._scenario.picker.latency_weight
-        slope, offset = cost_terms(table.throughput_rps, table.latency_s, latency_weight=weight)
-        self._cost = np.ascontiguousarray(np.stack([slope.T, offset.T]))
+    def install(self, costs: Floats) -> None:
+        """Pickers use these costs from now on.
+
+        Args:
+            costs: slope and offset, shape (tables, 2, categories, hosts); one table a picker, or one for all.
+        """
+        self._cost = np.ascontiguousarray(costs)
 
     def step(self, end_s: float) -> Chunk:
         """Runs to `end_s` with the arrivals up to there."""
@@ -130,7 +151,7 @@ class Simulation:
         done = int(state.counters[DONE])
         floats, ints = out.floats[:done], out.ints[:done]
         self.now_s = end_s if np.isfinite(end_s) else float(floats[:, 1].max(initial=begin_s))
-        busy = (self._busy_s() - before) / (max(self.now_s - begin_s, 1e-9) * state.hosts_i[:, SLOTS])
+        busy = (self._busy_s() - before) / (max(self.now_s - begin_s, 1e-9) * self._fleet.servers)
         return Chunk(
             begin_s=begin_s,
             end_s=self.now_s,
@@ -149,6 +170,7 @@ class Simulation:
                 cpu_util=np.clip(busy, 0.0, 1.0),
                 inflight=state.hosts_i[:, INFLIGHT].copy(),
                 slots=state.hosts_i[:, SLOTS].copy(),
+                cores=self._fleet.cores,
                 up=state.hosts_i[:, UP] > 0,
             ),
         )
@@ -171,6 +193,6 @@ class Simulation:
             rtt=float(scenario.network_rtt_s),
             exploration=float(scenario.picker.exploration),
             retries=int(scenario.retries),
-            inflight=_INFLIGHT[scenario.picker.inflight],
+            inflight=_INFLIGHT[scenario.inflight],
             policy=self._policy,
         )

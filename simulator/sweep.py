@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fingerpost.simulator.policies import parse_policy
 from fingerpost.simulator.run import Bench, Figures
 from fingerpost.simulator.scenario import Scenario
 
@@ -90,7 +91,8 @@ def run_sweep(
     """
     benches = [Bench(scenario, seed) for seed in range(1, seeds + 1)]
     sweep = Sweep(scenario, [bench.bound_rps for bench in benches])
-    if "fingerpost" in policies and scenario.predictions.kind == "learned":
+    served = {parse_policy(name)[1] or scenario.predictions.kind for name in policies if name.startswith("fingerpost")}
+    if "learned" in served:
         for bench in benches:
             progress(f"learning from the past of the fleet of seed {bench.seed}")
             bench.model()

@@ -4,6 +4,7 @@ import numpy as np
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
+from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk
 from fingerpost.telemetry.windows import Arrays, aggregate, aggregate_loads, with_background, with_throughput
 
@@ -15,20 +16,22 @@ _FAILED, _FINE = 503, 200
 class Telemetry:
     """Follows a run chunk by chunk; hosts and categories are told by their numbers.
 
-    They are what agents know that read access logs: how long requests took, waiting for a slot included, in-flight and
-    slots, and no CPU of a request. A slot is a core: a host's utilisation is its share of busy slots.
-
-    Args:
-        window_s: length of a window, seconds.
+    They are what agents know that read access logs: how long requests took, waiting for a slot included, and the
+    host's cores and utilisation; slots and in-flight counts where hosts tell, CPU of a request where it is measured.
     """
 
-    def __init__(self, window_s: float) -> None:
-        self.window_s = window_s
-        self._span_us = round(window_s * US)
+    def __init__(self, scenario: Scenario) -> None:
+        self._telling = scenario.telemetry
+        self._window_s = self._telling.window_s
+        self._span_us = round(self._window_s * US)
         self._origin_us = self._span_us * _PASSED
         self._requests: list[Arrays] = []
         self._samples: list[Arrays] = []
         self._closed_us = self._origin_us
+
+    def seconds(self, time_us: int) -> float:
+        """Seconds since the start of the run."""
+        return (time_us - self._origin_us) / US
 
     def closed(self, chunk: Chunk) -> tuple[Arrays, Arrays] | None:
         """Takes in a chunk.
@@ -44,9 +47,9 @@ class Telemetry:
         self._closed_us = end_us
         requests, self._requests = _split(self._requests, end_us)
         samples, self._samples = _split(self._samples, end_us)
-        loads = aggregate_loads(samples, self.window_s)
-        windows = aggregate(requests, self.window_s, loads)
-        loads = with_background(loads, windows, self.window_s)
+        loads = aggregate_loads(samples, self._window_s)
+        windows = aggregate(requests, self._window_s, loads)
+        loads = with_background(loads, windows, self._window_s)
         return with_throughput(windows, loads), loads
 
     def _micros(self, time_s: Floats | float) -> Ints:
@@ -56,27 +59,32 @@ class Telemetry:
         records = chunk.records
         # What found no host at all is in no host's telemetry.
         sent = records.host >= 0
-        return {
+        requests: Arrays = {
             "time_us": self._micros(records.time_s[sent]),
             "host": records.host[sent],
             "category": records.category[sent],
             "status": np.where(records.error[sent], _FAILED, _FINE),
             "duration_s": records.duration_s[sent],
-            "inflight": records.inflight[sent].astype(np.float64),
         }
+        if self._telling.hosts_tell:
+            requests["inflight"] = records.inflight[sent].astype(np.float64)
+        if self._telling.cpu == "measured":
+            requests["cpu_s"] = records.service_time_s[sent]
+        return requests
 
     def _samples_of(self, chunk: Chunk) -> Arrays:
         samples, host = chunk.samples, np.flatnonzero(chunk.samples.up)
-        slots = samples.slots[host].astype(np.float64)
-        return {
+        told: Arrays = {
             # Of the span before its end, thus within the window that ends there.
             "time_us": np.full(len(host), self._micros(chunk.end_s) - 1),
             "host": host,
             "cpu_util": samples.cpu_util[host],
-            "cores": slots,
-            "slots": slots,
-            "inflight": samples.inflight[host].astype(np.float64),
+            "cores": samples.cores[host].astype(np.float64),
         }
+        if self._telling.hosts_tell:
+            told["slots"] = samples.slots[host].astype(np.float64)
+            told["inflight"] = samples.inflight[host].astype(np.float64)
+        return told
 
 
 def joined(parts: list[Arrays]) -> Arrays:

@@ -9,6 +9,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fingerpost.accesslog.envoy_format import FLUSH_MS
 from fingerpost.cli.stack.ports import PortUse
 from fingerpost.environment import own_origins, prefect_server_environment, python_module
 from fingerpost.settings import LOOPBACK, Settings
@@ -81,7 +82,7 @@ def envoy_part(settings: Settings, config: Path, module: Path) -> Part:
     command = [
         *(str(Path(_PYTHON).parent / "envoy"), "-c", str(config), "-l", "warn"),
         # Two Envoys on one machine need different ids; the port is one that is surely ours.
-        *("--base-id", str(settings.envoy_admin_port), "--file-flush-interval-msec", "250"),
+        *("--base-id", str(settings.envoy_admin_port), "--file-flush-interval-msec", str(FLUSH_MS)),
     ]
     return Part(
         "envoy",

@@ -5,6 +5,8 @@ from typing import Any
 # Measured at the host, sent as response headers, moved into the log, never shown to the client.
 HOST_HEADERS = {"inflight": "x-fingerpost-inflight", "cpu_s": "x-fingerpost-cpu-s"}
 MAX_USER_AGENT = 256
+# Envoy writes its log so often, for the router and agents to hear of requests soon: `--file-flush-interval-msec`.
+FLUSH_MS = 250
 # What the native picker says of its decision, as `fingerpost.accesslog.envoy` parses it: set when the request is done.
 DECISION_HEADER = "x-fingerpost-decision"
 _DECISION = {"decision": f"%REQ({DECISION_HEADER})%"}

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from fingerpost.clock import US
 from fingerpost.serving.answers import TooMuchError, UnknownError, category_of, predict, route
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
-from fingerpost.serving.baseline import estimate_baseline
 from fingerpost.serving.fleet_state import build_fleet
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.serving.scoring import ModelScorer, load_model, sanity_check, score_fleet
@@ -225,5 +224,5 @@ def test_references_hold_for_fleets_of_nothing():
     blank = replace(print_, history=None, host_values=print_.host_values * np.nan)
     for one, other in itertools.product((empty, blank), repeat=2):
         table, scored = table_of({"a": state_of(one), "b": state_of(other)})
-        assert estimate_baseline(scored.fleet).host.shape == (2, 3)
+        assert scored.fleet.baseline().host.shape == (2, 3)
         assert json.loads(render_json(table, 1.0))["hosts"][0]["name"] == "a"

@@ -64,7 +64,8 @@ def judge(
             "warmup_s": _WARMUP_S,
             "duration_s": _DURATION_S,
             "predictions": {**scenario.predictions.model_dump(), **predictions},
-            "picker": {**scenario.picker.model_dump(), "hosts_tell": hosts_tell, **picker},
+            "telemetry": {**scenario.telemetry.model_dump(), "hosts_tell": hosts_tell},
+            "picker": {**scenario.picker.model_dump(), **picker},
         }
         return Bench(Scenario.model_validate({**scenario.model_dump(), **changes}), seed).run(policy, load, pickers)
 

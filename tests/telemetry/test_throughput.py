@@ -13,7 +13,6 @@ from fingerpost.agent.host_history import HostHistory
 from fingerpost.category import CategoryTable, category_key
 from fingerpost.clock import US
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
-from fingerpost.serving.baseline import estimate_baseline
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
 from fingerpost.telemetry.throughput import PLACES_A_CORE, at_resolution, throughput_rps, unloaded_s
@@ -201,7 +200,7 @@ def test_windows_and_the_baseline_say_the_same_throughput(slots, cpu_known):
     block, nothing = own.block(), np.full(len(FINGERPRINT_HOST_COLUMNS), np.nan)
     made = Fingerprint("shop", "h1", "b", 0, BEGIN_US + 125 * US, "v", block.categories, nothing, block)
     fleet = build_fleet("shop", {"h1": HostState(made, b"", 0, 0)}, 16)
-    said = np.exp(estimate_baseline(fleet).own[0, 0, 0])
+    said = np.exp(fleet.baseline().own[0, 0, 0])
     known = {"cpu_s": np.array(cpu)} if cpu_known else {}
     slots = np.nan if slots is None else slots
     windows, _ = windows_of(ends, took, slots=slots, cores=2.0, busy=np.sum(cpu) / 120 / 2, **known)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from fingerpost.arrays import Floats, safe_ratio
-from fingerpost.history_block import FORECASTS
-from fingerpost.serving.fleet_state import FleetState
 
 # Estimates of the fleet move in steps of 5 %, so that predictions do not change with every small change of the fleet.
 _STEP = 0.05
@@ -40,24 +38,32 @@ class BaselineEstimates:
         return np.where(np.isfinite(expected), weight * own + (1 - weight) * expected, self.own)
 
 
-def estimate_baseline(fleet: FleetState) -> BaselineEstimates:
-    """The estimates of a fleet."""
-    own = fleet.cells[..., : len(FORECASTS)]
+def estimate_baseline(
+    own: Floats, evidence: Floats, error_share: Floats, cores: Floats, slots: Floats
+) -> BaselineEstimates:
+    """Estimates every cell of a fleet of H hosts and C categories.
+
+    Args:
+        own: forecasts of each cell's history, as logs, `fingerpost.history_block.FORECASTS`, shape (H, C, T); NaN where
+            it was never measured.
+        evidence, error_share: of the cells' histories, shape (H, C).
+        cores, slots: of the hosts, shape (H,); hosts that agree in both are of one class; NaN where not known.
+    """
     # Failed requests measure nothing.
-    measured = np.nan_to_num(fleet.cell_column("evidence") * (1 - fleet.cell_column("error_share")))
+    measured = np.nan_to_num(evidence * (1 - error_share))
     weight = measured / (measured + _PRIOR_REQUESTS)
     known = np.isfinite(own)
     trust = np.where(known, weight[:, :, None], 0.0)
     mean = _in_steps(safe_ratio((trust * np.where(known, own, 0.0)).sum(axis=0), trust.sum(axis=0)))
-    return BaselineEstimates(own, weight, mean, _in_steps(_host_ratios(fleet, own, trust, mean)))
+    return BaselineEstimates(own, weight, mean, _in_steps(_host_ratios(own, trust, mean, cores, slots)))
 
 
-def _host_ratios(fleet: FleetState, own: Floats, trust: Floats, mean: Floats) -> Floats:
+def _host_ratios(own: Floats, trust: Floats, mean: Floats, cores: Floats, slots: Floats) -> Floats:
     """Mean log ratio of each host to the fleet, shape (H, T), drawn to the mean of the host's class."""
     ratio = np.where((trust > 0) & np.isfinite(mean)[None], own - mean[None], 0.0)
     mass = trust.sum(axis=1)
     measured = (trust * ratio).sum(axis=1) / np.fmax(mass, _TINY)
-    kinds = np.nan_to_num(np.stack([fleet.host_column("cores"), fleet.host_column("slots")], axis=1), nan=-1.0)
+    kinds = np.nan_to_num(np.stack([cores, slots], axis=1), nan=-1.0)
     _, members = np.unique(kinds.round(2), axis=0, return_inverse=True)
     members = members.reshape(-1)
     count = int(members.max(initial=-1)) + 1
