@@ -39,6 +39,10 @@ def config(
     admin_socket: Annotated[
         Path | None, typer.Option(help="Socket of Envoy's administration; default FINGERPOST_HOME/envoy-admin.sock.")
     ] = None,
+    endpoints: Annotated[
+        Path | None,
+        typer.Option(help="Read the hosts from the file that `fingerpost router --hosts` keeps, as they come and go."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
 ) -> None:
     """Writes Envoy's complete configuration, as JSON (which is YAML too), and says how to start it."""
@@ -71,6 +75,7 @@ def config(
             panic_percent=settings.panic_percent,
             max_connections=settings.envoy_max_connections,
             admin_socket=(admin_socket or settings.envoy_admin_socket).absolute(),
+            endpoints=endpoints.absolute() if endpoints else None,
         )
     except ValueError as error:
         raise FingerpostError(str(error)) from error

@@ -19,15 +19,29 @@ def router(
         Path | None,
         typer.Option(help="Envoy's access log: predictions are trusted as far as they agree with what it says."),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Write the table once and stop.")] = False,
+    hosts: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep Envoy's endpoints too, by the hosts listed here: a file with `name=address:port` lines, "
+            "`dns:NAME:PORT`, or `endpointslices:FILE`."
+        ),
+    ] = None,
+    endpoints: Annotated[
+        Path | None,
+        typer.Option(help="The file for Envoy's endpoints; default FINGERPOST_HOME/routing/SERVICE.endpoints.json."),
+    ] = None,
+    cluster: Annotated[str, typer.Option(help="The cluster's name in Envoy's configuration.")] = "hosts",
+    once: Annotated[bool, typer.Option("--once", help="Write table and endpoints once and stop.")] = False,
 ) -> None:
     """Follows the engine's routing table and keeps the file that the picker in Envoy reads."""
     import logging
     import signal
     import threading
 
+    from fingerpost.errors import FingerpostError
     from fingerpost.home import make_home
     from fingerpost.logs import configure_logs
+    from fingerpost.routing.hosts import EndpointsKeeper, host_source
     from fingerpost.routing.router import Router
     from fingerpost.settings import LOOPBACK, get_settings
 
@@ -43,6 +57,13 @@ def router(
         logger.warning("the guard is off: predictions that prove worse than none keep their weight; give --access-log")
     elif not access_log.exists():
         logger.warning("there is no access log at %s yet: until then the guard is off", access_log)
+    keeper = None
+    if hosts:
+        kept = endpoints or settings.home / "routing" / f"{settings.service}.endpoints.json"
+        keeper = EndpointsKeeper(host_source(hosts), kept, cluster)
+        keeper.update()
+        if once and keeper.problem:
+            raise FingerpostError(f"--hosts {hosts}: {keeper.problem}")
     follower = Router(url, path, settings, access_log)
     try:
         if once:
@@ -52,6 +73,8 @@ def router(
         stop = threading.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: stop.set())
+        if keeper:
+            threading.Thread(target=keeper.follow, args=(stop,), name="hosts", daemon=True).start()
         follower.follow(stop)
     finally:
         follower.close()

@@ -1,14 +1,15 @@
 """`fingerpost up`: the whole platform on one machine."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from fingerpost.cli.stack.parts import Part
+    from fingerpost.routing.hosts import EndpointsKeeper
     from fingerpost.settings import Settings
 
 _NAMES = ("mlflow", "prefect", "engine", "schedule", "router", "envoy")
@@ -20,9 +21,10 @@ def register(app: typer.Typer) -> None:
 
 def up(
     hosts: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            exists=True, dir_okay=False, help="Also start Envoy, for the hosts in this file: `name=address:port` lines."
+            help="Also start Envoy, for the hosts listed here and as they come and go: a file with `name=address:port` "
+            "lines, `dns:NAME:PORT`, or `endpointslices:FILE`."
         ),
     ] = None,
     policy: Annotated[
@@ -57,7 +59,8 @@ def up(
     keep_from_others()
     make_home(settings.home)
     wanted = [name for name in only or _NAMES if name not in (without or [])]
-    envoy = _envoy(settings, hosts, policy, health_path) if hosts and "envoy" in wanted else None
+    keeper = _keeper(settings, hosts) if hosts and "envoy" in wanted else None
+    envoy = _envoy(settings, keeper, policy, health_path) if keeper else None
     parts = [part for part in platform_parts(settings, envoy) if part.name in wanted]
     if not parts:
         raise FingerpostError("nothing is left to start; Envoy needs --hosts")
@@ -89,12 +92,16 @@ def up(
             tell(warning)
         tell(f"starting {', '.join(names)}; logs are in {logs}")
         supervisor = Supervisor(stack, parts, tell, upkeep=upkeep)
+        stopped = threading.Event()
         try:
             with stack:
+                if keeper:
+                    threading.Thread(target=keeper.follow, args=(stopped,), name="hosts", daemon=True).start()
                 stack.catch_signals()
                 supervisor.run(overview)
                 tell("stopping ...")
         finally:
+            stopped.set()
             supervisor.close()
 
 
@@ -135,7 +142,23 @@ def _alone(settings: "Settings", parts: Sequence["Part"]) -> Iterator[None]:
         yield
 
 
-def _envoy(settings: "Settings", hosts: Path, policy: str, health_path: str | None) -> "Part":
+def _keeper(settings: "Settings", hosts: str) -> "EndpointsKeeper":
+    """What keeps Envoy's endpoints; they are read once already.
+
+    Raises:
+        FingerpostError: there are none, or they cannot be read.
+    """
+    from fingerpost.errors import FingerpostError
+    from fingerpost.routing.hosts import EndpointsKeeper, host_source
+
+    keeper = EndpointsKeeper(host_source(hosts), settings.home / "routing" / f"{settings.service}.endpoints.json")
+    keeper.update()
+    if keeper.problem:
+        raise FingerpostError(f"--hosts {hosts}: {keeper.problem}")
+    return keeper
+
+
+def _envoy(settings: "Settings", keeper: "EndpointsKeeper", policy: str, health_path: str | None) -> "Part":
     """Writes Envoy's configuration for the hosts, and builds the picker if need be."""
     import json
 
@@ -144,7 +167,6 @@ def _envoy(settings: "Settings", hosts: Path, policy: str, health_path: str | No
     from fingerpost.lake import write_text_atomically
     from fingerpost.routing.envoy.config import envoy_config
     from fingerpost.routing.envoy.module import build_module
-    from fingerpost.routing.envoy.upstream import parse_upstreams
 
     if policy == "endpoint_picker":
         raise FingerpostError(
@@ -152,7 +174,7 @@ def _envoy(settings: "Settings", hosts: Path, policy: str, health_path: str | No
         )
     try:
         made = envoy_config(
-            parse_upstreams(hosts.read_text().splitlines()),
+            keeper.hosts,
             access_log_path(settings),
             settings.bind_host,
             settings.envoy_port,
@@ -164,9 +186,10 @@ def _envoy(settings: "Settings", hosts: Path, policy: str, health_path: str | No
             panic_percent=settings.panic_percent,
             max_connections=settings.envoy_max_connections,
             admin_socket=settings.envoy_admin_socket,
+            endpoints=keeper.path,
         )
     except ValueError as error:
-        raise FingerpostError(f"{hosts}: {error}") from error
+        raise FingerpostError(str(error)) from error
     # What an earlier version has left readable for all.
     with contextlib.suppress(OSError):
         access_log_path(settings).chmod(0o640)

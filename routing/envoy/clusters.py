@@ -1,5 +1,6 @@
 """The hosts' cluster in Envoy's configuration: load balancing, health checks, outlier detection."""
 
+from pathlib import Path
 from typing import Any
 
 from fingerpost.routing.envoy.upstream import Upstream
@@ -17,24 +18,29 @@ def dynamic_module() -> dict[str, Any]:
 
 
 def hosts_cluster(
-    upstreams: list[Upstream], policy: str, health_path: str | None, panic_percent: float = 50.0
+    upstreams: list[Upstream],
+    policy: str,
+    health_path: str | None,
+    panic_percent: float = 50.0,
+    endpoints: Path | None = None,
 ) -> dict[str, Any]:
     """The cluster `hosts`.
 
     Args:
+        endpoints: file that the router keeps, in place of the hosts given here.
         health_path: path that a healthy host answers with 200; None: no active health checks.
         panic_percent: with a smaller part of the hosts healthy, Envoy's own policies use all of them.
     """
     checks = {"health_checks": [_health_check(health_path)]} if health_path else {}
     return {
         "name": "hosts",
-        "type": "STATIC",
         "connect_timeout": "1s",
         "load_balancing_policy": {"policies": [{"typed_extension_config": _balancing(policy)}]},
-        "load_assignment": {
-            "cluster_name": "hosts",
-            "endpoints": [{"lb_endpoints": [_endpoint(upstream) for upstream in upstreams]}],
-        },
+        **(
+            _from_file(endpoints)
+            if endpoints
+            else {"type": "STATIC", "load_assignment": assignment(upstreams, "hosts")}
+        ),
         **checks,
         "common_lb_config": {"healthy_panic_threshold": {"value": panic_percent}},
         "outlier_detection": dict(_OUTLIERS),
@@ -127,8 +133,42 @@ def _health_check(path: str) -> dict[str, Any]:
     }
 
 
+def assignment(upstreams: list[Upstream], cluster: str) -> dict[str, Any]:
+    """A cluster's endpoints, a group for each zone."""
+    zones = sorted({upstream.zone for upstream in upstreams})
+    groups = [
+        {
+            **({"locality": {"zone": zone}} if zone else {}),
+            "lb_endpoints": [_endpoint(upstream) for upstream in upstreams if upstream.zone == zone],
+        }
+        for zone in zones
+    ]
+    return {"cluster_name": cluster, "endpoints": groups}
+
+
+def discovery_response(upstreams: list[Upstream], cluster: str, version: str) -> dict[str, Any]:
+    """A cluster's endpoints as Envoy reads them from a file that it watches."""
+    kind = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+    return {"version_info": version, "resources": [{"@type": kind, **assignment(upstreams, cluster)}]}
+
+
+def _listed(upstreams: list[Upstream]) -> dict[str, Any]:
+    return {"type": "STATIC", "load_assignment": assignment(upstreams, "hosts")}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    source = {"path": str(path), "watched_directory": {"path": str(path.parent)}}
+    return {
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": {"path_config_source": source, "resource_api_version": "V3"}},
+        # A host that left gets nothing new, whatever its health check says; what it has under way it ends.
+        "ignore_health_on_host_removal": True,
+    }
+
+
 def _endpoint(upstream: Upstream) -> dict[str, Any]:
     return {
+        **({"health_status": "DRAINING"} if upstream.draining else {}),
         "endpoint": {"hostname": upstream.name, "address": address(upstream.address, upstream.port)},
         # By this name the picker finds the host in its table.
         "metadata": {"filter_metadata": {"fingerpost": {"host": upstream.name}}},

@@ -29,6 +29,7 @@ def envoy_config(
     panic_percent: float = 50.0,
     max_connections: int = 20_000,
     admin_socket: Path | None = None,
+    endpoints: Path | None = None,
 ) -> dict[str, Any]:
     """A complete configuration: a listener for clients, a cluster with the given hosts, and Envoy's own door.
 
@@ -46,15 +47,19 @@ def envoy_config(
         max_connections: see `overload_manager`.
         admin_socket: of Envoy's whole administration, for its owner alone; None: `envoy-PORT.sock`, with the admin
             port, in the folder that Envoy is started in.
+        endpoints: file that keeps the endpoints current, in place of `upstreams`; it need not be there yet. Not with
+            `random`: its propensity is of a number of hosts that stays.
 
     Raises:
         ValueError: no hosts, an unknown policy, `fingerpost` without a table or `endpoint_picker` without its address.
         FingerpostError: the socket's path is too long.
     """
-    if not upstreams:
-        raise ValueError("Envoy needs at least one host")
+    if not upstreams and not endpoints:
+        raise ValueError("Envoy needs at least one host, or a file of endpoints")
     if policy not in POLICIES:
         raise ValueError(f"unknown policy {policy!r}: use {', '.join(POLICIES)}")
+    if policy == "random":
+        endpoints = None
     if policy == "fingerpost" and table is None:
         raise ValueError("the policy fingerpost needs the path of a table")
     if policy == "endpoint_picker" and picker is None:
@@ -62,6 +67,8 @@ def envoy_config(
     log_format = access_log_format(policy, len(upstreams), log_client)
     socket = admin_socket or Path(f"envoy-{admin_port}.sock")
     return {
+        # Envoy asks for names wherever its configuration comes in parts.
+        **({"node": {"id": "fingerpost", "cluster": "fingerpost"}} if endpoints else {}),
         "admin": administration(socket),
         "overload_manager": overload_manager(max_connections),
         "static_resources": {
@@ -75,7 +82,7 @@ def envoy_config(
                 stats_listener(admin_port),
             ],
             "clusters": [
-                hosts_cluster(upstreams, policy, health_path, panic_percent),
+                hosts_cluster(upstreams, policy, health_path, panic_percent, endpoints),
                 *([picker_cluster(*picker)] if policy == "endpoint_picker" and picker else []),
                 admin_cluster(socket),
             ],

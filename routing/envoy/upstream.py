@@ -6,28 +6,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fingerpost.errors import FingerpostError
-from fingerpost.names import check_name
+from fingerpost.names import check_name, is_name
 
-_FORM = "name=address:port, such as web-1=10.0.0.1:8000"
+_FORM = "name=address:port, such as web-1=10.0.0.1:8000, then `zone=NAME` or `draining` where that is so"
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """A host behind Envoy; the name is what the access log calls it."""
+    """A host behind Envoy; the name is what the access log calls it.
+
+    Attributes:
+        zone: where it is, for proxies that route by locality; empty: not known.
+        draining: it ends what it has and gets nothing new.
+    """
 
     name: str
     address: str
     port: int
+    zone: str = ""
+    draining: bool = False
 
 
 def parse_upstream(text: str) -> Upstream:
-    """An upstream out of `name=address:port`, an IPv6 address in brackets.
+    """An upstream out of `name=address:port`, an IPv6 address in brackets; words after it say more.
 
     Raises:
         FingerpostError: it does not fit.
     """
-    name, found, rest = text.strip().partition("=")
+    line, *words = text.split() or [""]
+    name, found, rest = line.partition("=")
     address, colon, port = rest.rpartition(":")
     address = address.removeprefix("[").removesuffix("]")
     try:
@@ -38,7 +46,15 @@ def parse_upstream(text: str) -> Upstream:
         raise FingerpostError(f"host {text.strip()!r} has no address and port: write {_FORM}")
     if not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
         raise FingerpostError(f"host {text.strip()!r}: {port!r} is no port from 1 to 65535: write {_FORM}")
-    return Upstream(name, plain_address(address), int(port))
+    zone, draining = "", False
+    for word in words:
+        if word.startswith("zone=") and is_name(word.removeprefix("zone=")):
+            zone = word.removeprefix("zone=")
+        elif word == "draining":
+            draining = True
+        else:
+            raise FingerpostError(f"host {text.strip()!r}: {word!r} means nothing here: write {_FORM}")
+    return Upstream(name, plain_address(address), int(port), zone, draining)
 
 
 def plain_address(address: str) -> str:

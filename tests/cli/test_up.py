@@ -19,6 +19,7 @@ from fingerpost.cli.stack.supervisor import Supervisor
 from fingerpost.home import own_prefect_credential
 from fingerpost.settings import Settings
 from tests.support.up_harness import RunningUp
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
 
@@ -189,6 +190,9 @@ def test_up_hands_its_options_to_envoy(start_up):
     assert cluster["health_checks"][0]["http_health_check"]["path"] == "/healthz"
     assert cluster["common_lb_config"]["healthy_panic_threshold"]["value"] == 20
     assert "least_request" in json.dumps(cluster["load_balancing_policy"])
+    (up.home / "hosts").write_text("h1=127.0.0.1:9\nh2=127.0.0.1:10\n")
+    kept = up.home / "routing" / "shop.endpoints.json"
+    wait_for(lambda: '"h2"' in kept.read_text())
     assert (up.home / "access.log").stat().st_mode & 0o027 == 0
 
 

@@ -1,0 +1,194 @@
+"""The hosts there are, from whoever knows: a file, a name in DNS, an orchestrator. They become Envoy's endpoints."""
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fingerpost.errors import FingerpostError
+from fingerpost.lake import write_text_atomically
+from fingerpost.names import is_name
+from fingerpost.routing.envoy.clusters import discovery_response
+from fingerpost.routing.envoy.upstream import Upstream, parse_upstreams
+
+_LOG = logging.getLogger("fingerpost.hosts")
+_LOOK_EVERY_S = 1.0
+_MAX_BYTES = 64 * 2**20
+# More than any table has room for.
+MAX_HOSTS = 16384
+
+HostSource = Callable[[], list[Upstream]]
+
+
+def host_source(text: str) -> HostSource:
+    """Where hosts are listed.
+
+    Args:
+        text: path of a file with a host a line; `dns:NAME:PORT`, every address of the name, which is called by its
+            address; or `endpointslices:FILE:PORT`, Kubernetes EndpointSlices as JSON or YAML (a slice, a list of them,
+            or several documents), whose endpoints are called as their pods; without `:PORT` their first port.
+
+    Returns:
+        Reads them now; raises FingerpostError where they cannot be read.
+
+    Raises:
+        FingerpostError: the text says nothing of the kind.
+    """
+    kind, colon, rest = text.partition(":")
+    if kind == "dns" and colon:
+        name, _, port = rest.rpartition(":")
+        if not name or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise FingerpostError(f"{text!r}: write dns:NAME:PORT, such as dns:web.internal:8000")
+        return lambda: _of_dns(name, int(port))
+    if kind == "endpointslices" and colon:
+        path, _, port = rest.rpartition(":")
+        number = int(port) if path and port.isdecimal() else 0
+        file = Path(path if number else rest)
+        return lambda: _of_slices(file, number)
+    return lambda: _of_lines(Path(text))
+
+
+class EndpointsKeeper:
+    """Keeps the file that Envoy reads a cluster's endpoints from.
+
+    What cannot be read, and a list without any host, changes nothing: a fleet is not lost because its list is.
+
+    Args:
+        source: of `host_source`.
+        path: the file; renamed into place.
+        cluster: its name in Envoy's configuration.
+    """
+
+    def __init__(self, source: HostSource, path: Path, cluster: str = "hosts") -> None:
+        self._source, self.path, self._cluster = source, path.absolute(), cluster
+        self._known: list[Upstream] | None = None
+        self._problem = ""
+        self._written = 0
+
+    @property
+    def hosts(self) -> list[Upstream]:
+        """Those that were written last."""
+        return list(self._known or ())
+
+    @property
+    def problem(self) -> str:
+        """Why the hosts that are known may be old; empty if they are not."""
+        return self._problem
+
+    def update(self) -> bool:
+        """Looks once; True if the file was written."""
+        try:
+            found = self._source()
+            if not found:
+                raise FingerpostError("no host is listed")
+            _check(found)
+        except FingerpostError as error:
+            if str(error) != self._problem:
+                _LOG.warning("%s; the hosts known before stay", error)
+            self._problem = str(error)
+            return False
+        self._problem = ""
+        found = sorted(found, key=lambda each: (each.name, each.address, each.port))
+        if found == self._known:
+            return False
+        self._written += 1
+        response = discovery_response(found, self._cluster, str(self._written))
+        write_text_atomically(self.path, json.dumps(response))
+        # The proxy may run as another user.
+        self.path.chmod(0o644)
+        before = {each.name for each in self._known or ()}
+        now = {each.name for each in found if not each.draining}
+        _LOG.info("%d hosts; new: %s; gone: %s", len(found), _listed(now - before), _listed(before - now))
+        self._known = found
+        return True
+
+    def follow(self, stop: threading.Event) -> None:
+        """Looks about once a second until stopped."""
+        while not stop.is_set():
+            try:
+                self.update()
+            except OSError as error:
+                _LOG.warning("the endpoints cannot be written: %s", error)
+            stop.wait(_LOOK_EVERY_S)
+
+
+def _check(hosts: list[Upstream]) -> None:
+    places: dict[tuple[str, int], str] = {}
+    if len(hosts) > MAX_HOSTS:
+        raise FingerpostError(f"{len(hosts)} hosts are listed: at most {MAX_HOSTS} have room")
+    for each in hosts:
+        other = places.setdefault((each.address, each.port), each.name)
+        if other != each.name:
+            raise FingerpostError(f"{each.address}:{each.port} is listed as {other!r} and as {each.name!r}")
+
+
+def _of_lines(path: Path) -> list[Upstream]:
+    return parse_upstreams(_text(path).splitlines())
+
+
+def _of_dns(name: str, port: int) -> list[Upstream]:
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise FingerpostError(f"{name!r} has no address: {error}") from error
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    # A name holds no colons.
+    return [Upstream(address.replace(":", "-").strip("-"), address, port) for address in addresses]
+
+
+def _of_slices(path: Path, port: int) -> list[Upstream]:
+    import yaml
+
+    try:
+        documents = list(yaml.safe_load_all(_text(path)))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise FingerpostError(f"{path} cannot be read: {error}") from error
+    slices = [
+        each
+        for document in documents
+        if isinstance(document, dict)
+        for each in (document["items"] if isinstance(document.get("items"), list) else [document])
+        if isinstance(each, dict) and each.get("kind", "EndpointSlice") == "EndpointSlice"
+    ]
+    try:
+        found = [host for each in slices for host in _of_slice(each, port)]
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise FingerpostError(f"{path} holds no EndpointSlices: {error!r}") from error
+    return [*{(each.name, each.address): each for each in found}.values()]
+
+
+def _of_slice(entry: dict[str, Any], port: int) -> list[Upstream]:
+    """Endpoints that serve; those that are about to end are draining. Unknown conditions count as true."""
+    found = []
+    if entry.get("addressType", "IPv4") == "FQDN":
+        return []
+    number = port or int(entry["ports"][0]["port"])
+    for each in entry.get("endpoints") or ():
+        conditions = each.get("conditions") or {}
+        ready, terminating = conditions.get("ready"), conditions.get("terminating") is True
+        serving = conditions.get("serving", ready)
+        if serving is False or (ready is False and not terminating):
+            continue
+        address = str(each["addresses"][0])
+        name = str((each.get("targetRef") or {}).get("name") or address.replace(":", "-").strip("-"))
+        if not is_name(name):
+            raise ValueError(f"{name!r} cannot be a host's name")
+        found.append(Upstream(name, address, number, str(each.get("zone") or ""), terminating))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise FingerpostError(f"{path} is larger than {_MAX_BYTES} bytes")
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FingerpostError(f"{path} cannot be read: {error}") from error
+
+
+def _listed(names: set[str]) -> str:
+    few = sorted(names)[:10]
+    return ", ".join(few) + (" ..." if len(names) > len(few) else "") if few else "none"

@@ -1,0 +1,219 @@
+"""Hosts come and go: who lists them, what becomes Envoy's endpoints, and that no request fails of it."""
+
+import json
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fingerpost.cli.stack.ports import free_ports
+from fingerpost.errors import FingerpostError
+from fingerpost.routing.envoy.config import envoy_config
+from fingerpost.routing.envoy.upstream import Upstream, parse_upstream
+from fingerpost.routing.hosts import EndpointsKeeper, host_source
+from tests.support.running import running_envoy
+from tests.support.waiting import wait_for
+
+A, B, C = (Upstream(name, f"10.0.0.{place}", 8000) for place, name in enumerate("abc", 1))
+SLICE = {
+    "kind": "EndpointSlice",
+    "addressType": "IPv4",
+    "ports": [{"port": 8080}],
+    "endpoints": [
+        {"addresses": ["10.1.0.1"], "conditions": {"ready": True}, "targetRef": {"name": "web-1"}, "zone": "east"},
+        {"addresses": ["10.1.0.2"], "conditions": {}, "targetRef": {"name": "web-2"}},
+        {"addresses": ["10.1.0.3"], "conditions": {"ready": False}, "targetRef": {"name": "starting"}},
+        {
+            "addresses": ["10.1.0.4"],
+            "conditions": {"ready": False, "serving": True, "terminating": True},
+            "targetRef": {"name": "leaving"},
+        },
+        {"addresses": ["10.1.0.5"]},
+    ],
+}
+
+
+def endpoints(path):
+    [resource] = json.loads(path.read_text())["resources"]
+    return [each for group in resource["endpoints"] for each in group["lb_endpoints"]]
+
+
+def names(path):
+    return [each["metadata"]["filter_metadata"]["fingerpost"]["host"] for each in endpoints(path)]
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A keeper whose hosts the test sets, and its file."""
+    listed = [A, B]
+    keeper = EndpointsKeeper(lambda: list(listed), tmp_path / "endpoints.json")
+    return keeper, listed, tmp_path / "endpoints.json"
+
+
+def test_a_line_tells_zone_and_draining():
+    assert parse_upstream("a=10.0.0.1:80 zone=east draining") == Upstream("a", "10.0.0.1", 80, "east", True)
+    with pytest.raises(FingerpostError, match="'weight=3' means nothing"):
+        parse_upstream("a=10.0.0.1:80 weight=3")
+
+
+def test_only_another_list_is_written(kept):
+    keeper, listed, path = kept
+    assert keeper.update()
+    assert names(path) == ["a", "b"]
+    assert not keeper.update()
+    listed.append(C)
+    assert keeper.update()
+    assert names(path) == ["a", "b", "c"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [([], "no host is listed"), ([A, Upstream("b", A.address, A.port)], "listed as 'a' and as 'b'")],
+)
+def test_a_bad_list_changes_nothing(kept, bad, told):
+    keeper, listed, path = kept
+    keeper.update()
+    listed[:] = bad
+    assert not keeper.update()
+    assert told in keeper.problem
+    assert names(path) == ["a", "b"]
+    listed[:] = [C]
+    assert keeper.update()
+    assert not keeper.problem
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_and_no_loss(tmp_path):
+    (tmp_path / "hosts").write_text("a=10.0.0.1:8000\n")
+    keeper = EndpointsKeeper(host_source(str(tmp_path / "hosts")), tmp_path / "endpoints.json")
+    assert keeper.update()
+    (tmp_path / "hosts").unlink()
+    assert not keeper.update()
+    assert "cannot be read" in keeper.problem
+    assert keeper.hosts == [A]
+
+
+@pytest.mark.parametrize("dump", [json.dumps, yaml.safe_dump], ids=["json", "yaml"])
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: {"kind": "List", "items": [one, {"kind": "Service"}]}])
+def test_endpoint_slices_become_hosts(tmp_path, dump, wrap):
+    path = tmp_path / "slices"
+    path.write_text(dump(wrap(SLICE)))
+    assert host_source(f"endpointslices:{path}")() == [
+        Upstream("web-1", "10.1.0.1", 8080, "east"),
+        Upstream("web-2", "10.1.0.2", 8080),
+        Upstream("leaving", "10.1.0.4", 8080, "", True),
+        Upstream("10.1.0.5", "10.1.0.5", 8080),
+    ]
+    assert {each.port for each in host_source(f"endpointslices:{path}:9000")()} == {9000}
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=4), lambda each: st.lists(each, max_size=3)))
+def test_any_slices_are_hosts_or_one_clear_error(tmp_path_factory, broken):
+    path = tmp_path_factory.mktemp("slices") / "slices"
+    for key in SLICE:
+        path.write_text(json.dumps({**SLICE, key: broken}))
+        try:
+            found = host_source(f"endpointslices:{path}")()
+        except FingerpostError as error:
+            assert str(path) in str(error)
+        else:
+            assert all(isinstance(each, Upstream) for each in found)
+
+
+@pytest.mark.parametrize("text", ["dns:web", "dns::80", "dns:web:0", "dns:web:http"])
+def test_a_source_that_is_none_is_refused(text):
+    with pytest.raises(FingerpostError, match="dns:NAME:PORT"):
+        host_source(text)
+
+
+@pytest.mark.process
+def test_every_address_of_a_name_is_a_host():
+    assert Upstream("127.0.0.1", "127.0.0.1", 8000) in host_source("dns:localhost:8000")()
+    with pytest.raises(FingerpostError, match="has no address"):
+        host_source("dns:nowhere.invalid:80")()
+
+
+class Host(BaseHTTPRequestHandler):
+    """Answers after some milliseconds with its port."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        threading.Event().wait(0.02)
+        body = str(self.server.server_port).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.process
+def test_envoy_follows_the_hosts_and_no_request_fails(tmp_path):
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Host) for _ in range(3)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    hosts = [Upstream(name, "127.0.0.1", server.server_port) for name, server in zip("abc", servers, strict=True)]
+    file, lines = tmp_path / "hosts", [f"{each.name}=127.0.0.1:{each.port}" for each in hosts]
+    file.write_text("\n".join(lines[:2]))
+    keeper = EndpointsKeeper(host_source(str(file)), tmp_path / "endpoints.json")
+    keeper.update()
+    port, admin = free_ports(2)
+    config = envoy_config(
+        [], tmp_path / "access.log", "127.0.0.1", port, admin, "fingerpost",
+        table=tmp_path / "shop.table", admin_socket=tmp_path / "admin.sock", endpoints=keeper.path,
+    )  # fmt: skip
+    answers, stop, lock = Counter(), threading.Event(), threading.Lock()
+
+    def ask():
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.get("/")
+                    got = answer.text if answer.status_code == 200 else answer.status_code
+                except httpx.HTTPError as error:
+                    got = repr(error)
+                with lock:
+                    answers[got] += 1
+
+    def since_now(place):
+        """Whether the host gets requests from now on, or gets none."""
+        before = answers[str(hosts[place].port)]
+        return lambda: answers[str(hosts[place].port)] > before + 5
+
+    with running_envoy(config, tmp_path, admin):
+        clients = [threading.Thread(target=ask) for _ in range(8)]
+        for client in clients:
+            client.start()
+        try:
+            wait_for(since_now(0))
+            # One joins, one drains, then leaves for good.
+            file.write_text("\n".join([f"{lines[0]} draining", *lines[1:]]))
+            assert keeper.update()
+            wait_for(since_now(2))
+            file.write_text("\n".join(lines[1:]))
+            assert keeper.update()
+            wait_for(lambda: f"127.0.0.1:{hosts[0].port}::" not in clusters_of(tmp_path / "admin.sock"))
+            gone = answers[str(hosts[0].port)]
+            wait_for(since_now(1))
+            wait_for(since_now(2))
+        finally:
+            stop.set()
+            for client in clients:
+                client.join()
+    for server in servers:
+        server.shutdown()
+    assert answers[str(hosts[0].port)] <= gone + len(clients)
+    assert set(answers) == {str(each.port) for each in hosts}
+
+
+def clusters_of(socket):
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
+        return client.get("http://envoy/clusters").text
