@@ -4,8 +4,10 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ from fingerpost.environment import python_module
 from fingerpost.errors import FingerpostError
 
 NAME = "fingerpost"
+# The version whose interface the module is written for, and which tests run.
+TESTED_ENVOY = "1.40"
 SOURCES = Path(__file__).parents[1] / "native"
 FLAGS = (
     *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow"),
@@ -34,6 +38,20 @@ def compiler() -> list[str] | None:
     if importlib.util.find_spec("ziglang"):
         return python_module("ziglang", "cc")
     return None
+
+
+def envoy_version() -> str | None:
+    """The version of the Envoy beside this Python, else of the one on the path; None if there is none."""
+    beside = Path(sys.executable).with_name("envoy")
+    command = str(beside) if beside.exists() else shutil.which("envoy")
+    if command is None:
+        return None
+    try:
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"/(\d+\.\d+\.\d+)[-/]", done.stdout)
+    return found.group(1) if found else None
 
 
 def module_path() -> Path:
