@@ -59,7 +59,7 @@ def _options(
 
 _MODULES = (
     *("agent", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
-    *("inspect", "status", "doctor", "simulate", "experiment", "shadow", "promotion", "drift", "up"),
+    *("inspect", "status", "doctor", "simulate", "worth", "experiment", "shadow", "promotion", "drift", "up"),
 )
 for _module in _MODULES:
     import_module(f"fingerpost.cli.{_module}").register(app)

@@ -33,8 +33,8 @@ def simulate(
             parse_policy(name)
         except ValueError as error:
             raise FingerpostError(f"--policies: {error}") from None
-    shares = [_number(text, "--loads", 0.001, 1.5) for text in loads.split(",")]
-    counts = [int(_number(text, "--pickers", 1, 1000, whole=True)) for text in pickers.split(",")]
+    shares = [number(text, "--loads", 0.001, 1.5) for text in loads.split(",")]
+    counts = [int(number(text, "--pickers", 1, 1000, whole=True)) for text in pickers.split(",")]
     described = load_scenario(scenario)
 
     # Compiled code is loaded, or the first time made, only when the arguments are known to be good.
@@ -54,7 +54,8 @@ def simulate(
         _table(figures)
 
 
-def _number(text: str, option: str, low: float, high: float, whole: bool = False) -> float:
+def number(text: str, option: str, low: float, high: float, whole: bool = False) -> float:
+    """A number of an option; an error names the option and the bounds."""
     from fingerpost.errors import FingerpostError
 
     try:

@@ -246,7 +246,7 @@ def _checked(
     bounds_us: tuple[int, int] | None = None,
 ) -> pa.Table:
     """The good rows as the lake's columns; the others are counted by their reasons."""
-    known = frame.assign(service=service, host=frame["host"].map(_host_name, na_action="ignore"))
+    known = frame.assign(service=service, host=frame["host"].map(host_name, na_action="ignore"))
     arrays = [_column(known.get(column.name), column, len(frame)) for column in columns]
     table = pa.table(arrays, names=[column.name for column in columns])
     times = table.column("time").drop_null().cast(pa.int64()).to_numpy()
@@ -255,7 +255,7 @@ def _checked(
     return table.filter(pa.array([reason is None for reason in reasons])).cast(SCHEMAS[kind])
 
 
-def _host_name(value: str) -> str:
+def host_name(value: str) -> str:
     """The foreign name of a host as one that is allowed, such as `10.0.0.1-80`."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", value).lstrip("._-")[:64]
 
