@@ -19,6 +19,7 @@ def run(
         list[str],
         typer.Argument(help=f"{', '.join(FLOWS)}; pipeline is ingest, features and train in series."),
     ],
+    service: Annotated[str, typer.Option(help="Of this service; default FINGERPOST_SERVICE.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the result, as JSON, to this file too.")] = None,
 ) -> None:
@@ -44,7 +45,7 @@ def run(
     keep_from_others()
     apply_flow_environment(settings)
     configure_logs(settings.log_level, settings.log_format)
-    result = [run_flow(flow) for flow in flows][-1]
+    result = [run_flow(flow, service) for flow in flows][-1]
     text = json.dumps(result, indent=2)
     if output:
         write_text_atomically(output, text)
@@ -59,7 +60,7 @@ def run(
 
 
 def schedule() -> None:
-    """Serves the deployments: ingest, features and training on their schedules, until stopped."""
+    """Runs the flows of every service that reports on their schedules, until stopped."""
     from fingerpost.environment import apply_flow_environment
     from fingerpost.home import keep_from_others
     from fingerpost.logs import configure_logs

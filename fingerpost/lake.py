@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fingerpost.names import is_name
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
@@ -41,6 +43,13 @@ def partition(lake: Path, kind: str, service: str, date: str) -> Path:
 def service_folder(lake: Path, kind: str, service: str) -> Path:
     """The folder of one kind of data of one service: `KIND/service=S`."""
     return lake / kind / f"service={service}"
+
+
+def services_in(lake: Path) -> list[str]:
+    """The services that the lake or its inbox has data of, in order."""
+    folders = (*lake.glob("*/service=*"), *lake.glob(f"{INBOX}/*/service=*"))
+    names = {path.name.removeprefix("service=") for path in folders if path.is_dir()}
+    return sorted(name for name in names if is_name(name))
 
 
 def published_categories(lake: Path, service: str) -> Path:

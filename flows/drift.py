@@ -5,25 +5,23 @@ from functools import partial
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.abtest.drift.gate import check_drift, retrain_reason
 from fingerpost.abtest.drift.verdict import DriftVerdict
 from fingerpost.abtest.results import DRIFT
 from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.steps import run_step, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
 from fingerpost.flows.train import train_flow
-from fingerpost.settings import get_settings
 from fingerpost.shown import markdown_text
 from fingerpost.training.registry import Registry
 
 
 @flow(name="drift", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
 @without_secrets
-def drift_flow() -> dict[str, Any]:
+def drift_flow(service: str = "") -> dict[str, Any]:
     """Checks drift of the champion and the challenger; leaves a report, and has a new version trained if need be."""
-    settings = get_settings()
+    settings = settings_of(service)
     registry = Registry(settings)
     verdicts: dict[str, DriftVerdict] = {}
     runs: dict[str, str] = {}
@@ -32,24 +30,26 @@ def drift_flow() -> dict[str, Any]:
         if version is not None:
             verdicts[alias], runs[alias] = run_step(f"drift of the {alias}", partial(check_drift, settings, version))
     found = {alias: {**verdict.to_json(), "run_id": runs[alias]} for alias, verdict in verdicts.items()}
-    create_markdown_artifact(key="drift", markdown=_markdown(verdicts), description="Has the world changed")
+    leave_markdown(settings, "drift", _markdown(verdicts), description="Has the world changed")
     champion = verdicts.get(CHAMPION)
     if champion is not None and champion.verdict == DRIFT:
         send_alert(settings, "drift", f"version {champion.model_version}: {'; '.join(champion.reasons)}")
     age_s = time.time() - registry.newest_version_s()
     why = retrain_reason(champion, verdicts.get(CHALLENGER), age_s, settings.retrain_pause_s)
-    return {**found, "retrain": why, "training": _train() if why else None}
+    return {**found, "retrain": why, "training": _train(settings.service) if why else None}
 
 
-def _train() -> str:
+def _train(service: str) -> str:
     """Asks the training's deployment for a run, so that no two train at once; without one, trains here."""
     from prefect.deployments import run_deployment
     from prefect.exceptions import ObjectNotFound
 
     try:
-        run: Any = run_deployment("train/scheduled", parameters={"urgent": True}, timeout=0, as_subflow=False)
+        run: Any = run_deployment(
+            f"train/{service}", parameters={"service": service, "urgent": True}, timeout=0, as_subflow=False
+        )
     except ObjectNotFound:
-        return str(train_flow(urgent=True)["model_version"])
+        return str(train_flow(service, urgent=True)["model_version"])
     return str(run.name)
 
 

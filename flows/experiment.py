@@ -4,13 +4,11 @@ import logging
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.abtest.experiment.advance import StepResult, advance_experiment
 from fingerpost.abtest.reports import write_experiment_report
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.steps import run_step, tell_failure, without_secrets
-from fingerpost.settings import get_settings
+from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
 from fingerpost.shown import markdown_name
 
 logger = logging.getLogger(__name__)
@@ -18,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 @flow(name="experiment", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
 @without_secrets
-def experiment_flow() -> dict[str, Any]:
+def experiment_flow(service: str = "") -> dict[str, Any]:
     """Takes the service's experiment one step on; leaves its verdict as a table, and pictures in `reports/`.
 
     The result is `Verdict.to_json` with `action` and `why`; where none was evaluated, `verdict` is None.
     """
-    settings = get_settings()
+    settings = settings_of(service)
     done: StepResult = run_step("experiment", lambda: advance_experiment(settings))
     logger.info("experiment: %s: %s", done.action, done.why)
     said = {"action": done.action, "why": done.why}
@@ -34,5 +32,5 @@ def experiment_flow() -> dict[str, Any]:
         send_alert(settings, "guardrail", f"experiment {found.experiment.id} was stopped: {found.verdict.reason}")
     folder = settings.home / "reports" / "experiments" / found.experiment.id
     text = f"{write_experiment_report(found, folder)}\nPictures: {markdown_name(str(folder))}\n"
-    create_markdown_artifact(key="experiment", markdown=text, description="What the experiment has shown so far")
+    leave_markdown(settings, "experiment", text, description="What the experiment has shown so far")
     return {**found.verdict.to_json(), **said}

@@ -4,21 +4,20 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.features.build import FeatureSettings, FeaturesReport, build_features
 from fingerpost.features.maintenance import lake_lock
-from fingerpost.flows.steps import run_step, tell_failure, without_secrets
-from fingerpost.settings import Settings, get_settings
+from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.settings import Settings
 from fingerpost.shown import markdown_name
 from fingerpost.workers import SERIAL, workers_of
 
 
 @flow(name="features", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
 @without_secrets
-def features_flow() -> dict[str, Any]:
+def features_flow(service: str = "") -> dict[str, Any]:
     """Builds the features of the service; leaves a report of hosts and categories."""
-    settings = get_settings()
+    settings = settings_of(service)
     chosen = FeatureSettings(
         settings.window_s,
         settings.halflife_s,
@@ -28,8 +27,11 @@ def features_flow() -> dict[str, Any]:
         category_drift=settings.category_drift,
     )
     report: FeaturesReport = run_step("features", lambda: _build(settings, chosen))
-    create_markdown_artifact(
-        key="features", markdown=_markdown(report), description="What the features were built from"
+    leave_markdown(
+        settings,
+        "features",
+        _markdown(report),
+        description="What the features were built from",
     )
     return asdict(report)
 

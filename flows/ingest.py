@@ -3,23 +3,27 @@
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
 from fingerpost.features.ingest import IngestReport, ingest
 from fingerpost.features.maintenance import apply_retention, lake_lock
-from fingerpost.flows.steps import run_step, tell_failure, without_secrets
-from fingerpost.settings import Settings, get_settings
+from fingerpost.flows.steps import leave_table, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.settings import Settings
 
 _DAY_S = 86400.0
 
 
 @flow(name="ingest", timeout_seconds=600, on_failure=[tell_failure], on_crashed=[tell_failure])
 @without_secrets
-def ingest_flow() -> dict[str, Any]:
+def ingest_flow(service: str = "") -> dict[str, Any]:
     """Ingests every waiting batch of the service; leaves a table of what came and what was refused."""
-    settings = get_settings()
+    settings = settings_of(service)
     report: IngestReport = run_step("ingest", lambda: _ingest(settings))
-    create_table_artifact(key="ingest", table=_table(report), description=f"Ingest of service `{settings.service}`")
+    leave_table(
+        settings,
+        "ingest",
+        _table(report),
+        description=f"Ingest of service `{settings.service}`",
+    )
     return report.to_json()
 
 

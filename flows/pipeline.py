@@ -12,6 +12,6 @@ from fingerpost.flows.train import train_flow
 
 @flow(name="pipeline", timeout_seconds=10800, on_crashed=[tell_failure])
 @without_secrets
-def pipeline_flow() -> dict[str, Any]:
-    """Runs ingest, features and training in series, each as a flow of its own."""
-    return {"ingest": ingest_flow(), "features": features_flow(), "train": train_flow()}
+def pipeline_flow(service: str = "") -> dict[str, Any]:
+    """Runs ingest, features and training of a service in series, each as a flow of its own."""
+    return {"ingest": ingest_flow(service), "features": features_flow(service), "train": train_flow(service)}

@@ -4,13 +4,11 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.abtest.promotion.promote import Outcome, consider_challenger
 from fingerpost.abtest.promotion.watch import WatchOutcome, check_promotion
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.steps import run_step, tell_failure, without_secrets
-from fingerpost.settings import get_settings
+from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
 from fingerpost.shown import markdown_text
 from fingerpost.training.registry import StaleEvidenceError
 
@@ -19,9 +17,9 @@ _WHO = "flow promote"
 
 @flow(name="promote", timeout_seconds=600, on_failure=[tell_failure], on_crashed=[tell_failure])
 @without_secrets
-def promote_flow() -> dict[str, Any]:
+def promote_flow(service: str = "") -> dict[str, Any]:
     """Looks at the watch and at the challenger; leaves what every gate says."""
-    settings = get_settings()
+    settings = settings_of(service)
     watched: WatchOutcome | None = run_step("watch", lambda: check_promotion(settings, _WHO))
     if watched is not None and watched.state == "rolled back":
         send_alert(settings, "rollback", f"version {watched.previous} is champion again: {watched.reason}")
@@ -29,14 +27,17 @@ def promote_flow() -> dict[str, Any]:
         decided: Outcome | None = run_step("decide", lambda: consider_challenger(settings, _WHO))
     except StaleEvidenceError as error:
         # Whoever was faster has decided; the next run sees the registry as it is then.
-        create_markdown_artifact(key="promotion", markdown=f"Nothing was done: {markdown_text(str(error))}.\n")
+        leave_markdown(settings, "promotion", f"Nothing was done: {markdown_text(str(error))}.\n")
         return {"watch": watched and asdict(watched), "decision": None, "stale": str(error)}
     if decided is not None and decided.action == "promote":
         send_alert(settings, "promotion", f"version {decided.version} instead of {decided.previous}: {decided.reason}")
     if decided is not None and decided.action == "reject":
         send_alert(settings, "refused model", f"version {decided.version}: {decided.reason}")
-    create_markdown_artifact(
-        key="promotion", markdown=_markdown(watched, decided), description="Who is promoted, and why"
+    leave_markdown(
+        settings,
+        "promotion",
+        _markdown(watched, decided),
+        description="Who is promoted, and why",
     )
     return {"watch": watched and asdict(watched), "decision": decided and asdict(decided), "stale": None}
 

@@ -3,20 +3,18 @@
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
 from fingerpost.abtest.drift.gate import prune_reports
 from fingerpost.features.maintenance import apply_retention, compact
-from fingerpost.flows.steps import run_step, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_table, run_step, settings_of, tell_failure, without_secrets
 from fingerpost.lake import remove_left_over
-from fingerpost.settings import get_settings
 
 
 @flow(name="retention", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])
 @without_secrets
-def retention_flow() -> dict[str, Any]:
+def retention_flow(service: str = "") -> dict[str, Any]:
     """Removes what is past its age, then merges small files; leaves a table of both."""
-    settings = get_settings()
+    settings = settings_of(service)
     removed = run_step(
         "retention",
         lambda: apply_retention(settings.lake, settings.service, settings.max_age_days, settings.max_quarantine_mb),
@@ -31,5 +29,5 @@ def retention_flow() -> dict[str, Any]:
         "files_merged": merged.files,
         "reports": reports,
     }
-    create_table_artifact(key="retention", table=[{"what": key, "count": value} for key, value in result.items()])
+    leave_table(settings, "retention", [{"what": key, "count": value} for key, value in result.items()])
     return result

@@ -8,11 +8,11 @@ from fingerpost.experiment import CHAMPION
 from fingerpost.flows.table import FLOWS
 
 
-def run_flow(name: str) -> dict[str, Any]:
-    """Runs a flow by its name and returns its result."""
-    flow: Callable[[], dict[str, Any]] = FLOWS[name].load()
+def run_flow(name: str, service: str = "") -> dict[str, Any]:
+    """Runs a flow of a service by its name and returns its result; empty: of the settings' own service."""
+    flow: Callable[[str], dict[str, Any]] = FLOWS[name].load()
     # Through JSON, so that a result is the same whether it was printed or returned.
-    result: dict[str, Any] = json.loads(json.dumps(flow(), default=str))
+    result: dict[str, Any] = json.loads(json.dumps(flow(service), default=str))
     return result
 
 

@@ -4,15 +4,13 @@ import logging
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.abtest.experiment.advance import compare_in_shadow
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy
 from fingerpost.abtest.reports import interval, shadow_errors, shadow_markdown
 from fingerpost.abtest.shadow.compare import ShadowReport
 from fingerpost.clock import clock_us
-from fingerpost.flows.steps import run_step, tell_failure, without_secrets
-from fingerpost.settings import get_settings
+from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
 from fingerpost.shown import markdown_name, markdown_text
 
 logger = logging.getLogger(__name__)
@@ -20,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 @flow(name="shadow", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
 @without_secrets
-def shadow_flow(hours: float = 24.0) -> dict[str, Any]:
+def shadow_flow(service: str = "", hours: float = 24.0) -> dict[str, Any]:
     """Compares champion and challenger in the shadow; leaves a table of errors, and a picture in `reports/`."""
-    settings = get_settings()
+    settings = settings_of(service)
     found: tuple[ShadowReport, ChallengerOffPolicy | None] = run_step(
         "compare", lambda: compare_in_shadow(settings, hours, clock_us())
     )
@@ -32,7 +30,12 @@ def shadow_flow(hours: float = 24.0) -> dict[str, Any]:
     if report.rows:
         shadow_errors(report).savefig(folder / f"v{report.versions[0]}-v{report.versions[1]}.png")
     text = f"{shadow_markdown(report)}\n{_off_policy_markdown(off_policy)}\nPictures: {markdown_name(str(folder))}\n"
-    create_markdown_artifact(key="shadow", markdown=text, description="Champion and challenger by what they predicted")
+    leave_markdown(
+        settings,
+        "shadow",
+        text,
+        description="Champion and challenger by what they predicted",
+    )
     logger.info("shadow: %s", report.status)
     return {**report.to_json(), "off_policy": off_policy.to_json() if off_policy else None}
 

@@ -1,22 +1,54 @@
 """Defines what flows share: steps with retries, and hooks that report failures."""
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.flows.alerts import send_alert
 from fingerpost.masking import mask_error
-from fingerpost.settings import get_settings
+from fingerpost.names import check_name
+from fingerpost.settings import Settings, get_settings
 
+# What a key of Prefect's artifacts may not hold.
+_NOT_IN_KEY = re.compile(r"[^a-z0-9-]")
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 _RETRIES = 3
 _FIRST_PAUSE_S = 5
+
+
+def settings_of(service: str) -> Settings:
+    """The settings for a flow of a service; empty: of the settings' own.
+
+    Raises:
+        FingerpostError: it cannot be a service's name.
+    """
+    settings = get_settings()
+    try:
+        return settings.model_copy(update={"service": check_name(service, "service")}) if service else settings
+    except ValueError as error:
+        raise FingerpostError(str(error)) from error
+
+
+def leave_markdown(settings: Settings, name: str, markdown: str, description: str = "") -> None:
+    """Leaves a text for people under the flow's name and the service's."""
+    create_markdown_artifact(key=_artifact_key(name, settings), markdown=markdown, description=description)
+
+
+def leave_table(settings: Settings, name: str, table: list[dict[str, Any]], description: str = "") -> None:
+    """Leaves a table for people under the flow's name and the service's."""
+    create_table_artifact(key=_artifact_key(name, settings), table=table, description=description)
+
+
+def _artifact_key(name: str, settings: Settings) -> str:
+    return f"{name}-{_NOT_IN_KEY.sub('-', settings.service.lower())}"
 
 
 def run_step(name: str, work: Callable[[], Any], retries: int = _RETRIES) -> Any:
@@ -67,7 +99,7 @@ def worth_trying_again(_task: Any, _run: Any, state: Any) -> bool:
 
 def tell_failure(flow: Any, flow_run: Any, state: Any) -> None:
     """Hook of flows that fail or crash."""
-    settings = get_settings()
+    settings = settings_of(str((flow_run.parameters or {}).get("service") or ""))
     address = f"{settings.prefect.removesuffix('/api')}/runs/flow-run/{flow_run.id}"
     send_alert(
         settings, "failed flow", f"{flow.name}: {state.message or state.name}", {"run": flow_run.name, "url": address}

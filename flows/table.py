@@ -22,11 +22,6 @@ class FlowEntry:
     description: str
 
     @property
-    def deployment(self) -> str:
-        """Name of its deployment."""
-        return "scheduled" if self.when else "on-demand"
-
-    @property
     def entrypoint(self) -> str:
         """The flow's function, as Prefect imports it."""
         return f"fingerpost.flows.{self.name}.{self.name}_flow"

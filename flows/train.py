@@ -6,11 +6,9 @@ from functools import partial
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.steps import run_step, tell_failure, without_secrets
-from fingerpost.settings import get_settings
+from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
 from fingerpost.shown import markdown_text
 from fingerpost.training.train import TrainingReport, train
 
@@ -19,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 @flow(name="train", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])
 @without_secrets
-def train_flow(urgent: bool = False) -> dict[str, Any]:
+def train_flow(service: str = "", urgent: bool = False) -> dict[str, Any]:
     """Trains a new model version of the service; leaves a table of its skill.
 
     Args:
         urgent: it may take the place of a challenger that is in an experiment.
     """
-    settings = get_settings()
+    settings = settings_of(service)
     tell = partial(logger.info, "training: %s")
     # Once more only: registering twice makes two versions, and tuning goes on where it was.
     report: TrainingReport = run_step("train", lambda: train(settings.lake, settings, tell, urgent), retries=1)
     if not (report.champion or report.challenger):
         send_alert(settings, "refused model", f"version {report.model_version}: {report.reason}")
-    create_markdown_artifact(key="training", markdown=_markdown(report), description="How good the new version is")
+    leave_markdown(settings, "training", _markdown(report), description="How good the new version is")
     return {**asdict(report), "skill": {target: each.skill for target, each in report.scores.items()}}
 
 

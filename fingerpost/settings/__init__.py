@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from fingerpost.errors import FingerpostError
 from fingerpost.masking import masked_setting
@@ -32,6 +38,8 @@ _PREFIX = "FINGERPOST_"
 _OTHERS = ("FINGERPOST_STACK", VARIABLE)
 # What Kubernetes tells every container of services whose name begins as ours does.
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
+# How a setting is named in an error of what reads the environment.
+_FIELD = re.compile(r'field "(\w+)"')
 # How alike two names are of which one may be the other misspelt, 0 to 1.
 _ALIKE = 0.8
 _ANY = {"0.0.0.0", "::"}  # noqa: S104 (to tell it, not to bind it)
@@ -126,6 +134,11 @@ def get_settings() -> Settings:
         logger.warning("%s is not a setting and has no effect%s", name, hint)
     try:
         return Settings()
+    except SettingsError as error:
+        # Of lists and maps; the value itself may be a secret.
+        field = _FIELD.search(str(error))
+        name = f"{_PREFIX}{field.group(1).upper()}" if field else "a setting"
+        raise FingerpostError(f'settings refused: {name} is no JSON: write ["a", "b"] or {{"a": 1}}') from error
     except ValidationError as error:
         lines = [
             f"{_where(name, path)}={masked_setting(name, problem['input'])!r}: {problem['msg']}"

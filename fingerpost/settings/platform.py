@@ -14,6 +14,11 @@ class Platform(BaseModel):
     """The service, the state directory, addresses, ports and logs."""
 
     service: str = Field(default="shop", description="Measure, predict and route this service.")
+    services: list[str] = Field(
+        default=[],
+        max_length=200,
+        description="Run the flows of these services too, as a JSON list; those that have data in the lake are found.",
+    )
     home: Path = Field(
         default=Path(".fingerpost"), description="Keep all local state in this directory: lake, databases, logs."
     )

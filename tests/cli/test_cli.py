@@ -97,10 +97,10 @@ def test_settings_come_from_the_environment():
 
 
 def test_a_misspelt_setting_is_warned_of_with_the_one_that_was_meant():
-    done = fingerpost("settings", "--json", FINGERPOST_SERVICES="bank", FINGERPOST_STACK="1")
+    done = fingerpost("settings", "--json", FINGERPOST_SERVISE="bank", FINGERPOST_STACK="1")
     assert done.returncode == 0
     assert json.loads(done.stdout)["service"] == "shop"
-    warning = "FINGERPOST_SERVICES is not a setting and has no effect: did you mean FINGERPOST_SERVICE?"
+    warning = "FINGERPOST_SERVISE is not a setting and has no effect: did you mean FINGERPOST_SERVICE?"
     assert done.stderr.count(warning) == 1
     assert "FINGERPOST_STACK" not in done.stderr
 

@@ -75,6 +75,12 @@ def test_what_is_wrong_is_told_with_the_file(settings_in, text, told):
         settings_in(text)
 
 
+def test_a_variable_that_is_no_json_is_told(settings_in, monkeypatch):
+    monkeypatch.setenv("FINGERPOST_SERVICES", "blog,shop")
+    with pytest.raises(FingerpostError, match="FINGERPOST_SERVICES is no JSON"):
+        settings_in("")
+
+
 def test_a_named_file_must_be_there(tmp_path):
     with pytest.raises(FingerpostError, match="there is no such file"):
         settings_file({VARIABLE: str(tmp_path / "none.toml")})

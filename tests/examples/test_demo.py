@@ -137,7 +137,7 @@ def test_the_engine_explains_what_it_cannot_do(staying):
 def test_a_deployment_runs_when_asked_for(staying):
     api = f"{staying.urls['prefect']}/api"
     with httpx.Client(trust_env=False, timeout=30, auth=tuple(staying.credential.split(":"))) as client:
-        wanted = {"ingest/scheduled", "features/scheduled", "train/scheduled"}
+        wanted = {"ingest/shop", "features/shop", "train/shop"}
         deadline = time.monotonic() + 60
         while True:
             found = client.post(f"{api}/deployments/filter", json={}).json()
@@ -162,7 +162,7 @@ def test_a_deployment_runs_when_asked_for(staying):
 
 def _run_deployment(staying, api):
     return subprocess.run(
-        [sys.executable, "-m", "prefect", "deployment", "run", "ingest/scheduled", "--watch"],
+        [sys.executable, "-m", "prefect", "deployment", "run", "ingest/shop", "--watch"],
         env={**staying.env, "PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": staying.credential},
         capture_output=True,
         text=True,

@@ -1,5 +1,6 @@
 """Flows on a real Prefect server: schedules, promotion, retention, alerts; and a prefect.yaml that says the same."""
 
+import asyncio
 import json
 import os
 import threading
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fingerpost.errors import FingerpostError
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.run import verdict
-from fingerpost.flows.schedule import deployments
+from fingerpost.flows.schedule import MAX_SERVICES, add_new, deployments, services
 from fingerpost.flows.steps import worth_trying_again
 from fingerpost.flows.table import FLOWS
 from fingerpost.settings import Settings, get_settings
@@ -72,21 +74,74 @@ def test_prefect_yaml_says_what_the_settings_say():
         [schedule] = each.get("schedules") or [{}]
         found[each["entrypoint"]] = (each["name"], schedule.get("interval", schedule.get("cron")), each["description"])
         assert each["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+        assert each["parameters"] == {"service": each["name"]}
     defaults = Settings.model_construct(**{name: field.default for name, field in Settings.model_fields.items()})
     wanted = {
-        entry.entrypoint: (entry.deployment, entry.when and entry.when(defaults), entry.description)
+        entry.entrypoint: (defaults.service, entry.when and entry.when(defaults), entry.description)
         for entry in FLOWS.values()
     }
     assert found == wanted
 
 
 def test_deployments_follow_the_settings():
-    made = {each.flow_name: each for each in deployments(Settings(ingest_every_s=7, drift_cron="5 5 * * *"))}
+    settings = Settings(ingest_every_s=7, drift_cron="5 5 * * *")
+    made = {each.flow_name: each for each in deployments(settings, "blog")}
     [schedule] = made["ingest"].schedules
     assert schedule.schedule.interval == timedelta(seconds=7)
     assert made["drift"].schedules[0].schedule.cron == "5 5 * * *"
     assert made["pipeline"].schedules in (None, [])
     assert all(each.concurrency_limit == 1 for each in made.values())
+    assert {each.name for each in made.values()} == {"blog"}
+    assert all(each.parameters == {"service": "blog"} for each in made.values())
+
+
+def test_every_service_that_has_data_is_served(tmp_path):
+    settings = Settings(home=tmp_path, service="shop", services=["blog", "shop"])
+    assert services(settings) == ["shop", "blog"]
+    for folder in ("requests/service=search", "inbox/samples/service=mail", "requests/service=..", "hosts"):
+        (settings.lake / folder).mkdir(parents=True)
+    (settings.lake / "hosts" / "service=files.json").touch()
+    assert services(settings) == ["shop", "blog", "mail", "search"]
+    for number in range(MAX_SERVICES):
+        (settings.lake / "requests" / f"service=a{number}").mkdir()
+    assert services(settings)[:2] == ["shop", "blog"]
+    assert len(services(settings)) == MAX_SERVICES
+
+
+@pytest.mark.usefixtures("prefect_server", "in_force")
+def test_a_flow_is_of_the_service_it_is_given():
+    from prefect.client.orchestration import get_client
+
+    from fingerpost.flows.ingest import ingest_flow
+
+    assert ingest_flow("Blog.EU")["files"] == 0
+    with get_client(sync_client=True) as client:
+        keys = {each.key for each in client.read_artifacts()}
+    assert "ingest-blog-eu" in keys
+    with pytest.raises(FingerpostError, match="invalid service"):
+        ingest_flow("../shop")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_service_that_appears_is_scheduled(tmp_path):
+    from prefect.client.orchestration import get_client
+    from prefect.runner import Runner
+
+    settings = Settings(home=tmp_path)
+    served = set()
+
+    async def look(runner):
+        await add_new(runner, settings, served)
+
+    runner = Runner(name="test")
+    asyncio.run(look(runner))
+    assert served == {"shop"}
+    (settings.lake / "requests" / "service=blog").mkdir(parents=True)
+    asyncio.run(look(runner))
+    assert served == {"shop", "blog"}
+    with get_client(sync_client=True) as client:
+        names = {each.name for each in client.read_deployments()}
+    assert {"shop", "blog"} <= names
 
 
 @pytest.mark.usefixtures("prefect_server")
