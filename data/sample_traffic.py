@@ -28,7 +28,7 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 from fingerpost.clock import US
 from fingerpost.experiment import Experiment
-from fingerpost.simulator.scenario import Scenario
+from fingerpost.simulator.scenario import Scenario, hosts_of
 from fingerpost.simulator.simulation import Chunk
 
 _PATIENCE_S = 6.0
@@ -147,7 +147,7 @@ def _statuses(
     rng: np.random.Generator,
 ) -> Ints:
     sick = scenario.antagonists[0]
-    troubled = (frame["host"] == HOSTS[sick.host]) & (sent >= sick.at_s)
+    troubled = (frame["host"] == HOSTS[hosts_of(sick)[0]]) & (sent >= sick.at_s)
     drawn = rng.random(len(frame))
     posts = np.array([kind.method == "POST" for kind in KINDS])[frame["kind"]]
     named = np.array(["{id}" in kind.path for kind in KINDS])[frame["kind"]]

@@ -4,7 +4,6 @@ import numpy as np
 from numba import njit
 
 from fingerpost.arrays import Floats, Ints
-from fingerpost.simulator.state import SERVED
 
 compiled = njit(cache=True, error_model="numpy")
 
@@ -57,10 +56,10 @@ def least_of(cost: Floats | Ints, up: Ints, random: Ints) -> int:
 
 
 @compiled
-def heap_push(times: Floats, places: Ints, counters: Ints, time: float, place: int) -> None:
-    """Adds a finish time to the binary heap."""
-    at = counters[SERVED]
-    counters[SERVED] = at + 1
+def heap_push(times: Floats, places: Ints, sizes: Ints, of: int, time: float, place: int) -> None:
+    """Adds a time and its place to a binary heap, whose size is `sizes[of]`."""
+    at = sizes[of]
+    sizes[of] = at + 1
     while at > 0:
         parent = (at - 1) >> 1
         if times[parent] <= time:
@@ -71,11 +70,11 @@ def heap_push(times: Floats, places: Ints, counters: Ints, time: float, place: i
 
 
 @compiled
-def heap_pop(times: Floats, places: Ints, counters: Ints) -> int:
-    """Removes the earliest finish time, returns its request's place."""
+def heap_pop(times: Floats, places: Ints, sizes: Ints, of: int) -> int:
+    """Removes the earliest time, returns its place."""
     top = places[0]
-    size = counters[SERVED] - 1
-    counters[SERVED] = size
+    size = sizes[of] - 1
+    sizes[of] = size
     time, place = times[size], places[size]
     at = 0
     while True:
@@ -90,3 +89,14 @@ def heap_pop(times: Floats, places: Ints, counters: Ints) -> int:
         at = child
     times[at], places[at] = time, place
     return top
+
+
+@compiled
+def heap_remove(times: Floats, places: Ints, sizes: Ints, of: int, place: int) -> None:
+    """Removes a place that is in the heap; takes time in proportion to the heap's size."""
+    size = sizes[of]
+    kept_times, kept_places = times[:size].copy(), places[:size].copy()
+    sizes[of] = 0
+    for at in range(size):
+        if kept_places[at] != place:
+            heap_push(times, places, sizes, of, kept_times[at], kept_places[at])

@@ -10,6 +10,11 @@ _SAMPLES = 12
 
 
 def capacity_rps(service_s: Floats, slots: Floats, mix: Floats) -> float:
+    """The greatest rate of `best_split`, requests a second."""
+    return best_split(service_s, slots, mix)[0]
+
+
+def best_split(service_s: Floats, slots: Floats, mix: Floats) -> tuple[float, Floats]:
     """The greatest rate at which every category can be split over the hosts with no host busier than all the time.
 
     Linear programme: maximise lambda over lambda, x >= 0 such that `sum_h x[c, h] = lambda * mix[c]` and
@@ -22,7 +27,7 @@ def capacity_rps(service_s: Floats, slots: Floats, mix: Floats) -> float:
         mix: shares of the categories, shape (C,).
 
     Returns:
-        Requests a second.
+        Requests a second; and of each category the rate that each host takes of it then, shape (C, H).
 
     Raises:
         FingerpostError: no host can serve.
@@ -53,7 +58,18 @@ def capacity_rps(service_s: Floats, slots: Floats, mix: Floats) -> float:
     )
     if not solved.success:
         raise FingerpostError(f"the bound could not be computed: {solved.message}")
-    return float(-solved.fun) / scale
+    return float(-solved.fun) / scale, solved.x[:rate].reshape(categories, hosts) / scale
+
+
+def category_split(fleet: Fleet) -> Floats:
+    """How an operator who knew all mean speeds would divide each category by hand, rates of shape (C, H)."""
+    service_s, mix = effective_service_s(fleet, slice(None)).mean(axis=0), fleet.mix.mean(axis=0)
+    return best_split(service_s, np.where(fleet.present.any(axis=0), fleet.servers, 0.0), mix)[1]
+
+
+def effective_service_s(fleet: Fleet, ticks: int | slice) -> Floats:
+    """Mean service times at some ticks when all servers of a host are busy, shape (..., C, H)."""
+    return np.asarray(fleet.service_s[ticks] * (1 + fleet.crowding * (fleet.servers - 1)))
 
 
 def fleet_capacity_rps(fleet: Fleet, begin_tick: int) -> float:
@@ -69,5 +85,5 @@ def fleet_capacity_rps(fleet: Fleet, begin_tick: int) -> float:
             bounds.append(bounds[-1])
             continue
         slots = np.where(fleet.present[tick], fleet.servers, 0.0)
-        bounds.append(capacity_rps(fleet.service_s[tick], slots, fleet.mix[tick]))
+        bounds.append(capacity_rps(effective_service_s(fleet, int(tick)), slots, fleet.mix[tick]))
     return float(np.mean(bounds))

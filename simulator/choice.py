@@ -7,33 +7,55 @@ from fingerpost.simulator.basics import compiled, draw_host, least_of, uniform
 from fingerpost.simulator.peers import (
     c3,
     c3_observe,
+    gb_pandas,
+    gb_pandas_observe,
     least_request,
     least_request_full,
     orca,
     orca_observe,
     peak_ewma,
+    peak_ewma_category,
     peak_ewma_observe,
     round_robin,
+    weights_category,
 )
 from fingerpost.simulator.policies import (
     C3,
     FINGERPOST,
+    GB_PANDAS,
     LEAST_REQUEST,
     LEAST_REQUEST_FULL,
     ORCA,
     PEAK_EWMA,
+    PEAK_EWMA_CATEGORY,
+    PEAK_EWMA_CATEGORY_FULL,
     PREQUAL,
     RANDOM,
     ROUND_ROBIN,
+    WEIGHTS_CATEGORY,
 )
 from fingerpost.simulator.prequal import prequal, prequal_probe, prequal_receive
-from fingerpost.simulator.state import COST, DEADLINE, OTHERS, OUT, SEEN_UP, STAMP, State
+from fingerpost.simulator.state import (
+    CELL_COST,
+    CELL_STAMP,
+    CELL_TIME,
+    CELL_TURN,
+    COST,
+    DEADLINE,
+    OTHERS,
+    OUT,
+    SEEN_UP,
+    STAMP,
+    State,
+)
 
 SCALED, REPORTED = 1, 2
 
 
 @compiled
-def choose(state: State, cost: Floats, inflight: int, policy: int, picker: int, now: float, rtt: float) -> int:
+def choose(
+    state: State, cost: Floats, inflight: int, policy: int, picker: int, category: int, now: float, rtt: float
+) -> int:
     """The host for a request, -1 if the picker knows of none; `cost` is its category's, shape (2, H)."""
     up, out, views = state.views_i[SEEN_UP, picker], state.views_i[OUT, picker], state.views_f
     mine, random = state.pickers[picker], state.random
@@ -56,6 +78,15 @@ def choose(state: State, cost: Floats, inflight: int, policy: int, picker: int, 
         host = prequal(up, mine, state.pool[picker], state.rifs[picker], now, random)
         prequal_probe(up, picker, state.hosts_i, state.latencies, state.way, state.counters, now, rtt, random)
         return host
+    if policy in (PEAK_EWMA_CATEGORY, PEAK_EWMA_CATEGORY_FULL):
+        costs, stamps = state.cells[CELL_COST, picker, :, category], state.cells[CELL_STAMP, picker, :, category]
+        return peak_ewma_category(up, out, costs, stamps, now, random, policy == PEAK_EWMA_CATEGORY_FULL)
+    if policy == WEIGHTS_CATEGORY:
+        host = weights_category(up, state.weights[category], state.cells[CELL_TURN, picker, :, category])
+        # All that have a weight are down.
+        return host if host >= 0 else least_request_full(up, out, random)
+    if policy == GB_PANDAS:
+        return gb_pandas(up, state.counts[picker], state.cells[CELL_TIME, picker], category, state.hosts_i, random)
     return c3(up, out, views, picker, random)
 
 
@@ -85,10 +116,19 @@ def fingerpost(up: Ints, own: Ints, others: Floats, cost: Floats, inflight: int,
 
 @compiled
 def heard(
-    state: State, policy: int, picker: int, host: int, latency: float, service: float, reported: int, now: float
+    state: State,
+    policy: int,
+    picker: int,
+    host: int,
+    category: int,
+    latency: float,
+    service: float,
+    reported: int,
+    now: float,
+    failed: bool,
 ) -> None:
-    """A good answer: `latency` and `service` in seconds, `reported` the requests the host had left."""
-    views = state.views_f
+    """An answer of the host itself: seconds, `reported` the requests it had left; peers learn of failures alike."""
+    views, cells = state.views_f, state.cells
     if policy == FINGERPOST:
         views[OTHERS, picker, host] = max(0.0, float(reported - state.views_i[OUT, picker, host]))
     elif policy == PEAK_EWMA:
@@ -97,3 +137,8 @@ def heard(
         orca_observe(views, picker, host, state.hosts_f[host], now)
     elif policy == C3:
         c3_observe(views, picker, host, latency, service, float(reported))
+    elif policy in (PEAK_EWMA_CATEGORY, PEAK_EWMA_CATEGORY_FULL):
+        costs, stamps = cells[CELL_COST, picker, :, category], cells[CELL_STAMP, picker, :, category]
+        peak_ewma_observe(costs, stamps, host, latency, now)
+    elif policy == GB_PANDAS and not failed:
+        gb_pandas_observe(cells[CELL_TIME, picker, host, category : category + 1], service)

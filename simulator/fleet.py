@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.errors import FingerpostError
-from fingerpost.simulator.scenario import ClassFleet, Drift, Scenario
+from fingerpost.simulator.scenario import ClassFleet, Drift, Scenario, hosts_of
 
 Bools = NDArray[np.bool_]
 
@@ -25,26 +25,30 @@ class Fleet:
         slots: requests a host serves at once, shape (H,).
         cores: of each host, shape (H,).
         service_s: mean service time, shape (ticks, C, H), a tick is `TICK_S`; the last tick holds on.
+        crowding: by how much each other request in service lengthens one that starts, shape (C, H).
         present: whether a host is up, shape (ticks, H).
         mix: share of each category, shape (ticks, C).
         event_time, event_host, event_kind: losses, joins and when pickers notice them, in order of time.
         starts_up: whether a host is there from the beginning, shape (H,).
+        sharing: requests on a host share its cores.
     """
 
     slots: NDArray[np.int64]
     cores: Floats
     service_s: Floats
+    crowding: Floats
     present: NDArray[np.bool_]
     mix: Floats
     event_time: Floats
     event_host: NDArray[np.int64]
     event_kind: NDArray[np.int64]
     starts_up: NDArray[np.bool_]
+    sharing: bool
 
     @property
     def servers(self) -> Floats:
         """Requests that a host serves at full speed at once, shape (H,)."""
-        return np.minimum(self.slots, self.cores)
+        return np.minimum(self.slots, self.cores) if self.sharing else self.slots.astype(np.float64)
 
 
 def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) -> Fleet:
@@ -66,12 +70,14 @@ def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) ->
     rng = np.random.default_rng([seed, 1])
     nominal = _nominal(scenario, rng)
     drift_rng = rng if drift_seed is None else np.random.default_rng([drift_seed, 6])
-    speed = _drift(scenario.drift, ticks, categories, hosts, drift_rng)
-    service = nominal[None, :, :] / speed
+    service = np.repeat(nominal[None, :, :], ticks, axis=0)
+    for drift in scenario.drift if isinstance(scenario.drift, list) else [scenario.drift]:
+        if drift.kind != "none":
+            service /= _of_cells(scenario, drift, ticks, drift_rng)
     for antagonist in scenario.antagonists:
         begin = int(antagonist.at_s / TICK_S)
         end = max(int((antagonist.at_s + antagonist.for_s) / TICK_S), begin + 1)
-        service[begin:end, :, antagonist.host] *= antagonist.factor
+        service[begin:end, :, hosts_of(antagonist)] *= antagonist.factor
     starts_up = np.ones(hosts, dtype=np.bool_)
     for event in sorted(scenario.events, key=lambda each: each.at_s, reverse=True):
         starts_up[event.host] = event.kind == "fail"
@@ -81,12 +87,14 @@ def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) ->
         slots=slots,
         cores=np.full(hosts, scenario.cores) if scenario.cores else slots.astype(np.float64),
         service_s=service,
+        crowding=np.broadcast_to(np.asarray(scenario.crowding, dtype=np.float64), (categories, hosts)).copy(),
         present=_present(starts_up, ticks, time, host, kind),
         mix=_mixes(scenario, ticks),
         event_time=time,
         event_host=host,
         event_kind=kind,
         starts_up=starts_up,
+        sharing=scenario.sharing == "processor",
     )
 
 
@@ -119,10 +127,27 @@ def _nominal(scenario: Scenario, rng: np.random.Generator) -> Floats:
     return means[:, None] * affinity[:, np.arange(fleet.hosts) % fleet.classes] * own
 
 
+def host_classes(scenario: Scenario) -> NDArray[np.int64]:
+    """The class of each host, shape (H,); of hosts that are given one by one each is its own."""
+    hosts = np.arange(scenario.hosts)
+    return hosts % scenario.fleet.classes if isinstance(scenario.fleet, ClassFleet) else hosts
+
+
+def _of_cells(scenario: Scenario, drift: Drift, ticks: int, rng: np.random.Generator) -> Floats:
+    """The speeds of all cells, shape (ticks, C, H), of which those that change as one are drawn once."""
+    hosts, categories = scenario.hosts, scenario.categories
+    if drift.of == "cell":
+        return _drift(drift, ticks, categories, hosts, rng)
+    subject = host_classes(scenario) if drift.of == "class" else np.arange(hosts)
+    return _drift(drift, ticks, 1, int(subject.max()) + 1, rng)[:, :, subject]
+
+
 def _drift(drift: Drift, ticks: int, categories: int, hosts: int, rng: np.random.Generator) -> Floats:
-    if drift.kind == "none":
-        return np.ones((ticks, categories, hosts))
     span = drift.high - drift.low
+    if drift.kind == "spells":
+        begin = rng.random((categories, hosts)) * drift.period_s
+        phase = np.mod(np.arange(ticks)[:, None, None] * TICK_S - begin, drift.period_s)
+        return np.where(phase < drift.share * drift.period_s, drift.low, drift.high)
     if drift.kind == "step":
         steps = int(np.ceil(ticks * TICK_S / drift.period_s)) + 1
         values = drift.low + span * rng.random((steps, categories, hosts))

@@ -34,6 +34,7 @@ _WRR_EXPIRATION_S = 180.0
 _WRR_UPDATE_S = 1.0
 _WRR_ERROR_PENALTY = 1.0
 _C3_ALPHA = 0.9
+_PANDAS_NEWEST = 0.05
 
 
 @compiled
@@ -183,3 +184,93 @@ def c3_observe(views: Floats, picker: int, host: int, latency: float, service: f
     views[QUEUE, picker, host] = _C3_ALPHA * queue + old * views[QUEUE, picker, host]
     views[RESPONSE, picker, host] = _C3_ALPHA * (latency - service) + old * views[RESPONSE, picker, host]
     views[TIME, picker, host] = _C3_ALPHA * service + old * views[TIME, picker, host]
+
+
+@compiled
+def peak_ewma_category(up: Ints, out: Ints, cost: Floats, stamp: Floats, now: float, random: Ints, full: bool) -> int:
+    """Peak EWMA with a latency of its own for each category: of two different hosts, or of all, the least load.
+
+    Finagle keeps one latency a host; what a mesh does that gives each route a balancer of its own, as Linkerd's
+    service profiles did, but that requests in flight count whatever their category.
+
+    Args:
+        cost, stamp: of the picker and the category, shape (hosts,).
+        full: all hosts are looked at, as Finagle does not; it makes a stronger peer.
+    """
+    if full:
+        best, least, ties = -1, np.inf, 0
+        for host in range(len(up)):
+            load = _peak_load(cost, stamp, out, host, now) if up[host] else np.inf
+            if load < least:
+                best, least, ties = host, load, 1
+            elif load == least and best >= 0:
+                ties += 1
+                if uniform(random) * ties < 1.0:
+                    best = host
+        return best
+    first, second = draw_host(up, random), draw_host(up, random)
+    for _ in range(16):
+        if second != first:
+            break
+        second = draw_host(up, random)
+    if first < 0 or first == second:
+        return first
+    load_first, load_second = _peak_load(cost, stamp, out, first, now), _peak_load(cost, stamp, out, second, now)
+    return first if load_first <= load_second else second
+
+
+@compiled
+def weights_category(up: Ints, weights: Floats, turn: Floats) -> int:
+    """Weights by category, set by hand: smooth weighted round robin, as nginx's (`ngx_http_upstream_round_robin.c`).
+
+    Args:
+        weights: of the category, shape (hosts,); those of the linear programme at the mean speeds.
+        turn: of the picker and the category, shape (hosts,).
+    """
+    best, total = -1, 0.0
+    for host in range(len(up)):
+        if not up[host] or weights[host] <= 0:
+            continue
+        turn[host] += weights[host]
+        total += weights[host]
+        if best < 0 or turn[host] > turn[best]:
+            best = host
+    if best >= 0:
+        turn[best] -= total
+    return best
+
+
+@compiled
+def gb_pandas(up: Ints, counts: Ints, time: Floats, category: int, hosts_i: Ints, random: Ints) -> int:
+    """GB-PANDAS with rates that are estimated (Yekkehkhany, Hojjati and Hajiesmaili, 2018; blind: Yekkehkhany, 2020).
+
+    The host of least workload over rate: its workload is the sum over classes of requests there times their mean
+    service time, over its slots. Of equal ones, as of idle ones, the fastest. A class that a host has not served counts
+    as taking no time, so that it is tried.
+
+    Args:
+        counts, time: the picker's requests in flight and mean service times, shape (hosts, categories).
+    """
+    best, least, fastest, ties = -1, np.inf, np.inf, 0
+    for host in range(len(up)):
+        if not up[host]:
+            continue
+        workload = 0.0
+        for each in range(counts.shape[1]):
+            if counts[host, each] > 0:
+                workload += counts[host, each] * time[host, each]
+        mean = time[host, category] / hosts_i[host, SLOTS]
+        score = workload * mean
+        if score < least or (score == least and mean < fastest):
+            best, least, fastest, ties = host, score, mean, 1
+        elif score == least and mean == fastest:
+            ties += 1
+            if uniform(random) * ties < 1.0:
+                best = host
+    return best
+
+
+@compiled
+def gb_pandas_observe(time: Floats, service: float) -> None:
+    """Moves the mean service time of a cell by a twentieth; `time` is a view of one number."""
+    time[0] = service if time[0] == 0.0 else (1.0 - _PANDAS_NEWEST) * time[0] + _PANDAS_NEWEST * service

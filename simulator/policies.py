@@ -1,6 +1,10 @@
 """Names the policies a simulation can run, and the numbers the kernel knows them by; sources: docs/simulator.md."""
 
-RANDOM, ROUND_ROBIN, LEAST_REQUEST, LEAST_REQUEST_FULL, PEAK_EWMA, ORCA, PREQUAL, C3, FINGERPOST = range(9)
+RANDOM, ROUND_ROBIN, LEAST_REQUEST, LEAST_REQUEST_FULL, PEAK_EWMA, ORCA, PREQUAL, C3 = range(8)
+# These see categories; the last two send a share of the requests at random.
+PEAK_EWMA_CATEGORY, PEAK_EWMA_CATEGORY_FULL, WEIGHTS_CATEGORY, GB_PANDAS, FINGERPOST = range(8, 13)
+EXPLORES = GB_PANDAS
+SEE_CATEGORIES = frozenset({PEAK_EWMA_CATEGORY, PEAK_EWMA_CATEGORY_FULL, WEIGHTS_CATEGORY, GB_PANDAS})
 
 POLICIES = {
     "random": RANDOM,
@@ -11,6 +15,10 @@ POLICIES = {
     "orca": ORCA,
     "prequal": PREQUAL,
     "c3": C3,
+    "peak_ewma_category": PEAK_EWMA_CATEGORY,
+    "peak_ewma_category_full": PEAK_EWMA_CATEGORY_FULL,
+    "weights_category": WEIGHTS_CATEGORY,
+    "gb_pandas": GB_PANDAS,
     "fingerpost": FINGERPOST,
 }
 

@@ -18,6 +18,7 @@ Positive = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(ge=0, le=3)]
 Host = Annotated[int, Field(ge=0)]
+Crowding = Annotated[float, Field(ge=0, le=10)]
 
 MAX_HOSTS = 2000
 MAX_CATEGORIES = 512
@@ -79,12 +80,20 @@ class ServiceTime(_Part):
 
 
 class Drift(_Part):
-    """A host's speed for a category wanders between two factors; `wander` slowly, `step` to a new value at once."""
+    """Speeds change between two factors: `wander` slowly, `step` to a new value at once, `spells` to `low` and back.
 
-    kind: Literal["none", "wander", "step"] = "none"
+    Attributes:
+        of: what changes as one: each `cell` (host and category), each `host` with all its categories, or each `class`
+            of hosts with all of them.
+        share: of each period in which a spell has them at `low`.
+    """
+
+    kind: Literal["none", "wander", "step", "spells"] = "none"
+    of: Literal["cell", "host", "class"] = "cell"
     low: Annotated[float, Field(gt=0, le=10)] = 0.5
     high: Annotated[float, Field(gt=0, le=10)] = 1.0
     period_s: Positive = 60.0
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.25
 
     @model_validator(mode="after")
     def _ordered(self) -> "Drift":
@@ -94,12 +103,27 @@ class Drift(_Part):
 
 
 class Antagonist(_Part):
-    """A host is `factor` times as slow for everything, for a while."""
+    """A host, or a list of them, is `factor` times as slow for everything, for a while."""
 
-    host: Host
+    host: Host | Annotated[list[Host], Field(min_length=1, max_length=MAX_HOSTS)]
     at_s: Seconds
     for_s: Positive
     factor: Annotated[float, Field(ge=1, le=1000)]
+
+
+class Failure(_Part):
+    """A host, or a list of them, fails a share of its requests `after_s` they came, without working on them.
+
+    Attributes:
+        category: only of this; None: of all.
+    """
+
+    host: Host | Annotated[list[Host], Field(min_length=1, max_length=MAX_HOSTS)]
+    category: Annotated[int, Field(ge=0)] | None = None
+    at_s: Seconds = 0.0
+    for_s: Positive = 86_400.0
+    share: Share = 1.0
+    after_s: Seconds = 0.001
 
 
 class HostEvent(_Part):
@@ -213,7 +237,18 @@ class Picker(_Part):
 
 
 class Scenario(_Part):
-    """A whole scenario; times in seconds from the start of the run, warm-up included."""
+    """A whole scenario; times in seconds from the start of the run, warm-up included.
+
+    Attributes:
+        slots: requests that a host works on at once.
+        cores: of each host; None: as many as slots.
+        sharing: in `slots` each request runs at full speed; those that share a `processor` all run equally slower where
+            they are more than cores.
+        crowding: by how much each other request in service lengthens one that starts: one number, or a row a category
+            with one a host.
+        retries, retry_failures: further tries of what a lost host refused, and of what failed or timed out.
+        timeout_s: clients give a try up after so long; None: never. With `works_on` the host goes on with it in vain.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
     fleet: Annotated[MatrixFleet | ClassFleet, Field(discriminator="kind")]
@@ -221,12 +256,18 @@ class Scenario(_Part):
     cores: Annotated[float, Field(gt=0, le=4096)] | None = None
     service_time: ServiceTime = ServiceTime()
     mix: list[Mix] = []
-    drift: Drift = Drift()
+    sharing: Literal["slots", "processor"] = "slots"
+    crowding: Crowding | Annotated[list[list[Crowding]], Field(max_length=MAX_CATEGORIES)] = 0.0
+    drift: Drift | list[Drift] = Drift()
     antagonists: list[Antagonist] = []
+    failures: Annotated[list[Failure], Field(max_length=200)] = []
     events: list[HostEvent] = []
     network_rtt_s: Annotated[float, Field(ge=0, le=10)] = 0.001
     detection_s: Seconds = 1.0
     retries: Annotated[int, Field(ge=0, le=10)] = 1
+    retry_failures: Annotated[int, Field(ge=0, le=10)] = 0
+    timeout_s: Positive | None = None
+    works_on: bool = True
     arrivals: Arrivals = Arrivals()
     telemetry: Telemetry = Telemetry()
     predictions: Predictions = Predictions()
@@ -258,12 +299,25 @@ class Scenario(_Part):
         for mix in self.mix:
             if len(mix.weights) != self.categories:
                 raise ValueError(f"a mix has {len(mix.weights)} weights for {self.categories} categories")
-        for host in [each.host for each in self.antagonists] + [each.host for each in self.events]:
+        named = [host for part in (self.antagonists, self.failures) for each in part for host in hosts_of(each)]
+        for host in [*named, *(each.host for each in self.events)]:
             if host >= self.hosts:
                 raise ValueError(f"host {host} of {self.hosts} (the first is 0)")
+        for failure in self.failures:
+            if failure.category is not None and failure.category >= self.categories:
+                raise ValueError(f"category {failure.category} of {self.categories} (the first is 0)")
+        if isinstance(self.crowding, list) and len(self.crowding) != self.categories:
+            raise ValueError(f"crowding has {len(self.crowding)} rows for {self.categories} categories")
+        if isinstance(self.crowding, list) and {len(row) for row in self.crowding} != {self.hosts}:
+            raise ValueError(f"crowding needs {self.hosts} numbers in every row")
         if len(self.service_time.quantiles) not in (0, 1, self.categories):
             raise ValueError(f"{len(self.service_time.quantiles)} rows of quantiles for {self.categories} categories")
         return self
+
+
+def hosts_of(part: Antagonist | Failure) -> list[int]:
+    """The hosts that a part is about."""
+    return part.host if isinstance(part.host, list) else [part.host]
 
 
 def load_scenario(path: Path) -> Scenario:

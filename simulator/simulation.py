@@ -8,14 +8,17 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.arrivals import ArrivalStream
 from fingerpost.simulator.choice import REPORTED, SCALED
 from fingerpost.simulator.fleet import TICK_S, Bools, Fleet
-from fingerpost.simulator.kernel import ERROR, EXPLORED, Input, Output, advance
-from fingerpost.simulator.policies import POLICIES, PREQUAL
-from fingerpost.simulator.scenario import Scenario
+from fingerpost.simulator.kernel import Input, Output, advance
+from fingerpost.simulator.policies import POLICIES
+from fingerpost.simulator.scenario import Scenario, hosts_of
 from fingerpost.simulator.state import (
     AREA,
     AREA_AT,
     BUSY,
+    CORES,
     DONE,
+    ERROR,
+    EXPLORED,
     INFLIGHT,
     SLOTS,
     UP,
@@ -113,9 +116,22 @@ class Simulation:
     ) -> None:
         self._scenario, self._fleet, self._arrivals = scenario, fleet, arrivals
         self._policy = POLICIES[policy]
-        self._state: State = new_state(fleet, pickers, self._policy == PREQUAL, seed)
+        self._state: State = new_state(fleet, pickers, self._policy, seed, fleet.sharing)
         self._cost = np.zeros((1, 2, scenario.categories, scenario.hosts))
         self._cost[:, 0] = 1.0
+        rules = [
+            (
+                host,
+                -1 if each.category is None else each.category,
+                each.at_s,
+                each.at_s + each.for_s,
+                each.share,
+                each.after_s,
+            )
+            for each in scenario.failures
+            for host in hosts_of(each)
+        ]
+        self._failures = np.array(rules, dtype=np.float64).reshape(len(rules), 6)
         self.now_s = 0.0
 
     @property
@@ -143,7 +159,8 @@ class Simulation:
         return self._run(np.inf, np.zeros((0, 2)), np.zeros((0, 2), dtype=np.int64))
 
     def _run(self, end_s: float, arrivals_f: Floats, arrivals_i: Ints) -> Chunk:
-        state = self._state = with_room(self._state, len(arrivals_f))
+        again = self._scenario.retry_failures * (len(arrivals_f) + in_fleet(self._state))
+        state = self._state = with_room(self._state, len(arrivals_f) + again)
         before, begin_s = self._busy_s(), self.now_s
         room = len(arrivals_f) + in_fleet(state)
         out = Output(np.empty((room, 3)), np.empty((room, 5), dtype=np.int64))
@@ -177,7 +194,8 @@ class Simulation:
 
     def _busy_s(self) -> Floats:
         hosts_f, hosts_i = self._state.hosts_f, self._state.hosts_i
-        return hosts_f[:, AREA] + hosts_i[:, BUSY] * (self.now_s - hosts_f[:, AREA_AT])
+        busy = np.minimum(hosts_i[:, BUSY], hosts_f[:, CORES])
+        return np.asarray(hosts_f[:, AREA] + busy * (self.now_s - hosts_f[:, AREA_AT]))
 
     def _given(self, end_s: float, arrivals_f: Floats, arrivals_i: Ints) -> Input:
         scenario, fleet = self._scenario, self._fleet
@@ -185,6 +203,8 @@ class Simulation:
             arrivals_f=arrivals_f,
             arrivals_i=arrivals_i,
             service_s=fleet.service_s,
+            crowding=fleet.crowding,
+            failures=self._failures,
             event_time=fleet.event_time,
             events=np.column_stack([fleet.event_host, fleet.event_kind]),
             cost=self._cost,
@@ -192,7 +212,11 @@ class Simulation:
             tick_s=TICK_S,
             rtt=float(scenario.network_rtt_s),
             exploration=float(scenario.picker.exploration),
+            timeout=float(scenario.timeout_s or np.inf),
             retries=int(scenario.retries),
+            retry_failures=int(scenario.retry_failures),
+            works_on=bool(scenario.works_on),
+            sharing=bool(fleet.sharing),
             inflight=_INFLIGHT[scenario.inflight],
             policy=self._policy,
         )

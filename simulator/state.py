@@ -8,17 +8,26 @@ from typing import NamedTuple
 import numpy as np
 
 from fingerpost.arrays import Floats, Ints
+from fingerpost.simulator.bound import category_split
 from fingerpost.simulator.fleet import Fleet
+from fingerpost.simulator.policies import PREQUAL, SEE_CATEGORIES, WEIGHTS_CATEGORY
 
 # Columns of `requests_f` (seconds but for WORK): when sent, multiple of the mean service time, service time, added by
-# retries, when the answer arrives. Columns of `requests_i`; NEXT chains free places, a host's queue, or answers.
-SENT, WORK, SERVICE, EXTRA, ANSWER = range(5)
-HOST, CATEGORY, PICKER, FOUND, REPORTED, FLAGS, NEXT = range(7)
+# retries, when the answer arrives, when this try began. Columns of `requests_i`; NEXT chains free places, a host's
+# queue, or answers; OLDER and YOUNGER chain tries that may time out.
+SENT, WORK, SERVICE, EXTRA, ANSWER, TRIED = range(6)
+HOST, CATEGORY, PICKER, FOUND, REPORTED, FLAGS, NEXT, OLDER, YOUNGER, TRIES = range(10)
 
-# Columns of `hosts_i`, and of `hosts_f`: busy time so far and as of when; the report window's begin, busy time, ends
-# and errors; and the last report (gRPC A51).
+# In FLAGS: it fails or failed; its host was drawn; its host fails it without a slot; its client has gone; and its slot
+# has been given back although it still is in the heap or a queue.
+ERROR, EXPLORED, FAILING, GONE, RELEASED = 1, 2, 4, 8, 16
+
+# Columns of `hosts_i`, and of `hosts_f`: busy cores x time so far and as of when; the report window's begin, busy time,
+# ends and errors; the last report (gRPC A51); cores; of processor sharing the seconds that each request there has been
+# served, as of when, and when the next one ends.
 SLOTS, UP, BUSY, INFLIGHT, HEAD, TAIL = range(6)
 AREA, AREA_AT, WINDOW_AT, WINDOW_AREA, WINDOW_DONE, WINDOW_ERRORS, QPS, EPS, UTILISATION = range(9)
+CORES, ATTAINED, ATTAINED_AT, ENDS_AT = range(9, 13)
 
 # Planes of `views_i` and `views_f`, of shape (pickers, hosts): what each picker knows of each host. OTHERS: requests
 # of others there. COST, STAMP: Peak EWMA. QUEUE, RESPONSE, TIME: C3's averages. WEIGHT to WEIGHT_SINCE: A58's weight,
@@ -26,12 +35,18 @@ AREA, AREA_AT, WINDOW_AT, WINDOW_AREA, WINDOW_DONE, WINDOW_ERRORS, QPS, EPS, UTI
 SEEN_UP, OUT = range(2)
 OTHERS, COST, STAMP, QUEUE, RESPONSE, TIME, WEIGHT, WEIGHT_AT, WEIGHT_SINCE, PERIOD, DEADLINE = range(11)
 
+# Planes of `cells`, of shape (pickers, hosts, categories), of policies that see categories: Peak EWMA's cost and its
+# time; the turn of smooth weights; GB-PANDAS's mean service time, 0 where it knows none.
+CELL_COST, CELL_STAMP = range(2)
+CELL_TURN = CELL_TIME = CELL_COST
+
 # Columns of `pickers`: round robin's turn, A58's next update; Prequal's probes held, whether the oldest goes next, and
 # RIFs remembered.
 TURN, UPDATE_AT, HELD, OLDEST_NEXT, REMEMBERED = range(5)
 
-# Places in `counters`: requests being served, the chains of free places and answers, the next event, answers given.
-SERVED, FREE, FREE_COUNT, FIRST, LAST, EVENT, DONE, WAY_HEAD, WAY_COUNT = range(9)
+# Places in `counters`: requests in the heap, the chains of free places and answers, the next event, answers given, and
+# the chain of tries by age.
+SERVED, FREE, FREE_COUNT, FIRST, LAST, EVENT, DONE, WAY_HEAD, WAY_COUNT, OLDEST, YOUNGEST = range(11)
 
 # Prequal: columns of a probe in the pool (P, POOL, 5); `rifs` is (P, history + histogram); `latencies` is (H, bucket,
 # samples + 3 columns); and columns of a probe under way.
@@ -42,7 +57,11 @@ WAY_TIME, WAY_PICKER, WAY_HOST, WAY_RIF, WAY_LATENCY = range(5)
 
 
 class State(NamedTuple):
-    """Everything; the heap holds what is being served, at most all slots."""
+    """Everything; the heap holds what ends at a time that is known, `shared_*` what shares a host's cores, by host.
+
+    Of policies that see categories: `counts` are each picker's requests in flight, shape (pickers, hosts, categories);
+    `weights` are set by hand, shape (categories, hosts). Empty for the others.
+    """
 
     requests_f: Floats
     requests_i: Ints
@@ -50,6 +69,9 @@ class State(NamedTuple):
     hosts_i: Ints
     views_f: Floats
     views_i: Ints
+    cells: Floats
+    counts: Ints
+    weights: Floats
     pickers: Floats
     pool: Floats
     rifs: Ints
@@ -57,12 +79,14 @@ class State(NamedTuple):
     way: Floats
     heap_time: Floats
     heap_place: Ints
+    shared_time: Floats
+    shared_place: Ints
     counters: Ints
     random: Ints
 
 
-def new_state(fleet: Fleet, pickers: int, prequal: bool, seed: int) -> State:
-    """An idle fleet. Prequal's large arrays are only made where it runs."""
+def new_state(fleet: Fleet, pickers: int, policy: int, seed: int, sharing: bool) -> State:
+    """An idle fleet. Large arrays are only made where they are used."""
     hosts, rng = len(fleet.slots), np.random.default_rng([seed, 3])
     hosts_i = np.zeros((hosts, 6), dtype=np.int64)
     hosts_i[:, SLOTS] = fleet.slots
@@ -77,25 +101,34 @@ def new_state(fleet: Fleet, pickers: int, prequal: bool, seed: int) -> State:
     views_f[DEADLINE] = rng.random((pickers, hosts))
     columns = np.zeros((pickers, 5))
     columns[:, TURN] = rng.integers(0, hosts, pickers)
-    latencies = np.zeros((hosts if prequal else 1, RIF_BUCKETS, RIF_SAMPLES + 3))
+    cells = (pickers, hosts, fleet.service_s.shape[1] if policy in SEE_CATEGORIES else 0)
+    weights = category_split(fleet) if policy == WEIGHTS_CATEGORY else np.zeros((0, 0))
+    latencies = np.zeros((hosts if policy == PREQUAL else 1, RIF_BUCKETS, RIF_SAMPLES + 3))
     latencies[:, :, MEDIAN_AT] = -np.inf
-    counters = np.zeros(9, dtype=np.int64)
-    counters[[FREE, FIRST, LAST]] = -1
-    slots = int(fleet.slots.sum())
+    counters = np.zeros(11, dtype=np.int64)
+    counters[[FREE, FIRST, LAST, OLDEST, YOUNGEST]] = -1
+    hosts_f = np.zeros((hosts, 13))
+    hosts_f[:, CORES], hosts_f[:, ENDS_AT] = fleet.servers, np.inf
+    shared = (hosts, int(fleet.slots.max())) if sharing else (1, 1)
     return State(
-        requests_f=np.zeros((0, 5)),
-        requests_i=np.zeros((0, 7), dtype=np.int64),
-        hosts_f=np.zeros((hosts, 9)),
+        requests_f=np.zeros((0, 6)),
+        requests_i=np.zeros((0, 10), dtype=np.int64),
+        hosts_f=hosts_f,
         hosts_i=hosts_i,
         views_f=views_f,
         views_i=views_i,
+        cells=np.zeros((2, *cells)),
+        counts=np.zeros(cells, dtype=np.int64),
+        weights=weights,
         pickers=columns,
         pool=np.zeros((pickers, POOL, 5)),
         rifs=np.zeros((pickers, RIF_HISTORY + RIF_BUCKETS), dtype=np.int64),
         latencies=latencies,
         way=np.zeros((MAX_UNDER_WAY, 5)),
-        heap_time=np.zeros(slots + 1),
-        heap_place=np.zeros(slots + 1, dtype=np.int64),
+        heap_time=np.zeros(0),
+        heap_place=np.zeros(0, dtype=np.int64),
+        shared_time=np.zeros(shared),
+        shared_place=np.zeros(shared, dtype=np.int64),
         counters=counters,
         random=rng.integers(1, 2**62, 1),
     )
@@ -112,9 +145,14 @@ def with_room(state: State, arriving: int) -> State:
     if free >= arriving:
         return state
     added = max(capacity, arriving - free)
-    requests_i = np.concatenate([state.requests_i, np.zeros((added, 7), dtype=np.int64)])
+    requests_i = np.concatenate([state.requests_i, np.zeros((added, 10), dtype=np.int64)])
     requests_i[capacity:, NEXT] = np.arange(capacity + 1, capacity + added + 1)
     requests_i[-1, NEXT] = state.counters[FREE]
     state.counters[FREE] = capacity
     state.counters[FREE_COUNT] += added
-    return state._replace(requests_i=requests_i, requests_f=np.concatenate([state.requests_f, np.zeros((added, 5))]))
+    return state._replace(
+        requests_i=requests_i,
+        requests_f=np.concatenate([state.requests_f, np.zeros((added, 6))]),
+        heap_time=np.concatenate([state.heap_time, np.zeros(added)]),
+        heap_place=np.concatenate([state.heap_place, np.zeros(added, dtype=np.int64)]),
+    )

@@ -1,7 +1,6 @@
 """The simulator against queueing theory, its own books, and the promises of the policies and the guard."""
 
 import json
-from math import factorial
 from pathlib import Path
 
 import numpy as np
@@ -15,56 +14,18 @@ from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
 from fingerpost.lake import parquet_files
 from fingerpost.routing.cost import routing_cost
-from fingerpost.simulator.bound import capacity_rps
+from fingerpost.simulator.bound import best_split, capacity_rps
 from fingerpost.simulator.choice import REPORTED, SCALED, fingerpost
-from fingerpost.simulator.policies import POLICIES
+from fingerpost.simulator.peers import gb_pandas, weights_category
+from fingerpost.simulator.policies import POLICIES, parse_policy
 from fingerpost.simulator.run import Bench
-from fingerpost.simulator.scenario import Scenario, load_scenario
+from fingerpost.simulator.scenario import load_scenario
+from fingerpost.simulator.state import SLOTS
 from fingerpost.simulator.sweep import run_sweep
+from tests.support.simulated import all_chunks, erlang_c_wait_s, one_host, scenario
 
 SCENARIOS = Path(__file__).parents[2] / "simulator" / "scenarios"
 SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "requests"
-
-
-def scenario(**changes):
-    return Scenario.model_validate(
-        {
-            "name": "test",
-            "fleet": {"kind": "classes", "hosts": 6, "classes": 3, "categories": 4, "affinity_sigma": 0.45},
-            "slots": 4,
-            "warmup_s": 12,
-            "duration_s": 12,
-            # What learned predictions are worth is in test_simulator_learned.py.
-            "predictions": {"kind": "ewma"},
-            **changes,
-        }
-    )
-
-
-def one_host(slots, mean_s, **changes):
-    return scenario(
-        fleet={"kind": "matrix", "service_time_s": [[mean_s]]},
-        slots=slots,
-        network_rtt_s=0,
-        warmup_s=10,
-        duration_s=600,
-        warmup_load=1.0,
-        **changes,
-    )
-
-
-def all_chunks(bench, policy, load, pickers):
-    chunks = []
-    figures = bench.run(policy, load, pickers, watch=chunks.append)
-    return figures, chunks
-
-
-def erlang_c_wait_s(rate, mean_s, slots):
-    """Mean wait of M/M/c: C(c, a) / (c mu - lambda)."""
-    offered = rate * mean_s
-    waits = offered**slots / factorial(slots) * slots / (slots - offered)
-    chance = waits / (sum(offered**k / factorial(k) for k in range(slots)) + waits)
-    return chance / (slots / mean_s - rate)
 
 
 @pytest.mark.parametrize(("slots", "load"), [(1, 0.7), (8, 0.85)])
@@ -162,6 +123,67 @@ def test_the_bound_is_that_of_the_linear_programme():
     assert capacity_rps(times, np.array([1.0, 0.0]), np.array([0.5, 0.5])) == pytest.approx(1 / 0.055)
     with pytest.raises(FingerpostError, match="no host is up"):
         capacity_rps(times, np.zeros(2), np.array([0.5, 0.5]))
+
+
+def by_category(policy, load, **changes):
+    """Figures of hosts that are each ten times as fast at one of two categories, and the share that went there."""
+    times = [[0.01, 0.01, 0.1, 0.1], [0.1, 0.1, 0.01, 0.01]]
+    fleet = {"kind": "matrix", "service_time_s": times}
+    apart = scenario(fleet=fleet, slots=2, warmup_s=20, duration_s=30, **changes)
+    figures, chunks = all_chunks(Bench(apart, 1), policy, load, 2)
+    records = [chunk.records for chunk in chunks if chunk.begin_s >= 20]
+    host, category = (np.concatenate([getattr(each, name) for each in records]) for name in ("host", "category"))
+    return figures, ((host >= 2) == (category == 1)).mean()
+
+
+@pytest.mark.parametrize("policy", ["peak_ewma_category", "peak_ewma_category_full", "weights_category", "gb_pandas"])
+def test_peers_that_see_categories_send_each_to_where_it_is_fast(policy):
+    figures, right = by_category(policy, 0.12)
+    blind, by_chance = by_category("least_request_full", 0.12)
+    assert figures.mean_s < 0.8 * blind.mean_s
+    assert right > max(0.6, by_chance + 0.1)
+
+
+def test_weights_by_hand_are_the_split_of_the_linear_programme():
+    times = np.array([[0.01, 0.1], [0.1, 0.01]])
+    rate, split = best_split(times, np.array([1.0, 1.0]), np.array([0.5, 0.5]))
+    assert rate == pytest.approx(200)
+    np.testing.assert_allclose(split, [[100, 0], [0, 100]], atol=1e-6)
+    up, turn, chosen = np.ones(3, dtype=np.int64), np.zeros(3), []
+    for _ in range(7):
+        chosen.append(weights_category(up, np.array([5.0, 1.0, 1.0]), turn))
+    # The order that nginx's documentation gives for 5, 1, 1.
+    assert chosen == [0, 0, 1, 0, 2, 0, 0]
+    up[0] = 0
+    assert weights_category(up, np.array([5.0, 1.0, 0.0]), turn) == 1
+
+
+def test_gb_pandas_takes_the_least_workload_over_rate():
+    """Workload is requests in flight of each class times its time there; of idle hosts the fastest is taken."""
+    hosts = np.zeros((3, 6), dtype=np.int64)
+    hosts[:, SLOTS] = 2
+    time = np.array([[0.1, 0.2], [0.2, 0.1], [0.3, 0.3]])
+    up, idle = np.ones(3, dtype=np.int64), np.zeros((3, 2), dtype=np.int64)
+    assert gb_pandas(up, idle, time, 0, hosts, np.array([7])) == 0
+    assert gb_pandas(up, idle, time, 1, hosts, np.array([7])) == 1
+    busy = np.array([[3, 0], [1, 0], [1, 1]])
+    # 0.3 x 0.1, 0.2 x 0.2 and 0.6 x 0.3.
+    assert gb_pandas(up, busy, time, 0, hosts, np.array([7])) == 0
+    busy[0, 1] = 1
+    # 0.5 x 0.1 then.
+    assert gb_pandas(up, busy, time, 0, hosts, np.array([7])) == 1
+    time[2, 0] = 0.0
+    assert gb_pandas(up, busy, time, 0, hosts, np.array([7])) == 2
+
+
+def test_a_policy_may_name_what_predicts_for_it():
+    assert parse_policy("orca") == ("orca", None)
+    assert parse_policy("fingerpost:ewma") == ("fingerpost", "ewma")
+    named = Bench(scenario(predictions={"kind": "oracle"}), 1).run("fingerpost:ewma", 0.5, 2)
+    assert named == Bench(scenario(), 1).run("fingerpost", 0.5, 2)
+    for wrong in ("best", "orca:ewma", "fingerpost:best", "fingerpost:"):
+        with pytest.raises(ValueError, match="is none of"):
+            parse_policy(wrong)
 
 
 @given(
