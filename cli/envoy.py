@@ -1,9 +1,12 @@
 """`fingerpost envoy config|snippet|check|build`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fingerpost.routing.envoy.transport import Certificate
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +46,29 @@ def config(
         Path | None,
         typer.Option(help="Read the hosts from the file that `fingerpost router --hosts` keeps, as they come and go."),
     ] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="End a request after this time, seconds.")] = 30.0,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="The listener's certificate chain, PEM; with --tls-key.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="Let in only clients with a certificate of this authority.")
+    ] = None,
+    upgrade: Annotated[
+        list[str] | None, typer.Option(help="Let requests change to this protocol, such as websocket; once for each.")
+    ] = None,
+    session_cookie: Annotated[
+        str, typer.Option(help="Keep a client at the host that served it first, by a cookie of this name.")
+    ] = "",
+    hosts_http: Annotated[str, typer.Option(help="Speak http1 or http2 with hosts; gRPC needs http2.")] = "http1",
+    hosts_ca: Annotated[
+        Path | None, typer.Option(help="Speak TLS with hosts, whose certificates are of this authority.")
+    ] = None,
+    hosts_name: Annotated[str, typer.Option(help="The name that the hosts' certificates are issued for.")] = "",
+    hosts_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain to show to hosts; with --hosts-key.")
+    ] = None,
+    hosts_key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
 ) -> None:
     """Writes Envoy's complete configuration, as JSON (which is YAML too), and says how to start it."""
@@ -53,6 +79,7 @@ def config(
     from fingerpost.home import make_home
     from fingerpost.routing.envoy.config import envoy_config
     from fingerpost.routing.envoy.module import build_module
+    from fingerpost.routing.envoy.transport import ClientSide, HostSide
     from fingerpost.routing.envoy.upstream import parse_upstream, parse_upstreams
     from fingerpost.settings import get_settings
 
@@ -76,6 +103,19 @@ def config(
             max_connections=settings.envoy_max_connections,
             admin_socket=(admin_socket or settings.envoy_admin_socket).absolute(),
             endpoints=endpoints.absolute() if endpoints else None,
+            timeout_s=timeout_s,
+            clients=ClientSide(
+                _certificate(tls_cert, tls_key, "--tls-cert", "--tls-key"),
+                client_ca and client_ca.absolute(),
+                tuple(upgrade or ()),
+                session_cookie,
+            ),
+            hosts=HostSide(
+                hosts_http,
+                hosts_ca and hosts_ca.absolute(),
+                hosts_name,
+                _certificate(hosts_cert, hosts_key, "--hosts-cert", "--hosts-key"),
+            ),
         )
     except ValueError as error:
         raise FingerpostError(str(error)) from error
@@ -95,6 +135,18 @@ def build() -> None:
     from fingerpost.routing.envoy.module import build_module
 
     typer.echo(build_module())
+
+
+def _certificate(chain: Path | None, key: Path | None, *names: str) -> "Certificate | None":
+    from fingerpost.errors import FingerpostError
+    from fingerpost.routing.envoy.transport import Certificate
+
+    if (chain is None) != (key is None):
+        raise FingerpostError(f"{' and '.join(names)} belong together: name both or neither")
+    for path in (chain, key):
+        if path and not path.is_file():
+            raise FingerpostError(f"there is no file {path}")
+    return Certificate(chain.absolute(), key.absolute()) if chain and key else None
 
 
 def snippet(

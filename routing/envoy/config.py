@@ -8,10 +8,19 @@ from fingerpost.routing.envoy.admin import admin_cluster, administration, stats_
 from fingerpost.routing.envoy.client_limits import body_limits, listener_limits, manager_limits, overload_manager
 from fingerpost.routing.envoy.clusters import POLICIES, TYPE, address, dynamic_module, hosts_cluster
 from fingerpost.routing.envoy.gateway import picker_cluster, picker_filter
+from fingerpost.routing.envoy.transport import (
+    ClientSide,
+    HostSide,
+    client_tls,
+    host_protocol,
+    manager_upgrades,
+    session_filters,
+)
 from fingerpost.routing.envoy.upstream import Upstream
 
 __all__ = ["POLICIES", "Upstream", "access_log_format", "envoy_config"]
 _FILTERS = TYPE + "filters.http."
+_PLAIN_CLIENTS, _PLAIN_HOSTS = ClientSide(), HostSide()
 
 
 def envoy_config(
@@ -30,6 +39,8 @@ def envoy_config(
     max_connections: int = 20_000,
     admin_socket: Path | None = None,
     endpoints: Path | None = None,
+    clients: ClientSide = _PLAIN_CLIENTS,
+    hosts: HostSide = _PLAIN_HOSTS,
 ) -> dict[str, Any]:
     """A complete configuration: a listener for clients, a cluster with the given hosts, and Envoy's own door.
 
@@ -49,9 +60,11 @@ def envoy_config(
             port, in the folder that Envoy is started in.
         endpoints: file that keeps the endpoints current, in place of `upstreams`; it need not be there yet. Not with
             `random`: its propensity is of a number of hosts that stays.
+        clients, hosts: TLS, HTTP versions, upgrades and sessions.
 
     Raises:
-        ValueError: no hosts, an unknown policy, `fingerpost` without a table or `endpoint_picker` without its address.
+        ValueError: no hosts, an unknown policy, `fingerpost` without a table or `endpoint_picker` without its address,
+            TLS of which a part is missing.
         FingerpostError: the socket's path is too long.
     """
     if not upstreams and not endpoints:
@@ -77,12 +90,17 @@ def envoy_config(
                     "name": "clients",
                     "address": address(bind_host, port),
                     **listener_limits(),
-                    "filter_chains": [{"filters": [_manager(access_log, log_format, table, policy, timeout_s)]}],
+                    "filter_chains": [
+                        {
+                            **client_tls(clients),
+                            "filters": [_manager(access_log, log_format, table, policy, timeout_s, clients)],
+                        }
+                    ],
                 },
                 stats_listener(admin_port),
             ],
             "clusters": [
-                hosts_cluster(upstreams, policy, health_path, panic_percent, endpoints),
+                {**hosts_cluster(upstreams, policy, health_path, panic_percent, endpoints), **host_protocol(hosts)},
                 *([picker_cluster(*picker)] if policy == "endpoint_picker" and picker else []),
                 admin_cluster(socket),
             ],
@@ -91,7 +109,12 @@ def envoy_config(
 
 
 def _manager(
-    access_log: Path, log_format: dict[str, Any], table: Path | None, policy: str, timeout_s: float
+    access_log: Path,
+    log_format: dict[str, Any],
+    table: Path | None,
+    policy: str,
+    timeout_s: float,
+    clients: ClientSide,
 ) -> dict[str, Any]:
     picker = [module_filter(table)] if policy == "fingerpost" and table else []
     if policy == "endpoint_picker":
@@ -102,10 +125,12 @@ def _manager(
             "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "clients",
             **manager_limits(timeout_s),
+            **manager_upgrades(clients),
             "access_log": [file_log(access_log, log_format)],
             "route_config": {"virtual_hosts": [_virtual_host(timeout_s)]},
             "http_filters": [
                 *picker,
+                *session_filters(clients),
                 host_headers_filter(),
                 {"name": "envoy.filters.http.router", "typed_config": {"@type": _FILTERS + "router.v3.Router"}},
             ],
