@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fingerpost.category import OTHER
-from fingerpost.routing.cost import choice_probabilities, cost_at
+from fingerpost.routing.cost import choice_probabilities, cost_at, cost_terms
 from fingerpost.routing.endpoint_picker.choice import Chooser
 from fingerpost.routing.endpoint_picker.endpoints import Endpoints, endpoint_of
 from fingerpost.routing.endpoint_picker.requests import Request
@@ -19,7 +19,6 @@ from fingerpost.routing.table_file import PickerSettings
 from fingerpost.simulator.choice import REPORTED, SCALED, fingerpost
 from fingerpost.simulator.run import Bench
 from fingerpost.simulator.scenario import Scenario
-from fingerpost.simulator.simulation import Table
 from tests.support.picker_harness import Harness, Sent, build, made_table
 
 DRAWS = 400
@@ -123,8 +122,8 @@ def test_the_simulator_explores_as_the_rule_says():
     )
     # So few requests that hosts are idle: what is predicted alone decides.
     simulation = Bench(scenario, 1).simulation("fingerpost", 0.003, 1)
-    table = Table(np.array([[100.0], [100.0], [2.0], [1.0]]), np.ones((4, 1)))
-    simulation.install(table)
+    slope, offset = cost_terms(np.array([[100.0, 100.0, 2.0, 1.0]]))
+    simulation.install(np.stack([slope, offset])[None])
     records = simulation.step(10.0).records
     assert len(records.host) > 500
     probability = choice_probabilities([0.01, 0.01, 0.5, 1.0], 0.3)
