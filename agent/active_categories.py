@@ -15,6 +15,10 @@ from fingerpost.category import SEPARATOR, CategoryTable, category_key, fit_cate
 
 _MAX_KEYS = 8192
 _REFIT_S = 60.0
+# A host sees a part of the service's requests: fewer of them make a category of its own table.
+_OWN_REQUESTS = 10
+# A fit of our own is done again once so many times as many requests have come.
+_GROWN = 1.5
 # Share of requests in coarser categories from which on a fit of our own is done again.
 _COARSE_SHARE = 0.05
 _DEPTH = 5
@@ -32,10 +36,10 @@ class ActiveCategories:
     def __init__(self, published: Path, max_categories: int, min_requests: int, templates: Sequence[str] = ()) -> None:
         self._published = published
         self._stamp: tuple[int, int] | None = None
-        self._limits = (max_categories, min_requests)
+        self._limits = (max_categories, min(min_requests, _OWN_REQUESTS))
         self._templates = tuple(templates)
         self._keys: Counter[tuple[str, ...]] = Counter()
-        self._fitted_s = 0.0
+        self._fitted_s, self._fitted_requests = 0.0, 0
         self._categoriser = Categoriser(CategoryTable((), self._templates))
         self._is_coarse = [True]
         self._since_fit = Counter[str]()
@@ -65,7 +69,7 @@ class ActiveCategories:
         table = self._read_published()
         if table is None and self._stamp is None and self._wants_fit():
             table = fit_categories(self._keys.items(), *self._limits, self._templates)
-            self._fitted_s = time.monotonic()
+            self._fitted_s, self._fitted_requests = time.monotonic(), self._keys.total()
             self._since_fit.clear()
         if table is None or table.version == self.table.version:
             return None
@@ -77,11 +81,12 @@ class ActiveCategories:
         return mapping
 
     def _wants_fit(self) -> bool:
-        known = self._since_fit
+        """Whether a fit of our own would tell more requests apart: often at first, since little is known then."""
+        known, seen = self._since_fit, self._keys.total()
         if not self.table.keys:
-            return self._keys.total() >= self._limits[1]
+            return seen >= self._limits[1]
         return (
-            time.monotonic() - self._fitted_s >= _REFIT_S
+            (seen >= _GROWN * self._fitted_requests or time.monotonic() - self._fitted_s >= _REFIT_S)
             and known["requests"] >= self._limits[1]
             and known["folded"] > _COARSE_SHARE * known["requests"]
         )

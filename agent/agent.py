@@ -29,6 +29,7 @@ from fingerpost.clock import US, clock_us
 from fingerpost.fingerprint import Fingerprint, pack
 from fingerpost.lake import QUARANTINE, service_folder
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
+from fingerpost.telemetry.windows import APART_S, SETTLE_S
 
 logger = logging.getLogger(__name__)
 # The CPU counter is read often, which is cheap.
@@ -183,7 +184,7 @@ class Agent:
                 next_read = now + (self._source.pause_s if self._source else options.batch_s)
             if now >= next_report:
                 self.report_or_keep()
-                next_report = now + options.batch_s
+                next_report = now + self._until_report_s()
             # Cheaper than waiting for the event, ten times a second; it is looked at soon enough.
             time.sleep(min(_METER_S, options.sample_s))
         self.read()
@@ -193,6 +194,12 @@ class Agent:
         if self._sender:
             self._sender.stop()
         logger.info("agent stopped", extra={"host": options.host, "counts": self.all_counts()})
+
+    def _until_report_s(self) -> float:
+        """Seconds to the next report: as soon as a window is closed, at each host a little apart from others."""
+        options = self._options
+        apart_s = min(APART_S, options.batch_s) * (zlib.crc32(options.host.encode()) % 1000) / 1000
+        return options.batch_s - (self._clock() - SETTLE_S - apart_s) % options.batch_s
 
     def all_counts(self) -> dict[str, int]:
         """Every count of what was taken, refused and failed."""

@@ -142,6 +142,47 @@ def guard(
         typer.echo(json.dumps([each.as_dict() for each in found], indent=1))
 
 
+def cadence(
+    hosts: Annotated[int, typer.Option(min=3, max=200, help="Hosts, of 8 slots, in three classes.")] = 12,
+    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most before the change.")] = "0.4",
+    slower: Annotated[float, typer.Option(min=1, max=100, help="How many times slower the first class becomes.")] = 5,
+    policies: Annotated[str, typer.Option(help="`fingerpost` and others of the simulator.")] = (
+        "least_request,least_request_full,fingerpost"
+    ),
+    kinds: Annotated[
+        str, typer.Option(help="What predicts; `frozen`: the truth of before the change, `oracle`: always the truth.")
+    ] = "baseline",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
+    told: Annotated[bool, typer.Option("--told", help="Hosts tell their slots and requests in flight.")] = False,
+    like: Annotated[bool, typer.Option("--like", help="Hosts do not differ before the change.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """A simulated class of hosts that becomes slower for a minute: p99 and shares of traffic, in spans since then."""
+    import json
+
+    from benchmarks.cadence import Seen, Trial, measure_cadence
+
+    def progress(each: Seen) -> None:
+        slow, back = (" ".join(f"{1000 * value:6.0f}" for value in values) for values in (each.slow_s, each.back_s))
+        to_slow = " ".join(f"{share:.2f}" for share in each.shares[0])
+        typer.echo(
+            f"load {each.load:.2f} seed {each.seed:2} {each.policy:18} {each.kind:9} "
+            f"p99 {1000 * each.before_s:5.0f} slow {slow} recovered {back} ms, traffic of the slow class {to_slow}",
+            err=json_output,
+        )
+
+    wanted = [
+        Trial(policy, kind if policy == "fingerpost" else "", float(load), seed)
+        for load in loads.split(",")
+        for seed in range(1, seeds + 1)
+        for policy in policies.split(",")
+        for kind in (kinds.split(",") if policy == "fingerpost" else [""])
+    ]
+    found = measure_cadence(wanted, hosts, slower, told, like, progress)
+    if json_output:
+        typer.echo(json.dumps([each.as_dict() for each in found], indent=1))
+
+
 def sinkhole(
     hosts: Annotated[int, typer.Option(min=2, max=50, help="Sleeping hosts, of 8 slots each; one of them fails.")] = 10,
     rates: Annotated[str, typer.Option(help="Requests a second.")] = "20,100",
@@ -252,7 +293,7 @@ def _print(figures: dict[str, Any], json_output: bool) -> None:
 
 
 app = typer.Typer(help="Measures what the program itself costs, and how good it is.", no_args_is_help=True)
-for _command in (agent, attribution, envoy, picker, guard, sinkhole, scoring, windowing, training, engine):
+for _command in (agent, attribution, cadence, envoy, picker, guard, sinkhole, scoring, windowing, training, engine):
     app.command()(_command)
 app.command(name="plain-logs")(plain_logs)
 app.command(name="endpoint-picker")(endpoint_picker)

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 
 from fingerpost.arrays import Floats
 
-# With an upper bound above this the predictions are as good as true: a fifth less difference routes as well.
-_NEARLY_ALL = 0.8
+# With an upper bound above this the predictions are as good as true: a fifth less difference routes as well. Where
+# nobody tells how many requests were there, some that waited count as if they had not, which hides differences.
+_NEARLY_ALL, _NEARLY_ALL_UNTOLD = 0.8, 0.5
 # Cells below which the errors, which count cells, mean nothing.
 _MIN_CELLS = 6
 
@@ -60,7 +61,7 @@ def compare(predicted_s: ArrayLike, measured_sum_s: ArrayLike, requests: ArrayLi
     return Window(counts * logs**2, measured * logs)
 
 
-def follow_trust(all_of_it: Window, newest: Window, trusted: float) -> float:
+def follow_trust(all_of_it: Window, newest: Window, trusted: float, told: bool = True) -> float:
     """The exponent of the predictions, 0..1: it changes where the evidence says so, and only there.
 
     It is the slope of measured on predicted log differences, the exponent that leaves the least error (calibration
@@ -71,11 +72,12 @@ def follow_trust(all_of_it: Window, newest: Window, trusted: float) -> float:
 
     Args:
         trusted: the trust until now, 0..1.
+        told: it is known of each request whether it waited.
     """
     if min(_cells(all_of_it), _cells(newest)) < _MIN_CELLS:
         return trusted
     low, high = slope_bounds(all_of_it)
-    if min(high, slope_bounds(newest)[1]) >= _NEARLY_ALL:
+    if min(high, slope_bounds(newest)[1]) >= (_NEARLY_ALL if told else _NEARLY_ALL_UNTOLD):
         return 1.0 if low > 0 else trusted
     slope, error = _slope(all_of_it)
     proven = slope - _STANDARD_ERRORS * error

@@ -4,9 +4,11 @@ Pure: arrays in, corrections out, time passed in. The router feeds it from the p
 the requests that it simulates. Only how hosts differ within a category matters to the choice of a host, so only that is
 judged. There are three remedies:
 
-1. Success: a host that fails more than the others costs more, after a few requests.
+1. Success: a host that fails more than others do at the same categories costs more, after a few requests.
 2. Trust: the exponent of predicted throughput (`fingerpost.routing.exponent`). Bad predictions lose weight.
 3. Factor: what remains between measured and predicted, by host and by cell, shrunk by empirical Bayes.
+
+A host that has changed (`fingerpost.routing.changes`) is judged by what it did since, and by that alone.
 """
 
 from collections.abc import Sequence
@@ -16,31 +18,40 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.arrays import Floats, Ints
+from fingerpost.routing.changes import HostChanges
 from fingerpost.routing.exponent import compare, follow_trust, trusted_throughput
+from fingerpost.routing.factors import (
+    HOST_REQUESTS,
+    MAX_FACTOR,
+    Ended,
+    Sums,
+    cell_factors,
+    expected_service,
+    host_factors,
+    host_ratios,
+    over,
+    scale_factors,
+    shrunk,
+    summed,
+)
 from fingerpost.routing.places import Places, taken
+from fingerpost.routing.success import host_success
 
 Bools = NDArray[np.bool_]
 
-# Times in which evidence fades to 1/e: for factors and trust; for quick doubt; of successes and failures.
-MEMORY_S, DOUBT_MEMORY_S, SUCCESS_MEMORY_S = 30.0, 5.0, 30.0
-# Requests that stand for what was predicted, of a host, and of a cell beside its host. Single service times scatter as
-# much as their mean, predictions that are fairly good are off by a fifth: about 1 / 0.22^2.
-HOST_REQUESTS, CELL_REQUESTS = 20.0, 20.0
-# Hosts whose measurements it takes to believe that the scale of all predictions is off, and not these hosts.
-SCALE_HOSTS = 8.0
-# Log ratio of measured to predicted of which half is taken for an error of the prediction. Hosts change while they are
-# measured, so a small difference is as likely old; a prediction that is ten times off is not off by chance.
-_HALF_TAKEN = 0.4
-# Requests that stand for the fleet's success, and how many are remembered at the most: a host that has mended itself is
-# used again after a few good ones, however many failed before.
-SUCCESS_REQUESTS, SUCCESS_MOST = 3.0, 50.0
+# Times in which evidence fades to 1/e: for factors and trust; for quick doubt; of successes and failures; of how many
+# requests are on a host.
+MEMORY_S, DOUBT_MEMORY_S, SUCCESS_MEMORY_S, _PRESENT_MEMORY_S = 30.0, 5.0, 30.0, 1.0
+# Of a host that has just changed, what was predicted counts as so much less: it is of before.
+_CHANGED = 0.9
+# Requests of a host that are remembered at the most for its success: one that has mended itself is used again after a
+# few good ones, however many failed before.
+SUCCESS_MOST = 50.0
 # Failures are often answered fast, and few of them are in flight: what success lacks counts by this power.
 SUCCESS_POWER = 3.0
-MAX_FACTOR, MAX_PENALTY = 100.0, 1000.0
+MAX_PENALTY = 1000.0
 # Of fewer requests that found a free place, or a smaller part of all, nothing is concluded on trust.
 _MIN_REQUESTS, _MIN_FREE = 100.0, 0.2
-# Levels of categories and factors of hosts depend on each other: so often they are found in turn.
-_ROUNDS = 4
 # Arms whose evidence is kept: an experiment has two, and there is one before and one after.
 _MAX_ARMS = 4
 
@@ -72,7 +83,8 @@ class Correction:
     Attributes:
         trust: exponent of the predicted throughput, 0..1.
         factor: of the cost, above 1 where a cell is slower than predicted, shape (hosts, categories).
-        success: share of the requests that succeed, of the fleet's median at the most, shape (hosts,).
+        success: share of the requests that succeed, over that of the same categories elsewhere, at most 1, shape
+            (hosts,).
     """
 
     trust: float
@@ -86,40 +98,50 @@ class Correction:
         return self.factor * penalty[:, None]
 
 
-class _Sums:
-    """Fading sums over the cells, shape (hosts, categories).
+class _Arm:
+    """Evidence of one arm's predictions.
 
     Attributes:
-        requests, seconds: their number, and the latencies' sum.
-        load: how many service times each must have taken, by Little's law: more than one where it waited.
-        free, free_seconds: of those that found a free place.
+        expected_s: latency of a request that need not wait, by predictions and evidence, shape (hosts, categories).
+        changed: 1 for hosts that have just changed, fading to 0, shape (hosts,).
     """
 
-    def __init__(self, hosts: int, categories: int) -> None:
-        self.requests, self.seconds, self.load, self.free, self.free_seconds = np.zeros((5, hosts, categories))
+    def __init__(self, hosts: int, categories: int, now_s: float) -> None:
+        self.all, self.newest, self.at_s = Sums(hosts, categories), Sums(hosts, categories), now_s
+        self.trust, self.fresh, self.changes = 1.0, False, HostChanges(hosts)
+        self.expected_s, self.changed = np.full((hosts, categories), np.nan), np.zeros(hosts)
 
-    def add(self, sums: "_Sums", keep: float) -> None:
-        for name, more in vars(sums).items():
-            setattr(self, name, keep * getattr(self, name) + more)
-
-    def unhindered(self) -> "_Sums":
-        """Only those that found a free place."""
-        found = _Sums(*self.free.shape)
-        found.requests, found.load, found.free = self.free, self.free, self.free
-        found.seconds, found.free_seconds = self.free_seconds, self.free_seconds
-        return found
+    @property
+    def prior_requests(self) -> Floats:
+        """Requests that stand for what was predicted of each host, shape (hosts,)."""
+        return HOST_REQUESTS * (1 - _CHANGED * self.changed)
 
     def align(self, rows: Ints, columns: Ints) -> None:
-        for name, values in vars(self).items():
-            setattr(self, name, taken(taken(values, rows).T, columns).T)
+        self.all.align(rows, columns)
+        self.newest.align(rows, columns)
+        self.changes.align(rows, columns)
+        self.expected_s = taken(taken(self.expected_s, rows).T, columns).T
+        self.expected_s[self.expected_s == 0] = np.nan
+        self.changed = taken(self.changed, rows)
 
-
-class _Arm:
-    """Evidence of one arm's predictions."""
-
-    def __init__(self, hosts: int, categories: int, now_s: float) -> None:
-        self.all, self.newest, self.at_s = _Sums(hosts, categories), _Sums(hosts, categories), now_s
-        self.trust, self.fresh = 1.0, False
+    def add(self, ended: Ended, now_s: float) -> Ints:
+        """Adds requests; of hosts that have changed, which it gives back, only those since then are kept."""
+        passed_s = max(now_s - self.at_s, 0.0)
+        keep, added = float(np.exp(-passed_s / MEMORY_S)), summed(ended, self.expected_s.shape)
+        self.all.add(added, keep)
+        self.newest.add(added, float(np.exp(-passed_s / DOUBT_MEMORY_S)))
+        self.changed *= keep
+        self.at_s, self.fresh = now_s, self.fresh or bool(len(ended.host))
+        changed = self.changes.observe(ended, now_s)
+        if not len(changed):
+            return changed
+        since = Sums(*self.expected_s.shape)
+        for each in self.changes.since_change(changed):
+            since.add(summed(each, self.expected_s.shape), 1.0)
+        self.all.replace(changed, since)
+        self.newest.replace(changed, since)
+        self.changed[changed] = 1.0
+        return changed
 
 
 class Guard:
@@ -136,8 +158,11 @@ class Guard:
     def __init__(self, hosts: Sequence[str], categories: Sequence[str], ceiling: float = 1.0) -> None:
         self.hosts, self.categories, self._ceiling = tuple(hosts), tuple(categories), ceiling
         self._arms: dict[str, _Arm] = {}
-        self._good, self._failed = np.zeros((2, len(self.hosts)))
+        # Requests and failures that fade; in the last column those of categories that are not known.
+        self._requests, self._failed = np.zeros((2, len(self.hosts), len(self.categories) + 1))
         self._places = Places(len(self.hosts))
+        # Seconds that requests have been on each host, and in how many, which fade.
+        self._present, self._passed_s = np.zeros(len(self.hosts)), 0.0
         self._at_s: float | None = None
 
     @property
@@ -152,10 +177,11 @@ class Guard:
             return
         rows, columns = _moved(self.hosts, names), _moved(self.categories, kinds)
         for arm in self._arms.values():
-            arm.all.align(rows, columns)
-            arm.newest.align(rows, columns)
-        self._good, self._failed = taken(self._good, rows), taken(self._failed, rows)
+            arm.align(rows, columns)
+        kept = np.append(columns, len(self.categories))
+        self._requests, self._failed = (taken(taken(each, rows).T, kept).T for each in (self._requests, self._failed))
         self._places.align(rows)
+        self._present = taken(self._present, rows)
         self.hosts, self.categories = names, kinds
 
     def observe(
@@ -174,38 +200,45 @@ class Guard:
         self._count(seen, elapsed_s)
         good = ~seen.failed & (seen.latency_s > 0) & np.isfinite(seen.latency_s)
         # Little's law: the mean number of requests on a host is rate x latency.
-        present = np.bincount(seen.host[good], seen.latency_s[good], len(self.hosts)) / max(elapsed_s, 1e-3)
+        keep = float(np.exp(-elapsed_s / _PRESENT_MEMORY_S))
+        self._passed_s = keep * self._passed_s + max(elapsed_s, 1e-3)
+        self._present = keep * self._present + np.bincount(seen.host[good], seen.latency_s[good], len(self.hosts))
         good &= seen.category >= 0
         host, category, seconds = seen.host[good], seen.category[good], seen.latency_s[good]
-        found = np.where(np.isfinite(seen.inflight[good]), seen.inflight[good], present[host])
+        # Without the request's own part: else one that takes long by chance seems to have found many others.
+        others = np.maximum(self._present[host] - seconds, 0.0) / self._passed_s
+        found = np.where(np.isfinite(seen.inflight[good]), seen.inflight[good], others)
+        arm = seen.arm[good]
         rate = np.asarray(throughput_rps, dtype=np.float64)[host, category]
+        of_hosts = self._places.of(np.asarray(slots, dtype=np.float64))
         self._places.observe(host, seconds * np.where(rate > 0, rate, np.nan), found, elapsed_s)
-        places = self._places.of(np.asarray(slots, dtype=np.float64))[host]
-        cell = host * len(self.categories) + category
+        places = of_hosts[host]
+        load, free = np.maximum(1.0, (found + 1) / places), (found < places).astype(np.float64)
         for number, name in enumerate(arms):
-            by = seen.arm[good] == number
-            of, added = self._arm(name, now_s), self._summed(cell[by], seconds[by], found[by], places[by])
-            passed_s = max(now_s - of.at_s, 0.0)
-            of.all.add(added, float(np.exp(-passed_s / MEMORY_S)))
-            of.newest.add(added, float(np.exp(-passed_s / DOUBT_MEMORY_S)))
-            of.at_s, of.fresh = now_s, of.fresh or bool(by.any())
+            by, of = arm == number, self._arm(name, now_s)
+            expected_s = _expected(of, host[by], category[by], load[by])
+            changed = of.add(Ended(host[by], category[by], seconds[by], load[by], free[by], expected_s), now_s)
+            self._places.keep(changed, of_hosts)
 
     def correct(self, arm: str, throughput_rps: ArrayLike, slots: ArrayLike, now_s: float) -> Correction:
         """What becomes of an arm's predictions by what is known now; arguments as in `observe`."""
         rate = np.asarray(throughput_rps, dtype=np.float64)
-        success = self._success(np.exp(-max(now_s - (self._at_s or now_s), 0.0) / SUCCESS_MEMORY_S))
+        faded = np.exp(-max(now_s - (self._at_s or now_s), 0.0) / SUCCESS_MEMORY_S)
+        success = np.minimum(host_success(faded * self._requests, faded * self._failed), 1.0)
         of = self._arms.get(arm)
         if of is None:
             return Correction(self._ceiling, np.ones(rate.shape), success)
         places = self._places.of(np.asarray(slots, dtype=np.float64))[:, None]
+        told = bool(np.isfinite(np.asarray(slots, dtype=np.float64)).all())
         usable = np.isfinite(rate) & (rate > 0)
         if of.fresh:
-            of.fresh, of.trust = False, _trust(of, places / np.where(usable, rate, np.nan))
+            of.fresh, of.trust = False, _trust(of, places / np.where(usable, rate, np.nan), told)
         trust = of.trust * self._ceiling
         keep = float(np.exp(-max(now_s - of.at_s, 0.0) / MEMORY_S))
         service_s = places / np.where(usable, trusted_throughput(rate, trust), np.nan)
-        host = _host_factors(of.all, service_s, keep)
-        factor = _cell_factors(of.all, service_s, host, keep) * _scale_factors(of.all, service_s, host, keep)
+        host = host_factors(of.all, service_s, keep, of.prior_requests)
+        of.expected_s = expected_service(of.all, service_s)
+        factor = cell_factors(of.all, service_s, host, keep) * scale_factors(of.all, service_s, host, keep)
         return Correction(trust, np.clip(factor, 1 / MAX_FACTOR, MAX_FACTOR), success)
 
     def _arm(self, name: str, now_s: float) -> _Arm:
@@ -215,97 +248,23 @@ class Guard:
                 del self._arms[min(self._arms, key=lambda each: self._arms[each].at_s)]
         return self._arms[name]
 
-    def _summed(self, cell: Ints, seconds: Floats, found: Floats, places: Floats) -> _Sums:
-        sums = _Sums(len(self.hosts), len(self.categories))
-        free = (found < places).astype(np.float64)
-        each = {"requests": None, "seconds": seconds, "load": np.maximum(1.0, (found + 1) / places), "free": free}
-        for name, weights in {**each, "free_seconds": seconds * free}.items():
-            total = np.bincount(cell, weights, sums.free.size).astype(np.float64)
-            setattr(sums, name, total.reshape(sums.free.shape))
-        return sums
-
     def _count(self, seen: Outcomes, elapsed_s: float) -> None:
-        keep = float(np.exp(-elapsed_s / SUCCESS_MEMORY_S))
-        hosts = len(self.hosts)
-        failed = keep * self._failed + np.bincount(seen.host[seen.failed], minlength=hosts)
-        good = keep * self._good + np.bincount(seen.host[~seen.failed], minlength=hosts)
-        least = np.minimum(1.0, SUCCESS_MOST / np.maximum(good + failed, 1.0))
-        self._good, self._failed = good * least, failed * least
-
-    def _success(self, keep: float) -> Floats:
-        """Shares of requests that succeed, drawn to the fleet's median, over the median."""
-        good, count = keep * self._good, keep * (self._good + self._failed)
-        known = count > 0
-        usual = float(np.median(good[known] / count[known])) if known.any() else 1.0
-        share = (good + SUCCESS_REQUESTS * usual) / (count + SUCCESS_REQUESTS)
-        return np.minimum(1.0, share / usual) if usual > 0 else np.ones(len(good))
+        keep, shape = float(np.exp(-elapsed_s / SUCCESS_MEMORY_S)), self._requests.shape
+        cell = seen.host * shape[1] + np.where(seen.category >= 0, seen.category, shape[1] - 1)
+        requests = keep * self._requests + np.bincount(cell, minlength=self._requests.size).reshape(shape)
+        failed = keep * self._failed + np.bincount(cell[seen.failed], minlength=self._failed.size).reshape(shape)
+        least = np.minimum(1.0, SUCCESS_MOST / np.maximum(requests.sum(axis=1, keepdims=True), 1.0))
+        self._requests, self._failed = requests * least, failed * least
 
 
-def _host_factors(sums: _Sums, service_s: Floats, keep: float) -> Floats:
-    """Measured over predicted of every host, shape (hosts,): drawn to 1, and about the fleet's median."""
-    requests = keep * np.where(np.isfinite(service_s), sums.requests, 0.0).sum(axis=1)
-    return _shrunk(_host_ratios(sums, service_s, requests), requests, HOST_REQUESTS)
+def _expected(of: _Arm, host: Ints, category: Ints, load: Floats) -> Floats:
+    """Latencies to be expected of requests; those that wait do so for requests of all the host's categories."""
+    known = np.where(np.isfinite(of.expected_s), of.all.requests, 0.0)
+    mean = over((known * np.nan_to_num(of.expected_s)).sum(axis=1), known.sum(axis=1))
+    return of.expected_s[host, category] + (load - 1) * mean[host]
 
 
-def _host_ratios(sums: _Sums, service_s: Floats, requests: Floats) -> Floats:
-    """Ratios of the hosts, shape (hosts,), about their median, once every category has found its level; 1: unknown.
-
-    A request waits for what is before it, of any category: as long as the host's mean service time, so many times.
-    The levels are of requests that found a free place, where there are any.
-    """
-    known = np.isfinite(service_s)
-    service = np.where(known, service_s, 0.0)
-    count, load, seconds = (np.where(known, each, 0.0) for each in (sums.requests, sums.load, sums.seconds))
-    free, free_seconds = (np.where(known, each, 0.0) for each in (sums.free, sums.free_seconds))
-    some = free.sum(axis=0) > 0
-    for_level = np.where(some, free_seconds, seconds), np.where(some, free, load) * service
-    ratio, factor, judged = np.ones(len(service)), np.ones(len(service)), requests > 0
-    for _ in range(_ROUNDS if judged.any() else 0):
-        level = _over(for_level[0].sum(axis=0), (for_level[1] * factor[:, None]).sum(axis=0))
-        served = (count * service * level).sum(axis=1)
-        mean = _over(served, count.sum(axis=1))
-        waited = (load - count).sum(axis=1) * mean
-        ratio = _over(seconds.sum(axis=1), served + waited)
-        ratio = np.where(judged, ratio / np.median(ratio[judged]), 1.0)
-        factor = _shrunk(ratio, requests, HOST_REQUESTS)
-    return ratio
-
-
-def _cell_factors(sums: _Sums, service_s: Floats, host: Floats, keep: float) -> Floats:
-    """Measured over predicted of every cell, shape (hosts, categories), drawn to its host's.
-
-    By requests that found a free place alone: among those that waited, waiting for others hides what each one takes.
-    """
-    known = np.isfinite(service_s)
-    free, seconds = np.where(known, sums.free, 0.0), np.where(known, sums.free_seconds, 0.0)
-    expected = free * np.where(known, service_s, 0.0) * host[:, None]
-    level = _over(seconds.sum(axis=0), expected.sum(axis=0))
-    ratio = _over(seconds, expected * level)
-    return host[:, None] * _shrunk(ratio, keep * free, CELL_REQUESTS)
-
-
-def _scale_factors(sums: _Sums, service_s: Floats, host: Floats, keep: float) -> Floats:
-    """What is left of the scale between measured and predicted for the cells that were measured, shape (H, C).
-
-    Where few hosts have been measured, it is open whether the scale is everybody's, which does not matter, or theirs: a
-    host that is predicted far too fast may get all requests, and have nobody beside it. That everybody's scale is right
-    counts as much as so many hosts; so a host alone bears nearly all of it, and of many each bears little, and
-    alike. The same for categories, beside the scale of all of them.
-    """
-    known = np.isfinite(service_s)
-    requests = np.where(known, sums.requests, 0.0)
-    seconds = np.where(known, sums.seconds, 0.0)
-    expected = np.where(known, sums.load * np.where(known, service_s, 0.0), 0.0) * host[:, None]
-    by_category = np.log(np.maximum(_over(seconds.sum(axis=0), expected.sum(axis=0)), 1e-9))
-    whole = float((by_category * requests.sum(axis=0)).sum() / max(requests.sum(), 1e-9))
-    of_host = _weight(keep * requests.sum(axis=1), HOST_REQUESTS)
-    of_cell = _weight(keep * requests, CELL_REQUESTS)
-    shared = of_host[:, None] * whole * SCALE_HOSTS / (SCALE_HOSTS + of_host.sum())
-    beside = np.where(requests.sum(axis=0) > 0, by_category - whole, 0.0)
-    return np.exp(shared + of_cell * beside * SCALE_HOSTS / (SCALE_HOSTS + of_cell.sum(axis=0)))
-
-
-def _trust(of: _Arm, service_s: Floats) -> float:
+def _trust(of: _Arm, service_s: Floats, told: bool) -> float:
     """Judges what is left of the predictions once hosts are corrected: of a few bad ones the others do not suffer."""
     if not _tells(of.all):
         return of.trust
@@ -315,31 +274,15 @@ def _trust(of: _Arm, service_s: Floats) -> float:
     for sums in (of.all, newest):
         free = np.where(known, sums.free, 0.0)
         requests = free.sum(axis=1)
-        factor = _shrunk(_host_ratios(sums.unhindered(), service_s, requests), requests, HOST_REQUESTS)
+        prior = of.prior_requests
+        factor = shrunk(host_ratios(sums.unhindered(), service_s, requests, prior), requests, prior)
         windows.append(compare(service_s * factor[:, None], np.where(known, sums.free_seconds, 0.0), free))
-    return follow_trust(windows[0], windows[1], of.trust)
+    return follow_trust(windows[0], windows[1], of.trust, told)
 
 
-def _tells(sums: _Sums) -> bool:
+def _tells(sums: Sums) -> bool:
     """Whether trust can be judged by them: when the fleet is full, the few that find a free place are no sample."""
     return bool(sums.free.sum() >= max(_MIN_REQUESTS, _MIN_FREE * sums.requests.sum()))
-
-
-def _shrunk(ratio: Floats, requests: Floats, prior_requests: float) -> Floats:
-    """Ratios drawn to 1 by so many requests that say 1, and again where they are near it; monotone in the ratio."""
-    most = np.log(MAX_FACTOR)
-    logs = np.clip(np.log(np.maximum(ratio, 1 / MAX_FACTOR)), -most, most) * _weight(requests, prior_requests)
-    return np.exp(logs**3 / (logs**2 + _HALF_TAKEN**2))
-
-
-def _weight(requests: Floats, prior_requests: float) -> Floats:
-    return requests / (requests + prior_requests)
-
-
-def _over(above: Floats, below: Floats) -> Floats:
-    """Ratios; 1 where there is nothing to divide by."""
-    some = below > 0
-    return np.where(some, above / np.where(some, below, 1.0), 1.0)
 
 
 def _moved(before: Sequence[str], after: Sequence[str]) -> Ints:

@@ -1,16 +1,25 @@
 """Requests that a host works on at once, where it does not tell: from how latency grows with requests in flight."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
 
+Bools = NDArray[np.bool_]
+
 _MEMORY_S = 60.0
+# Of a host that has become slower or faster, what was found before fades to 1/e in this time.
+_KEPT_S = 300.0
 # Numbers of places that are tried, in steps of a half octave.
 _TRIED = 2.0 ** np.arange(0, 10.5, 0.5)
 # Standard deviation of the log of what predictions imply, before anything is measured.
 _PRIOR_SPREAD = 0.7
 # Requests of one queue tell the same story: no more count than so many.
 _MAX_REQUESTS = 300.0
+# Standard deviation of the log of the places of a fleet's hosts.
+_LIKELY_SPREAD = 1.0
+# How much what latencies of all hosts show counts beside those of the host itself.
+_FLEET = 3.0
 # What a host is taken to have of which nothing is known.
 _USUAL = 8.0
 
@@ -33,6 +42,21 @@ class Places:
         # Residuals of its log, and their squares, shape (hosts, tried).
         self._residual, self._square = np.zeros((2, hosts, len(_TRIED)))
 
+        # The log of what a host had before it changed, and how much that counts, shape (hosts,).
+        self._before, self._kept = np.zeros((2, hosts))
+
+    def keep(self, hosts: Ints, places: Floats) -> None:
+        """Hosts have become slower or faster, not larger or smaller: they keep what they had for a while.
+
+        Their requests from before and after show no relation of latency to requests in flight, and are forgotten.
+
+        Args:
+            places: of all hosts before the change, shape (hosts,).
+        """
+        self._before[hosts], self._kept[hosts] = np.log(places[hosts]), 1.0
+        for values in (self._count, self._work, self._residual, self._square):
+            values[hosts] = 0.0
+
     def align(self, rows: Ints) -> None:
         """Takes other hosts, see `taken`."""
         for name, values in vars(self).items():
@@ -52,6 +76,7 @@ class Places:
         hosts = len(self._count)
         self._count = keep * self._count + np.bincount(host, minlength=hosts)
         self._work = keep * self._work + np.bincount(host, work, hosts)
+        self._kept *= np.exp(-elapsed_s / _KEPT_S)
         self._residual *= keep
         self._square *= keep
         for place, tried in enumerate(_TRIED):
@@ -66,12 +91,28 @@ class Places:
         count = np.maximum(self._count, 1e-9)[:, None]
         scatter = np.maximum(self._square / count - (self._residual / count) ** 2, 1e-6)
         implied = np.where(self._count > 1, self._work / count[:, 0], _USUAL)
+        implied = _plausible(implied, self._count > 1)
         unlikely = 0.5 * np.minimum(count, _MAX_REQUESTS) * np.log(scatter / scatter.min(axis=1, keepdims=True))
+        known = self._count > 1
+        if known.any():
+            unlikely += _FLEET * unlikely[known].mean(axis=0)
         unlikely += 0.5 * ((np.log(_TRIED) - np.log(implied)[:, None]) / _PRIOR_SPREAD) ** 2
         best = unlikely.argmin(axis=1)
         # Between two steps what is implied itself is as likely.
         near = np.abs(np.log(_TRIED[best] / implied)) < np.log(2) / 4
-        return np.where(np.isfinite(slots), slots, np.where(near, implied, _TRIED[best]))
+        found = np.log(np.where(near, implied, _TRIED[best]))
+        return np.where(np.isfinite(slots), slots, np.exp(found + self._kept * (self._before - found)))
+
+
+def _plausible(implied: Floats, known: Bools) -> Floats:
+    """What predictions imply of each host, as far as it is like what they imply of the others.
+
+    A host that is twice as large as the fleet's median keeps most of that; one that is ten times as large is rather
+    predicted ten times too fast, and is taken to be as the others are. Small ones stay small, which harms nobody.
+    """
+    usual = float(np.median(implied[known])) if known.any() else _USUAL
+    off = np.log(implied / usual)
+    return usual * np.exp(off * np.exp(-0.5 * (np.maximum(off, 0.0) / _LIKELY_SPREAD) ** 2))
 
 
 def taken(values: Floats, rows: Ints) -> Floats:

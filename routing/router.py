@@ -22,8 +22,8 @@ _MAX_CONTAINERS = 5 * MAX_CATEGORIES + MAX_HOSTS + 64
 # The engine answers a waiting request when it has another table; the file's expiry is renewed in between. With a guard
 # outcomes are looked at in between as well.
 _WAIT_S = 5.0
-GUARDED_WAIT_S = 1.0
-_MAX_PAUSE_S = 10.0
+GUARDED_WAIT_S = 0.5
+_PAUSE_S, _MAX_PAUSE_S = 0.1, 10.0
 
 
 def write_table(path: Path, table: PickerTable) -> None:
@@ -126,14 +126,14 @@ class Router:
 
     def follow(self, stop: threading.Event) -> None:
         """Keeps the file fresh until stopped. While the engine is away the file stays as it is, and expires."""
-        pause, wait_s = 0.2, GUARDED_WAIT_S if self._guard else _WAIT_S
+        pause, wait_s = _PAUSE_S, (GUARDED_WAIT_S if self._guard else _WAIT_S) - _PAUSE_S
         while not stop.is_set():
             beat()
             try:
                 self.judge()
                 if self.sync(wait_s if self._etag else 0.0):
                     _LOG.info("table %s", self.table.version if self.table else "")
-                pause = 0.2
+                pause = _PAUSE_S
             except (FingerpostError, OSError) as error:
                 _LOG.warning("%s; the table there is stays in force until it expires", error)
                 pause = min(pause * 2, _MAX_PAUSE_S)

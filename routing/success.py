@@ -35,13 +35,32 @@ def success_rates(requests: ArrayLike, errors: ArrayLike) -> Floats:
     """
     count = np.maximum(np.nan_to_num(np.asarray(requests, dtype=np.float64)), 0.0)
     bad = np.clip(np.nan_to_num(np.asarray(errors, dtype=np.float64)), 0.0, count)
-    elsewhere, bad_elsewhere = count.sum(axis=0) - count, bad.sum(axis=0) - bad
-    category = 1 - bad_elsewhere / (elsewhere + _PRIOR_REQUESTS)
-    expected, found = ((count * category).sum(axis=1), (count - bad).sum(axis=1))
-    host = (found + _PRIOR_REQUESTS) / (expected + _PRIOR_REQUESTS)
-    prior = np.minimum(category * host[:, None], 1.0)
+    prior = np.minimum(_success_elsewhere(count, bad) * host_success(count, bad)[:, None], 1.0)
     strength = _prior_requests(count, bad)
     return np.minimum((count - bad + strength * prior) / (count + strength), 1.0)
+
+
+def host_success(count: Floats, bad: Floats) -> Floats:
+    """How much more, or less, than on the other hosts requests of the same categories succeed on each host.
+
+    Args:
+        count, bad: requests and how many of them the host failed, shape (hosts, categories).
+
+    Returns:
+        Ratios to what was to be expected, above 0, shape (hosts,); 1 where nothing is known.
+    """
+    expected, found = (count * _success_elsewhere(count, bad)).sum(axis=1), (count - bad).sum(axis=1)
+    return (found + _PRIOR_REQUESTS) / (expected + _PRIOR_REQUESTS)
+
+
+def _success_elsewhere(count: Floats, bad: Floats) -> Floats:
+    """The share of a category's requests that succeeds on the other hosts, shape (hosts, categories).
+
+    Where they have few, it is drawn to what succeeds there of all categories.
+    """
+    elsewhere, bad_elsewhere = count.sum(axis=0) - count, bad.sum(axis=0) - bad
+    failed = bad_elsewhere.sum(axis=1) / (elsewhere.sum(axis=1) + _PRIOR_REQUESTS)
+    return 1 - (bad_elsewhere + _PRIOR_REQUESTS * failed[:, None]) / (elsewhere + _PRIOR_REQUESTS)
 
 
 def _prior_requests(count: Floats, bad: Floats) -> Floats:

@@ -180,7 +180,7 @@ class Telemetry(_Part):
         cpu: CPU of a request is `unknown`, as from a plain log, or `measured`.
         window_s, halflife_s: of windows and histories.
         settle_s: a window is closed so long after its end.
-        report_s: agents report so often, each at times of its own.
+        report_s: agents report so often, each as soon as a window is closed.
         refresh_s: the engine makes a table at most so often.
         slow_start_s, ttl_s: new hosts are ramped up over the first, and silent ones left out after the second.
     """

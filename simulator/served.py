@@ -1,7 +1,7 @@
 """The engine's predictions of a run, made by the product's code of what agents tell it, when they tell it.
 
 Windows, histories, the baseline, features, models and success rates are those that serve; so are the delays: a window
-is closed `settle_s` after its end, and each host's agent reports every `report_s`, at times of its own.
+is closed `settle_s` after its end, and each host's agent reports every `report_s`, as soon as a window is closed.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ from fingerpost.simulator.simulation import Chunk, Table
 from fingerpost.simulator.telemetry import Telemetry, joined
 from fingerpost.telemetry.baseline import estimate_baseline
 from fingerpost.telemetry.history import HISTORY_PLACE, History, extrapolate_history
-from fingerpost.telemetry.windows import Arrays, select_window
+from fingerpost.telemetry.windows import APART_S, Arrays, select_window
 from fingerpost.training.evaluate import time_split
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
 
@@ -72,7 +72,8 @@ class Served:
         self._cells, self._host_values = self._history.columns(), self._history.host_values()
         self._as_of_us, self._heard_s = np.zeros(hosts, dtype=np.int64), np.full(hosts, -np.inf)
         self._first_s = np.full(hosts, np.inf)
-        self._phase_s = np.random.default_rng([seed, 8]).random(hosts) * self._telling.report_s
+        apart_s = min(APART_S, self._telling.report_s)
+        self._phase_s = self._telling.settle_s + np.random.default_rng([seed, 8]).random(hosts) * apart_s
         self._cores, self._slots = np.full((2, hosts), np.nan)
         self._coming: deque[_Told] = deque()
         self._table: Table | None = None

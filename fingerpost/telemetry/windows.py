@@ -19,7 +19,9 @@ Arrays = dict[str, NDArray[Any]]
 # Another one whenever windows of the same records come to say something else: what was made of the old is made anew.
 WINDOW_FORM = 5
 # A window is closed so long after its end, seconds: by then the log has the requests that ended in it.
-SETTLE_S = 2.0
+SETTLE_S = 1.0
+# All hosts close their windows at the same moment; their reports come to the engine within this time, seconds.
+APART_S = 1.0
 # What a window keeps of its durations, and the share of its requests that took no longer.
 LATENCY_SHARES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p99_s": 0.99}
 # Columns that may be absent; a mean over what is known.

@@ -16,6 +16,7 @@ from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
 from fingerpost.schemas import HOST_SAMPLE_SCHEMA, REQUEST_RECORD_SCHEMA
+from fingerpost.telemetry.windows import APART_S, SETTLE_S
 from tests.support.agent_harness import accepted, agent, log_line, quarantined
 from tests.support.records import record
 
@@ -198,3 +199,14 @@ def test_tail_hands_out_every_line_once_however_it_is_written(tmp_path_factory, 
 def test_refusal_names_column_and_reason(change, reason):
     now = clock_us()
     assert refusal(record(**change), REQUEST_RECORD, now - 10**12, now + 10**7) == reason
+
+
+def test_windows_are_reported_as_soon_as_they_are_closed_each_host_apart_from_others(tmp_path):
+    late_s = []
+    for number in range(50):
+        each = agent(tmp_path, host=f"h{number}", batch_s=5.0)
+        each._clock = lambda: 1_795_678_400.25
+        late_s.append((each._clock() + each._until_report_s()) % 5.0)
+    assert min(late_s) >= SETTLE_S
+    assert max(late_s) <= SETTLE_S + APART_S
+    assert len({round(late, 1) for late in late_s}) >= 8

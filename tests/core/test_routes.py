@@ -118,6 +118,20 @@ def test_an_agent_on_its_own_fits_categories_to_its_traffic(tmp_path):
     assert each.refresh() is None
 
 
+def test_an_agent_tells_requests_apart_as_soon_as_there_are_ten_of_each(tmp_path):
+    """Whenever half as many again have come it looks again, and not only after a minute."""
+    each = book(tmp_path, min_requests=30)
+    kinds = [f"/work/{kind}" for kind in ("hash", "sort", "render")]
+    apart = []
+    for number in range(48):
+        rows = [record(route=kinds[number % 3])]
+        each.note(rows)
+        each.refresh()
+        each.assign(rows)
+        apart.append(sum(any(kind in name for name in each.table.names) for kind in kinds))
+    assert (apart[8], apart[-1]) == (0, len(kinds))
+
+
 def test_the_published_table_is_used_as_soon_as_it_is_there(tmp_path):
     each = book(tmp_path)
     each.note([record() for _ in range(10)])

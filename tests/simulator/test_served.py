@@ -18,6 +18,7 @@ from fingerpost.simulator.served import Served, category_names, fit, training_ro
 from fingerpost.simulator.simulation import Table
 from fingerpost.simulator.telemetry import Telemetry, joined
 from fingerpost.telemetry.throughput import PLACES_A_CORE
+from fingerpost.telemetry.windows import APART_S
 
 
 def scenario(**changes):
@@ -231,7 +232,7 @@ def test_news_reaches_the_pickers_as_late_as_agents_engine_and_router_are():
             first.setdefault(host, chunk.end_s)
 
     bench.run("fingerpost", 0.5, 1, watch)
-    phases = np.random.default_rng([1, 8]).random(4) * 3.0
+    phases = 2.0 + np.random.default_rng([1, 8]).random(4) * APART_S
     # Where one host has told, the others are taken to be as it is.
     due = phases + np.ceil((6.0 - phases) / 3.0) * 3.0
     assert min(first.values()) == pytest.approx(np.ceil(due.min() / 0.25) * 0.25)
