@@ -39,33 +39,32 @@ def attribution(
 
 def envoy(
     hosts: Annotated[int, typer.Option(min=2, max=200, help="Sleeping hosts, of 4 slots each.")] = 20,
-    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long each policy meets each load.")] = 15,
-    warm_up: Annotated[float, typer.Option(min=10, max=3600, help="For how long the fleet is learned, seconds.")] = 60,
-    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.7,0.9",
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long each policy meets each load.")] = 20,
+    warm_up: Annotated[float, typer.Option(min=10, max=3600, help="For how long the fleet is learned, seconds.")] = 90,
+    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.3,0.7",
     policies: Annotated[
-        str, typer.Option(help="Envoy's own; fingerpost: the engine's; fingerpost-measured: plain means.")
-    ] = "round_robin,least_request,least_request_full,orca,fingerpost-measured,fingerpost",
+        str | None,
+        typer.Option(help="With commas; without it Envoy's own, HAProxy's, nginx's, and ours by baseline and model."),
+    ] = None,
+    proxies: Annotated[int, typer.Option(min=1, max=10, help="Proxies that share the requests.")] = 1,
+    failing: Annotated[float, typer.Option(min=0, max=1, help="Share of one host's requests that fail at once.")] = 0,
+    log_only: Annotated[bool, typer.Option("--log-only", help="Hosts tell nothing but what proxies log.")] = False,
+    predict: Annotated[bool, typer.Option("--predict", help="Also what `fingerpost worth` says of the log.")] = False,
     slo_ms: Annotated[float, typer.Option(min=1, help="The p99 that a load must keep to count as held.")] = 500,
     seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Real Envoy before an emulated fleet: its own policies and ours, on the same arrivals.
+    """Real proxies before an emulated fleet: their own policies and ours, on the same arrivals.
 
-    Ours has a model learned from that fleet: agents, training, registry, engine and router run beside it.
+    Ours routes as it is shipped: agents, engine and router run beside it, without a model and with one that is trained
+    on all that was measured before.
     """
-    from benchmarks.envoy import measure_envoy
+    from benchmarks.envoy import DEFAULT, Options, measure_envoy
 
-    figures = measure_envoy(
-        hosts,
-        seconds,
-        [float(load) for load in loads.split(",")],
-        policies.split(","),
-        slo_ms / 1000,
-        seed,
-        warm_up,
-        lambda text: typer.echo(text, err=True),
-    )
-    _print(figures, json_output)
+    chosen = tuple(policies.split(",")) if policies else DEFAULT
+    shares = tuple(float(load) for load in loads.split(","))
+    options = Options(hosts, seconds, shares, chosen, slo_ms / 1000, seed, warm_up, proxies, failing, log_only, predict)
+    _print(measure_envoy(options, lambda text: typer.echo(text, err=True)), json_output)
 
 
 def picker(

@@ -1,11 +1,11 @@
-"""`python -m benchmarks envoy`: real Envoy before an emulated fleet, its own policies and ours on the same arrivals."""
+"""`python -m benchmarks envoy`: real proxies before an emulated fleet, each policy on the same arrivals."""
 
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,57 @@ import numpy as np
 
 from benchmarks.learn_table import decisions, learn_table, table_error
 from benchmarks.learning_fleet import LearningFleet, learning_fleet
+from benchmarks.rivals import RIVALS, running_rival
 from fingerpost.cli.stack.ports import free_ports
+from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.config import Upstream, envoy_config
 from fingerpost.routing.router import write_table
 from fingerpost.settings import LOOPBACK, get_settings
+from fingerpost.simulator.worth.worth import Options as WorthOptions
+from fingerpost.simulator.worth.worth import what_it_is_worth
 from tests.support.open_loop import Outcome, drive
-from tests.support.running import fleet_process, running_envoy
+from tests.support.running import fleet_process, make_sick, running_envoy
+from tests.support.sleeping_hosts import Sickness
 from tests.support.sleeping_scenario import Scenario, make_scenario, plan
 
-LEARNED, MEASURED = "fingerpost", "fingerpost-measured"
-POLICIES = ("round_robin", "least_request", "least_request_full", "orca", MEASURED, LEARNED)
-_WARM_S = 3.0
+BASELINE, MODEL, MEASURED, PEER = "fingerpost", "fingerpost-model", "fingerpost-measured", "least_request"
+POLICIES = (PEER, "least_request_full", "round_robin", "orca", *RIVALS, BASELINE, MODEL, MEASURED)
+DEFAULT = (PEER, "least_request_full", "orca", *RIVALS, BASELINE, MODEL)
+_WARM_S, _TABLE_S = 3.0, 60.0
 # Requests sent later than this were not sent as planned: something else had the machine, and the run is repeated.
 _LATE_S, _REPEATS = 0.1, 2
-_WARM_UP_LOAD = 0.3
+_WARM_UP_LOAD, _WARM_LOAD = 0.3, 0.4
 _MEASURED_VALID_S = 3600.0
+_FAILS_AFTER_S = 0.001
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured.
+
+    Attributes:
+        seconds: for how long each policy meets each load; `warm_up_s`: for how long the fleet is learned before.
+        proxies: each gets a part of the requests, at random, and counts its own.
+        failing: of the first host's requests, the share that fails at once, from the end of the warm-up on.
+        log_only: hosts tell nothing, and agents are not told how many places they have.
+        predict: also say what `fingerpost worth` makes of least request's log.
+    """
+
+    hosts: int = 20
+    seconds: float = 20.0
+    loads: tuple[float, ...] = (0.3, 0.7)
+    policies: tuple[str, ...] = DEFAULT
+    slo_s: float = 0.5
+    seed: int = 1
+    warm_up_s: float = 90.0
+    proxies: int = 1
+    failing: float = 0.0
+    log_only: bool = False
+    predict: bool = False
+
+    def __post_init__(self) -> None:
+        if unknown := [each for each in self.policies if each not in POLICIES]:
+            raise FingerpostError(f"policy {unknown[0]!r} is none of {', '.join(POLICIES)}")
 
 
 @dataclass
@@ -37,24 +73,27 @@ class _Bench:
     Args:
         log: all runs write into it, whatever their policy, as a fleet's telemetry goes on whatever routes.
         learning: what learns from that log, if it is asked for.
+        slices: where in the log the requests of least request lie, by load, bytes.
     """
 
+    options: Options
     scenario: Scenario
     upstreams: list[Upstream]
     folder: Path
     log: Path
-    seed: int
     learning: LearningFleet | None
     say: Callable[[str], None]
+    slices: dict[float, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def measured_table(self) -> Path:
         return self.folder / "measured.table"
 
-    def warm_up(self, seconds: float) -> int:
+    def warm_up(self) -> int:
         """Traffic that is routed at random; returns how many requests were answered."""
         rate = _WARM_UP_LOAD * self.scenario.bound_rps
-        return self._drive("random", None, rate, seconds, self.seed + 7)[0].statuses["200"]
+        with self._proxies("random", None) as ports:
+            return self._send(ports, rate, self.options.warm_up_s, self.options.seed + 7).statuses["200"]
 
     def measure_table(self) -> dict[str, Any]:
         """Writes the table that is measured from the log so far."""
@@ -64,21 +103,21 @@ class _Bench:
         write_table(self.measured_table, made)
         return {"version": made.version, "error": table_error(made, self.scenario.service_s)}
 
-    def run(self, policy: str, load: float, seconds: float, slo_s: float) -> dict[str, Any]:
+    def run(self, policy: str, load: float) -> dict[str, Any]:
         """One policy at one load: the same requests at the same times for every policy."""
         table = self.measured_table if policy == MEASURED else None
-        if policy == LEARNED and self.learning:
+        if policy in (BASELINE, MODEL) and self.learning:
             table = self.learning.table
-        rate, seed = load * self.scenario.bound_rps, self.seed + round(load * 1000)
         repeats = 0
         while True:
-            begin = self.log.stat().st_size
-            outcome, beside = self._drive(policy.partition("-")[0], table, rate, seconds, seed)
+            begin, outcome, beside = self._meet(policy, load, table)
             if outcome.late_s <= _LATE_S or repeats == _REPEATS:
                 break
             repeats += 1
             self.say(f"{policy} at {load:g}: requests were sent up to {outcome.late_s:.2f} s late")
-        row = {**_figures(outcome, slo_s), "repeats": repeats}
+        row = {**_figures(outcome, self.options.slo_s), "repeats": repeats}
+        if policy == PEER:
+            self.slices[load] = (begin, self.log.stat().st_size)
         if self.learning:
             self.learning.check()
             row["learning_cores"] = beside
@@ -86,81 +125,142 @@ class _Bench:
             row["decisions"] = decisions(self.log, begin)
         return row
 
-    def _drive(self, policy: str, table: Path | None, rate: float, seconds: float, seed: int) -> tuple[Outcome, float]:
-        """A short time to warm up (ORCA weights need reports) and then the requests, in an Envoy of their own.
+    def predicted(self, load: float) -> dict[str, Any]:
+        """What `fingerpost worth` says of the log of least request's run at a load."""
+        begin, end = self.slices[load]
+        log = self.folder / f"least-request-{load:g}.log"
+        with self.log.open("rb") as lines:
+            lines.seek(begin)
+            log.write_bytes(lines.read(end - begin))
+        options = WorthOptions(shares=(), highest=False, proxies=self.options.proxies, policies=(PEER, BASELINE))
+        found = what_it_is_worth([log], options).as_dict()
+        return {name: found[name] for name in ("difference", "present_load", "measured", "gain_p99", "gain_p50")}
+
+    def _meet(self, policy: str, load: float, table: Path | None) -> tuple[int, Outcome, float]:
+        """A short time to warm up (ORCA weights need reports) and then the requests, in proxies of their own.
 
         Returns:
-            What became of the requests, and how many cores were used meanwhile by what learns.
+            Where the run's lines begin in the log, what became of the requests, and how many cores were used meanwhile
+            by what learns.
         """
-        port, admin = free_ports(2)
-        config = envoy_config(self.upstreams, self.log, LOOPBACK, port, admin, policy, table=table)
-        warm = plan(self.scenario, 0.4 * self.scenario.bound_rps, _WARM_S, self.seed + 3)
-        requests = plan(self.scenario, rate, seconds, seed)
-        with running_envoy(config, self.folder, admin):
-            asyncio.run(drive(port, warm, 5))
+        seed = self.options.seed
+        with self._proxies(policy, table) as ports:
+            self._send(ports, _WARM_LOAD * self.scenario.bound_rps, _WARM_S, seed + 3)
+            begin = self.log.stat().st_size
             used, began = self._learning_cpu_s(), time.monotonic()
-            outcome = asyncio.run(drive(port, requests, 10))
+            outcome = self._send(ports, load * self.scenario.bound_rps, self.options.seconds, seed + round(load * 1000))
             cores = (self._learning_cpu_s() - used) / (time.monotonic() - began)
-        return outcome, round(cores, 2)
+        return begin, outcome, round(cores, 2)
+
+    def _send(self, ports: list[int], rate: float, seconds: float, seed: int) -> Outcome:
+        """Sends planned requests through the proxies, each through one of them at random."""
+        requests = plan(self.scenario, rate, seconds, seed)
+        chosen = np.random.default_rng(seed).integers(0, len(ports), len(requests))
+
+        async def send() -> list[Outcome]:
+            parts = (
+                [request for request, place in zip(requests, chosen, strict=True) if place == each]
+                for each in range(len(ports))
+            )
+            return await asyncio.gather(*(drive(port, part, 10) for port, part in zip(ports, parts, strict=True)))
+
+        together = Outcome()
+        for each in asyncio.run(send()):
+            together.latencies_s += each.latencies_s
+            together.statuses += each.statuses
+            together.late_s = max(together.late_s, each.late_s)
+        return together
+
+    @contextmanager
+    def _proxies(self, policy: str, table: Path | None) -> Iterator[list[int]]:
+        """Proxies with the policy; gives their ports."""
+        with ExitStack() as stack:
+            ports = []
+            for _ in range(self.options.proxies):
+                port, admin = free_ports(2)
+                if policy in RIVALS:
+                    rival = running_rival(policy, self.upstreams, port, self.scenario.slots, self.folder)
+                    stack.enter_context(rival)
+                else:
+                    name = policy.partition("-")[0]
+                    config = envoy_config(self.upstreams, self.log, LOOPBACK, port, admin, name, table=table)
+                    stack.enter_context(running_envoy(config, self.folder, admin))
+                ports.append(port)
+            yield ports
 
     def _learning_cpu_s(self) -> float:
         return self.learning.cpu_s() if self.learning else 0.0
 
 
-def measure_envoy(
-    hosts: int,
-    seconds: float,
-    loads: list[float],
-    policies: list[str],
-    slo_s: float,
-    seed: int,
-    warm_up_s: float,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
+def measure_envoy(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     """Latency percentiles of every policy at every load, a share of what the fleet can carry at most.
 
-    Every policy has its own Envoy and gets the same arrivals with the same sizes. A warm-up is routed at random. What
-    it tells of the hosts goes two ways: into a table of plain means (`fingerpost-measured`), and through the agents,
-    features, training, registry, engine and router (`fingerpost`), which all go on during the runs.
+    Every policy has its own proxies and gets the same arrivals with the same sizes. A warm-up is routed at random. What
+    it tells of the hosts goes into the product's loop with the shipped settings: agents, engine, router; first the
+    baseline routes, and last, trained on all that went before, the model. All of that goes on during every run.
     """
-    scenario = make_scenario(hosts, 12, 4, 0.12, 0.45, seed)
-    results: dict[str, Any] = {policy: {} for policy in policies}
+    scenario = make_scenario(options.hosts, 12, 4, 0.12, 0.45, options.seed)
+    results: dict[str, Any] = {policy: {} for policy in options.policies}
     learned: dict[str, Any] = {}
     with (
         tempfile.TemporaryDirectory(prefix="fingerpost-bench-") as text,
-        fleet_process(scenario) as (upstreams, pid),
+        fleet_process(scenario, not options.log_only) as (upstreams, pid),
         ExitStack() as stack,
     ):
         folder = Path(text)
         log = folder / "access.log"
         learning = None
-        say(f"{hosts} hosts x {scenario.slots} slots carry at most {scenario.bound_rps:.0f} requests/s of this mix")
-        if LEARNED in policies:
+        say(f"{options.hosts} hosts x {scenario.slots} slots carry at most {scenario.bound_rps:.0f} requests/s")
+        if {BASELINE, MODEL} & {*options.policies}:
             say("starting an agent for every host, and the engine")
-            learning = stack.enter_context(learning_fleet(folder / "home", upstreams, log, scenario.slots, pid))
-        bench = _Bench(scenario, upstreams, folder, log, seed, learning, say)
-        say(f"a warm-up of {warm_up_s:.0f} s, routed at random")
-        answered = bench.warm_up(warm_up_s)
-        measured = bench.measure_table()
+            slots = None if options.log_only else scenario.slots
+            learning = stack.enter_context(learning_fleet(folder / "home", upstreams, log, slots, pid))
+        bench = _Bench(options, scenario, upstreams, folder, log, learning, say)
+        say(f"a warm-up of {options.warm_up_s:.0f} s, routed at random")
+        answered = bench.warm_up()
+        measured = bench.measure_table() if MEASURED in options.policies else {}
         if learning:
-            say(f"training on {answered} requests")
-            learned = learning.learn(answered, say)
-        for load in loads:
-            for policy in policies:
-                results[policy][f"{load:g}"] = row = bench.run(policy, load, seconds, slo_s)
+            learning.start_router()
+            learning.wait_for_table(_TABLE_S)
+        if options.failing:
+            make_sick(upstreams[0], Sickness(options.failing, _FAILS_AFTER_S))
+
+        def measure(policy: str) -> None:
+            for load in options.loads:
+                results[policy][f"{load:g}"] = row = bench.run(policy, load)
                 say(f"{policy:19} {load:4.2f} {row}")
+
+        for policy in options.policies:
+            if policy != MODEL:
+                measure(policy)
+        if learning and MODEL in options.policies:
+            say("training on all that was measured")
+            learned = learning.learn(answered, say)
+            measure(MODEL)
         table = learning.read_table() if learning else None
         if table:
             learned["error"] = table_error(table, scenario.service_s)
+        predicted = {f"{load:g}": bench.predicted(load) for load in bench.slices} if options.predict else {}
     return {
-        "hosts": hosts,
+        "options": asdict(options),
         "bound_rps": round(scenario.bound_rps, 1),
-        "slo_ms": slo_s * 1000,
         "warm_up_requests": answered,
         "measured": measured,
         "learned": learned,
         "policies": results,
-        "highest_load_at_slo": {policy: _highest(rows, slo_s) for policy, rows in results.items()},
+        "p99_gain": _gains(results),
+        "predicted": predicted,
+        "highest_load_at_slo": {policy: _highest(rows, options.slo_s) for policy, rows in results.items()},
+    }
+
+
+def _gains(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Least request's p99 over that of every other policy, by load."""
+    peer = results.get(PEER, {})
+    return {
+        policy: {load: round(peer[load]["p99_ms"] / row["p99_ms"], 2) for load, row in rows.items() if load in peer}
+        for policy, rows in results.items()
+        if policy != PEER and peer
     }
 
 

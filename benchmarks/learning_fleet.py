@@ -24,29 +24,16 @@ from fingerpost.routing.table_file import PickerTable, decode
 from fingerpost.settings import LOOPBACK, Settings, get_settings
 
 SERVICE = "bench"
-# What fits a fleet that is watched for a minute; whatever the user sets wins.
-_DEFAULTS = {
-    "window_s": "3",
-    "halflife_s": "30",
-    "agent_batch_s": "2",
-    "tuning_trials": "4",
-    "tuning_timeout_s": "15",
-    "model_poll_s": "1",
-    "log_level": "WARNING",
-}
+# All that routes is as it is shipped; a search for parameters has no place beside a measurement.
+_DEFAULTS = {"tuning_trials": "4", "tuning_timeout_s": "15", "log_level": "WARNING"}
 _START_S, _REPORT_S, _TRAIN_S = 120.0, 30.0, 300.0
 
 
-def learning_settings(folder: Path, quick: bool = True) -> Settings:
-    """The user's settings with a home, a registry and a store of their own, all in the folder.
-
-    Args:
-        quick: learn within a minute; False: all that the user does not set is as it is shipped.
-    """
+def learning_settings(folder: Path) -> Settings:
+    """The user's settings with a home, a registry and a store of their own, all in the folder, and little tuning."""
     settings = get_settings()
     (port,) = free_ports(1)
-    defaults = _DEFAULTS if quick else {"log_level": "WARNING"}
-    chosen = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
+    chosen = {name: value for name, value in _DEFAULTS.items() if name not in settings.model_fields_set}
     alone = {
         **{"service": SERVICE, "home": folder, "bind_host": LOOPBACK, "engine_port": port, "engine_workers": 1},
         **{"engine_url": f"http://{LOOPBACK}:{port}", "engine_token": "", "model_version": ""},
@@ -60,22 +47,21 @@ class LearningFleet:
 
     Args:
         log: Envoy's access log; need not be there yet.
-        slots: requests that each host serves at once, which the agents are told.
+        slots: requests that each host serves at once, which the agents are told; None: they know the log alone.
         pid: of the process that emulates the hosts.
     """
 
     def __init__(
-        self, settings: Settings, stack: ProcessGroup, upstreams: list[Upstream], log: Path, slots: int, pid: int
+        self, settings: Settings, stack: ProcessGroup, upstreams: list[Upstream], log: Path, slots: int | None, pid: int
     ) -> None:
         self._settings, self._stack, self._hosts, self._log = settings, stack, len(upstreams), log
         self.table = settings.home / "learned.table"
         self._beside: list[Child] = [self._start("engine", fingerpost("engine"))]
+        self._routes = False
+        # A slot is a core, as the hosts tell of the CPU time of their requests.
+        told = () if slots is None else ("--slots", str(slots), "--cores", str(slots))
         for each in upstreams:
-            command = fingerpost(
-                *("agent", "--host", each.name, "--access-log", str(log)),
-                # A slot is a core, as the hosts tell of the CPU time of their requests.
-                *("--slots", str(slots), "--cores", str(slots), "--pid", str(pid)),
-            )
+            command = fingerpost("agent", "--host", each.name, "--access-log", str(log), "--pid", str(pid), *told)
             self._beside.append(self._start(f"agent-{each.name}", command))
 
     def wait_until_ready(self) -> None:
@@ -118,7 +104,10 @@ class LearningFleet:
         return {**learned, "seconds": round(time.monotonic() - began, 1)}
 
     def start_router(self) -> None:
-        """Keeps `table` from now on, and judges predictions by the log, as `fingerpost up` does."""
+        """Keeps `table` from now on, and judges predictions by the log, as `fingerpost up` does; once is enough."""
+        if self._routes:
+            return
+        self._routes = True
         command = fingerpost("router", "--table", str(self.table), "--access-log", str(self._log))
         self._beside.append(self._start("router", command))
 
@@ -171,10 +160,10 @@ class LearningFleet:
 
 @contextmanager
 def learning_fleet(
-    folder: Path, upstreams: list[Upstream], log: Path, slots: int, pid: int, quick: bool = True
+    folder: Path, upstreams: list[Upstream], log: Path, slots: int | None, pid: int
 ) -> Iterator[LearningFleet]:
     """Starts a `LearningFleet` with everything it keeps in the folder, and ends all its processes."""
-    settings = learning_settings(folder, quick)
+    settings = learning_settings(folder)
     with ProcessGroup(folder / "logs", {**settings_environment(settings), **tool_environment(settings)}) as stack:
         fleet = LearningFleet(settings, stack, upstreams, log, slots, pid)
         fleet.wait_until_ready()

@@ -156,7 +156,7 @@ def _lane(policy: str, scenario: Scenario, folder: Path) -> Iterator[tuple[_Lane
         learning = None
         if policy == FINGERPOST:
             home = folder / "home"
-            learning = stack.enter_context(learning_fleet(home, upstreams, log, scenario.slots, pid, quick=False))
+            learning = stack.enter_context(learning_fleet(home, upstreams, log, scenario.slots, pid))
         table = learning.table if learning else None
         config = envoy_config(upstreams, log, LOOPBACK, port, admin, policy.removesuffix("_plain"), table=table)
         if policy == PLAIN:

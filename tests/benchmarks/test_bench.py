@@ -12,11 +12,13 @@ from benchmarks.agent import measure_agent
 from benchmarks.engine import measure_ingest
 from benchmarks.engine_process import MeasuredEngine
 from benchmarks.engine_scoring import measure_scoring
-from benchmarks.envoy import measure_envoy
+from benchmarks.envoy import Options, measure_envoy
 from benchmarks.learn_table import decisions, learn_table, table_error
+from benchmarks.rivals import RIVALS
 from benchmarks.sinkhole import measure_sinkhole, trials
 from benchmarks.training import measure_training
 from benchmarks.windowing import measure_windowing
+from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.module import compiler
 from fingerpost.settings import Settings, get_settings
 
@@ -84,25 +86,45 @@ def test_decisions_are_counted_from_where_a_run_began(tmp_path):
 
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
-def test_the_model_that_routes_is_learned_from_the_fleet_that_is_measured(monkeypatch):
-    for name, value in {"WINDOW_S": 1, "TUNING_TRIALS": 1, "AGENT_BATCH_S": 1}.items():
+def test_baseline_and_model_that_route_are_learned_from_the_fleet_that_is_measured(monkeypatch):
+    for name, value in {"WINDOW_S": 1, "TUNING_TRIALS": 1, "AGENT_BATCH_S": 1, "MODEL_POLL_S": 1}.items():
         monkeypatch.setenv(f"FINGERPOST_{name}", str(value))
     get_settings.cache_clear()
+    policies = ("fingerpost", "fingerpost-model")
     try:
-        figures = measure_envoy(2, 2.0, [0.4], ["fingerpost"], 5.0, 1, 14.0, print)
+        figures = measure_envoy(Options(2, 2.0, (0.4,), policies, slo_s=5.0, warm_up_s=14.0), print)
     finally:
         monkeypatch.undo()
         get_settings.cache_clear()
-    learned, ours = figures["learned"], figures["policies"]["fingerpost"]["0.4"]
+    learned, rows = figures["learned"], [figures["policies"][policy]["0.4"] for policy in policies]
     assert learned["request_records"] >= figures["warm_up_requests"] > 100
     assert learned["refused"] == {}
-    assert ours["failed"] == 0
+    assert [row["failed"] for row in rows] == [0, 0]
+    assert rows[0]["decisions"]["models"] == [""]
     # So short a warm-up may not tell whether the model chooses no worse than the baseline, which goes on then.
     assert learned["model_version"] == "1"
-    assert ours["decisions"]["models"] == ["1" if learned["champion"] else ""]
+    assert rows[1]["decisions"]["models"] == ["1" if learned["champion"] else ""]
     # The baseline has no row for a category that was adopted a moment ago until a request of it is measured.
-    assert ours["decisions"].get("fell back", 0) == 0 or not learned["champion"]
-    assert ours["decisions"]["predicted"] > ours["requests"] / 2
+    assert rows[1]["decisions"].get("fell back", 0) == 0 or not learned["champion"]
+    assert rows[1]["decisions"]["predicted"] > rows[1]["requests"] / 2
+
+
+def test_every_proxy_starts_and_serves_and_least_requests_log_is_judged():
+    """Two proxies each, hosts that tell nothing, one of which fails: what is counted and what is said of it."""
+    policies = ("least_request", "least_request_full", *RIVALS)
+    figures = measure_envoy(
+        Options(8, 5.0, (0.4,), policies, warm_up_s=1.0, proxies=2, failing=0.5, log_only=True, predict=True), print
+    )
+    rows = {policy: figures["policies"][policy]["0.4"] for policy in policies}
+    assert len({row["requests"] for row in rows.values()}) == 1
+    assert all(row["p99_ms"] > 0 for row in rows.values())
+    assert all(0 < row["failed"] < 0.4 * row["requests"] for row in rows.values())
+    assert set(figures["p99_gain"]) == {*policies[1:]}
+    said = figures["predicted"]["0.4"]
+    assert said["difference"]["verdict"] == "by category"
+    assert said["gain_p99"]["mean"] > 0
+    with pytest.raises(FingerpostError, match="'best' is none of"):
+        Options(policies=("best",))
 
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")

@@ -34,11 +34,13 @@ class SleepingFleet:
         ports: one for each host.
         slots: requests a host serves at once.
         service_s: mean service time of each category on each host, seconds.
+        tells: hosts tell their load, in-flight count and CPU time in headers; False: all that is known is a log.
     """
 
     ports: list[int]
     slots: int
     service_s: list[list[float]]
+    tells: bool = True
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -71,7 +73,7 @@ class SleepingHost:
     """One host: requests hold a slot for as long as their work takes, the others wait in line."""
 
     def __init__(self, fleet: SleepingFleet, number: int) -> None:
-        self._slots = fleet.slots
+        self._slots, self._tells = fleet.slots, fleet.tells
         self._service_s = [row[number] for row in fleet.service_s]
         self._busy, self._done, self._errors, self._busy_s = 0, 0, 0, 0.0
         self._since = time.monotonic()
@@ -123,6 +125,15 @@ class SleepingHost:
             # Whoever went away before its turn takes no slot.
             if not waiting.done():
                 self._begin(next_s, waiting)
+
+    def headers(self, inflight: int, work_s: float | None) -> str:
+        """What the host tells with an answer, as header lines, each with its end."""
+        if not self._tells:
+            return ""
+        return (
+            f"x-fingerpost-inflight: {inflight}\r\n{HEADER}: {self.report()}\r\n"
+            f"x-fingerpost-cpu-s: {work_s or 0.0:.6f}\r\n"
+        )
 
     def report(self) -> str:
         """The ORCA load report of the last half second."""
@@ -192,12 +203,9 @@ class _Connection(asyncio.Protocol):
             status = "200 OK"
         elif len(parts) == 3 and parts[1] == "/healthz":
             status = "200 OK"
-        answer = (
-            f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nx-fingerpost-inflight: {inflight}\r\n{HEADER}: {host.report()}"
-            f"\r\nx-fingerpost-cpu-s: {work_s or 0.0:.6f}"
-        )
+        answer = f"HTTP/1.1 {status}\r\ncontent-length: 0\r\n{host.headers(inflight, work_s)}\r\n"
         if self._transport and not self._transport.is_closing():
-            self._transport.write(answer.encode() + b"\r\n\r\n")
+            self._transport.write(answer.encode())
         self._task = None
         self._take()
 
