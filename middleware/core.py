@@ -10,7 +10,7 @@ from fingerpost.clock import clock_us
 from fingerpost.middleware.load import HostLoad
 from fingerpost.middleware.memory import WAYS, PeakMemory
 from fingerpost.middleware.meter import Meter, settle
-from fingerpost.middleware.orca import FORMATS, HEADER, load_report
+from fingerpost.middleware.orca import FORMATS, HEADER, load_report, with_inflight
 from fingerpost.middleware.reporter import Reporter
 from fingerpost.names import check_name
 
@@ -103,10 +103,15 @@ class Instrument:
                 ("x-fingerpost-cpu-s", f"{exchange.cpu_s:.6f}"),
             ]
         if self._orca and load is not None:
-            # A load is one object until it is refreshed, so its text is made ten times a second at the most.
+            inflight = self.load.inflight
+            # A load is one object until it is refreshed, so its text is made ten times a second at the most. The count,
+            # by which proxies choose, is of now.
             if self._report[0] is not load:
-                self._report = (load, load_report(load, {"inflight": self.load.inflight}, self._orca))
-            added.append((HEADER, self._report[1]))
+                self._report = (
+                    load,
+                    load_report(load, {"inflight": inflight} if self._orca == "bin" else {}, self._orca),
+                )
+            added.append((HEADER, with_inflight(self._report[1], inflight)))
         return added
 
     def end(self, exchange: Exchange, facts: Callable[[], dict[str, Any]]) -> None:

@@ -53,6 +53,17 @@ def load_report(load: Load, named: Mapping[str, float], encoding: str) -> str:
     raise ValueError(f"unknown encoding {encoding!r} of the load report: use {', '.join(FORMATS)}")
 
 
+def with_inflight(report: str, inflight: int) -> str:
+    """The report with the metric `inflight`: requests in flight, the one that is answered among them.
+
+    Args:
+        report: text or JSON without metrics of one's own; in the binary form it stays as it is.
+    """
+    if report.startswith("TEXT "):
+        return f"{report},{_NAMED}.inflight={inflight}"
+    return f'{report[:-2]}"inflight":{inflight}}}}}' if report.startswith("JSON ") else report
+
+
 def _protobuf(known: Mapping[str, float], named: Mapping[str, float]) -> bytes:
     parts = [_double(_NUMBERS[name], value) for name, value in known.items()]
     for name, value in named.items():

@@ -22,7 +22,6 @@ def picker_settings(settings: Settings) -> PickerSettings:
         settings.sample_hosts,
         settings.fallback_choices,
         settings.exploration,
-        settings.pickers,
         settings.arm_by,
         settings.arm_header,
         settings.arm_seconds,

@@ -47,7 +47,6 @@ class PickerSettings:
         scan_limit: hosts up to which all are looked at; of larger fleets `sample` at random.
         choices: hosts that the least-request fallback draws, 0: it looks at all.
         exploration: share of the requests that are sent at random.
-        inflight_scale: the fleet's requests in flight for each that the picker sees: how many pickers share the fleet.
         arm_mode: arms by `request` (id), by `header` (`arm_header`) or by `time` (spans of `arm_seconds`).
         salt: other salts give other arms to the same keys.
     """
@@ -56,7 +55,6 @@ class PickerSettings:
     sample: int = 64
     choices: int = 2
     exploration: float = 0.01
-    inflight_scale: float = 1.0
     arm_mode: str = "request"
     arm_header: str = ""
     arm_seconds: int = 60
@@ -108,7 +106,7 @@ def encode(table: PickerTable) -> bytes:
     cells = np.stack([table.slope, table.offset], axis=-1).astype("<f4").tobytes()
     size = _PREFIX + _HEAD.size + len(names) + len(cells)
     times = (table.created_us, table.expires_us)
-    body = _HEAD.pack(size, 0, *times, *counts, *choosing, has.exploration, has.inflight_scale) + names + cells
+    body = _HEAD.pack(size, 0, *times, *counts, *choosing, has.exploration, 0.0) + names + cells
     return MAGIC + struct.pack("<Q", _checksum(body)) + body
 
 
@@ -130,7 +128,7 @@ def decode(data: bytes) -> PickerTable:
 
 def _decode(data: bytes) -> PickerTable:
     _size, _zero, created, expires, *counts = _HEAD.unpack_from(data, _PREFIX)
-    hosts, categories, routes, arm_count, matrices, scan, sample, choices, mode, seconds, exploration, scale = counts
+    hosts, categories, routes, arm_count, matrices, scan, sample, choices, mode, seconds, exploration, _unused = counts
     at = _PREFIX + _HEAD.size
     texts: list[str] = []
     for _ in range(3 + hosts + categories + routes):
@@ -155,7 +153,7 @@ def _decode(data: bytes) -> PickerTable:
         cells[..., 0],
         cells[..., 1],
         tuple(arms),
-        PickerSettings(scan, sample, choices, exploration, scale, ARM_MODES[mode], header, seconds, salt),
+        PickerSettings(scan, sample, choices, exploration, ARM_MODES[mode], header, seconds, salt),
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fingerpost.arrays import Floats, Ints
+from fingerpost.routing.inflight import GONE_ROUNDS, GONE_S
 from fingerpost.simulator.basics import compiled, draw_host, least_of, uniform
 from fingerpost.simulator.peers import (
     c3,
@@ -42,14 +43,17 @@ from fingerpost.simulator.state import (
     CELL_TURN,
     COST,
     DEADLINE,
+    HEARD,
+    HEARD_AT,
     OTHERS,
     OUT,
     SEEN_UP,
     STAMP,
+    TOLD_AT,
     State,
 )
 
-SCALED, REPORTED = 1, 2
+OWN, SCALED, REPORTED = range(3)
 
 
 @compiled
@@ -60,7 +64,9 @@ def choose(
     up, out, views = state.views_i[SEEN_UP, picker], state.views_i[OUT, picker], state.views_f
     mine, random = state.pickers[picker], state.random
     if policy == FINGERPOST:
-        return fingerpost(up, out, views[OTHERS, picker], cost, inflight, len(state.pickers), random)
+        gone = (mine[HEARD] - views[HEARD_AT, picker]) / (len(up) * GONE_ROUNDS)
+        gone = np.maximum(gone, (now - views[TOLD_AT, picker]) / GONE_S)
+        return fingerpost(up, out, views[OTHERS, picker], gone, cost, inflight, len(state.pickers), random)
     if policy == RANDOM:
         return draw_host(up, random)
     if policy == ROUND_ROBIN:
@@ -91,12 +97,15 @@ def choose(
 
 
 @compiled
-def fingerpost(up: Ints, own: Ints, others: Floats, cost: Floats, inflight: int, pickers: int, random: Ints) -> int:
+def fingerpost(
+    up: Ints, own: Ints, others: Floats, gone: Floats, cost: Floats, inflight: int, pickers: int, random: Ints
+) -> int:
     """Least `(inflight + 1) * cost[0] + cost[1]`, ties at random: `fingerpost.routing.cost`, compiled.
 
     Where no host can serve it is the one with the fewest requests, as pickers fall back. In-flight of the fleet is the
-    picker's own, live, and the others': what the host told with its last answer to this picker less the picker's own
-    then (`reported`), or own times pickers (`scaled`), or nothing (`own`).
+    picker's own, live, and the others' (`fingerpost.routing.inflight`): what the host told with its last answer to this
+    picker less the picker's own then, of which the part `gone` has faded (`reported`), or own times pickers
+    (`scaled`), or nothing (`own`).
     """
     factor = float(pickers) if inflight == SCALED else 1.0
     share = 1.0 if inflight == REPORTED else 0.0
@@ -104,7 +113,8 @@ def fingerpost(up: Ints, own: Ints, others: Floats, cost: Floats, inflight: int,
     for host in range(len(up)):
         if not up[host]:
             continue
-        total = (own[host] * factor + others[host] * share + 1.0) * cost[0, host] + cost[1, host]
+        told = others[host] * max(1.0 - gone[host], 0.0)
+        total = (own[host] * factor + told * share + 1.0) * cost[0, host] + cost[1, host]
         if total < least:
             best, least, ties = host, total, 1
         elif total == least and best >= 0:
@@ -131,6 +141,9 @@ def heard(
     views, cells = state.views_f, state.cells
     if policy == FINGERPOST:
         views[OTHERS, picker, host] = max(0.0, float(reported - state.views_i[OUT, picker, host]))
+        state.pickers[picker, HEARD] += 1.0
+        views[TOLD_AT, picker, host] = now
+        views[HEARD_AT, picker, host] = state.pickers[picker, HEARD]
     elif policy == PEAK_EWMA:
         peak_ewma_observe(views[COST, picker], views[STAMP, picker], host, latency, now)
     elif policy == ORCA:

@@ -29,11 +29,13 @@ SLOTS, UP, BUSY, INFLIGHT, HEAD, TAIL = range(6)
 AREA, AREA_AT, WINDOW_AT, WINDOW_AREA, WINDOW_DONE, WINDOW_ERRORS, QPS, EPS, UTILISATION = range(9)
 CORES, ATTAINED, ATTAINED_AT, ENDS_AT = range(9, 13)
 
-# Planes of `views_i` and `views_f`, of shape (pickers, hosts): what each picker knows of each host. OTHERS: requests
-# of others there. COST, STAMP: Peak EWMA. QUEUE, RESPONSE, TIME: C3's averages. WEIGHT to WEIGHT_SINCE: A58's weight,
-# when last reported, and since when. PERIOD, DEADLINE: earliest deadline first.
+# Planes of `views_i` and `views_f`, of shape (pickers, hosts): what each picker knows of each host. OTHERS, TOLD_AT,
+# HEARD_AT: requests of others there, when that was told, and after how many answers. COST, STAMP: Peak EWMA. QUEUE,
+# RESPONSE, TIME: C3's averages. WEIGHT to WEIGHT_SINCE: A58's weight, when last reported, and since when. PERIOD,
+# DEADLINE: earliest deadline first.
 SEEN_UP, OUT = range(2)
-OTHERS, COST, STAMP, QUEUE, RESPONSE, TIME, WEIGHT, WEIGHT_AT, WEIGHT_SINCE, PERIOD, DEADLINE = range(11)
+OTHERS, TOLD_AT, HEARD_AT, COST, STAMP, QUEUE, RESPONSE, TIME = range(8)
+WEIGHT, WEIGHT_AT, WEIGHT_SINCE, PERIOD, DEADLINE = range(8, 13)
 
 # Planes of `cells`, of shape (pickers, hosts, categories), of policies that see categories: Peak EWMA's cost and its
 # time; the turn of smooth weights; GB-PANDAS's mean service time, 0 where it knows none.
@@ -41,8 +43,8 @@ CELL_COST, CELL_STAMP = range(2)
 CELL_TURN = CELL_TIME = CELL_COST
 
 # Columns of `pickers`: round robin's turn, A58's next update; Prequal's probes held, whether the oldest goes next, and
-# RIFs remembered.
-TURN, UPDATE_AT, HELD, OLDEST_NEXT, REMEMBERED = range(5)
+# RIFs remembered; answers heard.
+TURN, UPDATE_AT, HELD, OLDEST_NEXT, REMEMBERED, HEARD = range(6)
 
 # Places in `counters`: requests in the heap, the chains of free places and answers, the next event, answers given, and
 # the chain of tries by age.
@@ -94,12 +96,12 @@ def new_state(fleet: Fleet, pickers: int, policy: int, seed: int, sharing: bool)
     hosts_i[:, [HEAD, TAIL]] = -1
     views_i = np.zeros((2, pickers, hosts), dtype=np.int64)
     views_i[SEEN_UP] = fleet.starts_up
-    views_f = np.zeros((11, pickers, hosts))
+    views_f = np.zeros((13, pickers, hosts))
     views_f[WEIGHT_AT] = -np.inf
     views_f[WEIGHT_SINCE] = np.inf
     views_f[PERIOD] = 1.0
     views_f[DEADLINE] = rng.random((pickers, hosts))
-    columns = np.zeros((pickers, 5))
+    columns = np.zeros((pickers, 6))
     columns[:, TURN] = rng.integers(0, hosts, pickers)
     cells = (pickers, hosts, fleet.service_s.shape[1] if policy in SEE_CATEGORIES else 0)
     weights = category_split(fleet) if policy == WEIGHTS_CATEGORY else np.zeros((0, 0))

@@ -20,11 +20,6 @@ class Routing(BaseModel):
         le=1,
         description="Send this fraction of the requests to a random host, so that every host stays measured (0..1).",
     )
-    pickers: float = Field(
-        default=1.0,
-        ge=1,
-        description="Scale each picker's in-flight counts by this number of pickers that share the fleet.",
-    )
     scan_limit: int = Field(
         default=1024,
         ge=1,

@@ -117,7 +117,7 @@ class Chooser:
         table = self._table
         assert table is not None  # noqa: S101 (asked by `choose` alone)
         columns = self._columns_in(table)[places]
-        load = table.settings.inflight_scale * self.endpoints.inflight[places]
+        load = self.endpoints.load(places, time.monotonic())
         cost = cost_at(table.slope[arm.matrix, category, columns], table.offset[arm.matrix, category, columns], load)
         if arm.policy == "least_request":
             return self._by_requests(places, said, cost)

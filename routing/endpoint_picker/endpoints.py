@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.clusters import ERRORS_IN_A_ROW, GATEWAY_ERRORS, GATEWAY_ERRORS_IN_A_ROW, LEFT_OUT_S
 from fingerpost.routing.envoy.upstream import Upstream, plain_address
+from fingerpost.routing.inflight import faded, others_of
 
 # What restarts is back in seconds.
 _REFUSED_S = 5.0
@@ -35,6 +37,8 @@ class Endpoints:
         names: hosts' names, as tables call them, in the order of the arrays.
         addresses: the endpoints, same order.
         inflight, refused_until: arrays in that order; counts, and until when one is left out, monotonic seconds.
+        others, told_at, heard_at: requests of other pickers as endpoints told them, when, in monotonic seconds, and
+            after how many such answers; same order.
         version: another number after every change of the set.
     """
 
@@ -42,7 +46,11 @@ class Endpoints:
         self.names: list[str] = []
         self.addresses: list[str] = []
         self.inflight: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.refused_until: NDArray[np.float64] = np.zeros(0)
+        self.refused_until: Floats = np.zeros(0)
+        self.others: Floats = np.zeros(0)
+        self.told_at: Floats = np.zeros(0)
+        self.heard_at: Floats = np.zeros(0)
+        self._heard = 0
         self._errors: dict[str, tuple[int, int]] = {}  # in a row up to now: of all kinds, and of gateways
         self.version = 0
         self._known = 0
@@ -69,10 +77,13 @@ class Endpoints:
         addresses = [*found, *(self.addresses[place] for place in left)]
         before = [self._place.get(address) for address in addresses]
         inflight = [0 if place is None else int(self.inflight[place]) for place in before]
-        refused = [0.0 if place is None else float(self.refused_until[place]) for place in before]
+        self.refused_until, self.others, self.told_at, self.heard_at = (
+            np.array([0.0 if place is None else float(values[place]) for place in before])
+            for values in (self.refused_until, self.others, self.told_at, self.heard_at)
+        )
         self.names = [*found.values(), *(self.names[place] for place in left)]
         self.addresses = addresses
-        self.inflight, self.refused_until = np.array(inflight, dtype=np.int64), np.array(refused)
+        self.inflight = np.array(inflight, dtype=np.int64)
         self._known = len(found)
         self._errors = {address: errors for address, errors in self._errors.items() if address in found}
         self._place = {address: place for place, address in enumerate(addresses)}
@@ -85,6 +96,15 @@ class Endpoints:
         places = {self._place[address] for address in map(plain_endpoint, subset) if address in self._place}
         return np.array(sorted(place for place in places if place < self._known), dtype=np.int64)
 
+    def load(self, places: NDArray[np.int64], now_s: float) -> Floats:
+        """Requests in flight at these places: the picker's own, and those of others as far as endpoints told them.
+
+        Args:
+            now_s: monotonic seconds.
+        """
+        rounds = (self._heard - self.heard_at[places]) / max(self._known, 1)
+        return self.inflight[places] + faded(self.others[places], rounds, now_s - self.told_at[places])
+
     def begin(self, address: str) -> bool:
         """Counts a request at an endpoint; False, and nothing counted, if there is no such endpoint."""
         place = self._place.get(address)
@@ -92,6 +112,14 @@ class Endpoints:
             return False
         self.inflight[place] += 1
         return True
+
+    def told(self, address: str, requests: int, now_s: float) -> None:
+        """Takes note of how many requests an endpoint has, as it told when the answer to one of them began."""
+        place = self._place.get(address)
+        if place is not None:
+            self._heard += 1
+            self.others[place] = others_of(requests, int(self.inflight[place]))
+            self.told_at[place], self.heard_at[place] = now_s, self._heard
 
     def end(self, address: str) -> None:
         """Takes a request that `begin` counted away again."""

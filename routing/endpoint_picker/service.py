@@ -1,5 +1,6 @@
 """One request's exchange with the proxy, from its headers to its end. Speaks messages, not gRPC."""
 
+import re
 import time
 from typing import Any
 
@@ -7,6 +8,7 @@ from fingerpost.routing.endpoint_picker.choice import Chooser, Decision
 from fingerpost.routing.endpoint_picker.endpoints import plain_endpoint
 from fingerpost.routing.endpoint_picker.messages import FULL_DUPLEX_STREAMED, OVERWRITE, messages
 from fingerpost.routing.endpoint_picker.requests import request_of
+from fingerpost.routing.inflight import ORCA_HEADER, told_requests
 
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
@@ -15,6 +17,7 @@ LB_SPACE, SUBSET_SPACE = "envoy.lb", "envoy.lb.subset_hint"
 # The decision for the access log: metadata of this name and key, see `fingerpost.accesslog.envoy_format`.
 LOG_SPACE, LOG_KEY = "fingerpost", "decision"
 _NO_ENDPOINT = 503
+_STATUS = re.compile("[0-9]{3}")
 
 
 class Exchange:
@@ -86,9 +89,15 @@ class Exchange:
         served, found = plain_endpoint(_text(message, LB_SPACE, SERVED)), self._decision
         if not served or not found:
             return
-        self._endpoints.answered(served, _status_of(message.response_headers.headers.headers), time.monotonic())
-        if served == found.endpoints[0]:
-            return
+        status, orca = _texts(message.response_headers.headers.headers, ":status", ORCA_HEADER)
+        self._endpoints.answered(served, int(status) if _STATUS.fullmatch(status) else 0, time.monotonic())
+        if served != found.endpoints[0]:
+            self._served_elsewhere(served, found, response)
+        requests = told_requests(orca)
+        if requests is not None and self._at == served:
+            self._endpoints.told(served, requests, time.monotonic())
+
+    def _served_elsewhere(self, served: str, found: Decision, response: Any) -> None:
         tried = found.endpoints.index(served) if served in found.endpoints else len(found.endpoints)
         for address in found.endpoints[:tried]:
             self._endpoints.refused(address, time.monotonic())
@@ -123,10 +132,13 @@ def _subset_of(message: Any) -> list[str] | None:
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
-def _status_of(headers: Any) -> int:
-    """0 where it is not said, or no number."""
-    found = next((header.raw_value or header.value.encode() for header in headers if header.key == ":status"), b"")
-    return int(found) if len(found) == 3 and found.isdigit() else 0
+def _texts(headers: Any, *names: str) -> list[str]:
+    """The values of these headers; empty where one was not sent, the first where it was sent twice."""
+    found = dict.fromkeys(names, "")
+    for header in headers:
+        if header.key in found and not found[header.key]:
+            found[header.key] = (header.raw_value or header.value.encode()).decode("latin-1")
+    return list(found.values())
 
 
 def _text(message: Any, space: str, key: str) -> str:

@@ -1,101 +1,14 @@
-/* The HTTP filter: keeps the table fresh, finds a request's category and arm, and logs what the policy chose. */
+/* The HTTP filter: finds a request's category and arm, notes what its host tells, and logs what the policy chose. */
 #include "picker.h"
 
-#include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <fcntl.h>
 #include <time.h>
-#include <unistd.h>
-
-enum { LOOK_EVERY_MS = 250, LOOK_LEAST_MS = 30000, MAX_FILE = 256 << 20 };
 
 typedef struct {
-    char *path;
-    pthread_mutex_t lock; /* of `current` */
-    table *current;
-    pthread_mutex_t loading; /* of what follows */
-    struct stat known;
-    int64_t wait_ms; /* until a file that cannot be read is looked at again */
-    atomic_int_fast64_t look_at_ms;
+    source *tables;
     size_t loaded, refused; /* counters */
 } filter_config;
-
-static int64_t now_ms(clockid_t clock) {
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/* NULL: there is no table in it. `*unread`: nor is known whether there is, for it could not be read to its end. */
-static table *read_file(const char *path, struct stat *about, bool *unread) {
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    *unread = file < 0;
-    if (file < 0)
-        return NULL;
-    table *made = NULL;
-    char *bytes = NULL;
-    if (!fstat(file, about) && S_ISREG(about->st_mode) && about->st_size > 0 && about->st_size <= MAX_FILE) {
-        size_t size = (size_t)about->st_size, got = 0;
-        ssize_t now = 0;
-        bytes = malloc(size);
-        while (bytes && got < size && ((now = read(file, bytes + got, size - got)) > 0 || (now < 0 && errno == EINTR)))
-            got += now > 0 ? (size_t)now : 0;
-        *unread = got < size;
-        made = *unread ? NULL : table_parse(bytes, size);
-        if (!made)
-            free(bytes);
-    }
-    close(file);
-    return made;
-}
-
-static bool changed(const struct stat *one, const struct stat *other) {
-    return one->st_ino != other->st_ino || one->st_size != other->st_size ||
-           one->st_mtim.tv_sec != other->st_mtim.tv_sec || one->st_mtim.tv_nsec != other->st_mtim.tv_nsec;
-}
-
-/* Looks at the file at most every 250 ms, one thread at a time; the others go on with the table there is. A file that
- * could not be read is looked at again though it stays the same, after 0.25 s, 0.5 s, and so on up to half a minute:
- * its permissions change, and nothing else tells. */
-static void refresh(filter_config *config, void *filter) {
-    int64_t now = now_ms(CLOCK_MONOTONIC);
-    if (now < atomic_load(&config->look_at_ms) || pthread_mutex_trylock(&config->loading))
-        return;
-    struct stat found;
-    int64_t wait_ms = LOOK_EVERY_MS;
-    if (!stat(config->path, &found) && changed(&found, &config->known)) {
-        bool unread = false;
-        table *made = read_file(config->path, &found, &unread);
-        if (unread)
-            wait_ms = config->wait_ms < LOOK_LEAST_MS / 2 ? 2 * config->wait_ms : LOOK_LEAST_MS;
-        else
-            config->known = found;
-        config->wait_ms = unread ? wait_ms : LOOK_EVERY_MS / 2;
-        if (made) {
-            pthread_mutex_lock(&config->lock);
-            table *old = config->current;
-            config->current = made;
-            pthread_mutex_unlock(&config->lock);
-            table_release(old);
-        }
-        if (filter)
-            CALL(http_filter_increment_counter)(filter, made ? config->loaded : config->refused, NULL, 0, 1);
-    }
-    atomic_store(&config->look_at_ms, now + wait_ms);
-    pthread_mutex_unlock(&config->loading);
-}
-
-static table *current_table(filter_config *config) {
-    pthread_mutex_lock(&config->lock);
-    table *held = config->current;
-    if (held)
-        table_hold(held);
-    pthread_mutex_unlock(&config->lock);
-    return held;
-}
 
 typedef struct {
     filter_config *config;
@@ -131,9 +44,9 @@ static void read_headers(void *envoy, text found[NAMES]) {
         free(all);
 }
 
-static text header_named(void *envoy, text name) {
+static text header_named(void *envoy, int kind, text name) {
     buffer value = {NULL, 0};
-    bool sent = CALL(http_get_header)(envoy, REQUEST_HEADERS, (buffer){name.at, name.size}, &value, 0, NULL);
+    bool sent = CALL(http_get_header)(envoy, kind, (buffer){name.at, name.size}, &value, 0, NULL);
     return text_of(sent ? value : (buffer){NULL, 0});
 }
 
@@ -171,10 +84,10 @@ static uint32_t arm_of(const table *with, void *envoy, text own) {
     text key = {"", 0};
     uint64_t span = 0, hash = hash_bytes(0, with->salt.at, with->salt.size);
     if (with->arm_mode == ARM_BY_TIME) {
-        span = (uint64_t)now_ms(CLOCK_REALTIME) / 1000 / with->arm_seconds;
+        span = now_ms(CLOCK_REALTIME) / 1000 / with->arm_seconds;
         key = (text){(const char *)&span, sizeof span};
     } else if (with->arm_mode == ARM_BY_HEADER)
-        key = header_named(envoy, with->arm_header);
+        key = header_named(envoy, REQUEST_HEADERS, with->arm_header);
     if (!key.size)
         key = own;
     hash = hash_bytes(hash, key.at, key.size);
@@ -187,7 +100,7 @@ static uint32_t arm_of(const table *with, void *envoy, text own) {
     return with->arm_count - 1;
 }
 
-static bool expired(const table *with) { return (uint64_t)now_ms(CLOCK_REALTIME) * 1000 >= with->expires_us; }
+static bool expired(const table *with) { return now_ms(CLOCK_REALTIME_COARSE) * 1000 >= with->expires_us; }
 
 /* Writes down by what table the slot's places are, and what the log says of it. */
 static bool tell(slot *at, const table *with) {
@@ -217,7 +130,7 @@ static void find_again(slot *at, const table *with) {
 }
 
 table *table_for(slot *at) {
-    table *with = at->source && at->serial ? current_table(at->source) : NULL;
+    table *with = at->source && at->serial ? source_table(at->source) : NULL;
     if (with && with->serial != at->serial)
         find_again(at, with);
     return with;
@@ -248,23 +161,17 @@ HOOK const char *envoy_dynamic_module_on_program_init(void) { return ENVOY_ABI_V
 HOOK void *envoy_dynamic_module_on_http_filter_config_new(void *envoy, buffer name, buffer settings) {
     (void)name;
     filter_config *made = calloc(1, sizeof *made);
-    if (!made || !settings.length || !(made->path = strndup(settings.ptr, settings.length))) {
+    if (!made || !(made->tables = source_new(settings))) {
         free(made);
         return NULL;
     }
-    made->wait_ms = LOOK_EVERY_MS / 2;
-    pthread_mutex_init(&made->lock, NULL);
-    pthread_mutex_init(&made->loading, NULL);
     CALL(http_filter_config_define_counter)(envoy, LITERAL("tables_loaded"), NULL, 0, &made->loaded);
     CALL(http_filter_config_define_counter)(envoy, LITERAL("tables_refused"), NULL, 0, &made->refused);
     return made;
 }
 
 HOOK void envoy_dynamic_module_on_http_filter_config_destroy(filter_config *gone) {
-    table_release(gone->current);
-    pthread_mutex_destroy(&gone->lock);
-    pthread_mutex_destroy(&gone->loading);
-    free(gone->path);
+    source_free(gone->tables);
     free(gone);
 }
 
@@ -281,18 +188,35 @@ HOOK void *envoy_dynamic_module_on_http_filter_new(filter_config *config, void *
     return made;
 }
 
+static void count_one(void *envoy, size_t counter) { CALL(http_filter_increment_counter)(envoy, counter, NULL, 0, 1); }
+
 HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter *of, bool end) {
     (void)end;
     slot *at = of->slot;
-    refresh(of->config, envoy);
-    table *with = current_table(of->config);
-    at->source = of->config;
+    filter_config *config = of->config;
+    look seen = source_look(config->tables);
+    if (seen != LOOK_SAME)
+        count_one(envoy, seen == LOOK_LOADED ? config->loaded : config->refused);
+    table *with = source_table(config->tables);
+    at->source = config->tables;
     text found[NAMES];
     read_headers(envoy, found);
     decide(at, envoy, with, found);
     table_release(with);
     if (at->named)
         CALL(http_set_upstream_override_host)(envoy, (buffer){at->key, KEY_SIZE}, false);
+    return CONTINUE;
+}
+
+/* Takes note of what the host tells with its answer. */
+HOOK int envoy_dynamic_module_on_http_filter_response_headers(void *envoy, filter *of, bool end) {
+    (void)end;
+    slot *at = of->slot;
+    if (!at->peer)
+        return CONTINUE;
+    uint32_t count = 0;
+    if (read_orca(header_named(envoy, RESPONSE_HEADERS, (text){ORCA_HEADER, sizeof ORCA_HEADER - 1}), &count))
+        peer_told(at, count);
     return CONTINUE;
 }
 

@@ -5,8 +5,11 @@
 #include "envoy_abi.h"
 #include "table.h"
 
+#include <time.h>
+
 #define SPACE "fingerpost"
 #define DECISION_HEADER "x-fingerpost-decision"
+#define ORCA_HEADER "endpoint-load-metrics"
 
 enum { FELL_NOT, FELL_NO_TABLE, FELL_EXPIRED, FELL_NO_CATEGORY, FELL_NO_ROW, FELL_REASONS };
 /* The filter hands the policy a request's key as the host that Envoy is asked to take if it can: an address that no host
@@ -17,6 +20,27 @@ enum { KEY_SIZE = sizeof KEY_SHAPE - 1 };
 /* What the log says of the table by which a request was decided. */
 enum { TOLD_ARM, TOLD_MODEL, TOLD_VERSION, TOLD_CATEGORY, TOLD };
 
+/* Where tables come from: a file, and the newest table that was in it. */
+typedef struct source source;
+typedef enum { LOOK_SAME, LOOK_LOADED, LOOK_REFUSED } look;
+
+/* NULL if there is no path, or no memory. The file need not be there yet. */
+source *source_new(buffer path);
+void source_free(source *gone);
+/* Reads the file if it is time to look and it is another one. */
+look source_look(source *of);
+/* The newest table, to be released; NULL if there is none. */
+table *source_table(source *of);
+
+/* Milliseconds on one of the system's clocks. */
+static inline uint64_t now_ms(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* A host as all worker threads know it: how many requests of others it has, by what it told with its answers. */
+typedef struct peer peer;
 /* One for every request under way; the filter makes it, the policy finds it and writes down what it chose. It holds no
  * table: a stream that lives for hours keeps its own few texts, not megabytes. */
 typedef struct slot {
@@ -27,7 +51,10 @@ typedef struct slot {
     uint64_t secret;
     char key[KEY_SIZE];
     const void *context; /* the policy's name for the request since its first choice */
-    void *source;        /* where its tables come from */
+    source *source;      /* where its tables come from */
+    peer *peer;          /* the host it was sent to last, NULL: not known */
+    uint32_t generation; /* of the peer: another one if the place is another host's by now */
+    bool counted;        /* among this proxy's requests at the peer */
     uint64_t serial;     /* of the table that category and arm are places in */
     uint32_t category, arm, fell; /* `fell`: why the request is not sent by prediction */
     char *told;
@@ -60,16 +87,41 @@ static inline double dice_share(uint64_t thrown) { return (double)(thrown >> 11)
 
 /* The healthy hosts of one priority, as one worker thread knows them. */
 typedef struct {
+    uint64_t owner;  /* the number of the policy */
     uint64_t serial; /* of the table that `column` belongs to; 0: all is to be found anew */
     size_t all, healthy;
     uint32_t *place, *column; /* of a healthy host: its place among all hosts, its column in the table */
+    peer **peer;              /* of a healthy host; NULL where there is no room for it */
 } survey;
 
+/* Gives the peers back; the survey is to be taken anew. */
 void survey_forget(survey *of);
 /* Makes sure that the survey is of the hosts that there are; false if they cannot be told. `with` may be NULL. */
 bool survey_take(survey *of, void *envoy, uint32_t priority, const table *with);
 /* Whether the place that the survey found for a host is still that of this host. */
 bool survey_holds(const survey *of, void *envoy, uint32_t priority, size_t host);
+/* The peer of a host's address, held until it is given back; NULL if there is no room. `owner`: the policy's number. */
+peer *peer_take(uint64_t owner, buffer address);
+void peer_give_back(peer *gone);
+/* When a choice is made: by the answers that told a count, and by the clock. */
+typedef struct {
+    uint64_t answers, ms;
+    float answer_part; /* what a count fades by with each answer */
+} moment;
+
+moment peers_now(uint64_t owner, size_t hosts);
+/* Requests of others on a host, as it told, less with the age of that; 0 where it told nothing. */
+float peer_others(const peer *of, const moment *at);
+/* Notes that the request is sent to this host, NULL: to one that is not known. */
+void peer_sent(slot *what, peer *to);
+/* Notes that the request's host told, as its answer began, of so many requests, this one among them. */
+void peer_told(slot *what, uint32_t count);
+/* Notes that the request is over. */
+void peer_left(slot *what);
+
+/* The named metric `inflight` of an ORCA load report, as text or JSON; false if it is not in it, or no such number. */
+bool read_orca(text value, uint32_t *count);
+
 /* Draws a priority as Envoy does: each has as much of the traffic as its healthy hosts bear, the first ones first.
  * `share` becomes the probability of the one drawn. Returns NONE where no host is healthy. */
 uint32_t priority_draw(void *envoy, uint64_t thrown, double *share);

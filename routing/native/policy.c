@@ -10,6 +10,7 @@ static const char *const COUNTER_NAMES[] = {"predicted", "explored", "random", "
 
 typedef struct {
     void *envoy;
+    uint64_t number; /* differs from that of every other policy of this process */
     size_t counters[COUNTERS];
 } policy_config;
 
@@ -24,6 +25,7 @@ typedef struct {
     const survey *of;
     void *envoy, *context;
     uint32_t priority;
+    moment now;
     double share; /* the probability of this priority */
     bool retry;
 } choice;
@@ -47,9 +49,11 @@ static size_t any_host(const choice *by) {
     return SIZE_MAX;
 }
 
-static float cost_of(const choice *by, const cell *row, float scale, size_t host) {
+static float cost_of(const choice *by, const cell *row, size_t host) {
     cell at = row[by->of->column[host]];
-    return at.slope * (scale * (float)active(by, host) + 1) + at.offset;
+    peer *known = by->of->peer[host];
+    float others = known ? peer_others(known, &by->now) : 0;
+    return at.slope * ((float)active(by, host) + others + 1) + at.offset;
 }
 
 static const cell *row_of(const slot *at, const table *with) {
@@ -94,7 +98,7 @@ static sight look_around(const choice *by, const cell *row, const table *with, s
         cell at = row[by->of->column[host]];
         if (at.slope + at.offset > seen.least)
             continue;
-        float cost = cost_of(by, row, with->inflight_scale, host);
+        float cost = cost_of(by, row, host);
         if (host == wanted)
             seen.wanted = cost;
         if (!(cost <= seen.least) || cost == INFINITY || refused(by, host))
@@ -121,7 +125,7 @@ static size_t by_prediction(const choice *by, slot *at, const table *with) {
     }
     float cost = !at->explore ? seen.least : seen.wanted;
     if (at->explore && cost == INFINITY)
-        cost = cost_of(by, row, with->inflight_scale, explored);
+        cost = cost_of(by, row, explored);
     at->cost = (double)cost < INFINITY ? (double)cost : 0;
     if (healthy <= with->scan_limit && !by->retry) {
         double share = (double)with->exploration;
@@ -149,7 +153,7 @@ static size_t choose(const choice *by, slot *at, const table *with, uint32_t *co
     if (random && !by->retry)
         at->propensity = by->share / (double)by->of->healthy;
     if (!at->fell) {
-        float cost = cost_of(by, row_of(at, with), with->inflight_scale, host);
+        float cost = cost_of(by, row_of(at, with), host);
         at->cost = cost > 0 && cost < INFINITY ? (double)cost : 0;
     }
     return host;
@@ -169,9 +173,9 @@ static survey *survey_of(balancer *of, uint32_t priority) {
         survey *more = realloc(of->surveys, (priority + 1u) * sizeof *more);
         if (!more)
             return NULL;
-        memset(more + of->count, 0, (priority + 1u - of->count) * sizeof *more);
         of->surveys = more;
-        of->count = priority + 1;
+        while (of->count <= priority)
+            of->surveys[of->count++] = (survey){.owner = of->config->number};
     }
     return &of->surveys[priority];
 }
@@ -188,9 +192,14 @@ static size_t choose_in(choice by, balancer *of, slot *at, const table *with, ui
         survey *seen = survey_of(of, by.priority);
         if (seen && survey_take(seen, by.envoy, by.priority, with) && seen->healthy) {
             by.of = seen;
+            by.now = peers_now(seen->owner, seen->healthy);
             size_t host = choose(&by, at, with, counted);
-            if (host == SIZE_MAX || survey_holds(seen, by.envoy, by.priority, host))
+            if (host == SIZE_MAX)
                 return host;
+            if (survey_holds(seen, by.envoy, by.priority, host)) {
+                peer_sent(at, seen->peer[host]);
+                return host;
+            }
         }
         if (seen)
             survey_forget(seen);
@@ -226,11 +235,13 @@ HOOK bool envoy_dynamic_module_on_lb_choose_host(void *envoy, balancer *of, void
 }
 
 HOOK void *envoy_dynamic_module_on_lb_config_new(void *envoy, buffer name, buffer settings) {
+    static atomic_uint_fast64_t numbers = 1;
     (void)name, (void)settings;
     policy_config *made = calloc(1, sizeof *made);
     if (!made)
         return NULL;
     made->envoy = envoy;
+    made->number = atomic_fetch_add(&numbers, 1);
     for (size_t each = 0; each < COUNTERS; each++) {
         buffer counter = {COUNTER_NAMES[each], strlen(COUNTER_NAMES[each])};
         CALL(lb_config_define_counter)(envoy, counter, NULL, 0, &made->counters[each]);

@@ -90,6 +90,7 @@ static slot **bucket(worker *at, const void *context) {
 }
 
 void slot_free(slot *gone) {
+    peer_left(gone);
     if (gone->lone) {
         free(gone->told);
         free(gone);

@@ -9,27 +9,32 @@
 enum { FULL = 100, OVERPROVISIONED = 140, MAX_PRIORITIES = 128 };
 
 void survey_forget(survey *of) {
+    for (size_t each = 0; of->peer && each < of->healthy; each++)
+        peer_give_back(of->peer[each]);
     free(of->place);
     free(of->column);
-    *of = (survey){0};
+    free(of->peer);
+    *of = (survey){.owner = of->owner};
 }
 
 static bool same_address(buffer one, buffer other) {
     return one.length == other.length && (one.ptr == other.ptr || !memcmp(one.ptr, other.ptr, one.length));
 }
 
-static uint32_t column_of(const table *with, void *envoy, uint32_t priority, size_t place, buffer address) {
+static uint32_t column_of(const table *with, void *envoy, uint32_t priority, size_t place) {
     buffer name = {NULL, 0};
     if (!CALL(lb_get_host_metadata_string)(envoy, priority, place, LITERAL(SPACE), LITERAL("host"), &name) ||
         !name.ptr || name.length > UINT16_MAX)
-        name = address;
+        CALL(lb_get_host_address)(envoy, priority, place, &name);
+    if (!name.ptr || name.length > UINT16_MAX)
+        return with->hosts;
     uint64_t hash = hash_bytes(0, name.ptr, name.length);
     uint32_t found = find_name(&with->host_index, hash, (text){name.ptr, (uint32_t)name.length});
     return found == NONE ? with->hosts : found;
 }
 
 /* Envoy lists its healthy hosts in the order of all of them: each is found by its address, going forward. */
-static bool look(survey *of, void *envoy, uint32_t priority, const table *with) {
+static bool look_at_hosts(survey *of, void *envoy, uint32_t priority) {
     size_t at = 0;
     for (size_t each = 0; each < of->healthy; each++, at++) {
         buffer address = {NULL, 0}, other = {NULL, 0};
@@ -41,24 +46,33 @@ static bool look(survey *of, void *envoy, uint32_t priority, const table *with) 
         if (at == of->all)
             return false;
         of->place[each] = (uint32_t)at;
-        of->column[each] = with ? column_of(with, envoy, priority, at, address) : 0;
+        of->peer[each] = peer_take(of->owner, address);
     }
     return true;
 }
 
-bool survey_take(survey *of, void *envoy, uint32_t priority, const table *with) {
-    size_t all = CALL(lb_get_hosts_count)(envoy, priority), healthy = CALL(lb_get_healthy_hosts_count)(envoy, priority);
-    uint64_t serial = with ? with->serial : 1;
-    if (of->healthy == healthy && of->all == all && of->place && (of->serial == serial || (!with && of->serial)))
-        return true;
+static bool survey_hosts(survey *of, void *envoy, uint32_t priority, size_t all, size_t healthy) {
     survey_forget(of);
-    of->all = all;
-    of->healthy = healthy;
     of->place = calloc(healthy + 1, sizeof *of->place);
     of->column = calloc(healthy + 1, sizeof *of->column);
-    if (!of->place || !of->column || !look(of, envoy, priority, with))
+    of->peer = calloc(healthy + 1, sizeof(peer *));
+    if (!of->place || !of->column || !of->peer)
         return false;
-    of->serial = serial;
+    of->all = all;
+    of->healthy = healthy;
+    return look_at_hosts(of, envoy, priority);
+}
+
+bool survey_take(survey *of, void *envoy, uint32_t priority, const table *with) {
+    size_t all = CALL(lb_get_hosts_count)(envoy, priority), healthy = CALL(lb_get_healthy_hosts_count)(envoy, priority);
+    bool known = of->serial && of->healthy == healthy && of->all == all;
+    if (known && (!with || of->serial == with->serial))
+        return true;
+    if (!known && !survey_hosts(of, envoy, priority, all, healthy))
+        return false;
+    for (size_t each = 0; with && each < healthy; each++)
+        of->column[each] = column_of(with, envoy, priority, of->place[each]);
+    of->serial = with ? with->serial : 1;
     return true;
 }
 

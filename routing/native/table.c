@@ -206,7 +206,7 @@ static bool read_table(table *to, const char *bytes, size_t size) {
     to->arm_mode = take_number(&from, 0, ARM_MODES - 1);
     to->arm_seconds = take_number(&from, 1, UINT32_MAX);
     to->exploration = take_share(&from, 1);
-    to->inflight_scale = take_share(&from, 1e6f);
+    take_share(&from, 0);
     to->version = take_text(&from);
     to->salt = take_text(&from);
     to->arm_header = take_text(&from);

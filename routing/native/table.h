@@ -54,7 +54,7 @@ typedef struct {
     uint64_t created_us, expires_us;
     uint32_t hosts, categories, templates, arm_count, matrices;
     uint32_t scan_limit, sample, choices, arm_mode, arm_seconds, other;
-    float exploration, inflight_scale;
+    float exploration;
     text version, salt, arm_header;
     text *host, *category;
     arm arms[MAX_ARMS];

@@ -7,7 +7,6 @@
 
 UNUSED(request_body)
 UNUSED(request_trailers)
-UNUSED(response_headers)
 UNUSED(response_body)
 UNUSED(response_trailers)
 UNUSED(http_callout_done)

@@ -16,7 +16,7 @@ from fingerpost.routing.endpoint_picker.endpoints import Endpoints, endpoint_of
 from fingerpost.routing.endpoint_picker.requests import Request
 from fingerpost.routing.envoy.upstream import Upstream
 from fingerpost.routing.table_file import PickerSettings
-from fingerpost.simulator.choice import REPORTED, SCALED, fingerpost
+from fingerpost.simulator.choice import OWN, REPORTED, fingerpost
 from fingerpost.simulator.run import Bench
 from fingerpost.simulator.scenario import Scenario
 from tests.support.picker_harness import Harness, Sent, build, made_table
@@ -46,10 +46,10 @@ def assert_drawn(found, probability):
 
 @pytest.mark.process
 @settings(max_examples=40)
-@given(hosts, st.sampled_from([0.0, 0.25, 1.0]), st.sampled_from([1.0, 3.0]), st.booleans())
-@example([(np.inf, 0.0, 2, True), (np.inf, 0.0, 1, True)], 0.25, 1.0, False)
-@example([(0.125, 0.0, 0, True)] * 3 + [(0.125, 0.0, 0, False)], 0.0, 1.0, True)
-def test_all_pickers_draw_as_the_rule_says(harness, drawn, exploration, scale, newcomer):
+@given(hosts, st.sampled_from([0.0, 0.25, 1.0]), st.booleans())
+@example([(np.inf, 0.0, 2, True), (np.inf, 0.0, 1, True)], 0.25, False)
+@example([(0.125, 0.0, 0, True)] * 3 + [(0.125, 0.0, 0, False)], 0.0, True)
+def test_all_pickers_draw_as_the_rule_says(harness, drawn, exploration, newcomer):
     slope, offset, load, up = (np.array(each) for each in zip(*drawn, strict=True))
     up[0] = True
     names = [f"h{number}" for number in range(len(drawn))]
@@ -62,9 +62,9 @@ def test_all_pickers_draw_as_the_rule_says(harness, drawn, exploration, scale, n
         [OTHER],
         slope=cells[0][..., : known + 1],
         offset=cells[1][..., : known + 1],
-        settings=PickerSettings(exploration=exploration, inflight_scale=scale),
+        settings=PickerSettings(exploration=exploration),
     )
-    cost = cost_at(table.slope[0, 0, columns], table.offset[0, 0, columns], scale * load)
+    cost = cost_at(table.slope[0, 0, columns], table.offset[0, 0, columns], load)
     probability = np.zeros(len(names))
     probability[up] = choice_probabilities(cost[up], exploration)
     serves = np.isfinite(probability).all()
@@ -102,10 +102,9 @@ def test_all_pickers_draw_as_the_rule_says(harness, drawn, exploration, scale, n
     least[up] = choice_probabilities(cost[up] if serves else own[up])
     lines = np.stack([table.slope[0, 0, columns], table.offset[0, 0, columns]]).astype(np.float64)
     state = np.array([7])
-    for kind, mine, others in ((SCALED, own, own * 9.0), (REPORTED, own, (scale - 1) * own)):
-        simulated = [
-            fingerpost(up.astype(np.int64), mine, others, lines, kind, int(scale), state) for _ in range(DRAWS)
-        ]
+    gone = np.zeros(len(names))
+    for kind, others in ((OWN, own * 9.0), (REPORTED, own * 0.0)):
+        simulated = [fingerpost(up.astype(np.int64), own, others, gone, lines, kind, 1, state) for _ in range(DRAWS)]
         assert_drawn(simulated, least)
 
 

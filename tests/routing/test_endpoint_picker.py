@@ -81,13 +81,13 @@ def costs(seed=1, **changes):
 
 
 def test_the_least_cost_is_chosen_and_the_next_ones_follow():
-    table = costs(settings=PickerSettings(exploration=0.0, inflight_scale=2.0))
+    table = costs(settings=PickerSettings(exploration=0.0))
     made = chooser(table)
     rng = np.random.default_rng(2)
     for _ in range(50):
         made.endpoints.inflight[:] = rng.integers(0, 9, len(HOSTS))
         found = made.choose(Request("GET", "/x"))
-        expected = routing_cost(2.0 * made.endpoints.inflight, 1 / table.slope[0, 0, :-1].astype(np.float64))
+        expected = routing_cost(made.endpoints.inflight, 1 / table.slope[0, 0, :-1].astype(np.float64))
         assert found.endpoints == tuple(ADDRESSES[place] for place in np.argsort(expected)[:MAX_ENDPOINTS])
         assert found.predicted_cost == pytest.approx(expected.min())
         assert (found.policy, found.propensity, found.category) == ("fingerpost", 1.0, "GET /x")

@@ -55,7 +55,7 @@ def test_the_least_cost_is_chosen_among_healthy_hosts(harness):
         ["GET /a", OTHER],
         slope=slope,
         offset=offset,
-        settings=PickerSettings(exploration=0.0, inflight_scale=3.0),
+        settings=PickerSettings(exploration=0.0),
     )
     for seed in range(12):
         load = random.Random(seed)
@@ -66,7 +66,7 @@ def test_the_least_cost_is_chosen_among_healthy_hosts(harness):
         found = with_hosts.run(table, [Sent(path=b"/a")])[0]
         columns = {name: hosts.index(name) if name in hosts else 20 for name, *_ in listed}
         costs = {
-            name: slope[0, 0, columns[name]] * (3 * active + 1) + offset[0, 0, columns[name]]
+            name: slope[0, 0, columns[name]] * (active + 1) + offset[0, 0, columns[name]]
             for name, active, healthy, _ in listed
             if healthy
         }

@@ -197,7 +197,8 @@ def test_the_kernel_chooses_by_the_routing_cost(hosts, inflight, pickers):
     rate = np.array([each for _, each in hosts])
     others = own[::-1].astype(float).copy()
     cost = np.stack([1 / rate, np.zeros(len(rate))])
-    chosen = fingerpost(np.ones(len(own), dtype=np.int64), own, others, cost, inflight, pickers, np.array([7]))
+    up, gone = np.ones(len(own), dtype=np.int64), np.zeros(len(own))
+    chosen = fingerpost(up, own, others, gone, cost, inflight, pickers, np.array([7]))
     seen = {0: own, SCALED: own * pickers, REPORTED: own + others}[inflight]
     expected = routing_cost(seen, rate)
     assert expected[chosen] == pytest.approx(expected.min(), rel=1e-12)

@@ -70,6 +70,11 @@ class Harness:
         """What was logged of `count` requests while another thread changes what the hosts have in flight."""
         return self._decided("race", self._table_file(table), str(count))
 
+    def play(self, table: PickerTable, commands: Sequence[str]) -> list[str]:
+        """What the commands that answer anything answered; `native/harness.c` lists them."""
+        lines = "".join(f"{command}\n" for command in commands)
+        return self.call("play", self._table_file(table), self.hosts_file(), data=lines.encode()).decode().splitlines()
+
     def hosts_file(self) -> str:
         """The path of the file that tells the program its hosts."""
         listed = self.folder / "hosts"

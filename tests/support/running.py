@@ -73,9 +73,9 @@ def fleet_process(scenario: Scenario, tells: bool = True) -> Iterator[tuple[list
 
 
 @contextmanager
-def running_fleet(scenario: Scenario) -> Iterator[list[Upstream]]:
+def running_fleet(scenario: Scenario, tells: bool = True) -> Iterator[list[Upstream]]:
     """The hosts of a sleeping fleet in a process of its own."""
-    with fleet_process(scenario) as (upstreams, _):
+    with fleet_process(scenario, tells) as (upstreams, _):
         yield upstreams
 
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from urllib.parse import parse_qs, urlencode
 
 from fingerpost.middleware.load import Load
-from fingerpost.middleware.orca import HEADER, load_report
+from fingerpost.middleware.orca import HEADER, load_report, with_inflight
 
 _MAX_HEAD = 16_384
 _REPORT_S = 0.5
@@ -136,7 +136,7 @@ class SleepingHost:
         )
 
     def report(self) -> str:
-        """The ORCA load report of the last half second."""
+        """The ORCA load report of the last half second, and the requests in flight now."""
         now = time.monotonic()
         span = now - self._since
         if span >= _REPORT_S:
@@ -144,7 +144,8 @@ class SleepingHost:
             load = Load(used, None, used, self._done / span, 0.0)
             self._report = load_report(load, {}, "text")
             self._since, self._done, self._busy_s = now, 0, 0.0
-        return self._report
+        # This request has left its slot, and is answered now.
+        return with_inflight(self._report, self.inflight + 1)
 
 
 class _Connection(asyncio.Protocol):

@@ -7,6 +7,14 @@
  *                                          was logged of them at their ends, then the bytes of memory used meanwhile
  *   harness storm TABLE TABLE HOSTS N      N rounds of everything that can happen, on two threads
  *   harness time TABLE HOSTS N < REQUESTS  nanoseconds of a request in the filter, and of a choice of host
+ *   harness play TABLE HOSTS < COMMANDS    streams that overlap; a line each, and what it answers:
+ *       send PATH              a request, the next number from 0 on; the host's name
+ *       answer NUMBER NAME VALUE   its response's headers, one of them with this name
+ *       retry NUMBER           it is sent again, to another host than the first; the host's name
+ *       end NUMBER             it is over; what was logged of it
+ *       active PLACE COUNT     requests in flight of the host in this line of HOSTS
+ *       health PLACE HEALTHY   whether it is healthy, 1 or 0
+ *       wait MS                the clocks go on
  *
  * The dice fall alike at every run, where no threads race. HOSTS has a line for each: name, requests in flight, whether healthy (1 or 0), weight, priority. A request is eight texts, each
  * a 32-bit length and its bytes, or the length 0xffffffff if the header is not sent: method, path, authorization,
@@ -21,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,7 +56,7 @@ typedef struct {
 
 typedef struct {
     buffer headers[HEADERS];
-    char key[64], host[64], logged[LINE];
+    char key[64], host[64], logged[LINE], path[64], told_name[64], told[LINE]; /* `told`: with the response */
     bool refuse_first; /* a retry, which asks for another host than the first */
 } stream;
 
@@ -58,6 +67,7 @@ void *envoy_dynamic_module_on_http_filter_config_new(void *, buffer, buffer);
 void envoy_dynamic_module_on_http_filter_config_destroy(void *);
 void *envoy_dynamic_module_on_http_filter_new(void *, void *);
 int envoy_dynamic_module_on_http_filter_request_headers(void *, void *, bool);
+int envoy_dynamic_module_on_http_filter_response_headers(void *, void *, bool);
 void envoy_dynamic_module_on_http_filter_stream_complete(void *, void *);
 void envoy_dynamic_module_on_http_filter_destroy(void *);
 void *envoy_dynamic_module_on_lb_config_new(void *, buffer, buffer);
@@ -72,6 +82,18 @@ ssize_t getrandom(void *to, size_t size, unsigned flags) {
     (void)flags;
     memset(to, 7, size);
     return (ssize_t)size;
+}
+
+static atomic_int_fast64_t later_ms; /* than the system's clocks */
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    long failed = syscall(SYS_clock_gettime, clock, now);
+    int64_t later = later_ms;
+    now->tv_sec += later / 1000;
+    now->tv_nsec += later % 1000 * 1000000;
+    now->tv_sec += now->tv_nsec / 1000000000;
+    now->tv_nsec %= 1000000000;
+    return (int)failed;
 }
 
 static bool named(buffer key, const char *name) {
@@ -92,8 +114,12 @@ static bool header_of(stream *of, buffer key, buffer *value, size_t *values) {
 }
 
 bool CALL(http_get_header)(void *of, int kind, buffer key, buffer *value, size_t index, size_t *values) {
-    (void)kind, (void)index;
-    return header_of(of, key, value, values);
+    (void)index;
+    if (kind == REQUEST_HEADERS)
+        return header_of(of, key, value, values);
+    const stream *to = of;
+    *value = (buffer){to->told, strlen(to->told)};
+    return named(key, to->told_name);
 }
 
 size_t CALL(http_get_headers_size)(void *of, int kind) {
@@ -369,6 +395,9 @@ static void *storm_on(void *argument) {
         if (filters[at] && dice() % 2) {
             /* A retry. */
             streams[at].refuse_first = true;
+            strcpy(streams[at].told_name, ORCA_HEADER);
+            snprintf(streams[at].told, LINE, dice() % 8 ? "TEXT inflight=%u" : "%u", (unsigned)(dice() % 2000));
+            envoy_dynamic_module_on_http_filter_response_headers(&streams[at], filters[at], false);
             bool chosen = envoy_dynamic_module_on_lb_choose_host(&hosts, balancer, &streams[at], &priority, &index);
             if (chosen && !healthy_host(&hosts, priority, index))
                 abort();
@@ -482,6 +511,54 @@ static int race(picker with, long count) {
     return 0;
 }
 
+static void choose_again(const picker *with, stream *of) {
+    uint32_t priority = 0, index = 0;
+    bool chosen = envoy_dynamic_module_on_lb_choose_host(with->hosts, with->balancer, of, &priority, &index);
+    note_host(with, of, chosen, priority, index);
+    printf("%s\n", of->host);
+}
+
+static int play(picker with) {
+    enum { MOST = 4096 };
+    stream *streams = calloc(MOST, sizeof *streams);
+    void *filters[MOST];
+    char line[LINE];
+    size_t sent = 0, number = 0, count = 0;
+    while (streams && fgets(line, sizeof line, stdin)) {
+        stream *of = sent < MOST ? &streams[sent] : NULL;
+        line[strcspn(line, "\n")] = 0;
+        if (of && sscanf(line, "send %63s", of->path) == 1) {
+            of->headers[0] = LITERAL("GET");
+            of->headers[1] = (buffer){of->path, strlen(of->path)};
+            filters[sent] = envoy_dynamic_module_on_http_filter_new(with.filters, of);
+            envoy_dynamic_module_on_http_filter_request_headers(of, filters[sent++], true);
+            choose_again(&with, of);
+        } else if (sscanf(line, "active %zu %zu", &number, &count) == 2)
+            with.hosts->at[0].hosts[number].active = count;
+        else if (sscanf(line, "health %zu %zu", &number, &count) == 2) {
+            with.hosts->at[0].hosts[number].healthy = count;
+            envoy_dynamic_module_on_lb_on_host_membership_update(with.hosts, with.balancer, 0, 0);
+        } else if (sscanf(line, "wait %zu", &count) == 1)
+            later_ms += (int64_t)count;
+        else if (sscanf(line, "retry %zu", &number) == 1) {
+            streams[number].refuse_first = true;
+            choose_again(&with, &streams[number]);
+        } else if (sscanf(line, "answer %zu", &number) == 1 && number < sent) {
+            stream *answered = &streams[number];
+            sscanf(line, "answer %*u %63s %2047[^\n]", answered->told_name, answered->told);
+            envoy_dynamic_module_on_http_filter_response_headers(answered, filters[number], true);
+        } else if (sscanf(line, "end %zu", &number) == 1) {
+            envoy_dynamic_module_on_http_filter_stream_complete(&streams[number], filters[number]);
+            envoy_dynamic_module_on_http_filter_destroy(filters[number]);
+            printf("%s\n", streams[number].logged);
+        } else
+            return 2;
+    }
+    free(streams);
+    close_picker(with);
+    return 0;
+}
+
 static double seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -521,6 +598,7 @@ int main(int count, char **arguments) {
     picker with = open_picker(arguments[2], &hosts);
     int status = storms ? storm(with, arguments[2], arguments[3], arguments[4], atol(arguments[5]))
                  : holds ? hold(with, arguments[2], arguments[3], atol(arguments[5]))
+                 : !strcmp(arguments[1], "play") ? play(with)
                  : !strcmp(arguments[1], "race") && count == 5 ? race(with, atol(arguments[4]))
                  : !strcmp(arguments[1], "time") && count == 5 ? measure(with, atol(arguments[4]))
                                                                : run(with);
