@@ -151,7 +151,8 @@ def _places(traffic: Traffic, slots: int | None, base_s: Floats | None = None) -
     count = np.bincount(at, minlength=hosts * width).reshape(hosts, width).astype(np.float64)
     took = np.bincount(at, traffic.took_s[use], hosts * width).reshape(hosts, width)
     base = np.bincount(at, base_s[traffic.host, traffic.category][use], hosts * width).reshape(hosts, width)
-    own, evident = _best_places(count, took, base)
+    scatter = float(np.log(traffic.took_s[use] / base_s[traffic.host, traffic.category][use]).var())
+    own, evident = _best_places(count, took, base, scatter)
     own = np.where(np.isfinite(traffic.slots), traffic.slots, own)
     evident |= np.isfinite(traffic.slots)
     if not evident.any():
@@ -162,8 +163,14 @@ def _places(traffic: Traffic, slots: int | None, base_s: Floats | None = None) -
     return Places(np.where(evident & ~near, own, usual).round().astype(np.int64), "measured")
 
 
-def _best_places(count: Floats, took: NDArray[Any], base: NDArray[Any]) -> tuple[Floats, NDArray[np.bool_]]:
-    """The number of places that fits each host's times best, and whether it is evident; arrays by (host, found)."""
+def _best_places(
+    count: Floats, took: NDArray[Any], base: NDArray[Any], scatter: float
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """The number of places that fits each host's times best, and whether it is evident; arrays by (host, found).
+
+    Args:
+        scatter: variance of the log of single times, by which a misfit is judged.
+    """
     found = np.arange(count.shape[1])
     ratio = np.log(np.where(count > 0, took / np.maximum(base, 1e-12), 1.0))
     total = np.maximum(count.sum(axis=1), 1)
@@ -177,7 +184,7 @@ def _best_places(count: Floats, took: NDArray[Any], base: NDArray[Any]) -> tuple
     tried = np.array([misfit(np.maximum(1.0, (found + 1) / places)) for places in _TRIED])
     best = tried.argmin(axis=0)
     crowded = np.array([row[int(_TRIED[each]) :].sum() for row, each in zip(count, best, strict=True)])
-    return _TRIED[best], (flat - tried.min(axis=0) > _EVIDENT) & (crowded >= _FEW)
+    return _TRIED[best], (flat - tried.min(axis=0) > _EVIDENT * scatter) & (crowded >= _FEW)
 
 
 @dataclass(frozen=True)
