@@ -27,7 +27,7 @@ _VERDICTS = {
     "not at all": "Not at all: no host is measurably faster than another, at any kind of request. "
     "There is nothing to gain from predictive routing.",
     "in speed only": "In speed only: hosts differ in general, and no more by kind of request. "
-    "Weights a host, or least request, use most of it.",
+    "Weights of hosts get a part of it; the figures below tell what is left.",
     "by category": "By category: which host is faster depends on the kind of request. Predictive routing uses that.",
     "unclear": "Unclear: so few requests allow both. Give a longer log.",
 }
