@@ -141,6 +141,23 @@ def guard(
         typer.echo(json.dumps([each.as_dict() for each in found], indent=1))
 
 
+def calibrate(
+    classes: Annotated[str, typer.Option(help="Classes of demo hosts.")] = "compute,storage,general",
+    rate: Annotated[float, typer.Option(min=1, max=200, help="Requests a second of the mixed traffic.")] = 15,
+    seconds: Annotated[float, typer.Option(min=30, max=3600, help="For how long it lasts.")] = 120,
+    saturated: Annotated[float, typer.Option(min=2, max=600, help="For how long each category saturates a host.")] = 6,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same traffic.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Capacities of a demo host for each category alone: by the engine's table, and as they are measured."""
+    from benchmarks.calibrate import measure_calibration
+
+    figures = measure_calibration(
+        classes.split(","), rate, seconds, saturated, seed, lambda text: typer.echo(text, err=True)
+    )
+    _print(figures, json_output)
+
+
 def cadence(
     hosts: Annotated[int, typer.Option(min=3, max=200, help="Hosts, of 8 slots, in three classes.")] = 12,
     loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most before the change.")] = "0.4",
@@ -292,7 +309,20 @@ def _print(figures: dict[str, Any], json_output: bool) -> None:
 
 
 app = typer.Typer(help="Measures what the program itself costs, and how good it is.", no_args_is_help=True)
-for _command in (agent, attribution, cadence, envoy, picker, guard, sinkhole, scoring, windowing, training, engine):
+for _command in (
+    agent,
+    attribution,
+    cadence,
+    calibrate,
+    envoy,
+    picker,
+    guard,
+    sinkhole,
+    scoring,
+    windowing,
+    training,
+    engine,
+):
     app.command()(_command)
 app.command(name="plain-logs")(plain_logs)
 app.command(name="endpoint-picker")(endpoint_picker)
