@@ -37,12 +37,15 @@ def verdict_markdown(verdict: Verdict) -> str:
         for each in verdict.effects.values()
     )
     skipped = ", ".join(f"{count} {why}" for why, count in verdict.skipped.items()) or "none"
+    trusts = "".join(
+        f" The guard trusts the {arm}'s predictions by {trust:.2f}." for arm, trust in verdict.trusts.items()
+    )
     decided = f" (pair {verdict.decided_at}, rule {verdict.rule})" if verdict.decided_at else ""
     return (
         f"# Experiment {about.get('id', '')}: {verdict.verdict}\n\n{markdown_text(verdict.reason)}{decided}.\n\n"
         f"Challenger {about.get('challenger', '')} against champion {about.get('champion', '')}: {verdict.pairs} pairs "
         f"count of {verdict.elapsed} seen and {verdict.planned} planned; left out: {skipped}; {verdict.records} "
-        f"requests, of which {verdict.misrouted} were not routed by their slot's arm.\n\n"
+        f"requests, of which {verdict.misrouted} were not routed by their slot's arm.{trusts}\n\n"
         f"| metric | champion | challenger | unit | change | {1 - verdict.alpha:.0%} at any look | pairs |\n"
         f"|---|---|---|---|---|---|---|\n{rows}\n"
     )

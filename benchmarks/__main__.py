@@ -143,7 +143,7 @@ def guard(
 
 def calibrate(
     classes: Annotated[str, typer.Option(help="Classes of demo hosts.")] = "compute,storage,general",
-    rate: Annotated[float, typer.Option(min=1, max=200, help="Requests a second of the mixed traffic.")] = 15,
+    rate: Annotated[float, typer.Option(min=1, max=200, help="Requests a second of the mixed traffic.")] = 60,
     seconds: Annotated[float, typer.Option(min=30, max=3600, help="For how long it lasts.")] = 120,
     saturated: Annotated[float, typer.Option(min=2, max=600, help="For how long each category saturates a host.")] = 6,
     seed: Annotated[int, typer.Option(help="The same seed makes the same traffic.")] = 1,

@@ -42,6 +42,7 @@ def endpoint_picker(
     from fingerpost.routing.endpoint_picker.metrics import EndpointPickerMetrics
     from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
     from fingerpost.routing.envoy.upstream import parse_upstreams
+    from fingerpost.routing.metrics_port import serve_metrics
     from fingerpost.routing.router import Router
     from fingerpost.settings import LOOPBACK, get_settings
 
@@ -58,7 +59,7 @@ def endpoint_picker(
     path.parent.mkdir(parents=True, exist_ok=True)
     server = EndpointPickerServer(Chooser(Endpoints(upstreams), settings.panic_percent / 100), path, hosts)
     if metrics_port:
-        EndpointPickerMetrics(server).listen(LOOPBACK, metrics_port)
+        serve_metrics(EndpointPickerMetrics(server), LOOPBACK, metrics_port)
     stopped = threading.Event()
     follower = Router(engine, path, settings, access_log) if engine else None
     if follower:

@@ -201,9 +201,11 @@ def _told(verdict: "Verdict", control: str = "champion", treatment: str = "chall
     with console.capture() as captured:
         console.print(table)
     left_out = ", ".join(f"{count} {why}" for why, count in verdict.skipped.items())
+    trusts = ", ".join(f"{arm} {trust:.2f}" for arm, trust in verdict.trusts.items())
     return (
         f"{captured.get()}{verdict.verdict}: {visible(verdict.reason)}"
         f"{f'; pairs left out: {left_out}' if left_out else ''}"
+        f"{f'; trust in predictions: {trusts}' if trusts else ''}"
     )
 
 

@@ -31,6 +31,9 @@ def router(
         typer.Option(help="The file for Envoy's endpoints; default FINGERPOST_HOME/routing/SERVICE.endpoints.json."),
     ] = None,
     cluster: Annotated[str, typer.Option(help="The cluster's name in Envoy's configuration.")] = "hosts",
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of /metrics on 127.0.0.1, what the guard found; 0: none.")
+    ] = 0,
     once: Annotated[bool, typer.Option("--once", help="Write table and endpoints once and stop.")] = False,
 ) -> None:
     """Follows the engine's routing table and keeps the file that the picker in Envoy reads."""
@@ -65,6 +68,10 @@ def router(
         if once and keeper.problem:
             raise FingerpostError(f"--hosts {hosts}: {keeper.problem}")
     follower = Router(url, path, settings, access_log)
+    if metrics_port:
+        from fingerpost.routing.metrics_port import GuardMetrics, serve_metrics
+
+        serve_metrics(GuardMetrics(lambda: follower.guard_state), LOOPBACK, metrics_port)
     try:
         if once:
             follower.sync()

@@ -5,6 +5,7 @@ import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fingerpost.clock import US, clock_us
 from fingerpost.engine_api import EngineClient
@@ -13,7 +14,7 @@ from fingerpost.heartbeat import beat
 from fingerpost.lake import remove_left_over, write_atomically
 from fingerpost.routing.picker_table import Predictions, predictions_from_json, table_of
 from fingerpost.routing.table_file import MAX_CATEGORIES, MAX_HOSTS, PickerTable, encode
-from fingerpost.routing.trust import TrustKeeper
+from fingerpost.routing.trust import TrustKeeper, guard_file
 from fingerpost.settings import Settings
 
 _LOG = logging.getLogger("fingerpost.router")
@@ -53,6 +54,10 @@ class Router:
         access_log: the proxies' log, to correct predictions by the outcomes of requests; None: they are trusted as far
             as the setting `prediction_trust` says. The guard's state is kept in a file beside the picker's, of the
             same name with `.guard.json` after it.
+
+    Attributes:
+        table: that is in force; None before the first.
+        guard_state: see `fingerpost.routing.trust.TrustKeeper.state`; empty before the first look at the log.
     """
 
     def __init__(self, engine: str, path: Path, settings: Settings, access_log: Path | None = None) -> None:
@@ -63,6 +68,7 @@ class Router:
         self._client = EngineClient(engine, settings.engine_token)
         self._etag = ""
         self.table: PickerTable | None = None
+        self.guard_state: dict[str, Any] = {}
 
     def close(self) -> None:
         self._client.close()
@@ -107,7 +113,8 @@ class Router:
             _LOG.warning("the access log cannot be read: %s", error)
             return False
         try:
-            _write(self._path.with_name(f"{self._path.name}.guard.json"), json.dumps(self._guard.state()).encode())
+            self.guard_state = self._guard.state()
+            _write(guard_file(self._path), json.dumps(self.guard_state).encode())
         except OSError as error:
             # It is for people: the table is corrected and kept fresh without it.
             _LOG.warning("what the guard found cannot be written: %s", error)

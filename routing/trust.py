@@ -20,6 +20,20 @@ _NOTABLE_HOST = 2.0
 _MAX_NAMED = 20
 
 
+def guard_file(table: Path) -> Path:
+    """The file that keeps what the guard has found, beside that of the picker's table."""
+    return table.with_name(f"{table.name}.guard.json")
+
+
+def kept_trusts(table: Path) -> dict[str, float]:
+    """The trust of every model version that the guard beside a table remembers; empty where there is none to read."""
+    try:
+        found = json.loads(guard_file(table).read_bytes())["trusts"]
+        return {str(version): float(trust) for version, trust in found.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
 class TrustKeeper:
     """Judges the predictions in force, those of each model version by themselves.
 

@@ -13,6 +13,7 @@ from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment
 from fingerpost.lake import read_frame, service_folder, write_text_atomically
+from fingerpost.routing.trust import kept_trusts
 from fingerpost.settings import Settings
 from fingerpost.training.registry import Registry
 
@@ -122,7 +123,9 @@ def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = No
     pairs = switchback_pairs(records, experiment, until - settle_us(settings))
     over = now >= experiment.end_us + settle_us(settings)
     verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)
-    return Evaluation(experiment, replace(verdict, experiment=asdict(experiment)), pairs)
+    known = kept_trusts(settings.home / "routing" / f"{experiment.service}.table")
+    trusts = {arm: known[version] for arm in (CONTROL, TREATMENT) if (version := experiment.version_of(arm)) in known}
+    return Evaluation(experiment, replace(verdict, experiment=asdict(experiment), trusts=trusts), pairs)
 
 
 def settle_us(settings: Settings) -> int:

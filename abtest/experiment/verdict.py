@@ -88,6 +88,8 @@ class Verdict:
         over: whether all slots are past.
         skipped, records, misrouted: see `fingerpost.abtest.experiment.pairs.Pairs`.
         effects: by metric.
+        trusts: how far the guard trusts the predictions of `champion` and `challenger`, 0..1: an arm without trust is
+            least request. Empty where the router keeps its table on another machine.
     """
 
     verdict: Outcome
@@ -104,6 +106,7 @@ class Verdict:
     misrouted: int = 0
     effects: Mapping[str, Effect] = field(default_factory=dict)
     experiment: Mapping[str, Any] | None = None
+    trusts: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; numbers that are not finite are None."""

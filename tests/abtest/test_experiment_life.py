@@ -21,11 +21,13 @@ from fingerpost.abtest.experiment.store import (
     still_in_force,
     stop,
 )
+from fingerpost.abtest.reports import verdict_markdown
 from fingerpost.cli import app
 from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
 from fingerpost.lake import date_of
+from fingerpost.routing.trust import guard_file
 from fingerpost.settings import Settings, get_settings
 from fingerpost.training.registry import Registry
 from tests.support.experiment_records import keep_records, made_records
@@ -98,6 +100,13 @@ def test_it_is_begun_once_evaluated_and_stopped(settings, registry):
     late = evaluate(settings, experiment, experiment.end_us + settle_us(settings))
     assert (late.verdict.verdict, late.verdict.over, late.verdict.elapsed) == ("better", True, 60)
     assert late.verdict.experiment["id"] == experiment.id
+    assert late.verdict.trusts == {}
+    guard = guard_file(settings.home / "routing" / f"{experiment.service}.table")
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    guard.write_text('{"trusts": {"1": 1.0, "2": 0.25, "9": 0.5}}')
+    late = evaluate(settings, experiment, experiment.end_us + settle_us(settings))
+    assert late.verdict.trusts == {"champion": 1.0, "challenger": 0.25}
+    assert "challenger's predictions by 0.25" in verdict_markdown(late.verdict)
     path = stop(settings, late.verdict, "decided", now_us=experiment.end_us)
     assert running(settings) is None
     (record,) = records_of(settings)

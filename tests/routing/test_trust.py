@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -15,11 +16,12 @@ import pytest
 
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.module import compiler
+from fingerpost.routing.metrics_port import GuardMetrics, serve_metrics
 from fingerpost.routing.outcomes import MAX_LINES, OutcomeLog
 from fingerpost.routing.picker_table import predictions_from_json
 from fingerpost.routing.router import Router
 from fingerpost.routing.table_file import decode
-from fingerpost.routing.trust import TrustKeeper
+from fingerpost.routing.trust import TrustKeeper, kept_trusts
 from fingerpost.settings import Settings
 from tests.support.running import running_envoy, running_fleet
 from tests.support.sleeping_scenario import Scenario as SleepingScenario
@@ -275,7 +277,7 @@ def following(router):
 
 
 @pytest.mark.process
-def test_the_router_writes_what_is_still_trusted(tmp_path):
+def test_the_router_writes_what_is_still_trusted(tmp_path, free_ports):
     """The engine's table is shuffled: the file's costs come near the measured ones, without another table."""
     times, log, path = service_s(), tmp_path / "log", tmp_path / "table"
 
@@ -298,6 +300,22 @@ def test_the_router_writes_what_is_still_trusted(tmp_path):
     state = json.loads(path.with_name("table.guard.json").read_text())
     assert state["trust"] < 0.2
     assert state["requests"] >= 1000
+    assert kept_trusts(path) == {"1": state["trusts"]["1"]}
+    (port,) = free_ports(1)
+    serve_metrics(GuardMetrics(lambda: router.guard_state), "127.0.0.1", port)
+    told = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    assert f'fingerpost_guard_trust{{version="1"}} {state["trust"]}' in told
+    assert re.search(r'fingerpost_guard_host_cost\{host="h\d+"\} \d', told)
+    assert re.search(r"fingerpost_guard_requests_total \d{4,}", told)
+    elsewhere = {"host": "attacker.example"}
+    assert httpx.get(f"http://127.0.0.1:{port}/metrics", headers=elsewhere, trust_env=False).status_code == 403
+
+
+@pytest.mark.parametrize("found", ["", "[]", "{}", '{"trusts": 3}', '{"trusts": {"1": "much"}}'])
+def test_trust_that_cannot_be_read_is_none(tmp_path, found):
+    assert kept_trusts(tmp_path / "table") == {}
+    (tmp_path / "table.guard.json").write_text(found)
+    assert kept_trusts(tmp_path / "table") == {}
 
 
 @pytest.mark.process

@@ -1,0 +1,86 @@
+"""Metrics in Prometheus' text format on a port of their own: those of the guard, and what serves any of them."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from fingerpost.origins import is_known, own_names
+
+
+class Collects(Protocol):
+    """Gives metrics when it is asked."""
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics as of now; called from other threads."""
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """A line a scrape tells nothing."""
+
+
+def serve_metrics(collector: Collects, host: str, port: int) -> None:
+    """Serves `/metrics` from a thread of its own, to whoever calls it by an address or a local name.
+
+    Raises:
+        OSError: the port cannot be used.
+    """
+    registry = CollectorRegistry()
+    registry.register(collector)
+    server = make_server(host, port, _local(make_wsgi_app(registry), host), ThreadingWSGIServer, _Silent)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+class GuardMetrics:
+    """What the guard has found.
+
+    Args:
+        state: gives `fingerpost.routing.trust.TrustKeeper.state` as it was last; empty before that.
+    """
+
+    def __init__(self, state: Callable[[], dict[str, Any]]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        state = self._state()
+        if not state:
+            return
+        trust = GaugeMetricFamily(
+            "fingerpost_guard_trust", "Exponent of a model version's predicted throughput, 0..1.", labels=["version"]
+        )
+        for version, value in sorted(state["trusts"].items()):
+            trust.add_metric([version], value)
+        requests = CounterMetricFamily("fingerpost_guard_requests", "Requests that the guard has judged by.")
+        requests.add_metric([], state["requests"])
+        cost = GaugeMetricFamily(
+            "fingerpost_guard_host_cost",
+            "Mean cost of a host over what was predicted, of those that are corrected most.",
+            labels=["host"],
+        )
+        success = GaugeMetricFamily(
+            "fingerpost_guard_host_success", "Share of its requests that succeed, over the others'.", labels=["host"]
+        )
+        for host, found in state["hosts"].items():
+            cost.add_metric([host], found["cost"])
+            success.add_metric([host], found["success"])
+        yield from (trust, requests, cost, success)
+
+
+def _local(app: Callable[..., Any], host: str) -> Callable[..., Iterable[bytes]]:
+    """The application, closed to pages whose name was made to point here."""
+    names = own_names(host, ())
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if not is_known(environ.get("HTTP_HOST", "").lower(), names):
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [b"this port is not called that\n"]
+        found: Iterable[bytes] = app(environ, start_response)
+        return found
+
+    return answer
