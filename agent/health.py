@@ -11,6 +11,7 @@ from fingerpost.masking import masked
 
 if TYPE_CHECKING:
     from fingerpost.agent.agent import Agent
+    from fingerpost.agent.courier import Courier
     from fingerpost.agent.sender import Sender
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ PROBLEMS = {
     "spool": "The spool cannot be written.",
     "inbox": "Batches were removed that nobody fetched.",
     "engine": "The engine does not answer.",
+    "delivery": "The engine does not take batches.",
 }
 
 
@@ -131,13 +133,15 @@ class Health:
         batch_s: how often it should report, seconds.
     """
 
-    def __init__(self, agent: "Agent", sender: "Sender | None", batch_s: float) -> None:
-        self._agent, self._sender, self._batch_s = agent, sender, batch_s
+    def __init__(self, agent: "Agent", sender: "Sender | None", batch_s: float, courier: "Courier | None") -> None:
+        self._agent, self._sender, self._batch_s, self._courier = agent, sender, batch_s, courier
 
     def problems(self) -> dict[str, str]:
         """What is wrong now, by the names of PROBLEMS."""
-        engine = self._sender.problem if self._sender else None
-        found = self._agent.problems.now() | ({"engine": engine} if engine else {})
+        away = {"engine": self._sender, "delivery": self._courier}
+        found = self._agent.problems.now() | {
+            name: each.problem for name, each in away.items() if each is not None and each.problem
+        }
         # They tell of URLs.
         return {name: masked(text) for name, text in found.items()}
 

@@ -11,6 +11,7 @@ import uuid
 
 from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.agent.agent import Agent
+from fingerpost.agent.courier import Courier
 from fingerpost.agent.health import Health
 from fingerpost.agent.http import AgentHTTPServer, TakeTraces
 from fingerpost.agent.metrics import AgentMetrics
@@ -31,7 +32,7 @@ from fingerpost.regions import Regions
 
 def build_agent(
     options: AgentOptions, engine_token: str = "", otlp_token: str = ""
-) -> tuple[Agent, AgentHTTPServer | None, Sender | None]:
+) -> tuple[Agent, AgentHTTPServer | None, Sender | None, Courier | None]:
     """Everything an agent is made of, not yet started.
 
     Raises:
@@ -48,10 +49,12 @@ def build_agent(
     )
     regions = Regions(options.region_rules, options.geoip_database, options.region_detail)
     intake = RecordBuffer(regions, options.clock_skew_s, options.max_age_s)
-    sender = None
+    sender = courier = None
     if options.engine_url:
-        spool = Spool(options.state / f"{options.host}.spool", options.spool_bytes)
-        sender = Sender(spool, Target(options.engine_url, engine_token))
+        target = Target(options.engine_url, engine_token)
+        sender = Sender(Spool(options.state / f"{options.host}.spool", options.spool_bytes), target)
+        if options.deliver == "engine":
+            courier = Courier(options.lake, options.service, options.host, target)
     source, take_traces = _source(options, boot_id)
     subject = Subject(
         options.service, options.host, options.cores, options.mem_limit_bytes, options.stats_url, options.slots
@@ -64,8 +67,8 @@ def build_agent(
     agent = Agent(options, source, sampler, intake, book, sender, boot_id)
     door = None
     if options.http_port:
-        health = Health(agent, sender, options.batch_s)
-        metrics = AgentMetrics(agent, book, sender, health)
+        health = Health(agent, sender, options.batch_s, courier)
+        metrics = AgentMetrics(agent, book, sender, health, courier)
         names = own_names(options.bind_host, (options.host, *options.allowed_hosts))
         door = AgentHTTPServer(
             *(options.bind_host, options.http_port, metrics.text, health.told, take_traces),
@@ -73,7 +76,7 @@ def build_agent(
             token=otlp_token,
             counts=agent.counts,
         )
-    return agent, door, sender
+    return agent, door, sender, courier
 
 
 def _source(options: AgentOptions, boot_id: str) -> tuple[Source | None, TakeTraces | None]:
@@ -111,16 +114,18 @@ def _run(options: AgentOptions) -> None:
     configure_logs(os.environ.get("FINGERPOST_LOG_LEVEL", "INFO"), os.environ.get("FINGERPOST_LOG_FORMAT", "json"))
     # Tokens, and URLs that may hold a password, stay out of the arguments, which anyone on the machine can read.
     tokens = (os.environ.get(name, "") for name in ("FINGERPOST_ENGINE_TOKEN", "FINGERPOST_OTLP_TOKEN"))
-    agent, door, sender = build_agent(options, *tokens)
+    agent, door, sender, courier = build_agent(options, *tokens)
     for folder in (options.state, *(options.lake / INBOX).glob(f"*/service={options.service}")):
         remove_left_over(folder)
-    for part in (door, sender):
+    for part in (door, sender, courier):
         if part:
             part.start()
     # Rows by the thousand, and no cycles among them: looking through them again and again is a tenth of the work.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     agent.run()
+    if courier:
+        courier.stop()
     if door:
         door.stop()
 

@@ -14,6 +14,7 @@ from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS
 if TYPE_CHECKING:
     from fingerpost.agent.active_categories import ActiveCategories
     from fingerpost.agent.agent import Agent
+    from fingerpost.agent.courier import Courier
     from fingerpost.agent.health import Health
     from fingerpost.agent.sender import Sender
 
@@ -30,8 +31,16 @@ _CELLS = {
 class AgentMetrics:
     """Collects when it is asked; `text` is the exposition."""
 
-    def __init__(self, agent: "Agent", book: "ActiveCategories", sender: "Sender | None", health: "Health") -> None:
+    def __init__(
+        self,
+        agent: "Agent",
+        book: "ActiveCategories",
+        sender: "Sender | None",
+        health: "Health",
+        courier: "Courier | None" = None,
+    ) -> None:
         self._agent, self._book, self._sender, self._health = agent, book, sender, health
+        self._courier = courier
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -47,7 +56,8 @@ class AgentMetrics:
     def _counts(self) -> Iterator[Metric]:
         events = CounterMetricFamily("fingerpost_agent_events", "What was taken, refused, failed.", labels=["event"])
         refused = CounterMetricFamily("fingerpost_agent_refused", "Rows refused, by reason.", labels=["reason"])
-        for name, count in sorted(self._agent.all_counts().items()):
+        delivered = self._courier.counts if self._courier else {}
+        for name, count in sorted({**self._agent.all_counts(), **delivered}.items()):
             if name.startswith("refused "):
                 refused.add_metric([name.removeprefix("refused ")], count)
             else:

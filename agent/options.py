@@ -22,6 +22,7 @@ class AgentOptions:
         slots: requests the host serves at once, if nothing else tells.
         http_port: where `/metrics`, `/healthz` and, with `otlp`, `/v1/traces` are; 0: nowhere.
         engine_url: where fingerprints are sent; empty: only into the lake.
+        deliver: `lake`: batches stay in the lake's inbox, which the platform sees; `engine`: they are sent there.
         allowed_hosts: further names by which the HTTP port may be called.
         max_held_fingerprints: kept in memory while the lake cannot be written.
         inbox_bytes: of the host's own batches in the lake's inbox; the oldest go first.
@@ -64,6 +65,7 @@ class AgentOptions:
     http_port: int = 0
     allowed_hosts: tuple[str, ...] = ()
     engine_url: str = ""
+    deliver: str = "lake"
     spool_bytes: int = 64 * 2**20
     max_held_fingerprints: int = 100
     inbox_bytes: int = 1024 * 2**20

@@ -15,7 +15,8 @@ from fingerpost.masking import described
 logger = logging.getLogger(__name__)
 _BATCH = 100
 _LONGEST_PAUSE_S = 15.0
-_MAX_RECEIPT = 65_536
+# A receipt is small; a category table has 256 names and as many routes.
+_MAX_ANSWER = 2**20
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Sender:
             packets = self._spool.oldest(_BATCH, MAX_MESSAGE_BYTES // 2)
         if not packets:
             return False
-        answer = self._ask(send_call([packet for _, packet in packets]))
+        answer = ask(self._target, send_call([packet for _, packet in packets]))
         try:
             receipt = receipt_of(answer, len(packets))
             self.counts.update({name: receipt[name] for name in ("accepted", "stale", "refused")})
@@ -128,15 +129,21 @@ class Sender:
             self._spool.remove([number for number, _ in packets])
         return True
 
-    def _ask(self, call: Call) -> Answer:
-        parts = urlsplit(self._target.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.netloc, timeout=DEFAULT_TIMEOUT_S)
-        headers = {**call.headers, **headers_of(self._target.token)}
-        try:
-            connection.request(call.method, parts.path.rstrip("/") + call.path, call.body, headers)
-            response = connection.getresponse()
-            names = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, names, response.read(_MAX_RECEIPT))
-        finally:
-            connection.close()
+
+def ask(target: Target, call: Call) -> Answer:
+    """The engine's answer to a call.
+
+    Raises:
+        OSError, http.client.HTTPException: there is none.
+    """
+    parts = urlsplit(target.url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.netloc, timeout=DEFAULT_TIMEOUT_S)
+    headers = {**call.headers, **headers_of(target.token)}
+    try:
+        connection.request(call.method, parts.path.rstrip("/") + call.path, call.body, headers)
+        response = connection.getresponse()
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, names, response.read(_MAX_ANSWER))
+    finally:
+        connection.close()

@@ -86,6 +86,13 @@ def agent(
     engine_url: Annotated[
         str | None, typer.Option(help="Where fingerprints are sent; default FINGERPOST_ENGINE_URL.")
     ] = None,
+    deliver: Annotated[
+        str,
+        typer.Option(
+            help="`engine`: send batches to the engine, and share nothing else with the platform; `lake`: leave them "
+            "in FINGERPOST_HOME, which the platform sees. Default: engine, if it is on another machine."
+        ),
+    ] = "",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics and /healthz; 0: none.")] = 0,
 ) -> None:
     """Reports this host's request records, samples and fingerprint, until stopped.
@@ -118,6 +125,10 @@ def agent(
         raise FingerpostError(f"--log-format {log_format!r} is not one of {', '.join(LOG_FORMATS)}")
     if sampler not in SAMPLERS:
         raise FingerpostError(f"--sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+    if deliver not in ("", "engine", "lake"):
+        raise FingerpostError(f"--deliver {deliver!r} is neither engine nor lake")
+    if deliver == "engine" and not (engine_url or settings.engine_url):
+        raise FingerpostError("--deliver engine needs --engine-url, or FINGERPOST_ENGINE_URL")
     if otlp and not http_port:
         raise FingerpostError("--otlp needs --http-port: OpenTelemetry's usual one is 4318")
     if otlp and not settings.otlp_token and not settings.only_this_machine:
@@ -156,6 +167,7 @@ def agent(
         "slots": slots,
         "stats_url": stats_url,
         "engine_url": engine_url or settings.engine_url,
+        "deliver": deliver or ("engine" if _elsewhere(engine_url or settings.engine_url) else "lake"),
         "http_port": http_port,
     }
     options = AgentOptions(**(_from_settings(settings) | options_given))
@@ -180,6 +192,15 @@ def _from_settings(settings: "Settings") -> dict[str, Any]:
         "inbox_bytes": round(settings.agent_inbox_mb * 2**20),
         "max_quarantine_bytes": round(settings.max_quarantine_mb * 2**20),
     }
+
+
+def _elsewhere(url: str) -> bool:
+    """Whether the engine is on another machine, where this one's folders are not seen."""
+    from urllib.parse import urlsplit
+
+    from fingerpost.settings import is_loopback
+
+    return bool(url) and not is_loopback(urlsplit(url).hostname or "")
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import httpx
 
 JSON = "application/json"
+PARQUET = "application/vnd.apache.parquet"
+# Kinds of batches, in the order in which they are sent: samples make a host known to the ingest of the rest.
+BATCH_KINDS = ("samples", "requests", "fingerprints")
 DEFAULT_TIMEOUT_S = 10.0
 # Five matrices of 5,000 hosts and 256 categories, 15 bytes a number: no answer is larger.
 MAX_ANSWER_BYTES = 96 * 2**20
@@ -111,6 +114,17 @@ def post_call(path: str, **content: Any) -> Call:
 def send_call(packed: Sequence[bytes]) -> Call:
     """A message of packed fingerprints (`fingerpost.fingerprint.pack`)."""
     return Call("POST", "/v1/fingerprints", message(packed), {"Content-Type": MEDIA_TYPE})
+
+
+def batch_call(kind: str, service: str, name: str, body: bytes) -> Call:
+    """A batch of telemetry as a Parquet file, to be landed in the lake's inbox.
+
+    Args:
+        kind: one of `BATCH_KINDS`.
+        name: the same for what is sent twice.
+    """
+    asked = urlencode({"kind": kind, "service": service, "name": name})
+    return Call("POST", f"/v1/batches?{asked}", body, {"Content-Type": PARQUET})
 
 
 def table_call(service: str, etag: str | None = None, wait_s: float = 0.0) -> Call:

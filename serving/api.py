@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fingerpost import __version__
+from fingerpost.engine_api import PARQUET
 from fingerpost.errors import NoDataError, RefusedError
 from fingerpost.experiment import ALIASES
 from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE
@@ -20,6 +21,7 @@ from fingerpost.serving.answers import TooMuchError, UnknownError, predict, rout
 from fingerpost.serving.engine import Engine
 from fingerpost.serving.http import BodyLimitMiddleware, Callers, RefusedRequestError, Takes, problem
 from fingerpost.serving.ingest import BusyError
+from fingerpost.serving.landing import MAX_BATCH_BYTES, FullError
 from fingerpost.serving.metrics import exposition
 from fingerpost.serving.store import StoreError
 from fingerpost.serving.views import Published
@@ -67,6 +69,7 @@ app.add_middleware(
     BodyLimitMiddleware,
     takes={
         "/v1/fingerprints": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, token=True),
+        "/v1/batches": Takes(PARQUET, MAX_BATCH_BYTES, token=True),
         "/v1/predict": _QUESTION,
         "/v1/route": _QUESTION,
     },
@@ -106,6 +109,35 @@ async def fingerprints(request: Request) -> Response:
     if receipt.status != 200:
         answer["error"] = receipt.error
     return _json_answer(answer, receipt.status)
+
+
+@app.post(
+    "/v1/batches",
+    status_code=204,
+    responses=_problems(400, 401, 408, 413, 415, 503),
+    openapi_extra={
+        "requestBody": {"required": True, "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}}},
+        "security": [{"bearer": []}],
+    },
+)
+async def batches_endpoint(
+    request: Request,
+    kind: Annotated[str, Query(description="`samples`, `requests` or `fingerprints`.")],
+    service: Annotated[str, Query(pattern=models.NAME)],
+    name: Annotated[str, Query(description="Of the batch; one that comes again under its name replaces itself.")],
+) -> Response:
+    """Lands a batch of telemetry in the lake's inbox, for hosts that share no folder with the platform."""
+    engine = _engine_of(request)
+    try:
+        await asyncio.to_thread(engine.landing.land, kind, service, name, await request.body())
+    except RefusedError as error:
+        engine.metrics.refused(error.reason, 1)
+        raise RefusedRequestError(400, error.reason) from error
+    except FullError as error:
+        raise RefusedRequestError(503, f"the inbox is full: {error}", {"retry-after": "60"}) from error
+    except OSError as error:
+        raise RefusedRequestError(503, f"the lake cannot be written: {error.strerror}") from error
+    return Response(status_code=204)
 
 
 @app.post("/v1/predict", response_model=models.Prediction, responses=_problems(400, 404, 408, 413, 415, 503))

@@ -12,6 +12,7 @@ from fingerpost.serving.connections import connections, limits_of_process
 from fingerpost.serving.health import DiskWatch, RefusalRate, table_problems
 from fingerpost.serving.ingest import Ingest
 from fingerpost.serving.lake_table import LakeTable
+from fingerpost.serving.landing import Landing
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.refresh import Refresher
@@ -38,6 +39,7 @@ class Engine:
         self.ingest = Ingest(self.store, settings, self.metrics, self.refusals)
         self.refresher = Refresher(self.store, settings, self.metrics, self.categories)
         self._lake_table = LakeTable(settings)
+        self.landing = Landing(settings.lake, round(settings.engine_inbox_mb * 2**20))
         # Its own: requests that wait for a store which does not answer must not take the threads of others.
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
         self._disks = DiskWatch(_folders(settings), settings.disk_low_mb)

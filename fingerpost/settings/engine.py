@@ -67,6 +67,11 @@ class Engine(BaseModel):
     table_refresh_s: float = Field(
         default=0.5, gt=0, description="Compute a service's routing table at most this often, seconds."
     )
+    engine_inbox_mb: float = Field(
+        default=4096.0,
+        gt=0,
+        description="Refuse batches of agents while more than this of their service waits for ingest, megabytes.",
+    )
     slow_start_s: float = Field(
         default=60.0, ge=0, description="Raise a new host to its full weight over this time, seconds."
     )

@@ -152,7 +152,7 @@ def test_an_agent_follows_a_combined_log(tmp_path):
     lines = [combined(time=now, duration="0.5"), b"nonsense", combined(time=now, duration="")]
     (tmp_path / "access.log").write_bytes(b"\n".join(lines) + b"\n")
     log = tmp_path / "access.log"
-    each, _, _ = build_agent(AgentOptions(tmp_path / "lake", "shop", "h1", log, log_format="combined"))
+    each, *_ = build_agent(AgentOptions(tmp_path / "lake", "shop", "h1", log, log_format="combined"))
     each.read()
     each.report()
     files = parquet_files(tmp_path / "lake" / "inbox" / "requests")

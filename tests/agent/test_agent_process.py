@@ -131,7 +131,7 @@ def test_sources_are_given_one_at_a_time_and_urls_are_urls(tmp_path):
 
 def followed(tmp_path, clock) -> Agent:
     options = AgentOptions(tmp_path / "lake", "shop", "h1", tmp_path / "access.log", pid=os.getpid())
-    agent, _, _ = build_agent(options)
+    agent, *_ = build_agent(options)
     agent._clock = clock
     return agent
 

@@ -112,7 +112,7 @@ def test_an_agent_counts_every_line_of_the_corpus(tmp_path, name):
     lines = [line for kind in ("parsed", "refused") for line in corpus(f"{name}-{kind}")]
     log.write_bytes(b"\n".join(lines) + b"\n")
     options = AgentOptions(tmp_path / "lake", "shop", "h1", log, log_format=name, max_age_s=FORTY_YEARS_US / US)
-    agent, _, _ = build_agent(options)
+    agent, *_ = build_agent(options)
     agent.read()
     agent.report()
     counts = agent.all_counts()

@@ -109,7 +109,7 @@ def send_all(port):
 
 def records_of(log, log_format, folder, host="h1"):
     """What an agent makes of the lines of a log, as it would report them; refused lines fail the test."""
-    agent, _, _ = build_agent(AgentOptions(folder / "lake", "shop", host, log, log_format=log_format))
+    agent, *_ = build_agent(AgentOptions(folder / "lake", "shop", host, log, log_format=log_format))
     deadline = time.monotonic() + 20
     rows = []
     while len(rows) < len(SENT):

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.process
 TOKEN = "one-of-our-own"  # noqa: S105
 # They take a body, and only read.
 QUESTIONS = {"/v1/predict", "/v1/route"}
+TAKEN = {"/v1/fingerprints", "/v1/batches"}
 ANY = "0.0.0.0"  # noqa: S104
 
 
@@ -63,7 +64,7 @@ def send(engine, made, sequence, **headers):
 
 def test_every_endpoint_that_changes_anything_takes_the_token(engine):
     found = changing(engine)
-    assert [path for path, _, _ in found] == ["/v1/fingerprints"]
+    assert {path for path, _, _ in found} == TAKEN
     for path, method, operation in found:
         assert operation["security"] == [{"bearer": []}]
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"},
@@ -76,7 +77,7 @@ def test_every_endpoint_that_changes_anything_takes_the_token(engine):
 def test_there_are_no_other_doors(engine):
     """BentoML has probes beside; nothing that takes a body."""
     described = httpx.get(f"{engine.url}/docs.json", trust_env=False).json()["paths"]
-    assert {path for path, methods in described.items() if set(methods) - {"get"}} <= {"/v1/fingerprints", *QUESTIONS}
+    assert {path for path, methods in described.items() if set(methods) - {"get"}} <= TAKEN | QUESTIONS
 
 
 def test_with_the_token_fingerprints_are_taken(engine):

@@ -49,7 +49,7 @@ def log_line(**changes):
 
 def agent(tmp_path, host="h1", **changes) -> Agent:
     log = tmp_path / "access.log"
-    made, _, _ = build_agent(AgentOptions(tmp_path / "lake", "shop", host, log, **changes))
+    made, *_ = build_agent(AgentOptions(tmp_path / "lake", "shop", host, log, **changes))
     return made
 
 
