@@ -13,36 +13,40 @@ _MIN_SUCCESS = 0.1
 def routing_cost(
     inflight: ArrayLike,
     throughput_rps: ArrayLike,
-    latency_s: ArrayLike = 0.0,
+    service_s: ArrayLike = 0.0,
     success_rate: ArrayLike = 1.0,
-    latency_weight: float = 0.0,
+    latency_weight: float = 1.0,
 ) -> NDArray[np.float64]:
     """Expected seconds a request costs on each host; the least is the host to send it to.
 
-    `((1 - w) * (inflight + 1) / throughput + w * latency) / success_rate ** 3`: the time to drain what is there and
-    this request, blended with the predicted latency, and dearer where requests fail. With w = 0 it is the MaxWeight /
-    MinDrift family's rule (Tassiulas and Ephremides, 1992) with service rates that depend on the class of the request.
+    `((inflight + 1) / throughput + w * service_s) / success_rate ** 3`: the time to drain what is there and this
+    request, and the time that the request itself takes, dearer where requests fail. The first term is the MaxWeight /
+    MinDrift family's rule (Tassiulas and Ephremides, 1992) with service rates that depend on the class of the request:
+    it decides where there is a queue. Alone it charges a request for its neighbours where there is none, and leaves a
+    fast host while that has free places. With slots the throughput is slots / service time, and the cost in service
+    times (inflight + 1) / slots + w: at w = 1 a bound of how long a request takes, max(1, (inflight + 1) / slots).
+    docs/routing.md has the measurements.
 
     Args:
         inflight: requests on the host now, shape (..., hosts), at least 0.
         throughput_rps: rate the host could serve this category at, same shape; not above 0 or not finite: never chosen.
-        latency_s: predicted latency, same shape.
+        service_s: latency of a request that need not wait, see `service_time`; same shape.
         success_rate: predicted share of requests that succeed, 0..1; of less than 0.1 it counts as 0.1, of 0 as never.
-        latency_weight: w, 0..1.
+        latency_weight: w, at least 0.
 
     Returns:
         Costs in seconds, same shape; infinite where the host cannot serve.
     """
-    return cost_at(*cost_terms(throughput_rps, latency_s, success_rate, latency_weight), inflight)
+    return cost_at(*cost_terms(throughput_rps, service_s, success_rate, latency_weight), inflight)
 
 
 def cost_terms(
-    throughput_rps: ArrayLike, latency_s: ArrayLike = 0.0, success_rate: ArrayLike = 1.0, latency_weight: float = 0.0
+    throughput_rps: ArrayLike, service_s: ArrayLike = 0.0, success_rate: ArrayLike = 1.0, latency_weight: float = 1.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The cost as a line over the load: `cost = slope * (inflight + 1) + offset`; what pickers keep of a prediction.
 
     Args:
-        throughput_rps, latency_s, success_rate, latency_weight: as in `routing_cost`.
+        throughput_rps, service_s, success_rate, latency_weight: as in `routing_cost`.
 
     Returns:
         Slope and offset in seconds, of the arguments' common shape; the slope is infinite where the host cannot serve.
@@ -51,9 +55,30 @@ def cost_terms(
     success = np.asarray(success_rate, dtype=np.float64)
     usable = np.isfinite(rate) & (rate > 0) & (success > 0)
     share = np.where(usable, np.maximum(success, _MIN_SUCCESS), 1.0) ** _FAILURE_POWER
-    slope = (1 - latency_weight) / np.where(usable, rate, 1.0) / share
-    offset = latency_weight * np.asarray(latency_s, dtype=np.float64) / share
+    slope = 1 / np.where(usable, rate, 1.0) / share
+    offset = latency_weight * np.asarray(service_s, dtype=np.float64) / share
     return np.where(usable & np.isfinite(offset), slope, np.inf), np.broadcast_to(offset, slope.shape)
+
+
+def service_time(throughput_rps: ArrayLike, latency_s: ArrayLike, slots: ArrayLike) -> NDArray[np.float64]:
+    """Predicted latency apart from queueing, seconds: of a request that finds a free place.
+
+    Predicted latency is of requests as they come, with the queues of their time in it. By the bottleneck law a host of
+    so many slots takes slots / throughput for one, or less where another resource is scarcer: the lesser of both is
+    taken.
+
+    Args:
+        throughput_rps, latency_s: predictions, any shape; NaN where not known.
+        slots: requests that the host works on at once, of a shape that fits; NaN where it does not tell.
+
+    Returns:
+        Of the common shape; NaN where the slots or the throughput are not known.
+    """
+    rate = np.asarray(throughput_rps, dtype=np.float64)
+    latency, places = np.asarray(latency_s, dtype=np.float64), np.asarray(slots, dtype=np.float64)
+    usable = np.isfinite(rate) & (rate > 0)
+    bound = np.where(usable, places / np.where(usable, rate, 1.0), np.nan)
+    return np.where(np.isnan(bound), np.nan, np.fmin(latency, bound))
 
 
 def cost_at(slope: ArrayLike, offset: ArrayLike, inflight: ArrayLike) -> NDArray[np.float64]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fingerpost.arrays import Floats, Floats32
 from fingerpost.category import OTHER
 from fingerpost.errors import FingerpostError
-from fingerpost.routing.cost import cost_terms
+from fingerpost.routing.cost import cost_terms, service_time
 from fingerpost.routing.guard import Correction
 from fingerpost.routing.table_file import POLICIES, Arm, PickerSettings, PickerTable, arms_of_shares
 from fingerpost.settings import Settings
@@ -55,7 +56,8 @@ class Predictions:
 
     Args:
         arm: of the experiment that it is of, if any.
-        weights, slots: of the hosts, shape (hosts,); slots are NaN where a host does not tell them.
+        weights, slots, inflight: of the hosts, shape (hosts,); slots, and requests in flight as last told, are NaN
+            where a host does not tell them.
         throughput_rps, latency_s, success_rate: shape (categories, hosts); NaN where nothing can be said.
     """
 
@@ -67,6 +69,7 @@ class Predictions:
     routes: tuple[str, ...]
     weights: Floats
     slots: Floats
+    inflight: Floats
     throughput_rps: Floats
     latency_s: Floats
     success_rate: Floats
@@ -88,7 +91,9 @@ def predictions_from_json(data: Mapping[str, Any]) -> Predictions:
             for name in ("throughput_rps", "latency_p50_s", "success_rate")
         )
         weights = np.array([host.get("weight", 1.0) for host in hosts], dtype=np.float64)
-        slots = np.array([host.get("slots") for host in hosts], dtype=np.float64)
+        slots, inflight = (
+            np.array([host.get(name) for host in hosts], dtype=np.float64) for name in ("slots", "inflight")
+        )
         expires_us = round(float(data["expires_at"]) * 1e6)
         routes, version = tuple(map(str, data["routes"])), str(data["version"])
         model_version, arm = str(data.get("model_version") or ""), str(data.get("arm") or "")
@@ -103,6 +108,7 @@ def predictions_from_json(data: Mapping[str, Any]) -> Predictions:
         routes,
         weights,
         slots,
+        inflight,
         throughput,
         latency,
         success,
@@ -127,7 +133,8 @@ def table_of(
     if correction is not None:
         settings = settings.model_copy(update={"prediction_trust": correction.trust})
     slope, offset = picker_cells(
-        predictions.throughput_rps, predictions.latency_s, predictions.success_rate, predictions.weights, settings
+        *(predictions.throughput_rps, predictions.latency_s, predictions.success_rate),
+        *(predictions.weights, settings, np.where(np.isfinite(predictions.inflight), predictions.slots, np.nan)),
     )
     if correction is not None:
         factor = correction.cost_factor.T.astype(np.float32)
@@ -153,7 +160,12 @@ def table_of(
 
 
 def picker_cells(
-    throughput_rps: Floats, latency_s: Floats, success_rate: Floats, weights: Floats, settings: Settings
+    throughput_rps: Floats,
+    latency_s: Floats,
+    success_rate: Floats,
+    weights: Floats,
+    settings: Settings,
+    slots: ArrayLike = np.nan,
 ) -> tuple[Floats32, Floats32]:
     """The cost's terms for every category and host, and a last column for hosts that are not in the table.
 
@@ -163,22 +175,30 @@ def picker_cells(
     Args:
         throughput_rps, latency_s, success_rate: shape (categories, hosts).
         weights: of the hosts, above 0 (slow start), shape (hosts,).
+        slots: requests that the hosts work on at once, shape (hosts,); NaN where they do not tell, or do not tell how
+            many are in flight. A request's own latency does not count where all are so: against a proxy's own few
+            requests it would outweigh those that are there.
 
     Returns:
         Slope and offset, shape (categories, hosts + 1).
     """
-    rate, latency, success = (
+    service = service_time(throughput_rps, latency_s, slots)
+    rate, service, success = (
         np.concatenate([values, np.full((len(values), 1), np.nan)], axis=1)
-        for values in (throughput_rps, latency_s, success_rate)
+        for values in (throughput_rps, service, success_rate)
     )
-    median = _medians(np.where(rate > 0, rate, np.nan))
-    rate = np.where(np.isnan(rate), median, rate)
-    rate = np.where(rate > 0, np.where(rate > 0, rate / median, 1.0) ** settings.prediction_trust * median, rate)
-    latency = np.where(np.isnan(latency), _medians(latency), latency)
+    rate, service = (_trusted(values, settings.prediction_trust) for values in (rate, service))
     success = np.where(np.isnan(success), 1.0, success)
     rate = rate * np.append(np.where(weights > 0, weights, 1.0), 1.0)
-    slope, offset = cost_terms(rate, np.nan_to_num(latency), success, settings.latency_weight)
+    slope, offset = cost_terms(rate, np.nan_to_num(service), success, settings.latency_weight)
     return slope.astype(np.float32), np.where(np.isfinite(slope), offset, 0.0).astype(np.float32)
+
+
+def _trusted(values: Floats, trust: float) -> Floats:
+    """Values with what is not known at the row's median, and their ratios to that raised to `trust`."""
+    median = _medians(np.where(values > 0, values, np.nan))
+    values = np.where(np.isnan(values), median, values)
+    return np.where(values > 0, np.where(values > 0, values / median, 1.0) ** trust * median, values)
 
 
 def _medians(values: Floats) -> Floats:

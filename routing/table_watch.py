@@ -8,7 +8,7 @@ from fingerpost.errors import RefusedError
 from fingerpost.routing.table_file import PickerTable, decode
 
 _MAX_BYTES = 2**28
-# The native picker looks so often (`LOOK_EVERY_MS` in `routing/native/filter.c`), seconds.
+# The native picker looks so often (`LOOK_EVERY_MS` in `routing/native/source.c`), seconds.
 LOOK_S = 0.25
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fingerpost.category import CategoryTable, category_key, size_bucket
 from fingerpost.client_attributes import user_agent_class
 from fingerpost.routes import route_template
-from fingerpost.routing.cost import routing_cost
+from fingerpost.routing.cost import routing_cost, service_time
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
 from fingerpost.serving.table import RoutingTable
 
@@ -54,13 +54,9 @@ def costs(
     if inflight:
         told = np.array([inflight.get(host, here) for host, here in zip(table.hosts, told.tolist(), strict=True)])
     success = np.nan_to_num(table.success_rate[rows].astype(np.float64), nan=1.0)
-    plain = routing_cost(
-        np.broadcast_to(told, (len(rows), len(table.hosts))),
-        table.throughput_rps[rows],
-        table.latency_p50_s[rows],
-        success,
-        latency_weight,
-    )
+    rate, slots = table.throughput_rps[rows], np.where(np.isfinite(table.inflight), table.slots, np.nan)
+    service = np.nan_to_num(service_time(rate, table.latency_p50_s[rows], slots))
+    plain = routing_cost(np.broadcast_to(told, rate.shape), rate, service, success, latency_weight)
     return plain / table.weights
 
 

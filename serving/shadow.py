@@ -52,8 +52,11 @@ class ShadowLog:
 
 
 def prediction_table(champion: Scored, challenger: Scored) -> Any:
-    """An Arrow table, a row a cell: time (of the fingerprint), service, host, category, and for champion and challenger
-    `<alias>_version` and `<alias>_<target>`."""
+    """An Arrow table, a row a cell.
+
+    Columns are time (of the fingerprint), service, host, category, slots, and for champion and challenger
+    `<alias>_version` and `<alias>_<target>`.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -64,11 +67,14 @@ def prediction_table(champion: Scored, challenger: Scored) -> Any:
         return pa.DictionaryArray.from_arrays(pa.array(places, type=pa.int32()), pa.array(names, type=pa.string()))
 
     rows = hosts * categories
+    # As the cost counts them: of hosts that tell their requests in flight too.
+    slots = np.where(np.isfinite(fleet.host_column("host_inflight")), fleet.host_column("slots"), np.nan)
     columns = {
         "time": pa.array(np.repeat(fleet.times_us, categories), type=pa.timestamp("us", tz="UTC")),
         "service": named((fleet.service,), np.zeros(rows)),
         "host": named(fleet.hosts, np.repeat(np.arange(hosts), categories)),
         "category": named(fleet.categories, np.tile(np.arange(categories), hosts)),
+        "slots": pa.array(np.repeat(slots, categories).astype(np.float32), from_pandas=True),
     }
     for alias, scored in (("champion", champion), ("challenger", challenger)):
         columns[f"{alias}_version"] = named((scored.version,), np.zeros(rows))

@@ -136,7 +136,9 @@ class _Router:
     def _said(self, table: Table) -> Said:
         return Said(
             *("", _VERSION, _NEVER_US, self._hosts, self._categories, ()),
-            *(table.weights, table.slots, table.throughput_rps.T, table.latency_s.T, table.success_rate.T),
+            # Hosts that tell their slots tell their requests in flight.
+            *(table.weights, table.slots, np.where(np.isfinite(table.slots), 0.0, np.nan)),
+            *(table.throughput_rps.T, table.latency_s.T, table.success_rate.T),
         )
 
 

@@ -226,7 +226,7 @@ class Picker(_Part):
     """
 
     exploration: Share = _shipped("exploration")
-    latency_weight: Share = _shipped("latency_weight")
+    latency_weight: Annotated[float, Field(ge=0, le=10)] = _shipped("latency_weight")
     prediction_trust: Share = _shipped("prediction_trust")
     guard: bool = True
     routers: Literal["each", "shared"] = "shared"

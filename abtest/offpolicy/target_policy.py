@@ -76,7 +76,9 @@ def _least_cost(
     latency = matrix("latency_p50_s").reindex(index=rate.index, columns=rate.columns)
     known_rate, known_latency = rate.to_numpy(np.float64), latency.to_numpy(np.float64)
     success, weights = np.ones(rate.shape), np.ones(rate.shape[1])
-    slope, offset = picker_cells(known_rate, known_latency, success, weights, settings)
+    # Logs of before hosts' slots were kept have none.
+    slots = log.groupby("host")["slots"].last().reindex(rate.columns).to_numpy(np.float64) if "slots" in log else np.nan
+    slope, offset = picker_cells(known_rate, known_latency, success, weights, settings, slots)
     row = rate.index.get_indexer(pd.Index(category))
     column = np.array([hosts.index(name) for name in rate.columns], dtype=np.int64)
     found = np.full((len(category), len(hosts)), np.nan)

@@ -9,10 +9,11 @@ class Routing(BaseModel):
     """Cost of a request on a host, and choice of the host."""
 
     latency_weight: float = Field(
-        default=0.0,
+        default=1.0,
         ge=0,
-        le=1,
-        description="Weigh predicted latency by this in the cost, beside (in-flight + 1) / throughput (0..1).",
+        le=10,
+        description="Weigh a request's own predicted latency, without waiting, by this in the cost, beside "
+        "(in-flight + 1) / throughput.",
     )
     exploration: float = Field(
         default=0.01,

@@ -166,6 +166,19 @@ def test_trust_brings_hosts_together():
     assert table.slope[0, 0, 2] == pytest.approx(1 / 75)
 
 
+def test_a_requests_own_latency_counts_where_hosts_tell_their_slots_and_requests_in_flight():
+    """By slots and throughput 8 / 100 s; another host is taken to be as the category's median."""
+    latency = [[0.1, 0.02, None], [0.1, 0.1, 0.1]]
+    told = [{"name": "a", "slots": 8, "inflight": 2}, {"name": "b", "slots": 4, "inflight": 0}, {"name": "c"}]
+    offset = table_from_json(engine_table(hosts=told, latency_p50_s=latency), Settings(), 1).offset[0, 0]
+    assert offset.tolist() == pytest.approx([0.08, 0.02 / 0.5**3, 0.05, 0.05])
+    halved = table_from_json(engine_table(hosts=told, latency_p50_s=latency), Settings(latency_weight=0.5), 1)
+    assert halved.offset[0, 0] == pytest.approx(offset / 2)
+    for missing in ("slots", "inflight"):
+        silent = [{name: value for name, value in host.items() if name != missing} for host in told]
+        assert not table_from_json(engine_table(hosts=silent, latency_p50_s=latency), Settings(), 1).offset.any()
+
+
 def test_a_table_that_does_not_fit_is_refused():
     for changes in ({"hosts": 3}, {"throughput_rps": [[1.0]]}, {"expires_at": "soon"}, {"routes": None}):
         with pytest.raises(FingerpostError):
@@ -174,7 +187,7 @@ def test_a_table_that_does_not_fit_is_refused():
         table_from_json(engine_table(), Settings(arm_shares={"best": 1.0}), 1)
 
 
-@given(st.integers(0, 500), st.floats(0.1, 1e5), st.floats(0, 10), st.floats(0.01, 1), st.floats(0, 1))
+@given(st.integers(0, 500), st.floats(0.1, 1e5), st.floats(0, 10), st.floats(0.01, 1), st.floats(0, 10))
 def test_the_terms_are_the_cost(inflight, rate, latency, success, weight):
     slope, offset = cost_terms(rate, latency, success, weight)
     assert slope * (inflight + 1) + offset == pytest.approx(routing_cost(inflight, rate, latency, success, weight))

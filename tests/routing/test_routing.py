@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fingerpost.accesslog.envoy import parse_line
 from fingerpost.clock import clock_us
 from fingerpost.records import REQUEST_RECORD, refusal
-from fingerpost.routing.cost import routing_cost
+from fingerpost.routing.cost import routing_cost, service_time
 from fingerpost.routing.envoy.config import POLICIES, Upstream, envoy_config
 from fingerpost.routing.envoy.module import build_module, compiler
 from tests.support.waiting import wait_for
@@ -29,7 +29,14 @@ ENVOY = str(Path(sys.executable).parent / "envoy")
 def test_cost_is_the_time_to_drain():
     assert routing_cost([0, 4], [100, 500]).tolist() == [0.01, 0.01]
     assert routing_cost(0, 100, success_rate=0.5)[()] == pytest.approx(0.08)
-    assert routing_cost(0, 100, latency_s=0.05, latency_weight=0.5)[()] == pytest.approx(0.03)
+    assert routing_cost(0, 100, 0.05)[()] == pytest.approx(0.06)
+    assert routing_cost(0, 100, 0.05, latency_weight=0.5)[()] == pytest.approx(0.035)
+
+
+def test_latency_apart_from_queueing_is_the_lesser_of_what_is_predicted_and_what_slots_allow():
+    rate, latency, slots = [100.0, 100.0, 100.0, np.nan, 0.0], [0.05, 0.5, np.nan, 0.2, 0.1], [8, 8, 8, 8, np.nan]
+    assert service_time(rate, latency, slots).tolist() == pytest.approx([0.05, 0.08, 0.08, np.nan, np.nan], nan_ok=True)
+    assert np.isnan(service_time(100.0, 0.05, np.nan))
 
 
 def test_a_host_that_cannot_serve_costs_infinitely_much():

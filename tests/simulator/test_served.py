@@ -193,7 +193,7 @@ def test_a_scenario_that_says_nothing_has_the_delays_of_the_settings():
     assert (DEFAULTS.inflight, DEFAULTS.predictions.kind) == ("own", "baseline")
     with_headers = DEFAULTS.model_copy(update={"telemetry": told.model_copy(update={"hosts_tell": True})})
     assert with_headers.inflight == "reported"
-    in_c = (Path(__file__).parents[2] / "routing" / "native" / "filter.c").read_text()
+    in_c = "".join(path.read_text() for path in (Path(__file__).parents[2] / "routing" / "native").glob("*.c"))
     assert f"LOOK_EVERY_MS = {round(picker.look_s * 1000)}," in in_c
 
 

@@ -206,7 +206,8 @@ def test_the_kernel_chooses_by_the_routing_cost(hosts, inflight, pickers):
 
 def test_true_predictions_beat_least_request_where_hosts_differ_and_the_guard_trusts_them():
     # Three hosts for each class.
-    settings = {"fleet": {"kind": "classes", "hosts": 12, "classes": 4, "categories": 6}, "warmup_s": 20}
+    fleet = {"kind": "classes", "hosts": 12, "classes": 4, "categories": 6}
+    settings = {"fleet": fleet, "warmup_s": 20, "telemetry": {"hosts_tell": True}}
     ours = Bench(scenario(**settings, predictions={"kind": "oracle"}), 1).run("fingerpost", 0.6, 4)
     theirs = Bench(scenario(**settings), 1).run("least_request_full", 0.6, 4)
     assert ours.trust > 0.8
