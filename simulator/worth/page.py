@@ -9,7 +9,7 @@ import numpy as np
 
 from fingerpost.arrays import Floats
 from fingerpost.shown import matplotlib_label, visible
-from fingerpost.simulator.worth.worth import OURS, PEER, Worth
+from fingerpost.simulator.worth.worth import OURS, PEER, Worth, overloaded
 
 if TYPE_CHECKING:
     from matplotlib.colors import Normalize
@@ -31,6 +31,8 @@ _VERDICTS = {
     "by category": "By category: which host is faster depends on the kind of request. Predictive routing uses that.",
     "unclear": "Unclear: so few requests allow both. Give a longer log.",
 }
+# Nothing is loaded; the colours of a picture are in it as data.
+_ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
@@ -43,7 +45,6 @@ def sentences(worth: Worth) -> list[str]:
     found, traffic, stretch = worth.measured.difference, worth.measured.traffic, worth.stretch
     own = np.quantile(stretch.own_s, [0.5, 0.99])
     peer = worth.at(PEER, worth.present)
-    gain = worth.gain()
     low, high = (stretch.rate_rps / each for each in (max(worth.bounds_rps), min(worth.bounds_rps)))
     places = sorted(set(worth.measured.places.count.tolist()))
     return [
@@ -62,9 +63,13 @@ def sentences(worth: Worth) -> list[str]:
         ),
         f"The busiest time uses {worth.present:.0%} ({low:.0%} to {high:.0%}) of what the fleet could carry at most.",
         f"Measured then: p50 {_ms(own[0])}, p99 {_ms(own[1])}; simulated with least request: "
-        f"p50 {_ms(peer.mean('p50_s'))}, p99 {_ms(peer.mean('p99_s'))} (the two agree if least request routed then).",
-        f"At the present load, p99 of least request is {gain[0]:.2f} times that of predictive routing "
-        f"({gain[1]:.2f} to {gain[2]:.2f}).",
+        + (
+            "requests pile up. "
+            if overloaded(peer)
+            else f"p50 {_ms(peer.mean('p50_s'))}, p99 {_ms(peer.mean('p99_s'))}. "
+        )
+        + "The two agree if least request routed then.",
+        _gain(worth),
         *_savings(worth),
     ]
 
@@ -109,13 +114,29 @@ def html(worth: Worth) -> str:
     held = "".join(f"<li>{_h(_name(policy))}: {_h(load)}</li>" for policy, load in _highest(worth))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">'
         f"<title>What predictive routing is worth</title><style>{_STYLE}</style></head><body>"
         f"<h1>What predictive routing is worth for this fleet</h1>{said}"
         f"<table><tr><th>load</th><th>requests/s</th>{head}</tr>{body}</table>"
         + (f"<h2>Highest load held</h2><ul>{held}</ul>" if held else "")
         + f"<h2>p99 by load</h2>{_latencies(worth)}<h2>Hosts by category</h2>{_cells(worth)}"
         f"<h2>Notes</h2><ul>{''.join(f'<li>{_h(each)}</li>' for each in notes(worth))}</ul></body></html>\n"
+    )
+
+
+def _gain(worth: Worth) -> str:
+    gain = worth.gain()
+    if gain is not None:
+        return (
+            f"At the present load, p99 of least request is {gain[0]:.2f} times that of predictive routing "
+            f"({gain[1]:.2f} to {gain[2]:.2f})."
+        )
+    ours = worth.at(OURS, worth.present)
+    if overloaded(ours):
+        return "The present load is more than predictive routing could hold for long."
+    return (
+        "Least request does not hold the present load for long: requests pile up. "
+        f"Predictive routing has a p99 of {_ms(ours.mean('p99_s'))}."
     )
 
 
@@ -147,8 +168,9 @@ def _rows(worth: Worth) -> Iterable[tuple[str, str, list[str]]]:
     for load in sorted({each.load for each in worth.points}):
         points = [worth.at(policy, load) for policy in _policies(worth)]
         cells = [
-            f"{_number(each.mean('p50_s') * 1000)} / {_number(each.mean('p99_s') * 1000)}"
-            + (" overloaded" if any(run.overloaded for run in each.runs) else "")
+            "overloaded"
+            if overloaded(each)
+            else f"{_number(each.mean('p50_s') * 1000)} / {_number(each.mean('p99_s') * 1000)}"
             for each in points
         ]
         yield f"{load:.0%}{'*' if load == worth.present else ' '}", f"{load * bound:.4g}", cells
@@ -167,7 +189,8 @@ def _latencies(worth: Worth) -> str:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for policy in _policies(worth):
-        points = sorted((each for each in worth.points if each.policy == policy), key=lambda each: each.load)
+        held = (each for each in worth.points if each.policy == policy and not overloaded(each))
+        points = sorted(held, key=lambda each: each.load)
         axes.plot(
             [each.load for each in points],
             [each.mean("p99_s") * 1000 for each in points],

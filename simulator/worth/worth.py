@@ -85,11 +85,15 @@ class Worth:
         """The point of one policy at one load."""
         return next(each for each in self.points if each.policy == policy and each.load == load)
 
-    def gain(self, name: str = "p99_s", load: float | None = None) -> tuple[float, float, float]:
-        """Least request's latency over ours, mean over the fleets and the least and the most of them."""
-        load = self.present if load is None else load
-        pairs = zip(self.at(PEER, load).runs, self.at(OURS, load).runs, strict=True)
-        ratios = [getattr(peer, name) / getattr(ours, name) for peer, ours in pairs]
+    def gain(self, name: str = "p99_s") -> tuple[float, float, float] | None:
+        """Least request's latency over ours at the present load: mean over the fleets, the least and the most of them.
+
+        None: one of the two does not hold this load, so that its latency grows for as long as it lasts.
+        """
+        peer, ours = (self.at(policy, self.present) for policy in (PEER, OURS))
+        if overloaded(peer) or overloaded(ours):
+            return None
+        ratios = [getattr(a, name) / getattr(b, name) for a, b in zip(peer.runs, ours.runs, strict=True)]
         return float(np.mean(ratios)), min(ratios), max(ratios)
 
     @property
@@ -113,7 +117,8 @@ class Worth:
         traffic, found = self.measured.traffic, self.measured.difference
         own = np.quantile(self.stretch.own_s, [0.5, 0.99])
         saved = self.saved
-        return {
+        gains = {name: self.gain(f"{name}_s") for name in ("p99", "p50")}
+        figures = {
             "requests": len(traffic.host),
             "hosts": len(traffic.hosts),
             "categories": len(traffic.categories),
@@ -134,10 +139,11 @@ class Worth:
             "slo_s": round(self.slo_s, 6),
             "proxies": self.options.proxies,
             "points": [each.as_dict(self.slo_s) for each in self.points],
-            "gain_p99": dict(zip(("mean", "low", "high"), (round(each, 3) for each in self.gain()), strict=True)),
-            "gain_p50": dict(
-                zip(("mean", "low", "high"), (round(each, 3) for each in self.gain("p50_s")), strict=True)
-            ),
+            **{
+                f"gain_{name}": each
+                and dict(zip(("mean", "low", "high"), (round(ratio, 3) for ratio in each), strict=True))
+                for name, each in gains.items()
+            },
             "highest_load": [
                 {"policy": each.policy, "load": round(each.load, 4), "loads": [round(load, 4) for load in each.loads]}
                 for each in self.highest
@@ -147,6 +153,22 @@ class Worth:
             "notes": traffic.notes,
             "refused": dict(traffic.refused),
         }
+        finite: dict[str, Any] = _finite(figures)
+        return finite
+
+
+def overloaded(point: Point) -> bool:
+    """Whether requests piled up in a run; it was given up then, and its latencies say nothing more."""
+    return any(run.overloaded for run in point.runs)
+
+
+def _finite(value: Any) -> Any:
+    """The same with null in place of what JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def what_it_is_worth(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,7 +13,7 @@ from fingerpost.cli import app
 from fingerpost.errors import FingerpostError, NoDataError
 from fingerpost.simulator.worth.page import html, sentences, text
 from fingerpost.simulator.worth.traffic import MAX_HOSTS, read_traffic
-from fingerpost.simulator.worth.worth import Options, what_it_is_worth
+from fingerpost.simulator.worth.worth import Options, simulated, what_it_is_worth
 
 COUNT, HOSTS = 600, 3
 CLOCK = "26/Nov/2026:07:{:02}:{:02}"
@@ -146,6 +147,19 @@ def test_the_text_fits_a_screen(answer):
     assert "By category" in shown
     assert len(shown.splitlines()) <= 40
     assert any("could go at equal service" in each for each in sentences(answer))
+
+
+@pytest.mark.process
+def test_a_load_that_nobody_holds_is_said_and_not_computed_with(answer):
+    rate = 4 * answer.bounds_rps[0]
+    stretch = replace(answer.stretch, rate_rps=rate, rates=np.full(len(answer.stretch.rates), rate))
+    options = Options(fleets=1, shares=(), highest=False)
+    found = simulated(answer.measured, stretch, options, lambda _line: None)
+    assert found.gain() is None
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["gain_p99"] is None
+    assert "more than predictive routing could hold" in text(found)
+    assert "overloaded" in html(found)
+    assert "nan" not in text(found)
 
 
 @pytest.mark.process
