@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from fingerpost.training.bundle import ModelBundle
 
-_STEP_S = 1.0
 # A fleet that holds so many seconds' worth of arrivals is lost; going on would only cost time and memory.
 _HOPELESS_S = 20.0
 # The past that models are trained on is the same hosts on another day, in so many windows and requests.
@@ -115,7 +114,8 @@ class Bench:
             control = Control(scenario, wanted, pickers)
         end_s, hopeless = scenario.warmup_s + scenario.duration_s, _HOPELESS_S * load * self.bound_rps
         chunks: list[Chunk] = []
-        step = _STEP_S if control is None else scenario.picker.look_s
+        # The same for all policies, since arrivals are drawn step by step.
+        step = scenario.picker.look_s
         overloaded, steps = False, 0
         while simulation.now_s < end_s and not overloaded:
             if control is not None and (costs := control.costs(simulation.now_s)) is not None:
