@@ -250,7 +250,7 @@ def _checked(
     arrays = [_column(known.get(column.name), column, len(frame)) for column in columns]
     table = pa.table(arrays, names=[column.name for column in columns])
     times = table.column("time").drop_null().cast(pa.int64()).to_numpy()
-    reasons = refusals(table, columns, *(bounds_us or _plausible(times)))
+    reasons = refusals(table, columns, *(bounds_us or plausible(times)))
     refused.update(f"{kind}:{reason}" for reason in reasons if reason)
     return table.filter(pa.array([reason is None for reason in reasons])).cast(SCHEMAS[kind])
 
@@ -272,7 +272,7 @@ def _column(values: pd.Series | None, column: Column, rows: int) -> pa.Array:
     return pa.Array.from_pandas(values).cast(stored)
 
 
-def _plausible(times_us: Ints) -> tuple[int, int]:
+def plausible(times_us: Ints) -> tuple[int, int]:
     """Bounds of possible times: clocks that are years off are few, and far from the others."""
     if not times_us.size:
         return 0, 0

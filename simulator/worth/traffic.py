@@ -21,7 +21,7 @@ from fingerpost.categoriser import Categoriser
 from fingerpost.category import fit_categories
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError, RefusedError
-from fingerpost.features.foreign import find_mapping, host_name, import_telemetry, load_mapping
+from fingerpost.features.foreign import find_mapping, host_name, import_telemetry, load_mapping, plausible
 from fingerpost.features.windows import category_counts, in_flight
 from fingerpost.lake import read, service_folder
 from fingerpost.names import is_name
@@ -134,6 +134,11 @@ def traffic_of(frame: pd.DataFrame, told: pd.DataFrame, notes: list[str], refuse
     Raises:
         NoDataError: see `read_traffic`.
     """
+    low, high = plausible(frame["time"].to_numpy(np.int64))
+    near = frame["time"].between(low, high)
+    if not near.all():
+        refused["time:far_off"] += int((~near).sum())
+        frame = frame[near]
     because = f"; left out: {dict(refused.most_common(5))}" if refused else ""
     if frame["host"].nunique() < MIN_HOSTS:
         raise NoDataError(

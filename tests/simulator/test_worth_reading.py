@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fingerpost.cli import app
 from fingerpost.errors import FingerpostError, NoDataError
+from fingerpost.simulator.worth.model import busiest
 from fingerpost.simulator.worth.page import html, sentences, text
 from fingerpost.simulator.worth.traffic import MAX_HOSTS, read_traffic
 from fingerpost.simulator.worth.worth import Options, simulated, what_it_is_worth
@@ -95,6 +96,15 @@ def test_what_cannot_be_answered_is_said_with_what_to_do(tmp_path):
         read_traffic([tmp_path, log])
     with pytest.raises(NoDataError, match="neither a lake"):
         read_traffic([tmp_path])
+
+
+def test_a_clock_that_is_centuries_off_is_left_out(tmp_path):
+    log = write_log(tmp_path / "access.log", WRITTEN["envoy"])
+    line = json.loads(WRITTEN["envoy"](0, "h1"))
+    log.write_text(log.read_text() + json.dumps({**line, "start": "99999999999.000000"}) + "\n")
+    found = read_traffic([log])
+    assert found.refused["time:far_off"] == 1
+    assert busiest(found).rate_rps == pytest.approx(100, rel=0.05)
 
 
 def test_caps_are_kept_and_told(tmp_path):
