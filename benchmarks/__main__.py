@@ -199,6 +199,20 @@ def cadence(
         typer.echo(json.dumps([each.as_dict() for each in found], indent=1))
 
 
+def unlike(
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 3,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Simulated fleets from alike to unlike by category: what predictive routing gains over least request."""
+    import json
+
+    from benchmarks.unlike import fleets, measure_unlike
+
+    found = measure_unlike(fleets(), range(1, seeds + 1), lambda line: typer.echo(line, err=json_output))
+    if json_output:
+        typer.echo(json.dumps(found, indent=1))
+
+
 def sinkhole(
     hosts: Annotated[int, typer.Option(min=2, max=50, help="Sleeping hosts, of 8 slots each; one of them fails.")] = 10,
     rates: Annotated[str, typer.Option(help="Requests a second.")] = "20,100",
@@ -317,6 +331,7 @@ for _command in (
     envoy,
     picker,
     guard,
+    unlike,
     sinkhole,
     scoring,
     windowing,

@@ -17,6 +17,7 @@ from benchmarks.learn_table import decisions, learn_table, table_error
 from benchmarks.rivals import RIVALS
 from benchmarks.sinkhole import measure_sinkhole, trials
 from benchmarks.training import measure_training
+from benchmarks.unlike import fleets, measure_unlike
 from benchmarks.windowing import measure_windowing
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.module import compiler
@@ -136,6 +137,14 @@ def test_a_host_that_fails_fast_takes_few_requests():
     ours, plain = (found[policy] for policy in policies)
     assert plain["ejections"] == 0
     assert ours["failed"] <= plain["failed"] / 4
+
+
+def test_fleets_from_alike_to_unlike_are_measured():
+    names = {name: log_factor for name, log_factor, _ in fleets()}
+    assert len(names) == 6
+    (row,) = measure_unlike([("alike", names["alike"][:, :4], (0.3,))], [1], print)
+    assert row["low"] <= row["gain"] <= row["high"]
+    assert row["gain"] == pytest.approx(1, abs=0.1)
 
 
 def test_the_shipped_fleets_are_measured():
