@@ -8,7 +8,7 @@ from fingerpost.arrays import Floats, Ints
 Bools = NDArray[np.bool_]
 
 _MEMORY_S = 60.0
-# Of a host that has become slower or faster, what was found before fades to 1/e in this time.
+# Of a host that has become slower or faster, its size from before fades to 1/e in this time.
 _KEPT_S = 300.0
 # Numbers of places that are tried, in steps of a half octave.
 _TRIED = 2.0 ** np.arange(0, 10.5, 0.5)
@@ -20,6 +20,10 @@ _MAX_REQUESTS = 300.0
 _LIKELY_SPREAD = 1.0
 # How much what latencies of all hosts show counts beside those of the host itself.
 _FLEET = 3.0
+# Of a changed host no greater difference to the fleet is kept, as a log: its queue may have passed for its size.
+_MOST_APART = np.log(2.0)
+# A host counts as changed as long as its size from before counts by this.
+_SETTLED = 0.5
 # What a host is taken to have of which nothing is known.
 _USUAL = 8.0
 
@@ -41,19 +45,21 @@ class Places:
         self._count, self._work = np.zeros((2, hosts))
         # Residuals of its log, and their squares, shape (hosts, tried).
         self._residual, self._square = np.zeros((2, hosts, len(_TRIED)))
-
-        # The log of what a host had before it changed, and how much that counts, shape (hosts,).
+        # The log of a host's size beside the fleet's before it changed, and how much that counts, shape (hosts,).
         self._before, self._kept = np.zeros((2, hosts))
 
     def keep(self, hosts: Ints, places: Floats) -> None:
-        """Hosts have become slower or faster, not larger or smaller: they keep what they had for a while.
+        """Hosts have become slower or faster, not larger or smaller: they keep their size for a while.
 
         Their requests from before and after show no relation of latency to requests in flight, and are forgotten.
 
         Args:
             places: of all hosts before the change, shape (hosts,).
         """
-        self._before[hosts], self._kept[hosts] = np.log(places[hosts]), 1.0
+        if not len(hosts):
+            return
+        size = np.log(places[hosts] / np.median(places))
+        self._before[hosts], self._kept[hosts] = np.clip(size, -_MOST_APART, _MOST_APART), 1.0
         for values in (self._count, self._work, self._residual, self._square):
             values[hosts] = 0.0
 
@@ -90,10 +96,9 @@ class Places:
             return slots
         count = np.maximum(self._count, 1e-9)[:, None]
         scatter = np.maximum(self._square / count - (self._residual / count) ** 2, 1e-6)
-        implied = np.where(self._count > 1, self._work / count[:, 0], _USUAL)
-        implied = _plausible(implied, self._count > 1)
-        unlikely = 0.5 * np.minimum(count, _MAX_REQUESTS) * np.log(scatter / scatter.min(axis=1, keepdims=True))
         known = self._count > 1
+        implied = _plausible(self._work / count[:, 0], known)
+        unlikely = 0.5 * np.minimum(count, _MAX_REQUESTS) * np.log(scatter / scatter.min(axis=1, keepdims=True))
         if known.any():
             unlikely += _FLEET * unlikely[known].mean(axis=0)
         unlikely += 0.5 * ((np.log(_TRIED) - np.log(implied)[:, None]) / _PRIOR_SPREAD) ** 2
@@ -101,7 +106,9 @@ class Places:
         # Between two steps what is implied itself is as likely.
         near = np.abs(np.log(_TRIED[best] / implied)) < np.log(2) / 4
         found = np.log(np.where(near, implied, _TRIED[best]))
-        return np.where(np.isfinite(slots), slots, np.exp(found + self._kept * (self._before - found)))
+        settled = self._kept < _SETTLED
+        usual = np.median(found[settled] if settled.any() else found)
+        return np.where(np.isfinite(slots), slots, np.exp(found + self._kept * (self._before + usual - found)))
 
 
 def _plausible(implied: Floats, known: Bools) -> Floats:
@@ -111,7 +118,7 @@ def _plausible(implied: Floats, known: Bools) -> Floats:
     predicted ten times too fast, and is taken to be as the others are. Small ones stay small, which harms nobody.
     """
     usual = float(np.median(implied[known])) if known.any() else _USUAL
-    off = np.log(implied / usual)
+    off = np.log(np.where(known, implied / usual, 1.0))
     return usual * np.exp(off * np.exp(-0.5 * (np.maximum(off, 0.0) / _LIKELY_SPREAD) ** 2))
 
 

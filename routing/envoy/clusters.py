@@ -43,7 +43,7 @@ def hosts_cluster(
         ),
         **checks,
         "common_lb_config": {"healthy_panic_threshold": {"value": panic_percent}},
-        "outlier_detection": dict(_OUTLIERS),
+        "outlier_detection": {**_OUTLIERS, "base_ejection_time": f"{_left_out_s(policy)}s"},
         # No breaker below what an open loop of clients can have under way: a full fleet shows as latency, not as 503.
         # Retries alike: when a host dies, as many are due at once as clients wait for it. They do not multiply, for
         # the route allows two a request, and of requests that no host has seen.
@@ -64,6 +64,9 @@ def hosts_cluster(
 # figures were chosen by measurement (docs/routing.md): errors of requests that fail wherever they go, up to a third of
 # the traffic, leave out no host, and at most half of the fleet is: what all hosts have is no host's fault.
 ERRORS_IN_A_ROW, GATEWAY_ERRORS_IN_A_ROW, LEFT_OUT_S = 10, 5, 20
+# By predicted cost a category gathers at the host that is best for it. When it fails everywhere that host is left out
+# for it, and is no worse than others; so only for as long as the guard needs to tell these cases apart.
+_JUDGED_LEFT_OUT_S = 5
 GATEWAY_ERRORS = frozenset({502, 503, 504})
 _OUTLIERS: dict[str, Any] = {
     "split_external_local_origin_errors": True,
@@ -84,11 +87,14 @@ _OUTLIERS: dict[str, Any] = {
     "enforcing_success_rate": 0,
     "enforcing_local_origin_success_rate": 0,
     "interval": "10s",
-    "base_ejection_time": f"{LEFT_OUT_S}s",
     "max_ejection_percent": 50,
     # Who answers every request with an error may answer its health check well.
     "successful_active_health_check_uneject_host": False,
 }
+
+
+def _left_out_s(policy: str) -> int:
+    return _JUDGED_LEFT_OUT_S if policy == "fingerpost" else LEFT_OUT_S
 
 
 def _balancing(policy: str) -> dict[str, Any]:

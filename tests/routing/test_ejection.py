@@ -11,6 +11,7 @@ import pytest
 
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.module import compiler
+from fingerpost.routing.envoy.upstream import Upstream
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import PickerSettings
 from tests.support.open_loop import drive
@@ -168,3 +169,12 @@ def test_what_a_host_has_seen_is_not_sent_again(fleet, proxy):
     envoy = proxy(fleet, "fingerpost", {"enforcing_consecutive_gateway_failure": 0, "enforcing_consecutive_5xx": 0})
     assert envoy.ask(20) == [503] * 20
     assert (envoy.stat("upstream_rq_total"), envoy.stat("upstream_rq_retry")) == (20, 0)
+
+
+@pytest.mark.parametrize(("policy", "seconds"), [("fingerpost", 5), ("least_request", 20), ("endpoint_picker", 20)])
+def test_where_the_guard_judges_hosts_they_are_left_out_for_a_shorter_time(tmp_path, policy, seconds):
+    hosts = [Upstream("h1", "127.0.0.1", 9)]
+    options = {"picker": ("127.0.0.1", 9002)} if policy == "endpoint_picker" else {"table": tmp_path / "table"}
+    config = envoy_config(hosts, tmp_path / "log", "127.0.0.1", 1, 2, policy, **options)
+    (cluster,) = [each for each in config["static_resources"]["clusters"] if each["name"] == "hosts"]
+    assert cluster["outlier_detection"]["base_ejection_time"] == f"{seconds}s"

@@ -23,7 +23,8 @@ from fingerpost.routing.router import Router
 from fingerpost.routing.table_file import decode
 from fingerpost.routing.trust import TrustKeeper, kept_trusts
 from fingerpost.settings import Settings
-from tests.support.running import running_envoy, running_fleet
+from tests.support.running import make_sick, running_envoy, running_fleet
+from tests.support.sleeping_hosts import Sickness
 from tests.support.sleeping_scenario import Scenario as SleepingScenario
 
 HOSTS, CATEGORIES, SLOTS = 12, 6, 4
@@ -360,3 +361,48 @@ def test_in_envoy_requests_leave_a_host_that_is_slower_than_predicted(tmp_path, 
                 last = [json.loads(line)["host"] for line in log.read_bytes().splitlines()[-40:]] or last
     state = json.loads(path.with_name("table.guard.json").read_text())
     assert max(state["hosts"], key=lambda name: state["hosts"][name]["cost"]) == "h02"
+
+
+@pytest.mark.process
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_in_envoy_requests_leave_a_class_that_becomes_slower_and_come_back(tmp_path, free_ports):
+    """A third of the hosts takes five times as long for a while; predictions never know of it, nor of any slots."""
+    names, log, path = [f"h{number:02}" for number in range(6)], tmp_path / "log", tmp_path / "table"
+    times, slow, none = np.full((1, 6), 0.02), {"h00", "h03"}, [None] * 6
+    table = {
+        **table_json(times),
+        "hosts": [{"name": name, "weight": 1.0, "slots": None} for name in names],
+        "categories": ["GET /c0", "other"],
+        "throughput_rps": [[200.0] * 6, none],
+        "latency_p50_s": [[0.02] * 6, none],
+        "success_rate": [[1.0] * 6, none],
+    }
+    port, admin = free_ports(2)
+    fleet = SleepingScenario(times, np.array([1.0]), 4, 1.0)
+    with running_fleet(fleet, tells=False) as hosts, engine_with(table) as url:
+        router = Router(url, path, Settings(), log)
+        router.sync()
+        config = envoy_config(hosts, log, "127.0.0.1", port, admin, "fingerpost", table=path)
+        with (
+            running_envoy(config, tmp_path, admin),
+            following(router),
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+            ThreadPoolExecutor(16) as pool,
+        ):
+
+            def until(fits):
+                deadline, share = time.monotonic() + 90, None
+                while share is None or not fits(share):
+                    assert time.monotonic() < deadline, share
+                    list(pool.map(lambda _: client.get("/c0"), range(100)))
+                    last = [json.loads(line)["host"] for line in log.read_bytes().splitlines()[-100:]]
+                    share = sum(name in slow for name in last) / max(len(last), 1)
+
+            until(lambda share: share > 0.25)
+            for host in hosts:
+                if host.name in slow:
+                    make_sick(host, Sickness(1.0, 0.1, status=200))
+            until(lambda share: share < 0.12)
+            for host in hosts:
+                make_sick(host, Sickness())
+            until(lambda share: share > 0.25)
