@@ -15,11 +15,10 @@ from fingerpost.telemetry.throughput import unloaded_s
 
 _TRIED = np.unique(np.concatenate([np.arange(1, 33), np.geomspace(32, 1024, 41).round()])).astype(np.float64)
 _MAX_FOUND = 2048
-# Of chi-squared: so much better must a number of places explain the times than no waiting at all does.
+# Of chi-squared: so much better must a number of places explain the times than no waiting, or than that of all hosts.
 _EVIDENT = 20.0
 _FEW, _ENOUGH = 30, 200
 _QUANTILES = 500
-_NEAR = 1.25
 # A run of the simulator: requests wanted, seconds at least and at most, and cells of its arrays.
 _RUN_REQUESTS, _RUN_S, _WARM_S, _RUN_CELLS = 30_000, (30.0, 300.0), (60.0, 200.0), 20_000_000
 _WARM_REQUESTS = 20.0
@@ -127,8 +126,7 @@ def _places(traffic: Traffic, slots: int | None, base_s: Floats | None = None) -
     """Finds how many requests hosts serve at once.
 
     With m places a request that found n takes (n + 1) / m times as long as with a free place, if that is more than 1:
-    in a queue on average, on shared processors each. The m that fits best is a host's own if it explains the times much
-    better than no growth; other hosts get the median of these.
+    in a queue on average, on shared processors each.
     """
     hosts = len(traffic.hosts)
     if slots is not None:
@@ -152,24 +150,24 @@ def _places(traffic: Traffic, slots: int | None, base_s: Floats | None = None) -
     took = np.bincount(at, traffic.took_s[use], hosts * width).reshape(hosts, width)
     base = np.bincount(at, base_s[traffic.host, traffic.category][use], hosts * width).reshape(hosts, width)
     scatter = float(np.log(traffic.took_s[use] / base_s[traffic.host, traffic.category][use]).var())
-    own, evident = _best_places(count, took, base, scatter)
-    own = np.where(np.isfinite(traffic.slots), traffic.slots, own)
-    evident |= np.isfinite(traffic.slots)
-    if not evident.any():
+    fitted = _fitted_places(count, took, base, scatter)
+    known = np.isfinite(traffic.slots)
+    if fitted is None and not known.any():
         most = np.array([np.flatnonzero(row >= 1)[-1] + 1 if row.any() else 1 for row in count])
         return Places(np.full(hosts, max(int(most.max()), 1), dtype=np.int64), "seen")
-    usual = float(np.median(own[evident]))
-    near = (own < usual * _NEAR) & (own > usual / _NEAR) & ~np.isfinite(traffic.slots)
-    return Places(np.where(evident & ~near, own, usual).round().astype(np.int64), "measured")
+    usual = np.full(hosts, np.median(traffic.slots[known])) if fitted is None else fitted
+    return Places(np.where(known, traffic.slots, usual).round().astype(np.int64), "measured")
 
 
-def _best_places(
-    count: Floats, took: NDArray[Any], base: NDArray[Any], scatter: float
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """The number of places that fits each host's times best, and whether it is evident; arrays by (host, found).
+def _fitted_places(count: Floats, took: NDArray[Any], base: NDArray[Any], scatter: float) -> Floats | None:
+    """The number of places that fits all hosts' times best, and a host's own where that fits it much better.
 
     Args:
+        count, took, base: requests, and sums of times and of times without waiting, shape (hosts, found).
         scatter: variance of the log of single times, by which a misfit is judged.
+
+    Returns:
+        Shape (hosts,); None: no waiting is evident.
     """
     found = np.arange(count.shape[1])
     ratio = np.log(np.where(count > 0, took / np.maximum(base, 1e-12), 1.0))
@@ -182,9 +180,13 @@ def _best_places(
 
     flat = misfit(np.ones(len(found)))
     tried = np.array([misfit(np.maximum(1.0, (found + 1) / places)) for places in _TRIED])
-    best = tried.argmin(axis=0)
-    crowded = np.array([row[int(_TRIED[each]) :].sum() for row, each in zip(count, best, strict=True)])
-    return _TRIED[best], (flat - tried.min(axis=0) > _EVIDENT * scatter) & (crowded >= _FEW)
+    common, own = int(tried.sum(axis=1).argmin()), tried.argmin(axis=0)
+    least = _EVIDENT * scatter
+    crowded = count[:, int(_TRIED[common]) :].sum()
+    if flat.sum() - tried[common].sum() < least or crowded < _FEW:
+        return None
+    alone = tried[common] - tried.min(axis=0) > least
+    return np.where(alone, _TRIED[own], _TRIED[common])
 
 
 @dataclass(frozen=True)

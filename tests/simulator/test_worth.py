@@ -161,6 +161,9 @@ def test_places_are_measured_where_hosts_were_full_and_no_more_than_seen_elsewhe
     # Times that scatter little show it with less waiting.
     _, steady = fleet(FLEETS["by category"], load=0.45, service_time={"kind": "lognormal", "cv": 0.3})
     assert np.abs(measured_of(steady).places.count - SLOTS).max() <= 1
+    # Two of the hosts are smaller than the others.
+    _, uneven = fleet(FLEETS["not at all"], load=0.8, slots=[SLOTS] * (HOSTS - 2) + [1, 2])
+    assert measured_of(uneven).places.count.tolist() == pytest.approx([SLOTS] * (HOSTS - 2) + [1, 2], abs=1)
     _, calm = fleet(FLEETS["not at all"], load=0.1)
     places = measured_of(calm).places
     assert places.source == "seen"
