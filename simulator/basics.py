@@ -1,10 +1,34 @@
 """Compiled small parts the kernel and the policies share: dice, a heap of finish times, and how a host is drawn."""
 
+import contextlib
+import hashlib
+from pathlib import Path
+
 import numpy as np
 from numba import njit
 
 from fingerpost.arrays import Floats, Ints
 
+
+def forget_stale(folder: Path) -> None:
+    """Removes compiled code that was made of other sources than a folder has now.
+
+    Numba looks at the file of a function alone: constants and functions of other files that went into it may have
+    changed since, and a run would go on with the old ones.
+    """
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[:16]
+    cache = folder / "__pycache__"
+    stamp = cache / f"compiled-{sources}"
+    if stamp.exists():
+        return
+    with contextlib.suppress(OSError):  # a folder that cannot be written holds no compiled code
+        cache.mkdir(exist_ok=True)
+        for path in (*cache.glob("*.nb[ic]"), *cache.glob("compiled-*")):
+            path.unlink(missing_ok=True)
+        stamp.touch()
+
+
+forget_stale(Path(__file__).parent)
 compiled = njit(cache=True, error_model="numpy")
 
 

@@ -14,6 +14,7 @@ from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
 from fingerpost.lake import parquet_files
 from fingerpost.routing.cost import routing_cost
+from fingerpost.simulator.basics import forget_stale
 from fingerpost.simulator.bound import best_split, capacity_rps
 from fingerpost.simulator.choice import REPORTED, SCALED, fingerpost
 from fingerpost.simulator.peers import gb_pandas, weights_category
@@ -74,6 +75,21 @@ def test_littles_law_holds():
     assert in_fleet.mean() == pytest.approx(figures.rate_rps * figures.mean_s, rel=0.05)
     busy = np.mean([chunk.samples.cpu_util[0] for chunk in chunks[:-1]])
     assert busy == pytest.approx(0.8, abs=0.03)
+
+
+def test_compiled_code_of_other_sources_is_not_run(tmp_path):
+    source, made = tmp_path / "a.py", tmp_path / "__pycache__" / "a.uniform-9.py311.nbi"
+    made.parent.mkdir()
+    source.write_text("SLOTS = 1")
+    made.touch()
+    forget_stale(tmp_path)
+    assert not made.exists()
+    made.touch()
+    forget_stale(tmp_path)
+    assert made.exists()
+    source.write_text("SLOTS = 2")
+    forget_stale(tmp_path)
+    assert not made.exists()
 
 
 def test_service_times_and_rates_can_be_those_that_were_measured():
