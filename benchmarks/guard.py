@@ -21,7 +21,7 @@ def measure_guard(
     """Runs every scenario at every load with every kind of predictions.
 
     Args:
-        names: of files in bench/scenarios, without their ending.
+        names: of files in simulator/scenarios, without their ending.
         absurd: numbers of hosts that are predicted ten times too fast; 0: predictions are true. Shuffled come last.
         hosts_tell: hosts tell their slots and requests in flight.
         progress: called with every result.

@@ -22,7 +22,7 @@ def test_a_fleet_with_absurd_predictions_is_no_worse_than_with_least_request(tel
         assert each.p99_ratio <= 1.05, each
     for each in (true, *absurd):
         # Concurrency that nobody tells has to be found first.
-        assert each.trust > 0.9 or not tell
+        assert each.trust > 0.7 or not tell
         assert each.gain_kept >= (0.9 if tell else 0.7), each
     assert shuffled.trust < 0.2
 
