@@ -67,6 +67,19 @@ def envoy(
     _print(measure_envoy(options, lambda text: typer.echo(text, err=True)), json_output)
 
 
+def exploration(
+    requests: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Requests of each run.")] = 12_000,
+    load: Annotated[float, typer.Option(min=0.1, max=0.9, help="Load, as a part of what the fleet could serve.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of hosts and requests.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """What ways of exploring cost, and how precise off-policy estimates are by them; simulated."""
+    from benchmarks.exploration import measure_exploration
+
+    found = measure_exploration(requests, load, seed)
+    _print({f"{row['way']} {row['exploration']} {row['within']}": row for row in found}, json_output)
+
+
 def picker(
     seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded in a round.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 30,
@@ -329,6 +342,7 @@ for _command in (
     cadence,
     calibrate,
     envoy,
+    exploration,
     picker,
     guard,
     unlike,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data.sample_run import STEP_S
 from fingerpost.arrays import Floats
-from fingerpost.routing.cost import cost_at
+from fingerpost.routing.cost import cost_at, exploration_shares
 from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk
 
@@ -40,13 +40,13 @@ class Decision:
 def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, Floats]]) -> list[Decision]:
     """Replays what the picker knew when it sent each request, in order of sending.
 
-    The propensities are the native picker's: exploration takes any host that is up, else the least cost wins, ties at
-    random.
+    The propensities are the native picker's: see `fingerpost.routing.cost.choice_probabilities`.
 
     Args:
         scenario: with one picker that counts its own requests in flight.
         chunks: of a span of a second each, the last one until all was answered.
-        tables: arm in each second, and slope and offset of the costs in force, shape (2, categories, hosts).
+        tables: arm in each second, and slope, offset and weight for exploration of the costs in force, shape (3,
+            categories, hosts).
     """
     records = [chunk.records for chunk in chunks]
     sent, ended, host, category, explored = (
@@ -63,7 +63,7 @@ def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, F
         before, there = slice(0, number), host[:number]
         waiting = there[ended[before] > now]
         inflight = np.bincount(waiting, minlength=scenario.hosts)
-        slope, offset = table[:, int(category[number])]
+        slope, offset, weight = table[:, int(category[number])]
         cost = cost_at(slope, offset, inflight)
         chosen = int(host[number])
         retried = view.refuses(now, np.where(view.up(now), cost, np.inf), bool(explored[number]))
@@ -73,13 +73,13 @@ def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, F
         up = view.up(now)
         shown = np.where(up, cost, np.inf)
         least = shown <= shown.min() * (1 + _CLOSE)
-        share = scenario.picker.exploration
-        propensity = share / int(up.sum()) + ((1 - share) / int(least.sum()) if least[chosen] else 0.0)
+        shares = scenario.picker.exploration * exploration_shares(shown, weight)
+        propensity = shares[chosen] + ((1 - shares.sum()) / int(least.sum()) if least[chosen] else 0.0)
         made.append(
             Decision(
                 arm,
                 step,
-                None if retried else propensity,
+                None if retried else float(propensity),
                 float(cost[chosen]),
                 bool(least[chosen]),
                 bool(explored[number]),

@@ -110,7 +110,7 @@ def sample_scenario(minutes: float) -> Scenario:
 def run_sample(scenario: Scenario, seed: int, experiment: Experiment) -> tuple[list[Chunk], list[tuple[str, Floats]]]:
     """Every second's chunk, and the arm and costs that routed in it; a last chunk is of what was then under way.
 
-    Costs are slope and offset, shape (2, categories, hosts).
+    Costs are slope, offset and weight for exploration, shape (3, categories, hosts).
     """
     fleet = build_fleet(scenario, seed)
     bound = fleet_capacity_rps(fleet, 0)

@@ -5,9 +5,13 @@ from numpy.typing import ArrayLike, NDArray
 
 # A request that fails costs more than its time: it is tried again, or lost. With the cube a host that fails one request
 # in four costs 2.4 times as much, one that fails half of them eight times.
-_FAILURE_POWER = 3.0
+FAILURE_POWER = 3.0
 # Below this all hosts are as bad: how few of a broken route's requests succeed, and where, is chance.
 _MIN_SUCCESS = 0.1
+# Of less than a hundredth of a request nothing is known: of one, after seven times its half-life.
+_KNOWN = 0.01
+# Above every cost, and finite.
+_MOST_S = 1e300
 
 
 def routing_cost(
@@ -54,7 +58,7 @@ def cost_terms(
     rate = np.asarray(throughput_rps, dtype=np.float64)
     success = np.asarray(success_rate, dtype=np.float64)
     usable = np.isfinite(rate) & (rate > 0) & (success > 0)
-    share = np.where(usable, np.maximum(success, _MIN_SUCCESS), 1.0) ** _FAILURE_POWER
+    share = np.where(usable, np.maximum(success, _MIN_SUCCESS), 1.0) ** FAILURE_POWER
     slope = 1 / np.where(usable, rate, 1.0) / share
     offset = latency_weight * np.asarray(service_s, dtype=np.float64) / share
     return np.where(usable & np.isfinite(offset), slope, np.inf), np.broadcast_to(offset, slope.shape)
@@ -89,15 +93,52 @@ def cost_at(slope: ArrayLike, offset: ArrayLike, inflight: ArrayLike) -> NDArray
     return np.where(usable & np.isfinite(cost), cost, np.inf)
 
 
-def choice_probabilities(cost: ArrayLike, exploration: float = 0.0) -> NDArray[np.float64]:
+def exploration_weight(idle_cost: ArrayLike, evidence: ArrayLike, within: float) -> NDArray[np.float64]:
+    """How much a request of a category is worth on each host for the sake of knowledge; 0 where it would cost too much.
+
+    Hosts that cost little more than the best are explored, the more the fewer requests they have had of late. Hosts of
+    which nothing is known are tried whatever they are said to cost; hosts that cannot serve never are. The costs are
+    without anything in flight: so the weights are the same for all requests until the next table.
+
+    Args:
+        idle_cost: seconds, shape (..., hosts); infinite where the host cannot serve.
+        evidence: requests, older ones weighing less, same shape; NaN where there were none.
+        within: highest cost, as a multiple of the least.
+
+    Returns:
+        Same shape, 0..1.
+    """
+    costs, known = np.asarray(idle_cost, dtype=np.float64), np.nan_to_num(np.asarray(evidence, dtype=np.float64))
+    near = costs <= within * costs.min(axis=-1, keepdims=True, initial=_MOST_S)
+    return np.asarray(np.where(np.isfinite(costs) & (near | (known < _KNOWN)), (1.0 + known) ** -0.5, 0.0))
+
+
+def exploration_shares(cost: ArrayLike, weight: ArrayLike = 1.0) -> NDArray[np.float64]:
+    """Where an explored request is sent: to hosts that can serve, in proportion to their weights.
+
+    Args:
+        cost: shape (..., hosts); infinite where the host cannot serve.
+        weight: see `exploration_weight`, of a shape that fits.
+
+    Returns:
+        Probabilities of the costs' shape; all 0 where there is nothing to explore.
+    """
+    open_to = np.where(np.isfinite(np.asarray(cost, dtype=np.float64)), weight, 0.0)
+    total = open_to.sum(axis=-1, keepdims=True)
+    return np.asarray(np.divide(open_to, total, out=np.zeros(open_to.shape), where=total > 0))
+
+
+def choice_probabilities(cost: ArrayLike, exploration: float = 0.0, weight: ArrayLike = 1.0) -> NDArray[np.float64]:
     """The probability with which the routing rule sends a request to each host.
 
-    With probability `exploration` any host is chosen, all alike; else a host of least cost, ties alike. The native
-    picker and the simulator choose by the same rule in code of their own, which tests hold equal to this one.
+    With probability `exploration` it is explored, see `exploration_shares`; else, and where there is nothing to
+    explore, it goes to a host of least cost, ties alike. The native picker and the simulator choose by the same rule in
+    code of their own, which tests hold equal to this one.
 
     Args:
         cost: shape (..., hosts); infinite where the host cannot serve.
         exploration: 0..1.
+        weight: see `exploration_weight`.
 
     Returns:
         Same shape; sums to 1 over the hosts, NaN where none can serve.
@@ -105,5 +146,6 @@ def choice_probabilities(cost: ArrayLike, exploration: float = 0.0) -> NDArray[n
     costs = np.asarray(cost, dtype=np.float64)
     least = costs.min(axis=-1, keepdims=True)
     best = costs <= least
-    chosen = exploration / costs.shape[-1] + (1 - exploration) * best / best.sum(axis=-1, keepdims=True)
+    explored = exploration * exploration_shares(costs, weight)
+    chosen = explored + (1 - explored.sum(axis=-1, keepdims=True)) * best / best.sum(axis=-1, keepdims=True)
     return np.where(np.isfinite(least), chosen, np.nan)

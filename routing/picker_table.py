@@ -10,10 +10,13 @@ from numpy.typing import ArrayLike
 from fingerpost.arrays import Floats, Floats32
 from fingerpost.category import OTHER
 from fingerpost.errors import FingerpostError
-from fingerpost.routing.cost import cost_terms, service_time
+from fingerpost.routing.cost import FAILURE_POWER, cost_terms, exploration_weight, service_time
 from fingerpost.routing.guard import Correction
 from fingerpost.routing.table_file import POLICIES, Arm, PickerSettings, PickerTable, arms_of_shares
 from fingerpost.settings import Settings
+
+# No request is sent for the sake of knowledge where it is likelier to fail than not.
+_LEAST_SUCCESS = 0.5
 
 
 def picker_settings(settings: Settings) -> PickerSettings:
@@ -59,6 +62,7 @@ class Predictions:
         weights, slots, inflight: of the hosts, shape (hosts,); slots, and requests in flight as last told, are NaN
             where a host does not tell them.
         throughput_rps, latency_s, success_rate: shape (categories, hosts); NaN where nothing can be said.
+        evidence: requests that they are of, older ones weighing less, same shape; NaN where there were none.
     """
 
     version: str
@@ -73,6 +77,7 @@ class Predictions:
     throughput_rps: Floats
     latency_s: Floats
     success_rate: Floats
+    evidence: Floats
     arm: str = ""
 
 
@@ -89,6 +94,10 @@ def predictions_from_json(data: Mapping[str, Any]) -> Predictions:
         throughput, latency, success = (
             _matrix(data[name], len(categories), len(names))
             for name in ("throughput_rps", "latency_p50_s", "success_rate")
+        )
+        # Engines before this one do not tell it.
+        evidence = (
+            _matrix(data["evidence"], *throughput.shape) if "evidence" in data else np.full(throughput.shape, np.nan)
         )
         weights = np.array([host.get("weight", 1.0) for host in hosts], dtype=np.float64)
         slots, inflight = (
@@ -112,6 +121,7 @@ def predictions_from_json(data: Mapping[str, Any]) -> Predictions:
         throughput,
         latency,
         success,
+        evidence,
         arm,
     )
 
@@ -140,11 +150,13 @@ def table_of(
         factor = correction.cost_factor.T.astype(np.float32)
         slope[:, :-1] *= factor
         offset[:, :-1] *= factor
+    explore = explore_weights(slope + offset, predictions, settings.exploration_within, correction)
     if OTHER not in categories:
         # Requests of no known category fall back; a row of nothing says so.
         categories = (*categories, OTHER)
         slope = np.concatenate([slope, np.full((1, len(names) + 1), np.inf, dtype=np.float32)])
         offset = np.concatenate([offset, np.zeros((1, len(names) + 1), dtype=np.float32)])
+        explore = np.concatenate([explore, np.zeros((1, len(names) + 1), dtype=np.float32)])
     return PickerTable(
         predictions.version,
         created_us,
@@ -156,7 +168,28 @@ def table_of(
         offset[None],
         picker_arms(settings, predictions.model_version, predictions.arm),
         picker_settings(settings),
+        explore[None],
     )
+
+
+def explore_weights(
+    idle_cost: Floats32, predictions: Predictions, within: float, correction: Correction | None = None
+) -> Floats32:
+    """The weights for exploration (`cost.exploration_weight`): 0 also where a request would be likely to fail.
+
+    Args:
+        idle_cost: of a request where nothing is in flight, shape (categories, hosts + 1).
+
+    Returns:
+        Same shape; the last column is for hosts of which nothing is known.
+    """
+    evidence = np.append(predictions.evidence, np.zeros((len(idle_cost), 1)), axis=1)
+    weights = exploration_weight(idle_cost, evidence, within)
+    fails = predictions.success_rate < _LEAST_SUCCESS
+    if correction is not None:
+        fails = fails | (correction.cost_factor.T >= _LEAST_SUCCESS**-FAILURE_POWER)
+    weights[:, :-1][fails] = 0.0
+    return weights.astype(np.float32)
 
 
 def picker_cells(

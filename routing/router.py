@@ -18,8 +18,8 @@ from fingerpost.routing.trust import TrustKeeper, guard_file
 from fingerpost.settings import Settings
 
 _LOG = logging.getLogger("fingerpost.router")
-# Five matrices: rows are the only lists, hosts the only maps.
-_MAX_CONTAINERS = 5 * MAX_CATEGORIES + MAX_HOSTS + 64
+# Six matrices: rows are the only lists, hosts the only maps.
+_MAX_CONTAINERS = 6 * MAX_CATEGORIES + MAX_HOSTS + 64
 # The engine answers a waiting request when it has another table; the file's expiry is renewed in between. With a guard
 # outcomes are looked at in between as well.
 _WAIT_S = 5.0

@@ -1,7 +1,8 @@
 """The file that the router writes and the native picker reads (`routing/native/table.c`): pure encoding and decoding.
 
 Little-endian: magic, checksum, then sizes, times, settings, names, route templates, arms, and for every matrix,
-category and host (the last column is for hosts the table does not know) the two terms of the cost as float32.
+category and host (the last column is for hosts the table does not know) the two terms of the cost as float32; then for
+each of them its weight for exploration.
 """
 
 import struct
@@ -13,11 +14,11 @@ import numpy as np
 from fingerpost.arrays import Floats32
 from fingerpost.errors import RefusedError
 
-MAGIC = b"FPTABLE\x01"
+MAGIC = b"FPTABLE\x02"
 POLICIES = ("fingerpost", "least_request", "random")
 ARM_MODES = ("request", "header", "time")
 MAX_HOSTS, MAX_CATEGORIES, MAX_TEMPLATES, MAX_ARMS, MAX_MATRICES = 16_384, 4_096, 8_192, 16, 16
-_HEAD = struct.Struct("<IIQQ10I2f")
+_HEAD = struct.Struct("<IIQQ10If")
 _ARM = struct.Struct("<IIf")
 _PREFIX = len(MAGIC) + 8
 
@@ -46,7 +47,7 @@ class PickerSettings:
     Args:
         scan_limit: hosts up to which all are looked at; of larger fleets `sample` at random.
         choices: hosts that the least-request fallback draws, 0: it looks at all.
-        exploration: share of the requests that are sent at random.
+        exploration: share of the requests that are explored.
         arm_mode: arms by `request` (id), by `header` (`arm_header`) or by `time` (spans of `arm_seconds`).
         salt: other salts give other arms to the same keys.
     """
@@ -72,6 +73,8 @@ class PickerTable:
         routes: route templates, as `fingerpost.routes.normal_template` returns them.
         slope, offset: the cost's terms (`routing.cost.cost_terms`), shape (matrices, categories, hosts + 1); the last
             column is for hosts that are not in `hosts`.
+        explore: weights for exploration (`routing.cost.exploration_weight`), same shape; None: all alike. Where the
+            slope is infinite they count for nothing.
     """
 
     version: str
@@ -84,6 +87,7 @@ class PickerTable:
     offset: Floats32
     arms: tuple[Arm, ...] = (Arm(),)
     settings: PickerSettings = field(default_factory=PickerSettings)
+    explore: Floats32 | None = None
 
 
 def encode(table: PickerTable) -> bytes:
@@ -103,10 +107,11 @@ def encode(table: PickerTable) -> bytes:
     )
     names = b"".join(map(_text, texts)) + arms
     names += bytes(-(_PREFIX + _HEAD.size + len(names)) % 4)
-    cells = np.stack([table.slope, table.offset], axis=-1).astype("<f4").tobytes()
+    explore = np.where(np.isfinite(table.slope), 1.0 if table.explore is None else table.explore, 0.0)
+    cells = np.stack([table.slope, table.offset], axis=-1).astype("<f4").tobytes() + explore.astype("<f4").tobytes()
     size = _PREFIX + _HEAD.size + len(names) + len(cells)
     times = (table.created_us, table.expires_us)
-    body = _HEAD.pack(size, 0, *times, *counts, *choosing, has.exploration, 0.0) + names + cells
+    body = _HEAD.pack(size, 0, *times, *counts, *choosing, has.exploration) + names + cells
     return MAGIC + struct.pack("<Q", _checksum(body)) + body
 
 
@@ -128,7 +133,7 @@ def decode(data: bytes) -> PickerTable:
 
 def _decode(data: bytes) -> PickerTable:
     _size, _zero, created, expires, *counts = _HEAD.unpack_from(data, _PREFIX)
-    hosts, categories, routes, arm_count, matrices, scan, sample, choices, mode, seconds, exploration, _unused = counts
+    hosts, categories, routes, arm_count, matrices, scan, sample, choices, mode, seconds, exploration = counts
     at = _PREFIX + _HEAD.size
     texts: list[str] = []
     for _ in range(3 + hosts + categories + routes):
@@ -141,7 +146,9 @@ def _decode(data: bytes) -> PickerTable:
         model_version, at = _take_text(data, at)
         arms.append(Arm(name, POLICIES[policy], matrix, until, model_version))
     at += -at % 4
-    cells = np.frombuffer(data, "<f4", offset=at).reshape(matrices, categories, hosts + 1, 2)
+    shape, costs = (matrices, categories, hosts + 1), 2 * matrices * categories * (hosts + 1)
+    values = np.frombuffer(data, "<f4", offset=at)
+    cells, explore = values[:costs].reshape(*shape, 2), values[costs:].reshape(shape)
     version, salt, header, *names = texts
     return PickerTable(
         version,
@@ -154,6 +161,7 @@ def _decode(data: bytes) -> PickerTable:
         cells[..., 1],
         tuple(arms),
         PickerSettings(scan, sample, choices, exploration, ARM_MODES[mode], header, seconds, salt),
+        explore,
     )
 
 
@@ -170,6 +178,10 @@ def _check(table: PickerTable) -> None:
     cells = (len(table.slope), len(table.categories), len(table.hosts) + 1)
     if not table.arms or not len(table.slope) or table.slope.shape != cells or table.offset.shape != cells:
         raise ValueError(f"the cost's terms must have the shape {cells}")
+    if table.explore is not None and not (
+        table.explore.shape == cells and ((table.explore >= 0) & (table.explore <= 1)).all()
+    ):
+        raise ValueError(f"the weights for exploration must be from 0 to 1, and have the shape {cells}")
     ends = [arm.until for arm in table.arms]
     if ends != sorted(ends) or not all(arm.matrix < len(table.slope) for arm in table.arms):
         raise ValueError("arms must come in order and name matrices that are there")

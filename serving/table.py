@@ -20,7 +20,7 @@ from fingerpost.routing.success import slow_start_weights, success_rates
 from fingerpost.serving.scoring import Scored
 
 logger = logging.getLogger(__name__)
-_MATRICES = ("throughput_rps", "latency_p50_s", "latency_p99_s", "success_rate", "age_s")
+_MATRICES = ("throughput_rps", "latency_p50_s", "latency_p99_s", "success_rate", "evidence", "age_s")
 _LOOK_EVERY_S = 1.0
 _MAX_KEPT = 1000
 
@@ -37,6 +37,7 @@ class RoutingTable:
         weights: 0..1, less than 1 for hosts that are being ramped up, shape (H,).
         inflight, slots: as the hosts told, shape (H,); NaN where not known.
         throughput_rps, latency_p50_s, latency_p99_s, success_rate: shape (C, H); NaN where nothing can be said.
+        evidence: requests that they are of, older ones weighing less, shape (C, H).
         age_s: of each cell's last request when its fingerprint was made, seconds, shape (C, H).
         arm, experiment: the arm of the experiment it is the table of, and the experiment's id; empty: of none.
     """
@@ -58,6 +59,7 @@ class RoutingTable:
     latency_p50_s: Floats32
     latency_p99_s: Floats32
     success_rate: Floats32
+    evidence: Floats32
     age_s: Floats32
     arm: str = ""
     experiment: str = ""
@@ -83,6 +85,7 @@ def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> R
         for values in (
             *np.moveaxis(scored.predictions, -1, 0),
             success_rates(requests, requests * fleet.cell_column("error_share")),
+            requests,
             fleet.cell_column("age_s"),
         )
     ]
@@ -96,7 +99,7 @@ def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> R
     for values in (fleet.times_us, *host_values, *cells):
         digest.update(np.ascontiguousarray(values).data)
     weights, inflight, slots = host_values
-    throughput_rps, latency_p50_s, latency_p99_s, success_rate, age_s = cells
+    throughput_rps, latency_p50_s, latency_p99_s, success_rate, evidence, age_s = cells
     return RoutingTable(
         fleet.service,
         digest.hexdigest()[:20],
@@ -115,6 +118,7 @@ def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> R
         latency_p50_s,
         latency_p99_s,
         success_rate,
+        evidence,
         age_s,
     )
 

@@ -60,7 +60,7 @@ OWN, SCALED, REPORTED = range(3)
 def choose(
     state: State, cost: Floats, inflight: int, policy: int, picker: int, category: int, now: float, rtt: float
 ) -> int:
-    """The host for a request, -1 if the picker knows of none; `cost` is its category's, shape (2, H)."""
+    """The host for a request, -1 if the picker knows of none; `cost` is its category's, shape (3, H)."""
     up, out, views = state.views_i[SEEN_UP, picker], state.views_i[OUT, picker], state.views_f
     mine, random = state.pickers[picker], state.random
     if policy == FINGERPOST:
@@ -94,6 +94,24 @@ def choose(
     if policy == GB_PANDAS:
         return gb_pandas(up, state.counts[picker], state.cells[CELL_TIME, picker], category, state.hosts_i, random)
     return c3(up, out, views, picker, random)
+
+
+@compiled
+def explore(up: Ints, cost: Floats, random: Ints) -> int:
+    """A host that is explored, -1 if there is nothing to explore: `fingerpost.routing.cost`, compiled.
+
+    Args:
+        cost: slope, offset and weight of the category, shape (3, H).
+    """
+    weight = np.where((up > 0) & np.isfinite(cost[0] + cost[1]), cost[2], 0.0)
+    drawn, host = uniform(random) * weight.sum(), -1
+    for each in range(len(up)):
+        if weight[each] > 0.0:
+            host = each
+            drawn -= weight[each]
+            if drawn < 0.0:
+                break
+    return host
 
 
 @compiled

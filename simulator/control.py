@@ -39,7 +39,7 @@ class Control:
         self.exponents: list[float] = []
 
     def costs(self, now_s: float) -> Floats | None:
-        """What pickers find when they look now, shape (routers, 2, categories, hosts); None: nothing new.
+        """What pickers find when they look now, shape (routers, 3, categories, hosts); None: nothing new.
 
         A table that is written now is found at the next look.
         """
@@ -91,7 +91,10 @@ class _Router:
         has = scenario.picker
         self._picker, self._period_s, self._flush_s = picker, has.router_s, has.log_flush_s
         self._settings = Settings.model_construct(
-            latency_weight=has.latency_weight, exploration=has.exploration, prediction_trust=has.prediction_trust
+            latency_weight=has.latency_weight,
+            exploration=has.exploration,
+            exploration_within=has.exploration_within,
+            prediction_trust=has.prediction_trust,
         )
         self._hosts_tell = scenario.telemetry.hosts_tell
         self._hosts = tuple(f"{number}" for number in range(scenario.hosts))
@@ -99,7 +102,7 @@ class _Router:
         self._guard = Guard(self._hosts, self._categories, has.prediction_trust) if has.guard else None
         self._lines: deque[_Lines] = deque()
         self._next_s = phase * has.router_s
-        self.trust, self.cost = has.prediction_trust, np.zeros((2, scenario.categories, scenario.hosts))
+        self.trust, self.cost = has.prediction_trust, np.zeros((3, scenario.categories, scenario.hosts))
 
     def log(self, chunk: Chunk) -> None:
         """Takes the requests of a span that this router's proxies have sent."""
@@ -121,7 +124,9 @@ class _Router:
             self.trust = correction.trust
         made = table_of(self._said(table), self._settings, 0, correction)
         count = len(self._categories)
-        self.cost = np.stack([made.slope[0, :count, :-1], made.offset[0, :count, :-1]]).astype(np.float64)
+        assert made.explore is not None  # noqa: S101
+        cells = (made.slope, made.offset, made.explore)
+        self.cost = np.stack([each[0, :count, :-1] for each in cells]).astype(np.float64)
         return True
 
     def _judge(self, now_s: float, table: Table) -> None:
@@ -138,7 +143,7 @@ class _Router:
             *("", _VERSION, _NEVER_US, self._hosts, self._categories, ()),
             # Hosts that tell their slots tell their requests in flight.
             *(table.weights, table.slots, np.where(np.isfinite(table.slots), 0.0, np.nan)),
-            *(table.throughput_rps.T, table.latency_s.T, table.success_rate.T),
+            *(table.throughput_rps.T, table.latency_s.T, table.success_rate.T, table.evidence.T),
         )
 
 

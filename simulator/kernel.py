@@ -10,10 +10,10 @@ import numpy as np
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.basics import compiled, draw_host, heap_pop, heap_push, uniform
-from fingerpost.simulator.choice import choose, heard
+from fingerpost.simulator.choice import choose, explore, heard
 from fingerpost.simulator.fleet import FAIL, JOIN, LOSS_NOTICED
 from fingerpost.simulator.hosts import admit, following, lose, report, send_answer, start, stop
-from fingerpost.simulator.policies import EXPLORES, ORCA, PREQUAL
+from fingerpost.simulator.policies import EXPLORES, FINGERPOST, ORCA, PREQUAL
 from fingerpost.simulator.prequal import prequal_finish
 from fingerpost.simulator.state import (
     ANSWER,
@@ -76,7 +76,8 @@ class Input(NamedTuple):
         crowding: by how much each other request in service lengthens one that starts, shape (C, H).
         failures: a row for each rule by which hosts fail, see FAILS_HOST; category -1: any; seconds.
         event_time, events: what befalls hosts; host and kind, shape (e, 2).
-        cost: what an in-flight request costs on a host, and what is added, shape (tables, 2, C, H): a table a picker,
+        cost: what an in-flight request costs on a host, what is added, and the weight for exploration, shape
+            (tables, 3, C, H): a table a picker,
             or one for all.
     """
 
@@ -193,10 +194,11 @@ def _send(state: State, given: Input, place: int, now: float) -> None:
     host = -1
     row_f[TRIED] = now
     for attempt in range(given.retries + 1):
+        host = -1
         if given.policy >= EXPLORES and given.exploration > 0 and uniform(random) < given.exploration:
-            host = draw_host(up, random)
-            row_i[FLAGS] = EXPLORED
-        else:
+            host = explore(up, costs, random) if given.policy == FINGERPOST else draw_host(up, random)
+        row_i[FLAGS] = (row_i[FLAGS] & ~EXPLORED) | (EXPLORED if host >= 0 else 0)
+        if host < 0:
             host = choose(state, costs, given.inflight, given.policy, picker, category, now, given.rtt)
         row_i[HOST] = host
         if host < 0:

@@ -226,6 +226,7 @@ class Picker(_Part):
     """
 
     exploration: Share = _shipped("exploration")
+    exploration_within: Annotated[float, Field(ge=1)] = _shipped("exploration_within")
     latency_weight: Annotated[float, Field(ge=0, le=10)] = _shipped("latency_weight")
     prediction_trust: Share = _shipped("prediction_trust")
     guard: bool = True

@@ -148,7 +148,7 @@ class Served:
             model = np.stack([served[target].reshape(self._shape) for target in _TARGETS], axis=-1)
             logs = np.where(np.isfinite(model) & live[:, None, None], model, logs[..., : len(_TARGETS)])
         rate, latency = (significant(np.exp(logs[..., place])) for place in range(len(_TARGETS)))
-        return Table(rate, latency, significant(success_rates(evidence, evidence * errors)), weights, slots)
+        return Table(rate, latency, significant(success_rates(evidence, evidence * errors)), weights, slots, evidence)
 
     def _encoded(self, bundle: "ModelBundle") -> Floats:
         category = np.tile(np.arange(self._shape[1]), self._shape[0])

@@ -32,6 +32,8 @@ _INFLIGHT = {"own": 0, "scaled": SCALED, "reported": REPORTED}
 
 
 _UNSAID = np.zeros(0)
+# Requests, enough for no host to be explored for want of knowledge.
+_MUCH = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,7 @@ class Table:
         throughput_rps, latency_s, success_rate: shape (H, C); NaN where nothing can be said.
         weights: of the hosts, less than 1 where they are being ramped up, shape (H,).
         slots: shape (H,); NaN where hosts do not tell.
+        evidence: requests that the predictions are of, shape (H, C); many where it is not said.
     """
 
     throughput_rps: Floats
@@ -49,10 +52,12 @@ class Table:
     success_rate: Floats = field(default_factory=lambda: _UNSAID)
     weights: Floats = field(default_factory=lambda: _UNSAID)
     slots: Floats = field(default_factory=lambda: _UNSAID)
+    evidence: Floats = field(default_factory=lambda: _UNSAID)
 
     def __post_init__(self) -> None:
-        hosts = self.throughput_rps.shape[0]
-        unsaid = {"success_rate": (self.throughput_rps.shape, 1.0), "weights": (hosts, 1.0), "slots": (hosts, np.nan)}
+        hosts, cells = self.throughput_rps.shape[0], self.throughput_rps.shape
+        unsaid = {"success_rate": (cells, 1.0), "evidence": (cells, _MUCH)}
+        unsaid |= {"weights": (hosts, 1.0), "slots": (hosts, np.nan)}
         for name, (shape, value) in unsaid.items():
             if getattr(self, name) is _UNSAID:
                 object.__setattr__(self, name, np.full(shape, value))
@@ -117,8 +122,8 @@ class Simulation:
         self._scenario, self._fleet, self._arrivals = scenario, fleet, arrivals
         self._policy = POLICIES[policy]
         self._state: State = new_state(fleet, pickers, self._policy, seed, fleet.sharing)
-        self._cost = np.zeros((1, 2, scenario.categories, scenario.hosts))
-        self._cost[:, 0] = 1.0
+        self._cost = np.zeros((1, 3, scenario.categories, scenario.hosts))
+        self._cost[:, [0, 2]] = 1.0
         rules = [
             (
                 host,
@@ -143,7 +148,8 @@ class Simulation:
         """Pickers use these costs from now on.
 
         Args:
-            costs: slope and offset, shape (tables, 2, categories, hosts); one table a picker, or one for all.
+            costs: slope, offset and weight for exploration, shape (tables, 3, categories, hosts); one table a picker,
+                or one for all.
         """
         self._cost = np.ascontiguousarray(costs)
 

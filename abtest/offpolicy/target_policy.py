@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.features.windows import in_flight, numbers
-from fingerpost.routing.cost import choice_probabilities, cost_at
+from fingerpost.routing.cost import choice_probabilities, cost_at, exploration_weight
 from fingerpost.routing.picker_table import picker_cells
 from fingerpost.settings import Settings
 
@@ -84,7 +84,10 @@ def _least_cost(
     found = np.full((len(category), len(hosts)), np.nan)
     known = row >= 0
     cost = cost_at(slope[row[known], :-1], offset[row[known], :-1], load[np.ix_(known, column)])
-    chosen = choice_probabilities(cost, settings.exploration)
+    # How much was known of each cell when is not in the log: all that are near enough are explored alike.
+    idle = cost_at(slope[row[known], :-1], offset[row[known], :-1], 0.0)
+    weight = exploration_weight(idle, np.ones(idle.shape), settings.exploration_within)
+    chosen = choice_probabilities(cost, settings.exploration, weight)
     # Hosts without a prediction get nothing; where no host can serve, the router would fall back: all stays unknown.
     found[known] = np.where(np.isnan(chosen[:, :1]), np.nan, 0.0)
     found[np.ix_(known, column)] = chosen

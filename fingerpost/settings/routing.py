@@ -19,7 +19,13 @@ class Routing(BaseModel):
         default=0.01,
         ge=0,
         le=1,
-        description="Send this fraction of the requests to a random host, so that every host stays measured (0..1).",
+        description="Send this fraction of the requests to other hosts than the best, for measurement (0..1).",
+    )
+    exploration_within: float = Field(
+        default=1.5,
+        ge=1,
+        le=1e6,
+        description="Explore hosts whose cost when idle is at most this multiple of the least, and unknown ones.",
     )
     scan_limit: int = Field(
         default=1024,

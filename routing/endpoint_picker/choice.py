@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fingerpost.accesslog.envoy import DECISION_MARK
 from fingerpost.arrays import Floats
 from fingerpost.routing.arms import arm_of, time_key
-from fingerpost.routing.cost import choice_probabilities, cost_at
+from fingerpost.routing.cost import choice_probabilities, cost_at, exploration_shares
 from fingerpost.routing.endpoint_picker.endpoints import Endpoints
 from fingerpost.routing.endpoint_picker.requests import Request, RequestCategories
 from fingerpost.routing.table_file import Arm, PickerTable
@@ -124,12 +124,15 @@ class Chooser:
         if arm.policy == "random":
             first = self._rng.randrange(len(places))
             return self._decided(places, first, cost, replace(said, policy="random", propensity=1 / len(places)))
-        probability = choice_probabilities(cost, table.settings.exploration)
+        weight = 1.0 if table.explore is None else table.explore[arm.matrix, category, columns]
+        share = table.settings.exploration
+        probability = choice_probabilities(cost, share, weight)
         if np.isnan(probability[0]):
             return self._by_requests(places, replace(said, fallback="no_row"))
-        explored = self._rng.random() < table.settings.exploration
-        first = self._rng.randrange(len(places)) if explored else self._least(cost)
-        chosen = replace(said, policy="fingerpost", explored=explored, propensity=float(probability[first]))
+        open_to = exploration_shares(cost, weight)
+        explored = open_to.any() and self._rng.random() < share
+        first = self._rng.choices(range(len(places)), open_to.tolist())[0] if explored else self._least(cost)
+        chosen = replace(said, policy="fingerpost", explored=bool(explored), propensity=float(probability[first]))
         return self._decided(places, first, cost, chosen)
 
     def _by_requests(self, places: Places, said: Decision, cost: Floats | None = None) -> Decision:

@@ -20,6 +20,9 @@ enum { METHOD, PATH, AUTHORIZATION, USER_AGENT, COUNTRY, LENGTH, API_KEY, COOKIE
 static const text NAME_OF[NAMES] = {
     {":method", 7},         {":path", 5},      {"authorization", 13}, {"user-agent", 10}, {"cf-ipcountry", 12},
     {"content-length", 14}, {"x-api-key", 9}, {"cookie", 6}};
+/* Each is of another length: the one that a header may be, and one more; 0 is none. */
+static const uint8_t NAME_BY_SIZE[] = {[7] = METHOD + 1,   [5] = PATH + 1,    [13] = AUTHORIZATION + 1, [10] = USER_AGENT + 1,
+                                       [12] = COUNTRY + 1, [14] = LENGTH + 1, [9] = API_KEY + 1,        [6] = COOKIE + 1};
 
 static text text_of(buffer value) {
     if (!value.ptr)
@@ -36,10 +39,11 @@ static void read_headers(void *envoy, text found[NAMES]) {
     memset(found, 0, NAMES * sizeof *found);
     if (all && CALL(http_get_headers)(envoy, REQUEST_HEADERS, all))
         for (size_t each = 0; each < count; each++)
-            for (int name = 0; name < NAMES; name++)
-                if (all[each].key.length == NAME_OF[name].size && !found[name].at &&
-                    !memcmp(all[each].key.ptr, NAME_OF[name].at, NAME_OF[name].size))
+            if (all[each].key.length < sizeof NAME_BY_SIZE && NAME_BY_SIZE[all[each].key.length]) {
+                int name = NAME_BY_SIZE[all[each].key.length] - 1;
+                if (!found[name].at && !memcmp(all[each].key.ptr, NAME_OF[name].at, NAME_OF[name].size))
                     found[name] = text_of(all[each].value);
+            }
     if (all != few)
         free(all);
 }

@@ -1,25 +1,14 @@
 /* Keeps how many requests of other proxies each host has, as the host told with its answers; by address, for all worker
  * threads. routing/inflight.py is the definition. */
+#define _GNU_SOURCE
 #include "picker.h"
 
 #include <pthread.h>
 #include <string.h>
 
-enum { MAX_ADDRESS = 64, COUNT_BITS = 24, MAX_COUNT = 1000000, MAX_COUNT_DIGITS = 7, MAX_REPORT = 8192 };
+enum { MAX_COUNT = 1000000, MAX_COUNT_DIGITS = 7, MAX_REPORT = 8192 };
 /* How old a count is, is measured in answers: as many as there are hosts are a round, whatever traffic there is. */
 enum { GONE_ROUNDS = 32, GONE_MS = 300000, CLOCKS = 64 };
-
-struct peer {
-    atomic_uint_fast64_t told; /* after how many answers to this policy, above COUNT_BITS bits of how many others */
-    atomic_uint_fast64_t told_ms;
-    atomic_uint own;           /* requests of this proxy there; counted from the host's first report on */
-    atomic_uint generation;
-    atomic_bool tells;
-    /* What follows changes under the lock alone. */
-    uint32_t users, next, size;
-    uint64_t owner, left_ms;
-    char address[MAX_ADDRESS];
-};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Places are found by `heads` and `next`, which hold a place and one more; 0 is the end. A host that no survey holds
@@ -53,7 +42,7 @@ static peer *free_place(void) {
 }
 
 peer *peer_take(uint64_t owner, buffer address) {
-    if (address.length > MAX_ADDRESS)
+    if (address.length > PEER_ADDRESS)
         return NULL;
     pthread_mutex_lock(&lock);
     uint32_t *head = head_of(owner, address.ptr, address.length), place = *head;
@@ -91,15 +80,11 @@ moment peers_now(uint64_t owner, size_t hosts) {
 /* The part of the way to its end that is behind a count. */
 static float passed(uint64_t from, uint64_t to, float each) { return to > from ? (float)(to - from) * each : 0; }
 
-float peer_others(const peer *of, const moment *at) {
-    uint64_t told = atomic_load_explicit(&of->told, memory_order_relaxed);
-    uint32_t count = (uint32_t)(told & ((1u << COUNT_BITS) - 1));
-    if (!count)
-        return 0;
-    float by_answers = passed(told >> COUNT_BITS, at->answers, at->answer_part);
+float peer_told_others(const peer *of, uint64_t told, const moment *at) {
+    float by_answers = passed(told >> PEER_COUNT_BITS, at->answers, at->answer_part);
     float by_time = passed(atomic_load_explicit(&of->told_ms, memory_order_relaxed), at->ms, 1.0f / GONE_MS);
     float gone = by_answers > by_time ? by_answers : by_time;
-    return gone < 1 ? (float)count * (1 - gone) : 0;
+    return gone < 1 ? (float)(told & PEER_COUNT) * (1 - gone) : 0;
 }
 
 static bool is_there(const slot *what) {
@@ -142,7 +127,7 @@ void peer_told(slot *what, uint32_t count) {
     uint64_t others = count > own ? count - own : 0;
     uint64_t now = atomic_fetch_add_explicit(&answers[of->owner % CLOCKS], 1, memory_order_relaxed) + 1;
     atomic_store_explicit(&of->told_ms, now_ms(CLOCK_MONOTONIC_COARSE), memory_order_relaxed);
-    atomic_store_explicit(&of->told, now << COUNT_BITS | others, memory_order_relaxed);
+    atomic_store_explicit(&of->told, now << PEER_COUNT_BITS | others, memory_order_relaxed);
 }
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -182,33 +167,45 @@ static text skip_spaces(text from) {
     return from;
 }
 
-/* What follows `name`, spaces and `mark`, if that is how the text begins. */
-static bool after(text *from, const char *name, char mark) {
-    size_t size = strlen(name);
-    if (from->size <= size || memcmp(from->at, name, size))
+/* Goes on after `name`, spaces and `mark`, if that is how the text begins. */
+static bool after(text *from, text name, char mark) {
+    if (from->size <= name.size || memcmp(from->at, name.at, name.size))
         return false;
-    text rest = skip_spaces(skip(*from, (uint32_t)size));
+    text rest = skip_spaces(skip(*from, name.size));
     if (!rest.size || *rest.at != mark)
         return false;
     *from = skip_spaces(skip(rest, 1));
     return true;
 }
 
+static bool read_json(text rest, uint32_t *count) {
+    static const text NAME = {"\"inflight\"", 10};
+    for (const char *at; (at = memmem(rest.at, rest.size, NAME.at, NAME.size)); rest = skip(rest, 1)) {
+        rest = skip(rest, (uint32_t)(at - rest.at));
+        text number = rest;
+        if (after(&number, NAME, ':') && read_number(number, count))
+            return true;
+    }
+    return false;
+}
+
+static bool read_pairs(text rest, uint32_t *count) {
+    static const text LONG = {"named_metrics.inflight", 22}, SHORT = {"inflight", 8};
+    for (const char *end = rest.at; end; rest = end ? skip(rest, (uint32_t)(end - rest.at) + 1) : rest) {
+        text pair = skip_spaces(rest);
+        end = memchr(rest.at, ',', rest.size);
+        if (pair.size && (*pair.at == 'n' || *pair.at == 'i') && (after(&pair, LONG, '=') || after(&pair, SHORT, '=')) &&
+            read_number(pair, count))
+            return true;
+    }
+    return false;
+}
+
 bool read_orca(text value, uint32_t *count) {
     enum { KIND = 5 };
     if (value.size <= KIND || value.size > MAX_REPORT)
         return false;
-    bool json = !memcmp(value.at, "JSON ", KIND);
-    if (!json && memcmp(value.at, "TEXT ", KIND))
-        return false;
-    bool begins = true; /* a pair, in text */
-    for (text rest = skip(value, KIND); rest.size; rest = skip(rest, 1)) {
-        text number = rest;
-        bool found = json ? after(&number, "\"inflight\"", ':')
-                          : begins && (after(&number, "named_metrics.inflight", '=') || after(&number, "inflight", '='));
-        if (found && read_number(number, count))
-            return true;
-        begins = *rest.at == ',' || (begins && *rest.at == ' ');
-    }
-    return false;
+    if (!memcmp(value.at, "JSON ", KIND))
+        return read_json(skip(value, KIND), count);
+    return !memcmp(value.at, "TEXT ", KIND) && read_pairs(skip(value, KIND), count);
 }

@@ -39,8 +39,20 @@ static inline uint64_t now_ms(clockid_t clock) {
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+enum { PEER_ADDRESS = 64, PEER_COUNT_BITS = 24, PEER_COUNT = (1 << PEER_COUNT_BITS) - 1 };
+
 /* A host as all worker threads know it: how many requests of others it has, by what it told with its answers. */
-typedef struct peer peer;
+typedef struct peer {
+    atomic_uint_fast64_t told; /* after how many answers to this policy, above the bits of how many others */
+    atomic_uint_fast64_t told_ms;
+    atomic_uint own; /* requests of this proxy there; counted from the host's first report on */
+    atomic_uint generation;
+    atomic_bool tells;
+    /* What follows changes under the book's lock alone. */
+    uint32_t users, next, size;
+    uint64_t owner, left_ms;
+    char address[PEER_ADDRESS];
+} peer;
 /* One for every request under way; the filter makes it, the policy finds it and writes down what it chose. It holds no
  * table: a stream that lives for hours keeps its own few texts, not megabytes. */
 typedef struct slot {
@@ -111,7 +123,11 @@ typedef struct {
 
 moment peers_now(uint64_t owner, size_t hosts);
 /* Requests of others on a host, as it told, less with the age of that; 0 where it told nothing. */
-float peer_others(const peer *of, const moment *at);
+float peer_told_others(const peer *of, uint64_t told, const moment *at);
+static inline float peer_others(const peer *of, const moment *at) {
+    uint64_t told = of ? atomic_load_explicit(&of->told, memory_order_relaxed) : 0;
+    return told & PEER_COUNT ? peer_told_others(of, told, at) : 0;
+}
 /* Notes that the request is sent to this host, NULL: to one that is not known. */
 void peer_sent(slot *what, peer *to);
 /* Notes that the request's host told, as its answer began, of so many requests, this one among them. */

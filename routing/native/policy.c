@@ -49,16 +49,15 @@ static size_t any_host(const choice *by) {
     return SIZE_MAX;
 }
 
-static float cost_of(const choice *by, const cell *row, size_t host) {
-    cell at = row[by->of->column[host]];
-    peer *known = by->of->peer[host];
-    float others = known ? peer_others(known, &by->now) : 0;
+static inline float cost_of(const choice *by, cell at, size_t host) {
+    float others = peer_others(by->of->peer[host], &by->now);
     return at.slope * ((float)active(by, host) + others + 1) + at.offset;
 }
 
-static const cell *row_of(const slot *at, const table *with) {
+/* Where the row of the slot's category begins among the table's cells. */
+static size_t row_of(const slot *at, const table *with) {
     size_t row = (size_t)with->arms[at->arm].matrix * with->categories + at->category;
-    return with->cells + row * (with->hosts + 1u);
+    return row * (with->hosts + 1u);
 }
 
 /* Envoy's least request: the least (active + 1) / weight of some hosts drawn at random, of all where `choices` is 0. */
@@ -81,7 +80,7 @@ static size_t least_request(const choice *by, uint32_t choices) {
 /* What was seen of the hosts' costs while choosing. Counts go on changing meanwhile, for other threads choose too: what
  * is asked for a second time may be another answer. */
 typedef struct {
-    size_t best; /* of the least cost, SIZE_MAX if none can serve; ties break at random */
+    size_t best;         /* of the least cost, SIZE_MAX if none can serve; ties break at random */
     float least, wanted; /* costs, of the best and of a host that was asked for; infinite where not looked at */
     uint32_t ties;
 } sight;
@@ -90,15 +89,16 @@ typedef struct {
 static sight look_around(const choice *by, const cell *row, const table *with, size_t wanted) {
     sight seen = {SIZE_MAX, INFINITY, INFINITY, 0};
     size_t healthy = by->of->healthy;
+    const uint32_t *column = by->of->column;
     bool scan = healthy <= with->scan_limit;
     size_t count = scan ? healthy : with->sample;
     for (size_t draw = 0; draw < count; draw++) {
         size_t host = scan ? draw : dice() % healthy;
         /* Too dear even with nothing in flight: its count, which is what takes time, need not be asked for. */
-        cell at = row[by->of->column[host]];
+        cell at = row[column[host]];
         if (at.slope + at.offset > seen.least)
             continue;
-        float cost = cost_of(by, row, host);
+        float cost = cost_of(by, at, host);
         if (host == wanted)
             seen.wanted = cost;
         if (!(cost <= seen.least) || cost == INFINITY || refused(by, host))
@@ -106,33 +106,54 @@ static sight look_around(const choice *by, const cell *row, const table *with, s
         if (cost < seen.least)
             seen.ties = 0;
         seen.least = cost;
-        if (dice() % ++seen.ties == 0)
+        if (++seen.ties == 1 || dice() % seen.ties == 0)
             seen.best = host;
     }
     return seen;
 }
 
+/* One of the hosts in proportion to their weights. */
+static size_t explored_host(const choice *by, const float *explore, float total) {
+    float drawn = (float)dice_share(dice()) * total;
+    size_t found = SIZE_MAX;
+    for (size_t host = 0; host < by->of->healthy && drawn >= 0; host++) {
+        float weight = explore[by->of->column[host]];
+        found = weight > 0 ? host : found;
+        drawn -= weight;
+    }
+    return found;
+}
+
 static size_t by_prediction(const choice *by, slot *at, const table *with) {
-    const cell *row = row_of(at, with);
-    size_t healthy = by->of->healthy, explored = SIZE_MAX;
-    at->explore = at->explore && !by->retry;
+    size_t begin = row_of(at, with), healthy = by->of->healthy, explored = SIZE_MAX;
+    const cell *row = with->cells + begin;
+    const float *explore = with->explore + begin;
+    bool explores = with->exploration > 0 && !by->retry;
+    float total = 0;
+    for (size_t host = 0; explores && host < healthy; host++)
+        total += explore[by->of->column[host]];
+    explores = total > 0;
+    at->explore = at->explore && explores;
     if (at->explore)
-        explored = any_host(by);
+        explored = explored_host(by, explore, total);
     sight seen = look_around(by, row, with, explored);
     if (seen.best == SIZE_MAX) {
+        at->explore = false;
         at->fell = FELL_NO_ROW;
         return SIZE_MAX;
     }
+    size_t host = at->explore ? explored : seen.best;
     float cost = !at->explore ? seen.least : seen.wanted;
     if (at->explore && cost == INFINITY)
-        cost = cost_of(by, row, explored);
-    at->cost = (double)cost < INFINITY ? (double)cost : 0;
+        cost = cost_of(by, row[by->of->column[host]], host);
+    at->cost = cost < INFINITY ? (double)cost : 0;
     if (healthy <= with->scan_limit && !by->retry) {
-        double share = (double)with->exploration;
+        double share = explores ? (double)with->exploration : 0;
+        double drawn = explores ? (double)(explore[by->of->column[host]] / total) : 0;
         bool least = !at->explore || seen.wanted <= seen.least;
-        at->propensity = by->share * (share / (double)healthy + (least ? (1 - share) / seen.ties : 0));
+        at->propensity = by->share * (share * drawn + (least ? (1 - share) / seen.ties : 0));
     }
-    return at->explore ? explored : seen.best;
+    return host;
 }
 
 /* SIZE_MAX: Envoy refuses every host. */
@@ -153,7 +174,7 @@ static size_t choose(const choice *by, slot *at, const table *with, uint32_t *co
     if (random && !by->retry)
         at->propensity = by->share / (double)by->of->healthy;
     if (!at->fell) {
-        float cost = cost_of(by, row_of(at, with), host);
+        float cost = cost_of(by, with->cells[row_of(at, with) + by->of->column[host]], host);
         at->cost = cost > 0 && cost < INFINITY ? (double)cost : 0;
     }
     return host;

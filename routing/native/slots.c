@@ -61,13 +61,15 @@ static slot *fresh(worker *at) {
 
 static const char HEX[16] = "0123456789abcdef";
 
-/* Puts the digits of a number where the key's shape has this letter. */
-static void write_hex(char key[KEY_SIZE], char letter, uint64_t value) {
-    for (int at = KEY_SIZE; at-- > 0;)
-        if (KEY_SHAPE[at] == letter) {
-            key[at] = HEX[value & 15];
-            value >>= 4;
-        }
+/* Where the key's shape has digits of the place and of the secret. */
+static const uint8_t PLACE_AT[] = {12, 13, 14, 15}, SECRET_AT[] = {17, 18, 19, 20, 22, 23, 24, 25,
+                                                                 27, 28, 29, 30, 32, 33, 34, 35};
+
+static void write_hex(char key[KEY_SIZE], const uint8_t *at, size_t digits, uint64_t value) {
+    while (digits-- > 0) {
+        key[at[digits]] = HEX[value & 15];
+        value >>= 4;
+    }
 }
 
 slot *slot_new(void) {
@@ -77,8 +79,8 @@ slot *slot_new(void) {
         /* The room for texts goes on with the place. */
         *made = (slot){.place = made->place, .told = made->told, .room = made->room, .secret = dice()};
         memcpy(made->key, KEY_SHAPE, KEY_SIZE);
-        write_hex(made->key, 'p', made->place);
-        write_hex(made->key, 's', made->secret);
+        write_hex(made->key, PLACE_AT, sizeof PLACE_AT, made->place);
+        write_hex(made->key, SECRET_AT, sizeof SECRET_AT, made->secret);
         made->named = true;
     } else if ((made = calloc(1, sizeof *made)))
         made->lone = true; /* the book is full: the policy will not find this one, and the request falls back */
@@ -113,13 +115,15 @@ static slot *keyed(const worker *at, text key) {
     uint64_t place = 0;
     if (key.size != KEY_SIZE)
         return NULL;
-    for (int digit = 0; digit < KEY_SIZE; digit++)
-        if (KEY_SHAPE[digit] == 'p') {
-            const char *found = memchr(HEX, key.at[digit], sizeof HEX);
-            if (!found)
-                return NULL;
-            place = place << 4 | (uint64_t)(found - HEX);
-        }
+    for (size_t digit = 0; digit < sizeof PLACE_AT; digit++) {
+        char c = key.at[PLACE_AT[digit]];
+        if (c >= '0' && c <= '9')
+            place = place << 4 | (uint64_t)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            place = place << 4 | (uint64_t)(c - 'a' + 10);
+        else
+            return NULL;
+    }
     slot *found = place_of(at, (uint32_t)place);
     return found && found->named && !memcmp(found->key, key.at, KEY_SIZE) ? found : NULL;
 }

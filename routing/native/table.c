@@ -7,7 +7,7 @@
 #error "the table file is little-endian"
 #endif
 
-static const char MAGIC[8] = {'F', 'P', 'T', 'A', 'B', 'L', 'E', 1};
+static const char MAGIC[8] = {'F', 'P', 'T', 'A', 'B', 'L', 'E', 2};
 static atomic_uint_fast64_t serials = 2; /* 1 is of a survey without a table */
 
 /* Reads forward and never past the end; one failure makes all that follows fail. */
@@ -206,7 +206,6 @@ static bool read_table(table *to, const char *bytes, size_t size) {
     to->arm_mode = take_number(&from, 0, ARM_MODES - 1);
     to->arm_seconds = take_number(&from, 1, UINT32_MAX);
     to->exploration = take_share(&from, 1);
-    take_share(&from, 0);
     to->version = take_text(&from);
     to->salt = take_text(&from);
     to->arm_header = take_text(&from);
@@ -216,10 +215,14 @@ static bool read_table(table *to, const char *bytes, size_t size) {
         return false;
     take_arms(&from, to);
     take(&from, (4 - (size_t)(from.at - bytes) % 4) % 4);
-    size_t cells = (size_t)to->matrices * to->categories * (to->hosts + 1u) * sizeof(cell);
-    if (!from.good || from.left != cells)
+    size_t cells = (size_t)to->matrices * to->categories * (to->hosts + 1u);
+    if (!from.good || from.left != cells * (sizeof(cell) + sizeof(float)))
         return false;
-    to->cells = (const cell *)(const void *)from.at;
+    to->cells = (const cell *)(const void *)take(&from, cells * sizeof(cell));
+    to->explore = (const float *)(const void *)from.at;
+    for (size_t each = 0; each < cells; each++)
+        if (!(to->explore[each] >= 0 && to->explore[each] <= 1))
+            return false;
     if (!index_names(&to->host_index, to->host, to->hosts))
         return false;
     if (!index_names(&to->category_index, to->category, to->categories))

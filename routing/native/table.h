@@ -62,6 +62,7 @@ typedef struct {
     route_node *nodes;
     uint32_t node_count, *node_slots, node_mask; /* the slots are open addressing, at most half full */
     const cell *cells; /* [matrix][category][hosts + 1]: the last column is for hosts the table does not know */
+    const float *explore; /* of each of them: its weight where requests are explored, 0..1; 0 if it cannot serve */
 } table;
 
 /* Takes over `bytes` (from malloc) if it holds a table; else returns NULL and leaves it. */

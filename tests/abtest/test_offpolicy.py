@@ -141,7 +141,7 @@ def prediction_log(time_us, throughput, file):
 
 
 def test_the_router_is_replayed_with_the_predictions_and_loads_of_the_time():
-    settings = Settings(exploration=0.1)
+    settings = Settings(exploration=0.1, exploration_within=2.0)
     logs = pd.concat(
         [
             prediction_log(10 * US, {"a": (100.0, 50.0), "b": (10.0, 10.0)}, "1"),

@@ -234,7 +234,7 @@ def test_propensities_are_those_of_the_picker(made_again):
     assert 0.04 < explored.mean() < 0.07
     # Who did not explore took a host that costs least, which is likelier than any that is only explored.
     assert requests["propensity"][once & ~explored].min() > 0.2
-    assert requests["propensity"][once & explored].min() == pytest.approx(0.05 / 4)
+    assert requests["propensity"][once & explored].min() >= 0.05 / 4
     assert set(requests["arm"]) == {"champion", "challenger"}
     assert requests.groupby("arm")["model_version"].unique().str.len().eq(1).all()
 

@@ -132,6 +132,34 @@ def test_a_lost_host_costs_no_more_than_what_was_there(tmp_path, fleet, free_por
     assert {row["host"] for row in rows} <= {"h00", "h02"}
 
 
+def test_copies_and_hedged_tries_change_nothing_of_a_requests_decision(tmp_path, fleet, free_ports):
+    """Each request is mirrored to the same hosts; where its host is slow, another try is made beside the first."""
+    port, admin = free_ports(2)
+    table = tmp_path / "picker.table"
+    write_table(table, table_of("h01"))
+    config = envoy_config(fleet, tmp_path / "log", "127.0.0.1", port, admin, "fingerpost", table=table)
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    route = manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+    route["request_mirror_policies"] = [{"cluster": "hosts"}]
+    route["hedge_policy"] = {"hedge_on_per_try_timeout": True}
+    route["retry_policy"] |= {"retry_on": "connect-failure,5xx", "per_try_timeout": "0.2s"}
+    with running_envoy(config, tmp_path, admin, 2):
+        assert {answer.status_code for answer in ask(port, 30)} == {200}
+        assert {answer.status_code for answer in ask(port, 3, "/c1")} == {200}
+        rows = log_rows(tmp_path / "log", 33)
+        wait_for(lambda: active(admin) == 0)
+        # Two of each: the copies.
+        assert sent(admin) >= 66
+    assert len(rows) == 33
+    quick, slow = ([row for row in rows if row["path"] == path] for path in ("/c0", "/c1"))
+    assert {(row["host"], row["policy"], row["category"], float(row["propensity"])) for row in quick} == {
+        ("h01", "fingerpost", "GET /c0", 1.0)
+    }
+    # A second try goes to another host; which of both answered is in the log, and how likely that was is not known.
+    assert {row["policy"] for row in slow} == {"fingerpost"}
+    assert {row["propensity"] for row in slow} == {""}
+
+
 def test_counts_return_to_zero_whatever_clients_and_hosts_do(tmp_path, free_ports):
     port, admin = free_ports(2)
     table = tmp_path / "picker.table"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fingerpost.accesslog.envoy import decision_parts
 from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.routing.cost import cost_terms, routing_cost
-from fingerpost.routing.picker_table import table_from_json
+from fingerpost.routing.guard import Correction
+from fingerpost.routing.picker_table import predictions_from_json, table_from_json, table_of
 from fingerpost.routing.table_file import Arm, PickerSettings, decode, encode
 from fingerpost.routing.table_watch import TableWatch
 from fingerpost.settings import Settings
@@ -30,6 +31,7 @@ def test_what_is_written_is_read(hosts, categories, matrices, exploration, scan)
         categories,
         slope=rng.random(shape, dtype=np.float32),
         offset=rng.random(shape, dtype=np.float32),
+        explore=rng.random(shape, dtype=np.float32),
         routes=("/a/*",),
         arms=(Arm("a", "random", 0, 0.5, "7"), Arm("b", "fingerpost", matrices - 1, 1.0, "8")),
         settings=PickerSettings(
@@ -39,7 +41,8 @@ def test_what_is_written_is_read(hosts, categories, matrices, exploration, scan)
     read = decode(encode(table))
     assert np.array_equal(read.slope, table.slope)
     assert np.array_equal(read.offset, table.offset)
-    assert replace(read, slope=table.slope, offset=table.offset) == table
+    assert np.array_equal(read.explore, table.explore)
+    assert replace(read, slope=table.slope, offset=table.offset, explore=table.explore) == table
 
 
 @given(st.binary(max_size=200))
@@ -177,6 +180,30 @@ def test_a_requests_own_latency_counts_where_hosts_tell_their_slots_and_requests
     for missing in ("slots", "inflight"):
         silent = [{name: value for name, value in host.items() if name != missing} for host in told]
         assert not table_from_json(engine_table(hosts=silent, latency_p50_s=latency), Settings(), 1).offset.any()
+
+
+def test_hosts_are_explored_that_are_unknown_or_cost_little_and_would_not_fail():
+    told = engine_table(
+        hosts=[{"name": name} for name in "abc"],
+        throughput_rps=[[100.0, 90.0, 10.0], [100.0, 90.0, 10.0]],
+        latency_p50_s=[[0.0] * 3] * 2,
+        success_rate=[[1.0, 1.0, 1.0], [1.0, 0.4, 1.0]],
+        evidence=[[99.0, 3.0, 50.0], [99.0, 0.0, 0.0]],
+    )
+    explore = table_from_json(told, Settings(), 1).explore[0]
+    # The last column is for hosts that the table does not know.
+    np.testing.assert_allclose(explore, [[0.1, 0.5, 0.0, 1.0], [0.1, 0.0, 1.0, 1.0]])
+    assert table_from_json(told, Settings(exploration_within=11.0), 1).explore[0, 0, 2] == pytest.approx(51**-0.5)
+    # What the guard has found to fail, or to be far slower than predicted, is not explored either.
+    guarded = table_of(
+        predictions_from_json(told), Settings(), 1, Correction(1.0, np.array([[1, 1], [1, 1], [1, 9.0]]), np.ones(3))
+    )
+    np.testing.assert_allclose(guarded.explore[0, 1], [0.1, 0.0, 0.0, 1.0])
+    # An engine that tells no evidence: all is unknown.
+    assert (
+        table_from_json({**told, "success_rate": [[1.0] * 3] * 2, "evidence": [[None] * 3] * 2}, Settings(), 1).explore
+        == 1
+    ).all()
 
 
 def test_a_table_that_does_not_fit_is_refused():

@@ -569,8 +569,10 @@ static int measure(picker with, long count) {
     stream requests[64];
     size_t known = 0;
     double in_filter = 0, in_choice = 0;
-    while (known < 64 && read_request(&requests[known]))
-        known++;
+    while (known < 64 && read_request(&requests[known])) {
+        strcpy(requests[known].told_name, ORCA_HEADER);
+        strcpy(requests[known++].told, "TEXT cpu_utilization=0.500000,rps_fractional=100.000000,named_metrics.inflight=3");
+    }
     for (long round = 0; round < count && known; round++) {
         uint32_t priority = 0, index = 0;
         stream *of = &requests[(size_t)round % known];
@@ -579,9 +581,12 @@ static int measure(picker with, long count) {
         envoy_dynamic_module_on_http_filter_request_headers(of, filter, true);
         double between = seconds();
         envoy_dynamic_module_on_lb_choose_host(with.hosts, with.balancer, of, &priority, &index);
-        in_choice += seconds() - between;
+        double chosen = seconds();
+        envoy_dynamic_module_on_http_filter_response_headers(of, filter, true);
+        envoy_dynamic_module_on_http_filter_stream_complete(of, filter);
         envoy_dynamic_module_on_http_filter_destroy(filter);
-        in_filter += between - begun;
+        in_choice += chosen - between;
+        in_filter += between - begun + seconds() - chosen;
     }
     printf("%.1f %.1f\n", in_filter / (double)count * 1e9, in_choice / (double)count * 1e9);
     close_picker(with);
