@@ -17,7 +17,7 @@ SCALE_HOSTS = 8.0
 _HALF_TAKEN = 0.4
 # Requests that stand for what is predicted where it is asked what to expect, and not what to correct.
 _BELIEVED = 5.0
-MAX_FACTOR = 100.0
+MAX_FACTOR, _TINY = 100.0, 1e-12
 # Levels of categories and factors of hosts depend on each other: so often they are found in turn.
 _ROUNDS = 4
 
@@ -166,10 +166,14 @@ def scale_factors(sums: Sums, service_s: Floats, host: Floats, keep: float) -> F
 
 
 def shrunk(ratio: Floats, requests: Floats, prior_requests: Floats | float) -> Floats:
-    """Ratios drawn to 1 by so many requests that say 1, and again where they are near it; monotone in the ratio."""
+    """Ratios drawn to 1 by so many requests that say 1, and again where they are near it; monotone in the ratio.
+
+    The fewer requests stand for what was predicted, since it is of before a change, the less.
+    """
+    half = _HALF_TAKEN * np.minimum(np.asarray(prior_requests) / HOST_REQUESTS, 1.0)
     most = np.log(MAX_FACTOR)
     logs = np.clip(np.log(np.maximum(ratio, 1 / MAX_FACTOR)), -most, most) * weight(requests, prior_requests)
-    return np.exp(logs**3 / (logs**2 + _HALF_TAKEN**2))
+    return np.exp(logs**3 / (logs**2 + half**2 + _TINY))
 
 
 def weight(requests: Floats, prior_requests: Floats | float) -> Floats:

@@ -43,7 +43,7 @@ Bools = NDArray[np.bool_]
 # requests are on a host.
 MEMORY_S, DOUBT_MEMORY_S, SUCCESS_MEMORY_S, _PRESENT_MEMORY_S = 30.0, 5.0, 30.0, 1.0
 # Of a host that has just changed, what was predicted counts as so much less: it is of before.
-_CHANGED = 0.9
+_CHANGED, _CHANGED_MEMORY_S = 0.9, 120.0
 # Requests of a host that are remembered at the most for its success: one that has mended itself is used again after a
 # few good ones, however many failed before.
 SUCCESS_MOST = 50.0
@@ -130,7 +130,7 @@ class _Arm:
         keep, added = float(np.exp(-passed_s / MEMORY_S)), summed(ended, self.expected_s.shape)
         self.all.add(added, keep)
         self.newest.add(added, float(np.exp(-passed_s / DOUBT_MEMORY_S)))
-        self.changed *= keep
+        self.changed *= float(np.exp(-passed_s / _CHANGED_MEMORY_S))
         self.at_s, self.fresh = now_s, self.fresh or bool(len(ended.host))
         changed = self.changes.observe(ended, now_s)
         if not len(changed):
