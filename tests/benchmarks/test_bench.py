@@ -22,6 +22,7 @@ from benchmarks.windowing import measure_windowing
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.module import compiler
 from fingerpost.settings import Settings, get_settings
+from tests.support.recipes import program
 
 pytestmark = pytest.mark.process
 
@@ -112,6 +113,8 @@ def test_baseline_and_model_that_route_are_learned_from_the_fleet_that_is_measur
 
 def test_every_proxy_starts_and_serves_and_least_requests_log_is_judged():
     """Two proxies each, hosts that tell nothing, one of which fails: what is counted and what is said of it."""
+    for name in ("haproxy", "nginx"):
+        program(name)
     policies = ("least_request", "least_request_full", *RIVALS)
     figures = measure_envoy(
         Options(8, 5.0, (0.4,), policies, warm_up_s=1.0, proxies=2, failing=0.5, log_only=True, predict=True), print
