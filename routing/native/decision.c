@@ -21,17 +21,23 @@ static void put(line *to, text what) {
     to->size += what.size;
 }
 
-/* A part and the mark after it; marks within a part would be taken for ends of it. */
-static void put_part(line *to, text what) {
-    size_t begin = to->size;
+/* A part of our own making, and the mark after it. */
+static void put_own(line *to, text what) {
     put(to, what);
-    for (size_t place = begin; to->size <= MAX_LINE && place < to->size; place++)
-        if (to->bytes[place] == ';')
-            to->bytes[place] = '_';
     put(to, (text){";", 1});
 }
 
-static void put_name(line *to, const char *name) { put_part(to, (text){name, (uint32_t)strlen(name)}); }
+/* A part that may hold anything; marks within it would be taken for its end. */
+static void put_part(line *to, text what) {
+    size_t begin = to->size;
+    put(to, what);
+    char *mark = to->size <= MAX_LINE ? to->bytes + begin : NULL;
+    while (mark && (mark = memchr(mark, ';', (size_t)(to->bytes + to->size - mark))))
+        *mark = '_';
+    put(to, (text){";", 1});
+}
+
+static void put_name(line *to, const char *name) { put_own(to, (text){name, (uint32_t)strlen(name)}); }
 
 /* As "%.6g" has it, but many times as fast where it is neither tiny nor large. */
 static uint32_t write_number(char to[MAX_NUMBER], double value) {
@@ -61,7 +67,7 @@ static uint32_t write_number(char to[MAX_NUMBER], double value) {
 
 static void put_number(line *to, bool known, double value) {
     char shown[MAX_NUMBER];
-    put_part(to, (text){shown, known && value > 0 ? write_number(shown, value) : 0});
+    put_own(to, (text){shown, known && value > 0 ? write_number(shown, value) : 0});
 }
 
 void log_decision(const slot *of, void *envoy) {
