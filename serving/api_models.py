@@ -167,4 +167,7 @@ class TableJson(BaseModel):
     latency_p50_s: list[list[float | None]]
     latency_p99_s: list[list[float | None]]
     success_rate: list[list[float | None]]
+    evidence: list[list[float | None]] = Field(
+        description="Requests that the cell is known by, old ones weighing less."
+    )
     age_s: list[list[float | None]]
