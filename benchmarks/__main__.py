@@ -124,7 +124,7 @@ def endpoint_picker(
 
 def guard(
     scenarios: Annotated[
-        str, typer.Option(help="Names of files in bench/scenarios, with commas.")
+        str, typer.Option(help="Names of files in simulator/scenarios, with commas.")
     ] = "mild-hosts,like-hosts,unlike-hosts",
     loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.65,0.8",
     absurd: Annotated[
