@@ -105,11 +105,14 @@ def test_the_loop_ends_in_predictions_from_what_it_measured(staying):
 def test_the_table_knows_which_class_is_fast_at_what(staying):
     table = json.loads(staying.output.read_text())["table"]
     for kind, fast, slow in (("hash", "compute", "storage"), ("files", "storage", "compute")):
-        rates = {"compute": [], "storage": [], "general": []}
+        rates = {}
         for cell in table:
             if cell["category"].startswith(f"POST /work/{kind}"):
-                rates[cell["host"].split("-")[0]].append(cell["throughput_rps"])
-        assert min(rates[fast]) > max(rates[slow])
+                of = rates.setdefault(cell["category"], {"compute": [], "storage": [], "general": []})
+                of[cell["host"].split("-")[0]].append(cell["throughput_rps"])
+        assert rates
+        # Large requests take longer than small ones, whoever serves them.
+        assert all(min(of[fast]) > max(of[slow]) for of in rates.values())
 
 
 def test_the_registry_shows_run_plots_and_alias(staying):
@@ -157,7 +160,7 @@ def test_a_deployment_runs_when_asked_for(staying):
             done = _run_deployment(staying, api)
         assert done.returncode == 0, done.stdout + done.stderr
         artifacts = client.post(f"{api}/artifacts/latest/filter", json={}).json()
-    assert {artifact["key"] for artifact in artifacts} >= {"ingest", "features", "training"}
+    assert {artifact["key"] for artifact in artifacts} >= {"ingest-shop", "features-shop", "training-shop"}
 
 
 def _run_deployment(staying, api):
