@@ -13,13 +13,21 @@ from urllib.parse import quote
 
 from fingerpost.agent.sender import Target, ask
 from fingerpost.engine_api import BATCH_KINDS, Call, EngineError, batch_call, checked
-from fingerpost.lake import INBOX, published_categories, service_folder, set_aside, write_text_atomically
+from fingerpost.lake import (
+    INBOX,
+    TAKEN,
+    batch_name,
+    published_categories,
+    service_folder,
+    set_aside,
+    take_batch,
+    write_text_atomically,
+)
 from fingerpost.masking import described
 
 logger = logging.getLogger(__name__)
 # The engine has read it, and it will never be one.
 _NO_BATCH = (400, 413, 415)
-_TAKEN = ".taken"
 _LOOK_EVERY_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 _CATEGORIES_EVERY_S = 30.0
@@ -44,7 +52,7 @@ class Courier:
 
     def __init__(self, lake: Path, service: str, host: str, target: Target) -> None:
         self._lake, self._service, self._target = lake, service, target
-        self._named = re.compile(rf"\.?{re.escape(host)}-\d{{16}}(-.*)?\.parquet({re.escape(_TAKEN)})?")
+        self._named = re.compile(rf"\.?{re.escape(host)}-\d{{16}}(-.*)?\.parquet({re.escape(TAKEN)})?")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
         self._categories_at_s = -_CATEGORIES_EVERY_S
@@ -66,10 +74,10 @@ class Courier:
             OSError, http.client.HTTPException, EngineError: the engine does not answer, or is to be asked again.
         """
         for kind, path in self._waiting():
-            taken = self._take(path)
+            taken = take_batch(path)
             if taken is None:
                 continue
-            body, name = taken.read_bytes(), taken.name[1 : -len(f".parquet{_TAKEN}")]
+            body, name = taken.read_bytes(), batch_name(taken).removesuffix(".parquet")
             answer = ask(self._target, batch_call(kind, self._service, name, body))
             try:
                 checked(answer)
@@ -98,15 +106,6 @@ class Courier:
             found = [path for path in folder.glob("*/*") if self._named.fullmatch(path.name)]
             for path in sorted(found, key=lambda each: (not each.name.startswith("."), each.name)):
                 yield kind, path
-
-    def _take(self, path: Path) -> Path | None:
-        if path.name.endswith(_TAKEN):
-            return path
-        taken = path.with_name(f".{path.name}{_TAKEN}")
-        try:
-            return path.rename(taken)
-        except FileNotFoundError:  # the agent's bound, or a person, removed it
-            return None
 
     def _work(self) -> None:
         pause_s = _LOOK_EVERY_S

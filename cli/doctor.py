@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fingerpost.cli.stack.checkup import Check
     from fingerpost.settings import Settings
 
 _ROLES = ("agent", "router", "gateway", "engine", "platform")
 _TAIL_BYTES, _TAIL_LINES = 2**18, 200
-_TIMEOUT_S = 5.0
 
 
 def register(app: typer.Typer) -> None:
@@ -140,23 +141,18 @@ def _of_engine(settings: "Settings", url: str) -> "tuple[list[str], list[Check]]
     return hosts, checks
 
 
-def _ask(url: str, path: str, token: str) -> tuple[int | None, dict[str, str], bytes]:
+def _ask(url: str, path: str, token: str) -> "tuple[int | None, Mapping[str, str], bytes]":
     """Status, headers and body of a question; status None and the reason, if there is no answer."""
-    from urllib.error import HTTPError, URLError
-    from urllib.request import ProxyHandler, Request, build_opener
+    from http.client import HTTPException
 
-    from fingerpost.engine_api import MAX_ANSWER_BYTES, headers_of
+    from fingerpost.agent.sender import Target, ask
+    from fingerpost.engine_api import Call
 
-    opener = build_opener(ProxyHandler({}))
     try:
-        request = Request(f"{url}{path}", headers=headers_of(token))  # noqa: S310 - the engine's own URL
-        with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            headers = {name.lower(): value for name, value in answer.headers.items()}
-            return answer.status, headers, answer.read(MAX_ANSWER_BYTES)
-    except HTTPError as error:
-        return error.code, {}, error.read(300)
-    except (URLError, OSError, ValueError) as error:
-        return None, {}, str(getattr(error, "reason", error)).encode()
+        answer = ask(Target(url, token), Call("GET", path))
+    except (OSError, HTTPException, ValueError) as error:
+        return None, {}, str(error).encode()
+    return answer.status, answer.headers, answer.body
 
 
 def _of_table(path: Path, routes: bool) -> "list[Check]":

@@ -22,11 +22,14 @@ from fingerpost.features.maintenance import was_merged
 from fingerpost.lake import (
     INBOX,
     QUARANTINE,
+    TAKEN,
+    batch_name,
     date_of,
     parquet_files,
     partition,
     remove_left_over,
     service_folder,
+    take_batch,
     write_table,
     write_text_atomically,
 )
@@ -39,7 +42,6 @@ _KINDS: dict[str, tuple[Column, ...]] = {
     "requests": REQUEST_RECORD,
     "fingerprints": FINGERPRINT,
 }
-_TAKEN = ".taken"
 _ONE_AT_A_TIME_S = 600.0
 _MAX_KNOWN_HOSTS = 10_000
 
@@ -96,21 +98,15 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
 def _waiting(lake: Path, kind: str, service: str) -> list[Path]:
     """The batches of one kind; first those that an ingest had taken which was then killed."""
     folder = service_folder(lake / INBOX, kind, service)
-    return [*sorted(folder.rglob(f".*{_TAKEN}")), *parquet_files(folder)]
+    return [*sorted(folder.rglob(f".*{TAKEN}")), *parquet_files(folder)]
 
 
 def _taken(waiting: list[Path]) -> Iterator[tuple[Path, str]]:
     """The batches as files that no agent can reach any more, each with the name that it had."""
     for path in waiting:
-        if path.name.endswith(_TAKEN):
-            yield path, path.name[1 : -len(_TAKEN)]
-            continue
-        taken = path.with_name(f".{path.name}{_TAKEN}")
-        try:
-            path.rename(taken)
-        except FileNotFoundError:  # removed by a person
-            continue
-        yield taken, path.name
+        taken = take_batch(path)
+        if taken is not None:
+            yield taken, batch_name(taken)
 
 
 def _ingest_batch(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 INBOX = "inbox"
 QUARANTINE = "quarantine"
+# Behind the name of a batch that was taken out of the inbox, which then begins with a dot.
+TAKEN = ".taken"
 # As a column to read: the path of the file that a row is in.
 FILE = "file"
 # The temporary files of `write_atomically`; none takes an hour to write.
@@ -50,6 +52,25 @@ def services_in(lake: Path) -> list[str]:
     folders = (*lake.glob("*/service=*"), *lake.glob(f"{INBOX}/*/service=*"))
     names = {path.name.removeprefix("service=") for path in folders if path.is_dir()}
     return sorted(name for name in names if is_name(name))
+
+
+def take_batch(path: Path) -> Path | None:
+    """Takes a batch out of its agent's reach, under another name; None if it is gone. One that was taken stays so.
+
+    Its agent may replace a batch that waits by a longer one of the same name; so what is removed is what was read.
+    """
+    if path.name.endswith(TAKEN):
+        return path
+    taken = path.with_name(f".{path.name}{TAKEN}")
+    try:
+        return path.rename(taken)
+    except FileNotFoundError:  # a bound, or a person, removed it
+        return None
+
+
+def batch_name(taken: Path) -> str:
+    """The name that a taken batch had."""
+    return taken.name[1 : -len(TAKEN)]
 
 
 def published_categories(lake: Path, service: str) -> Path:

@@ -9,7 +9,7 @@ from fingerpost.agent.sender import Target
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.engine_api import EngineError
 from fingerpost.features.ingest import ingest
-from fingerpost.lake import parquet_files, published_categories, read
+from fingerpost.lake import parquet_files, published_categories, read, take_batch
 from tests.support.agent_harness import log_line, running_agent
 from tests.support.engine_harness import RunningEngine
 from tests.support.waiting import wait_for
@@ -79,7 +79,7 @@ def test_samples_go_first_and_each_batch_once(engine, tmp_path):
 def test_a_batch_that_grows_while_it_is_sent_is_sent_again_whole(engine, tmp_path):
     path = batch(tmp_path, "requests", "grows-1790000000000000-log.1", 100)
     carrier = courier(engine, tmp_path, "grows")
-    taken = carrier._take(path)
+    taken = take_batch(path)
     # The agent reports again, from the same beginning.
     batch(tmp_path, "requests", "grows-1790000000000000-log.1", 300)
     carrier.deliver()
