@@ -8,6 +8,14 @@ import typer
 if TYPE_CHECKING:
     from fingerpost.routing.envoy.transport import Certificate
 
+_Host = Annotated[list[str] | None, typer.Option(help="A host, `name=address:port`; once for each.")]
+_Table = Annotated[
+    Path | None, typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table.")
+]
+_AccessLog = Annotated[Path | None, typer.Option(help="Default FINGERPOST_HOME/access.log.")]
+_HealthPath = Annotated[str | None, typer.Option(help="Path for active health checks, such as /healthz.")]
+_LogClient = Annotated[bool, typer.Option("--log-client", help="Log clients' addresses, for regions.")]
+
 
 def register(app: typer.Typer) -> None:
     envoy = typer.Typer(help="Envoy with the native picker.", no_args_is_help=True)
@@ -19,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def config(
-    host: Annotated[list[str] | None, typer.Option(help="A host, `name=address:port`; once for each.")] = None,
+    host: _Host = None,
     hosts: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A file with a host a line, in the same form.")
     ] = None,
@@ -32,13 +40,10 @@ def config(
     endpoint_picker: Annotated[
         str, typer.Option(help="Where `fingerpost endpoint-picker` listens, `address:port`, for its policy.")
     ] = "127.0.0.1:9002",
-    table: Annotated[
-        Path | None,
-        typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
-    ] = None,
-    access_log: Annotated[Path | None, typer.Option(help="Default FINGERPOST_HOME/access.log.")] = None,
-    health_path: Annotated[str | None, typer.Option(help="Path for active health checks, such as /healthz.")] = None,
-    log_client: Annotated[bool, typer.Option("--log-client", help="Log clients' addresses, for regions.")] = False,
+    table: _Table = None,
+    access_log: _AccessLog = None,
+    health_path: _HealthPath = None,
+    log_client: _LogClient = False,
     admin_socket: Annotated[
         Path | None, typer.Option(help="Socket of Envoy's administration; default FINGERPOST_HOME/envoy-admin.sock.")
     ] = None,
@@ -151,14 +156,11 @@ def _certificate(chain: Path | None, key: Path | None, *names: str) -> "Certific
 
 def snippet(
     cluster: Annotated[str, typer.Option(help="The cluster's name in your configuration.")] = "hosts",
-    host: Annotated[list[str] | None, typer.Option(help="A host, `name=address:port`; once for each.")] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
-    ] = None,
-    access_log: Annotated[Path | None, typer.Option(help="Default FINGERPOST_HOME/access.log.")] = None,
-    health_path: Annotated[str | None, typer.Option(help="Path for active health checks, such as /healthz.")] = None,
-    log_client: Annotated[bool, typer.Option("--log-client", help="Log clients' addresses, for regions.")] = False,
+    host: _Host = None,
+    table: _Table = None,
+    access_log: _AccessLog = None,
+    health_path: _HealthPath = None,
+    log_client: _LogClient = False,
 ) -> None:
     """Prints what to add to an Envoy configuration of your own, as YAML, and where."""
     from fingerpost.routing.envoy.snippet import snippet as pieces
