@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from fingerpost.agent.spool import Spool
 from fingerpost.engine_api import DEFAULT_TIMEOUT_S, Answer, Call, EngineError, headers_of, receipt_of, send_call
-from fingerpost.fingerprint import MAX_MESSAGE_BYTES
 from fingerpost.masking import described
+from fingerpost.packed_message import MAX_MESSAGE_BYTES
 
 logger = logging.getLogger(__name__)
 _BATCH = 100

@@ -23,7 +23,7 @@ from fingerpost.categoriser import Categoriser
 from fingerpost.category import category_key, fit_categories, size_bucket
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.clock import clock_us
-from fingerpost.fingerprint import open_message
+from fingerpost.packed_message import open_message
 from fingerpost.records import REQUEST_RECORD, refusal
 
 _TICK_S = 0.1

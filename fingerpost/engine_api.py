@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from fingerpost.errors import FingerpostError
-from fingerpost.fingerprint import MEDIA_TYPE, message
+from fingerpost.fingerprint import MEDIA_TYPE
+from fingerpost.packed_message import message
 
 if TYPE_CHECKING:
     import httpx

@@ -1,8 +1,5 @@
 """Fingerprints of hosts on the wire: msgpack in gzip, every field checked as it comes in."""
 
-import gzip
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +11,15 @@ from fingerpost.bounded import Bounds, unpacked
 from fingerpost.errors import RefusedError
 from fingerpost.history_block import HistoryBlock, are_texts, block_from_wire, block_to_wire
 from fingerpost.names import is_name
+from fingerpost.packed_message import MAX_MESSAGE_BYTES
 from fingerpost.records import FINGERPRINT_HOST, MAX_TEXT
 
 # Version 1 had a rolling state of its own beside the history.
 SCHEMA_VERSION = 2
 FINGERPRINT_HOST_COLUMNS = tuple(column.name for column in FINGERPRINT_HOST)
 MAX_CATEGORIES = 4096
-MAX_MESSAGE_BYTES = 4 * 2**20
-MAX_UNPACKED_BYTES = 32 * 2**20
-MAX_FINGERPRINTS = 1000
 MEDIA_TYPE = "application/vnd.fingerpost.fingerprints+msgpack"
 
-# zlib's way to say that a header and trailer of gzip are there.
-_GZIP = 31
-_HEAD_BYTES = 16
-_MESSAGE = Bounds(containers=1, array=MAX_FINGERPRINTS, binary=MAX_UNPACKED_BYTES)
 # Three lists and two maps by now; fields of later versions may bring more.
 _FINGERPRINT = Bounds(
     containers=16, array=MAX_CATEGORIES + 64, map=64, text=MAX_MESSAGE_BYTES, binary=MAX_MESSAGE_BYTES
@@ -77,55 +68,6 @@ def pack(fingerprint: Fingerprint) -> bytes:
         }
     )
     return packed
-
-
-def message(packed: Sequence[bytes]) -> bytes:
-    """Several packed fingerprints as one message: the body of `POST /v1/fingerprints`."""
-    return gzip.compress(msgpack.packb(list(packed)), compresslevel=1)
-
-
-def open_message(body: bytes) -> list[bytes]:
-    """The packed fingerprints of a message, not yet looked into.
-
-    Raises:
-        RefusedError: `message:too_large`, `message:malformed` or `message:too_many`.
-    """
-    found = _opened(body)
-    if isinstance(found, str):
-        raise RefusedError(found)
-    return found
-
-
-def _opened(body: bytes) -> list[bytes] | str:
-    """The parts of a message, or why there are none: an error from in here would hold on to all that was unpacked."""
-    if len(body) > MAX_MESSAGE_BYTES:
-        return "message:too_large"
-    unpacker = zlib.decompressobj(_GZIP)
-    try:
-        # How many there are stands at the beginning: what has too many is not unpacked to its end.
-        plain = unpacker.decompress(body, _HEAD_BYTES)
-        if _length(plain) > MAX_FINGERPRINTS:
-            return "message:too_many"
-        plain += unpacker.decompress(unpacker.unconsumed_tail, MAX_UNPACKED_BYTES - _HEAD_BYTES)
-    except zlib.error:
-        return "message:malformed"
-    if unpacker.unconsumed_tail:
-        return "message:too_large"
-    if not unpacker.eof or unpacker.unused_data:
-        return "message:malformed"
-    try:
-        parts = unpacked(plain, _MESSAGE)
-    except ValueError:
-        return "message:malformed"
-    if not isinstance(parts, list) or set(map(type, parts)) - {bytes}:
-        return "message:malformed"
-    return parts
-
-
-def _length(plain: bytes) -> int:
-    """The number of entries that a long list says it has; 0 for anything else."""
-    wide = {0xDC: 2, 0xDD: 4}.get(plain[0], 0) if plain else 0
-    return int.from_bytes(plain[1 : 1 + wide], "big")
 
 
 def unpack(packed: bytes, earliest_us: int, latest_us: int) -> Fingerprint:

@@ -15,7 +15,8 @@ from fingerpost import __version__
 from fingerpost.engine_api import PARQUET
 from fingerpost.errors import NoDataError, RefusedError
 from fingerpost.experiment import ALIASES
-from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE
+from fingerpost.fingerprint import MEDIA_TYPE
+from fingerpost.packed_message import MAX_MESSAGE_BYTES
 from fingerpost.serving import api_models as models
 from fingerpost.serving.answers import TooMuchError, UnknownError, predict, route
 from fingerpost.serving.engine import Engine

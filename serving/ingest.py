@@ -13,7 +13,8 @@ from typing import Any
 
 from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import open_message, unpack
+from fingerpost.fingerprint import unpack
+from fingerpost.packed_message import open_message
 from fingerpost.serving.health import RefusalRate
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.store import STALE, Arrival, FingerprintStore, StoreError

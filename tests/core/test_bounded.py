@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fingerpost.bounded import Bounds, unpacked
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import MAX_CATEGORIES, MAX_FINGERPRINTS, message, open_message, pack, unpack
+from fingerpost.fingerprint import MAX_CATEGORIES, pack, unpack
+from fingerpost.packed_message import MAX_PARTS, message, open_message
 from tests.support.records import made_fingerprint
 
 NILS = 8 * 2**20
@@ -65,8 +66,8 @@ def test_a_small_message_that_unpacks_to_millions_takes_no_memory(what):
 
 
 def test_a_message_of_too_many_says_so():
-    assert len(open_message(message([b"x"] * MAX_FINGERPRINTS))) == MAX_FINGERPRINTS
-    for count in (MAX_FINGERPRINTS + 1, 2**17):
+    assert len(open_message(message([b"x"] * MAX_PARTS))) == MAX_PARTS
+    for count in (MAX_PARTS + 1, 2**17):
         with pytest.raises(RefusedError, match="message:too_many"):
             open_message(message([b""] * count))
 

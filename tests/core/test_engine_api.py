@@ -19,7 +19,7 @@ from fingerpost.engine_api import (
     table_call,
     table_of,
 )
-from fingerpost.fingerprint import open_message
+from fingerpost.packed_message import open_message
 
 COUNTS = {"accepted": 1, "stale": 2, "refused": 3}
 

@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import (
-    FINGERPRINT_HOST_COLUMNS,
-    MAX_UNPACKED_BYTES,
-    SCHEMA_VERSION,
-    message,
-    open_message,
-    pack,
-    unpack,
-)
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, SCHEMA_VERSION, pack, unpack
 from fingerpost.history_block import FORECASTS
+from fingerpost.packed_message import MAX_UNPACKED_BYTES, message, open_message
 from fingerpost.telemetry.attribution import CostAttribution, nnls_normal, processor_sharing
 from fingerpost.telemetry.history import HISTORY_PLACE
 from tests.support.made_fleet import MadeFleet

@@ -14,7 +14,8 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.fingerprint import MAX_MESSAGE_BYTES, MEDIA_TYPE, message
+from fingerpost.fingerprint import MEDIA_TYPE
+from fingerpost.packed_message import MAX_MESSAGE_BYTES, message
 from fingerpost.serving.http import Bodies, RefusedRequestError
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet

@@ -4,7 +4,8 @@ import httpx
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.fingerprint import MEDIA_TYPE, message
+from fingerpost.fingerprint import MEDIA_TYPE
+from fingerpost.packed_message import message
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fingerpost.fingerprint import message
+from fingerpost.packed_message import message
 from fingerpost.serving import ingest as door
 from fingerpost.serving.bento_compat import keep_in_memory
 from fingerpost.serving.health import RefusalRate

@@ -17,7 +17,8 @@ import pytest
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.clock import US, clock_us
 from fingerpost.engine_api import EngineError
-from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, message, pack
+from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, pack
+from fingerpost.packed_message import message
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from fingerpost.agent.agent import Agent
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
-from fingerpost.fingerprint import open_message, pack, unpack
+from fingerpost.fingerprint import pack, unpack
 from fingerpost.lake import parquet_files
+from fingerpost.packed_message import open_message
 from tests.support.records import made_fingerprint
 
 FAR = 2**62

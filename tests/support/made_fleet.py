@@ -10,8 +10,9 @@ import numpy as np
 from fingerpost.arrays import Floats
 from fingerpost.category import ATTRIBUTES, category_attributes
 from fingerpost.clock import US, clock_us
-from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint, message, pack
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint, pack
 from fingerpost.history_block import HistoryBlock
+from fingerpost.packed_message import message
 from fingerpost.serving.fleet_state import HostState
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
