@@ -13,11 +13,14 @@ def register(app: typer.Typer) -> None:
 def endpoint_picker(
     host: Annotated[list[str] | None, typer.Option(help="An endpoint, `name=address:port`; once for each.")] = None,
     hosts: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A file with an endpoint a line; read again when it changes."),
+        str | None,
+        typer.Option(
+            help="Endpoints as they come and go: a file with one a line, `dns:NAME:PORT`, `endpointslices:FILE`, or "
+            "`kubernetes:SERVICE:PORT`."
+        ),
     ] = None,
     listen: Annotated[str, typer.Option(help="`address:port` for proxies, gRPC without TLS.")] = "127.0.0.1:9002",
-    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics on 127.0.0.1; 0: none.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics on `bind_host`; 0: none.")] = 0,
     table: Annotated[
         Path | None,
         typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
@@ -42,24 +45,28 @@ def endpoint_picker(
     from fingerpost.routing.endpoint_picker.metrics import EndpointPickerMetrics
     from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
     from fingerpost.routing.envoy.upstream import parse_upstreams
+    from fingerpost.routing.hosts import host_source
     from fingerpost.routing.metrics_port import serve_metrics
     from fingerpost.routing.router import Router
-    from fingerpost.settings import LOOPBACK, get_settings
+    from fingerpost.settings import get_settings
 
     settings = get_settings()
     configure_logs(settings.log_level, settings.log_format)
     if host and hosts:
         raise FingerpostError("name the endpoints by --host or in a file (--hosts), not both")
-    upstreams = parse_upstreams(hosts.read_text().splitlines() if hosts else host or [])
-    if not upstreams:
+    source = host_source(hosts) if hosts else None
+    # An orchestrator, or its names, may have none yet: until then the picker reports that it does not serve.
+    waits = (hosts or "").startswith(("kubernetes:", "dns:"))
+    upstreams = parse_upstreams(host or []) if source is None else [] if waits else source()
+    if not upstreams and not waits:
         raise FingerpostError("the endpoint picker needs at least one endpoint (--host or --hosts)")
     path = (table or settings.home / "routing" / f"{settings.service}.table").absolute()
     if table is None:
         make_home(settings.home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    server = EndpointPickerServer(Chooser(Endpoints(upstreams), settings.panic_percent / 100), path, hosts)
+    server = EndpointPickerServer(Chooser(Endpoints(upstreams), settings.panic_percent / 100), path, source)
     if metrics_port:
-        serve_metrics(EndpointPickerMetrics(server), LOOPBACK, metrics_port)
+        serve_metrics(EndpointPickerMetrics(server), settings.bind_host, metrics_port)
     stopped = threading.Event()
     follower = Router(engine, path, settings, access_log) if engine else None
     if follower:

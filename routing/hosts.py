@@ -29,7 +29,8 @@ def host_source(text: str) -> HostSource:
     Args:
         text: path of a file with a host a line; `dns:NAME:PORT`, every address of the name, which is called by its
             address; or `endpointslices:FILE:PORT`, Kubernetes EndpointSlices as JSON or YAML (a slice, a list of them,
-            or several documents), whose endpoints are called as their pods; without `:PORT` their first port.
+            or several documents), whose endpoints are called as their pods; without `:PORT` their first port; or
+            `kubernetes:SERVICE:PORT` or `kubernetes:NAMESPACE/SERVICE:PORT`, the same from the cluster's API server.
 
     Returns:
         Reads them now; raises FingerpostError where they cannot be read.
@@ -47,7 +48,14 @@ def host_source(text: str) -> HostSource:
         path, _, port = rest.rpartition(":")
         number = int(port) if path and port.isdecimal() else 0
         file = Path(path if number else rest)
-        return lambda: _of_slices(file, number)
+        return lambda: _of_slices(_text(file), str(file), number)
+    if kind == "kubernetes" and colon:
+        from fingerpost.routing.kubernetes import ClusterSlices
+
+        service, _, port = rest.rpartition(":")
+        number = int(port) if service and port.isdecimal() else 0
+        slices = ClusterSlices(service if number else rest)
+        return lambda: _of_slices(slices.text(), text, number)
     return lambda: _of_lines(Path(text))
 
 
@@ -139,13 +147,14 @@ def _of_dns(name: str, port: int) -> list[Upstream]:
     return [Upstream(address.replace(":", "-").strip("-"), address, port) for address in addresses]
 
 
-def _of_slices(path: Path, port: int) -> list[Upstream]:
+def _of_slices(text: str, origin: str, port: int) -> list[Upstream]:
     import yaml
 
     try:
-        documents = list(yaml.safe_load_all(_text(path)))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise FingerpostError(f"{path} cannot be read: {error}") from error
+        # JSON is YAML too, but the parser of YAML takes far longer for it.
+        documents = [json.loads(text)] if text.lstrip().startswith("{") else list(yaml.safe_load_all(text))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FingerpostError(f"{origin} cannot be read: {error}") from error
     slices = [
         each
         for document in documents
@@ -156,7 +165,7 @@ def _of_slices(path: Path, port: int) -> list[Upstream]:
     try:
         found = [host for each in slices for host in _of_slice(each, port)]
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise FingerpostError(f"{path} holds no EndpointSlices: {error!r}") from error
+        raise FingerpostError(f"{origin} holds no EndpointSlices: {error!r}") from error
     return [*{(each.name, each.address): each for each in found}.values()]
 
 

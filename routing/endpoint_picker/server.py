@@ -11,7 +11,8 @@ from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.routing.endpoint_picker.choice import Chooser, Decision
 from fingerpost.routing.endpoint_picker.messages import SERVICE, messages
 from fingerpost.routing.endpoint_picker.service import Exchange
-from fingerpost.routing.envoy.upstream import parse_upstreams
+from fingerpost.routing.envoy.upstream import Upstream
+from fingerpost.routing.hosts import HostSource
 from fingerpost.routing.table_watch import TableWatch
 
 _LOG = logging.getLogger("fingerpost.endpoint_picker")
@@ -25,16 +26,18 @@ class EndpointPickerServer:
 
     Args:
         table: the file that the router keeps; need not be there yet.
-        hosts: a file with an upstream a line, read again when it changes; None: the chooser's endpoints stay.
+        hosts: of `fingerpost.routing.hosts.host_source`, looked at every quarter of a second; those that drain are no
+            endpoints. None: the chooser's endpoints stay.
 
     Attributes:
         picks: number of decisions by policy and reason of the fallback; `("", "no_endpoint")`: none could be chosen.
     """
 
-    def __init__(self, chooser: Chooser, table: Path, hosts: Path | None = None) -> None:
+    def __init__(self, chooser: Chooser, table: Path, hosts: HostSource | None = None) -> None:
         self.chooser, self._watch, self._hosts = chooser, TableWatch(table), hosts
         self.picks: Counter[tuple[str, str]] = Counter()
-        self._hosts_seen = hosts.read_text() if hosts else ""
+        self._hosts_seen: list[Upstream] = []
+        self._problem = ""
 
     async def serve(self, address: str, stop: asyncio.Event, ready: Any = None) -> None:
         """Listens on `address:port` until `stop` is set.
@@ -88,13 +91,16 @@ class EndpointPickerServer:
             _LOG.warning("%s; the table before it stays in force", error)
         if self._hosts:
             try:
-                text = await asyncio.to_thread(self._hosts.read_text)
-                if text != self._hosts_seen:
-                    self._hosts_seen = text
-                    self.chooser.endpoints.replace(parse_upstreams(text.splitlines()))
+                found = await asyncio.to_thread(self._hosts)
+                if found != self._hosts_seen:
+                    self.chooser.endpoints.replace([each for each in found if not each.draining])
+                    self._hosts_seen = found
                     _LOG.info("%d endpoints", self.chooser.endpoints.known)
-            except (OSError, UnicodeDecodeError, FingerpostError) as error:
-                _LOG.warning("%s; the endpoints stay as they are", error)
+                self._problem = ""
+            except FingerpostError as error:
+                if str(error) != self._problem:
+                    _LOG.warning("%s; the endpoints stay as they are", error)
+                self._problem = str(error)
 
     async def _keep_fresh(self, health: Any) -> None:
         from grpc_health.v1 import health_pb2

@@ -24,6 +24,7 @@ from fingerpost.routing.endpoint_picker.requests import Request, RequestCategori
 from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
 from fingerpost.routing.endpoint_picker.service import DESTINATION, LB_SPACE, SERVED, SUBSET, SUBSET_SPACE, Exchange
 from fingerpost.routing.envoy.upstream import Upstream, parse_upstream
+from fingerpost.routing.hosts import host_source
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import Arm, PickerSettings
 from tests.support.picker_harness import made_table
@@ -272,7 +273,7 @@ def test_the_server_counts_streams_that_break_off_and_tells_its_health(tmp_path)
     kinds = messages()
 
     async def run():
-        server = EndpointPickerServer(chooser(hosts=HOSTS[:1]), table, hosts)
+        server = EndpointPickerServer(chooser(hosts=HOSTS[:1]), table, host_source(str(hosts)))
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(server.serve("127.0.0.1:0", stop, ready.set_result))
         inflight = server.chooser.endpoints
@@ -292,7 +293,7 @@ def test_the_server_counts_streams_that_break_off_and_tells_its_health(tmp_path)
             for call in calls[3:]:
                 await call.done_writing()
             await _until(lambda: inflight.inflight.sum() == 0)
-            hosts.write_text("h0=10.0.0.0:80\nh1=10.0.0.1:80\n")
+            hosts.write_text("h0=10.0.0.0:80\nh1=10.0.0.1:80\nh2=10.0.0.2:80 draining\n")
             await _until(lambda: inflight.known == 2)
             hosts.write_text("no host\n")
             await asyncio.sleep(0.4)
