@@ -65,10 +65,6 @@ class Settings(Drift, Flows, Experiments, Engine, Routing, Training, Telemetry, 
         return (init_settings, env_settings, InitSettingsSource(settings_cls, _of_file(path)[0]))
 
     @property
-    def lake(self) -> Path:
-        return self.home / "lake"
-
-    @property
     def mlflow(self) -> str:
         """Address of the MLflow tracking server."""
         return self.mlflow_url or f"http://{LOOPBACK}:{self.mlflow_port}"
@@ -183,7 +179,7 @@ def settings_tables() -> str:
     for group in GROUPS:
         rows = [f"## {group.__name__}", "", f"{group.__doc__}", "", "| variable | default | meaning |", "|---|---|---|"]
         for name, field in group.model_fields.items():
-            default = field.default if str(field.default) else "(empty)"
+            default = "(see there)" if field.default_factory else field.default if str(field.default) else "(empty)"
             rows.append(f"| `FINGERPOST_{name.upper()}` | `{default}` | {field.description} |")
         sections.append("\n".join(rows) + "\n")
     return "\n".join(sections)

@@ -35,7 +35,8 @@ def read_settings(path: Path, fields: Iterable[str], groups: Iterable[str]) -> t
     """The settings that a file holds, and its keys that are none.
 
     A key is a setting's name in lower case. Keys may stand in a table named after their group, `[routing]`, or in none.
-    A relative `home` is relative to the file's folder, so that it means one place wherever a command is started.
+    A relative `home` or `lake` is relative to the file's folder, so that it means one place wherever a command is
+    started.
 
     Args:
         fields: names of all settings.
@@ -63,8 +64,9 @@ def read_settings(path: Path, fields: Iterable[str], groups: Iterable[str]) -> t
                 raise FingerpostError(f"{path} sets {key} twice")
             else:
                 values[key] = each
-    if "home" in values:
-        values["home"] = str(path.parent / str(values["home"]))
+    for key in ("home", "lake"):
+        if key in values:
+            values[key] = str(path.parent / str(values[key]))
     return values, unknown
 
 

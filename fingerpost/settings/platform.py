@@ -22,6 +22,11 @@ class Platform(BaseModel):
     home: Path = Field(
         default=Path(".fingerpost"), description="Keep all local state in this directory: lake, databases, logs."
     )
+    lake: Path = Field(
+        default_factory=lambda data: data["home"] / "lake",
+        description="Keep telemetry in this folder, which engines and the platform must both see; default: `lake` in "
+        "`home`.",
+    )
     bind_host: str = Field(
         default="127.0.0.1",
         description="Bind Envoy, the engine and the agent's HTTP port to this address; every other server stays "
@@ -98,7 +103,7 @@ class Platform(BaseModel):
             raise ValueError("must be `user:password`")
         return value
 
-    @field_validator("home")
+    @field_validator("home", "lake")
     @classmethod
     def _home_is_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()

@@ -1,6 +1,7 @@
 """One file of settings: what it may say, and that the environment goes before it."""
 
 import logging
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,13 @@ def test_the_environment_goes_before_the_file_and_arguments_before_both(settings
     assert settings_in('service = "blog"\nenvoy_port = 8081\n').service == "shop"
     assert get_settings().envoy_port == 8081
     assert Settings(envoy_port=8082).envoy_port == 8082
+
+
+def test_the_lake_lies_in_the_home_until_it_is_put_elsewhere(settings_in, tmp_path, monkeypatch):
+    assert settings_in('home = "state"\n').lake == tmp_path / "state" / "lake"
+    assert settings_in('home = "state"\nlake = "shared"\n').lake == tmp_path / "shared"
+    monkeypatch.setenv("FINGERPOST_LAKE", "/srv/lake")
+    assert settings_in('home = "state"\n').lake == Path("/srv/lake")
 
 
 def test_a_relative_home_lies_beside_the_file(settings_in, tmp_path):
