@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from fingerpost.agent.active_categories import ActiveCategories
+from fingerpost.agent.announcer import Announcer
 from fingerpost.agent.attribution import HostAttribution
 from fingerpost.agent.batches import quarantine_lines, write_batch
 from fingerpost.agent.bounded_folder import bounded_inbox, bounded_quarantine
@@ -52,6 +53,7 @@ class Agent:
         source: of request records; None: there are none.
         sampler: of the host.
         sender: of fingerprints; None: they only go to the lake.
+        announcer: of the host; None: no engine hears of it.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class Agent:
         sender: Sender | None = None,
         boot_id: str | None = None,
         clock: Callable[[], float] = time.time,
+        announcer: Announcer | None = None,
     ) -> None:
-        self._options = options
+        self._options, self._announcer = options, announcer
         self._source, self._sampler, self._sender = source, sampler, sender
         self._intake, self._book = intake, book
         self._clock = clock
@@ -168,6 +171,8 @@ class Agent:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         options = self._options
+        if self._announcer:
+            self._announcer.start()
         logger.info("agent started", extra={"host": options.host, "boot_id": self._boot_id})
         if missing := options.missing():
             logger.warning("%s (docs/agent.md says what tells what)", missing)
@@ -187,12 +192,17 @@ class Agent:
                 next_report = now + self._until_report_s()
             # Cheaper than waiting for the event, ten times a second; it is looked at soon enough.
             time.sleep(min(_METER_S, options.sample_s))
+        # First of all: until routers hear of it they go on sending requests.
+        if self._announcer:
+            self._announcer.leave()
         self.read()
         self.report_or_keep()
         if self._source:
             self._source.close()
         if self._sender:
             self._sender.stop()
+        if self._announcer:
+            self._announcer.rest()
         logger.info("agent stopped", extra={"host": options.host, "counts": self.all_counts()})
 
     def _until_report_s(self) -> float:

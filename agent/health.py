@@ -11,6 +11,7 @@ from fingerpost.masking import masked
 
 if TYPE_CHECKING:
     from fingerpost.agent.agent import Agent
+    from fingerpost.agent.announcer import Announcer
     from fingerpost.agent.courier import Courier
     from fingerpost.agent.sender import Sender
 
@@ -33,6 +34,7 @@ PROBLEMS = {
     "inbox": "Batches were removed that nobody fetched.",
     "engine": "The engine does not answer.",
     "delivery": "The engine does not take batches.",
+    "membership": "The engine does not take the announcement of the host.",
 }
 
 
@@ -133,14 +135,21 @@ class Health:
         batch_s: how often it should report, seconds.
     """
 
-    def __init__(self, agent: "Agent", sender: "Sender | None", batch_s: float, courier: "Courier | None") -> None:
-        self._agent, self._sender, self._batch_s, self._courier = agent, sender, batch_s, courier
+    def __init__(
+        self,
+        agent: "Agent",
+        sender: "Sender | None",
+        batch_s: float,
+        courier: "Courier | None",
+        announcer: "Announcer | None" = None,
+    ) -> None:
+        self._agent, self._batch_s = agent, batch_s
+        self._away = {"engine": sender, "delivery": courier, "membership": announcer}
 
     def problems(self) -> dict[str, str]:
         """What is wrong now, by the names of PROBLEMS."""
-        away = {"engine": self._sender, "delivery": self._courier}
         found = self._agent.problems.now() | {
-            name: each.problem for name, each in away.items() if each is not None and each.problem
+            name: each.problem for name, each in self._away.items() if each is not None and each.problem
         }
         # They tell of URLs.
         return {name: masked(text) for name, text in found.items()}

@@ -11,6 +11,7 @@ import uuid
 
 from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.agent.agent import Agent
+from fingerpost.agent.announcer import Announcer
 from fingerpost.agent.courier import Courier
 from fingerpost.agent.health import Health
 from fingerpost.agent.http import AgentHTTPServer, TakeTraces
@@ -21,6 +22,7 @@ from fingerpost.agent.sampling import SamplerOptions, Subject, finder, make_samp
 from fingerpost.agent.sender import Sender, Target
 from fingerpost.agent.sources import LogSource, QueueSource, Source
 from fingerpost.agent.spool import Spool
+from fingerpost.announcement import Announcement, Notice
 from fingerpost.errors import FingerpostError
 from fingerpost.lake import INBOX, published_categories, remove_left_over
 from fingerpost.locks import sole
@@ -49,12 +51,15 @@ def build_agent(
     )
     regions = Regions(options.region_rules, options.geoip_database, options.region_detail)
     intake = RecordBuffer(regions, options.clock_skew_s, options.max_age_s)
-    sender = courier = None
+    sender = courier = announcer = None
     if options.engine_url:
         target = Target(options.engine_url, engine_token)
         sender = Sender(Spool(options.state / f"{options.host}.spool", options.spool_bytes), target)
         if options.deliver == "engine":
             courier = Courier(options.lake, options.service, options.host, target)
+        about = Announcement(options.address, options.zone, options.host_class, options.slots, options.cores)
+        notice = Notice(options.service, options.host, boot_id=boot_id, about=about)
+        announcer = Announcer(notice, target, options.drain_s if options.address else 0.0)
     source, take_traces = _source(options, boot_id)
     subject = Subject(
         options.service, options.host, options.cores, options.mem_limit_bytes, options.stats_url, options.slots
@@ -64,10 +69,10 @@ def build_agent(
         subject,
         SamplerOptions(options.sampler, find, options.cgroup, options.prometheus_url, options.prometheus_labels),
     )
-    agent = Agent(options, source, sampler, intake, book, sender, boot_id)
+    agent = Agent(options, source, sampler, intake, book, sender, boot_id, announcer=announcer)
     door = None
     if options.http_port:
-        health = Health(agent, sender, options.batch_s, courier)
+        health = Health(agent, sender, options.batch_s, courier, announcer)
         metrics = AgentMetrics(agent, book, sender, health, courier)
         names = own_names(options.bind_host, (options.host, *options.allowed_hosts))
         door = AgentHTTPServer(

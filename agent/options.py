@@ -22,6 +22,8 @@ class AgentOptions:
         slots: requests the host serves at once, if nothing else tells.
         http_port: where `/metrics`, `/healthz` and, with `otlp`, `/v1/traces` are; 0: nowhere.
         engine_url: where fingerprints are sent; empty: only into the lake.
+        address, zone, host_class: of the host, announced to the engine; empty: not.
+        drain_s: for so long the host drains when the agent is stopped; 0: it stays.
         deliver: `lake`: batches stay in the lake's inbox, which the platform sees; `engine`: they are sent there.
         allowed_hosts: further names by which the HTTP port may be called.
         max_held_fingerprints: kept in memory while the lake cannot be written.
@@ -65,6 +67,10 @@ class AgentOptions:
     http_port: int = 0
     allowed_hosts: tuple[str, ...] = ()
     engine_url: str = ""
+    address: str = ""
+    zone: str = ""
+    host_class: str = ""
+    drain_s: float = 0.0
     deliver: str = "lake"
     spool_bytes: int = 64 * 2**20
     max_held_fingerprints: int = 100

@@ -15,8 +15,8 @@ from fingerpost.packed_message import MAX_MESSAGE_BYTES
 logger = logging.getLogger(__name__)
 _BATCH = 100
 _LONGEST_PAUSE_S = 15.0
-# A receipt is small; a category table has 256 names and as many routes.
-_MAX_ANSWER = 2**20
+# A receipt is small, and a category table; a list of 5,000 hosts has 1 MB.
+_MAX_ANSWER = 4 * 2**20
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ _ROLES = {
     "endpoint-picker": "gateway",
     "engine": "engine",
     "envoy": "router",
+    "hosts": "",
     "router": "router",
     "settings": "",
     "version": "",
@@ -58,7 +59,7 @@ def _options(
 
 
 _MODULES = (
-    *("agent", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
+    *("agent", "hosts", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
     *("inspect", "status", "doctor", "simulate", "worth", "experiment", "shadow", "promotion", "drift", "up"),
 )
 for _module in _MODULES:

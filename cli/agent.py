@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _SOURCES = "Request records"
 _HOST = "Host samples"
+_MEMBER = "Announcement"
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +84,34 @@ def agent(
         str | None,
         typer.Option(help='Where the host tells {"inflight": n, "slots": n}.', rich_help_panel=_HOST),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the host serves, ADDRESS:PORT, or auto:PORT: `fingerpost router --hosts engine:` makes it "
+            "an endpoint of Envoy. Default FINGERPOST_AGENT_ADDRESS.",
+            rich_help_panel=_MEMBER,
+        ),
+    ] = None,
+    zone: Annotated[
+        str | None, typer.Option(help="Zone of the host; default FINGERPOST_AGENT_ZONE.", rich_help_panel=_MEMBER)
+    ] = None,
+    host_class: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            help="Class of the host, such as its machine type: a new host is expected to do as its class does. "
+            "Default FINGERPOST_AGENT_CLASS.",
+            rich_help_panel=_MEMBER,
+        ),
+    ] = None,
+    drain: Annotated[
+        bool,
+        typer.Option(
+            "--drain",
+            help="Announce that the host drains, wait FINGERPOST_AGENT_DRAIN_S, and end. Its agent may go on.",
+            rich_help_panel=_MEMBER,
+        ),
+    ] = False,
     engine_url: Annotated[
         str | None, typer.Option(help="Where fingerprints are sent; default FINGERPOST_ENGINE_URL.")
     ] = None,
@@ -102,6 +131,7 @@ def agent(
     import psutil
 
     from fingerpost.accesslog.formats import LOG_FORMATS
+    from fingerpost.agent.announcer import announced
     from fingerpost.agent.options import AgentOptions
     from fingerpost.agent.sampling import SAMPLERS
     from fingerpost.cli.stack.ports import PortUse, check_ports
@@ -116,6 +146,9 @@ def agent(
         check_name(service or settings.service, "--service")
     except ValueError as error:
         raise FingerpostError(str(error)) from error
+    if drain:
+        _drain(settings, service or settings.service, host, engine_url or settings.engine_url)
+        return
     if sum([access_log is not None, middleware_socket is not None, otlp]) > 1:
         raise FingerpostError("give one of --access-log, --middleware-socket and --otlp: else requests count twice")
     told = {"--pid": pid, "--pid-file": pid_file, "--unit": unit, "--match": match}
@@ -141,6 +174,11 @@ def agent(
     for option, url in (("--stats-url", stats_url), ("--prometheus-url", prometheus_url), ("--engine-url", engine_url)):
         if url and not url.startswith(("http://", "https://")):
             raise FingerpostError(f"{option} {url!r} must begin with http:// or https://")
+    url = engine_url or settings.engine_url
+    where = settings.agent_address if address is None else address
+    if where and not url:
+        raise FingerpostError("--address is announced to the engine: give --engine-url, or FINGERPOST_ENGINE_URL")
+    about = announced(where, url, zone or settings.agent_zone, host_class or settings.agent_class, slots)
     if http_port:
         check_ports([PortUse("agent", settings.bind_host, http_port, "--http-port")])
     # A lake that cannot be written at all is said here, to a person; later the agent would wait for it to come back.
@@ -166,8 +204,11 @@ def agent(
         "mem_limit_bytes": round(mem_limit_mb * 2**20) if mem_limit_mb else None,
         "slots": slots,
         "stats_url": stats_url,
-        "engine_url": engine_url or settings.engine_url,
-        "deliver": deliver or ("engine" if _elsewhere(engine_url or settings.engine_url) else "lake"),
+        "address": about.address,
+        "zone": about.zone,
+        "host_class": about.host_class,
+        "engine_url": url,
+        "deliver": deliver or ("engine" if _elsewhere(url) else "lake"),
         "http_port": http_port,
     }
     options = AgentOptions(**(_from_settings(settings) | options_given))
@@ -188,10 +229,26 @@ def _from_settings(settings: "Settings") -> dict[str, Any]:
         "max_age_s": settings.max_age_days * 86400.0,
         "route_templates": tuple(settings.route_templates),
         "allowed_hosts": tuple(settings.allowed_hosts),
+        "drain_s": settings.agent_drain_s,
         "spool_bytes": round(settings.agent_spool_mb * 2**20),
         "inbox_bytes": round(settings.agent_inbox_mb * 2**20),
         "max_quarantine_bytes": round(settings.max_quarantine_mb * 2**20),
     }
+
+
+def _drain(settings: "Settings", service: str, host: str, url: str) -> None:
+    """Tells the engine rather than the agent: so it works where the agent hangs, or runs as another user."""
+    import time
+
+    from fingerpost.announcement import DRAINING, Notice
+    from fingerpost.cli.hosts import tell
+    from fingerpost.errors import FingerpostError
+
+    if not url:
+        raise FingerpostError("--drain is told to the engine: give --engine-url, or FINGERPOST_ENGINE_URL")
+    tell(url, settings.engine_token, Notice(service, host, DRAINING))
+    time.sleep(settings.agent_drain_s)
+    typer.echo(f"{host} drains: routers send it nothing new")
 
 
 def _elsewhere(url: str) -> bool:

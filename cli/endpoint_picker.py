@@ -15,8 +15,8 @@ def endpoint_picker(
     hosts: Annotated[
         str | None,
         typer.Option(
-            help="Endpoints as they come and go: a file with one a line, `dns:NAME:PORT`, `endpointslices:FILE`, or "
-            "`kubernetes:SERVICE:PORT`."
+            help="Endpoints as they come and go: a file with one a line, `dns:NAME:PORT`, `endpointslices:FILE`, "
+            "`kubernetes:SERVICE:PORT`, or with --engine `engine:`, those that agents announce."
         ),
     ] = None,
     listen: Annotated[str, typer.Option(help="`address:port` for proxies, gRPC without TLS.")] = "127.0.0.1:9002",
@@ -37,6 +37,7 @@ def endpoint_picker(
     import signal
     import threading
 
+    from fingerpost.engine_api import EngineClient
     from fingerpost.errors import FingerpostError
     from fingerpost.home import make_home
     from fingerpost.logs import configure_logs
@@ -44,6 +45,7 @@ def endpoint_picker(
     from fingerpost.routing.endpoint_picker.endpoints import Endpoints
     from fingerpost.routing.endpoint_picker.metrics import EndpointPickerMetrics
     from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
+    from fingerpost.routing.engine_hosts import ENGINE, host_sources
     from fingerpost.routing.envoy.upstream import parse_upstreams
     from fingerpost.routing.hosts import host_source
     from fingerpost.routing.metrics_port import serve_metrics
@@ -54,9 +56,13 @@ def endpoint_picker(
     configure_logs(settings.log_level, settings.log_format)
     if host and hosts:
         raise FingerpostError("name the endpoints by --host or in a file (--hosts), not both")
-    source = host_source(hosts) if hosts else None
+    source = None
+    if hosts and engine:
+        source, _ = host_sources(hosts, EngineClient(engine, settings.engine_token, 3.0), settings.service)
+    elif hosts:
+        source = host_source(hosts)
     # An orchestrator, or its names, may have none yet: until then the picker reports that it does not serve.
-    waits = (hosts or "").startswith(("kubernetes:", "dns:"))
+    waits = (hosts or "").startswith(("kubernetes:", "dns:", ENGINE))
     upstreams = parse_upstreams(host or []) if source is None else [] if waits else source()
     if not upstreams and not waits:
         raise FingerpostError("the endpoint picker needs at least one endpoint (--host or --hosts)")
@@ -66,7 +72,7 @@ def endpoint_picker(
     path.parent.mkdir(parents=True, exist_ok=True)
     server = EndpointPickerServer(Chooser(Endpoints(upstreams), settings.panic_percent / 100), path, source)
     if metrics_port:
-        serve_metrics(EndpointPickerMetrics(server), settings.bind_host, metrics_port)
+        serve_metrics(settings.bind_host, metrics_port, EndpointPickerMetrics(server))
     stopped = threading.Event()
     follower = Router(engine, path, settings, access_log) if engine else None
     if follower:

@@ -22,8 +22,8 @@ def router(
     hosts: Annotated[
         str | None,
         typer.Option(
-            help="Keep Envoy's endpoints too, by the hosts listed here: a file with `name=address:port` lines, "
-            "`dns:NAME:PORT`, or `endpointslices:FILE`."
+            help="Keep Envoy's endpoints too, by the hosts listed here: `engine:`, those that agents announce "
+            "(--address); a file with `name=address:port` lines, `dns:NAME:PORT`, or `endpointslices:FILE`."
         ),
     ] = None,
     endpoints: Annotated[
@@ -41,10 +41,12 @@ def router(
     import signal
     import threading
 
+    from fingerpost.engine_api import EngineClient
     from fingerpost.errors import FingerpostError
     from fingerpost.home import make_home
     from fingerpost.logs import configure_logs
-    from fingerpost.routing.hosts import EndpointsKeeper, host_source
+    from fingerpost.routing.engine_hosts import ENGINE, NameWatch, host_sources
+    from fingerpost.routing.hosts import EndpointsKeeper
     from fingerpost.routing.router import Router
     from fingerpost.settings import LOOPBACK, get_settings
 
@@ -60,18 +62,24 @@ def router(
         logger.warning("the guard is off: predictions that prove worse than none keep their weight; give --access-log")
     elif not access_log.exists():
         logger.warning("there is no access log at %s yet: until then the guard is off", access_log)
-    keeper = None
+    keeper, names = None, NameWatch()
     if hosts:
         kept = endpoints or settings.home / "routing" / f"{settings.service}.endpoints.json"
-        keeper = EndpointsKeeper(host_source(hosts), kept, cluster)
+        source, engine_hosts = host_sources(hosts, EngineClient(url, settings.engine_token, 3.0), settings.service)
+        keeper = EndpointsKeeper(
+            source, kept, cluster, lambda found: names.look([each.name for each in found], engine_hosts.known)
+        )
+        if hosts == ENGINE:
+            keeper.prepare()
         keeper.update()
         if once and keeper.problem:
             raise FingerpostError(f"--hosts {hosts}: {keeper.problem}")
     follower = Router(url, path, settings, access_log)
     if metrics_port:
-        from fingerpost.routing.metrics_port import GuardMetrics, serve_metrics
+        from fingerpost.routing.metrics_port import GuardMetrics, NameMetrics, serve_metrics
 
-        serve_metrics(GuardMetrics(lambda: follower.guard_state), LOOPBACK, metrics_port)
+        guard = GuardMetrics(lambda: follower.guard_state)
+        serve_metrics(LOOPBACK, metrics_port, guard, *([NameMetrics(lambda: names.found)] if keeper else []))
     try:
         if once:
             follower.sync()

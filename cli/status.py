@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+    from pathlib import Path
+
     from fingerpost.cli.stack.status import Engine, Status
     from fingerpost.settings import Settings
 
@@ -61,10 +64,27 @@ def _status(settings: "Settings") -> "Status":
 def _engine(settings: "Settings") -> "Engine":
     from fingerpost.cli.stack.status import Engine
     from fingerpost.engine_api import EngineClient, EngineError
+    from fingerpost.routing.engine_hosts import unmatched
 
     try:
         with EngineClient(f"http://{settings.reach_host}:{settings.engine_port}", timeout_s=5) as client:
             health = client.health()
-        return Engine(True, bool(health["ready"]), {str(name): str(text) for name, text in health["problems"].items()})
+            problems = {str(name): str(text) for name, text in health["problems"].items()}
+            endpoints = _endpoints(settings.home / "routing" / f"{settings.service}.endpoints.json")
+            if endpoints and (problem := unmatched(endpoints, client.listed(settings.service)[1] or ()).problem):
+                problems["names"] = problem
+        return Engine(True, bool(health["ready"]), problems)
     except (EngineError, KeyError, TypeError, AttributeError):
         return Engine(False)
+
+
+def _endpoints(path: "Path") -> "Set[str]":
+    """Names of Envoy's endpoints; none where no router keeps them here."""
+    import json
+
+    from fingerpost.cli.stack.checkup import names_of_endpoints
+
+    try:
+        return names_of_endpoints(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return set()

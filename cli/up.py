@@ -23,7 +23,8 @@ def up(
     hosts: Annotated[
         str | None,
         typer.Option(
-            help="Also start Envoy, for the hosts listed here and as they come and go: a file with `name=address:port` "
+            help="Also start Envoy, for the hosts listed here and as they come and go: `engine:`, those that agents "
+            "announce; a file with `name=address:port` "
             "lines, `dns:NAME:PORT`, or `endpointslices:FILE`."
         ),
     ] = None,
@@ -143,15 +144,23 @@ def _alone(settings: "Settings", parts: Sequence["Part"]) -> Iterator[None]:
 
 
 def _keeper(settings: "Settings", hosts: str) -> "EndpointsKeeper":
-    """What keeps Envoy's endpoints; they are read once already.
+    """Keeps Envoy's endpoints; lists and names are read once already.
 
     Raises:
         FingerpostError: there are none, or they cannot be read.
     """
+    from fingerpost.engine_api import EngineClient
     from fingerpost.errors import FingerpostError
-    from fingerpost.routing.hosts import EndpointsKeeper, host_source
+    from fingerpost.routing.engine_hosts import ENGINE, host_sources
+    from fingerpost.routing.hosts import EndpointsKeeper
 
-    keeper = EndpointsKeeper(host_source(hosts), settings.home / "routing" / f"{settings.service}.endpoints.json")
+    client = EngineClient(f"http://{settings.reach_host}:{settings.engine_port}", settings.engine_token, 3.0)
+    source, _ = host_sources(hosts, client, settings.service)
+    keeper = EndpointsKeeper(source, settings.home / "routing" / f"{settings.service}.endpoints.json")
+    if hosts == ENGINE:
+        # The engine is yet to start.
+        keeper.prepare()
+        return keeper
     keeper.update()
     if keeper.problem:
         raise FingerpostError(f"--hosts {hosts}: {keeper.problem}")

@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from fingerpost.errors import FingerpostError
+from fingerpost.announcement import Announcement, Notice, announcement_from_wire
+from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.fingerprint import MEDIA_TYPE
+from fingerpost.names import is_name
 from fingerpost.packed_message import message
 
 if TYPE_CHECKING:
@@ -95,6 +97,23 @@ class Table:
     stale: str | None
 
 
+@dataclass(frozen=True)
+class ListedHost:
+    """A host as the engine lists it.
+
+    Args:
+        state: `serving` or `draining`.
+        reports: whether its agent has reported what it measures.
+        heard_s: when it was last heard of, seconds since 1970.
+    """
+
+    host: str
+    about: Announcement
+    state: str
+    reports: bool
+    heard_s: float
+
+
 def headers_of(token: str) -> dict[str, str]:
     """The headers of every request of a caller with this token; empty: it has none."""
     return {"Authorization": f"Bearer {token}"} if token else {}
@@ -126,6 +145,39 @@ def batch_call(kind: str, service: str, name: str, body: bytes) -> Call:
     """
     asked = urlencode({"kind": kind, "service": service, "name": name})
     return Call("POST", f"/v1/batches?{asked}", body, {"Content-Type": PARQUET})
+
+
+def notice_call(notice: Notice) -> Call:
+    """Announces, drains, resumes or removes a host."""
+    return Call("POST", "/v1/members", notice.to_json(), {"Content-Type": JSON})
+
+
+def hosts_call(service: str, etag: str = "") -> Call:
+    """Asks which hosts a service has; with the ETag of the last answer, whether they are others."""
+    path = f"/v1/services/{quote(service, safe='')}/hosts"
+    return Call("GET", path, None, {"If-None-Match": etag} if etag else {})
+
+
+def hosts_of(answer: Answer) -> list[ListedHost] | None:
+    """Reads the answer to `hosts_call`; None: they are as before.
+
+    Raises:
+        EngineError: it is an error, or no list of hosts.
+    """
+    if checked(answer).status == _NOT_MODIFIED:
+        return None
+    try:
+        return [_listed_host(each) for each in json.loads(answer.body)["hosts"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RefusedError) as error:
+        raise EngineError(answer.status, f"the answer is no list of hosts: {error!r}"[:_MAX_REASON]) from error
+
+
+def _listed_host(given: Mapping[str, Any]) -> ListedHost:
+    told = {name: value for name, value in given.items() if value is not None}
+    host, state, heard_s = str(given["host"]), str(given["state"]), float(given["heard"])
+    if not is_name(host):
+        raise ValueError(f"{host[:100]!r} is no name of a host")
+    return ListedHost(host, announcement_from_wire(told), state, bool(given["reports"]), heard_s)
 
 
 def table_call(service: str, etag: str | None = None, wait_s: float = 0.0) -> Call:
@@ -246,6 +298,15 @@ class EngineClient:
         """Lists the hosts the engine knows."""
         found: list[dict[str, Any]] = self._json(get_call("/v1/hosts", service=service))["hosts"]
         return found
+
+    def notice(self, notice: Notice) -> str:
+        """Announces, drains, resumes or removes a host; returns the state that is in force."""
+        return str(json.loads(checked(self._ask(notice_call(notice))).body).get("state"))
+
+    def listed(self, service: str, etag: str = "") -> tuple[str, list[ListedHost] | None]:
+        """Lists a service's hosts with the ETag of the list; None: it is still that of `etag`."""
+        answer = self._ask(hosts_call(service, etag))
+        return answer.headers.get("etag", ""), hosts_of(answer)
 
     def models(self) -> dict[str, Any]:
         """Lists the models in use, and why others are not."""

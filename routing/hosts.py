@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def host_source(text: str) -> HostSource:
         FingerpostError: the text says nothing of the kind.
     """
     kind, colon, rest = text.partition(":")
+    if (kind, rest) == ("engine", "") and colon:
+        raise FingerpostError(f"{text!r} needs the engine's URL: give --engine")
     if kind == "dns" and colon:
         name, _, port = rest.rpartition(":")
         if not name or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -62,16 +65,24 @@ def host_source(text: str) -> HostSource:
 class EndpointsKeeper:
     """Keeps the file that Envoy reads a cluster's endpoints from.
 
-    What cannot be read, and a list without any host, changes nothing: a fleet is not lost because its list is.
+    What cannot be read, and a list without any host, changes nothing: a fleet is not lost because its list is. Where
+    all hosts drain, none does: requests have nowhere else to go.
 
     Args:
         source: of `host_source`.
         path: the file; renamed into place.
         cluster: its name in Envoy's configuration.
+        after: gets the hosts after each look of `follow`.
     """
 
-    def __init__(self, source: HostSource, path: Path, cluster: str = "hosts") -> None:
-        self._source, self.path, self._cluster = source, path.absolute(), cluster
+    def __init__(
+        self,
+        source: HostSource,
+        path: Path,
+        cluster: str = "hosts",
+        after: Callable[[list[Upstream]], None] = lambda _: None,
+    ) -> None:
+        self._source, self.path, self._cluster, self._after = source, path.absolute(), cluster, after
         self._known: list[Upstream] | None = None
         self._problem = ""
         self._written = 0
@@ -86,6 +97,11 @@ class EndpointsKeeper:
         """Why the hosts that are known may be old; empty if they are not."""
         return self._problem
 
+    def prepare(self) -> None:
+        """Writes a list without hosts where there is no file yet: Envoy does not start without one."""
+        if not self.path.exists():
+            self._write([])
+
     def update(self) -> bool:
         """Looks once; True if the file was written."""
         try:
@@ -99,25 +115,31 @@ class EndpointsKeeper:
             self._problem = str(error)
             return False
         self._problem = ""
+        if all(each.draining for each in found):
+            found = [replace(each, draining=False) for each in found]
         found = sorted(found, key=lambda each: (each.name, each.address, each.port))
         if found == self._known:
             return False
-        self._written += 1
-        response = discovery_response(found, self._cluster, str(self._written))
-        write_text_atomically(self.path, json.dumps(response))
-        # The proxy may run as another user.
-        self.path.chmod(0o644)
+        self._write(found)
         before = {each.name for each in self._known or ()}
         now = {each.name for each in found if not each.draining}
         _LOG.info("%d hosts; new: %s; gone: %s", len(found), _listed(now - before), _listed(before - now))
         self._known = found
         return True
 
+    def _write(self, hosts: list[Upstream]) -> None:
+        self._written += 1
+        response = discovery_response(hosts, self._cluster, str(self._written))
+        write_text_atomically(self.path, json.dumps(response))
+        # The proxy may run as another user.
+        self.path.chmod(0o644)
+
     def follow(self, stop: threading.Event) -> None:
         """Looks about once a second until stopped."""
         while not stop.is_set():
             try:
                 self.update()
+                self._after(self.hosts)
             except OSError as error:
                 _LOG.warning("the endpoints cannot be written: %s", error)
             stop.wait(_LOOK_EVERY_S)

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from fingerpost.origins import is_known, own_names
+from fingerpost.routing.engine_hosts import Unmatched
 
 
 class Collects(Protocol):
@@ -24,14 +25,15 @@ class _Silent(WSGIRequestHandler):
         """A line a scrape tells nothing."""
 
 
-def serve_metrics(collector: Collects, host: str, port: int) -> None:
+def serve_metrics(host: str, port: int, *collectors: Collects) -> None:
     """Serves `/metrics` from a thread of its own, to whoever calls it by an address or a local name.
 
     Raises:
         OSError: the port cannot be used.
     """
     registry = CollectorRegistry()
-    registry.register(collector)
+    for each in collectors:
+        registry.register(each)
     server = make_server(host, port, _local(make_wsgi_app(registry), host), ThreadingWSGIServer, _Silent)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
@@ -70,6 +72,29 @@ class GuardMetrics:
             cost.add_metric([host], found["cost"])
             success.add_metric([host], found["success"])
         yield from (trust, requests, cost, success)
+
+
+class NameMetrics:
+    """Hosts whose names only one side has.
+
+    Args:
+        found: gives what was found at the last look.
+    """
+
+    def __init__(self, found: Callable[[], Unmatched]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        found = self._found()
+        family = GaugeMetricFamily(
+            "fingerpost_router_unmatched_hosts",
+            "Endpoints without an agent of their name, and agents without an endpoint.",
+            labels=["what"],
+        )
+        family.add_metric(["endpoint"], len(found.endpoints))
+        family.add_metric(["agent"], len(found.agents))
+        yield family
 
 
 def _local(app: Callable[..., Any], host: str) -> Callable[..., Iterable[bytes]]:

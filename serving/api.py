@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fingerpost import __version__
+from fingerpost.announcement import MAX_BYTES, notice_from_json
+from fingerpost.clock import clock_us
 from fingerpost.engine_api import PARQUET
 from fingerpost.errors import NoDataError, RefusedError
 from fingerpost.experiment import ALIASES
@@ -71,6 +73,7 @@ app.add_middleware(
     takes={
         "/v1/fingerprints": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, token=True),
         "/v1/batches": Takes(PARQUET, MAX_BATCH_BYTES, token=True),
+        "/v1/members": Takes(_JSON, MAX_BYTES, token=True),
         "/v1/predict": _QUESTION,
         "/v1/route": _QUESTION,
     },
@@ -141,6 +144,29 @@ async def batches_endpoint(
     return Response(status_code=204)
 
 
+@app.post(
+    "/v1/members",
+    response_model=models.MemberState,
+    responses=_problems(400, 401, 408, 413, 415, 503),
+    openapi_extra={
+        "requestBody": {"required": True, "content": {_JSON: {"schema": models.MemberNotice.model_json_schema()}}},
+        "security": [{"bearer": []}],
+    },
+)
+async def members_endpoint(request: Request) -> Response:
+    """Takes what an agent announces of its host, or an operator decides: it serves, drains, or is removed."""
+    engine = _engine_of(request)
+    try:
+        notice = notice_from_json(await request.body())
+        state = await asyncio.to_thread(engine.roster.take, notice, clock_us())
+    except RefusedError as error:
+        engine.metrics.refused(error.reason, 1)
+        raise RefusedRequestError(400, error.reason) from error
+    except StoreError as error:
+        raise RefusedRequestError(503, f"the store cannot be used: {error}", {"retry-after": "2"}) from error
+    return _json_answer({"state": state})
+
+
 @app.post("/v1/predict", response_model=models.Prediction, responses=_problems(400, 404, 408, 413, 415, 503))
 async def predict_endpoint(request: Request, asked: models.PredictRequest) -> Response:
     """Predicts throughput and latency of every host, for categories or for one request."""
@@ -202,6 +228,29 @@ async def table_endpoint(
     if headers["etag"] in held:
         return Response(status_code=304, headers=headers)
     body = published.rendered or await asyncio.to_thread(published.render, ttl_s)
+    return Response(body, headers=headers, media_type=_JSON)
+
+
+@app.get(
+    "/v1/services/{service}/hosts",
+    response_model=models.Roster,
+    responses={
+        200: {"description": "The hosts; the ETag changes with all but `heard`."},
+        304: {"description": "All but `heard` is as the caller has it."},
+        **_problems(400, 503),
+    },
+)
+async def roster_endpoint(request: Request, service: Service) -> Response:
+    """Lists the hosts of a service: where they are, whether they take new requests, and when each was last heard of."""
+    engine = _engine_of(request)
+    try:
+        read = engine.roster.listing
+        etag, body = await asyncio.get_running_loop().run_in_executor(engine.store_reads, read, service)
+    except StoreError as error:
+        raise RefusedRequestError(503, f"the store cannot be used: {error}") from error
+    headers = {"etag": etag, "cache-control": "no-cache"}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type=_JSON)
 
 

@@ -1,6 +1,6 @@
 """The bodies of the HTTP API, as its OpenAPI document describes them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -121,6 +121,46 @@ class HostInfo(BaseModel):
 
 class Hosts(BaseModel):
     hosts: list[HostInfo]
+
+
+class MemberNotice(BaseModel):
+    """A message about a host: of its agent, which names its life, or of an operator, who need not say where it is."""
+
+    service: Name
+    host: Name
+    boot_id: Annotated[str, Field(pattern=rf"^$|{NAME}")] = Field("", description="Life of the agent.")
+    state: Literal["serving", "draining", "removed"] = "serving"
+    address: Annotated[str, Field(max_length=64)] = Field("", description="`10.0.0.7:8000` or `[fd00::7]:8000`.")
+    zone: Annotated[str, Field(pattern=rf"^$|{NAME}")] = ""
+    class_: Annotated[str, Field(pattern=rf"^$|{NAME}")] = Field("", alias="class")
+    slots: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    cores: Annotated[float, Field(gt=0, le=10**5)] | None = None
+
+
+class MemberState(BaseModel):
+    """The state of a host that is in force; a draining host stays so while its agent lives."""
+
+    state: str
+
+
+class RosterHost(BaseModel):
+    """A host of a service; what is not known is empty or null."""
+
+    host: str
+    address: str
+    zone: str
+    class_: str = Field(alias="class")
+    slots: int | None
+    cores: float | None
+    state: str = Field(description="`serving` or `draining`.")
+    reports: bool = Field(description="Whether its agent has reported what it measures.")
+    heard: float = Field(description="When it was last heard of, seconds since 1970.")
+
+
+class Roster(BaseModel):
+    """The hosts of a service, in order."""
+
+    hosts: list[RosterHost]
 
 
 class AliasInfo(BaseModel):

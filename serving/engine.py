@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from fingerpost.clock import clock_us
 from fingerpost.experiment import ALIASES
 from fingerpost.serving.answers import UnknownError
 from fingerpost.serving.connections import connections, limits_of_process
@@ -13,6 +14,7 @@ from fingerpost.serving.health import DiskWatch, RefusalRate, table_problems
 from fingerpost.serving.ingest import Ingest
 from fingerpost.serving.lake_table import LakeTable
 from fingerpost.serving.landing import Landing
+from fingerpost.serving.members import Members, Roster
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.refresh import Refresher
@@ -37,7 +39,9 @@ class Engine:
         self.categories = Categories(settings.lake)
         self.refusals = RefusalRate()
         self.ingest = Ingest(self.store, settings, self.metrics, self.refusals)
-        self.refresher = Refresher(self.store, settings, self.metrics, self.categories)
+        self.members = Members(self.store, limits, round(settings.host_ttl_s * 1e6), clock_us())
+        self.roster = Roster(self.members)
+        self.refresher = Refresher(self.store, settings, self.metrics, self.categories, self.members)
         self._lake_table = LakeTable(settings)
         self.landing = Landing(settings.lake, round(settings.engine_inbox_mb * 2**20))
         # Its own: requests that wait for a store which does not answer must not take the threads of others.

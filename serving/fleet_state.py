@@ -10,7 +10,8 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import FORECASTS
-from fingerpost.telemetry.baseline import BaselineEstimates, estimate_baseline
+from fingerpost.serving.members import Member
+from fingerpost.telemetry.baseline import BaselineEstimates, estimate_baseline, host_kinds
 
 # What of the hosts' histories tables are made of without a model; the forecasts, as logs, first.
 CELL_COLUMNS = (*FORECASTS.values(), "evidence", "error_share", "age_s")
@@ -26,6 +27,7 @@ class HostState:
         packed: the fingerprint as it came, with what this program may not know.
         received_us, first_seen_us: of the store.
         heard_s: when it came, by this process's `time.monotonic`: its age stays right when clocks are set.
+        host_class: as announced; hosts of a class are expected to be alike; empty: not announced.
     """
 
     fingerprint: Fingerprint
@@ -33,6 +35,7 @@ class HostState:
     received_us: int
     first_seen_us: int
     heard_s: float = 0.0
+    host_class: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,22 @@ class FleetState:
     def baseline(self) -> BaselineEstimates:
         """What the histories forecast without a model."""
         cells = (self.cells[..., : len(FORECASTS)], self.cell_column("evidence"), self.cell_column("error_share"))
-        return estimate_baseline(*cells, self.host_column("cores"), self.host_column("slots"))
+        classes = [state.host_class for state in self.states]
+        kinds = host_kinds(self.host_column("cores"), self.host_column("slots"), classes)
+        return estimate_baseline(*cells, kinds)
+
+
+def silent_host(service: str, host: str, member: Member, heard_s: float) -> HostState:
+    """The state of a host that was announced and has reported nothing yet.
+
+    Args:
+        heard_s: when it was announced last, by this process's `time.monotonic`.
+    """
+    values = np.full(len(FINGERPRINT_HOST_COLUMNS), np.nan)
+    for name, value in (("cores", member.about.cores), ("slots", member.about.slots)):
+        values[_HOST[name]] = np.nan if value is None else value
+    fingerprint = Fingerprint(service, host, "", 0, member.joined_us, "", (), values)
+    return HostState(fingerprint, b"", member.heard_us, member.joined_us, heard_s, member.about.host_class)
 
 
 def build_fleet(
@@ -150,5 +168,6 @@ def _host_values(states: tuple[HostState, ...]) -> Floats:
 
 
 def _version(states: tuple[HostState, ...]) -> str:
-    versions = Counter(state.fingerprint.category_version for state in states)
+    # A host that has not reported yet names none.
+    versions = Counter(state.fingerprint.category_version for state in states if state.fingerprint.boot_id)
     return min(versions, key=lambda name: (-versions[name], name), default="")

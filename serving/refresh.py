@@ -6,12 +6,14 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 
+from fingerpost.announcement import SERVING
 from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.experiment import CONTROL, TREATMENT
 from fingerpost.fingerprint import unpack
-from fingerpost.serving.fleet_state import FleetState, HostState, build_fleet
+from fingerpost.serving.fleet_state import FleetState, HostState, build_fleet, silent_host
 from fingerpost.serving.histories import same_block
+from fingerpost.serving.members import Member, Members
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.scoring import ModelScorer, Scored, score_fleet
@@ -36,12 +38,16 @@ class _Work:
         refreshed_s, took_s: when it was last refreshed, by `time.monotonic`, and how long that took.
         latest_us: the latest time that any fingerprint of the table has, microseconds since 1970.
         heard_s: when the latest of them came, by `time.monotonic`.
+        members: hosts that were announced, drained or removed; read whole each minute, since those that left for good
+            are no change.
         plan: of the experiment, as it was served last.
         challenger: the fleet as the challenger scored it, while an experiment runs.
     """
 
     view: ServiceView
     states: dict[str, HostState] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
+    members_s: float = -math.inf
     seen: Mark = field(default_factory=lambda: Mark("", 0))
     dirty: bool = True
     refreshed_s: float = -math.inf
@@ -57,12 +63,19 @@ class Refresher:
     """Pulls what has changed from the store, scores it, and publishes tables.
 
     Fingerprints of hosts that fell silent leave the tables after `fingerprint_ttl_s`, the store after five times that.
+    A host that is announced is in the tables before it has reported; one that drains, or was removed, leaves them.
     """
 
     def __init__(
-        self, store: FingerprintStore, settings: Settings, metrics: EngineMetrics, categories: Categories
+        self,
+        store: FingerprintStore,
+        settings: Settings,
+        metrics: EngineMetrics,
+        categories: Categories,
+        members: Members,
     ) -> None:
         self._store, self._settings, self._metrics, self._categories = store, settings, metrics, categories
+        self._members = members
         self._shadow = ShadowLog(settings, metrics)
         self.models = Models(settings, metrics, self.services, self.scored)
         self._work: dict[str, _Work] = {}
@@ -178,6 +191,7 @@ class Refresher:
                 now_us = clock_us()
                 self._store.bring_back(now_us)
                 self._store.purge(now_us - round(5e6 * self._settings.fingerprint_ttl_s))
+                self._members.purge(now_us)
                 self._purged_s = now_s
         except StoreError as error:
             self._trouble_s = now_s
@@ -213,21 +227,27 @@ class Refresher:
         if self._mark is None or work.seen == self._mark:
             return True
         after = work.seen.change if work.seen.epoch == self._mark.epoch else 0
+        if not after:
+            # Of another database, or the first look: who is not in it has not left.
+            work.members.clear()
+        service, whole = work.view.service, not after or time.monotonic() - work.members_s > _PURGE_EVERY_S
         try:
-            rows = self._store.changed(work.view.service, after)
+            rows = self._store.changed(service, after)
+            members = self._members.changed(service, 0 if whole else after)
         except StoreError as error:
             self._metrics.store_problem.set(1)
             logger.warning("the store cannot be used: %s", error)
             return False
         for row in rows:
             self._take(work, row)
+        self._take_members(work, members, whole)
         # Rows may be newer than the mark; they are only pulled again.
         work.seen = Mark(self._mark.epoch, max([self._mark.change, *(row.change for row in rows)]))
         return True
 
     def _take(self, work: _Work, row: Stored) -> None:
         present, now_us = work.states.get(row.host), clock_us()
-        if present is not None:
+        if present is not None and present.packed:
             told = present.fingerprint
             orders = ((row.boot_id, row.sequence, row.time_us), (told.boot_id, told.sequence, told.time_us))
             if not is_newer(*orders, now_us + round(self._settings.clock_skew_s * 1e6)):
@@ -242,9 +262,38 @@ class Refresher:
             # The same object says that nothing is to be scored again.
             fingerprint = replace(fingerprint, history=present.fingerprint.history)
         heard_s = time.monotonic() - max(0, now_us - row.received_us) / 1e6
-        work.states[row.host] = HostState(fingerprint, row.packed, row.received_us, row.first_seen_us, heard_s)
+        first_us, host_class = row.first_seen_us, ""
+        if (member := work.members.get(row.host)) is not None:
+            first_us, host_class = max(first_us, member.joined_us), member.about.host_class
+        work.states[row.host] = HostState(fingerprint, row.packed, row.received_us, first_us, heard_s, host_class)
         work.arrived_us = min(work.arrived_us or row.received_us, row.received_us)
         work.dirty = True
+
+    def _take_members(self, work: _Work, members: list[Member], whole: bool) -> None:
+        """Takes what has changed of the members, or all of them."""
+        told = {each.host: each for each in members}
+        if whole:
+            work.members_s = time.monotonic()
+            for host in work.members.keys() - told.keys():
+                # It has left for good.
+                del work.members[host]
+                work.states.pop(host, None)
+                work.dirty = True
+        now_us = clock_us()
+        for host, member in told.items():
+            present, state = work.members.get(host), work.states.get(host)
+            work.members[host] = member
+            if state is None or not state.packed:
+                # Its agent is there and has not reported yet: the table has it at once, by what its class does.
+                if member.state == SERVING:
+                    heard_s = time.monotonic() - max(0, now_us - member.heard_us) / 1e6
+                    work.states[host] = silent_host(work.view.service, host, member, heard_s)
+                    work.dirty |= state is None
+            elif present is None or (present.about, present.joined_us) != (member.about, member.joined_us):
+                first_us, host_class = max(state.first_seen_us, member.joined_us), member.about.host_class
+                work.states[host] = replace(state, first_seen_us=first_us, host_class=host_class)
+                work.dirty = True
+            work.dirty |= present is None or present.state != member.state
 
     def _age(self, work: _Work, now_s: float) -> None:
         """Drops silent hosts; skipped while the store is down and for one TTL after."""
@@ -261,14 +310,16 @@ class Refresher:
         times = (max(state.received_us, state.fingerprint.time_us) for state in work.states.values())
         work.latest_us = max(times, default=0)
         work.heard_s = max((state.heard_s for state in work.states.values()), default=now_s)
-        if not work.states:
+        away = {host for host, member in work.members.items() if member.state != SERVING}
+        states = {host: state for host, state in work.states.items() if host not in away}
+        if not states:
             view.scored = work.challenger = None
             view.publish({}, None, now_s)
             return
         before = view.scored
         if before is not None and before.scorer is not scorer and warmed is not None and warmed.scorer is scorer:
             before = warmed
-        fleet = build_fleet(view.service, work.states, settings.max_categories, before.fleet if before else None)
+        fleet = build_fleet(view.service, states, settings.max_categories, before.fleet if before else None)
         scored = self._score(fleet, scorer, before)
         table, experiment = self._table(scored), work.plan.experiment
         tables = {NO_ARM: table}

@@ -179,14 +179,29 @@ class FingerprintStore:
 
         self._use(change, True, proves=False)
 
+    def reading(self, read: Callable[[Connection], Result]) -> Result:
+        """Reads of another table of this database."""
+        return self._read(read)
+
+    def writing(self, write: Callable[[Connection, int], Result]) -> Result:
+        """Writes to another table of this database.
+
+        Args:
+            write: gets a connection within a transaction that keeps other writers out, and the number of its change.
+        """
+
+        def work(engine: Engine) -> Result:
+            with writing(engine) as connection:
+                return write(connection, next_change(connection, 1))
+
+        return self._use(work, True)
+
     def close(self) -> None:
         self._database.close()
 
     def _put(self, engine: Engine, arrivals: Sequence[Arrival]) -> list[str | None]:
         with writing(engine) as connection:
-            # Taken first, it also keeps other writers out until the end: changes become visible in their order.
-            count = update(changes).values(value=changes.c.value + len(arrivals)).returning(changes.c.value)
-            change = connection.execute(count).scalar_one() - len(arrivals)
+            change = next_change(connection, len(arrivals)) - 1
             known = _known(connection, arrivals)
             counts = None
             answers: list[str | None] = []
@@ -257,6 +272,16 @@ class FingerprintStore:
         if proves:
             self._failures.pop(writes, None)
         return result
+
+
+def next_change(connection: Connection, count: int) -> int:
+    """The first of as many numbers for changes, which become visible in their order.
+
+    Taken first in a transaction, it also keeps other writers out until the end.
+    """
+    counted = update(changes).values(value=changes.c.value + count).returning(changes.c.value)
+    last: int = connection.execute(counted).scalar_one()
+    return last - count + 1
 
 
 def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -58,6 +58,20 @@ fingerprints = Table(
     Column("packed", LargeBinary, nullable=False),
     Index("fingerprints_by_change", "service", "change"),
 )
+# Every host that was announced, drained or removed, with how it was announced last, as JSON.
+members = Table(
+    "members",
+    metadata,
+    Column("service", _NAME, primary_key=True),
+    Column("host", _NAME, primary_key=True),
+    Column("boot_id", _NAME, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("about", String(4096), nullable=False),
+    Column("joined_us", BigInteger, nullable=False),
+    Column("heard_us", BigInteger, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Index("members_by_change", "service", "change"),
+)
 # One row: how many changes there were, and which life of the database this is.
 changes = Table(
     "fingerprint_changes",

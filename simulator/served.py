@@ -23,7 +23,7 @@ from fingerpost.simulator.fleet import Bools
 from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk, Table
 from fingerpost.simulator.telemetry import Telemetry, joined
-from fingerpost.telemetry.baseline import estimate_baseline
+from fingerpost.telemetry.baseline import estimate_baseline, host_kinds
 from fingerpost.telemetry.history import HISTORY_PLACE, History, extrapolate_history
 from fingerpost.telemetry.windows import APART_S, Arrays, select_window
 from fingerpost.training.evaluate import time_split
@@ -141,7 +141,7 @@ class Served:
         cells = np.where(live[:, None, None], self._cells, np.nan)
         evidence, errors = cells[..., _EVIDENCE], cells[..., _ERRORS]
         slots = np.where(live, self._slots, np.nan)
-        logs = estimate_baseline(cells[..., _FORECASTS], evidence, errors, self._cores, slots).filled()
+        logs = estimate_baseline(cells[..., _FORECASTS], evidence, errors, host_kinds(self._cores, slots)).filled()
         if self._bundle is not None and (self._as_of_us > 0).any():
             matrix = self._encoded(self._bundle)
             served = self._bundle.served_logs(matrix)

@@ -58,6 +58,11 @@ class Engine(BaseModel):
         gt=0,
         description="Drop a host from the routing tables after this time without a fingerprint, seconds.",
     )
+    host_ttl_s: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Remove an announced host from Envoy's endpoints after this time without its agent, seconds.",
+    )
     fingerprint_max_age_s: float = Field(
         default=300.0, gt=0, description="Refuse a fingerprint that is older than this when it arrives, seconds."
     )

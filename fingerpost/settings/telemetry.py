@@ -72,6 +72,23 @@ class Telemetry(BaseModel):
         gt=0,
         description="Remove an agent's oldest batches when those not yet ingested exceed this size, megabytes.",
     )
+    agent_address: str = Field(
+        default="",
+        description="Announce this address of the host to the engine, `10.0.0.7:8000`; `auto:8000`: the one by which "
+        "the engine is reached; empty: none.",
+    )
+    agent_zone: str = Field(default="", description="Announce this zone of the host; empty: none.")
+    agent_class: str = Field(
+        default="",
+        description="Announce this class of the host: hosts of a class are expected to be alike; empty: none.",
+    )
+    agent_drain_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=600,
+        description="Drain a host that has announced its address when its agent is stopped, for this long; 0: do not, "
+        "seconds.",
+    )
     agent_spool_mb: float = Field(
         default=64.0,
         gt=0,

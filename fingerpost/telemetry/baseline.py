@@ -1,10 +1,11 @@
 """Forecasts throughput and latency by the hosts' rolling states alone: served until a model is better."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fingerpost.arrays import Floats, safe_ratio
+from fingerpost.arrays import Floats, Ints, safe_ratio
 
 # Estimates of the fleet move in steps of 5 %, so that predictions do not change with every small change of the fleet.
 _STEP = 0.05
@@ -23,31 +24,49 @@ class BaselineEstimates:
         weight: trust in them, 0..1, shape (H, C).
         fleet: the fleet's mean for each category, shape (C, T), in steps; NaN where no host has served it.
         host: each host's mean ratio to the fleet, shape (H, T), in steps; of a new host its class's.
+        kind: what the other hosts of each host's class have beyond fleet and host, by category, in steps; of a shape
+            that fits (H, C, T).
     """
 
     own: Floats
     weight: Floats
     fleet: Floats
     host: Floats
+    kind: Floats
 
     def filled(self) -> Floats:
-        """Estimates of all cells, shape (H, C, T): own ones as far as they are trusted, else fleet times host."""
-        expected = self.fleet[None, :, :] + self.host[:, None, :]
+        """Estimates of all cells, shape (H, C, T): own ones as far as they are trusted, else what is expected."""
+        expected = self.fleet[None, :, :] + self.host[:, None, :] + self.kind
         weight = np.where(np.isfinite(self.own), self.weight[:, :, None], 0.0)
         own = np.where(np.isfinite(self.own), self.own, 0.0)
         return np.where(np.isfinite(expected), weight * own + (1 - weight) * expected, self.own)
 
 
-def estimate_baseline(
-    own: Floats, evidence: Floats, error_share: Floats, cores: Floats, slots: Floats
-) -> BaselineEstimates:
+def host_kinds(cores: Floats, slots: Floats, classes: Sequence[str] | None = None) -> Ints:
+    """Numbers the classes of hosts: by the class that was announced, else by cores and slots.
+
+    Args:
+        cores, slots: of the hosts, shape (H,); NaN where not known.
+        classes: as announced, H of them; empty: not announced.
+
+    Returns:
+        Shape (H,), from 0.
+    """
+    named = np.array(list(classes) if classes is not None else [""] * len(cores), dtype=str)
+    _, name = np.unique(named, return_inverse=True)
+    sizes = np.where((named == "")[:, None], np.nan_to_num(np.stack([cores, slots], axis=1), nan=-1.0), -1.0)
+    _, kinds = np.unique(np.column_stack([name.reshape(-1), sizes.round(2)]), axis=0, return_inverse=True)
+    return np.asarray(kinds.reshape(-1), dtype=np.int64)
+
+
+def estimate_baseline(own: Floats, evidence: Floats, error_share: Floats, kinds: Ints) -> BaselineEstimates:
     """Estimates every cell of a fleet of H hosts and C categories.
 
     Args:
         own: forecasts of each cell's history, as logs, `fingerpost.history_block.FORECASTS`, shape (H, C, T); NaN where
             it was never measured.
         evidence, error_share: of the cells' histories, shape (H, C).
-        cores, slots: of the hosts, shape (H,); hosts that agree in both are of one class; NaN where not known.
+        kinds: of `host_kinds`.
     """
     # Failed requests measure nothing.
     measured = np.nan_to_num(evidence * (1 - error_share))
@@ -55,23 +74,40 @@ def estimate_baseline(
     known = np.isfinite(own)
     trust = np.where(known, weight[:, :, None], 0.0)
     mean = _in_steps(safe_ratio((trust * np.where(known, own, 0.0)).sum(axis=0), trust.sum(axis=0)))
-    return BaselineEstimates(own, weight, mean, _in_steps(_host_ratios(own, trust, mean, cores, slots)))
+    host = _in_steps(_host_ratios(own, trust, mean, kinds))
+    return BaselineEstimates(own, weight, mean, host, _kind_ratios(own, trust, mean, host, kinds))
 
 
-def _host_ratios(own: Floats, trust: Floats, mean: Floats, cores: Floats, slots: Floats) -> Floats:
+def _host_ratios(own: Floats, trust: Floats, mean: Floats, kinds: Ints) -> Floats:
     """Mean log ratio of each host to the fleet, shape (H, T), drawn to the mean of the host's class."""
     ratio = np.where((trust > 0) & np.isfinite(mean)[None], own - mean[None], 0.0)
     mass = trust.sum(axis=1)
     measured = (trust * ratio).sum(axis=1) / np.fmax(mass, _TINY)
-    kinds = np.nan_to_num(np.stack([cores, slots], axis=1), nan=-1.0)
-    _, members = np.unique(kinds.round(2), axis=0, return_inverse=True)
-    members = members.reshape(-1)
-    count = int(members.max(initial=-1)) + 1
+    count = int(kinds.max(initial=-1)) + 1
     sums, masses = np.zeros((count, mean.shape[1])), np.zeros((count, mean.shape[1]))
-    np.add.at(sums, members, measured * mass)
-    np.add.at(masses, members, mass)
-    kind = (sums / np.fmax(masses, _TINY))[members]
+    np.add.at(sums, kinds, measured * mass)
+    np.add.at(masses, kinds, mass)
+    kind = (sums / np.fmax(masses, _TINY))[kinds]
     return (measured * mass + kind * _PRIOR_CELLS) / (mass + _PRIOR_CELLS)
+
+
+def _kind_ratios(own: Floats, trust: Floats, mean: Floats, host: Floats, kinds: Ints) -> Floats:
+    """Mean log ratio, by category, of the other hosts of a host's class to what fleet and host say; 0 without others.
+
+    Hosts of one class are good at the same things: so a host that is new to a category, or to the fleet, is expected to
+    do as its class does there.
+    """
+    found, sizes = np.unique(kinds, return_counts=True)
+    if len(found) < 2 or sizes.max() < 2:
+        return np.zeros((1, 1, 1))
+    expected = mean[None] + host[:, None]
+    usable = (trust > 0) & np.isfinite(expected)
+    mass, sums = np.where(usable, trust, 0.0), np.where(usable, trust * (own - expected), 0.0)
+    order = np.argsort(kinds, kind="stable")
+    begins = np.append(0, np.cumsum(sizes)[:-1])
+    place = np.searchsorted(found, kinds)
+    of_class = [np.add.reduceat(each[order], begins, axis=0)[place] - each for each in (sums, mass)]
+    return _in_steps(of_class[0] / (of_class[1] + _PRIOR_CELLS))
 
 
 def _in_steps(values: Floats) -> Floats:

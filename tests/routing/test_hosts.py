@@ -3,6 +3,7 @@
 import json
 import threading
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -11,11 +12,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fingerpost.announcement import Announcement
 from fingerpost.cli.stack.ports import free_ports
+from fingerpost.engine_api import ListedHost
 from fingerpost.errors import FingerpostError
+from fingerpost.routing.engine_hosts import NameWatch, Unmatched, announced, unmatched, upstreams, with_drains
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.upstream import Upstream, parse_upstream
 from fingerpost.routing.hosts import EndpointsKeeper, host_source
+from fingerpost.routing.metrics_port import NameMetrics
 from tests.support.running import running_envoy
 from tests.support.waiting import wait_for
 
@@ -96,6 +101,87 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_no_loss(tmp_path):
     assert not keeper.update()
     assert "cannot be read" in keeper.problem
     assert keeper.hosts == [A]
+
+
+def test_where_all_hosts_drain_none_does(kept):
+    keeper, listed, path = kept
+    listed[:] = [replace(A, draining=True), B]
+    keeper.update()
+    assert [each.get("health_status") for each in endpoints(path)] == ["DRAINING", None]
+    listed[:] = [replace(A, draining=True), replace(B, draining=True)]
+    keeper.update()
+    assert [each.get("health_status") for each in endpoints(path)] == [None, None]
+
+
+def test_there_is_a_file_before_there_are_hosts(kept):
+    keeper, _, path = kept
+    keeper.prepare()
+    assert endpoints(path) == []
+    keeper.update()
+    keeper.prepare()
+    assert names(path) == ["a", "b"]
+
+
+def listed_host(name, address="", state="serving", heard_s=1.0, reports=True, zone=""):
+    return ListedHost(name, Announcement(address, zone), state, reports, heard_s)
+
+
+class Known:
+    """Stands where `EngineHosts` asks the engine."""
+
+    def __init__(self, *hosts):
+        self.known, self.away = hosts, False
+
+    def look(self):
+        if self.away:
+            raise FingerpostError("no answer")
+        return self.known
+
+
+def test_hosts_that_announced_an_address_are_endpoints():
+    hosts = [
+        listed_host("a", "10.0.0.1:80", zone="east"),
+        listed_host("b", "[fd00::1]:80", "draining"),
+        listed_host("nowhere"),
+        # One address that was given to another host: the one that was heard of last has it.
+        listed_host("old", "10.0.0.9:80", heard_s=1.0),
+        listed_host("new", "10.0.0.9:80", heard_s=2.0),
+    ]
+    assert upstreams(hosts) == [
+        Upstream("a", "10.0.0.1", 80, "east"),
+        Upstream("b", "fd00::1", 80, "", True),
+        Upstream("new", "10.0.0.9", 80),
+    ]
+    with pytest.raises(FingerpostError, match="start agents with --address"):
+        announced(Known(listed_host("nowhere")))()
+
+
+def test_hosts_of_any_source_drain_where_the_engine_says_so():
+    known = Known(listed_host("a", state="draining"))
+    source = with_drains(lambda: [A, B], known)
+    assert source() == [replace(A, draining=True), B]
+    known.away = True
+    assert source() == [replace(A, draining=True), B]
+
+
+def test_names_that_do_not_agree_are_told_once_they_have_not_for_a_while(caplog):
+    caplog.set_level("INFO", "fingerpost.hosts")
+    known, watch = [listed_host("web-1"), listed_host("web-2"), listed_host("gone", state="draining")], NameWatch()
+    assert unmatched(["web-1", "web2"], known) == Unmatched(("web2",), ("web-2",))
+    # A host without an agent, or an agent whose endpoint is yet to come, is no contradiction.
+    assert not unmatched(["web-1", "web-2", "bare"], known).problem
+    for _ in range(5):
+        watch.look(["web-1", "web2"], known)
+    assert not caplog.records
+    for _ in range(40):
+        watch.look(["web-1", "web2"], known)
+    [record] = caplog.records
+    assert "web2 among Envoy's endpoints have no agent, web-2 among the agents" in record.message
+    [family] = NameMetrics(lambda: watch.found).collect()
+    assert {each.labels["what"]: each.value for each in family.samples} == {"endpoint": 1.0, "agent": 1.0}
+    for _ in range(40):
+        watch.look(["web-1", "web-2"], known)
+    assert caplog.records[-1].message == "names of hosts agree again"
 
 
 @pytest.mark.parametrize("dump", [json.dumps, yaml.safe_dump], ids=["json", "yaml"])

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from fingerpost.announcement import DRAINING, REMOVED, SERVING, Announcement, Notice
+from fingerpost.serving.members import Members
 from fingerpost.serving.store import Arrival, FingerprintStore, Limits, StoreError
 from tests.support.postgres import running_postgres
 
@@ -40,7 +42,7 @@ def url(request, tmp_path):
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("drop table if exists fingerprints, fingerprint_changes")
+        connection.execute("drop table if exists fingerprints, fingerprint_changes, members")
     return url
 
 
@@ -60,6 +62,21 @@ def test_only_what_is_newer_is_stored(store):
     assert store.put([arrival(sequence=0, time_us=501, boot_id="b2")]) == [None]
     (row,) = store.changed("shop", 0)
     assert (row.boot_id, row.sequence, row.time_us) == ("b2", 0, 501)
+
+
+def test_hosts_are_announced_listed_and_removed(store):
+    members = Members(store, LIMITS, 3600_000_000, 0)
+    about = Announcement("10.0.0.7:8000", "east", "big", 8, 3.5)
+    assert store.put([arrival("h2", 1)]) == [None]
+    assert members.take(Notice("shop", "h1", boot_id="b1", about=about), 1_000) == SERVING
+    [change] = members.changed("shop", 1)
+    assert (change.host, change.about) == ("h1", about)
+    assert [each["host"] for each in members.listing("shop")] == ["h1", "h2"]
+    members.take(Notice("shop", "h2", REMOVED), 2_000)
+    members.take(Notice("shop", "h1", DRAINING), 2_000)
+    assert [(each["host"], each["state"]) for each in members.listing("shop")] == [("h1", DRAINING)]
+    assert members.purge(70_000_000) == 1
+    assert members.listing("shop") == []
 
 
 @pytest.mark.parametrize("back_us", [1, 2_000_000, 3600_000_000])

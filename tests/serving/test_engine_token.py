@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 TOKEN = "one-of-our-own"  # noqa: S105
 # They take a body, and only read.
 QUESTIONS = {"/v1/predict", "/v1/route"}
-TAKEN = {"/v1/fingerprints", "/v1/batches"}
+TAKEN = {"/v1/fingerprints", "/v1/batches", "/v1/members"}
 ANY = "0.0.0.0"  # noqa: S104
 
 

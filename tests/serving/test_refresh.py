@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 from fingerpost.clock import clock_us
 from fingerpost.fingerprint import pack
 from fingerpost.serving import refresh, views
+from fingerpost.serving.members import Members
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.store import Arrival, FingerprintStore, Limits
@@ -24,6 +25,11 @@ def said(name):
     return REGISTRY.get_sample_value(f"fingerpost_engine_{name}", {"service": "forgotten"})
 
 
+def made_refresher(store, settings):
+    members = Members(store, Limits(100, 3, 60_000_000), 3600_000_000, clock_us())
+    return Refresher(store, settings, engine_metrics(), Categories(settings.lake), members)
+
+
 @pytest.fixture
 def refresher(tmp_path):
     settings = Settings(home=tmp_path, table_refresh_s=0.1)
@@ -34,7 +40,7 @@ def refresher(tmp_path):
     store.put(
         [Arrival(each.service, each.host, each.boot_id, each.sequence, now_us, now_us, pack(each)) for each in told]
     )
-    refresher = Refresher(store, settings, engine_metrics(), Categories(settings.lake))
+    refresher = made_refresher(store, settings)
     refresher.start()
     yield refresher
     refresher.stop()
@@ -106,7 +112,7 @@ def test_a_clock_that_is_set_neither_stops_the_tables_nor_keeps_or_loses_a_host(
         return now_us / 1e6
 
     tell(1, range(4))
-    refresher = Refresher(store, settings, engine_metrics(), Categories(settings.lake))
+    refresher = made_refresher(store, settings)
     refresher.start()
     try:
         wait_for(lambda: refresher.view("clocked"))

@@ -100,17 +100,24 @@ class Engine:
     """Stands where the engine would: notes what it is sent and answers with `status`."""
 
     def __init__(self, port=0):
-        self.status, self.sequences, self.headers = 200, [], []
+        self.status, self.sequences, self.headers, self.notices = 200, [], [], []
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
+                if self.path == "/v1/members":
+                    engine.notices.append(json.loads(body))
+                    self.answer({"state": "serving"})
+                    return
                 engine.headers.append((self.path, dict(self.headers)))
                 parts = open_message(body)
                 if engine.status == 200:
                     engine.sequences += [unpack(part, 0, FAR).sequence for part in parts]
-                answer = json.dumps({"accepted": len(parts), "stale": 0, "refused": 0}).encode()
+                self.answer({"accepted": len(parts), "stale": 0, "refused": 0})
+
+            def answer(self, content):
+                answer = json.dumps(content).encode()
                 self.send_response(engine.status)
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()

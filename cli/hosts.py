@@ -1,0 +1,125 @@
+"""`fingerpost hosts`: which hosts the engine knows, and what an operator does with them."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fingerpost.announcement import DRAINING, REMOVED, SERVING, Notice
+
+if TYPE_CHECKING:
+    from fingerpost.engine_api import Answer, Call, ListedHost
+
+_Engine = Annotated[str | None, typer.Option("--engine", help="URL of the engine; default FINGERPOST_ENGINE_URL.")]
+_Service = Annotated[str | None, typer.Option("--service", help="Service; default FINGERPOST_SERVICE.")]
+_Host = Annotated[str, typer.Argument(help="Name of the host.")]
+# An agent that was heard of so lately runs.
+_LATELY_S = 90.0
+
+
+def register(app: typer.Typer) -> None:
+    commands = typer.Typer(help="Hosts that the engine knows: list, drain, resume, remove.", no_args_is_help=True)
+    commands.command("list")(list_hosts)
+    commands.command("drain")(drain)
+    commands.command("resume")(resume)
+    commands.command("remove")(remove)
+    app.add_typer(commands, name="hosts")
+
+
+def list_hosts(
+    service: _Service = None,
+    engine: _Engine = None,
+    json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Lists the hosts of a service: address, zone, class, state, and when each was last heard of."""
+    import json
+    import time
+    from dataclasses import asdict
+
+    hosts = known(*_where(engine), _service(service))
+    if json_output:
+        typer.echo(json.dumps([asdict(each) for each in hosts], indent=2))
+        return
+    if not hosts:
+        typer.echo(f"no host of {_service(service)!r} has reported")
+    width = max((len(each.host) for each in hosts), default=0)
+    for each in hosts:
+        about, ago_s = each.about, time.time() - each.heard_s
+        words = (f"zone {about.zone}" if about.zone else "", f"class {about.host_class}" if about.host_class else "")
+        shown = [about.address or "no address", *words, each.state, f"heard {ago_s:.0f} s ago"]
+        shown += [] if each.reports else ["has not reported yet"]
+        typer.echo(f"{each.host:{width}}  {', '.join(word for word in shown if word)}")
+
+
+def drain(host: _Host, service: _Service = None, engine: _Engine = None) -> None:
+    """Lets a host end what it has and sends it nothing new, until its agent starts anew or it is resumed."""
+    tell(*_where(engine), Notice(_service(service), host, DRAINING))
+    typer.echo(f"{host} drains: routers send it nothing new")
+
+
+def resume(host: _Host, service: _Service = None, engine: _Engine = None) -> None:
+    """Sends requests to a host again that drains or was removed."""
+    tell(*_where(engine), Notice(_service(service), host, SERVING))
+    typer.echo(f"{host} serves again, ramped up as a new host is")
+
+
+def remove(host: _Host, service: _Service = None, engine: _Engine = None) -> None:
+    """Removes a host from tables and endpoints, with what is known of it; for one that is gone or was misspelt."""
+    import time
+
+    from fingerpost.errors import FingerpostError
+
+    where, name = _where(engine), _service(service)
+    found = {each.host: each for each in known(*where, name)}
+    if host not in found:
+        raise FingerpostError(f"the engine knows no host {host!r} of service {name!r}: see `fingerpost hosts list`")
+    tell(*where, Notice(name, host, REMOVED))
+    typer.echo(f"{host} is removed")
+    if time.time() - found[host].heard_s < _LATELY_S:
+        typer.echo("its agent was heard of just now: when that starts anew, the host is back; stop it there")
+
+
+def tell(url: str, token: str, notice: Notice) -> None:
+    """Sends a notice to the engine.
+
+    Raises:
+        FingerpostError: the engine does not take it.
+    """
+    from fingerpost.engine_api import checked, notice_call
+
+    checked(_ask(url, token, notice_call(notice)))
+
+
+def known(url: str, token: str, service: str) -> "list[ListedHost]":
+    """The hosts of a service as the engine lists them.
+
+    Raises:
+        FingerpostError: the engine does not answer.
+    """
+    from fingerpost.engine_api import hosts_call, hosts_of
+
+    return hosts_of(_ask(url, token, hosts_call(service))) or []
+
+
+def _ask(url: str, token: str, call: "Call") -> "Answer":
+    from http.client import HTTPException
+
+    from fingerpost.agent.sender import Target, ask
+    from fingerpost.errors import FingerpostError
+
+    try:
+        return ask(Target(url, token), call)
+    except (OSError, HTTPException, ValueError) as error:
+        raise FingerpostError(f"the engine at {url} does not answer: {error}") from error
+
+
+def _where(engine: str | None) -> tuple[str, str]:
+    from fingerpost.settings import LOOPBACK, get_settings
+
+    settings = get_settings()
+    return engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}", settings.engine_token
+
+
+def _service(service: str | None) -> str:
+    from fingerpost.settings import get_settings
+
+    return service or get_settings().service
