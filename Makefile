@@ -12,7 +12,7 @@ INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pytho
 PROGRAM := -e .[platform,postgres,demo]
 EVERYTHING := -e .[platform,postgres,demo,dask] --group dev
 
-.PHONY: setup demo test check roles fuzz docs system-packages lint format constraints clean
+.PHONY: setup demo test check roles containers manifests fuzz docs system-packages lint format constraints clean
 
 setup: $(VENV)/.installed
 
@@ -62,6 +62,14 @@ check: lint
 # The wheel in a bare environment for each role, and each role at work in it; says what each weighs.
 roles: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest tests/roles --roles -q -s $(ARGS)
+
+# The Containerfile's steps, each followed in a bare root, and each role at work in its own; needs root and debootstrap.
+containers: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/containers --containers -q -s $(ARGS)
+
+# The files for clusters without Helm, made from the chart.
+manifests: $(VENV)/.installed-dev
+	@$(BIN)/python deploy/kubernetes/render.py
 
 # The documentation as a site, with every link checked.
 docs: $(VENV)/.installed-dev

@@ -51,10 +51,12 @@ LONG = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--roles", action="store_true", help="Run the tests of `make roles`, which make environments.")
+    parser.addoption("--containers", action="store_true", help="Run those of `make containers`, which make bare roots.")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if collection_path.name == "roles" and not config.getoption("--roles") else None
+    name = collection_path.name
+    return True if name in ("roles", "containers") and not config.getoption(f"--{name}") else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

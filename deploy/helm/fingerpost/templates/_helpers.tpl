@@ -1,0 +1,50 @@
+{{- define "fingerpost.labels" -}}
+app.kubernetes.io/name: fingerpost
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end }}
+
+{{- define "fingerpost.meta" -}}
+name: {{ .root.Release.Name }}-{{ .part }}
+namespace: {{ .namespace | default .root.Release.Namespace }}
+labels:
+  {{- include "fingerpost.labels" . | nindent 2 }}
+  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+{{- end }}
+
+{{- define "fingerpost.image" -}}
+image: {{ .root.Values.image.repository }}-{{ .image }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- end }}
+
+{{- define "fingerpost.pod-security" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 1034
+  runAsGroup: 1034
+  fsGroup: 1034
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "fingerpost.container-security" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "fingerpost.secret" -}}
+- name: {{ .name }}
+  valueFrom: {secretKeyRef: {name: {{ .root.Values.secret }}, key: {{ .key }}}}
+{{- end }}
+
+{{- define "fingerpost.env" -}}
+{{- range $name, $value := . }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "fingerpost.lake-claim" -}}
+{{ .Values.lake.claim | default (printf "%s-lake" .Release.Name) }}
+{{- end }}
