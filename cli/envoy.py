@@ -14,6 +14,10 @@ _Table = Annotated[
 ]
 _AccessLog = Annotated[Path | None, typer.Option(help="Default FINGERPOST_HOME/access.log.")]
 _HealthPath = Annotated[str | None, typer.Option(help="Path for active health checks, such as /healthz.")]
+_Zone = Annotated[str, typer.Option(help="The zone of this proxy; hosts of other zones are taken when much better.")]
+_ZoneFactor = Annotated[
+    float, typer.Option(min=1, max=1000, help="With --zone: count the cost of hosts in other zones so many times.")
+]
 _LogClient = Annotated[bool, typer.Option("--log-client", help="Log clients' addresses, for regions.")]
 
 
@@ -51,6 +55,14 @@ def config(
         Path | None,
         typer.Option(help="Read the hosts from the file that `fingerpost router --hosts` keeps, as they come and go."),
     ] = None,
+    services: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Several services, a TOML file (docs/routing.md), in place of the hosts."
+        ),
+    ] = None,
+    zone: _Zone = "",
+    zone_factor: _ZoneFactor = 1.25,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="End a request after this time, seconds.")] = 30.0,
     tls_cert: Annotated[
         Path | None, typer.Option(help="The listener's certificate chain, PEM; with --tls-key.")
@@ -82,51 +94,64 @@ def config(
 
     from fingerpost.errors import FingerpostError
     from fingerpost.home import make_home
-    from fingerpost.routing.envoy.config import envoy_config
+    from fingerpost.routing.envoy.config import services_config
     from fingerpost.routing.envoy.module import build_module
+    from fingerpost.routing.envoy.services import Routed, read_services
     from fingerpost.routing.envoy.transport import ClientSide, HostSide
     from fingerpost.routing.envoy.upstream import parse_upstream, parse_upstreams
     from fingerpost.settings import get_settings
 
     settings = get_settings()
     upstreams = parse_upstreams([*(host or []), *(hosts.read_text().splitlines() if hosts else [])])
+    if services and (upstreams or endpoints or table or access_log):
+        raise FingerpostError("--services names hosts, endpoints, tables and logs itself: leave these options out")
     picker = parse_upstream(f"picker={endpoint_picker}")
     module = build_module() if policy == "fingerpost" else None
+    single = Routed(
+        "",
+        (access_log or settings.home / "access.log").absolute(),
+        upstreams,
+        endpoints.absolute() if endpoints else None,
+        (table or settings.home / "routing" / f"{settings.service}.table").absolute(),
+        health_path=health_path,
+        timeout_s=timeout_s,
+        transport=HostSide(
+            hosts_http,
+            hosts_ca and hosts_ca.absolute(),
+            hosts_name,
+            _certificate(hosts_cert, hosts_key, "--hosts-cert", "--hosts-key"),
+        ),
+    )
+    several = read_services(services, settings.home.absolute()) if services else [single]
     try:
-        made = envoy_config(
-            upstreams,
-            (access_log or settings.home / "access.log").absolute(),
+        made = services_config(
+            several,
             settings.bind_host,
             settings.envoy_port,
             settings.envoy_admin_port,
             policy,
             log_client,
-            (table or settings.home / "routing" / f"{settings.service}.table").absolute(),
-            health_path,
-            picker=(picker.address, picker.port),
-            panic_percent=settings.panic_percent,
-            max_connections=settings.envoy_max_connections,
-            admin_socket=(admin_socket or settings.envoy_admin_socket).absolute(),
-            endpoints=endpoints.absolute() if endpoints else None,
-            timeout_s=timeout_s,
-            clients=ClientSide(
+            (picker.address, picker.port),
+            settings.panic_percent,
+            settings.envoy_max_connections,
+            (admin_socket or settings.envoy_admin_socket).absolute(),
+            ClientSide(
                 _certificate(tls_cert, tls_key, "--tls-cert", "--tls-key"),
                 client_ca and client_ca.absolute(),
                 tuple(upgrade or ()),
                 session_cookie,
             ),
-            hosts=HostSide(
-                hosts_http,
-                hosts_ca and hosts_ca.absolute(),
-                hosts_name,
-                _certificate(hosts_cert, hosts_key, "--hosts-cert", "--hosts-key"),
-            ),
+            zone,
+            zone_factor,
         )
     except ValueError as error:
         raise FingerpostError(str(error)) from error
     text = json.dumps(made, indent=1) + "\n"
     # Envoy makes no folders: it would not start without those of its log and its socket, which by default is the home.
     make_home(settings.home)
+    for each in several:
+        if settings.home.absolute() in each.access_log.parents:
+            each.access_log.parent.mkdir(parents=True, exist_ok=True)
     if output:
         output.write_text(text)
     else:
@@ -161,16 +186,27 @@ def snippet(
     access_log: _AccessLog = None,
     health_path: _HealthPath = None,
     log_client: _LogClient = False,
+    service: Annotated[
+        str, typer.Option(help="The service's name, where several clusters of this Envoy are routed by prediction.")
+    ] = "",
+    zone: _Zone = "",
+    zone_factor: _ZoneFactor = 1.25,
 ) -> None:
     """Prints what to add to an Envoy configuration of your own, as YAML, and where."""
+    from fingerpost.errors import FingerpostError
     from fingerpost.routing.envoy.snippet import snippet as pieces
     from fingerpost.routing.envoy.upstream import parse_upstreams
     from fingerpost.settings import get_settings
 
     settings = get_settings()
-    kept = (table or settings.home / "routing" / f"{settings.service}.table").absolute()
-    log = (access_log or settings.home / "access.log").absolute()
-    typer.echo(pieces(cluster, kept, log, parse_upstreams(host or []), health_path, log_client), nl=False)
+    kept = (table or settings.home / "routing" / f"{service or settings.service}.table").absolute()
+    log = (access_log or settings.home / (f"logs/{service}.access.log" if service else "access.log")).absolute()
+    hosts = parse_upstreams(host or [])
+    try:
+        told = pieces(cluster, kept, log, hosts, health_path, log_client, service, zone, zone_factor)
+    except ValueError as error:
+        raise FingerpostError(str(error)) from error
+    typer.echo(told, nl=False)
 
 
 def check(

@@ -9,12 +9,16 @@ MAX_USER_AGENT = 256
 FLUSH_MS = 250
 # What the native picker says of its decision, as `fingerpost.accesslog.envoy` parses it: set when the request is done.
 DECISION_HEADER = "x-fingerpost-decision"
-_DECISION = {"decision": f"%REQ({DECISION_HEADER})%"}
 # The endpoint picker says the same in its metadata; where it was away, the request went by least request.
 _METADATA_DECISION = {"decision": "%DYNAMIC_METADATA(fingerpost:decision)%", "policy": "least_request"}
 
 
-def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict[str, Any]:
+def decision_header(service: str) -> str:
+    """The request header that holds the decisions of a service; an Envoy with one service alone need not name it."""
+    return f"{DECISION_HEADER}-{service}" if service else DECISION_HEADER
+
+
+def access_log_format(policy: str, hosts: int, log_client: bool = False, service: str = "") -> dict[str, Any]:
     """The fields of an access-log line: what a request record needs and no secret.
 
     Of the Authorization header only the scheme's first six characters are kept, of the API key and the cookie that they
@@ -25,10 +29,14 @@ def access_log_format(policy: str, hosts: int, log_client: bool = False) -> dict
             `fingerpost` and `endpoint_picker` each line has the decision itself.
         log_client: also log the client's address, which is personal data: only where agents shall look regions up by
             it. They drop it then; the log keeps it.
+        service: see `decision_header`.
     """
     client = {"client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"} if log_client else {}
     propensity = {"propensity": 1 / hosts} if policy == "random" and hosts else {}
-    decisions: dict[str, dict[str, Any]] = {"fingerpost": _DECISION, "endpoint_picker": _METADATA_DECISION}
+    decisions: dict[str, dict[str, Any]] = {
+        "fingerpost": {"decision": f"%REQ({decision_header(service)})%"},
+        "endpoint_picker": _METADATA_DECISION,
+    }
     return {
         "start": "%START_TIME(%s.%6f)%",
         "host": "%UPSTREAM_HOST_NAME%",

@@ -1,41 +1,30 @@
 """Says what an Envoy configuration of another hand lacks to be routed by prediction."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from fingerpost.accesslog.envoy_format import HOST_HEADERS, access_log_format
 from fingerpost.errors import FingerpostError
 from fingerpost.names import check_name
-from fingerpost.routing.envoy.document import at, clusters_of, dicts, managers, targets, typed
+from fingerpost.routing.envoy.check_routes import check_localities, check_mutations, check_routes
+from fingerpost.routing.envoy.document import (
+    Finding,
+    at,
+    dicts,
+    managers,
+    picker_settings,
+    policy_of,
+    settings_problem,
+    targets,
+    typed,
+)
 from fingerpost.routing.envoy.module import NAME
 
-_MODULE_POLICY, _MODULE_FILTER = "DynamicModulesLoadBalancerConfig", "DynamicModuleFilter"
+_MODULE_FILTER = "DynamicModuleFilter"
 # Fields without which a line makes no request record; all others make it a better one.
 _NEEDED = frozenset({"start", "host", "method", "path", "status", "duration_us", "decision"})
 # Envoy's breakers, where the configuration names none.
 _USUAL_BREAKER = 1024
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong or missing.
-
-    Attributes:
-        level: `error`: requests are not routed by prediction, or nothing is learned from them; `warning`: they are,
-            and something is worse than it need be.
-        where: path in the configuration.
-        problem, cure: sentences.
-    """
-
-    level: str
-    where: str
-    problem: str
-    cure: str
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return asdict(self)
 
 
 def check_config(config: dict[str, Any], cluster: str = "") -> list[Finding]:
@@ -51,7 +40,7 @@ def check_config(config: dict[str, Any], cluster: str = "") -> list[Finding]:
     clusters = {str(each.get("name")): (place, each) for place, each in dicts(resources, "clusters")}
     if cluster and cluster not in clusters:
         raise FingerpostError(f"there is no cluster {cluster!r} among {', '.join(clusters) or 'none'}")
-    wanted = [cluster] if cluster else [name for name, (_, each) in clusters.items() if _policy(each)]
+    wanted = [cluster] if cluster else [name for name, (_, each) in clusters.items() if policy_of(each)]
     if not wanted:
         return [
             Finding(
@@ -65,20 +54,28 @@ def check_config(config: dict[str, Any], cluster: str = "") -> list[Finding]:
     for name in wanted:
         found += _check_cluster(*clusters[name])
     found_managers = list(managers(resources))
+    services = {name: picker_settings(policy_of(clusters[name][1])).get("service", "") for name in wanted}
     for name in wanted:
-        found += _check_managers(name, found_managers)
+        found += _check_managers(name, clusters[name][1], found_managers, services)
     return sorted(found, key=lambda each: each.level != "error")
 
 
 def _check_cluster(place: str, cluster: dict[str, Any]) -> Iterator[Finding]:
     place = f"static_resources.{place}"
-    policy = _policy(cluster)
+    policy = policy_of(cluster)
     if policy is None:
         yield Finding(
             "error",
             f"{place}.load_balancing_policy",
             "the cluster's hosts are not chosen by prediction",
             "put the policy of `fingerpost envoy snippet` first in load_balancing_policy.policies",
+        )
+    elif wrong := settings_problem(policy):
+        yield Finding(
+            "error",
+            f"{place}.load_balancing_policy",
+            f"the policy's lb_policy_config is refused: {wrong}",
+            "take it from `fingerpost envoy snippet`",
         )
     elif (module := at(policy, "dynamic_module_config", "name")) != NAME:
         yield Finding(
@@ -105,6 +102,15 @@ def _check_cluster(place: str, cluster: dict[str, Any]) -> Iterator[Finding]:
             f"{place}.circuit_breakers",
             "at most 3 retries are under way at once: when a host dies, most of its requests fail unretried",
             "set max_retries, or a retry_budget",
+        )
+    yield from check_localities(place, cluster)
+    outliers = cluster.get("outlier_detection")
+    if isinstance(outliers, dict) and outliers.get("enforcing_success_rate") != 0:
+        yield Finding(
+            "warning",
+            f"{place}.outlier_detection",
+            "ejection by success rate leaves out the host that has a single error where the others have none",
+            "set enforcing_success_rate to 0, and failure_percentage_threshold as `fingerpost envoy snippet` does",
         )
     if "outlier_detection" not in cluster:
         yield Finding(
@@ -163,23 +169,33 @@ def _check_endpoints(place: str, cluster: dict[str, Any]) -> Iterator[Finding]:
             names.setdefault(str(name), where)
 
 
-def _check_managers(cluster: str, every: list[tuple[str, dict[str, Any]]]) -> Iterator[Finding]:
-    leading = [(place, each) for place, each in every if cluster in targets(each)]
+def _check_managers(
+    name: str, cluster: dict[str, Any], every: list[tuple[str, dict[str, Any]]], services: dict[str, str]
+) -> Iterator[Finding]:
+    leading = [(place, each) for place, each in every if name in targets(each)]
     if not leading:
         dynamic = any("rds" in each for _, each in every)
         yield Finding(
             "warning" if dynamic else "error",
             "static_resources.listeners",
-            f"no route leads to the cluster {cluster!r}" + (" here; routes of RDS cannot be seen" if dynamic else ""),
+            f"no route leads to the cluster {name!r}" + (" here; routes of RDS cannot be seen" if dynamic else ""),
             "check its name in the routes",
         )
     for place, manager in leading:
-        yield from _check_filters(place, manager)
-        yield from _check_log(place, manager)
-        yield from _check_routes(place, manager, cluster)
+        yield from _check_filters(place, manager, "table" in picker_settings(policy_of(cluster)))
+        yield from _check_log(place, manager, services[name])
+        yield from check_routes(place, manager, name, cluster)
+        shared = sorted(other for other in services if other in targets(manager) and services[other] == services[name])
+        if len(shared) > 1 and shared[0] == name:
+            yield Finding(
+                "error",
+                f"{place}.access_log",
+                f"the requests of the clusters {', '.join(shared)} cannot be told apart in the log",
+                "give each one's policy a service=NAME line and its own log: `fingerpost envoy snippet --service NAME`",
+            )
 
 
-def _check_filters(place: str, manager: dict[str, Any]) -> Iterator[Finding]:
+def _check_filters(place: str, manager: dict[str, Any], has_table: bool) -> Iterator[Finding]:
     filters = [typed(each) for _, each in dicts(manager, "http_filters")]
     kinds = [str(each.get("@type", "")).rpartition(".")[2] for each in filters]
     ours = [
@@ -198,12 +214,12 @@ def _check_filters(place: str, manager: dict[str, Any]) -> Iterator[Finding]:
     if len(ours) > 1:
         yield Finding("error", f"{place}.http_filters", "the picker's filter is there twice", "keep the first one")
     value = at(filters[ours[0]], "filter_config", "value")
-    if not isinstance(value, str) or not value.startswith("/"):
+    if not (isinstance(value, str) and value.startswith("/")) and not (has_table and not value):
         yield Finding(
             "error",
-            f"{place}.http_filters.{ours[0]}.typed_config.filter_config",
-            f"{value!r} is no absolute path of a table",
-            "name the file that `fingerpost router --table` keeps",
+            f"{place}.http_filters[{ours[0]}].typed_config.filter_config",
+            f"{value!r} is no absolute path of a table, and the cluster's policy names none",
+            "name the file that `fingerpost router --table` keeps as table=PATH in the policy's lb_policy_config",
         )
     metadata_rules = [
         rule.get("header")
@@ -218,13 +234,14 @@ def _check_filters(place: str, manager: dict[str, Any]) -> Iterator[Finding]:
             "what hosts say of their load in x-fingerpost-* headers goes to clients and not into the log",
             "add the header_to_metadata filter of `fingerpost envoy snippet`",
         )
+    yield from check_mutations(place, filters[ours[0] + 1 :], ours[0] + 1)
 
 
-def _check_log(place: str, manager: dict[str, Any]) -> Iterator[Finding]:
+def _check_log(place: str, manager: dict[str, Any], service: str) -> Iterator[Finding]:
     formats = [at(typed(each), "log_format", "json_format") for _, each in dicts(manager, "access_log")]
     maps: list[dict[str, Any]] = [each for each in formats if isinstance(each, dict)]
-    best = max(maps, key=lambda each: len(_NEEDED & set(each)), default={})
-    wanted = access_log_format("fingerpost", 0)
+    wanted = access_log_format("fingerpost", 0, service=service)
+    best = max(maps, key=lambda each: sum(each.get(name) == wanted[name] for name in wanted), default={})
     missing = [name for name in wanted if best.get(name) != wanted[name]]
     needed = [name for name in missing if name in _NEEDED]
     if needed:
@@ -241,46 +258,6 @@ def _check_log(place: str, manager: dict[str, Any]) -> Iterator[Finding]:
             f"the log lacks fields, or has them in another form: {', '.join(missing)}",
             "take them from `fingerpost envoy snippet`",
         )
-
-
-def _check_routes(place: str, manager: dict[str, Any], cluster: str) -> Iterator[Finding]:
-    for virtual, host in dicts(manager.get("route_config"), "virtual_hosts"):
-        for spot, route in dicts(host, "routes"):
-            action = route.get("route")
-            if not isinstance(action, dict) or cluster not in clusters_of(action):
-                continue
-            where = f"{place}.route_config.{virtual}.{spot}.route"
-            retry = action.get("retry_policy") or host.get("retry_policy")
-            if isinstance(retry, dict) and not retry.get("retry_host_predicate"):
-                yield Finding(
-                    "warning",
-                    f"{where}.retry_policy",
-                    "a retry may go to the host that has just failed the request",
-                    "add the predicate envoy.retry_host_predicates.previous_hosts",
-                )
-            if action.get("request_mirror_policies"):
-                yield Finding(
-                    "warning",
-                    f"{where}.request_mirror_policies",
-                    "copies of requests are sent to hosts too, and load them unseen by the log",
-                    "mirror to another cluster",
-                )
-            if action.get("hedge_policy"):
-                yield Finding(
-                    "warning",
-                    f"{where}.hedge_policy",
-                    "of hedged requests the log has one host, that of the last try",
-                    "leave hedging to services where no experiment runs",
-                )
-
-
-def _policy(cluster: dict[str, Any]) -> dict[str, Any] | None:
-    """The first load-balancing policy of a dynamic module, as Envoy would take it."""
-    for _, each in dicts(cluster.get("load_balancing_policy"), "policies"):
-        found = typed(each.get("typed_extension_config"))
-        if str(found.get("@type", "")).endswith(_MODULE_POLICY):
-            return found
-    return None
 
 
 def _number(value: Any, default: int) -> int:

@@ -1,20 +1,59 @@
 """The hosts' cluster in Envoy's configuration: load balancing, health checks, outlier detection."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fingerpost.names import check_name
 from fingerpost.routing.envoy.upstream import Upstream
 
 TYPE = "type.googleapis.com/envoy.extensions."
+STRING = "type.googleapis.com/google.protobuf.StringValue"
 POLICIES = ("fingerpost", "endpoint_picker", "least_request", "least_request_full", "round_robin", "random", "orca")
 _LB = TYPE + "load_balancing_policies."
+ZONE_FACTOR, _MAX_ZONE_FACTOR = 1.25, 1000
 
 
-def dynamic_module() -> dict[str, Any]:
-    """The native picker, found through ENVOY_DYNAMIC_MODULES_SEARCH_PATH; its counters are `fingerpost.*`."""
+@dataclass(frozen=True)
+class Picker:
+    """What the native picker needs to know of a cluster.
+
+    Attributes:
+        table: file that the router keeps fresh; it need not be there yet.
+        service: its name where an Envoy has several services; it is part of the decision's header and of the counters.
+        zone: of this proxy; empty: all hosts are as near.
+        zone_factor: the cost of a host in another zone counts so many times, 1 to 1000.
+    """
+
+    table: Path
+    service: str = ""
+    zone: str = ""
+    zone_factor: float = ZONE_FACTOR
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a value does not fit."""
+        if not 1 <= self.zone_factor <= _MAX_ZONE_FACTOR:
+            raise ValueError(f"the zone's factor is {self.zone_factor}: use a number from 1 to {_MAX_ZONE_FACTOR}")
+        for what, name in (("service", self.service), ("zone", self.zone)):
+            if name:
+                check_name(name, what)
+        if "\n" in str(self.table):
+            raise ValueError(f"the table's path {str(self.table)!r} has a line break: choose another one")
+
+    def settings(self) -> str:
+        """The policy's configuration, as `routing/native/cluster.c` reads it."""
+        told = {"table": str(self.table), "service": self.service, "zone": self.zone}
+        if self.zone:
+            told["zone_factor"] = f"{self.zone_factor:g}"
+        return "\n".join(f"{key}={value}" for key, value in told.items() if value)
+
+
+def dynamic_module(service: str = "") -> dict[str, Any]:
+    """The native picker, found through ENVOY_DYNAMIC_MODULES_SEARCH_PATH; its counters are `fingerpost.[SERVICE.]*`."""
     from fingerpost.routing.envoy.module import NAME
 
-    return {"name": NAME, "do_not_close": True, "metrics_namespace": "fingerpost"}
+    namespace = f"fingerpost.{service}" if service else "fingerpost"
+    return {"name": NAME, "do_not_close": True, "metrics_namespace": namespace}
 
 
 def hosts_cluster(
@@ -23,24 +62,23 @@ def hosts_cluster(
     health_path: str | None,
     panic_percent: float = 50.0,
     endpoints: Path | None = None,
+    name: str = "hosts",
+    picker: Picker | None = None,
 ) -> dict[str, Any]:
-    """The cluster `hosts`.
+    """The cluster of a service's hosts.
 
     Args:
+        picker: for the policy `fingerpost`.
         endpoints: file that the router keeps, in place of the hosts given here.
         health_path: path that a healthy host answers with 200; None: no active health checks.
         panic_percent: with a smaller part of the hosts healthy, Envoy's own policies use all of them.
     """
     checks = {"health_checks": [_health_check(health_path)]} if health_path else {}
     return {
-        "name": "hosts",
+        "name": name,
         "connect_timeout": "1s",
-        "load_balancing_policy": {"policies": [{"typed_extension_config": _balancing(policy)}]},
-        **(
-            _from_file(endpoints)
-            if endpoints
-            else {"type": "STATIC", "load_assignment": assignment(upstreams, "hosts")}
-        ),
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _balancing(policy, picker)}]},
+        **(_from_file(endpoints) if endpoints else {"type": "STATIC", "load_assignment": assignment(upstreams, name)}),
         **checks,
         "common_lb_config": {"healthy_panic_threshold": {"value": panic_percent}},
         "outlier_detection": {**_OUTLIERS, "base_ejection_time": f"{_left_out_s(policy)}s"},
@@ -97,7 +135,7 @@ def _left_out_s(policy: str) -> int:
     return _JUDGED_LEFT_OUT_S if policy == "fingerpost" else LEFT_OUT_S
 
 
-def _balancing(policy: str) -> dict[str, Any]:
+def _balancing(policy: str, picker: Picker | None = None) -> dict[str, Any]:
     """A policy by its name; all but ours are Envoy's own. Least request draws two hosts, with `_full` it scans all."""
     if policy == "endpoint_picker":
         from fingerpost.routing.envoy.gateway import override_host
@@ -106,8 +144,9 @@ def _balancing(policy: str) -> dict[str, Any]:
     if policy == "fingerpost":
         config = {
             "@type": _LB + "dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
-            "dynamic_module_config": dynamic_module(),
+            "dynamic_module_config": dynamic_module(picker.service if picker else ""),
             "lb_policy_name": "least_predicted_cost",
+            **({"lb_policy_config": {"@type": STRING, "value": picker.settings()}} if picker else {}),
         }
         return {"name": "envoy.load_balancing_policies.dynamic_modules", "typed_config": config}
     if policy == "orca":
@@ -156,10 +195,6 @@ def discovery_response(upstreams: list[Upstream], cluster: str, version: str) ->
     """A cluster's endpoints as Envoy reads them from a file that it watches."""
     kind = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
     return {"version_info": version, "resources": [{"@type": kind, **assignment(upstreams, cluster)}]}
-
-
-def _listed(upstreams: list[Upstream]) -> dict[str, Any]:
-    return {"type": "STATIC", "load_assignment": assignment(upstreams, "hosts")}
 
 
 def _from_file(path: Path) -> dict[str, Any]:

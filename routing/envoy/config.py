@@ -1,13 +1,23 @@
 """Envoy's configuration as data; its JSON is what Envoy reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fingerpost.accesslog.envoy_format import DECISION_HEADER, HOST_HEADERS, access_log_format
+from fingerpost.accesslog.envoy_format import HOST_HEADERS, access_log_format, decision_header
 from fingerpost.routing.envoy.admin import admin_cluster, administration, stats_listener
 from fingerpost.routing.envoy.client_limits import body_limits, listener_limits, manager_limits, overload_manager
-from fingerpost.routing.envoy.clusters import POLICIES, TYPE, address, dynamic_module, hosts_cluster
+from fingerpost.routing.envoy.clusters import (
+    POLICIES,
+    TYPE,
+    ZONE_FACTOR,
+    Picker,
+    address,
+    dynamic_module,
+    hosts_cluster,
+)
 from fingerpost.routing.envoy.gateway import picker_cluster, picker_filter
+from fingerpost.routing.envoy.services import SERVICE_TAG, Routed, check_services
 from fingerpost.routing.envoy.transport import (
     ClientSide,
     HostSide,
@@ -41,6 +51,8 @@ def envoy_config(
     endpoints: Path | None = None,
     clients: ClientSide = _PLAIN_CLIENTS,
     hosts: HostSide = _PLAIN_HOSTS,
+    zone: str = "",
+    zone_factor: float = ZONE_FACTOR,
 ) -> dict[str, Any]:
     """A complete configuration: a listener for clients, a cluster with the given hosts, and Envoy's own door.
 
@@ -61,27 +73,81 @@ def envoy_config(
         endpoints: file that keeps the endpoints current, in place of `upstreams`; it need not be there yet. Not with
             `random`: its propensity is of a number of hosts that stays.
         clients, hosts: TLS, HTTP versions, upgrades and sessions.
+        zone, zone_factor: see `Picker`.
 
     Raises:
         ValueError: no hosts, an unknown policy, `fingerpost` without a table or `endpoint_picker` without its address,
             TLS of which a part is missing.
         FingerpostError: the socket's path is too long.
     """
-    if not upstreams and not endpoints:
-        raise ValueError("Envoy needs at least one host, or a file of endpoints")
+    routed = Routed(
+        "", access_log, upstreams, endpoints, table, health_path=health_path, timeout_s=timeout_s, transport=hosts
+    )
+    return services_config(
+        [routed],
+        bind_host,
+        port,
+        admin_port,
+        policy,
+        log_client,
+        picker,
+        panic_percent,
+        max_connections,
+        admin_socket,
+        clients,
+        zone,
+        zone_factor,
+    )
+
+
+def services_config(
+    services: Sequence[Routed],
+    bind_host: str,
+    port: int,
+    admin_port: int,
+    policy: str = "fingerpost",
+    log_client: bool = False,
+    picker: tuple[str, int] | None = None,
+    panic_percent: float = 50.0,
+    max_connections: int = 20_000,
+    admin_socket: Path | None = None,
+    clients: ClientSide = _PLAIN_CLIENTS,
+    zone: str = "",
+    zone_factor: float = ZONE_FACTOR,
+) -> dict[str, Any]:
+    """The configuration for several services, each with its own cluster, table, access log and counters.
+
+    One listener, and one filter, serve them all. See `envoy_config` for the arguments.
+
+    Raises:
+        ValueError: as `envoy_config`; two services have one name, or take the same requests.
+        FingerpostError: the socket's path is too long.
+    """
+    check_services(services)
     if policy not in POLICIES:
         raise ValueError(f"unknown policy {policy!r}: use {', '.join(POLICIES)}")
-    if policy == "random":
-        endpoints = None
-    if policy == "fingerpost" and table is None:
-        raise ValueError("the policy fingerpost needs the path of a table")
     if policy == "endpoint_picker" and picker is None:
         raise ValueError("the policy endpoint_picker needs the address of an endpoint picker")
-    log_format = access_log_format(policy, len(upstreams), log_client)
     socket = admin_socket or Path(f"envoy-{admin_port}.sock")
+    clusters = []
+    for each in services:
+        if not each.upstreams and not each.endpoints:
+            raise ValueError("Envoy needs at least one host, or a file of endpoints")
+        if policy == "fingerpost" and each.table is None:
+            raise ValueError("the policy fingerpost needs the path of a table")
+        native = Picker(each.table, each.name, zone, zone_factor) if each.table and policy == "fingerpost" else None
+        endpoints = None if policy == "random" else each.endpoints
+        made = hosts_cluster(each.upstreams, policy, each.health_path, panic_percent, endpoints, each.cluster, native)
+        clusters.append({**made, **host_protocol(each.transport)})
+    named = [each for each in services if each.name]
     return {
         # Envoy asks for names wherever its configuration comes in parts.
-        **({"node": {"id": "fingerpost", "cluster": "fingerpost"}} if endpoints else {}),
+        **(
+            {"node": {"id": "fingerpost", "cluster": "fingerpost"}}
+            if policy != "random" and any(each.endpoints for each in services)
+            else {}
+        ),
+        **({"stats_config": {"stats_tags": [SERVICE_TAG]}} if named else {}),
         "admin": administration(socket),
         "overload_manager": overload_manager(max_connections),
         "static_resources": {
@@ -91,16 +157,13 @@ def envoy_config(
                     "address": address(bind_host, port),
                     **listener_limits(),
                     "filter_chains": [
-                        {
-                            **client_tls(clients),
-                            "filters": [_manager(access_log, log_format, table, policy, timeout_s, clients)],
-                        }
+                        {**client_tls(clients), "filters": [_manager(services, policy, log_client, clients)]}
                     ],
                 },
                 stats_listener(admin_port),
             ],
             "clusters": [
-                {**hosts_cluster(upstreams, policy, health_path, panic_percent, endpoints), **host_protocol(hosts)},
+                *clusters,
                 *([picker_cluster(*picker)] if policy == "endpoint_picker" and picker else []),
                 admin_cluster(socket),
             ],
@@ -108,28 +171,23 @@ def envoy_config(
     }
 
 
-def _manager(
-    access_log: Path,
-    log_format: dict[str, Any],
-    table: Path | None,
-    policy: str,
-    timeout_s: float,
-    clients: ClientSide,
-) -> dict[str, Any]:
-    picker = [module_filter(table)] if policy == "fingerpost" and table else []
-    if policy == "endpoint_picker":
-        picker = [picker_filter()]
+def _manager(services: Sequence[Routed], policy: str, log_client: bool, clients: ClientSide) -> dict[str, Any]:
+    pickers = {"fingerpost": [module_filter()], "endpoint_picker": [picker_filter()]}
+    logs = [
+        file_log(each.access_log, access_log_format(policy, len(each.upstreams), log_client, each.name), each.name)
+        for each in services
+    ]
     return {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
             "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "clients",
-            **manager_limits(timeout_s),
+            **manager_limits(max(each.timeout_s for each in services)),
             **manager_upgrades(clients),
-            "access_log": [file_log(access_log, log_format)],
-            "route_config": {"virtual_hosts": [_virtual_host(timeout_s)]},
+            "access_log": logs,
+            "route_config": {"virtual_hosts": _virtual_hosts(services)},
             "http_filters": [
-                *picker,
+                *pickers.get(policy, []),
                 *session_filters(clients),
                 host_headers_filter(),
                 {"name": "envoy.filters.http.router", "typed_config": {"@type": _FILTERS + "router.v3.Router"}},
@@ -138,10 +196,16 @@ def _manager(
     }
 
 
-def file_log(path: Path, log_format: dict[str, Any]) -> dict[str, Any]:
-    """An access log of JSON lines."""
+def file_log(path: Path, log_format: dict[str, Any], service: str = "") -> dict[str, Any]:
+    """An access log of JSON lines.
+
+    Args:
+        service: only its requests are in the log, as the native picker finds them; empty: all are.
+    """
+    present = {"header": {"name": decision_header(service), "present_match": True}}
     return {
         "name": "envoy.access_loggers.file",
+        **({"filter": {"header_filter": present}} if service else {}),
         "typed_config": {
             "@type": TYPE + "access_loggers.file.v3.FileAccessLog",
             "path": str(path),
@@ -150,17 +214,29 @@ def file_log(path: Path, log_format: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _virtual_host(timeout_s: float) -> dict[str, Any]:
-    route = {
-        "cluster": "hosts",
-        "timeout": f"{timeout_s}s",
-        # Only what no host has seen is sent again, and not to the host that did not take it.
-        "retry_policy": retry_policy(),
-    }
+def _virtual_hosts(services: Sequence[Routed]) -> list[dict[str, Any]]:
+    """One for each domain; the longest prefix goes first."""
     # What clients send in these names, or the endpoint picker does, is neither for the hosts nor for the log.
-    removed = ["x-gateway-destination-endpoint", DECISION_HEADER]
-    routes = [{"match": {"prefix": "/"}, "route": route, "request_headers_to_remove": removed}]
-    return {"name": "all", "domains": ["*"], "routes": routes, **body_limits()}
+    removed = ["x-gateway-destination-endpoint", *sorted({decision_header(each.name) for each in services})]
+    made = []
+    for domain in dict.fromkeys(domain for each in services for domain in each.domains):
+        own = sorted((each for each in services if domain in each.domains), key=lambda each: -len(each.prefix))
+        routes = [
+            {
+                "match": {"prefix": each.prefix},
+                "route": {
+                    "cluster": each.cluster,
+                    "timeout": f"{each.timeout_s}s",
+                    # Only what no host has seen is sent again, and not to the host that did not take it.
+                    "retry_policy": retry_policy(),
+                },
+                "request_headers_to_remove": removed,
+            }
+            for each in own
+        ]
+        name = "all" if domain == "*" else domain
+        made.append({"name": name, "domains": [domain], "routes": routes, **body_limits()})
+    return made
 
 
 def retry_policy() -> dict[str, Any]:
@@ -179,19 +255,14 @@ def retry_policy() -> dict[str, Any]:
     }
 
 
-def module_filter(table: Path) -> dict[str, Any]:
-    """The native picker's filter; it stands before the router's.
-
-    Args:
-        table: the file that `fingerpost router` keeps.
-    """
+def module_filter() -> dict[str, Any]:
+    """The native picker's filter; it stands before the router's, and serves every cluster that has the policy."""
     return {
         "name": "fingerpost",
         "typed_config": {
             "@type": _FILTERS + "dynamic_modules.v3.DynamicModuleFilter",
             "dynamic_module_config": dynamic_module(),
             "filter_name": "categorise",
-            "filter_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": str(table)},
         },
     }
 

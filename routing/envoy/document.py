@@ -1,13 +1,38 @@
 """Reads an Envoy configuration of another hand, in which anything may be anything, and finds its parts."""
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fingerpost.errors import FingerpostError
+from fingerpost.names import is_name
 
 _MAX_BYTES = 16 * 2**20
-_MANAGER = "HttpConnectionManager"
+_MANAGER, _MODULE_POLICY = "HttpConnectionManager", "DynamicModulesLoadBalancerConfig"
+# Policies of Envoy's that choose by another one below them: the fields that hold it, and how deep they are looked into.
+_CHILDREN, _MAX_DEPTH = ("endpoint_picking_policy", "subset_lb_policy", "fallback_policy"), 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong or missing.
+
+    Attributes:
+        level: `error`: requests are not routed by prediction, or nothing is learned from them; `warning`: they are,
+            and something is worse than it need be.
+        where: path in the configuration.
+        problem, cure: sentences.
+    """
+
+    level: str
+    where: str
+    problem: str
+    cure: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -57,6 +82,48 @@ def clusters_of(action: dict[str, Any]) -> set[str]:
     """The clusters that a route leads to."""
     named = [each.get("name") for _, each in dicts(action.get("weighted_clusters"), "clusters")]
     return {str(name) for name in (action.get("cluster"), *named) if name}
+
+
+def policy_of(cluster: dict[str, Any]) -> dict[str, Any] | None:
+    """The load-balancing policy of a dynamic module that a cluster has, itself or below one of Envoy's own."""
+    return _module_policy(cluster.get("load_balancing_policy"), _MAX_DEPTH)
+
+
+def _module_policy(policies: Any, depth: int) -> dict[str, Any] | None:
+    for _, each in dicts(policies, "policies") if depth else ():
+        found = typed(each.get("typed_extension_config"))
+        if str(found.get("@type", "")).endswith(_MODULE_POLICY):
+            return found
+        for name in _CHILDREN:
+            if below := _module_policy(found.get(name), depth - 1):
+                return below
+    return None
+
+
+def picker_settings(policy: dict[str, Any] | None) -> dict[str, str]:
+    """The native picker's settings in a policy; lines without `=` have an empty value."""
+    value = at(policy, "lb_policy_config", "value")
+    lines = value.split("\n") if isinstance(value, str) else []
+    return {key: told for line in lines if line for key, _, told in [line.partition("=")]}
+
+
+def settings_problem(policy: dict[str, Any]) -> str:
+    """Why the native picker would refuse its settings; empty if it takes them."""
+    settings = picker_settings(policy)
+    for key, told in settings.items():
+        if key not in ("table", "service", "zone", "zone_factor"):
+            return f"{key!r} is no setting: use table, service, zone, zone_factor"
+        if not told:
+            return f"{key} has no value"
+    if "table" in settings and not settings["table"].startswith("/"):
+        return f"the table {settings['table']!r} is no absolute path"
+    if "service" in settings and not is_name(settings["service"]):
+        return f"{settings['service']!r} cannot be a service's name"
+    try:
+        factor = float(settings.get("zone_factor", 1))
+    except ValueError:
+        factor = 0.0
+    return "" if 1 <= factor <= 1000 else f"zone_factor={settings['zone_factor']} is no number from 1 to 1000"
 
 
 def typed(entry: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 /* What was decided of a request, as one line of text for the access log; fingerpost/accesslog/envoy.py reads it.
  *
- * It goes there as a request header, set when the request is done: no host sees it, and what a client sent is replaced. A
- * header is fewer allocations than an object in the request's filter state; a field of its own in Envoy's metadata for
+ * It goes there as a request header, set when the request is done: no host sees it, and what a client sent is replaced.
+ * Where a cluster's service has a name, the header's name ends with it, so that each service has a log of its own. A header is fewer allocations than an object in the request's filter state; a field of its own in Envoy's metadata for
  * each part is dearer by far. Parts are set apart by ';', which JSON need not escape. */
 #include "picker.h"
 
@@ -86,5 +86,12 @@ void log_decision(const slot *of, void *envoy) {
     put(&made, of->said[TOLD_CATEGORY]);
     /* What does not fit is no decision that this program's router wrote. */
     buffer value = made.size <= MAX_LINE ? (buffer){made.bytes, made.size} : (buffer){NULL, 0};
-    CALL(http_set_header)(envoy, REQUEST_HEADERS, LITERAL(DECISION_HEADER), value);
+    char name[sizeof DECISION_HEADER + MAX_NAME] = DECISION_HEADER;
+    text service = of->said[TOLD_SERVICE];
+    size_t size = sizeof DECISION_HEADER - 1;
+    if (service.size) {
+        name[size++] = '-';
+        memcpy(name + size, service.at, service.size);
+    }
+    CALL(http_set_header)(envoy, REQUEST_HEADERS, (buffer){name, size + service.size}, value);
 }

@@ -33,6 +33,8 @@ bool CALL(http_get_header)(void *filter, int kind, buffer key, buffer *value, si
 size_t CALL(http_get_headers_size)(void *filter, int kind);
 bool CALL(http_get_headers)(void *filter, int kind, header *all);
 bool CALL(http_set_header)(void *filter, int kind, buffer key, buffer value);
+/* The cluster that the request's route leads to. */
+bool CALL(http_get_cluster_name)(void *filter, buffer *name);
 /* The host to take, an address with a port, if there is such a host; of no effect at retries. `strict`: or none. */
 bool CALL(http_set_upstream_override_host)(void *filter, buffer host, bool strict);
 int CALL(http_filter_config_define_counter)(void *config, buffer name, buffer *labels, size_t count, size_t *id);
@@ -40,6 +42,7 @@ int CALL(http_filter_increment_counter)(void *filter, size_t id, buffer *labels,
 
 /* The load-balancing policy's hosts, by priority and place: among its healthy hosts where the name says so, else among
  * all of them. The host that a policy chooses is told by its place among the healthy ones. */
+void CALL(lb_get_cluster_name)(void *lb, buffer *name);
 size_t CALL(lb_get_priority_set_size)(void *lb);
 size_t CALL(lb_get_hosts_count)(void *lb, uint32_t priority);
 size_t CALL(lb_get_healthy_hosts_count)(void *lb, uint32_t priority);
@@ -47,6 +50,7 @@ uint32_t CALL(lb_get_healthy_host_weight)(void *lb, uint32_t priority, size_t in
 bool CALL(lb_get_healthy_host_address)(void *lb, uint32_t priority, size_t index, buffer *value);
 uint64_t CALL(lb_get_host_stat)(void *lb, uint32_t priority, size_t index, int stat);
 bool CALL(lb_get_host_address)(void *lb, uint32_t priority, size_t index, buffer *value);
+bool CALL(lb_get_host_locality)(void *lb, uint32_t priority, size_t index, buffer *region, buffer *zone, buffer *subzone);
 bool CALL(lb_get_host_metadata_string)(void *lb, uint32_t priority, size_t index, buffer space, buffer key,
                                        buffer *value);
 bool CALL(lb_context_get_override_host)(void *context, buffer *host, bool *strict);

@@ -107,12 +107,12 @@ static uint32_t arm_of(const table *with, void *envoy, text own) {
 static bool expired(const table *with) { return now_ms(CLOCK_REALTIME_COARSE) * 1000 >= with->expires_us; }
 
 /* Writes down by what table the slot's places are, and what the log says of it. */
-static bool tell(slot *at, const table *with) {
+static bool tell(slot *at, const table *with, text service) {
     const arm *by = &with->arms[at->arm];
     bool known = at->category != NONE;
-    text what[TOLD] = {by->name, by->model_version, with->version, known ? with->category[at->category] : (text){"", 0}};
+    text category = known ? with->category[at->category] : (text){"", 0};
     at->serial = with->serial;
-    return slot_tell(at, what);
+    return slot_tell(at, (text[TOLD]){by->name, by->model_version, with->version, category, service});
 }
 
 /* Finds the slot's category and arm, which it knows by name, in a newer table than that by which they were found. */
@@ -129,28 +129,36 @@ static void find_again(slot *at, const table *with) {
     if (!at->fell) {
         at->policy = with->arms[place].policy;
         at->explore = at->explore && at->policy == POLICY_FINGERPOST;
-        tell(at, with);
+        char service[MAX_NAME]; /* what is told anew is written over what was told */
+        uint32_t size = at->said[TOLD_SERVICE].size;
+        if (size)
+            memcpy(service, at->said[TOLD_SERVICE].at, size);
+        tell(at, with, (text){service, size});
     }
 }
 
-table *table_for(slot *at) {
-    table *with = at->source && at->serial ? source_table(at->source) : NULL;
+table *table_for(slot *at, const cluster *of) {
+    source *tables = of->tables ? of->tables : at->source;
+    table *with = tables && at->serial ? source_table(tables) : NULL;
     if (with && with->serial != at->serial)
         find_again(at, with);
     return with;
 }
 
-static void decide(slot *at, void *envoy, const table *with, const text found[NAMES]) {
+static void decide(slot *at, void *envoy, const table *with, const text found[NAMES], text service) {
     at->policy = POLICY_LEAST_REQUEST;
     at->category = NONE;
     at->serial = 0;
     at->fell = FELL_NO_TABLE;
-    if (!with)
+    if (!with) {
+        if (service.size)
+            slot_tell(at, (text[TOLD]){[TOLD_SERVICE] = service});
         return;
+    }
     request what = request_of(found);
     at->category = category_of(with, &what);
     at->arm = arm_of(with, envoy, (text){at->key, at->named ? KEY_SIZE : 0});
-    if (!tell(at, with)) {
+    if (!tell(at, with, service)) {
         at->serial = 0;
         return;
     }
@@ -161,11 +169,12 @@ static void decide(slot *at, void *envoy, const table *with, const text found[NA
 
 HOOK const char *envoy_dynamic_module_on_program_init(void) { return ENVOY_ABI_VERSION; }
 
-/* `settings`: the path of the table's file. It need not be there yet. */
+/* `settings`: the path of a table's file, which need not be there yet, for clusters that name none of their own. */
 HOOK void *envoy_dynamic_module_on_http_filter_config_new(void *envoy, buffer name, buffer settings) {
     (void)name;
     filter_config *made = calloc(1, sizeof *made);
-    if (!made || !(made->tables = source_new(settings))) {
+    text path = text_of(settings);
+    if (!made || (path.size && !(made->tables = source_new(path)))) {
         free(made);
         return NULL;
     }
@@ -198,14 +207,19 @@ HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter
     (void)end;
     slot *at = of->slot;
     filter_config *config = of->config;
-    look seen = source_look(config->tables);
-    if (seen != LOOK_SAME)
-        count_one(envoy, seen == LOOK_LOADED ? config->loaded : config->refused);
-    table *with = source_table(config->tables);
+    buffer name = {NULL, 0};
+    const cluster *to = CALL(http_get_cluster_name)(envoy, &name) ? cluster_named(name) : NULL;
+    source *tables = to && to->tables ? to->tables : config->tables;
+    if (tables && tables == config->tables) {
+        look seen = source_look(tables);
+        if (seen != LOOK_SAME)
+            count_one(envoy, seen == LOOK_LOADED ? config->loaded : config->refused);
+    }
+    table *with = tables ? source_table(tables) : NULL;
     at->source = config->tables;
     text found[NAMES];
     read_headers(envoy, found);
-    decide(at, envoy, with, found);
+    decide(at, envoy, with, found, to ? to->service : (text){"", 0});
     table_release(with);
     if (at->named)
         CALL(http_set_upstream_override_host)(envoy, (buffer){at->key, KEY_SIZE}, false);

@@ -17,15 +17,16 @@ enum { FELL_NOT, FELL_NO_TABLE, FELL_EXPIRED, FELL_NO_CATEGORY, FELL_NO_ROW, FEL
  * for it. Unlike a header, it can neither be sent by clients nor be seen by hosts. */
 #define KEY_SHAPE "[2001:db8:0:pppp:ssss:ssss:ssss:ssss]:1"
 enum { KEY_SIZE = sizeof KEY_SHAPE - 1 };
-/* What the log says of the table by which a request was decided. */
-enum { TOLD_ARM, TOLD_MODEL, TOLD_VERSION, TOLD_CATEGORY, TOLD };
+/* What the log says of the table by which a request was decided, and in whose log. */
+enum { TOLD_ARM, TOLD_MODEL, TOLD_VERSION, TOLD_CATEGORY, TOLD_SERVICE, TOLD };
+enum { MAX_NAME = 64 };
 
 /* Where tables come from: a file, and the newest table that was in it. */
 typedef struct source source;
 typedef enum { LOOK_SAME, LOOK_LOADED, LOOK_REFUSED } look;
 
-/* NULL if there is no path, or no memory. The file need not be there yet. */
-source *source_new(buffer path);
+/* NULL if there is no memory. The file need not be there yet. */
+source *source_new(text path);
 void source_free(source *gone);
 /* Reads the file if it is time to look and it is another one. */
 look source_look(source *of);
@@ -38,6 +39,32 @@ static inline uint64_t now_ms(clockid_t clock) {
     clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
+
+enum { PREDICTED, EXPLORED, RANDOM, LEAST_REQUEST, FALLBACK, TABLES_LOADED, TABLES_REFUSED, COUNTERS };
+
+/* A cluster of Envoy's whose hosts the policy chooses, as its configuration says. */
+typedef struct {
+    void *envoy;
+    uint64_t number; /* differs from that of every other configuration of this process */
+    size_t counters[COUNTERS];
+    source *tables;    /* its own; NULL: they are where the filter says */
+    text service;      /* empty: its decisions are logged without a service's name */
+    text zone;         /* of this proxy; empty: not known */
+    float far;         /* what the cost of a host in another zone is multiplied by */
+    char *bytes;       /* where the texts are */
+} cluster;
+
+/* `settings`: lines of `key=value`: `table` (path), `service`, `zone`, `zone_factor` (1..1000). Returns NULL, and says
+ * why on the standard error stream, where they do not fit. */
+cluster *cluster_new(void *envoy, buffer settings);
+void cluster_free(cluster *gone);
+void cluster_count(const cluster *of, int counter);
+/* This thread chooses for the cluster of that name from now on; false if there is no memory. `balancer` tells apart what
+ * was there for the same name before. */
+bool cluster_join(const cluster *of, buffer name, const void *balancer);
+void cluster_leave(const void *balancer);
+/* The cluster of a name, its table file looked at; NULL: this thread does not choose for it. */
+const cluster *cluster_named(buffer name);
 
 enum { PEER_ADDRESS = 64, PEER_COUNT_BITS = 24, PEER_COUNT = (1 << PEER_COUNT_BITS) - 1 };
 
@@ -63,7 +90,7 @@ typedef struct slot {
     uint64_t secret;
     char key[KEY_SIZE];
     const void *context; /* the policy's name for the request since its first choice */
-    source *source;      /* where its tables come from */
+    source *source;      /* where its tables come from if its cluster has none of its own */
     peer *peer;          /* the host it was sent to last, NULL: not known */
     uint32_t generation; /* of the peer: another one if the place is another host's by now */
     bool counted;        /* among this proxy's requests at the peer */
@@ -87,8 +114,8 @@ bool slot_tell(slot *of, const text what[TOLD]);
 /* Gives back this thread's memory. Envoy's workers live as long as the process and never need it. */
 void slots_close(void);
 
-/* The newest table where this request's come from, with the slot's places in it, to be released; NULL if there is none. */
-table *table_for(slot *of);
+/* The newest table for this request at a cluster, with the slot's places in it, to be released; NULL: there is none. */
+table *table_for(slot *of, const cluster *at);
 
 /* Hands the decision to the access log. */
 void log_decision(const slot *of, void *envoy);
@@ -99,11 +126,12 @@ static inline double dice_share(uint64_t thrown) { return (double)(thrown >> 11)
 
 /* The healthy hosts of one priority, as one worker thread knows them. */
 typedef struct {
-    uint64_t owner;  /* the number of the policy */
+    const cluster *by;
     uint64_t serial; /* of the table that `column` belongs to; 0: all is to be found anew */
     size_t all, healthy;
     uint32_t *place, *column; /* of a healthy host: its place among all hosts, its column in the table */
     peer **peer;              /* of a healthy host; NULL where there is no room for it */
+    float *far;               /* of a healthy host: what its cost is multiplied by when hosts are compared */
 } survey;
 
 /* Gives the peers back; the survey is to be taken anew. */

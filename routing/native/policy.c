@@ -5,18 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PREDICTED, EXPLORED, RANDOM, LEAST_REQUEST, FALLBACK, COUNTERS };
-static const char *const COUNTER_NAMES[] = {"predicted", "explored", "random", "least_request", "fallback"};
-
-typedef struct {
-    void *envoy;
-    uint64_t number; /* differs from that of every other policy of this process */
-    size_t counters[COUNTERS];
-} policy_config;
-
 /* On one worker thread; a survey for each priority that was chosen from so far. */
 typedef struct {
-    policy_config *config;
+    const cluster *of;
     survey *surveys;
     uint32_t count;
 } balancer;
@@ -51,7 +42,12 @@ static size_t any_host(const choice *by) {
 
 static inline float cost_of(const choice *by, cell at, size_t host) {
     float others = peer_others(by->of->peer[host], &by->now);
-    return at.slope * ((float)active(by, host) + others + 1) + at.offset;
+    return (at.slope * ((float)active(by, host) + others + 1) + at.offset) * by->of->far[host];
+}
+
+/* A cost as it is without regard to zones, for the log; 0 where there is none. */
+static double told_cost(const choice *by, float cost, size_t host) {
+    return cost > 0 && cost < INFINITY ? (double)(cost / by->of->far[host]) : 0;
 }
 
 /* Where the row of the slot's category begins among the table's cells. */
@@ -68,7 +64,7 @@ static size_t least_request(const choice *by, uint32_t choices) {
     for (size_t draw = 0; draw < count; draw++) {
         size_t host = choices ? dice() % healthy : (start + draw) % healthy;
         uint32_t weight = CALL(lb_get_healthy_host_weight)(by->envoy, by->priority, host);
-        double load = (double)(active(by, host) + 1) / (weight ? weight : 1);
+        double load = (double)(active(by, host) + 1) / (weight ? weight : 1) * (double)by->of->far[host];
         if (load < least && !refused(by, host)) {
             least = load;
             best = host;
@@ -96,7 +92,7 @@ static sight look_around(const choice *by, const cell *row, const table *with, s
         size_t host = scan ? draw : dice() % healthy;
         /* Too dear even with nothing in flight: its count, which is what takes time, need not be asked for. */
         cell at = row[column[host]];
-        if (at.slope + at.offset > seen.least)
+        if ((at.slope + at.offset) * by->of->far[host] > seen.least)
             continue;
         float cost = cost_of(by, at, host);
         if (host == wanted)
@@ -146,7 +142,7 @@ static size_t by_prediction(const choice *by, slot *at, const table *with) {
     float cost = !at->explore ? seen.least : seen.wanted;
     if (at->explore && cost == INFINITY)
         cost = cost_of(by, row[by->of->column[host]], host);
-    at->cost = cost < INFINITY ? (double)cost : 0;
+    at->cost = told_cost(by, cost, host);
     if (healthy <= with->scan_limit && !by->retry) {
         double share = explores ? (double)with->exploration : 0;
         double drawn = explores ? (double)(explore[by->of->column[host]] / total) : 0;
@@ -175,7 +171,7 @@ static size_t choose(const choice *by, slot *at, const table *with, uint32_t *co
         at->propensity = by->share / (double)by->of->healthy;
     if (!at->fell) {
         float cost = cost_of(by, with->cells[row_of(at, with) + by->of->column[host]], host);
-        at->cost = cost > 0 && cost < INFINITY ? (double)cost : 0;
+        at->cost = told_cost(by, cost, host);
     }
     return host;
 }
@@ -196,7 +192,7 @@ static survey *survey_of(balancer *of, uint32_t priority) {
             return NULL;
         of->surveys = more;
         while (of->count <= priority)
-            of->surveys[of->count++] = (survey){.owner = of->config->number};
+            of->surveys[of->count++] = (survey){.by = of->of};
     }
     return &of->surveys[priority];
 }
@@ -213,7 +209,7 @@ static size_t choose_in(choice by, balancer *of, slot *at, const table *with, ui
         survey *seen = survey_of(of, by.priority);
         if (seen && survey_take(seen, by.envoy, by.priority, with) && seen->healthy) {
             by.of = seen;
-            by.now = peers_now(seen->owner, seen->healthy);
+            by.now = peers_now(of->of->number, seen->healthy);
             size_t host = choose(&by, at, with, counted);
             if (host == SIZE_MAX)
                 return host;
@@ -233,7 +229,7 @@ HOOK bool envoy_dynamic_module_on_lb_choose_host(void *envoy, balancer *of, void
                                                  uint32_t *index) {
     slot unknown = {.fell = FELL_NO_TABLE, .policy = POLICY_LEAST_REQUEST, .lone = true};
     slot *found = slot_of(context), *at = found ? found : &unknown;
-    table *with = table_for(at);
+    table *with = table_for(at, of->of);
     choice by = {.envoy = envoy, .context = context, .retry = at->chosen};
     uint32_t counted = FALLBACK, drawn = priority_draw(envoy, dice(), &by.share);
     size_t host = SIZE_MAX, others = by.retry ? CALL(lb_get_priority_set_size)(envoy) : 0;
@@ -250,37 +246,33 @@ HOOK bool envoy_dynamic_module_on_lb_choose_host(void *envoy, balancer *of, void
     if (host == SIZE_MAX)
         return false;
     at->chosen = true;
-    CALL(lb_config_increment_counter)(of->config->envoy, of->config->counters[counted], NULL, 0, 1);
+    cluster_count(of->of, (int)counted);
     *index = (uint32_t)host;
     return true;
 }
 
 HOOK void *envoy_dynamic_module_on_lb_config_new(void *envoy, buffer name, buffer settings) {
-    static atomic_uint_fast64_t numbers = 1;
-    (void)name, (void)settings;
-    policy_config *made = calloc(1, sizeof *made);
-    if (!made)
+    (void)name;
+    return cluster_new(envoy, settings);
+}
+
+HOOK void envoy_dynamic_module_on_lb_config_destroy(cluster *gone) { cluster_free(gone); }
+
+HOOK void *envoy_dynamic_module_on_lb_new(const cluster *of, void *envoy) {
+    balancer *made = calloc(1, sizeof *made);
+    buffer name = {NULL, 0};
+    CALL(lb_get_cluster_name)(envoy, &name);
+    if (made)
+        made->of = of;
+    if (made && !cluster_join(of, name, made)) {
+        free(made);
         return NULL;
-    made->envoy = envoy;
-    made->number = atomic_fetch_add(&numbers, 1);
-    for (size_t each = 0; each < COUNTERS; each++) {
-        buffer counter = {COUNTER_NAMES[each], strlen(COUNTER_NAMES[each])};
-        CALL(lb_config_define_counter)(envoy, counter, NULL, 0, &made->counters[each]);
     }
     return made;
 }
 
-HOOK void envoy_dynamic_module_on_lb_config_destroy(policy_config *gone) { free(gone); }
-
-HOOK void *envoy_dynamic_module_on_lb_new(policy_config *config, void *envoy) {
-    (void)envoy;
-    balancer *made = calloc(1, sizeof *made);
-    if (made)
-        made->config = config;
-    return made;
-}
-
 HOOK void envoy_dynamic_module_on_lb_destroy(balancer *gone) {
+    cluster_leave(gone);
     forget(gone);
     free(gone->surveys);
     free(gone);

@@ -23,9 +23,9 @@ struct source {
     atomic_int_fast64_t look_at_ms;
 };
 
-source *source_new(buffer path) {
+source *source_new(text path) {
     source *made = calloc(1, sizeof *made);
-    if (!made || !path.length || !(made->path = strndup(path.ptr, path.length))) {
+    if (!made || !(made->path = strndup(path.at, path.size))) {
         free(made);
         return NULL;
     }
@@ -36,6 +36,8 @@ source *source_new(buffer path) {
 }
 
 void source_free(source *gone) {
+    if (!gone)
+        return;
     table_release(gone->current);
     pthread_mutex_destroy(&gone->lock);
     pthread_mutex_destroy(&gone->loading);

@@ -14,10 +14,11 @@ void survey_forget(survey *of) {
     free(of->place);
     free(of->column);
     free(of->peer);
-    *of = (survey){.owner = of->owner};
+    free(of->far);
+    *of = (survey){.by = of->by};
 }
 
-static bool same_address(buffer one, buffer other) {
+static bool same_bytes(buffer one, buffer other) {
     return one.length == other.length && (one.ptr == other.ptr || !memcmp(one.ptr, other.ptr, one.length));
 }
 
@@ -33,6 +34,13 @@ static uint32_t column_of(const table *with, void *envoy, uint32_t priority, siz
     return found == NONE ? with->hosts : found;
 }
 
+static float distance(const cluster *by, void *envoy, uint32_t priority, size_t place) {
+    buffer region = {NULL, 0}, zone = {NULL, 0}, subzone = {NULL, 0};
+    bool known = by->zone.size && CALL(lb_get_host_locality)(envoy, priority, place, &region, &zone, &subzone) &&
+                 zone.ptr && zone.length;
+    return known && !same_bytes((buffer){by->zone.at, by->zone.size}, zone) ? by->far : 1;
+}
+
 /* Envoy lists its healthy hosts in the order of all of them: each is found by its address, going forward. */
 static bool look_at_hosts(survey *of, void *envoy, uint32_t priority) {
     size_t at = 0;
@@ -41,12 +49,13 @@ static bool look_at_hosts(survey *of, void *envoy, uint32_t priority) {
         if (!CALL(lb_get_healthy_host_address)(envoy, priority, each, &address) || !address.ptr)
             return false;
         while (at < of->all && (!CALL(lb_get_host_address)(envoy, priority, at, &other) || !other.ptr ||
-                                !same_address(address, other)))
+                                !same_bytes(address, other)))
             at++;
         if (at == of->all)
             return false;
         of->place[each] = (uint32_t)at;
-        of->peer[each] = peer_take(of->owner, address);
+        of->peer[each] = peer_take(of->by->number, address);
+        of->far[each] = distance(of->by, envoy, priority, at);
     }
     return true;
 }
@@ -56,7 +65,8 @@ static bool survey_hosts(survey *of, void *envoy, uint32_t priority, size_t all,
     of->place = calloc(healthy + 1, sizeof *of->place);
     of->column = calloc(healthy + 1, sizeof *of->column);
     of->peer = calloc(healthy + 1, sizeof(peer *));
-    if (!of->place || !of->column || !of->peer)
+    of->far = calloc(healthy + 1, sizeof *of->far);
+    if (!of->place || !of->column || !of->peer || !of->far)
         return false;
     of->all = all;
     of->healthy = healthy;
@@ -79,7 +89,7 @@ bool survey_take(survey *of, void *envoy, uint32_t priority, const table *with) 
 bool survey_holds(const survey *of, void *envoy, uint32_t priority, size_t host) {
     buffer one = {NULL, 0}, other = {NULL, 0};
     return CALL(lb_get_healthy_host_address)(envoy, priority, host, &one) && one.ptr &&
-           CALL(lb_get_host_address)(envoy, priority, of->place[host], &other) && other.ptr && same_address(one, other);
+           CALL(lb_get_host_address)(envoy, priority, of->place[host], &other) && other.ptr && same_bytes(one, other);
 }
 
 uint32_t priority_draw(void *envoy, uint64_t thrown, double *share) {

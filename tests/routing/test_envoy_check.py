@@ -100,11 +100,11 @@ def test_envoy_takes_the_completed_configuration(tmp_path):
     [
         (lambda c: manager(c)["http_filters"].pop(0), "error", "picker's filter is missing"),
         (lambda c: manager(c)["http_filters"].insert(0, manager(c)["http_filters"][0]), "error", "there twice"),
-        (
-            lambda c: manager(c)["http_filters"][0]["typed_config"]["filter_config"].update(value="shop.table"),
-            "error",
-            "no absolute path",
-        ),
+        (lambda c: settings_of(c, "service=shop\n"), "error", "no absolute path"),
+        (lambda c: settings_of(c, "table=shop.table\n"), "error", "'shop.table' is no absolute path"),
+        (lambda c: settings_of(c, "tabel=/shop.table\n"), "error", "'tabel' is no setting"),
+        (lambda c: settings_of(c, "table=/t\nzone_factor=0\n"), "error", "zone_factor=0 is no number"),
+        (lambda c: settings_of(c, "table=/t\nservice=shop\n"), "error", "decision"),
         (lambda c: manager(c)["http_filters"].pop(1), "warning", "goes to clients"),
         (lambda c: manager(c).pop("access_log"), "error", "start, host"),
         (lambda c: log_of(c).pop("inflight"), "warning", "inflight"),
@@ -122,6 +122,32 @@ def test_envoy_takes_the_completed_configuration(tmp_path):
         (lambda c: route(c).update(request_mirror_policies=[{"cluster": "hosts"}]), "warning", "copies"),
         (lambda c: route(c).update(hedge_policy={"hedge_on_per_try_timeout": True}), "warning", "hedged"),
         (lambda c: policy_of(c)["dynamic_module_config"].update(name="other"), "error", "module 'other'"),
+        (lambda c: virtual_host(c).update(response_headers_to_remove=["Endpoint-Load-Metrics"]), "warning", "before"),
+        (
+            lambda c: routed(c).update(response_headers_to_remove=["x-fingerpost-cpu-s"]),
+            "warning",
+            "x-fingerpost-cpu-s",
+        ),
+        (
+            lambda c: manager(c)["route_config"].update(response_headers_to_remove=["endpoint-load-metrics"]),
+            "warning",
+            "removed before the picker",
+        ),
+        (lambda c: manager(c)["http_filters"].insert(1, MUTATION), "warning", "removed before the picker"),
+        (lambda c: route(c)["retry_policy"].update(retry_on="5xx,connect-failure"), "warning", "5xx: requests that"),
+        (lambda c: route(c).update(timeout="0s"), "warning", "never end"),
+        (lambda c: routed(c)["match"].update(grpc={}), "error", "route is for gRPC"),
+        (lambda c: cluster_of(c)["outlier_detection"].pop("enforcing_success_rate"), "warning", "success rate"),
+        (
+            lambda c: cluster_of(c)["common_lb_config"].update(locality_weighted_lb_config={}),
+            "warning",
+            "whatever their locality",
+        ),
+        (
+            lambda c: cluster_of(c)["load_assignment"].update(policy={"overprovisioning_factor": 200}),
+            "warning",
+            "counts with 140",
+        ),
     ],
 )
 def test_each_thing_that_is_wrong_is_found(spoil, level, told):
@@ -129,6 +155,50 @@ def test_each_thing_that_is_wrong_is_found(spoil, level, told):
     spoil(config)
     found = [each for each in check_config(config) if told in each.problem]
     assert levels(found)[:1] == [level]
+
+
+def test_answers_may_be_changed_in_front_of_the_picker():
+    """Filters see answers in the reverse order: what the first one removes was read by the others."""
+    config = whole()
+    manager(config)["http_filters"].insert(0, MUTATION)
+    assert check_config(config) == []
+
+
+def test_retries_with_a_budget_are_nothing_to_warn_of():
+    config = whole()
+    route(config)["retry_policy"]["retry_on"] = "5xx"
+    breakers(config)["retry_budget"] = {"budget_percent": {"value": 20}}
+    assert check_config(config) == []
+
+
+def test_the_policy_below_one_of_envoys_own_is_found():
+    config = whole()
+    below = cluster_of(config)["load_balancing_policy"]
+    above = {"@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.subset.v3.Subset"}
+    chosen = {"typed_extension_config": {"name": "subset", "typed_config": {**above, "subset_lb_policy": below}}}
+    cluster_of(config)["load_balancing_policy"] = {"policies": [chosen]}
+    assert check_config(config) == []
+
+
+MUTATION = {
+    "name": "envoy.filters.http.header_mutation",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+        "mutations": {"response_mutations": [{"remove": "endpoint-load-metrics"}]},
+    },
+}
+
+
+def virtual_host(config):
+    return manager(config)["route_config"]["virtual_hosts"][0]
+
+
+def routed(config):
+    return virtual_host(config)["routes"][0]
+
+
+def settings_of(config, text):
+    policy_of(config)["lb_policy_config"]["value"] = text
 
 
 def cluster_of(config):

@@ -75,6 +75,59 @@ def test_the_least_cost_is_chosen_among_healthy_hosts(harness):
         assert float(found["propensity"]) == 1.0
 
 
+def test_a_host_of_another_zone_is_taken_where_it_is_better_than_the_bound(harness):
+    """Costs are compared with those of other zones times the factor; the log has them as they are."""
+    zones = replace(harness, policy="zone=north\nzone_factor=1.5\n")
+    table = made_table(["near", "far", "nowhere"], [OTHER], settings=PickerSettings(exploration=0.0))
+    listed = [("near", 0, 1, 1, 0, "north"), ("far", 0, 1, 1, 0, "south"), ("nowhere", 9, 1, 1, 0, "-")]
+
+    def chosen(costs, **changes):
+        table.slope[0, 0] = [*costs, 1.0]
+        [found] = replace(zones, hosts=listed, **changes).run(table, [Sent()])
+        return found["host"], float(found["predicted_cost"]), found["propensity"]
+
+    assert chosen([0.012, 0.01, 1.0]) == ("near", 0.012, "1")
+    assert chosen([0.016, 0.01, 1.0]) == ("far", 0.01, "1")
+    # Of a host without a zone nothing is known: it is as near as any.
+    assert chosen([0.02, 0.02, 0.001]) == ("nowhere", 0.01, "1")
+    # A proxy that does not know its own zone has no preference.
+    assert chosen([0.012, 0.01, 1.0], policy="") == ("far", 0.01, "1")
+    assert {replace(zones, hosts=listed[:2]).run(None, [Sent()])[0]["host"] for _ in range(3)} == {"near"}
+
+
+def test_a_policy_has_its_own_table_and_service(harness, tmp_path):
+    own = tmp_path / "own.table"
+    write_table(own, made_table(["h0"], ["GET /a", OTHER], version="own"))
+    of_filter = made_table(["h0"], ["GET /a", OTHER], version="filter's")
+    named = replace(harness, policy=f"table={own}\nservice=shop\n")
+
+    def versions(of):
+        return [(each["policy"], each["table_version"]) for each in of.run(of_filter, [Sent(path=b"/a")])]
+
+    # The harness logs what the header's name has beyond the usual one before the decision itself.
+    assert versions(named) == [("-shopfingerpost", "own")]
+    assert versions(harness) == [("fingerpost", "filter's")]
+    # The route leads to a cluster of another name, such as one that gathers others: the filter's table holds.
+    assert versions(replace(harness, cluster="all")) == [("fingerpost", "filter's")]
+    own.unlink()
+    assert versions(named) == [("-shopleast_request", "")]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["table=relative", "table", "tables=/a", "zone=", "zone_factor=0.9", "zone_factor=1x", "zone_factor=nan",
+     "service=a b", "service=" + "a" * 65, "table=/a\ntable=/b"],
+)  # fmt: skip
+def test_a_policy_with_other_settings_is_refused_with_the_reason(harness, settings):
+    done = subprocess.run(
+        [harness.program, "run", "/absent", replace(harness).hosts_file()],
+        env={**os.environ, "POLICY": settings}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    last = settings.rpartition("\n")[2].partition("=")
+    assert f"refused: {last[0]}={last[2]};" in done.stderr.decode()
+
+
 def test_exploration_has_its_share_and_its_propensity(harness):
     table = made_table(["h0", "h1", "h2", "h3"], [OTHER], settings=PickerSettings(exploration=0.4))
     table.slope[0, 0] = [0.01, 0.02, 0.03, 0.04, 0.05]

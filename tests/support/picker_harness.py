@@ -1,10 +1,12 @@
 """The native picker without Envoy: builds the harness once, and speaks to it."""
 
+import os
 import struct
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,14 +55,16 @@ class Harness:
     """Runs the picker over requests; every run is a process of its own.
 
     Args:
-        hosts: name, requests in flight, whether healthy, weight and, where it is not 0, priority.
+        hosts: name, requests in flight, whether healthy, weight and, where they are not 0 and `-`, priority and zone.
+        policy: the policy's configuration, lines of `key=value`.
+        cluster: that requests are routed to; the policy's own is `hosts`.
     """
 
     program: Path
     folder: Path
-    hosts: list[tuple[str, int, int, int] | tuple[str, int, int, int, int]] = field(
-        default_factory=lambda: [("h0", 0, 1, 1)]
-    )
+    hosts: list[tuple[Any, ...]] = field(default_factory=lambda: [("h0", 0, 1, 1)])
+    policy: str = ""
+    cluster: str = "hosts"
 
     def run(self, table: PickerTable | bytes | None, requests: Sequence[Sent]) -> list[dict[str, str]]:
         """What was logged of each request; `table` None: there is no file."""
@@ -78,7 +82,8 @@ class Harness:
     def hosts_file(self) -> str:
         """The path of the file that tells the program its hosts."""
         listed = self.folder / "hosts"
-        listed.write_text("".join(" ".join(map(str, (*host, 0)[:5])) + "\n" for host in self.hosts))
+        usual = (0, "-")
+        listed.write_text("".join(" ".join(map(str, (*host, *usual[len(host) - 4 :]))) + "\n" for host in self.hosts))
         return str(listed)
 
     def _table_file(self, table: PickerTable | bytes | None) -> str:
@@ -94,7 +99,10 @@ class Harness:
         return [{"host": host, **decision_parts(decision)} for host, _, decision in found]
 
     def call(self, *arguments: str, data: bytes = b"") -> bytes:
-        done = subprocess.run([str(self.program), *arguments], input=data, capture_output=True, check=False)
+        environment = {**os.environ, "POLICY": self.policy, "OF_CLUSTER": self.cluster}
+        done = subprocess.run(
+            [str(self.program), *arguments], input=data, capture_output=True, check=False, env=environment
+        )
         assert done.returncode == 0, done.stderr.decode()[-3000:]
         return done.stdout
 

@@ -16,7 +16,9 @@
  *       health PLACE HEALTHY   whether it is healthy, 1 or 0
  *       wait MS                the clocks go on
  *
- * The dice fall alike at every run, where no threads race. HOSTS has a line for each: name, requests in flight, whether healthy (1 or 0), weight, priority. A request is eight texts, each
+ * The dice fall alike at every run, where no threads race. HOSTS has a line for each: name, requests in flight, whether
+ * healthy (1 or 0), weight, priority, zone (- for none). The policy is configured by the variable POLICY, its cluster is
+ * `hosts`; with the variable OF_CLUSTER requests are routed to the cluster of that name. A request is eight texts, each
  * a 32-bit length and its bytes, or the length 0xffffffff if the header is not sent: method, path, authorization,
  * user agent, country, content length, API key, cookie.
  */
@@ -38,7 +40,7 @@ static const char *const HEADER_NAMES[HEADERS] = {":method", ":path", "authoriza
                                                   "content-length", "x-api-key", "cookie"};
 
 typedef struct {
-    char name[64], address[32];
+    char name[64], address[32], zone[64];
     atomic_uint_fast64_t active;
     uint32_t weight;
     bool healthy;
@@ -60,7 +62,7 @@ typedef struct {
     bool refuse_first; /* a retry, which asks for another host than the first */
 } stream;
 
-static atomic_size_t counted[8]; /* by the counters' ids */
+static atomic_size_t counted[16]; /* by the counters' ids */
 static bool raced; /* other threads run whenever a count is asked for */
 
 void *envoy_dynamic_module_on_http_filter_config_new(void *, buffer, buffer);
@@ -122,6 +124,13 @@ bool CALL(http_get_header)(void *of, int kind, buffer key, buffer *value, size_t
     return named(key, to->told_name);
 }
 
+bool CALL(http_get_cluster_name)(void *of, buffer *value) {
+    const char *name = getenv("OF_CLUSTER") ? getenv("OF_CLUSTER") : "hosts";
+    (void)of;
+    *value = (buffer){name, strlen(name)};
+    return *name;
+}
+
 size_t CALL(http_get_headers_size)(void *of, int kind) {
     (void)kind;
     size_t sent = 0;
@@ -154,15 +163,18 @@ bool CALL(lb_context_get_override_host)(void *context, buffer *address, bool *st
 }
 
 bool CALL(http_set_header)(void *to, int kind, buffer key, buffer value) {
-    if (kind != REQUEST_HEADERS || !named(key, DECISION_HEADER))
+    size_t usual = sizeof DECISION_HEADER - 1;
+    if (kind != REQUEST_HEADERS || key.length < usual || memcmp(key.ptr, DECISION_HEADER, usual))
         abort();
-    snprintf(((stream *)to)->logged, LINE, "%.*s", (int)value.length, value.ptr);
+    /* What the name has beyond the usual one, before the decision. */
+    int size = snprintf(((stream *)to)->logged, LINE, "%.*s", (int)(key.length - usual), key.ptr + usual);
+    snprintf(((stream *)to)->logged + size, LINE - (size_t)size, "%.*s", (int)value.length, value.ptr);
     return true;
 }
 
 static int define(size_t *id) {
     static size_t defined;
-    *id = defined++ % 8;
+    *id = defined++ % 16;
     return 0;
 }
 int CALL(http_filter_config_define_counter)(void *c, buffer n, buffer *l, size_t s, size_t *id) {
@@ -187,6 +199,18 @@ int CALL(lb_config_increment_counter)(void *f, size_t id, buffer *l, size_t s, u
 static const part *part_of(const void *lb, uint32_t p) {
     static const part none;
     return p < ((const fleet *)lb)->priorities ? &((const fleet *)lb)->at[p] : &none;
+}
+
+void CALL(lb_get_cluster_name)(void *lb, buffer *value) {
+    (void)lb;
+    *value = LITERAL("hosts");
+}
+
+bool CALL(lb_get_host_locality)(void *lb, uint32_t p, size_t index, buffer *region, buffer *zone, buffer *subzone) {
+    const host *found = index < part_of(lb, p)->count ? &part_of(lb, p)->hosts[index] : NULL;
+    *region = *subzone = (buffer){NULL, 0};
+    *zone = found && *found->zone != '-' ? (buffer){found->zone, strlen(found->zone)} : (buffer){NULL, 0};
+    return found;
 }
 
 size_t CALL(lb_get_priority_set_size)(void *lb) { return ((fleet *)lb)->priorities; }
@@ -254,7 +278,7 @@ static fleet read_hosts(const char *path) {
     unsigned priority = 0;
     if (!file)
         exit(2);
-    while (fscanf(file, "%63s %lu %d %u %u", next.name, &active, &healthy, &next.weight, &priority) == 5) {
+    while (fscanf(file, "%63s %lu %d %u %u %63s", next.name, &active, &healthy, &next.weight, &priority, next.zone) == 6) {
         part *to = &read.at[priority];
         if (priority >= PRIORITIES || (!to->hosts && !(to->hosts = calloc(MAX_HOSTS, sizeof(host)))))
             exit(2);
@@ -302,7 +326,10 @@ typedef struct {
 static picker open_picker(char *path, fleet *hosts) {
     picker made = {.hosts = hosts};
     made.filters = envoy_dynamic_module_on_http_filter_config_new(NULL, LITERAL(""), (buffer){path, strlen(path)});
-    made.config = envoy_dynamic_module_on_lb_config_new(NULL, LITERAL(""), LITERAL(""));
+    const char *policy = getenv("POLICY") ? getenv("POLICY") : "";
+    made.config = envoy_dynamic_module_on_lb_config_new(NULL, LITERAL(""), (buffer){policy, strlen(policy)});
+    if (!made.config)
+        exit(3);
     made.balancer = envoy_dynamic_module_on_lb_new(made.config, hosts);
     return made;
 }
