@@ -1,6 +1,7 @@
 """The agent beside a host: follows its requests, samples it, and reports both, and what it makes of them."""
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.agent.announcer import Announcer
-from fingerpost.agent.attribution import HostAttribution
+from fingerpost.agent.attribution import attribute
 from fingerpost.agent.batches import quarantine_lines, write_batch
 from fingerpost.agent.bounded_folder import bounded_inbox, bounded_quarantine
 from fingerpost.agent.fingerprints import Report, host_values
@@ -30,6 +31,7 @@ from fingerpost.clock import US, clock_us
 from fingerpost.fingerprint import Fingerprint, pack
 from fingerpost.lake import QUARANTINE, service_folder
 from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
+from fingerpost.telemetry.host_attribution import HostAttribution
 from fingerpost.telemetry.windows import APART_S, SETTLE_S
 
 logger = logging.getLogger(__name__)
@@ -129,7 +131,8 @@ class Agent:
         edges_s, used_s = self._trace.divide(since_s, self._sampled_s, used_cpu_s)
         if self._intake.take_sample(row):
             self._sample = row
-            self._attribution.add_sample(row, edges_s, used_s)
+            slots = row["slots"] or math.inf
+            self._attribution.add_sample(edges_s, used_s, float(row["mem_bytes"]), row["cores"], slots)
             self._history.add_sample(row)
 
     def report(self) -> None:
@@ -246,7 +249,7 @@ class Agent:
             self._attribution.use_categories(mapping, len(self._book.table.names))
             self._history.use_table(self._book.table)
         if fresh:
-            self._attribution.add_requests(fresh, self._book.assign(fresh), self._clock())
+            attribute(self._attribution, fresh, self._book.assign(fresh), self._clock())
             self._history_file.add_requests(fresh)
         self._profiled = len(self._intake.records)
         # A full intake is what a long log is read in: the rest of a window may be yet to come.

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fingerpost.agent.attribution import Costs
 from fingerpost.arrays import Floats
 from fingerpost.clock import US
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import FORECASTS, HistoryBlock
 from fingerpost.telemetry.history import HISTORY_HOST_PLACE
+from fingerpost.telemetry.host_attribution import Costs
 
 # Columns of FINGERPRINT_CELL by the column of the history that they come from; the first are kept as logs there.
 _LOGS = {**FORECASTS, "cpu_s": "cpu_request_s_mixed"}

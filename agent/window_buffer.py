@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
@@ -13,10 +13,13 @@ from fingerpost.telemetry.windows import (
     Arrays,
     aggregate,
     aggregate_loads,
+    in_flight,
     memory_columns,
     with_background,
     with_throughput,
 )
+
+Bools = NDArray[np.bool_]
 
 MAX_OPEN = 50_000
 MAX_KEPT = 30_000
@@ -34,6 +37,7 @@ _REQUEST = (
     "inflight",
 )
 _SAMPLE = ("time", "cpu_util", "cores", "mem_bytes", "mem_limit_bytes", "inflight", "slots")
+_DURATION, _SERVICE, _INFLIGHT = (_REQUEST.index(name) for name in ("duration_s", "service_time_s", "inflight"))
 _KEY = len(_REQUEST)  # the row of the keys' numbers
 REQUEST_ROWS, SAMPLE_ROWS = _KEY + 1, len(_SAMPLE)
 
@@ -86,6 +90,8 @@ class WindowBuffer:
     def close(self, end_us: int) -> tuple[Floats, Floats]:
         """Takes out, and keeps for a while, the requests and samples of before a time."""
         due, due_samples = self.requests[0] < end_us, self.samples[0] < end_us
+        if due.any():
+            self._count_in_flight(due)
         closed = (self.requests[:, due], self.samples[:, due_samples])
         self.requests, self.samples = self.requests[:, ~due], self.samples[:, ~due_samples]
         if due.any() or due_samples.any():
@@ -110,6 +116,17 @@ class WindowBuffer:
         """The open requests with their keys numbered anew, and these keys."""
         numbers, places = np.unique(self.requests[_KEY].astype(np.int64), return_inverse=True)
         return np.vstack([self.requests[:_KEY], places[None]]), [self.keys[number] for number in numbers.tolist()]
+
+    def _count_in_flight(self, due: Bools) -> None:
+        """Counts for requests that are closed now what nobody told; those that ended just before and after count."""
+        unknown = due & np.isnan(self.requests[_INFLIGHT])
+        if not unknown.any():
+            return
+        before = self._closed[-1][0] if self._closed else self.requests[:, :0]
+        near = np.concatenate([before, self.requests], axis=1)
+        took_s = np.where(np.isfinite(near[_SERVICE]), near[_SERVICE], near[_DURATION])
+        found = in_flight(near[0].astype(np.int64), took_s, np.zeros(near.shape[1], dtype=np.int64))
+        self.requests[_INFLIGHT, unknown] = found[before.shape[1] :][unknown]
 
     def _held(self) -> int:
         return sum(requests.shape[1] + samples.shape[1] for requests, samples in self._closed)

@@ -177,7 +177,8 @@ class Telemetry(_Part):
 
     Attributes:
         hosts_tell: hosts tell their slots and, with every answer, their requests in flight, as the middleware does.
-        cpu: CPU of a request is `unknown`, as from a plain log, or `measured`.
+        cpu: of a request is `measured`; or `attributed`, by agents at the hosts that read plain logs; or `unknown`, as
+            is the hosts' own, where nothing is installed at them.
         window_s, halflife_s: of windows and histories.
         settle_s: a window is closed so long after its end.
         report_s: agents report so often, each as soon as a window is closed.
@@ -186,9 +187,10 @@ class Telemetry(_Part):
     """
 
     hosts_tell: bool = False
-    cpu: Literal["unknown", "measured"] = "unknown"
+    cpu: Literal["attributed", "measured", "unknown"] = "attributed"
     window_s: Annotated[float, Field(ge=0.1, le=3600)] = _shipped("window_s")
     halflife_s: Positive = _shipped("halflife_s")
+    attribution_halflife_s: Positive = _shipped("attribution_halflife_s")
     settle_s: Seconds = SETTLE_S
     report_s: Positive = _shipped("agent_batch_s")
     refresh_s: Positive = _shipped("table_refresh_s")

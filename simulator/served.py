@@ -82,7 +82,8 @@ class Served:
         """Follows the windows that ended within the span."""
         up = chunk.samples.up
         told = self._telling.hosts_tell
-        self._cores = chunk.samples.cores.astype(np.float64)
+        known = self._telling.cpu != "unknown"
+        self._cores = chunk.samples.cores.astype(np.float64) if known else np.full(len(up), np.nan)
         self._slots = chunk.samples.slots.astype(np.float64) if told else np.full(len(up), np.nan)
         self._note_reports(chunk.end_s, up)
         ended = self._source.closed(chunk)

@@ -4,9 +4,18 @@ import numpy as np
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
+from fingerpost.request_status import measures
 from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk
-from fingerpost.telemetry.windows import Arrays, aggregate, aggregate_loads, with_background, with_throughput
+from fingerpost.telemetry.host_attribution import HostAttribution
+from fingerpost.telemetry.windows import (
+    Arrays,
+    aggregate,
+    aggregate_loads,
+    in_flight,
+    with_background,
+    with_throughput,
+)
 
 # Windows end at multiples of their length since 1970, and so many of them have passed when a run begins.
 _PASSED = 1_000_000
@@ -16,8 +25,8 @@ _FAILED, _FINE = 503, 200
 class Telemetry:
     """Follows a run chunk by chunk; hosts and categories are told by their numbers.
 
-    They are what agents know that read access logs: how long requests took, waiting for a slot included, and the
-    host's cores and utilisation; slots and in-flight counts where hosts tell, CPU of a request where it is measured.
+    They are what agents know that read access logs: how long requests took, waiting for a slot included; the host's
+    cores and utilisation, where agents are at the hosts; slots and in-flight counts where hosts tell.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -27,7 +36,14 @@ class Telemetry:
         self._origin_us = self._span_us * _PASSED
         self._requests: list[Arrays] = []
         self._samples: list[Arrays] = []
+        # Requests of the window before.
+        whole = np.zeros(0, dtype=np.int64)
+        self._last: Arrays = {"time_us": whole, "duration_s": np.zeros(0), "host": whole}
         self._closed_us = self._origin_us
+        self._attributed = [
+            HostAttribution(scenario.categories, self._telling.halflife_s, self._telling.attribution_halflife_s, 0.0)
+            for _ in range(scenario.hosts if self._telling.cpu == "attributed" else 0)
+        ]
 
     def seconds(self, time_us: int) -> float:
         """Seconds since the start of the run."""
@@ -46,7 +62,11 @@ class Telemetry:
             return None
         self._closed_us = end_us
         requests, self._requests = _split(self._requests, end_us)
+        if "inflight" not in requests:
+            requests["inflight"] = self._counted(requests)
         samples, self._samples = _split(self._samples, end_us)
+        if self._attributed:
+            requests["cpu_s"], requests["cpu_attributed"] = self._attribute(requests, chunk.end_s)
         loads = aggregate_loads(samples, self._window_s)
         windows = aggregate(requests, self._window_s, loads)
         loads = with_background(loads, windows, self._window_s)
@@ -72,15 +92,39 @@ class Telemetry:
             requests["cpu_s"] = records.service_time_s[sent]
         return requests
 
+    def _counted(self, requests: Arrays) -> Floats:
+        """Requests in flight as agents count them that are told nothing, by logs of this window, and just around it."""
+        near = joined([self._last, requests, *self._requests])
+        found = in_flight(near["time_us"], near["duration_s"], near["host"])
+        before, self._last = len(self._last["host"]), {name: requests[name] for name in self._last}
+        return found[before : before + len(requests["host"])]
+
+    def _attribute(self, requests: Arrays, now_s: float) -> tuple[Floats, Floats]:
+        """CPU-seconds of requests of one window, as every host's agent attributes them when it reports the window."""
+        cpu_s, attributed = np.full((2, len(requests["host"])), np.nan)
+        end_s = (requests["time_us"] - self._origin_us) / US
+        for host, attribution in enumerate(self._attributed):
+            of = np.flatnonzero(requests["host"] == host)
+            told = (end_s[of], requests["duration_s"][of], cpu_s[of], measures(requests["status"][of]))
+            cpu_s[of], attributed[of] = attribution.add_requests(*told, requests["category"][of], now_s)
+        return cpu_s, attributed
+
     def _samples_of(self, chunk: Chunk) -> Arrays:
         samples, host = chunk.samples, np.flatnonzero(chunk.samples.up)
+        edges_s = np.array([chunk.begin_s, chunk.end_s])
+        used_s = samples.cpu_util * samples.cores * (chunk.end_s - chunk.begin_s)
+        slots = samples.slots.astype(np.float64) if self._telling.hosts_tell else np.full(len(used_s), np.inf)
+        for each in host.tolist() if self._attributed else ():
+            self._attributed[each].add_sample(
+                edges_s, used_s[each : each + 1], 0.0, float(samples.cores[each]), float(slots[each])
+            )
         told: Arrays = {
             # Of the span before its end, thus within the window that ends there.
             "time_us": np.full(len(host), self._micros(chunk.end_s) - 1),
             "host": host,
-            "cpu_util": samples.cpu_util[host],
-            "cores": samples.cores[host].astype(np.float64),
         }
+        if self._telling.cpu != "unknown":
+            told |= {"cpu_util": samples.cpu_util[host], "cores": samples.cores[host].astype(np.float64)}
         if self._telling.hosts_tell:
             told["slots"] = samples.slots[host].astype(np.float64)
             told["inflight"] = samples.inflight[host].astype(np.float64)

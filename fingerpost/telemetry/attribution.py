@@ -63,7 +63,7 @@ class CostAttribution:
         self._moment = np.zeros(size)
         self._requests = np.zeros(categories)
         self._hints = np.zeros(categories)
-        # Moments of (requests, length, use), and totals of (hints, length, use).
+        # Moments of (present, length, use), and totals of (hints, length, use).
         self._scale = np.zeros((3, 3))
         self._totals = np.zeros(3)
         self._spans = np.zeros(1)
@@ -71,7 +71,15 @@ class CostAttribution:
         self._idle = np.zeros(2)  # use and length
         self._was_idle = False
 
-    def observe(self, time_s: Floats, length: Floats, use: Floats, requests: Floats, hints: Floats) -> None:
+    def observe(
+        self,
+        time_s: Floats,
+        length: Floats,
+        use: Floats,
+        requests: Floats,
+        hints: Floats,
+        present: Floats | None = None,
+    ) -> None:
         """Takes spans in, S of them.
 
         Args:
@@ -80,6 +88,9 @@ class CostAttribution:
             use: CPU-seconds used in each, or mean bytes held, shape (S,).
             requests: of each category, by the parts that lay in the span, shape (S, C).
             hints: their shares of the host's time, shape (S, C); zeros where those are not known.
+            present: what use without requests is told from, where no span is idle: seconds that requests were on the
+                host's cores, shape (S,); None: their number. Requests of one category differ, and long ones are in many
+                spans by small parts, so their number would leave much use to no request.
         """
         last_s = float(time_s[-1])
         weight = decayed(last_s - time_s, self._halflife_s)
@@ -87,7 +98,8 @@ class CostAttribution:
         sums = (self._requests, self._hints, self._scale, self._totals, self._spans, self._idle)
         for state in (self._gram, self._moment, *sums):
             np.multiply(state, before, out=state)
-        total = np.stack([requests.sum(axis=1), length, use])
+        count = requests.sum(axis=1)
+        total = np.stack([count if present is None else present, length, use])
         self._requests += weight @ requests
         self._hints += weight @ hints
         trust = weight / self._variance(requests) if self._conserved else weight
@@ -99,7 +111,7 @@ class CostAttribution:
         self._totals += np.array([hints.sum(axis=1), length, use]) @ weight
         self._spans += weight.sum()
         # What a request leaves to be done when it has ended is done right after it.
-        idle = total[0] <= 0
+        idle = count <= 0
         self._idle += total[[2, 1]] @ (weight * (idle & np.append(self._was_idle, idle[:-1])))
         self._was_idle = bool(idle[-1])
         self._last_s = last_s
@@ -111,8 +123,9 @@ class CostAttribution:
         if not seen.any():
             return Attribution(cost, error, 0.0)
         scale, totals, idle = self._scale, self._totals, self._idle
-        idle_known = self._conserved and idle[1] >= _MIN_IDLE_S
-        background = idle[0] / idle[1] if idle_known else _at_no_requests(scale)
+        known = self._conserved and idle[1] >= _MIN_IDLE_S
+        background = idle[0] / idle[1] if known else _at_no_requests(scale)
+        idle_known = self._conserved
         centre, spread = self._prior(seen, totals, background)
         free = np.append(seen, not idle_known)
         gram, moment = self._gram[np.ix_(free, free)], self._moment[free]

@@ -10,6 +10,8 @@ _MIN_CORES = 0.05
 # Requests that a core is taken to serve at once where nobody told: those that compute for more than a quarter of their
 # time are bound by CPU then, all others by waiting.
 PLACES_A_CORE = 4.0
+# By which power of the number on a host the weight of a request falls that came there, where slots are not known.
+CROWDED = 3.0
 # Of a time that would be less than nothing without waiting, this part of its share of the mean is left.
 _MIN_SHARE = 0.1
 _US_IN_MS = 1000
@@ -60,7 +62,6 @@ def unloaded_s(
     inflight: ArrayLike,
     slots: ArrayLike,
     source: Ints | None = None,
-    present: ArrayLike = np.nan,
 ) -> tuple[Floats, Floats]:
     """What service times would have been with a free place, and how much each of them tells.
 
@@ -68,12 +69,13 @@ def unloaded_s(
     Else it waited for `inflight` + 1 - slots of them to end, one at each slots-th part of their mean service time. That
     mean is known: on average a request takes (inflight + 1) / slots of it in all. What waited tells the less, the
     longer it did. Unlike the least of many times this does not change with how many requests, or which load, it is told
-    by; and a cheap request behind dear ones stays a cheap one. Where only a mean in-flight count is known, so is only
-    the mean wait: there the time is taken in proportion.
+    by; and a cheap request behind dear ones stays a cheap one.
+
+    Where slots are not known, nor is who waited: times are left as they are, and what found n others weighs
+    (n + 1) ^ -CROWDED. So what came when the host was least crowded tells most.
 
     Args:
-        service_time_s, inflight, slots: shape (n,); of unknown in-flight or slots the times are left as they are.
-        present: the mean number on the host, for requests of unknown in-flight, shape (n,).
+        service_time_s, inflight, slots: shape (n,).
         source: the host, and time, that each request was at, indices from 0, shape (n,); None: all at the same.
 
     Returns:
@@ -81,16 +83,15 @@ def unloaded_s(
     """
     seconds = np.asarray(service_time_s, dtype=np.float64)
     place = np.zeros(seconds.shape, dtype=np.int64) if source is None else source
-    found = np.asarray(inflight, dtype=np.float64)
-    told = np.isfinite(found)
-    share = np.asarray(slots, dtype=np.float64) / (np.where(told, found, present) + 1)
+    found = np.maximum(np.asarray(inflight, dtype=np.float64) + 1, 1.0)
+    share = np.asarray(slots, dtype=np.float64) / found
     share = np.broadcast_to(np.where(share < 1, share, 1.0), seconds.shape)
     known = np.isfinite(seconds)
     total = np.bincount(place, np.where(known, seconds * share, 0.0))
     mean = total / np.maximum(np.bincount(place, known), 1)
     waited = (1 / share - 1) * mean[place]
-    in_proportion = seconds * share
-    return np.where(told, np.maximum(seconds - waited, _MIN_SHARE * in_proportion), in_proportion), share**2
+    weight = np.where(np.isfinite(found) & np.isnan(slots), found**-CROWDED, share**2)
+    return np.maximum(seconds - waited, _MIN_SHARE * seconds * share), weight
 
 
 def at_resolution(seconds: Floats, source: Ints) -> Floats:

@@ -17,7 +17,7 @@ from fingerpost.telemetry.throughput import at_resolution, throughput_rps, unloa
 Arrays = dict[str, NDArray[Any]]
 
 # Another one whenever windows of the same records come to say something else: what was made of the old is made anew.
-WINDOW_FORM = 5
+WINDOW_FORM = 6
 # A window is closed so long after its end, seconds: by then the log has the requests that ended in it.
 SETTLE_S = 1.0
 # All hosts close their windows at the same moment; their reports come to the engine within this time, seconds.
@@ -65,7 +65,8 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
         `latency_p90_s`, `latency_p99_s` (linear between order statistics), `service_time_mean_s`, `unloaded_mean_s`
         (with a free place, see `fingerpost.telemetry.throughput.unloaded_s`), `bytes_in_mean`, `cpu_mean_s`,
         `cpu_attributed_share`, `mem_mean_bytes`, `inflight_mean`; means over the requests of which it is known, NaN
-        where of none. Where a service time is not known it is taken to be the duration.
+        where of none. A service time that is not known is taken to be the duration; in-flight that is not known is
+        counted by `in_flight` among these requests.
     """
     time_us = np.asarray(requests["time_us"], dtype=np.int64)
     if not time_us.size:
@@ -76,7 +77,11 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
     status = np.asarray(requests["status"])
     measured = measures(status)
     duration, service = _times(requests, ends, host)
-    unloaded, weight = _unloaded(requests, service, ends, host, window_s, loads)
+    told = np.broadcast_to(np.asarray(requests.get("inflight", np.nan), dtype=np.float64), time_us.shape)
+    if np.isnan(told).any():
+        told = np.where(np.isnan(told), in_flight(time_us, service, host), told)
+    requests = {**requests, "inflight": told}
+    unloaded, weight = _unloaded(requests, service, ends, host, loads)
     duration = np.where(measured, duration, np.nan)
     order = np.argsort(_sortable(group, duration))
     grouped = group[order]
@@ -95,9 +100,9 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
     windows["latency_mean_s"] = safe_ratio(np.add.reduceat(np.where(known, sorted_durations, 0.0), first), timed)
     for name, share in LATENCY_SHARES.items():
         windows[name] = _quantile(sorted_durations, first, timed, share)
-    told: dict[str, ArrayLike] = {**requests, "service_time_s": service, "unloaded_s": unloaded}
+    known_of: dict[str, ArrayLike] = {**requests, "service_time_s": service, "unloaded_s": unloaded}
     for name, source in _MEANS:
-        values = _optional(told, source, order)
+        values = _optional(known_of, source, order)
         values = None if values is None else np.where(measured[order], values, np.nan)
         windows[name] = _known_mean(values, first, weight[order] if source == "unloaded_s" else None)
     return windows
@@ -207,19 +212,41 @@ def _times(requests: Mapping[str, ArrayLike], ends: Ints, host: Ints) -> tuple[F
 
 
 def _unloaded(
-    requests: Mapping[str, ArrayLike], service: Floats, ends: Ints, host: Ints, window_s: float, loads: Arrays | None
+    requests: Mapping[str, ArrayLike], service: Floats, ends: Ints, host: Ints, loads: Arrays | None
 ) -> tuple[Floats, Floats]:
     """Of `unloaded_s`; all requests take places, whatever became of them."""
-    if loads is None or not len(loads["end_us"]):
-        return service, np.ones(len(service))
-    place = _place(loads, {"end_us": ends, "host": host})
-    count = len(loads["end_us"])
-    place = np.where(place >= 0, place, count)
-    slots = np.r_[_floats(loads, "slots"), np.nan][place]
-    inflight = np.broadcast_to(np.asarray(requests.get("inflight", np.nan), dtype=np.float64), service.shape)
-    # Little's law: the mean number on a host is what its requests took together, over the time.
-    present = np.bincount(place, np.nan_to_num(service), count + 1) / window_s
-    return unloaded_s(service, inflight, slots, place, present[place])
+    place, count = np.zeros(len(service), dtype=np.int64), 0
+    if loads is not None and len(loads["end_us"]):
+        count = len(loads["end_us"])
+        place = _place(loads, {"end_us": ends, "host": host})
+        place = np.where(place >= 0, place, count)
+    slots = np.append(_floats(loads, "slots") if loads is not None and count else np.zeros(0), np.nan)
+    return unloaded_s(service, requests["inflight"], slots[place], place)
+
+
+def in_flight(end_us: Ints, took_s: Floats, host: Ints) -> Floats:
+    """How many requests were on its host when each began: begun before it, and not ended by then.
+
+    Args:
+        end_us: when each ended, microseconds, shape (n,).
+        took_s: how long each took, seconds; NaN: it is not counted.
+        host: indices from 0.
+
+    Returns:
+        Shape (n,); NaN where `took_s` is.
+    """
+    if not len(end_us):
+        return np.zeros(0)
+    known = np.isfinite(took_s)
+    begin_us = end_us - np.rint(np.where(known, took_s, 0.0) * US).astype(np.int64)
+    first = begin_us.min()
+    # Hosts one after the other on one axis of time.
+    apart = int(end_us.max() - first) + 1
+    begun, ended = (host * apart + (each - first) for each in (begin_us, end_us))
+    counted = known & (end_us > begin_us)
+    before = np.searchsorted(np.sort(begun[counted]), begun, side="left")
+    gone = np.searchsorted(np.sort(ended[counted]), begun, side="right")
+    return np.where(known, before - gone, np.nan)
 
 
 def _sortable(group: Ints, duration: Floats) -> NDArray[np.uint64]:

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from fingerpost.accesslog import envoy as envoy_log
 from fingerpost.accesslog import haproxy as haproxy_log
-from fingerpost.agent.attribution import HostAttribution
+from fingerpost.agent.attribution import attribute
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 from fingerpost.request_status import CLIENT_GONE, failed, measures, told_status
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
+from fingerpost.telemetry.host_attribution import HostAttribution
 from fingerpost.telemetry.windows import aggregate, aggregate_loads, with_background, with_throughput
 from tests.support.records import record
 
@@ -185,11 +186,9 @@ def test_what_fails_cheaply_makes_nothing_else_look_cheap(status):
                 )
             )
             categories.append(category)
-        attribution.add_requests(rows, np.array(categories, dtype=np.int32), second + 1.0)
+        attribute(attribution, rows, np.array(categories, dtype=np.int64), second + 1.0)
         used_s += used
-        sample = {"time": (second + 1) * US, "cpu_util": min(1.0, used / 2), "cores": 2.0, "mem_bytes": 10**8}
-        sample |= {"mem_limit_bytes": 10**9, "inflight": 0, "slots": 4}
-        attribution.add_sample(sample, np.array([second, second + 1.0]), np.array([used]))
+        attribution.add_sample(np.array([second, second + 1.0]), np.array([used]), 1e8, 2.0, slots=4)
         attributed_s += sum(row.get("cpu_s") or 0.0 for row in rows)
     np.testing.assert_allclose(attribution.costs(301.0).cpu_s[:2], costs, rtol=0.1)
     # What failed used the host's CPU all the same: it is not taken for other programs'.

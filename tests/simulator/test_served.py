@@ -189,7 +189,8 @@ def test_a_scenario_that_says_nothing_has_the_delays_of_the_settings():
     assert (picker.exploration, picker.latency_weight) == (shipped.exploration, shipped.latency_weight)
     assert round(told.settle_s * US) == SETTLE_US
     assert not told.hosts_tell
-    assert told.cpu == "unknown"
+    assert told.attribution_halflife_s == shipped.attribution_halflife_s
+    assert told.cpu == "attributed"
     assert (DEFAULTS.inflight, DEFAULTS.predictions.kind) == ("own", "baseline")
     with_headers = DEFAULTS.model_copy(update={"telemetry": told.model_copy(update={"hosts_tell": True})})
     assert with_headers.inflight == "reported"
@@ -239,18 +240,32 @@ def test_news_reaches_the_pickers_as_late_as_agents_engine_and_router_are():
     assert len(first) == 4
 
 
-def test_without_headers_neither_slots_nor_requests_in_flight_are_known():
-    telemetry, ended = Telemetry(DEFAULTS), []
+def ended_windows(scenario):
+    telemetry, ended = Telemetry(scenario), []
 
     def watch(chunk):
         ended.append(telemetry.closed(chunk))
 
-    Bench(DEFAULTS.model_copy(update={"warmup_s": 10.0, "duration_s": 12.0}), 1).run("fingerpost", 0.5, 1, watch)
-    windows, loads = next(each for each in ended if each is not None)
-    assert np.isnan(windows["inflight_mean"]).all()
-    assert np.isnan(windows["cpu_mean_s"]).all()
+    Bench(scenario.model_copy(update={"warmup_s": 10.0, "duration_s": 12.0}), 1).run("fingerpost", 0.5, 1, watch)
+    return next(each for each in ended if each is not None)
+
+
+def test_agents_that_read_plain_logs_count_what_is_in_flight_and_attribute_the_hosts_cpu():
+    windows, loads = ended_windows(DEFAULTS)
+    assert (windows["inflight_mean"] > 1).all()
+    assert (windows["cpu_attributed_share"] == 1).all()
     assert np.isnan(loads["slots"]).all()
     assert (loads["cores"] == 8).all()
-    measured = windows["throughput_rps"] * windows["latency_mean_s"]
-    # Places are assumed, and waiting is not known to be waiting.
-    np.testing.assert_allclose(measured[np.isfinite(measured)], 8 * PLACES_A_CORE, rtol=1e-6)
+    # A request takes a core for as long as it takes: what agents make of eight busy cores comes near that.
+    cpu_s = windows["cpu_mean_s"]
+    np.testing.assert_allclose(np.median(cpu_s / windows["latency_mean_s"]), 1.0, atol=0.15)
+    np.testing.assert_allclose(windows["throughput_rps"] * cpu_s, 8, rtol=0.15)
+
+
+def test_where_nothing_is_installed_at_hosts_only_their_requests_are_known():
+    windows, loads = ended_windows(
+        DEFAULTS.model_copy(update={"telemetry": DEFAULTS.telemetry.model_copy(update={"cpu": "unknown"})})
+    )
+    assert np.isnan(windows["cpu_mean_s"]).all()
+    assert np.isnan(loads["cores"]).all()
+    np.testing.assert_allclose(windows["throughput_rps"] * windows["unloaded_mean_s"], PLACES_A_CORE, rtol=1e-6)

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fingerpost.agent.attribution import HostAttribution
+from fingerpost.agent.attribution import attribute
 from fingerpost.agent.batches import write_batch
 from fingerpost.agent.host_history import HostHistory
 from fingerpost.category import CategoryTable, category_key
@@ -18,6 +18,7 @@ from fingerpost.features.ingest import ingest
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.lake import parquet_files
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, refusal
+from fingerpost.telemetry.host_attribution import HostAttribution
 from fingerpost.training.evaluate import time_split
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
 from tests.support.lakes import records_of, replayed
@@ -50,10 +51,10 @@ def one_host(host, begin_s, rng):
                 places.append(place)
             sample = {"time": (second + 1) * US, "service": "shop", "host": host, "cpu_util": min(used_s / 2, 1.0)}
             sample |= {"cores": 2.0, "mem_bytes": 100, "mem_limit_bytes": 1000, "inflight": None, "slots": None}
-            attribution.add_sample(sample, np.array([second, second + 1.0]), np.array([used_s]))
+            attribution.add_sample(np.array([second, second + 1.0]), np.array([used_s]), 100.0, 2.0)
             own.add_sample(sample)
             samples.append(sample)
-        attribution.add_requests(fresh, np.array(places, dtype=np.int32), second + 1.0)
+        attribute(attribution, fresh, np.array(places, dtype=np.int64), second + 1.0)
         own.add_requests(fresh)
         own.close((second + 1) * US)
         requests += fresh

@@ -2,6 +2,7 @@
 
 import heapq
 from collections import deque
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,8 +16,16 @@ from fingerpost.clock import US
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.telemetry.history import HISTORY_COLUMNS, History
+from fingerpost.telemetry.host_attribution import HostAttribution
 from fingerpost.telemetry.throughput import PLACES_A_CORE, at_resolution, throughput_rps, unloaded_s
-from fingerpost.telemetry.windows import aggregate, aggregate_loads, select_window, with_background, with_throughput
+from fingerpost.telemetry.windows import (
+    aggregate,
+    aggregate_loads,
+    in_flight,
+    select_window,
+    with_background,
+    with_throughput,
+)
 from tests.support.records import record
 
 BEGIN_US = 1_795_678_000 * US
@@ -93,6 +102,50 @@ def test_nor_does_the_load(load, told):
     assert 1 / capacity == pytest.approx(TRUTH, rel=0.15)
     if load == 0.95:  # the mean time alone is far off
         assert SLOTS / made["service_time_mean_s"].mean() < 0.5 * TRUTH
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_without_slots_what_came_when_the_host_was_least_crowded_tells_most(told):
+    """A plain log: nobody told of places, and where not told, requests in flight are counted in the log itself."""
+    end_s, took_s, before = queue(np.random.default_rng(7), DRAWS["exponential"], 0.95)
+    made, _ = windows_of(end_s, took_s, slots=np.nan, **({"inflight": before} if told else {}))
+    unloaded_mean_s = np.average(made["unloaded_mean_s"], weights=made["measured"])
+    assert np.average(made["service_time_mean_s"], weights=made["measured"]) > 2 * WORK_S
+    assert unloaded_mean_s == pytest.approx(WORK_S, rel=0.4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=40))
+def test_requests_in_flight_are_those_that_had_begun_and_not_ended(drawn):
+    begin, took, host = np.array(drawn).T
+    found = in_flight((begin + took) * US, took.astype(float), host)
+    end = begin + took
+    truth = [((begin < at) & (end > at) & (host == where)).sum() for at, where in zip(begin, host, strict=True)]
+    assert found.tolist() == truth
+
+
+def test_a_host_that_is_never_idle_is_not_taken_to_be_busy_with_other_things():
+    """Eight cores, four to eight requests at any time, whose costs scatter: all of the CPU is theirs."""
+    rng = np.random.default_rng(2)
+    attribution, costs = HostAttribution(3, 60.0, 600.0, 0.0), np.array([0.02, 0.05, 0.2])
+    count = 6_000
+    begin_s = np.sort(rng.uniform(0, 100, count))
+    category = rng.choice(3, count, p=[0.4, 0.4, 0.2])
+    took_s = costs[category] * rng.exponential(1.0, count)
+    edges_s = np.arange(0, 100.01, 0.25)
+    used_s = np.array(
+        [
+            np.clip(np.minimum(begin_s + took_s, to) - np.maximum(begin_s, at), 0, None).sum()
+            for at, to in pairwise(edges_s)
+        ]
+    )
+    assert (used_s > 0).all()
+    for number in range(len(used_s)):
+        attribution.add_sample(edges_s[number : number + 2], used_s[number : number + 1], 0.0, 8.0)
+    end_s, nothing = begin_s + took_s, np.full(count, np.nan)
+    attribution.add_requests(end_s, took_s, nothing, np.ones(count, dtype=bool), category, 103.0)
+    found = attribution.costs(103.0).cpu_s
+    assert found @ np.bincount(category) == pytest.approx(used_s.sum(), rel=0.05)
+    np.testing.assert_allclose(found, costs, rtol=0.5)
 
 
 def test_a_cheap_request_behind_dear_ones_stays_cheap():
