@@ -4,6 +4,7 @@ All but `EngineClient` is pure, and httpx is imported by that alone: the agent s
 """
 
 import json
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -242,7 +243,8 @@ class EngineClient:
     """Asks one engine; a context manager. All methods raise EngineError.
 
     Args:
-        url: of the engine, such as `http://127.0.0.1:3000`; a path is put before the engine's own.
+        url: of the engine, such as `http://127.0.0.1:3000`; a path is put before the engine's own. Of `https` the
+            certificate must be of an authority that the system trusts, or of one in the file `SSL_CERT_FILE`.
         token: bearer token, if the engine wants one.
         timeout_s: most seconds for one answer.
     """
@@ -251,7 +253,9 @@ class EngineClient:
         import httpx
 
         self.url, self._timeout_s = url.rstrip("/"), timeout_s
-        self._http = httpx.Client(headers=headers_of(token), trust_env=False)
+        # The system's authorities, as agents use them; the library would take those that it brings, and no others.
+        verify = ssl.create_default_context() if self.url.startswith("https:") else True
+        self._http = httpx.Client(headers=headers_of(token), trust_env=False, verify=verify)
 
     def __enter__(self) -> "EngineClient":
         return self

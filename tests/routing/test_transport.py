@@ -3,7 +3,6 @@
 import json
 import socket
 import ssl
-import subprocess
 from collections import Counter
 
 import httpx
@@ -13,6 +12,7 @@ from fingerpost.cli.stack.ports import free_ports
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.transport import Certificate, ClientSide, HostSide
 from fingerpost.routing.envoy.upstream import Upstream
+from tests.support.certificates import make_certificates
 from tests.support.running import running_envoy
 from tests.support.waiting import wait_for
 
@@ -37,17 +37,7 @@ def test_a_half_of_tls_is_refused(tmp_path, sides, told):
 def papers(tmp_path_factory):
     """An authority, and certificates of it by name."""
     folder = tmp_path_factory.mktemp("papers")
-
-    def openssl(*words):
-        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
-
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *curve, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt")
-    for name in ("localhost", "shop.internal", "client"):
-        openssl("req", *curve, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        (folder / "names").write_text(f"subjectAltName=DNS:{name}")
-        signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "1", "-extfile", "names")
-        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.crt")
+    make_certificates(folder, "localhost", "shop.internal", "client")
     return folder
 
 
