@@ -89,7 +89,9 @@ class Layout:
 def demo_settings(settings: Settings) -> Settings:
     """The settings with the demo's defaults for what the user left open."""
     chosen = {name: value for name, value in _DEFAULTS.items() if name not in settings.model_fields_set}
-    return Settings(**{**settings.model_dump(), **chosen, "home": settings.home / "demo"})
+    home = settings.home / "demo"
+    # Its own lake whatever is set: it is removed at the start of every run.
+    return Settings(**{**settings.model_dump(), **chosen, "home": home, "lake": home / "lake"})
 
 
 def port_uses(settings: Settings, hosts: list[DemoHost]) -> list[PortUse]:

@@ -8,6 +8,7 @@ import pytest
 
 from examples.demo.measured import figures, requests_between, without_beginnings
 from examples.demo.new_story import make_room, told_before
+from examples.demo.processes import Layout, demo_settings
 from examples.demo.report import write_report
 from examples.demo.story import Told
 from fingerpost.abtest.promotion.promote import set_hold
@@ -101,3 +102,9 @@ def test_room_is_made_only_in_a_registry_of_its_own(tmp_path):
     (tmp_path / "mlflow.db").touch()
     assert told_before(own)
     assert not told_before(Settings(home=tmp_path, mlflow_url="http://registry.example:5000"))
+
+
+def test_the_demo_has_a_lake_of_its_own(tmp_path):
+    """It is removed at the start of every run: a user's lake must not be."""
+    made = demo_settings(Settings(home=tmp_path, lake=tmp_path / "precious"))
+    assert made.lake == Layout(made.home).lake == tmp_path / "demo" / "lake"
