@@ -25,11 +25,13 @@ from sqlalchemy import (
     bindparam,
     create_engine,
     event,
+    inspect,
     select,
     text,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from fingerpost.errors import FingerpostError
 from fingerpost.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -216,8 +218,26 @@ def create_schema(engine: Engine) -> None:
             # `create table if not exists` races with itself in PostgreSQL.
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236472)")
         metadata.create_all(connection)
+        _check_columns(connection)
         if connection.execute(select(changes.c.value)).first() is None:
             connection.execute(_FIRST_CHANGE, {"name": "fingerprints", "epoch": uuid.uuid4().hex})
+
+
+def _check_columns(connection: Connection) -> None:
+    """Refuses tables of the same names that another version made otherwise.
+
+    Raises:
+        FingerpostError: a column is missing; the message says what to do.
+    """
+    found = inspect(connection)
+    for table in metadata.sorted_tables:
+        there = {column["name"] for column in found.get_columns(table.name)}
+        if missing := sorted({column.name for column in table.columns} - there):
+            raise FingerpostError(
+                f"the store at {connection.engine.url} was made by another version: its table {table.name} has no "
+                f"{', '.join(missing)}. Stop the engines and remove the store's tables ({', '.join(metadata.tables)}), "
+                "or its file: hosts are known again as soon as their agents report"
+            )
 
 
 def writing(engine: Engine) -> Any:

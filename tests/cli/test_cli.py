@@ -214,3 +214,16 @@ def test_a_second_demo_in_one_home_is_refused(tmp_path):
         done = demo("--once", FINGERPOST_HOME=str(tmp_path))
     assert done.returncode == 1
     assert f"a demo runs in {tmp_path / 'demo'} already: pid {os.getpid()}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"), [("fingerpost ag", ["agent"]), ("fingerpost agent --access", ["--access-log"])]
+)
+def test_a_shell_completes_commands_and_options(line, wanted):
+    variables = {"_FINGERPOST_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    # The shell calls the program by its name, which the variable's is made of.
+    program = Path(sys.executable).with_name("fingerpost")
+    done = subprocess.run(
+        [program], capture_output=True, text=True, env=os.environ | variables, timeout=120, check=False
+    )
+    assert done.stdout.split() == wanted
