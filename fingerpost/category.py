@@ -76,6 +76,14 @@ class CategoryTable:
                 return SEPARATOR.join(key[:length])
         return OTHER
 
+    def assign_unsized(self, key: Key) -> str:
+        """The category of a request with a body whose size is not declared, as of gRPC or in chunks.
+
+        It is the finest that holds the request with a body of any size, and of equals that of the smallest body.
+        """
+        found = [self.assign((key[0], size, *key[2:])) for size in (*SIZE_NAMES[1:], SIZE_NAMES[0])]
+        return max(found, key=lambda name: 0 if name == OTHER else 1 + name.count(SEPARATOR))
+
     def fold(self, name: str) -> str:
         """The category of this table that holds all requests of a category of another table, by its name."""
         return OTHER if name == OTHER else self.assign(tuple(name.split(SEPARATOR)))

@@ -12,6 +12,8 @@ MAX_SEGMENT_CHARS = 64
 # More different words than this in one place of a path, and they are names of things, not of operations.
 MAX_WORDS = 24
 _ID = re.compile(r"\d+|[0-9a-fA-F]{8,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{4,}|[A-Za-z0-9_-]{20,}", re.ASCII)
+# A method of gRPC, `/package.Service/Method`: a name, however long.
+_CALL = re.compile(r"/(?:[A-Za-z_]\w*\.)+[A-Z]\w*/[A-Za-z_]\w*", re.ASCII)
 _PLACEHOLDER = re.compile(r"\*|\{[^/{}]*\}|:[A-Za-z_]\w*|<[^/<>]*>")
 _CACHED_PATHS = 16_384
 
@@ -20,12 +22,16 @@ _CACHED_PATHS = 16_384
 def route_template(path: str) -> str:
     """The route of a path: no query, ids collapsed to `*`, at most six segments and then `*`.
 
+    A method of gRPC, `/package.Service/Method`, has no ids.
+
     >>> route_template("/users/42/orders/9f8e7d6c5b4a?page=2")
     '/users/*/orders/*'
     """
-    segments = [segment for segment in path[:4096].split("?", 1)[0].split("/") if segment]
+    asked = path[:4096].split("?", 1)[0]
+    segments = [segment for segment in asked.split("/") if segment]
+    call = _CALL.fullmatch(asked) is not None
     kept = [
-        WILDCARD if _ID.fullmatch(segment) else segment[:MAX_SEGMENT_CHARS].replace("|", "_")
+        WILDCARD if not call and _ID.fullmatch(segment) else segment[:MAX_SEGMENT_CHARS].replace("|", "_")
         for segment in segments[:MAX_SEGMENTS]
     ]
     if len(segments) > MAX_SEGMENTS:

@@ -67,8 +67,9 @@ class Exchange:
 
     def _request(self, message: Any, response: Any) -> None:
         self.end()
-        headers = message.request_headers.headers.headers
-        found = self._chooser.choose(request_of(headers, self._chooser.arm_header), _subset_of(message))
+        headers = message.request_headers
+        asked = request_of(headers.headers.headers, self._chooser.arm_header, headers.end_of_stream)
+        found = self._chooser.choose(asked, _subset_of(message))
         if self._picked:
             self._picked(found)
         self._decision = found

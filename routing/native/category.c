@@ -5,7 +5,8 @@
 #include <string.h>
 
 enum { MAX_PATH = 512, MAX_SEGMENT = 64, MAX_USER_AGENT = 256, MAX_METHOD = 32 };
-static const uint64_t SIZE_LIMITS[] = {1, 1u << 10, 1u << 14, 1u << 18, 1u << 22};
+enum { BIG = 5 };
+static const uint64_t SIZE_LIMITS[BIG] = {1, 1u << 10, 1u << 14, 1u << 18, 1u << 22};
 static const char *const SIZE_NAMES[] = {"0", "1K", "16K", "256K", "4M", "big"};
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -24,6 +25,29 @@ static bool is_id(text segment) {
         words = words && (is_word(c) || c == '-');
     }
     return segment.size && (digits || (hex && segment.size >= 8) || uuid || words);
+}
+
+static bool begins_name(char c) { return is_word(c) && !is_digit(c); }
+
+/* `/package.Service/Method` of gRPC: names, however long. */
+static bool is_call(const char *path, uint32_t size) {
+    uint32_t at = 1, word = 1, words = 0;
+    if (!size || path[0] != '/')
+        return false;
+    for (; at < size && path[at] != '/'; at++) {
+        if (path[at] == '.')
+            word = at + 1;
+        else if (!is_word(path[at]) || (at == word && !begins_name(path[at])))
+            return false;
+        words += path[at] == '.';
+        if (path[at] == '.' && (at + 1 == size || path[at + 1] == '.' || path[at - 1] == '/'))
+            return false;
+    }
+    if (!words || word >= at || path[word] < 'A' || path[word] > 'Z' || at + 1 >= size || !begins_name(path[at + 1]))
+        return false;
+    for (at++; at < size && is_word(path[at]); at++)
+        ;
+    return at == size;
 }
 
 /* At most two ways a segment, and two looks a step, however many templates there are. */
@@ -52,12 +76,13 @@ static uint32_t append_route(const table *with, text path, char *to, uint32_t si
     uint32_t count = 0, end = 0, used = 0;
     while (end < path.size && path.at[end] != '?' && end < MAX_PATH)
         end++;
+    bool call = is_call(path.at, end);
     for (uint32_t at = 0; at < end && count < MAX_SEGMENTS;) {
         uint32_t stop = at;
         while (stop < end && path.at[stop] != '/')
             stop++;
         text segment = {path.at + at, stop - at};
-        if (segment.size && (count == MAX_SEGMENTS - 1 || is_id(segment)))
+        if (segment.size && (count == MAX_SEGMENTS - 1 || (!call && is_id(segment))))
             segments[count++] = (text){"*", 1};
         else if (segment.size) {
             uint32_t begin = used;
@@ -190,38 +215,54 @@ static const char *agent_of(text agent) {
     return at->found;
 }
 
-uint32_t category_name(const table *with, const request *what, char *name, uint32_t ends[5]) {
-    uint32_t bucket = 0;
-    while (bucket < 5 && what->length >= SIZE_LIMITS[bucket])
-        bucket++;
-    char region[3] = "";
+static uint32_t size_of(uint64_t length) {
+    uint32_t size = 0;
+    while (size < BIG && length >= SIZE_LIMITS[size])
+        size++;
+    return size;
+}
+
+/* The finest category that the table has of a name with one of the sizes, NONE if it has none; `*level`: how fine it is. */
+static uint32_t find_sized(const table *with, char *name, uint32_t begin, uint64_t begun, const char *const parts[4],
+                           uint32_t *level) {
+    uint32_t ends[5] = {begin}, at = begin;
+    uint64_t hashes[5] = {begun};
+    for (uint32_t place = 0; place < 4; place++) {
+        name[at++] = '|';
+        at = append(name, at, (text){parts[place], (uint32_t)strlen(parts[place])}, 16);
+        ends[place + 1] = at;
+        hashes[place + 1] = hash_bytes(hashes[place], name + ends[place], at - ends[place]);
+    }
+    for (*level = 5; *level > 0; --*level) {
+        text sought = {name, ends[*level - 1]};
+        uint32_t found = find_name(&with->category_index, hashes[*level - 1], sought);
+        if (found != NONE)
+            return found;
+    }
+    return NONE;
+}
+
+uint32_t category_of(const table *with, const request *what) {
+    char name[MAX_ROUTE], region[3] = "";
     text sent = what->country;
     if (sent.size >= 2)
         for (uint32_t place = 0; place < 2; place++)
             region[place] = (char)(lower(sent.at[place]) - 32);
     bool known = region[0] >= 'A' && region[0] <= 'Z' && region[1] >= 'A' && region[1] <= 'Z' && strcmp(region, "XX");
-    const char *parts[] = {SIZE_NAMES[bucket], auth_of(what), agent_of(what->user_agent), known ? region : "none"};
-    uint32_t size = append(name, 0, what->method, MAX_METHOD);
-    name[size++] = ' ';
-    ends[0] = size = append_route(with, what->path, name, size);
-    for (uint32_t place = 0; place < 4; place++) {
-        name[size++] = '|';
-        ends[place + 1] = size = append(name, size, (text){parts[place], (uint32_t)strlen(parts[place])}, 16);
+    uint32_t begin = append(name, 0, what->method, MAX_METHOD), best = NONE, finest = 0;
+    name[begin++] = ' ';
+    begin = append_route(with, what->path, name, begin);
+    uint64_t begun = hash_bytes(0, name, begin);
+    const char *parts[] = {NULL, auth_of(what), agent_of(what->user_agent), known ? region : "none"};
+    /* Without a length any size may be it, that of an empty body last. */
+    for (uint32_t tries = 1; tries <= (what->unsized ? BIG + 1u : 1u) && finest < 5; tries++) {
+        uint32_t level = 0;
+        parts[0] = SIZE_NAMES[what->unsized ? tries % (BIG + 1) : size_of(what->length)];
+        uint32_t found = find_sized(with, name, begin, begun, parts, &level);
+        if (level > finest) {
+            finest = level;
+            best = found;
+        }
     }
-    return size;
-}
-
-uint32_t category_of(const table *with, const request *what) {
-    char name[MAX_ROUTE];
-    uint32_t ends[5], begin = 0;
-    uint64_t hash = 0, hashes[5];
-    category_name(with, what, name, ends);
-    for (uint32_t level = 0; level < 5; begin = ends[level++])
-        hashes[level] = hash = hash_bytes(hash, name + begin, ends[level] - begin);
-    for (uint32_t level = 5; level-- > 0;) {
-        uint32_t found = find_name(&with->category_index, hashes[level], (text){name, ends[level]});
-        if (found != NONE)
-            return found;
-    }
-    return with->other;
+    return finest ? best : with->other;
 }

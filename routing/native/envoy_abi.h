@@ -22,7 +22,7 @@ typedef struct {
     buffer key, value;
 } header;
 
-enum { REQUEST_HEADERS = 0, RESPONSE_HEADERS = 2 };
+enum { REQUEST_HEADERS = 0, RESPONSE_HEADERS = 2, RESPONSE_TRAILERS = 3 };
 enum { STAT_ACTIVE_REQUESTS = 7 };
 enum { CONTINUE = 0 };
 

@@ -54,7 +54,7 @@ static text header_named(void *envoy, int kind, text name) {
     return text_of(sent ? value : (buffer){NULL, 0});
 }
 
-/* A length that is not declared, as in chunked requests, counts as none. */
+/* A length that is no number counts as none. */
 static uint64_t declared_length(text value) {
     uint64_t length = 0;
     for (uint32_t place = 0; place < value.size && place < 18; place++) {
@@ -67,7 +67,7 @@ static uint64_t declared_length(text value) {
 
 static text told(text value) { return value.at ? value : (text){"", 0}; }
 
-static request request_of(const text found[NAMES]) {
+static request request_of(const text found[NAMES], bool ends) {
     return (request){
         .method = told(found[METHOD]),
         .path = told(found[PATH]),
@@ -77,6 +77,7 @@ static request request_of(const text found[NAMES]) {
         .length = declared_length(told(found[LENGTH])),
         .api_key = found[API_KEY].at != NULL,
         .cookie = found[COOKIE].at != NULL,
+        .unsized = !ends && !found[LENGTH].at,
     };
 }
 
@@ -145,7 +146,7 @@ table *table_for(slot *at, const cluster *of) {
     return with;
 }
 
-static void decide(slot *at, void *envoy, const table *with, const text found[NAMES], text service) {
+static void decide(slot *at, void *envoy, const table *with, const request *what, text service) {
     at->policy = POLICY_LEAST_REQUEST;
     at->category = NONE;
     at->serial = 0;
@@ -155,8 +156,7 @@ static void decide(slot *at, void *envoy, const table *with, const text found[NA
             slot_tell(at, (text[TOLD]){[TOLD_SERVICE] = service});
         return;
     }
-    request what = request_of(found);
-    at->category = category_of(with, &what);
+    at->category = category_of(with, what);
     at->arm = arm_of(with, envoy, (text){at->key, at->named ? KEY_SIZE : 0});
     if (!tell(at, with, service)) {
         at->serial = 0;
@@ -203,8 +203,7 @@ HOOK void *envoy_dynamic_module_on_http_filter_new(filter_config *config, void *
 
 static void count_one(void *envoy, size_t counter) { CALL(http_filter_increment_counter)(envoy, counter, NULL, 0, 1); }
 
-HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter *of, bool end) {
-    (void)end;
+HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter *of, bool ends) {
     slot *at = of->slot;
     filter_config *config = of->config;
     buffer name = {NULL, 0};
@@ -219,7 +218,8 @@ HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter
     at->source = config->tables;
     text found[NAMES];
     read_headers(envoy, found);
-    decide(at, envoy, with, found, to ? to->service : (text){"", 0});
+    request what = request_of(found, ends);
+    decide(at, envoy, with, &what, to ? to->service : (text){"", 0});
     table_release(with);
     if (at->named)
         CALL(http_set_upstream_override_host)(envoy, (buffer){at->key, KEY_SIZE}, false);
@@ -227,15 +227,22 @@ HOOK int envoy_dynamic_module_on_http_filter_request_headers(void *envoy, filter
 }
 
 /* Takes note of what the host tells with its answer. */
-HOOK int envoy_dynamic_module_on_http_filter_response_headers(void *envoy, filter *of, bool end) {
-    (void)end;
+static int note_told(void *envoy, filter *of, int kind) {
     slot *at = of->slot;
-    if (!at->peer)
-        return CONTINUE;
     uint32_t count = 0;
-    if (read_orca(header_named(envoy, RESPONSE_HEADERS, (text){ORCA_HEADER, sizeof ORCA_HEADER - 1}), &count))
+    if (at->peer && read_orca(header_named(envoy, kind, (text){ORCA_HEADER, sizeof ORCA_HEADER - 1}), &count))
         peer_told(at, count);
     return CONTINUE;
+}
+
+HOOK int envoy_dynamic_module_on_http_filter_response_headers(void *envoy, filter *of, bool ends) {
+    (void)ends;
+    return note_told(envoy, of, RESPONSE_HEADERS);
+}
+
+/* Of gRPC, whose hosts tell their load at the end. */
+HOOK int envoy_dynamic_module_on_http_filter_response_trailers(void *envoy, filter *of) {
+    return note_told(envoy, of, RESPONSE_TRAILERS);
 }
 
 HOOK void envoy_dynamic_module_on_http_filter_stream_complete(void *envoy, filter *of) { log_decision(of->slot, envoy); }

@@ -79,12 +79,10 @@ uint32_t find_node(const table *with, uint32_t parent, text segment);
 typedef struct {
     text method, path, authorization, user_agent, country;
     uint64_t length;
-    bool api_key, cookie;
+    bool api_key, cookie, unsized; /* `unsized`: there is a body, and its length is not declared */
 } request;
 
 /* The place of the request's category; NONE if the table has none for it. fingerpost/category.py is the definition. */
 uint32_t category_of(const table *with, const request *what);
-/* Writes the finest category's name, and where each coarser one ends; returns its size. */
-uint32_t category_name(const table *with, const request *what, char *name, uint32_t ends[5]);
 
 #endif

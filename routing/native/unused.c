@@ -8,7 +8,6 @@
 UNUSED(request_body)
 UNUSED(request_trailers)
 UNUSED(response_body)
-UNUSED(response_trailers)
 UNUSED(http_callout_done)
 UNUSED(http_stream_headers)
 UNUSED(http_stream_data)

@@ -148,3 +148,29 @@ def test_fixed_strings_agree_with_the_parser_library_on_real_user_agents():
     # The library counts feed readers and some robots as browsers; beyond these nothing is missed.
     missed = sum(found == "other" and library_class(agent) != "other" for agent, found in told)
     assert missed < 0.05 * len(told)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/shop.v1.Catalogue/ListRecommendationsForUser", None),
+        ("/Catalogue.Catalogue/Deadbeef", None),
+        ("/grpc.health.v1.Health/Check?x=1", "/grpc.health.v1.Health/Check"),
+        # No method of gRPC: the service's name begins with a capital, the method's with a letter, and nothing follows.
+        ("/files.v2/deadbeefdeadbeef", "/files.v2/*"),
+        ("/shop.v1.Catalogue/12345678", "/shop.v1.Catalogue/*"),
+        ("/shop.v1.Catalogue/ListRecommendationsForUser/x", "/shop.v1.Catalogue/*/x"),
+        ("/Catalogue/ListRecommendationsForUser", "/Catalogue/*"),
+    ],
+)
+def test_a_method_of_grpc_is_a_name_however_long(path, route):
+    assert route_template(path) == (route or path)
+
+
+def test_a_size_that_is_not_declared_is_found_among_those_that_there_are():
+    call = "POST /shop.v1.Catalogue/List"
+    table = CategoryTable(((call, "16K", "none"), (call, "1K"), ("POST /up", "0"), ("POST /up",)))
+    assert table.assign_unsized((call, "", "none", "service", "none")) == f"{call}|16K|none"
+    assert table.assign_unsized((call, "", "basic", "service", "none")) == f"{call}|1K"
+    assert table.assign_unsized(("POST /up", "", "none", "other", "none")) == "POST /up|0"
+    assert table.assign_unsized(("POST /else", "", "none", "other", "none")) == OTHER

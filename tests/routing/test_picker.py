@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fingerpost.accesslog.envoy import decision_parts
-from fingerpost.category import OTHER, CategoryTable
+from fingerpost.category import OTHER, SIZE_NAMES, CategoryTable
 from fingerpost.routing.arms import arm_of, time_key
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import Arm, PickerSettings
@@ -42,6 +42,20 @@ def test_categories_are_the_same_as_everywhere(harness, sent, rng):
     table = CategoryTable(tuple(sorted(routed)), templates)
     found = harness.run(made_table(["h0"], table.names, routes=table.routes), sent)
     assert [each["category"] for each in found] == [table.assign(key_of(each)) for each in sent]
+
+
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@given(st.lists(requests, min_size=60, max_size=60), st.randoms(use_true_random=False))
+def test_a_body_of_undeclared_size_has_the_category_of_some_size(harness, sent, rng):
+    """As of gRPC, and of bodies in chunks: nobody knows the size before it is there."""
+    sent = [replace(each, length=None if rng.random() < 0.8 else each.length) for each in sent]
+    sized = [(*key_of(each)[:1], rng.choice(SIZE_NAMES), *key_of(each)[2:]) for each in sent]
+    keys = {key[: rng.randrange(1, 6)] for key in sized if rng.random() < 0.7}
+    table = CategoryTable(tuple(sorted(keys)))
+    found = replace(harness, body=True).run(made_table(["h0"], table.names), sent)
+    assert [each["category"] for each in found] == [
+        table.assign(key_of(each)) if each.length else table.assign_unsized(key_of(each)) for each in sent
+    ]
 
 
 def test_the_least_cost_is_chosen_among_healthy_hosts(harness):

@@ -58,6 +58,7 @@ class Harness:
         hosts: name, requests in flight, whether healthy, weight and, where they are not 0 and `-`, priority and zone.
         policy: the policy's configuration, lines of `key=value`.
         cluster: that requests are routed to; the policy's own is `hosts`.
+        body: whether a body follows the headers of requests.
     """
 
     program: Path
@@ -65,6 +66,7 @@ class Harness:
     hosts: list[tuple[Any, ...]] = field(default_factory=lambda: [("h0", 0, 1, 1)])
     policy: str = ""
     cluster: str = "hosts"
+    body: bool = False
 
     def run(self, table: PickerTable | bytes | None, requests: Sequence[Sent]) -> list[dict[str, str]]:
         """What was logged of each request; `table` None: there is no file."""
@@ -100,6 +102,8 @@ class Harness:
 
     def call(self, *arguments: str, data: bytes = b"") -> bytes:
         environment = {**os.environ, "POLICY": self.policy, "OF_CLUSTER": self.cluster}
+        if self.body:
+            environment["BODY"] = "1"
         done = subprocess.run(
             [str(self.program), *arguments], input=data, capture_output=True, check=False, env=environment
         )

@@ -19,6 +19,8 @@ _WORDS = (
     "v2",
     "1f0e3dad-9990-4a3b-8c1d",
     "q" * 20,
+    "shop.v1.Catalogue",
+    "ListRecommendationsForUser",
 )
 
 
@@ -49,6 +51,7 @@ _AGENTS = (
 
 _path = st.one_of(
     st.lists(st.sampled_from(_WORDS), max_size=9).map(lambda words: "/" + "/".join(words)),
+    st.text("aB1_./", max_size=30).map(lambda text: "/a.B" + text),
     st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=600).map(lambda text: "/" + text),
 )
 

@@ -18,7 +18,7 @@
  *
  * The dice fall alike at every run, where no threads race. HOSTS has a line for each: name, requests in flight, whether
  * healthy (1 or 0), weight, priority, zone (- for none). The policy is configured by the variable POLICY, its cluster is
- * `hosts`; with the variable OF_CLUSTER requests are routed to the cluster of that name. A request is eight texts, each
+ * `hosts`; with the variable OF_CLUSTER requests are routed to the cluster of that name, with BODY a body follows. A request is eight texts, each
  * a 32-bit length and its bytes, or the length 0xffffffff if the header is not sent: method, path, authorization,
  * user agent, country, content length, API key, cookie.
  */
@@ -350,7 +350,7 @@ static void note_host(const picker *with, stream *of, bool chosen, uint32_t prio
 static void decide(picker with, stream *of) {
     uint32_t priority = 0, index = 0;
     void *filter = envoy_dynamic_module_on_http_filter_new(with.filters, of);
-    envoy_dynamic_module_on_http_filter_request_headers(of, filter, true);
+    envoy_dynamic_module_on_http_filter_request_headers(of, filter, !getenv("BODY"));
     bool chosen = envoy_dynamic_module_on_lb_choose_host(with.hosts, with.balancer, of, &priority, &index);
     note_host(&with, of, chosen, priority, index);
     envoy_dynamic_module_on_http_filter_stream_complete(of, filter);
