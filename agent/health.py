@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fingerpost.agent.agent import Agent
     from fingerpost.agent.announcer import Announcer
     from fingerpost.agent.courier import Courier
+    from fingerpost.agent.proxy import ProxyAgent
     from fingerpost.agent.sender import Sender
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Health:
 
     def __init__(
         self,
-        agent: "Agent",
+        agent: "Agent | ProxyAgent",
         sender: "Sender | None",
         batch_s: float,
         courier: "Courier | None",

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import uuid
+from collections import Counter
 
 from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.agent.agent import Agent
@@ -17,6 +18,8 @@ from fingerpost.agent.health import Health
 from fingerpost.agent.http import AgentHTTPServer, TakeTraces
 from fingerpost.agent.metrics import AgentMetrics
 from fingerpost.agent.options import OPTIONS_VARIABLE, AgentOptions
+from fingerpost.agent.proxy import ProxyAgent
+from fingerpost.agent.proxy_log import ProxyLog
 from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.sampling import SamplerOptions, Subject, finder, make_sampler
 from fingerpost.agent.sender import Sender, Target
@@ -41,24 +44,13 @@ def build_agent(
         FingerpostError: an option cannot be used.
         OSError: the folder of its state cannot be made.
     """
-    options.state.mkdir(parents=True, exist_ok=True)
     boot_id = uuid.uuid4().hex
-    book = ActiveCategories(
-        published_categories(options.lake, options.service),
-        options.max_categories,
-        options.min_category_requests,
-        options.route_templates,
-    )
-    regions = Regions(options.region_rules, options.geoip_database, options.region_detail)
-    intake = RecordBuffer(regions, options.clock_skew_s, options.max_age_s)
-    sender = courier = announcer = None
+    book, intake, sender, courier = _common_parts(options, engine_token)
+    announcer = None
     if options.engine_url:
-        target = Target(options.engine_url, engine_token)
-        sender = Sender(Spool(options.state / f"{options.host}.spool", options.spool_bytes), target)
-        if options.deliver == "engine":
-            courier = Courier(options.lake, options.service, options.host, target)
         about = Announcement(options.address, options.zone, options.host_class, options.slots, options.cores)
         notice = Notice(options.service, options.host, boot_id=boot_id, about=about)
+        target = Target(options.engine_url, engine_token)
         announcer = Announcer(notice, target, options.drain_s if options.address else 0.0)
     source, take_traces = _source(options, boot_id)
     subject = Subject(
@@ -70,18 +62,67 @@ def build_agent(
         SamplerOptions(options.sampler, find, options.cgroup, options.prometheus_url, options.prometheus_labels),
     )
     agent = Agent(options, source, sampler, intake, book, sender, boot_id, announcer=announcer)
-    door = None
-    if options.http_port:
-        health = Health(agent, sender, options.batch_s, courier, announcer)
-        metrics = AgentMetrics(agent, book, sender, health, courier)
-        names = own_names(options.bind_host, (options.host, *options.allowed_hosts))
-        door = AgentHTTPServer(
-            *(options.bind_host, options.http_port, metrics.text, health.told, take_traces),
-            names=names,
-            token=otlp_token,
-            counts=agent.counts,
-        )
-    return agent, door, sender, courier
+    health = Health(agent, sender, options.batch_s, courier, announcer)
+    metrics = AgentMetrics(agent, book, sender, health, courier)
+    return agent, _door(options, metrics, health, agent.counts, take_traces, otlp_token), sender, courier
+
+
+def build_proxy_agent(
+    options: AgentOptions, engine_token: str = ""
+) -> tuple[ProxyAgent, AgentHTTPServer | None, Sender, Courier | None]:
+    """Everything the agent of a proxy is made of, not yet started; errors as of `build_agent`."""
+    book, intake, sender, courier = _common_parts(options, engine_token)
+    if options.access_log is None or sender is None:
+        raise FingerpostError("the agent of a proxy needs --access-log and --engine-url")
+    log = ProxyLog(
+        *(options.access_log, options.log_format, options.service, options.state_name),
+        *(options.state, options.lines_per_s),
+    )
+    agent = ProxyAgent(options, log, intake, book, sender, uuid.uuid4().hex)
+    # It reports once a window.
+    health = Health(agent, sender, options.window_s, courier)
+    metrics = AgentMetrics(agent, book, sender, health, courier, agent.metrics)
+    return agent, _door(options, metrics, health, agent.counts), sender, courier
+
+
+def _common_parts(
+    options: AgentOptions, engine_token: str
+) -> tuple[ActiveCategories, RecordBuffer, Sender | None, Courier | None]:
+    options.state.mkdir(parents=True, exist_ok=True)
+    book = ActiveCategories(
+        published_categories(options.lake, options.service),
+        options.max_categories,
+        options.min_category_requests,
+        options.route_templates,
+    )
+    regions = Regions(options.region_rules, options.geoip_database, options.region_detail)
+    intake = RecordBuffer(regions, options.clock_skew_s, options.max_age_s)
+    if not options.engine_url:
+        return book, intake, None, None
+    target = Target(options.engine_url, engine_token)
+    sender = Sender(Spool(options.state / f"{options.state_name}.spool", options.spool_bytes), target)
+    to_engine = options.deliver == "engine"
+    courier = Courier(options.lake, options.service, options.host, target) if to_engine else None
+    return book, intake, sender, courier
+
+
+def _door(
+    options: AgentOptions,
+    metrics: AgentMetrics,
+    health: Health,
+    counts: Counter[str],
+    take_traces: TakeTraces | None = None,
+    otlp_token: str = "",
+) -> AgentHTTPServer | None:
+    if not options.http_port:
+        return None
+    names = own_names(options.bind_host, (options.host, *options.allowed_hosts))
+    return AgentHTTPServer(
+        *(options.bind_host, options.http_port, metrics.text, health.told, take_traces),
+        names=names,
+        token=otlp_token,
+        counts=counts,
+    )
 
 
 def _source(options: AgentOptions, boot_id: str) -> tuple[Source | None, TakeTraces | None]:
@@ -105,9 +146,9 @@ def main() -> None:
     """Runs an agent until it is stopped; what keeps it from starting ends as one line, exit code 1."""
     try:
         options = AgentOptions.from_json(os.environ[OPTIONS_VARIABLE])
-        lock = options.state / f"{options.host}.lock"
-        what = f"an agent of host {options.host} of service {options.service} runs on this lake"
-        with sole(lock, what, platform.node(), "stop it, or give this one its own --host"):
+        lock, kind = options.state / f"{options.state_name}.lock", "proxy" if options.proxy else "host"
+        what = f"an agent of {kind} {options.host} of service {options.service} runs on this lake"
+        with sole(lock, what, platform.node(), f"stop it, or give this one its own --{kind}"):
             _run(options)
     except FingerpostError as error:
         sys.exit(f"fingerpost: {masked(str(error))}")
@@ -119,7 +160,11 @@ def _run(options: AgentOptions) -> None:
     configure_logs(os.environ.get("FINGERPOST_LOG_LEVEL", "INFO"), os.environ.get("FINGERPOST_LOG_FORMAT", "json"))
     # Tokens, and URLs that may hold a password, stay out of the arguments, which anyone on the machine can read.
     tokens = (os.environ.get(name, "") for name in ("FINGERPOST_ENGINE_TOKEN", "FINGERPOST_OTLP_TOKEN"))
-    agent, door, sender, courier = build_agent(options, *tokens)
+    engine_token, otlp_token = tokens
+    parts = (
+        build_proxy_agent(options, engine_token) if options.proxy else build_agent(options, engine_token, otlp_token)
+    )
+    agent, door, sender, courier = parts
     for folder in (options.state, *(options.lake / INBOX).glob(f"*/service={options.service}")):
         remove_left_over(folder)
     for part in (door, sender, courier):

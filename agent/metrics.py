@@ -1,7 +1,7 @@
 """The agent's metrics, in Prometheus' text format."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fingerpost.agent.agent import Agent
     from fingerpost.agent.courier import Courier
     from fingerpost.agent.health import Health
+    from fingerpost.agent.proxy import ProxyAgent
     from fingerpost.agent.sender import Sender
 
 _CELLS = {
@@ -33,14 +34,15 @@ class AgentMetrics:
 
     def __init__(
         self,
-        agent: "Agent",
+        agent: "Agent | ProxyAgent",
         book: "ActiveCategories",
         sender: "Sender | None",
         health: "Health",
         courier: "Courier | None" = None,
+        besides: Callable[[], Iterator[Metric]] | None = None,
     ) -> None:
         self._agent, self._book, self._sender, self._health = agent, book, sender, health
-        self._courier = courier
+        self._courier, self._besides = courier, besides
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -52,6 +54,8 @@ class AgentMetrics:
         yield from self._counts()
         yield self._problems()
         yield from self._fingerprint()
+        if self._besides:
+            yield from self._besides()
 
     def _counts(self) -> Iterator[Metric]:
         events = CounterMetricFamily("fingerpost_agent_events", "What was taken, refused, failed.", labels=["event"])

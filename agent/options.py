@@ -15,6 +15,10 @@ class AgentOptions:
     """All times in seconds, all sizes in bytes. Of the three sources of request records at most one is given.
 
     Args:
+        host: name of the host; with `proxy` of the proxy.
+        proxy: the agent is beside a proxy, and reports all of its hosts by its access log.
+        lines_per_s: lines of a proxy's log that are read a second, at most; of a busier log a sample is.
+        decisions_per_s: records of how requests were routed that a proxy's agent sends a second, explored ones besides.
         access_log, log_format: the source is an access log.
         middleware_socket: the source is the middleware in the service's process.
         otlp: the source is OpenTelemetry spans sent to our own HTTP port.
@@ -36,6 +40,9 @@ class AgentOptions:
     host: str
     access_log: Path | None = None
     log_format: str = "envoy"
+    proxy: bool = False
+    lines_per_s: float = 2500.0
+    decisions_per_s: float = 20.0
     middleware_socket: Path | None = None
     otlp: bool = False
     sampler: str = "auto"
@@ -94,6 +101,11 @@ class AgentOptions:
     def state(self) -> Path:
         """Folder of what the agents of the service must remember."""
         return self.lake / "agents" / f"service={self.service}"
+
+    @property
+    def state_name(self) -> str:
+        """Begins the names of the agent's files in `state`: hosts and proxies may be called the same."""
+        return f"proxy={self.host}" if self.proxy else self.host
 
     @property
     def finds_processes(self) -> bool:

@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 
 from fingerpost.agent.spool import Spool
 from fingerpost.engine_api import DEFAULT_TIMEOUT_S, Answer, Call, EngineError, headers_of, receipt_of, send_call
+from fingerpost.errors import RefusedError
 from fingerpost.masking import described
-from fingerpost.packed_message import MAX_MESSAGE_BYTES
+from fingerpost.packed_message import MAX_MESSAGE_BYTES, MAX_PARTS, message, open_message
 
 logger = logging.getLogger(__name__)
 _BATCH = 100
+# Begins a packet of several parts; a map, as one part is, begins with other bytes.
+_GZIP = b"\x1f\x8b"
 _LONGEST_PAUSE_S = 15.0
 # A receipt is small, and a category table; a list of 5,000 hosts has 1 MB.
 _MAX_ANSWER = 4 * 2**20
@@ -57,10 +60,10 @@ class Sender:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, packet: bytes) -> None:
-        """Adds a packet to the spool and wakes the thread."""
+    def put(self, *packed: bytes) -> None:
+        """Adds what was packed, several as one packet of the spool, and wakes the thread."""
         with self._lock:
-            self._spool.put(packet)
+            self._spool.put(packed[0] if len(packed) == 1 else message(packed))
         self._wake.set()
 
     @property
@@ -113,21 +116,41 @@ class Sender:
             packets = self._spool.oldest(_BATCH, MAX_MESSAGE_BYTES // 2)
         if not packets:
             return False
-        answer = ask(self._target, send_call([packet for _, packet in packets]))
+        numbers, parts = _parts_of(packets)
+        answer = ask(self._target, send_call(parts))
         try:
-            receipt = receipt_of(answer, len(packets))
+            receipt = receipt_of(answer, len(parts))
             self.counts.update({name: receipt[name] for name in ("accepted", "stale", "refused")})
             problem = receipt.get("error") if receipt["refused"] else None
         except EngineError as error:
             if error.temporary:
                 raise
-            self.counts["refused"] += len(packets)
+            self.counts["refused"] += len(parts)
             problem = error.reason
         if problem:
             logger.error("the engine refused fingerprints (%d): %s", answer.status, problem)
         with self._lock:
-            self._spool.remove([number for number, _ in packets])
+            self._spool.remove(numbers)
         return True
+
+
+def _parts_of(packets: list[tuple[int, bytes]]) -> tuple[list[int], list[bytes]]:
+    """The numbers of the first packets that fit into one message, and all that was packed in them."""
+    numbers: list[int] = []
+    parts: list[bytes] = []
+    for number, packet in packets:
+        found = [packet]
+        if packet.startswith(_GZIP):
+            try:
+                found = open_message(packet)
+            except RefusedError as error:  # a damaged file; the engine would refuse it as well
+                logger.warning("packet %d of the spool cannot be sent: %s", number, error.reason)
+                found = []
+        if numbers and len(parts) + len(found) > MAX_PARTS:
+            break
+        numbers.append(number)
+        parts += found
+    return numbers, parts
 
 
 def ask(target: Target, call: Call) -> Answer:

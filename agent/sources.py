@@ -17,6 +17,8 @@ from fingerpost.errors import RefusedError
 from fingerpost.lake import set_aside, write_text_atomically
 
 logger = logging.getLogger(__name__)
+# Begins the name of the lock that an agent of one host holds on a log that it follows.
+FOLLOWS = "follows-"
 
 
 class Source(Protocol):
@@ -71,13 +73,15 @@ class LogSource:
 
     # A log can wait, and is cheaper to read in large parts.
     pause_s = 5.0
+    one_host = True
 
     def __init__(self, log: Path, log_format: str, service: str, host: str, state: Path) -> None:
         self._service, self._host = service, host
         self._format = LOG_FORMATS[log_format]
         self._checkpoint = state / f"{host}.json"
         # One lock a log: agents on logs of their own must not wait for each other.
-        self._claim_path = state / f"unclaimed-{zlib.crc32(str(log).encode()):08x}.lock"
+        self._log_mark = f"{zlib.crc32(str(log).encode()):08x}"
+        self._claim_path = state / f"unclaimed-{self._log_mark}.lock"
         self._claim: IO[str] | None = None
         self._log = log
         self._error: OSError | None = None
@@ -85,6 +89,7 @@ class LogSource:
         self.counts: Counter[str] = Counter()
         self._tail = LogTail(log, self._load_position(), self.counts)
         self._batch_start = self._tail.position
+        self._follows = _locked(state / f"{FOLLOWS}{self._log_mark}-{host}.lock") if self.one_host else None
 
     def read(self, intake: RecordBuffer, report: Callable[[], bool]) -> None:
         """Takes in what was added to the log; a line never stops it. What cannot be held waits in the log."""
@@ -119,8 +124,9 @@ class LogSource:
 
     def close(self) -> None:
         self._tail.close()
-        if self._claim:
-            self._claim.close()
+        for lock in (self._claim, self._follows):
+            if lock:
+                lock.close()
 
     def _take(self, line: bytes, intake: RecordBuffer) -> None:
         host = self._format.claim(line, self._host)
@@ -140,16 +146,10 @@ class LogSource:
     def _holds_claim(self) -> bool:
         if self._claim is None:
             try:
-                handle = self._claim_path.open("w")
+                self._claim = _locked(self._claim_path)
             except OSError:
                 return True  # no lock can be made: better refused, and kept, by several than by none
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.close()
-                return False
-            self._claim = handle
-        return True
+        return self._claim is not None
 
     def _first_position(self) -> Position:
         """The log's beginning, noted at once: it may be rotated before anything of it has been reported."""
@@ -178,6 +178,21 @@ class LogSource:
                 kept.name,
             )
             return Position()
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """A lock file that is ours until it is closed; None: another process has it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    handle = path.open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        return None
+    return handle
 
 
 class QueueSource:

@@ -21,6 +21,19 @@ def agent(
     _print({**measure_agent(rate, seconds, real_log), "middleware": measure_middleware()}, json_output)
 
 
+def proxy_agent(
+    rate: Annotated[float, typer.Option(min=1, max=200_000, help="Log lines a second.")] = 100_000,
+    seconds: Annotated[float, typer.Option(min=10, max=3600, help="For how long.")] = 60,
+    hosts: Annotated[int, typer.Option(min=1, max=5000, help="Hosts of the proxy.")] = 500,
+    categories: Annotated[int, typer.Option(min=1, max=26, help="Categories of each.")] = 20,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """CPU and memory of the agent beside a proxy, for all of its hosts, and whether its counts are right."""
+    from benchmarks.proxy_agent import measure_proxy_agent
+
+    _print(measure_proxy_agent(rate, seconds, hosts, categories), json_output)
+
+
 def attribution(
     hosts: Annotated[int, typer.Option(min=1, max=6, help="Demo hosts.")] = 3,
     seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long they are driven.")] = 180,
@@ -354,6 +367,7 @@ for _command in (
 ):
     app.command()(_command)
 app.command(name="plain-logs")(plain_logs)
+app.command(name="proxy-agent")(proxy_agent)
 app.command(name="endpoint-picker")(endpoint_picker)
 
 if __name__ == "__main__":

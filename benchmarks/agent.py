@@ -26,7 +26,7 @@ from fingerpost.clock import clock_us
 from fingerpost.packed_message import open_message
 from fingerpost.records import REQUEST_RECORD, refusal
 
-_TICK_S = 0.1
+TICK_S = 0.1
 _SETTLE_S = 2.0
 _CATEGORISED = 200_000
 
@@ -45,7 +45,7 @@ def measure_agent(rate_rps: float, seconds: float, real_log: Path | None = None)
         arrived, `parse_lines_per_s` (parsing and checking one line after another), `categorise_records_per_s` (whole
         columns), and of the real log `lines`, `parsed`, `refused` and `seconds`, the loading of the parsers included.
     """
-    with tempfile.TemporaryDirectory(prefix="fingerpost-bench-") as folder, _sink() as (url, received):
+    with tempfile.TemporaryDirectory(prefix="fingerpost-bench-") as folder, reports_taken() as (url, received):
         log = Path(folder) / "access.log"
         log.touch()
         command = [
@@ -91,8 +91,8 @@ def measure_agent(rate_rps: float, seconds: float, real_log: Path | None = None)
 
 
 @contextmanager
-def _sink() -> Iterator[tuple[str, list[bytes]]]:
-    """A door that takes every fingerprint."""
+def reports_taken() -> Iterator[tuple[str, list[bytes]]]:
+    """A server that takes every report that is sent, and keeps it."""
     received: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -123,7 +123,7 @@ def _write_lines(log: Path, rate_rps: float, seconds: float) -> int:
             due = int(elapsed * rate_rps) - written
             handle.write(b"".join(_line(written + number) for number in range(due)))
             written += due
-            time.sleep(_TICK_S)
+            time.sleep(TICK_S)
     return written
 
 

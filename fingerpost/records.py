@@ -70,6 +70,7 @@ REQUEST_RECORD: tuple[Column, ...] = (
     Column("model_version", "string", "model version that sent it"),
     Column("propensity", "float64", "probability with which this host was chosen", low=0, high=1),
     Column("predicted_cost", "float64", "cost predicted for this host", low=0),
+    Column("weight", "float64", "requests it stands for, if it is of a sample: 1 / the share kept", low=1, high=1e9),
 )
 
 HOST_SAMPLE: tuple[Column, ...] = (

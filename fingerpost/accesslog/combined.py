@@ -25,6 +25,7 @@ _NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
 # Requests by these methods have no body but in rare cases: all of their length is request line and headers.
 _BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "DELETE"))
 _UPSTREAMS = re.compile(r"\s*[,:]\s*")
+_UPSTREAM_NAMES = re.compile(r",\s*| : ")
 _CLOCK = re.compile(
     r"(?P<day>\d\d/[A-Z][a-z]{2}/\d{4}):(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d) (?P<zone>[+-]\d{4})", re.ASCII
 )
@@ -32,6 +33,8 @@ _CLOCK = re.compile(
 
 def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
     """One line as a request record of `host`; its values are not yet checked against their bounds.
+
+    Where `host` is empty, the record is of the host that the line names in `host=`, as the log of a proxy does.
 
     After the user agent, or after the size in the common format, may come, in any order: a number, the request time, in
     seconds if it has a point (nginx's `$request_time`), in microseconds if not (Apache's `%D`); these, quoted or not:
@@ -41,6 +44,7 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
     - `cl=`: the content length that the client declared, `-` for none: what the picker sees too;
     - `rl=`: nginx's `$request_length`, with request line and headers; of requests without a body it says nothing, and
       where `cl` is given it does not count;
+    - `host=`: the name of the upstream that answered, the last of several;
     - `auth=`: a method of `fingerpost.client_attributes.auth_method`; `cc=`: the country header;
 
     and quoted texts and other `key=value` fields, which are ignored. Without a time `duration_s` is None. The format
@@ -77,6 +81,9 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
     }
     if extra:
         row.update(_extra(extra, has_body=request["method"] not in _BODILESS))
+    named = row.pop("named", None)
+    if not host:
+        row["host"] = named
     return row
 
 
@@ -114,6 +121,9 @@ def _extra(text: str, has_body: bool) -> dict[str, Any]:
             length = _size(value)
             if (has_body and not declared) or length < 0:  # the latter is for the record's check to refuse
                 known["bytes_in"] = length
+        elif key == "host" and value not in ("-", ""):
+            # The last upstream is the one that answered.
+            known["named"] = _UPSTREAM_NAMES.split(value)[-1]
         elif key == "auth" and value not in ("-", ""):
             if value not in AUTH_METHODS:
                 raise RefusedError("auth:malformed")

@@ -64,6 +64,13 @@ class LogTail:
         return self._file is not None
 
     @property
+    def size(self) -> int:
+        """Bytes of the file that is read, those that are yet to be read too; of a compressed one those that were."""
+        if self._file is None:
+            return self._resume.offset
+        return self._end if self._packed else os.fstat(self._file.fileno()).st_size
+
+    @property
     def position(self) -> Position:
         """After the last complete line that was handed out."""
         if self._file is None:
@@ -77,6 +84,21 @@ class LogTail:
         Raises:
             OSError: the log is there and cannot be read.
         """
+        for block, end in self._blocks():
+            for line in block:
+                self._offset = min(self._offset + len(line) + 1, end)
+                if line.strip():
+                    yield line[:MAX_LINE_BYTES]
+            self._offset = end
+
+    def blocks(self) -> Iterator[list[bytes]]:
+        """As `lines`, about 1 MiB of them at a time, for who looks at few of them: blank lines are left in."""
+        for block, end in self._blocks():
+            self._offset = end
+            yield block
+
+    def _blocks(self) -> Iterator[tuple[list[bytes], int]]:
+        """Lines with the offset that they end at."""
         if self._file is None and not self._open():
             return
         if self._truncated():
@@ -156,12 +178,11 @@ class LogTail:
         later = next_after(self._path, about.st_mtime_ns, about.st_ino, self._heads)
         return self._enter(later or self._path, 0)
 
-    def _last_line(self) -> Iterator[bytes]:
+    def _last_line(self) -> Iterator[tuple[list[bytes], int]]:
         """The file is finished, so its last line is as complete as it will be."""
         if self._partial and not self._skipping:
             partial, self._partial = self._partial, b""
-            self._offset = self._end
-            yield partial
+            yield [partial], self._end
 
     def _seek(self, offset: int) -> None:
         size = min(offset, MARK_BYTES)
@@ -171,21 +192,21 @@ class LogTail:
         self._partial, self._skipping = b"", False
         self._end = self._offset = offset
 
-    def _read(self) -> Iterator[bytes]:
+    def _read(self) -> Iterator[tuple[list[bytes], int]]:
         while chunk := self._some():
             *complete, rest = (self._partial + chunk).split(b"\n")
             self._recent, self._end = self._recent + chunk, self._end + len(chunk)
-            for line in complete:
-                self._offset += len(line) + 1
-                if self._skipping:
-                    self._skipping = False
-                elif line.strip():
-                    yield line[:MAX_LINE_BYTES]
+            if self._skipping and complete:
+                self._skipping = False
+                self._offset += len(complete.pop(0)) + 1
+            if complete:
+                yield complete, self._end - len(rest)
             if len(rest) > MAX_LINE_BYTES:
-                if not self._skipping:
-                    yield rest[:MAX_LINE_BYTES]
+                if self._skipping:
+                    self._offset = self._end
+                else:
+                    yield [rest[:MAX_LINE_BYTES]], self._end
                 self._skipping = True
-                self._offset += len(rest)
                 rest = b""
             self._partial = rest
             self._recent = self._recent[-MARK_BYTES - len(rest) :]

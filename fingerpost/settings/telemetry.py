@@ -67,6 +67,18 @@ class Telemetry(BaseModel):
         default=5.0, gt=0, description="Write a batch of records this often at an agent, seconds."
     )
     agent_sample_s: float = Field(default=1.0, gt=0, description="Sample the host this often at an agent, seconds.")
+    agent_lines_per_s: float = Field(
+        default=2500.0,
+        gt=0,
+        description="Parse at most about this many lines a second of a proxy's log at `agent --proxy`; of a busier "
+        "log, parse a random sample of the lines, whose counts are scaled up.",
+    )
+    agent_decisions_per_s: float = Field(
+        default=20.0,
+        gt=0,
+        description="Send about this many records a second of how requests were routed from a proxy, and as many of "
+        "explored requests.",
+    )
     agent_inbox_mb: float = Field(
         default=1024.0,
         gt=0,

@@ -4,7 +4,7 @@ NumPy alone, so that an agent beside a host can compute what the features step c
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,7 +54,9 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
     Args:
         requests: arrays of one length, in any order: `time_us` (end of the request, microseconds since 1970), `host`
             and `category` (indices from 0), `status`, `duration_s`; and, where known, `service_time_s`, `cpu_s`,
-            `cpu_attributed` (1, or 0 of measured CPU), `mem_bytes`, `bytes_in`, `inflight`. NaN where not known.
+            `cpu_attributed` (1, or 0 of measured CPU), `mem_bytes`, `bytes_in`, `inflight`. NaN where not known. With
+            `weight`, whole numbers from 1, each stands for as many requests: without `loads` all results are those of
+            the rows repeated so often.
         window_s: length of a window, seconds.
         loads: of `aggregate_loads`: how many requests the hosts serve at once.
 
@@ -79,32 +81,35 @@ def aggregate(requests: Mapping[str, ArrayLike], window_s: float, loads: Arrays 
     duration, service = _times(requests, ends, host)
     told = np.broadcast_to(np.asarray(requests.get("inflight", np.nan), dtype=np.float64), time_us.shape)
     if np.isnan(told).any():
-        told = np.where(np.isnan(told), in_flight(time_us, service, host), told)
+        told = np.where(np.isnan(told), in_flight(time_us, service, host, requests.get("weight")), told)
     requests = {**requests, "inflight": told}
     unloaded, weight = _unloaded(requests, service, ends, host, loads)
     duration = np.where(measured, duration, np.nan)
     order = np.argsort(_sortable(group, duration))
     grouped = group[order]
     first = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
-    count = np.diff(np.r_[first, len(order)])
     head = order[first]
+    stands = np.broadcast_to(np.asarray(requests.get("weight", 1), dtype=np.int64), ends.shape)[order]
+    count = np.add.reduceat(stands, first)
     windows: Arrays = {"end_us": ends[head], "host": host[head], "category": category[head], "requests": count}
-    windows["errors"] = np.add.reduceat(failed(status)[order].astype(np.int64), first)
-    windows["measured"] = np.add.reduceat(measured[order].astype(np.int64), first)
+    windows["errors"] = np.add.reduceat(np.where(failed(status)[order], stands, 0), first)
+    windows["measured"] = np.add.reduceat(np.where(measured[order], stands, 0), first)
     # The CPU of a request that failed was the host's all the same.
-    windows["cpu_s"] = _known_mean(_optional(requests, "cpu_s", order), first) * count
+    windows["cpu_s"] = _known_mean(_optional(requests, "cpu_s", order), first, stands) * count
     # Unknown durations sort last within their group.
     sorted_durations = duration[order]
     known = np.isfinite(sorted_durations)
-    timed = np.add.reduceat(known.astype(np.int64), first)
-    windows["latency_mean_s"] = safe_ratio(np.add.reduceat(np.where(known, sorted_durations, 0.0), first), timed)
+    timed = np.add.reduceat(np.where(known, stands, 0), first)
+    taken = np.where(known, sorted_durations, 0.0) * stands
+    windows["latency_mean_s"] = safe_ratio(np.add.reduceat(taken, first), timed)
+    until = np.cumsum(stands)
     for name, share in LATENCY_SHARES.items():
-        windows[name] = _quantile(sorted_durations, first, timed, share)
+        windows[name] = _quantile(sorted_durations, until, until[first] - stands[first], timed, share)
     known_of: dict[str, ArrayLike] = {**requests, "service_time_s": service, "unloaded_s": unloaded}
     for name, source in _MEANS:
         values = _optional(known_of, source, order)
         values = None if values is None else np.where(measured[order], values, np.nan)
-        windows[name] = _known_mean(values, first, weight[order] if source == "unloaded_s" else None)
+        windows[name] = _known_mean(values, first, weight[order] * stands if source == "unloaded_s" else stands)
     return windows
 
 
@@ -224,13 +229,14 @@ def _unloaded(
     return unloaded_s(service, requests["inflight"], slots[place], place)
 
 
-def in_flight(end_us: Ints, took_s: Floats, host: Ints) -> Floats:
+def in_flight(end_us: Ints, took_s: Floats, host: Ints, weight: ArrayLike | None = None) -> Floats:
     """How many requests were on its host when each began: begun before it, and not ended by then.
 
     Args:
         end_us: when each ended, microseconds, shape (n,).
         took_s: how long each took, seconds; NaN: it is not counted.
         host: indices from 0.
+        weight: how many requests each stands for; None: for itself.
 
     Returns:
         Shape (n,); NaN where `took_s` is.
@@ -244,9 +250,18 @@ def in_flight(end_us: Ints, took_s: Floats, host: Ints) -> Floats:
     apart = int(end_us.max() - first) + 1
     begun, ended = (host * apart + (each - first) for each in (begin_us, end_us))
     counted = known & (end_us > begin_us)
-    before = np.searchsorted(np.sort(begun[counted]), begun, side="left")
-    gone = np.searchsorted(np.sort(ended[counted]), begun, side="right")
+    stands = None if weight is None else np.broadcast_to(np.asarray(weight, dtype=np.float64), host.shape)[counted]
+    before = _passed(begun[counted], stands, begun, "left")
+    gone = _passed(ended[counted], stands, begun, "right")
     return np.where(known, before - gone, np.nan)
+
+
+def _passed(moments: Ints, stands: Floats | None, at: Ints, side: Literal["left", "right"]) -> Floats | Ints:
+    """How many of some moments lie before each of others, shape of `at`; `stands`: what each of them counts for."""
+    if stands is None:
+        return np.searchsorted(np.sort(moments), at, side=side)
+    order = np.argsort(moments)
+    return np.append(0.0, np.cumsum(stands[order]))[np.searchsorted(moments[order], at, side=side)]
 
 
 def _sortable(group: Ints, duration: Floats) -> NDArray[np.uint64]:
@@ -255,11 +270,17 @@ def _sortable(group: Ints, duration: Floats) -> NDArray[np.uint64]:
     return group.astype(np.uint64) << np.uint64(_GROUP_BITS) | bits
 
 
-def _quantile(values: Floats, first: Ints, count: Ints, share: float) -> Floats:
+def _quantile(values: Floats, until: Ints, begin: Ints, count: Ints, share: float) -> Floats:
+    """Of groups side by side, each ordered.
+
+    Args:
+        until: how many requests there are up to each value, itself included; as long as `values`.
+        begin, count: of each group, how many requests come before it, and how many have a value.
+    """
     position = np.maximum(count - 1, 0) * share
     low = position.astype(np.int64)
-    below = values[first + low]
-    above = values[first + np.minimum(low + 1, np.maximum(count - 1, 0))]
+    below = values[np.searchsorted(until, begin + low, side="right")]
+    above = values[np.searchsorted(until, begin + np.minimum(low + 1, np.maximum(count - 1, 0)), side="right")]
     return np.where(count > 0, below + (above - below) * (position - low), np.nan)
 
 
@@ -267,7 +288,7 @@ def _optional(columns: Mapping[str, ArrayLike], name: str, order: Ints) -> Float
     return np.asarray(columns[name], dtype=np.float64)[order] if name in columns else None
 
 
-def _known_mean(values: Floats | None, first: Ints, weight: Floats | None = None) -> Floats:
+def _known_mean(values: Floats | None, first: Ints, weight: Floats | Ints | None = None) -> Floats:
     if values is None:
         return np.full(len(first), np.nan)
     known = np.isfinite(values)
