@@ -161,10 +161,13 @@ def config(
 
 
 def build() -> None:
-    """Builds the native picker if it is not built yet, and prints its path."""
-    from fingerpost.routing.envoy.module import build_module
+    """Builds the native picker if it is not built yet, prints its path, and says which Envoy it is for."""
+    import sys
+
+    from fingerpost.routing.envoy.module import TESTED_ABI, TESTED_ENVOY, build_module
 
     typer.echo(build_module())
+    print(f"built and tested for Envoy {TESTED_ENVOY}, interface {TESTED_ABI}; others refuse it", file=sys.stderr)
 
 
 def _certificate(chain: Path | None, key: Path | None, *names: str) -> "Certificate | None":
@@ -214,6 +217,10 @@ def check(
     cluster: Annotated[
         str, typer.Option(help="The cluster to route by prediction; default: every one that has the policy.")
     ] = "",
+    envoy: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The Envoy that will run it; default: the one found here."),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
     """Says what an Envoy configuration lacks to route by prediction; exit code 1 if that is an error.
@@ -222,10 +229,15 @@ def check(
     """
     import json
 
-    from fingerpost.routing.envoy.check import check_config
+    from fingerpost.errors import FingerpostError
+    from fingerpost.routing.envoy.check import check_config, check_envoy
     from fingerpost.routing.envoy.document import read_config
+    from fingerpost.routing.envoy.module import envoy_version
 
-    found = check_config(read_config(file), cluster)
+    version = envoy_version(envoy)
+    if envoy and version is None:
+        raise FingerpostError(f"{envoy} is no Envoy: `{envoy} --version` names no version")
+    found = check_envoy(version) + check_config(read_config(file), cluster)
     errors = sum(each.level == "error" for each in found)
     if json_output:
         typer.echo(json.dumps({"errors": errors, "findings": [each.as_dict() for each in found]}, indent=2))

@@ -201,8 +201,8 @@ def check_picker(compiler: bool, built: bool, envoy_version: str | None, tested:
     else:
         checks.append(Check(OK, "picker", "the module is built" if built else "the module can be built"))
     if envoy_version and not envoy_version.startswith(f"{tested}."):
-        cure = f"run Envoy {tested}, or test yours first; docs/routing.md"
-        checks.append(Check(WARNING, "envoy", f"version {envoy_version}; the picker is tested with {tested}", cure))
+        cure = f"run Envoy {tested}, or see docs/routing.md"
+        checks.append(Check(ERROR, "envoy", f"version {envoy_version} refuses the picker, made for {tested}", cure))
     elif envoy_version:
         checks.append(Check(OK, "envoy", f"version {envoy_version}"))
     return checks

@@ -34,8 +34,8 @@ from fingerpost.settings.training import Training
 logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 _PREFIX = "FINGERPOST_"
-# Variables that parts give each other: no settings.
-_OTHERS = ("FINGERPOST_STACK", VARIABLE)
+# Variables that parts give each other, or Envoy's picker reads: no settings.
+_OTHERS = ("FINGERPOST_STACK", "FINGERPOST_UNTESTED_ENVOY", VARIABLE)
 # What Kubernetes tells every container of services whose name begins as ours does.
 _LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 # How a setting is named in an error of what reads the environment.

@@ -18,7 +18,7 @@ from fingerpost.routing.envoy.document import (
     targets,
     typed,
 )
-from fingerpost.routing.envoy.module import NAME
+from fingerpost.routing.envoy.module import NAME, TESTED_ABI, TESTED_ENVOY
 
 _MODULE_FILTER = "DynamicModuleFilter"
 # Fields without which a line makes no request record; all others make it a better one.
@@ -58,6 +58,25 @@ def check_config(config: dict[str, Any], cluster: str = "") -> list[Finding]:
     for name in wanted:
         found += _check_managers(name, clusters[name][1], found_managers, services)
     return sorted(found, key=lambda each: each.level != "error")
+
+
+def check_envoy(version: str | None) -> list[Finding]:
+    """What is wrong with the Envoy that is to run the configuration.
+
+    Args:
+        version: as `envoy_version` found it; None: it is not known, and nothing is said.
+    """
+    if version is None or version.startswith(f"{TESTED_ENVOY}."):
+        return []
+    return [
+        Finding(
+            "error",
+            "envoy --version",
+            f"Envoy is {version}, and refuses the picker's module, which was built and tested for {TESTED_ENVOY} "
+            f"(interface {TESTED_ABI})",
+            f"run Envoy {TESTED_ENVOY}, or set FINGERPOST_UNTESTED_ENVOY=1 where Envoy is started, at your own risk",
+        )
+    ]
 
 
 def _check_cluster(place: str, cluster: dict[str, Any]) -> Iterator[Finding]:

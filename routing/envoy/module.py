@@ -16,8 +16,9 @@ from fingerpost.environment import python_module
 from fingerpost.errors import FingerpostError
 
 NAME = "fingerpost"
-# The version whose interface the module is written for, and which tests run.
-TESTED_ENVOY = "1.40"
+# The Envoy that the module is written for and tested with, and how that calls its interface for modules. Into any other
+# Envoy the module refuses to load (routing/native/abi.c).
+TESTED_ENVOY, TESTED_ABI = "1.40", "v0.2.0"
 SOURCES = Path(__file__).parents[1] / "native"
 FLAGS = (
     *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow"),
@@ -40,10 +41,14 @@ def compiler() -> list[str] | None:
     return None
 
 
-def envoy_version() -> str | None:
-    """The version of the Envoy beside this Python, else of the one on the path; None if there is none."""
-    beside = Path(sys.executable).with_name("envoy")
-    command = str(beside) if beside.exists() else shutil.which("envoy")
+def envoy_version(path: Path | None = None) -> str | None:
+    """The version of an Envoy; None if there is none, or it does not say.
+
+    Args:
+        path: of the program; None: the one beside this Python, else the one on the path.
+    """
+    beside = path or Path(sys.executable).with_name("envoy")
+    command = str(beside) if path or beside.exists() else shutil.which("envoy")
     if command is None:
         return None
     try:

@@ -10,7 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifndef ENVOY_ABI_VERSION
 #define ENVOY_ABI_VERSION "v0.2.0"
+#endif
 #define HOOK __attribute__((visibility("default")))
 
 typedef struct {

@@ -167,8 +167,6 @@ static void decide(slot *at, void *envoy, const table *with, const request *what
     at->fell = expired(with) ? FELL_EXPIRED : at->category == NONE ? FELL_NO_CATEGORY : FELL_NOT;
 }
 
-HOOK const char *envoy_dynamic_module_on_program_init(void) { return ENVOY_ABI_VERSION; }
-
 /* `settings`: the path of a table's file, which need not be there yet, for clusters that name none of their own. */
 HOOK void *envoy_dynamic_module_on_http_filter_config_new(void *envoy, buffer name, buffer settings) {
     (void)name;

@@ -112,7 +112,7 @@ def test_a_home_that_moves_with_the_working_directory_is_told():
 
 def test_an_envoy_that_the_picker_was_not_tested_with_is_told():
     assert [each.level for each in check_picker(True, False, "1.40.2", "1.40")] == [OK, OK]
-    assert [each.level for each in check_picker(False, False, "1.41.0", "1.40")] == [WARNING, WARNING]
+    assert [each.level for each in check_picker(False, False, "1.41.0", "1.40")] == [WARNING, ERROR]
     assert [each.level for each in check_picker(False, True, None, "1.40")] == [OK]
 
 
