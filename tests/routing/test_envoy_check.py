@@ -253,6 +253,7 @@ def test_whatever_stands_in_a_configuration_is_answered_with_findings(data):
         assert each.level in ("error", "warning")
 
 
+@pytest.mark.process
 def test_the_command_ends_with_1_where_something_is_wrong(tmp_path):
     path = tmp_path / "envoy.json"
     path.write_text(json.dumps(whole()))
