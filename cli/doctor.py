@@ -26,6 +26,10 @@ def doctor(
     access_log: Annotated[
         Path | None, typer.Option(help="The proxy's access log; default FINGERPOST_HOME/access.log, if there is one.")
     ] = None,
+    log_format: Annotated[str, typer.Option(help="Of the access log: envoy, combined or haproxy.")] = "envoy",
+    proxy: Annotated[
+        str | None, typer.Option(help="Name of the proxy whose agent (`agent --proxy`) is to run on this machine.")
+    ] = None,
     endpoints: Annotated[
         Path | None,
         typer.Option(help="The file of Envoy's endpoints; default FINGERPOST_HOME/routing/SERVICE.endpoints.json."),
@@ -35,14 +39,18 @@ def doctor(
     """Looks for what commonly goes wrong on this machine, and says what to do; exit code 1 if something does not work.
 
     Changes nothing. It checks the roles installed, settings, home, disk, ports, the engine and the clocks, the picker
-    and its table, the access log, and whether all call the hosts the same.
+    and its table, the access log, the proxy's agent, and whether all call the hosts the same.
     """
     import json
 
+    from fingerpost.accesslog.formats import LOG_FORMATS
     from fingerpost.cli.stack.checkup import ERROR, worst
+    from fingerpost.errors import FingerpostError
     from fingerpost.settings import LOOPBACK, get_settings
 
     settings = get_settings()
+    if log_format not in LOG_FORMATS:
+        raise FingerpostError(f"--log-format {log_format!r} is not one of {', '.join(LOG_FORMATS)}")
     url = (engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}").rstrip("/")
     routing = settings.home / "routing"
     log = access_log or _if_there(settings.home / "access.log")
@@ -52,7 +60,8 @@ def doctor(
         *_of_machine(settings),
         *checks,
         *_of_table(routing / f"{settings.service}.table", kept is not None or log is not None),
-        *(_of_log(log, settings.service, hosts) if log else []),
+        *(_of_log(log, log_format, settings.service, hosts) if log else []),
+        *([_of_proxy_agent(settings, proxy, log)] if proxy else []),
         *(_of_endpoints(kept, hosts) if kept else []),
     ]
     level = worst(checks)
@@ -173,8 +182,29 @@ def _of_table(path: Path, routes: bool) -> "list[Check]":
     return [check_table(path, expires_us, version, "", clock_us())]
 
 
-def _of_log(path: Path, service: str, hosts: list[str]) -> "list[Check]":
-    from fingerpost.accesslog.envoy import parse_line
+def _of_proxy_agent(settings: "Settings", proxy: str, log: Path | None) -> "Check":
+    import json
+    import math
+
+    from fingerpost.agent.options import AgentOptions
+    from fingerpost.cli.stack.checkup import check_proxy_agent
+    from fingerpost.clock import US
+    from fingerpost.locks import holder
+
+    options = AgentOptions(settings.lake, settings.service, proxy, proxy=True)
+    owner = holder(options.state / f"{options.state_name}.lock")
+    try:
+        closed_us = json.loads((options.state / f"{options.state_name}.json").read_text()).get("closed_us", 0)
+    except (OSError, ValueError, AttributeError):
+        closed_us = 0
+    now_s = time.time()
+    silent_s = now_s - closed_us / US if closed_us else None
+    log_age_s = now_s - log.stat().st_mtime if log and log.exists() else math.inf
+    return check_proxy_agent(proxy, owner.pid if owner else None, silent_s, log_age_s, settings.window_s)
+
+
+def _of_log(path: Path, log_format: str, service: str, hosts: list[str]) -> "list[Check]":
+    from fingerpost.accesslog.formats import LOG_FORMATS
     from fingerpost.cli.stack.checkup import check_log, check_names
     from fingerpost.clock import clock_us
     from fingerpost.errors import RefusedError
@@ -192,7 +222,7 @@ def _of_log(path: Path, service: str, hosts: list[str]) -> "list[Check]":
     reasons: Counter[str] = Counter()
     for line in lines:
         try:
-            row: dict[str, Any] = parse_line(line, service)
+            row: dict[str, Any] = LOG_FORMATS[log_format].parse(line, service, None)
             reason = refusal(row, REQUEST_RECORD, 0, clock_us() + 10**9)
         except RefusedError as error:
             row, reason = {}, str(error)

@@ -12,6 +12,8 @@ _DATE_STEP_S = 1.0
 _MAX_NAMED = 5
 # Of so many lines fewer than this part are read: the format is another one.
 _MIN_READ = 0.9
+# Windows after which a proxy's agent should have reported one, while its log is written.
+_MAX_SILENT_WINDOWS = 6
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def check_names(table: Iterable[str], other: Iterable[str], where: str) -> list[
     checks = []
     if named - known:
         told = f"{_some(named - known)} in {where} is not in the engine's table"
-        cure = "start an agent there with this name (--host), or name the endpoint as its agent does"
+        cure = "start an agent there with this name (--host), or one beside the proxy (--proxy); or rename the endpoint"
         checks.append(Check(WARNING if named & known else ERROR, "names", told, cure))
     if known - named:
         told = f"{_some(known - named)} in the engine's table is not in {where}"
@@ -171,6 +173,30 @@ def check_log(path: Path, lines: int | None, read: int, reason: str, age_s: floa
         told = f"{lines - read} of the last {lines} lines of {path} are refused, most for {reason}"
         return Check(ERROR, "access log", told, "take the format of `fingerpost envoy snippet`")
     return Check(OK, "access log", f"{path}: the last {lines} lines are read; written {age_s:.0f} s ago")
+
+
+def check_proxy_agent(proxy: str, pid: int | None, silent_s: float | None, log_age_s: float, window_s: float) -> Check:
+    """The agent beside a proxy on this machine.
+
+    Args:
+        pid: of its process; None: none runs in this home.
+        silent_s: since the end of the last window that it reported; None: it has reported none.
+        log_age_s: since the proxy's log was last written.
+        window_s: length of a window.
+    """
+    about = "proxy agent"
+    if pid is None:
+        told = f"no agent of proxy {proxy} runs in this home"
+        cure = (
+            f"start `fingerpost agent --proxy {proxy} --access-log FILE`, with the FINGERPOST_HOME that it is to have"
+        )
+        return Check(ERROR, about, told, cure)
+    most_s = _MAX_SILENT_WINDOWS * window_s
+    if log_age_s < most_s and (silent_s is None or silent_s > most_s):
+        since = "no window yet" if silent_s is None else f"no window for {silent_s:.0f} s"
+        told = f"the agent of proxy {proxy} (pid {pid}) has reported {since}, though the log is written"
+        return Check(ERROR, about, told, "its log says why; does it follow this file?")
+    return Check(OK, about, f"the agent of proxy {proxy} runs (pid {pid})")
 
 
 def check_ports(taken: Sequence[str], ours: bool) -> Check:

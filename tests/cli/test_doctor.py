@@ -22,11 +22,14 @@ from fingerpost.cli.stack.checkup import (
     check_log,
     check_names,
     check_picker,
+    check_proxy_agent,
     check_roles,
     check_table,
     names_of_endpoints,
     worst,
 )
+from fingerpost.clock import clock_us
+from fingerpost.locks import sole
 from fingerpost.routing.envoy.clusters import discovery_response
 from fingerpost.routing.envoy.upstream import Upstream
 from fingerpost.settings import get_settings
@@ -102,6 +105,16 @@ def test_a_log_in_another_format_is_an_error():
     assert check_log(log, None, 0, "Permission denied", 0.0).level == ERROR
 
 
+def test_the_agent_of_a_proxy_runs_and_reports_or_it_is_said_why_not():
+    assert "start `fingerpost agent --proxy edge" in check_proxy_agent("edge", None, None, 1.0, 10.0).cure
+    assert check_proxy_agent("edge", 7, 12.0, 1.0, 10.0).level == OK
+    assert check_proxy_agent("edge", 7, None, 3600.0, 10.0).level == OK, "no request has come"
+    for silent_s, told in ((None, "no window yet"), (100.0, "no window for 100 s")):
+        found = check_proxy_agent("edge", 7, silent_s, 1.0, 10.0)
+        assert found.level == ERROR
+        assert told in found.found
+
+
 def test_a_home_that_moves_with_the_working_directory_is_told():
     [_, moving] = check_home(Path(".fingerpost"), True, None, "")
     assert moving.level == WARNING
@@ -137,10 +150,27 @@ def test_the_command_says_what_to_do_where_nothing_answers(tmp_path, monkeypatch
     monkeypatch.setenv("FINGERPOST_HOME", str(tmp_path))
     (tmp_path / "access.log").write_text("nonsense\n" * 3)
     get_settings.cache_clear()
-    done = CliRunner().invoke(app, ["doctor", "--engine", "http://127.0.0.1:9", "--json"])
+    done = CliRunner().invoke(app, ["doctor", "--engine", "http://127.0.0.1:9", "--proxy", "edge", "--json"])
     get_settings.cache_clear()
     assert done.exit_code == 1
     found = {each["about"]: each for each in json.loads(done.stdout)["checks"]}
     assert found["engine"]["level"] == ERROR
     assert found["engine"]["cure"] == "start it, or set FINGERPOST_ENGINE_URL"
     assert "3 of the last 3 lines" in found["access log"]["found"]
+    assert "no agent of proxy edge runs" in found["proxy agent"]["found"]
+
+
+@pytest.mark.process
+def test_the_agent_of_a_proxy_is_found_by_its_lock_and_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINGERPOST_HOME", str(tmp_path))
+    (tmp_path / "nginx.log").write_text("nonsense\n" * 3)
+    state = tmp_path / "lake" / "agents" / "service=shop"
+    get_settings.cache_clear()
+    with sole(state / "proxy=edge.lock", "it runs"):
+        (state / "proxy=edge.json").write_text(json.dumps({"closed_us": clock_us() - 300_000_000}))
+        arguments = ["--engine", "http://127.0.0.1:9", "--proxy", "edge", "--access-log", str(tmp_path / "nginx.log")]
+        done = CliRunner().invoke(app, ["doctor", *arguments, "--log-format", "combined", "--json"])
+    get_settings.cache_clear()
+    found = {each["about"]: each for each in json.loads(done.stdout)["checks"]}
+    assert "has reported no window for 300 s, though the log is written" in found["proxy agent"]["found"]
+    assert "line:malformed" in found["access log"]["found"]
