@@ -1,7 +1,7 @@
 """Metrics in Prometheus' text format on a port of their own: those of the guard, and what serves any of them."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -39,38 +39,44 @@ def serve_metrics(host: str, port: int, *collectors: Collects) -> None:
 
 
 class GuardMetrics:
-    """What the guard has found.
+    """What the guard of each service has found.
 
     Args:
-        state: gives `fingerpost.routing.trust.TrustKeeper.state` as it was last; empty before that.
+        states: by service, gives `fingerpost.routing.trust.TrustKeeper.state` as it was last; empty before that.
     """
 
-    def __init__(self, state: Callable[[], dict[str, Any]]) -> None:
-        self._state = state
+    def __init__(self, states: Mapping[str, Callable[[], dict[str, Any]]]) -> None:
+        self._states = states
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        state = self._state()
-        if not state:
-            return
         trust = GaugeMetricFamily(
-            "fingerpost_guard_trust", "Exponent of a model version's predicted throughput, 0..1.", labels=["version"]
+            "fingerpost_guard_trust",
+            "Exponent of a model version's predicted throughput, 0..1.",
+            labels=["service", "version"],
         )
-        for version, value in sorted(state["trusts"].items()):
-            trust.add_metric([version], value)
-        requests = CounterMetricFamily("fingerpost_guard_requests", "Requests that the guard has judged by.")
-        requests.add_metric([], state["requests"])
+        requests = CounterMetricFamily(
+            "fingerpost_guard_requests", "Requests that the guard has judged by.", labels=["service"]
+        )
         cost = GaugeMetricFamily(
             "fingerpost_guard_host_cost",
             "Mean cost of a host over what was predicted, of those that are corrected most.",
-            labels=["host"],
+            labels=["service", "host"],
         )
         success = GaugeMetricFamily(
-            "fingerpost_guard_host_success", "Share of its requests that succeed, over the others'.", labels=["host"]
+            "fingerpost_guard_host_success",
+            "Share of its requests that succeed, over the others'.",
+            labels=["service", "host"],
         )
-        for host, found in state["hosts"].items():
-            cost.add_metric([host], found["cost"])
-            success.add_metric([host], found["success"])
+        for service, state_of in self._states.items():
+            if not (state := state_of()):
+                continue
+            for version, value in sorted(state["trusts"].items()):
+                trust.add_metric([service, version], value)
+            requests.add_metric([service], state["requests"])
+            for host, found in state["hosts"].items():
+                cost.add_metric([service, host], found["cost"])
+                success.add_metric([service, host], found["success"])
         yield from (trust, requests, cost, success)
 
 
@@ -78,22 +84,23 @@ class NameMetrics:
     """Hosts whose names only one side has.
 
     Args:
-        found: gives what was found at the last look.
+        found: by service, gives what was found at the last look.
     """
 
-    def __init__(self, found: Callable[[], Unmatched]) -> None:
+    def __init__(self, found: Mapping[str, Callable[[], Unmatched]]) -> None:
         self._found = found
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        found = self._found()
         family = GaugeMetricFamily(
             "fingerpost_router_unmatched_hosts",
             "Endpoints without an agent of their name, and agents without an endpoint.",
-            labels=["what"],
+            labels=["service", "what"],
         )
-        family.add_metric(["endpoint"], len(found.endpoints))
-        family.add_metric(["agent"], len(found.agents))
+        for service, found_of in self._found.items():
+            found = found_of()
+            family.add_metric([service, "endpoint"], len(found.endpoints))
+            family.add_metric([service, "agent"], len(found.agents))
         yield family
 
 

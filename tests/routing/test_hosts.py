@@ -177,7 +177,7 @@ def test_names_that_do_not_agree_are_told_once_they_have_not_for_a_while(caplog)
         watch.look(["web-1", "web2"], known)
     [record] = caplog.records
     assert "web2 among Envoy's endpoints have no agent, web-2 among the agents" in record.message
-    [family] = NameMetrics(lambda: watch.found).collect()
+    [family] = NameMetrics({"shop": lambda: watch.found}).collect()
     assert {each.labels["what"]: each.value for each in family.samples} == {"endpoint": 1.0, "agent": 1.0}
     for _ in range(40):
         watch.look(["web-1", "web-2"], known)

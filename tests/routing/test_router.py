@@ -14,8 +14,10 @@ import pytest
 from fingerpost.errors import FingerpostError
 from fingerpost.heartbeat import Heartbeats
 from fingerpost.routing.router import Router
+from fingerpost.routing.services import Places, ServiceRouter, check_places, follow_all
 from fingerpost.routing.table_file import decode
 from fingerpost.settings import Settings
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
 
@@ -44,7 +46,8 @@ def engine():
                 state["body"]
                 or json.dumps({**TABLE, **{k: state[k] for k in ("version",)}, "expires_at": state["expires"]}).encode()
             )
-            self.send_response(304 if same and state["status"] == 200 else state["status"])
+            absent = "/services/absent/" in self.path
+            self.send_response(404 if absent else 304 if same and state["status"] == 200 else state["status"])
             self.send_header("etag", f'"{state["version"]}"')
             self.send_header("x-fingerpost-expires-at", f"{state['expires']:.3f}")
             self.end_headers()
@@ -150,6 +153,66 @@ def router_command(engine, folder, *arguments):
         text=True,
         check=False,
     )
+
+
+def test_one_router_serves_several_services_and_one_without_a_table_leaves_the_others_alone(engine, tmp_path):
+    hosts = tmp_path / "shop.hosts"
+    hosts.write_text("a=127.0.0.1:9001\n")
+    command = [sys.executable, "-m", "fingerpost", "router", "--engine", engine["url"]]
+    for service in ("absent", "shop", "calls"):
+        command += ["--service", service]
+    for option, name in (("table", "table"), ("access-log", "log"), ("hosts", "hosts"), ("endpoints", "json")):
+        command += [f"--{option}", f"{tmp_path}/{{service}}.{name}"]
+    environment = {**os.environ, "FINGERPOST_HOME": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for((tmp_path / "calls.table").exists)
+            wait_for((tmp_path / "shop.table").exists)
+            engine["version"] = "v2"
+            wait_for(lambda: {read(tmp_path / f"{name}.table").version for name in ("shop", "calls")} == {"v2"})
+        finally:
+            process.terminate()
+            said = process.communicate(timeout=20)[1]
+    assert process.returncode == 0
+    assert not (tmp_path / "absent.table").exists()
+    assert "no table from" in said
+    # The list of hosts is one service's; the cluster is called as the service.
+    assert json.loads((tmp_path / "shop.json").read_text())["resources"][0]["cluster_name"] == "shop"
+    assert not (tmp_path / "calls.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("services", "places", "told"),
+    [
+        (["shop", "calls"], Places(table="/t"), "--table /t is one for 2 services"),
+        (["shop", "calls"], Places(access_log="/l", cluster="{service}"), "--access-log /l is one"),
+        (["shop", "calls"], Places(), "--cluster hosts is one"),
+        (["shop", "shop"], Places(cluster="{service}"), "named twice"),
+        (["a/b"], Places(), "invalid service 'a/b'"),
+    ],
+)
+def test_services_that_would_share_a_file_are_refused(services, places, told):
+    with pytest.raises(FingerpostError, match=told):
+        check_places(places, services)
+
+
+def test_a_router_that_fails_unforeseen_is_tried_again(engine, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("fingerpost.routing.services._AGAIN_S", 0.01)
+    settings = Settings(home=tmp_path)
+    shop = ServiceRouter(engine["url"], settings, Places(table=str(tmp_path / "t")))
+    stop, failed = threading.Event(), []
+
+    def fails_once(stop):
+        failed.append(1)
+        if len(failed) == 1:
+            raise KeyError("unforeseen")
+        stop.set()
+
+    monkeypatch.setattr(shop.router, "follow", fails_once)
+    follow_all([shop], stop)
+    shop.close()
+    assert len(failed) == 2
+    assert "the router of shop failed" in caplog.text
 
 
 def test_a_router_without_a_log_says_that_the_guard_is_off(engine, tmp_path):

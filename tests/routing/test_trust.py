@@ -303,11 +303,11 @@ def test_the_router_writes_what_is_still_trusted(tmp_path, free_ports):
     assert state["requests"] >= 1000
     assert kept_trusts(path) == {"1": state["trusts"]["1"]}
     (port,) = free_ports(1)
-    serve_metrics("127.0.0.1", port, GuardMetrics(lambda: router.guard_state))
+    serve_metrics("127.0.0.1", port, GuardMetrics({"shop": lambda: router.guard_state}))
     told = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    assert f'fingerpost_guard_trust{{version="1"}} {state["trust"]}' in told
-    assert re.search(r'fingerpost_guard_host_cost\{host="h\d+"\} \d', told)
-    assert re.search(r"fingerpost_guard_requests_total \d{4,}", told)
+    assert f'fingerpost_guard_trust{{service="shop",version="1"}} {state["trust"]}' in told
+    assert re.search(r'fingerpost_guard_host_cost\{host="h\d+",service="shop"\} \d', told)
+    assert re.search(r'fingerpost_guard_requests_total\{service="shop"\} \d{4,}', told)
     elsewhere = {"host": "attacker.example"}
     assert httpx.get(f"http://127.0.0.1:{port}/metrics", headers=elsewhere, trust_env=False).status_code == 403
 
