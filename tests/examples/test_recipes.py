@@ -11,16 +11,19 @@ import threading
 import time
 from base64 import b64encode
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
+from fingerpost.accesslog.formats import LOG_FORMATS
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
 from fingerpost.category import category_key, size_bucket
 from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
+from fingerpost.clock import US
 from fingerpost.routing.envoy.module import compiler
 from tests.support.recipes import DOCS, blocks, program
 
@@ -144,28 +147,58 @@ def assert_the_picker_looks_up_what_was_measured(rows, began, ended):
     assert len({row["time"] for row in rows}) == len(rows)
 
 
+def nginx(folder, http):
+    """The command of an nginx whose files are in a folder."""
+    places = "".join(f"{name}_temp_path {folder}/{name}; " for name in ("client_body", "proxy", "fastcgi"))
+    places += "".join(f"{name}_temp_path {folder}/{name}; " for name in ("uwsgi", "scgi"))
+    # Its workers write into folders of the test, which belong to whoever runs it.
+    user = "user root; " if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(
+        f"{user}daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1; events {{}}\n"
+        f"http {{ {places} {http} }}"
+    )
+    return [program("nginx"), "-c", str(folder / "nginx.conf"), "-e", f"{folder}/error.log"]
+
+
 def test_the_recipe_for_nginx(backend, tmp_path, free_ports):
     [port] = free_ports(1)
     log = tmp_path / "access.log"
     [recipe] = blocks("agent.md", "nginx")
     assert "/var/log/nginx/access.log" in recipe
-    places = "".join(f"{name}_temp_path {tmp_path}/{name}; " for name in ("client_body", "proxy", "fastcgi"))
-    places += "".join(f"{name}_temp_path {tmp_path}/{name}; " for name in ("uwsgi", "scgi"))
-    config = tmp_path / "nginx.conf"
-    # Its workers write into folders of the test, which belong to whoever runs it.
-    user = "user root; " if os.geteuid() == 0 else ""
-    config.write_text(
-        f"{user}daemon off; pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log; worker_processes 1; events {{}}\n"
-        f"http {{ {places} {recipe.replace('/var/log/nginx/access.log', str(log))}\n"
-        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{backend}; }} }} }}"
-    )
-    with running([program("nginx"), "-c", str(config), "-e", f"{tmp_path}/error.log"], port, tmp_path / "out"):
+    server = f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{backend}; }} }}"
+    command = nginx(tmp_path, f"{recipe.replace('/var/log/nginx/access.log', str(log))}\n{server}")
+    with running(command, port, tmp_path / "out"):
         began = time.time()
         send_all(port)
         rows = records_of(log, "combined", tmp_path)
     assert_the_picker_looks_up_what_was_measured(rows, began, time.time())
     # Each of its two clocks is read in whole milliseconds.
     assert all(0.025 <= row["service_time_s"] <= row["duration_s"] + 0.005 for row in rows)
+
+
+def test_the_recipe_for_nginx_before_several_hosts(backend, tmp_path, free_ports):
+    """Of a request that was tried at two hosts the record is of the one that answered."""
+    port, dead = free_ports(2)
+    log = tmp_path / "proxy.log"
+    [maps], [recipe] = blocks("agent.md", "nginx"), blocks("logs.md", "nginx")
+    maps = "".join(line for line in maps.splitlines(keepends=True) if line.startswith("map "))
+    recipe = recipe.replace("/var/log/nginx/proxy.log", str(log)).replace(
+        "10\\.0\\.0\\.11:8080", f"127\\.0\\.0\\.1:{dead}"
+    )
+    recipe = recipe.replace("10\\.0\\.0\\.12:8080", f"127\\.0\\.0\\.1:{backend}")
+    hosts = f"upstream hosts {{ server 127.0.0.1:{dead} max_fails=0; server 127.0.0.1:{backend} max_fails=0; }}"
+    server = f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://hosts; }} }}"
+    with running(nginx(tmp_path, f"{maps}{recipe}{hosts}\n{server}"), port, tmp_path / "out"):
+        began = time.time()
+        send_all(port)
+        ended = time.time()
+    made = [LOG_FORMATS["combined"].parse(line, "shop", None) for line in log.read_bytes().splitlines()]
+    assert {row["host"] for row in made} == {"web-2"}
+    assert ", " in log.read_text(), "some were tried at both"
+    for row in made:
+        row["time"] = datetime.fromtimestamp(row["time"] / US, UTC)
+    rows = sorted((row for row in made if row["route"] != "/ready"), key=lambda row: row["time"])
+    assert_the_picker_looks_up_what_was_measured(rows, began, ended)
 
 
 def test_the_recipe_for_apache(backend, tmp_path, free_ports):
