@@ -301,6 +301,17 @@ def _print_cells(cells: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def services(
+    services: Annotated[int, typer.Option(min=1, max=200, help="Services that report.")] = 20,
+    seconds: Annotated[float, typer.Option(min=60, max=86_400, help="For how long, once all are scheduled.")] = 300,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """CPU of MLflow, Prefect and the flows of many services, at default schedules, with new requests every minute."""
+    from benchmarks.services import measure_services
+
+    _print(measure_services(services, seconds), json_output)
+
+
 def windowing(
     records: Annotated[int, typer.Option(min=1000, max=50_000_000, help="Request records.")] = 2_000_000,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -361,6 +372,7 @@ for _command in (
     unlike,
     sinkhole,
     scoring,
+    services,
     windowing,
     training,
     engine,

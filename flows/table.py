@@ -15,11 +15,13 @@ class FlowEntry:
 
     Args:
         when: seconds between runs, or a cron line (UTC), from the settings; None: on demand.
+        long: a run can take minutes, and must not hold up those that take seconds.
     """
 
     name: str
     when: "Callable[[Settings], float | str] | None"
     description: str
+    long: bool = False
 
     @property
     def entrypoint(self) -> str:
@@ -37,12 +39,14 @@ FLOWS = {
     for entry in (
         FlowEntry("ingest", lambda settings: settings.ingest_every_s, "Batches into the lake."),
         FlowEntry("features", lambda settings: settings.features_every_s, "Windows and features."),
-        FlowEntry("train", lambda settings: settings.train_cron, "Tune, train, evaluate, register."),
-        FlowEntry("drift", lambda settings: settings.drift_cron, "Has the world changed; retrain if so."),
+        FlowEntry("train", lambda settings: settings.train_cron, "Tune, train, evaluate, register.", long=True),
+        FlowEntry("drift", lambda settings: settings.drift_cron, "Has the world changed; retrain if so.", long=True),
         FlowEntry("shadow", lambda settings: settings.compare_every_s, "Predictions against what happened."),
         FlowEntry("experiment", lambda settings: settings.compare_every_s, "Champion against challenger."),
         FlowEntry("promote", lambda settings: settings.promote_every_s, "Watch, then promote, wait or reject."),
-        FlowEntry("retention", lambda settings: settings.retention_cron, "Old data out, small files together."),
-        FlowEntry("pipeline", None, "Ingest, features and training in series."),
+        FlowEntry(
+            "retention", lambda settings: settings.retention_cron, "Old data out, small files merged.", long=True
+        ),
+        FlowEntry("pipeline", None, "Ingest, features and training in series.", long=True),
     )
 }

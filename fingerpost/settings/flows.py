@@ -21,6 +21,14 @@ class Flows(BaseModel):
     retention_cron: str = Field(
         default="30 2 * * *", description="Run the retention flow, which also compacts, on this schedule (cron, UTC)."
     )
+    runs_at_once: int = Field(
+        default=16, ge=1, description="Run at most this many flows at once that take seconds; more wait."
+    )
+    long_runs_at_once: int = Field(
+        default=2,
+        ge=1,
+        description="Run at most this many flows at once that take minutes (train, drift, retention, pipeline).",
+    )
     alert_url: str = Field(
         default="",
         description="Post alerts as JSON to this webhook: drift, promotion, rollback, refusal, failed flows; "

@@ -95,6 +95,21 @@ def test_deployments_follow_the_settings():
     assert all(each.parameters == {"service": "blog"} for each in made.values())
 
 
+def test_flows_of_many_services_spread_over_the_time():
+    settings = Settings()
+    anchors = {
+        each.schedules[0].schedule.anchor_date
+        for service in ("shop", "blog", "search")
+        for each in deployments(settings, service)
+        if each.flow_name in ("ingest", "shadow")
+    }
+    assert len(anchors) == 6
+
+
+def test_what_takes_minutes_has_places_of_its_own():
+    assert {entry.name for entry in FLOWS.values() if entry.long} == {"train", "drift", "retention", "pipeline"}
+
+
 def test_every_service_that_has_data_is_served(tmp_path):
     settings = Settings(home=tmp_path, service="shop", services=["blog", "shop"])
     assert services(settings) == ["shop", "blog"]
@@ -130,14 +145,14 @@ def test_a_service_that_appears_is_scheduled(tmp_path):
     settings = Settings(home=tmp_path)
     served = set()
 
-    async def look(runner):
-        await add_new(runner, settings, served)
+    async def look(runners):
+        await add_new(runners, settings, served)
 
-    runner = Runner(name="test")
-    asyncio.run(look(runner))
+    runners = {False: Runner(name="quick"), True: Runner(name="long")}
+    asyncio.run(look(runners))
     assert served == {"shop"}
     (settings.lake / "requests" / "service=blog").mkdir(parents=True)
-    asyncio.run(look(runner))
+    asyncio.run(look(runners))
     assert served == {"shop", "blog"}
     with get_client(sync_client=True) as client:
         names = {each.name for each in client.read_deployments()}

@@ -1,23 +1,29 @@
 """Killed at any point and started again, the loop ends in the same state: same lake, same versions, same champion."""
 
 import hashlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
+import httpx
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.environment import tool_environment
+from fingerpost.features.maintenance import lake_lock
 from fingerpost.home import prefect_credential
 from fingerpost.settings import Settings
 from fingerpost.training.registry import DIGEST_TAG
 from tests.support.demo_telemetry import write_demo_inbox
 from tests.support.server_harness import PATIENCE_S, RunningServer, kill_family
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
 
@@ -165,3 +171,47 @@ def test_a_server_that_is_killed_under_a_run_changes_nothing(servers, undisturbe
     if process.wait(PATIENCE_S) != 0:
         home.finish(home.begin())
     assert home.state() == undisturbed
+
+
+# Only ingest is due while the test runs.
+SCHEDULE = {
+    "features_every_s": 86_400,
+    "promote_every_s": 86_400,
+    "compare_every_s": 86_400,
+    "ingest_every_s": 2,
+    "drift_cron": "0 0 1 1 *",
+}
+
+
+def ingests(settings, service, state):
+    """How many runs of the service's ingest flow are in a state."""
+    user, _, password = prefect_credential(settings).partition(":")
+    wanted = {
+        "flows": {"name": {"any_": ["ingest"]}},
+        "flow_runs": {"state": {"name": {"any_": [state]}}, "tags": {"all_": [service]}},
+    }
+    url = f"{settings.prefect}/flow_runs/count"
+    answer = httpx.post(url, json=wanted, auth=(user, password), trust_env=False, timeout=30)
+    return answer.raise_for_status().json()
+
+
+def test_a_service_whose_run_hangs_and_is_killed_leaves_the_others_alone(servers, inbox, tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("schedule"), inbox, **away(servers, tmp_path_factory), **SCHEDULE)
+    home.env["FINGERPOST_SERVICES"] = json.dumps(["shop", "stuck"])
+    with lake_lock(home.lake, "stuck", alone=True):
+        schedule = home.start("schedule", [sys.executable, "-m", "fingerpost", "schedule"])
+        wait_for(lambda: ingests(home.settings, "stuck", "Running"), PATIENCE_S)
+        before = ingests(home.settings, "shop", "Completed")
+        wait_for(lambda: ingests(home.settings, "shop", "Completed") > before + 1, PATIENCE_S)
+        assert ingests(home.settings, "stuck", "Completed") == 0
+        family = psutil.Process(schedule.pid).children(recursive=True)
+        # Runs are forks of one process, and not interpreters of their own; the oldest waits for the lock.
+        assert not [each for each in family if "prefect.engine" in each.cmdline()]
+        forks = [each for each in family if "forkserver" in " ".join(psutil.Process(each.ppid()).cmdline())]
+        min(forks, key=lambda each: each.create_time()).send_signal(signal.SIGKILL)
+        wait_for(lambda: ingests(home.settings, "stuck", "Crashed"), PATIENCE_S)
+    wait_for(lambda: ingests(home.settings, "stuck", "Completed"), PATIENCE_S)
+    family = psutil.Process(schedule.pid).children(recursive=True)
+    schedule.terminate()
+    assert schedule.wait(PATIENCE_S) == 0
+    assert psutil.wait_procs(family, PATIENCE_S)[1] == []

@@ -31,6 +31,7 @@ def write_demo_inbox(
     seed: int = 0,
     slowed: tuple[str, str] | None = None,
     end_s: float | None = None,
+    service: str = "shop",
 ) -> None:
     """Batches of requests spread evenly over the hosts; CPU follows kind, size and host class.
 
@@ -56,7 +57,7 @@ def write_demo_inbox(
             duration_s = cpu_s * (1 + 0.5 * wave[number] * rng.exponential())
             rows.append(
                 {
-                    **{"time": begin + int(at[number]), "service": "shop", "host": host.name, "method": "POST"},
+                    **{"time": begin + int(at[number]), "service": service, "host": host.name, "method": "POST"},
                     **{"route": f"/work/{kind}", "status": 200, "bytes_in": int(size[number]), "bytes_out": 10},
                     **{"auth": str(rng.choice(_AUTH)), "user_agent_class": "browser", "region": "none"},
                     **{"duration_s": duration_s, "service_time_s": duration_s * 0.95, "cpu_s": cpu_s},
@@ -68,7 +69,7 @@ def write_demo_inbox(
             load = 0.3 + 0.15 * np.sin(2 * np.pi * second / 40) + rng.normal(0, 0.02)
             samples.append(
                 {
-                    **{"time": begin + second * US, "service": "shop", "host": host.name, "cores": 1.0},
+                    **{"time": begin + second * US, "service": service, "host": host.name, "cores": 1.0},
                     **{"cpu_util": float(load), "mem_bytes": 100, "mem_limit_bytes": 1000, "inflight": 1, "slots": 4},
                 }
             )
