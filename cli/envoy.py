@@ -53,7 +53,7 @@ def config(
     ] = None,
     endpoints: Annotated[
         Path | None,
-        typer.Option(help="Read the hosts from the file that `fingerpost router --hosts` keeps, as they come and go."),
+        typer.Option(help="Read the hosts from the file that `fingerpost router --hosts` keeps; made if it is absent."),
     ] = None,
     services: Annotated[
         Path | None,
@@ -94,6 +94,8 @@ def config(
 
     from fingerpost.errors import FingerpostError
     from fingerpost.home import make_home
+    from fingerpost.lake import write_text_atomically
+    from fingerpost.routing.envoy.clusters import discovery_response
     from fingerpost.routing.envoy.config import services_config
     from fingerpost.routing.envoy.module import build_module
     from fingerpost.routing.envoy.services import Routed, read_services
@@ -150,6 +152,11 @@ def config(
     # Envoy makes no folders: it would not start without those of its log and its socket, which by default is the home.
     make_home(settings.home)
     for each in several:
+        if each.endpoints and not each.endpoints.exists():
+            # Envoy does not start without it, and may be started before the router.
+            each.endpoints.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(each.endpoints, json.dumps(discovery_response([], each.cluster, "0")))
+            each.endpoints.chmod(0o644)
         if settings.home.absolute() in each.access_log.parents:
             each.access_log.parent.mkdir(parents=True, exist_ok=True)
     if output:

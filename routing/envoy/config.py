@@ -70,8 +70,8 @@ def envoy_config(
         max_connections: see `overload_manager`.
         admin_socket: of Envoy's whole administration, for its owner alone; None: `envoy-PORT.sock`, with the admin
             port, in the folder that Envoy is started in.
-        endpoints: file that keeps the endpoints current, in place of `upstreams`; it need not be there yet. Not with
-            `random`: its propensity is of a number of hosts that stays.
+        endpoints: file that keeps the endpoints current, in place of `upstreams`; Envoy does not start without
+            it. Not with `random`: its propensity is of a number of hosts that stays.
         clients, hosts: TLS, HTTP versions, upgrades and sessions.
         zone, zone_factor: see `Picker`.
 

@@ -9,6 +9,9 @@ from fingerpost.routing.envoy.clusters import TYPE
 _TLS = TYPE + "transport_sockets.tls.v3."
 _OPTIONS = TYPE + "upstreams.http.v3.HttpProtocolOptions"
 HTTP_VERSIONS = ("http1", "http2")
+# Hosts close connections that are idle, uvicorn and Node after 5 s. A request that meets the end of one fails, and is
+# not sent again, since the host may have seen it: so we close them first.
+HOST_IDLE_S = 4
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,15 @@ def host_protocol(side: HostSide) -> dict[str, Any]:
     """
     if side.http not in HTTP_VERSIONS:
         raise ValueError(f"unknown HTTP version {side.http!r}: use {' or '.join(HTTP_VERSIONS)}")
-    found: dict[str, Any] = {}
-    if side.http == "http2":
-        explicit: dict[str, Any] = {"explicit_http_config": {"http2_protocol_options": {}}}
-        found["typed_extension_protocol_options"] = {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": _OPTIONS, **explicit}
-        }
+    version = "http2_protocol_options" if side.http == "http2" else "http_protocol_options"
+    options = {
+        "@type": _OPTIONS,
+        "explicit_http_config": {version: {}},
+        "common_http_protocol_options": {"idle_timeout": f"{HOST_IDLE_S}s"},
+    }
+    found: dict[str, Any] = {
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
+    }
     if side.ca is None:
         if side.name or side.certificate:
             raise ValueError("hosts are spoken to by TLS only with the authority of their certificates")

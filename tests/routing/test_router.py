@@ -141,6 +141,11 @@ def test_commands(engine, tmp_path):
     for wrong, word in (("a", "name=address:port"), ("a=127.0.0.1:x", "a=127.0.0.1:x"), ("=1.2.3.4:80", "host")):
         done = fingerpost("envoy", "config", "--host", wrong, "--policy", "orca", **home)
         assert (done.returncode, word in done.stderr) == (1, True)
+    endpoints = tmp_path / "routing" / "endpoints.json"
+    done = fingerpost("envoy", "config", "--endpoints", str(endpoints), "--policy", "orca", **home)
+    assert done.returncode == 0
+    # Envoy does not start without the file, and the router may come later.
+    assert json.loads(endpoints.read_text())["resources"][0]["endpoints"] == []
     done = fingerpost("envoy", "config", "--policy", "orca", **home)
     assert "at least one host" in done.stderr
 
