@@ -62,10 +62,20 @@ static bool walk(const table *with, uint32_t node, const text *segments, uint32_
     return wild != NONE && walk(with, wild, segments, count, depth + 1, star);
 }
 
+/* At most as many bytes as have room; returns where they end. */
 static uint32_t append(char *to, uint32_t size, text what, uint32_t most) {
-    for (uint32_t place = 0; place < what.size && place < most; place++)
-        to[size++] = what.at[place] == '|' ? '_' : what.at[place];
-    return size;
+    uint32_t count = what.size < most ? what.size : most;
+    if (count)
+        memcpy(to + size, what.at, count);
+    return size + count;
+}
+
+/* The same, of what clients send: `|` would be taken for the end of a part. */
+static uint32_t append_sent(char *to, uint32_t size, text what, uint32_t most) {
+    uint32_t end = append(to, size, what, most);
+    for (char *mark = to + size; (mark = memchr(mark, '|', (size_t)(to + end - mark)));)
+        *mark = '_';
+    return end;
 }
 
 /* The route's template, at most 7 * 65 bytes. */
@@ -86,7 +96,7 @@ static uint32_t append_route(const table *with, text path, char *to, uint32_t si
             segments[count++] = (text){"*", 1};
         else if (segment.size) {
             uint32_t begin = used;
-            used = append(kept, used, segment, MAX_SEGMENT);
+            used = append_sent(kept, used, segment, MAX_SEGMENT);
             segments[count++] = (text){kept + begin, used - begin};
         }
         at = stop + 1;
@@ -249,7 +259,7 @@ uint32_t category_of(const table *with, const request *what) {
         for (uint32_t place = 0; place < 2; place++)
             region[place] = (char)(lower(sent.at[place]) - 32);
     bool known = region[0] >= 'A' && region[0] <= 'Z' && region[1] >= 'A' && region[1] <= 'Z' && strcmp(region, "XX");
-    uint32_t begin = append(name, 0, what->method, MAX_METHOD), best = NONE, finest = 0;
+    uint32_t begin = append_sent(name, 0, what->method, MAX_METHOD), best = NONE, finest = 0;
     name[begin++] = ' ';
     begin = append_route(with, what->path, name, begin);
     uint64_t begun = hash_bytes(0, name, begin);

@@ -64,6 +64,7 @@ typedef struct {
 
 static atomic_size_t counted[16]; /* by the counters' ids */
 static bool raced; /* other threads run whenever a count is asked for */
+static buffer route = LITERAL("hosts"); /* the cluster that all requests are routed to */
 
 void *envoy_dynamic_module_on_http_filter_config_new(void *, buffer, buffer);
 void envoy_dynamic_module_on_http_filter_config_destroy(void *);
@@ -125,10 +126,9 @@ bool CALL(http_get_header)(void *of, int kind, buffer key, buffer *value, size_t
 }
 
 bool CALL(http_get_cluster_name)(void *of, buffer *value) {
-    const char *name = getenv("OF_CLUSTER") ? getenv("OF_CLUSTER") : "hosts";
     (void)of;
-    *value = (buffer){name, strlen(name)};
-    return *name;
+    *value = route;
+    return true;
 }
 
 size_t CALL(http_get_headers_size)(void *of, int kind) {
@@ -167,8 +167,8 @@ bool CALL(http_set_header)(void *to, int kind, buffer key, buffer value) {
     if (kind != REQUEST_HEADERS || key.length < usual || memcmp(key.ptr, DECISION_HEADER, usual))
         abort();
     /* What the name has beyond the usual one, before the decision. */
-    int size = snprintf(((stream *)to)->logged, LINE, "%.*s", (int)(key.length - usual), key.ptr + usual);
-    snprintf(((stream *)to)->logged + size, LINE - (size_t)size, "%.*s", (int)value.length, value.ptr);
+    snprintf(((stream *)to)->logged, LINE, "%.*s%.*s", (int)(key.length - usual), key.ptr + usual, (int)value.length,
+             value.ptr);
     return true;
 }
 
@@ -326,7 +326,8 @@ typedef struct {
 static picker open_picker(char *path, fleet *hosts) {
     picker made = {.hosts = hosts};
     made.filters = envoy_dynamic_module_on_http_filter_config_new(NULL, LITERAL(""), (buffer){path, strlen(path)});
-    const char *policy = getenv("POLICY") ? getenv("POLICY") : "";
+    const char *policy = getenv("POLICY") ? getenv("POLICY") : "", *name = getenv("OF_CLUSTER");
+    route = name ? (buffer){name, strlen(name)} : route;
     made.config = envoy_dynamic_module_on_lb_config_new(NULL, LITERAL(""), (buffer){policy, strlen(policy)});
     if (!made.config)
         exit(3);
