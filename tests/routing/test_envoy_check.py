@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -19,14 +18,12 @@ from fingerpost.routing.envoy.check import check_config
 from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.document import read_config
 from fingerpost.routing.envoy.module import build_module
-from fingerpost.routing.envoy.snippet import snippet
 from fingerpost.routing.envoy.upstream import Upstream
+from tests.support.foreign_envoy import FOREIGN, completed, manager
 
 HOSTS = [Upstream("a", "127.0.0.1", 9001), Upstream("b", "127.0.0.1", 9002)]
 TABLE, LOG = Path("/var/lib/fingerpost/shop.table"), Path("/var/log/envoy/access.log")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_envoy" / "envoy.yaml"
-# Two clusters, TLS on both sides, HTTP/2 upstream, retries: nothing of ours.
-FOREIGN = Path(__file__).parent / "foreign_envoy.yaml"
 
 
 def levels(found):
@@ -35,29 +32,6 @@ def levels(found):
 
 def whole():
     return envoy_config(HOSTS, LOG, "127.0.0.1", 8080, 9901, "fingerpost", table=TABLE, health_path="/healthz")
-
-
-def manager(config, listener=0):
-    return config["static_resources"]["listeners"][listener]["filter_chains"][0]["filters"][0]["typed_config"]
-
-
-def completed(config, cluster):
-    """The configuration with the pieces put where they say."""
-    made = copy.deepcopy(config)
-    log, filters, retry, balancing, endpoints = [
-        yaml.safe_load(part) for part in snippet(cluster, TABLE, LOG, HOSTS, "/healthz").split("\n\n")
-    ]
-    of = manager(made)
-    of["access_log"] = [*of.get("access_log", []), *log["access_log"]]
-    of["http_filters"] = [*filters["http_filters"], *of["http_filters"]]
-    for host in of["route_config"]["virtual_hosts"]:
-        for route in host["routes"]:
-            if route.get("route", {}).get("cluster") == cluster:
-                route["route"] |= retry
-    target = next(each for each in made["static_resources"]["clusters"] if each["name"] == cluster)
-    target |= balancing
-    target["load_assignment"]["endpoints"] = endpoints["endpoints"]
-    return made
 
 
 def test_nothing_is_found_in_what_we_write_ourselves():
@@ -75,7 +49,7 @@ def test_the_pieces_complete_a_configuration_of_another_hand():
     assert [place.rpartition(".")[2] for place in places] == [
         *("load_balancing_policy", "lb_endpoints[0]", "lb_endpoints[1]", "http_filters", "access_log")
     ]
-    assert check_config(completed(config, "shop"), "shop") == []
+    assert check_config(completed(config, "shop", TABLE, LOG, HOSTS), "shop") == []
 
 
 @pytest.mark.process
@@ -86,7 +60,7 @@ def test_envoy_takes_the_completed_configuration(tmp_path):
          "-subj", "/CN=shop", "-keyout", key, "-out", certificate],
         check=True, capture_output=True,
     )  # fmt: skip
-    text = json.dumps(completed(read_config(FOREIGN), "shop"))
+    text = json.dumps(completed(read_config(FOREIGN), "shop", TABLE, LOG, HOSTS))
     path = tmp_path / "envoy.json"
     path.write_text(text.replace("/etc/envoy", str(tmp_path)).replace(str(LOG), str(tmp_path / "access.log")))
     env = {**os.environ, "ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(build_module().parent)}

@@ -6,14 +6,23 @@ import ssl
 from collections import Counter
 
 import httpx
+import numpy as np
 import pytest
 
+from fingerpost.accesslog.envoy import decision_parts
 from fingerpost.cli.stack.ports import free_ports
+from fingerpost.routing.envoy.check import check_config
 from fingerpost.routing.envoy.config import envoy_config
+from fingerpost.routing.envoy.document import read_config
 from fingerpost.routing.envoy.transport import Certificate, ClientSide, HostSide
 from fingerpost.routing.envoy.upstream import Upstream
+from fingerpost.routing.router import write_table
+from fingerpost.routing.table_file import PickerSettings
 from tests.support.certificates import make_certificates
-from tests.support.running import running_envoy
+from tests.support.foreign_envoy import FOREIGN, completed
+from tests.support.picker_harness import made_table
+from tests.support.running import running_envoy, running_fleet
+from tests.support.sleeping_scenario import Scenario
 from tests.support.waiting import wait_for
 
 TYPE = "type.googleapis.com/envoy.extensions."
@@ -45,8 +54,8 @@ def certificate(papers, name):
     return Certificate(papers / f"{name}.crt", papers / f"{name}.key")
 
 
-def hosts_of_http2(papers, ports, admin, folder):
-    """An Envoy that plays some hosts: TLS with client certificates, HTTP/2 alone, each answers with its port."""
+def hosts_of_http2(papers, ports, admin, folder, mutual=True):
+    """An Envoy that plays some hosts: TLS, with client certificates if mutual, HTTP/2; each answers with its port."""
     listeners = []
     for port in ports:
         answer = {"status": 200, "body": {"inline_string": str(port)}}
@@ -65,7 +74,7 @@ def hosts_of_http2(papers, ports, admin, folder):
         }
         context = {
             "@type": TYPE + "transport_sockets.tls.v3.DownstreamTlsContext",
-            "require_client_certificate": True,
+            "require_client_certificate": mutual,
             "common_tls_context": {
                 "alpn_protocols": ["h2"],
                 "tls_certificates": [
@@ -145,3 +154,59 @@ def test_a_websocket_passes_and_counts_until_it_ends(tmp_path):
             client.close()
             [row] = wait_for(lambda: (tmp_path / "access.log").read_text().splitlines())
     assert json.loads(row)["status"] == 101
+
+
+@pytest.mark.process
+def test_a_configuration_of_another_hand_routes_two_clusters_by_their_tables(papers, tmp_path):
+    """TLS on both sides, HTTP/2 to the hosts of one cluster, retries: with the pieces of `fingerpost envoy snippet`."""
+    port, admin, dead, second, hosts_admin = free_ports(5)
+    shop_hosts = [Upstream("a", "127.0.0.1", dead), Upstream("b", "127.0.0.1", second)]
+    with (
+        running_fleet(Scenario(np.full((1, 2), 0.001), np.ones(1), 2, 1.0)) as page_hosts,
+        hosts_of_http2(papers, (second,), hosts_admin, tmp_path, mutual=False),
+    ):
+        config = read_config(FOREIGN)
+        for name, hosts, category, slope in (
+            ("shop", shop_hosts, "GET /api/items", [1e-4, 1.0, 1.0]),
+            ("pages", page_hosts, "GET /c0", [1.0, 1e-4, 1.0]),
+        ):
+            table = tmp_path / f"{name}.table"
+            config = completed(config, name, table, tmp_path / f"{name}.log", hosts, name)
+            costs = np.array([[slope, slope]], dtype=np.float32)
+            write_table(
+                table,
+                made_table(
+                    [each.name for each in hosts], [category, "other"], slope=costs, version=name,
+                    settings=PickerSettings(exploration=0.0),
+                ),
+            )  # fmt: skip
+        assert [each.level for each in check_config(config)] == []
+        config["admin"]["address"]["socket_address"]["port_value"] = admin
+        listener = config["static_resources"]["listeners"][0]
+        listener["address"]["socket_address"] |= {"address": "127.0.0.1", "port_value": port}
+        [certificate_of] = listener["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"][
+            "tls_certificates"
+        ]
+        certificate_of["certificate_chain"]["filename"] = str(papers / "localhost.crt")
+        certificate_of["private_key"]["filename"] = str(papers / "localhost.key")
+        # The hosts that health checks have not seen yet would be left out, and nothing be retried.
+        del config["static_resources"]["clusters"][0]["health_checks"]
+        verify = ssl.create_default_context(cafile=papers / "ca.crt")
+        with (
+            running_envoy(config, tmp_path, admin),
+            httpx.Client(verify=verify, trust_env=False, base_url=f"https://localhost:{port}") as client,
+        ):
+            # The host that is best by far does not listen: each request is tried again, at the other one.
+            assert {client.get("/api/items").text for _ in range(10)} == {str(second)}
+            assert {client.get("/c0").status_code for _ in range(10)} == {200}
+            shop, pages = (
+                wait_for(
+                    lambda name=name: len(found := (tmp_path / f"{name}.log").read_text().splitlines()) == 10 and found
+                )
+                for name in ("shop", "pages")
+            )
+    found = {
+        (row["host"], *(decision_parts(row["decision"])[part] for part in ("policy", "table_version", "category")))
+        for row in map(json.loads, [*shop, *pages])
+    }
+    assert found == {("b", "fingerpost", "shop", "GET /api/items"), ("h01", "fingerpost", "pages", "GET /c0")}
