@@ -11,7 +11,7 @@ _USUAL_BYTES = 400.0
 # The rate is followed with this time constant, seconds: writers flush several times a second, not evenly.
 _PACE_S = 4.0
 # A sudden rise counts at once, but for so much of it.
-_SURGE = 4.0
+_SURGE = 2.0
 # Of so many lines one is read, with some room for a rate that varies; fewer again once less than this part is needed.
 _STEPS = (1, *sorted(step << power for step in (2, 3) for power in range(40)))
 _SLACK, _SPARE = 0.6, 1.25

@@ -64,10 +64,10 @@ class ProxyLog(LogSource):
         self._error, self.has_more = None, False
         self._missing = 0 if self._log.exists() else self._missing + 1
         try:
-            for number, lines in enumerate(self._tail.blocks(), start=1):
+            for number, (lines, size) in enumerate(self._tail.blocks(), start=1):
                 if number == 1:
                     self._choose(lines)
-                self.pace.saw(len(lines), sum(map(len, lines)) + len(lines))
+                self.pace.saw(len(lines), size)
                 every = self.every
                 picked = lines if every == 1 else [lines[place] for place in self._sample.pick(len(lines), every)]
                 self.counts["lines"] += len(lines)

@@ -91,11 +91,11 @@ class LogTail:
                     yield line[:MAX_LINE_BYTES]
             self._offset = end
 
-    def blocks(self) -> Iterator[list[bytes]]:
-        """As `lines`, about 1 MiB of them at a time, for who looks at few of them: blank lines are left in."""
+    def blocks(self) -> Iterator[tuple[list[bytes], int]]:
+        """As `lines`, about 1 MiB of them at a time, with its size; blank lines are left in."""
         for block, end in self._blocks():
-            self._offset = end
-            yield block
+            size, self._offset = end - self._offset, end
+            yield block, size
 
     def _blocks(self) -> Iterator[tuple[list[bytes], int]]:
         """Lines with the offset that they end at."""

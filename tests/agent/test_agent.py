@@ -165,6 +165,25 @@ def test_tail_cuts_endless_lines(tmp_path):
     assert [len(line) for line in lines] == [MAX_LINE_BYTES, 4]
 
 
+def test_tail_gives_blocks_of_the_lines_with_their_sizes(tmp_path, monkeypatch):
+    monkeypatch.setattr("fingerpost.accesslog.tail._CHUNK_BYTES", 1000)
+    log, lines = tmp_path / "log", [b"x" * (number % 90) for number in range(300)]
+    log.write_bytes(b"".join(line + b"\n" for line in lines) + b"part")
+    tail, seen = LogTail(log), []
+    for block, size in tail.blocks():
+        assert size == sum(map(len, block)) + len(block)
+        seen += block
+        if len(seen) > 150:
+            tail.rewind()
+            break
+    tail = LogTail(log, tail.position)  # a restart
+    log.rename(tmp_path / "log.1")
+    log.write_bytes(b"new\n")
+    found = list(tail.blocks())
+    assert seen + [line for block, _ in found for line in block] == [*lines, b"part", b"new"]
+    assert sum(size for _, size in found[-2:]) == len(b"partnew\n")
+
+
 @given(st.lists(st.binary(max_size=40).filter(lambda part: b"\n" not in part and part.strip()), max_size=20), st.data())
 def test_tail_hands_out_every_line_once_however_it_is_written(tmp_path_factory, lines, data):
     log = tmp_path_factory.mktemp("tail") / "log"
