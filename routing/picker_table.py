@@ -1,7 +1,7 @@
 """The picker's table out of the engine's: costs instead of predictions, with the settings of this router."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from fingerpost.arrays import Floats, Floats32
 from fingerpost.category import OTHER
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.cost import FAILURE_POWER, cost_terms, exploration_weight, service_time
-from fingerpost.routing.guard import Correction
+from fingerpost.routing.guard import Bools, Correction
 from fingerpost.routing.table_file import POLICIES, Arm, PickerSettings, PickerTable, arms_of_shares
 from fingerpost.settings import Settings
 
@@ -151,6 +151,8 @@ def table_of(
         slope[:, :-1] *= factor
         offset[:, :-1] *= factor
     explore = explore_weights(slope + offset, predictions, settings.exploration_within, correction)
+    fails = likely_failures(predictions, correction)
+    explore, exploration = with_joining(explore, settings.exploration, slope, predictions.weights, fails)
     if OTHER not in categories:
         # Requests of no known category fall back; a row of nothing says so.
         categories = (*categories, OTHER)
@@ -167,7 +169,7 @@ def table_of(
         slope[None],
         offset[None],
         picker_arms(settings, predictions.model_version, predictions.arm),
-        picker_settings(settings),
+        replace(picker_settings(settings), exploration=exploration),
         explore[None],
     )
 
@@ -185,11 +187,58 @@ def explore_weights(
     """
     evidence = np.append(predictions.evidence, np.zeros((len(idle_cost), 1)), axis=1)
     weights = exploration_weight(idle_cost, evidence, within)
+    weights[:, :-1][likely_failures(predictions, correction)] = 0.0
+    return weights.astype(np.float32)
+
+
+def likely_failures(predictions: Predictions, correction: Correction | None) -> Bools:
+    """Where a request is likelier to fail than to be served, shape (categories, hosts)."""
     fails = predictions.success_rate < _LEAST_SUCCESS
     if correction is not None:
         fails = fails | (correction.cost_factor.T >= _LEAST_SUCCESS**-FAILURE_POWER)
-    weights[:, :-1][fails] = 0.0
-    return weights.astype(np.float32)
+    return np.asarray(fails)
+
+
+def with_joining(
+    explore: Floats32, exploration: float, slope: Floats32, weights: Floats, fails: Bools
+) -> tuple[Floats32, float]:
+    """Sends hosts that are being ramped up a share of the requests of their own, whatever they are said to cost.
+
+    By its cost alone a new host is left until all better ones are busy, and nothing is learned of it. So each gets its
+    weight times an even share of every category; less, in proportion, of one in which it is slower than half of the
+    hosts, and none where requests are likely to fail. It begins small, since caches are cold, and is no herd, since it
+    does not depend on costs. To pickers it is exploration, with exact propensities; the rest of that goes on as before.
+
+    Args:
+        explore: weights for exploration, shape (categories, hosts + 1).
+        exploration: share of the requests that is explored without it.
+        slope: of the costs, which rise where a host's weight is low, same shape.
+        weights: of the hosts, below 1 where they are being ramped up, shape (hosts,).
+        fails: shape (categories, hosts).
+
+    Returns:
+        Weights, and the share of the requests that is explored in all.
+    """
+    joins = weights < 1
+    if not joins.any() or not len(explore):
+        return explore, exploration
+    usable = np.isfinite(slope[:, :-1]) & (weights > 0)
+    speed = np.where(usable, 1 / np.where(usable, slope[:, :-1] * weights, 1.0), np.nan)
+    own = np.nan_to_num(np.minimum(speed / _medians(speed), 1.0)) * np.where(
+        joins & ~fails, weights / len(weights), 0.0
+    )
+    most = float(own.sum(axis=1).max())
+    whole = most + exploration * (1 - most)
+    if whole <= 0:
+        return explore, exploration
+    others = np.where(joins, 0.0, explore[:, :-1])
+    idle = np.where(usable & ~joins, speed, -np.inf)
+    nobody = ~others.any(axis=1) & np.isfinite(idle).any(axis=1)
+    others[nobody, idle[nobody].argmax(axis=1)] = 1.0
+    total = others.sum(axis=1, keepdims=True)
+    scale = (1 - own.sum(axis=1, keepdims=True) / whole) / np.where(total > 0, total, 1.0)
+    made = np.concatenate([own / whole + others * scale, explore[:, -1:] * scale], axis=1)
+    return np.clip(made, 0.0, 1.0).astype(np.float32), whole
 
 
 def picker_cells(

@@ -155,7 +155,9 @@ def score_fleet(fleet: FleetState, scorer: ModelScorer | None, before: Scored | 
     logs, output = reference.filled(), None
     if scorer is not None:
         output = scorer.output(fleet, before.model_output if before is not None and before.scorer is scorer else None)
-        logs = np.where(np.isfinite(output.logs), output.logs, logs)
+        # Of a host without history the model would say the same whatever its class, which the baseline goes by.
+        told = np.array([block is not None for block in output.histories.blocks], dtype=bool)
+        logs = np.where(np.isfinite(output.logs) & told[:, None, None], output.logs, logs)
     predictions = np.exp(logs)
     # A p99 is never below the median.
     predictions[..., 2] = np.fmax(predictions[..., 2], predictions[..., 1])

@@ -54,6 +54,11 @@ class Control:
         self.exponents.append(float(np.mean([router.trust for router in self._routers])))
         return found
 
+    @property
+    def exploration(self) -> Floats:
+        """Share of the requests that is explored by each router's table, shape (routers,)."""
+        return np.array([router.exploration for router in self._routers])
+
     def observe(self, chunk: Chunk) -> None:
         """Notes what the access logs will say, and lets the predictor learn."""
         self._predictor.observe(chunk)
@@ -103,6 +108,7 @@ class _Router:
         self._lines: deque[_Lines] = deque()
         self._next_s = phase * has.router_s
         self.trust, self.cost = has.prediction_trust, np.zeros((3, scenario.categories, scenario.hosts))
+        self.exploration = has.exploration
 
     def log(self, chunk: Chunk) -> None:
         """Takes the requests of a span that this router's proxies have sent."""
@@ -127,6 +133,7 @@ class _Router:
         assert made.explore is not None  # noqa: S101
         cells = (made.slope, made.offset, made.explore)
         self.cost = np.stack([each[0, :count, :-1] for each in cells]).astype(np.float64)
+        self.exploration = made.settings.exploration
         return True
 
     def _judge(self, now_s: float, table: Table) -> None:

@@ -79,6 +79,7 @@ class Input(NamedTuple):
         cost: what an in-flight request costs on a host, what is added, and the weight for exploration, shape
             (tables, 3, C, H): a table a picker,
             or one for all.
+        exploration: share of the requests that is explored, alike.
     """
 
     arrivals_f: Floats
@@ -92,7 +93,7 @@ class Input(NamedTuple):
     until: float
     tick_s: float
     rtt: float
-    exploration: float
+    exploration: Floats
     timeout: float
     retries: int
     retry_failures: int
@@ -191,11 +192,12 @@ def _send(state: State, given: Input, place: int, now: float) -> None:
     category, picker = row_i[CATEGORY], row_i[PICKER]
     up = state.views_i[SEEN_UP, picker]
     costs = given.cost[picker % len(given.cost), :, category]
+    exploration = given.exploration[picker % len(given.exploration)]
     host = -1
     row_f[TRIED] = now
     for attempt in range(given.retries + 1):
         host = -1
-        if given.policy >= EXPLORES and given.exploration > 0 and uniform(random) < given.exploration:
+        if given.policy >= EXPLORES and exploration > 0 and uniform(random) < exploration:
             host = explore(up, costs, random) if given.policy == FINGERPOST else draw_host(up, random)
         row_i[FLAGS] = (row_i[FLAGS] & ~EXPLORED) | (EXPLORED if host >= 0 else 0)
         if host < 0:

@@ -119,7 +119,7 @@ class Bench:
         overloaded, steps = False, 0
         while simulation.now_s < end_s and not overloaded:
             if control is not None and (costs := control.costs(simulation.now_s)) is not None:
-                simulation.install(costs)
+                simulation.install(costs, control.exploration)
             steps += 1
             chunk = simulation.step(min(steps * step, end_s))
             if control is not None:

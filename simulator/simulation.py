@@ -124,6 +124,7 @@ class Simulation:
         self._state: State = new_state(fleet, pickers, self._policy, seed, fleet.sharing)
         self._cost = np.zeros((1, 3, scenario.categories, scenario.hosts))
         self._cost[:, [0, 2]] = 1.0
+        self._exploration = np.array([scenario.picker.exploration], dtype=np.float64)
         rules = [
             (
                 host,
@@ -144,13 +145,16 @@ class Simulation:
         """Requests sent and not answered yet."""
         return in_fleet(self._state)
 
-    def install(self, costs: Floats) -> None:
+    def install(self, costs: Floats, exploration: Floats | None = None) -> None:
         """Pickers use these costs from now on.
 
         Args:
             costs: slope, offset and weight for exploration, shape (tables, 3, categories, hosts); one table a picker,
                 or one for all.
+            exploration: share of the requests that is explored, by each of these tables; None: as before.
         """
+        if exploration is not None:
+            self._exploration = np.ascontiguousarray(exploration)
         self._cost = np.ascontiguousarray(costs)
 
     def step(self, end_s: float) -> Chunk:
@@ -217,7 +221,7 @@ class Simulation:
             until=float(end_s),
             tick_s=TICK_S,
             rtt=float(scenario.network_rtt_s),
-            exploration=float(scenario.picker.exploration),
+            exploration=self._exploration,
             timeout=float(scenario.timeout_s or np.inf),
             retries=int(scenario.retries),
             retry_failures=int(scenario.retry_failures),

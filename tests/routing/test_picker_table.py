@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fingerpost.accesslog.envoy import decision_parts
 from fingerpost.errors import FingerpostError, RefusedError
-from fingerpost.routing.cost import cost_terms, routing_cost
+from fingerpost.routing.cost import choice_probabilities, cost_at, cost_terms, routing_cost
 from fingerpost.routing.guard import Correction
 from fingerpost.routing.picker_table import predictions_from_json, table_from_json, table_of
 from fingerpost.routing.table_file import Arm, PickerSettings, decode, encode
@@ -161,6 +161,73 @@ def test_costs_of_the_engines_table():
     assert slope[0].tolist() == pytest.approx([1 / 100, 1 / (50 * 0.5 * 0.5**3), 1 / 75, 1 / 75])
     assert np.isinf(slope[1, 0])  # it said that it serves none
     assert (table.arms[0].model_version, table.expires_us) == ("7", 2 * 10**15)
+
+
+def joining(weights, rates, settings=None, **changes):
+    """The probabilities by the table with which each host is chosen while nothing is in flight, by category."""
+    hosts = [{"name": f"h{place}", "weight": weight} for place, weight in enumerate(weights)]
+    ones = np.ones_like(rates).tolist()
+    rows = {"throughput_rps": rates.tolist(), "latency_p50_s": ones, "success_rate": ones}
+    rows["evidence"] = np.full_like(rates, 99.0).tolist()
+    given = {"hosts": hosts, "categories": [f"c{row}" for row in range(len(rates) - 1)] + ["other"], **rows, **changes}
+    table = table_from_json(engine_table(**given), settings or Settings(latency_weight=0.0), 1)
+    cost = cost_at(table.slope[0, :, :-1], table.offset[0, :, :-1], 0)
+    return choice_probabilities(cost, table.settings.exploration, table.explore[0, :, :-1])
+
+
+def test_a_joining_host_has_a_share_of_its_own_that_grows_with_its_weight():
+    """By its cost alone it would get nothing, as long as better ones are idle."""
+    rates = np.full((2, 10), 100.0)
+    rates[:, 0], rates[0, 9] = 400.0, 50.0
+    for weight in (0.1, 0.5, 0.95):
+        shares = joining([1.0] * 9 + [weight], rates)[:, 9]
+        # Half as fast as most in the first category: half of the share there.
+        assert shares == pytest.approx([weight / 20, weight / 10], rel=1e-3)
+    assert joining([1.0] * 10, rates)[:, 9].max() < 0.002
+
+
+def test_a_joining_host_leaves_exploration_and_the_best_host_as_they_were():
+    rates = np.full((3, 4), 100.0)
+    rates[:, 0] = 130.0
+    before = joining([1.0, 1.0, 1.0, 1.0], rates, Settings(latency_weight=0.0, exploration=0.04))
+    found = joining([1.0, 1.0, 1.0, 0.5], rates, Settings(latency_weight=0.0, exploration=0.04))
+    assert found.sum(axis=1) == pytest.approx(1.0)
+    assert found[:, 3] == pytest.approx(0.5 / 4, rel=1e-3)
+    assert found[:, 1] == pytest.approx(before[:, 1] * (1 - 0.125) * 4 / 3, rel=1e-3)
+    # Where nothing is explored otherwise, all but its share goes to the best.
+    found = joining([1.0, 1.0, 1.0, 0.5], rates, Settings(latency_weight=0.0, exploration=0.0))
+    assert found[:, :3] == pytest.approx(np.array([[0.875, 0, 0]] * 3), rel=1e-3)
+
+
+def test_a_joining_host_gets_nothing_where_it_fails_or_cannot_serve():
+    rates = np.full((3, 4), 100.0)
+    rates[0, 3] = 0.0
+    success = np.ones((3, 4))
+    success[1, 3] = 0.2
+    shares = joining([1.0, 1.0, 1.0, 0.5], rates, success_rate=success.tolist())[:, 3]
+    assert shares[0] == 0.0
+    assert shares[1] == pytest.approx(0.0, abs=1e-6)
+    assert shares[2] == pytest.approx(0.125, rel=1e-3)
+
+
+@given(
+    st.lists(st.sampled_from([0.1, 0.35, 0.95, 1.0]), min_size=1, max_size=6),
+    st.floats(0, 1),
+    st.integers(0, 2**16),
+)
+def test_whatever_joins_the_probabilities_are_whole_and_none_gets_more_than_an_even_share(weights, exploration, seed):
+    weights = [*weights, 1.0]
+    rng = np.random.default_rng(seed)
+    rates = rng.choice([0.0, 1.0, 50.0, 100.0, 1000.0], (3, len(weights)))
+    rates[:, -1] = 100.0
+    settings = Settings(latency_weight=0.0, exploration=exploration)
+    found = joining(weights, rates, settings)
+    assert found.sum(axis=1) == pytest.approx(1.0, rel=1e-4)
+    assert (found >= 0).all()
+    # As many join: a fleet that doubles at once is not swamped.
+    best = rates / np.asarray(rates).max(axis=1, keepdims=True) * np.array(weights)
+    joins = (np.array(weights) < 1) & (best < best.max(axis=1, keepdims=True))
+    assert found[joins].max(initial=0.0) <= max(weights) / len(weights) + 1e-4
 
 
 def test_trust_brings_hosts_together():

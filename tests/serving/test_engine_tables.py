@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fingerpost.announcement import Announcement
 from fingerpost.clock import US
 from fingerpost.serving.answers import TooMuchError, UnknownError, category_of, predict, route
 from fingerpost.serving.api_models import Characteristics, PredictRequest, RouteRequest
-from fingerpost.serving.fleet_state import build_fleet
+from fingerpost.serving.fleet_state import build_fleet, silent_host
 from fingerpost.serving.histories import HistoryForm
+from fingerpost.serving.members import Member
 from fingerpost.serving.scoring import ModelScorer, load_model, sanity_check, score_fleet
 from fingerpost.serving.table import build_table, render_json
 from fingerpost.training.inspection import inspect_files
@@ -67,6 +69,24 @@ def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
     assert table.weights[place] == pytest.approx(0.5)
     assert table.weights[0] == 1.0
     assert table_of(states_of(made, first_seen_us=999 * US))[0].weights.min() == 1.0  # all new: none newer
+
+
+def test_a_new_host_is_served_by_its_class_until_it_has_a_history_of_its_own(made, model):
+    """To the model all hosts without history are alike."""
+    classes = {host: f"class-{place % 3}" for place, host in enumerate(made.hosts)}
+    states = {host: replace(each, host_class=classes[host]) for host, each in states_of(made).items()}
+    for number in range(3):
+        about = Announcement(host_class=f"class-{number}")
+        member = Member(f"new-{number}", "b", "serving", about, NOW, NOW)
+        states[member.host] = silent_host("shop", member.host, member, 0.0)
+    scorer = ModelScorer.compiled(model, "1", FORM)
+    table, scored = table_of(states, scorer)
+    truth = np.log(made.cpu_s)
+    for number in range(3):
+        mine = np.log(table.latency_p50_s[:, table.hosts.index(f"new-{number}")])
+        off = [np.abs(mine - mine.mean() - (row - row.mean())).mean() for row in truth[:3]]
+        assert int(np.argmin(off)) == number
+    assert scored.by_model
 
 
 def test_the_model_corrects_the_baseline_towards_the_truth(made, model):
