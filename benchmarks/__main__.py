@@ -93,6 +93,20 @@ def exploration(
     _print({f"{row['way']} {row['exploration']} {row['within']}": row for row in found}, json_output)
 
 
+def zones(
+    requests: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Requests of each run.")] = 20_000,
+    load: Annotated[float, typer.Option(min=0.1, max=0.95, help="Load, of what the fleet serves blindly.")] = 0.5,
+    uneven: Annotated[float, typer.Option(min=1, max=100, help="Requests of the first zone for one of another.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of hosts and requests.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """What staying in the proxy's zone costs, and how many requests leave it, by the zone's factor; simulated."""
+    from benchmarks.zones import measure_zones
+
+    found = measure_zones(requests, load, seed, uneven)
+    _print({str(row["factor"]): row for row in found}, json_output)
+
+
 def picker(
     seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded in a round.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 30,
@@ -376,6 +390,7 @@ for _command in (
     windowing,
     training,
     engine,
+    zones,
 ):
     app.command()(_command)
 app.command(name="plain-logs")(plain_logs)

@@ -19,6 +19,7 @@ from benchmarks.sinkhole import measure_sinkhole, trials
 from benchmarks.training import measure_training
 from benchmarks.unlike import fleets, measure_unlike
 from benchmarks.windowing import measure_windowing
+from benchmarks.zones import measure_zones
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.module import compiler
 from fingerpost.settings import Settings, get_settings
@@ -31,6 +32,14 @@ def test_the_measured_agent_reports_every_line():
     figures = measure_agent(rate_rps=100, seconds=2)
     assert figures["records"] == figures["lines"] > 100
     assert figures["rss_mb"] > 0
+
+
+def test_the_greater_a_zones_factor_the_fewer_requests_leave_it():
+    found = measure_zones(2000, 0.5, 1)
+    crossing = [row["crossing"] for row in found]
+    assert crossing == sorted(crossing, reverse=True)
+    assert crossing[0] > 0.6
+    assert crossing[-1] == 0.0
 
 
 def test_every_cell_is_scored():

@@ -16,6 +16,7 @@ from fingerpost.clock import clock_us
 from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.routing.envoy.config import Upstream, envoy_config
 from fingerpost.routing.envoy.module import compiler
+from fingerpost.routing.hosts import EndpointsKeeper, host_source
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import PickerSettings
 from tests.support.envoy_harness import HOSTS, active, ask, log_rows, sent, table_of, vanish
@@ -115,6 +116,37 @@ def test_requests_are_told_apart_whatever_ids_clients_send(tmp_path, fleet, free
     for row in rows:
         meant = row["category"].removeprefix("GET /c0/")
         assert row["host"] == meant if meant != "h02" else row["host"] in ("h00", "h01")
+
+
+def test_a_host_that_moves_into_the_zone_is_taken(tmp_path, fleet, free_ports):
+    """Zones come as localities of endpoints that Envoy reads from a file."""
+    port, admin = free_ports(2)
+    log, table, listed = tmp_path / "access.log", tmp_path / "picker.table", tmp_path / "hosts"
+    made = table_of("h01")
+    made.slope[..., 2] = 0.9e-4  # h02, a tenth better
+    write_table(table, made)
+
+    def list_hosts(*zones):
+        lines = [f"{each.name}=127.0.0.1:{each.port} zone={zone}" for each, zone in zip(fleet, zones, strict=True)]
+        listed.write_text("\n".join(lines))
+        assert keeper.update()
+
+    keeper = EndpointsKeeper(host_source(str(listed)), tmp_path / "endpoints.json")
+    list_hosts("north", "north", "south")
+    config = envoy_config(
+        [], log, "127.0.0.1", port, admin, "fingerpost", table=table, endpoints=keeper.path, zone="north"
+    )
+    with running_envoy(config, tmp_path, admin):
+        wait_for(lambda: ask(port, 1)[0].status_code == 200)
+        ask(port, 10)
+        list_hosts("north", "north", "north")
+        url = f"http://127.0.0.1:{admin}/stats?filter=^cluster.hosts.update_success$"
+        wait_for(lambda: httpx.get(url, trust_env=False).text.strip().endswith(": 2"))
+        ask(port, 10)
+        rows = log_rows(log, 21)
+    assert {row["host"] for row in rows[-20:-10]} == {"h01"}
+    assert {row["host"] for row in rows[-10:]} == {"h02"}
+    assert {row["propensity"] for row in rows[-20:]} == {"1"}
 
 
 def test_a_lost_host_costs_no_more_than_what_was_there(tmp_path, fleet, free_ports):
