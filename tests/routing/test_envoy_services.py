@@ -1,17 +1,21 @@
 """Several services behind one Envoy: each has its own cluster, table, log and counters, behind one filter."""
 
 import json
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from fingerpost.accesslog.envoy import decision_parts
 from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
+from fingerpost.lake import write_text_atomically
 from fingerpost.routing.envoy.check import check_config
 from fingerpost.routing.envoy.clusters import Picker
 from fingerpost.routing.envoy.config import services_config
@@ -35,12 +39,13 @@ def services(folder, **changes):
     ]
 
 
-def table_for(best, category, version):
-    """A table of two hosts, of which the one at the place `best` is by far the cheapest."""
-    slope = np.full((1, 2, 3), 1.0, dtype=np.float32)
+def table_for(best, category, version, more=0):
+    """A table of two hosts, of which the one at the place `best` is by far the cheapest; with `more` categories."""
+    categories = [category, *(f"GET /more/{number}" for number in range(more)), "other"]
+    slope = np.full((1, len(categories), 3), 1.0, dtype=np.float32)
     slope[..., best] = 1e-4
     return made_table(
-        ["h00", "h01"], [category, "other"], slope=slope, version=version, settings=PickerSettings(exploration=0.0)
+        ["h00", "h01"], categories, slope=slope, version=version, settings=PickerSettings(exploration=0.0)
     )
 
 
@@ -94,6 +99,70 @@ def test_each_service_is_routed_and_logged_by_its_own_table(tmp_path, free_ports
     assert {row["path"] for row in pages} == {"/c1"}
     assert (shop[-1]["table_version"], pages[-1]["host"], pages[-1]["table_version"]) == ("s1", "h00", "p2")
     assert {row["policy"] for row in shop + pages} == {"fingerpost"}
+
+
+@pytest.mark.process
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_clusters_that_are_configured_anew_lose_no_request_and_no_memory(tmp_path, free_ports):
+    """Clusters come by CDS, each time with another timeout: Envoy makes their policies anew on all its threads."""
+    port, admin = free_ports(2)
+    kind = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+    with running_fleet(Scenario(np.full((2, 2), 0.001), np.array([0.5, 0.5]), 2, 1.0)) as upstreams:
+        several = [
+            Routed("shop", tmp_path / "shop.log", upstreams, table=tmp_path / "shop.table", prefix="/c0"),
+            Routed("pages", tmp_path / "pages.log", upstreams, table=tmp_path / "pages.table"),
+        ]
+        write_table(several[0].table, table_for(0, "GET /c0", "s1", 4000))
+        write_table(several[1].table, table_for(1, "GET /c1", "p1", 4000))
+        config = services_config(several, "127.0.0.1", port, admin)
+        resources = config["static_resources"]
+        made, resources["clusters"] = resources["clusters"][:2], resources["clusters"][2:]
+        manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+        manager["route_config"]["validate_clusters"] = False
+        file = tmp_path / "clusters.json"
+        source = {"path": str(file), "watched_directory": {"path": str(tmp_path)}}
+        config["node"] = {"id": "test", "cluster": "test"}
+        config["dynamic_resources"] = {"cds_config": {"path_config_source": source, "resource_api_version": "V3"}}
+
+        def list_clusters(version):
+            clusters = [{"@type": kind, **each, "connect_timeout": f"{1 + version / 1000}s"} for each in made]
+            write_text_atomically(file, json.dumps({"version_info": str(version), "resources": clusters}))
+
+        list_clusters(0)
+        answers = Counter()
+        with running_envoy(config, tmp_path, admin, 2) as process, ThreadPoolExecutor(2) as pool:
+            stop = threading.Event()
+
+            def ask(path):
+                with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+                    while not stop.is_set():
+                        answers[path, client.get(path).status_code] += 1
+
+            def stat(name):
+                text = httpx.get(f"http://127.0.0.1:{admin}/stats?filter=^{name}$", trust_env=False).text
+                return int(text.rpartition(": ")[2])
+
+            asking = [pool.submit(ask, path) for path in ("/c0", "/c1")]
+            memory = []
+            try:
+                for version in range(1, 31):
+                    list_clusters(version)
+                    wait_for(lambda version=version: stat("cluster_manager.cds.update_success") > version)
+                    if version in (10, 30):
+                        memory.append(psutil.Process(process).memory_info().rss)
+            finally:
+                stop.set()
+            for each in asking:
+                each.result()
+            assert stat("cluster_manager.cluster_modified") >= 30
+        rows = rows_of(several[0].access_log, 1) + rows_of(several[1].access_log, 1)
+    assert set(answers) == {("/c0", 200), ("/c1", 200)}
+    assert {(row["path"], row["host"], row["policy"]) for row in rows} == {
+        ("/c0", "h00", "fingerpost"),
+        ("/c1", "h01", "fingerpost"),
+    }
+    # Forty configurations, each with a table of a third of a megabyte in memory.
+    assert memory[1] - memory[0] < 8 * 2**20
 
 
 def test_nothing_is_found_in_the_configuration_of_several_services(tmp_path):
