@@ -1,6 +1,7 @@
 """The guard: what it corrects, what it leaves, and hosts that fail."""
 
 import itertools
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -259,6 +260,19 @@ def test_hosts_that_stay_keep_their_evidence_when_others_come_and_go():
     after = guard.correct("1", moved, TOLD, 0.0).factor
     np.testing.assert_allclose(after[1:, 1:] / after[1, 1], before[:-1] / before[0, 0], rtol=0.25)
     assert after[0].tolist() == [1.0] * (CATEGORIES + 1)
+
+
+def test_what_is_held_does_not_grow_while_hosts_come_and_go_for_days():
+    """Every three minutes of a day another host in place of the oldest."""
+    names, guard, rng = list(NAMES), Guard(NAMES, KINDS), np.random.default_rng(1)
+    sizes, throughput = [], SLOTS / SERVICE_S
+    for joined in range(480):
+        names = [*names[1:], f"new-{joined:06}"]
+        guard.align(names, KINDS)
+        guard.observe(outcomes(SERVICE_S, 4, rng), ["1"], throughput, TOLD, 180.0 * joined)
+        if joined % 80 == 79:
+            sizes.append(len(pickle.dumps(guard)))
+    assert max(sizes) <= 1.1 * sizes[0]
 
 
 @given(

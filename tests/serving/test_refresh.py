@@ -2,10 +2,12 @@
 
 import itertools
 import time
+from dataclasses import replace
 
 import pytest
 from prometheus_client import REGISTRY
 
+from fingerpost.announcement import DRAINING, REMOVED, Announcement, Notice
 from fingerpost.clock import clock_us
 from fingerpost.fingerprint import pack
 from fingerpost.serving import refresh, views
@@ -92,6 +94,47 @@ class Clock:
 
     def time_ns(self):
         return time.time_ns() + round(self.ahead_s * 1e9)
+
+
+class LeapingClock(Clock):
+    """Time that leaps ahead, for all clocks alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.monotonic = lambda: time.monotonic() + self.ahead_s
+
+
+def test_what_a_worker_holds_is_bounded_while_hundreds_of_hosts_come_and_go(tmp_path, monkeypatch):
+    """Each ten minutes other hosts: a third drains and ends, a third is removed, and a third falls silent."""
+    clock = LeapingClock()
+    monkeypatch.setattr(refresh, "time", clock)
+    monkeypatch.setattr(refresh, "clock_us", lambda: clock.time_ns() // 1000)
+    store, limits = (
+        FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(5000, 3, 60_000_000)),
+        Limits(5000, 3, 0),
+    )
+    members = Members(store, limits, 60_000_000, 0)
+    settings = Settings(home=tmp_path)
+    refresher = Refresher(store, settings, engine_metrics(), Categories(settings.lake), members)
+    told, hosts = MadeFleet.make(1, 1, "churn").fingerprint(0, 1), 30
+    for number in range(12):
+        names, now_us = [f"host-{number}-{place}" for place in range(hosts)], clock.time_ns() // 1000
+        for name in names:
+            members.take(Notice("churn", name, boot_id=f"b{number}", about=Announcement(zone="east")), now_us)
+        packed = [pack(replace(told, host=name, time_us=now_us)) for name in names]
+        told_now = zip(names, packed, strict=True)
+        store.put([Arrival("churn", name, told.boot_id, 1, now_us, now_us, each) for name, each in told_now])
+        refresher._tick()
+        view = refresher.view("churn")
+        refresher._tick()
+        assert set(view.published.table.hosts) == set(names)
+        [work] = refresher._work.values()
+        assert max(len(work.states), len(work.members), len(members.listing("churn"))) <= 2 * hosts
+        for place, name in enumerate(names):
+            if place % 3 < 2:
+                members.take(Notice("churn", name, DRAINING if place % 3 else REMOVED), now_us)
+        clock.ahead_s += 600.0
+    store.close()
 
 
 @pytest.mark.parametrize("step_s", [-3600.0, 3600.0], ids=["back", "ahead"])
