@@ -159,7 +159,7 @@ def _without_arms(pairs: Pairs) -> str:
         if pairs.without_arm == pairs.records
         else (f"{pairs.without_arm} of {pairs.records} requests' records do not tell")
     )
-    return f": {share} which arm routed it; only Envoy's log does, read by agents beside the proxy (docs/agent.md)"
+    return f": {share} which arm routed it; only Envoy's log does, read by `fingerpost agent --proxy` (docs/agent.md)"
 
 
 def metric_sequences(pairs: Pairs, rules: Rules) -> dict[str, tuple[Sequence, Ints]]:
