@@ -29,6 +29,9 @@ def check_routes(place: str, manager: dict[str, Any], name: str, cluster: dict[s
             yield from _check_removed(f"{place}.route_config.{virtual}", host)
         for where, route in routes:
             yield from _check_removed(where, route)
+            for spot, part in dicts(at(route, "route", "weighted_clusters"), "clusters"):
+                if part.get("name") == name:
+                    yield from _check_removed(f"{where}.route.weighted_clusters.{spot}", part)
             yield from _check_action(f"{where}.route", route, host, cluster)
 
 

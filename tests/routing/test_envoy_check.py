@@ -108,6 +108,15 @@ def test_envoy_takes_the_completed_configuration(tmp_path):
             "removed before the picker",
         ),
         (lambda c: manager(c)["http_filters"].insert(1, MUTATION), "warning", "removed before the picker"),
+        (
+            lambda c: route(c).update(
+                weighted_clusters={
+                    "clusters": [{"name": "hosts", "response_headers_to_remove": ["endpoint-load-metrics"]}]
+                }
+            ),
+            "warning",
+            "removed before the picker",
+        ),
         (lambda c: route(c)["retry_policy"].update(retry_on="5xx,connect-failure"), "warning", "5xx: requests that"),
         (lambda c: route(c).update(timeout="0s"), "warning", "never end"),
         (lambda c: routed(c)["match"].update(grpc={}), "error", "route is for gRPC"),
