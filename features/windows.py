@@ -58,6 +58,14 @@ def numbers(values: pd.Series) -> Floats:
     return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
+def record_weights(records: pd.DataFrame) -> Floats:
+    """How many requests each record stands for, shape (rows,): 1 where it is not of a sample."""
+    if "weight" not in records:
+        return np.ones(len(records))
+    weight = numbers(records["weight"])
+    return np.where(weight >= 1, weight, 1.0)
+
+
 def in_flight(at: Ints, begun: Ints, ended: Ints) -> Ints:
     """Counts the requests in flight at each moment: begun before it, and not ended by it.
 

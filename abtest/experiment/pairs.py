@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from fingerpost.arrays import Floats, Ints
+from fingerpost.arrays import Floats, Ints, safe_ratio
 from fingerpost.clock import US
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
-from fingerpost.features.windows import numbers
+from fingerpost.features.windows import numbers, record_weights
 from fingerpost.request_status import failed as has_failed
 
 METRICS = (
@@ -59,7 +59,8 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     not follow the experiment does not count at all.
 
     Args:
-        records: `time_us` (when requests ended), `duration_s`, `status`, `arm`, and if known `predicted_cost`.
+        records: `time_us` (when requests ended), `duration_s`, `status`, `arm`, and if known `predicted_cost` and
+            `weight`.
         until_us: later slots are not over.
     """
     begun = _begun_us(records)
@@ -76,7 +77,7 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     followed = (chosen["arm"].to_numpy(dtype=object) == names[arms[place]]) if len(chosen) else np.zeros(0, dtype=bool)
     side = place // 2 * 2 + arms[place]
     table = measure_slots(chosen, side, 2 * count, experiment.slot_s - experiment.washout_s)
-    routed = np.bincount(side, weights=followed, minlength=2 * count).astype(np.float64)
+    routed = np.bincount(side, weights=followed * record_weights(chosen), minlength=2 * count).astype(np.float64)
     begins = experiment.begin_us + np.round(np.arange(count) * 2 * span).astype(np.int64)
     pairs = _paired((CONTROL, TREATMENT), begins, table, routed, int((~followed).sum()))
     return replace(pairs, without_arm=int(chosen["arm"].isna().sum()))
@@ -105,7 +106,7 @@ def block_pairs(records: pd.DataFrame, arms: tuple[str, str], block_s: float, un
     blocks, place = np.unique(block, return_inverse=True)
     side = (named[done] == arms[1]).astype(np.int64)
     table = measure_slots(chosen, 2 * place + side, 2 * len(blocks), block_s)
-    return _paired(arms, blocks * span, table, table["requests"].to_numpy(np.float64), 0)
+    return _paired(arms, blocks * span, table, table["weight"].to_numpy(np.float64), 0)
 
 
 def paired_differences(pairs: Pairs, metric: str) -> tuple[Floats, Ints]:
@@ -127,36 +128,64 @@ def _begun_us(records: pd.DataFrame) -> Floats:
 def measure_slots(records: pd.DataFrame, place: Ints, count: int, length_s: float) -> pd.DataFrame:
     """Metrics of slots; latency is that of requests that did not fail at the server.
 
+    Sampled records count as often as their weight says.
+
     Args:
-        records: `status`, `duration_s`, and if known `predicted_cost`.
+        records: `status`, `duration_s`, and if known `predicted_cost` and `weight`.
         place: the slot of each record, 0..count, shape (records,).
         length_s: length of a slot, seconds.
 
     Returns:
-        A row a slot: METRICS, `requests`, and `measured`, the number of requests with a latency.
+        A row a slot: METRICS, `requests` and `measured`, the number of records, and of those with a latency; and
+        `weight`, the number of requests that the records stand for.
     """
-    failed = has_failed(records["status"].to_numpy(np.int64))
-    requests = np.bincount(place, minlength=count)
-    table = pd.DataFrame({"requests": requests, "throughput_rps": requests / length_s})
-    with np.errstate(invalid="ignore", divide="ignore"):
-        table["error_rate"] = np.bincount(place, weights=failed, minlength=count) / requests
-    duration = pd.Series(numbers(records["duration_s"]))
-    groups = duration.where(~failed).groupby(place)
-    table["measured"] = groups.count()
-    table["latency_mean_s"] = groups.mean()
+    failed, weight = has_failed(records["status"].to_numpy(np.int64)), record_weights(records)
+
+    def total(values: Floats) -> Floats:
+        return np.bincount(place, weights=values, minlength=count).astype(np.float64)
+
+    stood_for = total(weight)
+    table = pd.DataFrame({"requests": np.bincount(place, minlength=count), "weight": stood_for})
+    table["throughput_rps"] = stood_for / length_s
+    table["error_rate"] = safe_ratio(total(weight * failed), stood_for)
+    duration = np.where(failed, np.nan, numbers(records["duration_s"]))
+    known = np.isfinite(duration)
+    table["measured"] = np.bincount(place[known], minlength=count)
+    table["latency_mean_s"] = safe_ratio(total(np.where(known, weight * duration, 0.0)), total(weight * known))
     for name, share in (("latency_p50_s", 0.5), ("latency_p99_s", 0.99)):
-        table[name] = groups.quantile(share)
+        table[name] = _quantiles(duration[known], weight[known], place[known], count, share)
     table["predicted_cost"] = np.nan
     if "predicted_cost" in records:
-        costs = pd.Series(numbers(records["predicted_cost"]))
-        table["predicted_cost"] = costs.groupby(place).mean()
+        costs = numbers(records["predicted_cost"])
+        said = np.isfinite(costs)
+        table["predicted_cost"] = safe_ratio(total(np.where(said, weight * costs, 0.0)), total(weight * said))
     return table
+
+
+def _quantiles(values: Floats, weight: Floats, place: Ints, count: int, share: float) -> Floats:
+    """A weighted quantile of every slot, shape (count,); NaN of one without values.
+
+    Linear between order statistics. A value that stands for several requests stands in the middle of these; with equal
+    weights it is the usual quantile, of positions 0 to 1.
+    """
+    order = np.lexsort((values, place))
+    values, weight, place = values[order], weight[order], place[order]
+    found = np.full(count, np.nan)
+    edges = np.searchsorted(place, np.arange(count + 1))
+    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if begin == end:
+            continue
+        middle = np.cumsum(weight[begin:end]) - weight[begin:end] / 2
+        position = middle[0] + share * (middle[-1] - middle[0])
+        found[place[begin]] = np.interp(position, middle, values[begin:end])
+    return found
 
 
 def _paired(arms: tuple[str, str], begin_us: Ints, table: pd.DataFrame, routed: Floats, misrouted: int) -> Pairs:
     requests = table["requests"].to_numpy(np.int64).reshape(-1, 2)
     few = (requests < MIN_REQUESTS).any(axis=1)
-    followed = (routed.reshape(-1, 2) >= MIN_FOLLOWED * requests).all(axis=1)
+    stood_for = table["weight"].to_numpy(np.float64).reshape(-1, 2)
+    followed = (routed.reshape(-1, 2) >= MIN_FOLLOWED * stood_for).all(axis=1)
     skipped = Counter({"too few requests": int(few.sum()), "not followed": int((~few & ~followed).sum())})
     good = ~few & followed
     values = {name: table[name].to_numpy(np.float64).reshape(-1, 2)[good] for name in METRICS}

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # On the challenger's version, after the experiment: how it ended, in short.
 RECORD_TAG = "fingerpost.experiment.record"
 KIND = "experiments"
-COLUMNS = ("time", "status", "duration_s", "arm", "predicted_cost")
+COLUMNS = ("time", "status", "duration_s", "arm", "predicted_cost", "weight")
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def evaluate_policy(
     cost: ArrayLike,
     propensity: ArrayLike,
     probability: Floats,
+    stands_for: ArrayLike | None = None,
     max_weight: float = 1000.0,
     alpha: float = 0.05,
     min_effective: float = MIN_EFFECTIVE,
@@ -87,6 +88,7 @@ def evaluate_policy(
         cost: seconds, bounded (see `capped_cost`).
         propensity: probability with which the host was taken, in (0, 1]; rows where it is not known do not count.
         probability: of the target policy, shape (n, hosts); rows with NaN do not count.
+        stands_for: requests that each row is a sample of, shape (n,); None: each is one. Rows count that often.
         max_weight: weights are cut here.
         min_effective: below this many effective requests nothing is said.
     """
@@ -96,13 +98,14 @@ def evaluate_policy(
     group, taken = (np.asarray(each, dtype=np.int64)[known] for each in (category, host))
     paid, target = np.asarray(cost, dtype=np.float64)[known], probability[known]
     count = len(paid)
+    rows = np.ones(count) if stands_for is None else np.asarray(stands_for, dtype=np.float64)[known]
     likely = target[np.arange(count), taken]
     raw = likely / chance
     weight = np.minimum(raw, max_weight)
     block = time_blocks(times)
-    effective, deviating = _effective(weight), _effective(np.maximum(weight - 1, 0.0))
+    effective, deviating = _effective(rows * weight), _effective(rows * np.maximum(weight - 1, 0.0))
     # Of the two ways to tell it this one is bounded, so few requests will do.
-    distance = float(np.maximum(1 - weight, 0.0).mean()) if count else 0.0
+    distance = float(np.average(np.maximum(1 - weight, 0.0), weights=rows)) if count else 0.0
     blocks = len(np.unique(block))
     said = OffPolicy(
         False,
@@ -112,8 +115,8 @@ def evaluate_policy(
         distance,
         deviating,
         largest_weight=float(raw.max(initial=0.0)),
-        cut=float((raw > max_weight).mean()) if count else 0.0,
-        agreement=float(likely.mean()) if count else 0.0,
+        cut=float(np.average(raw > max_weight, weights=rows)) if count else 0.0,
+        agreement=float(np.average(likely, weights=rows)) if count else 0.0,
     )
     if effective < min_effective or blocks < MIN_BLOCKS or (distance > _SAME and deviating < MIN_DEVIATING):
         reason = (
@@ -122,17 +125,17 @@ def evaluate_policy(
             f"{MIN_DEVIATING:g}, are needed: measure for longer or explore more"
         )
         return replace(said, reason=reason)
-    model = cost_model(group, taken, paid, block, target.shape[1])
+    model = cost_model(group, taken, paid, block, target.shape[1], rows)
     direct = (target * model).sum(axis=1)
     robust = direct + weight * (paid - model[np.arange(count), taken])
     return replace(
         said,
         usable=True,
-        logged=clustered_mean(paid, block, alpha=alpha),
-        ips=clustered_mean(weight * paid, block, alpha=alpha),
-        snips=clustered_mean(paid, block, weight, alpha),
-        dr=clustered_mean(robust, block, alpha=alpha),
-        gain=clustered_mean(robust - paid, block, alpha=alpha),
+        logged=clustered_mean(paid, block, rows, alpha),
+        ips=clustered_mean(weight * paid, block, rows, alpha),
+        snips=clustered_mean(paid, block, rows * weight, alpha),
+        dr=clustered_mean(robust, block, rows, alpha),
+        gain=clustered_mean(robust - paid, block, rows, alpha),
     )
 
 
@@ -141,11 +144,14 @@ def _effective(weight: Floats) -> float:
     return float(weight.sum() ** 2 / max(float(np.square(weight).sum()), 1e-300))
 
 
-def cost_model(category: Ints, host: Ints, cost: Floats, block: Ints, hosts: int) -> Floats:
+def cost_model(
+    category: Ints, host: Ints, cost: Floats, block: Ints, hosts: int, stands_for: Floats | None = None
+) -> Floats:
     """Mean cost of each request's category on every host, shape (n, hosts), without the blocks of its own fold.
 
     Means of cells with few requests lean on their category's, these on the overall mean.
     """
+    rows = np.ones(len(cost)) if stands_for is None else stands_for
     categories = int(category.max(initial=0)) + 1
     cell = category * hosts + host
     fold = block * _FOLDS // (int(block.max(initial=0)) + 1)
@@ -153,11 +159,13 @@ def cost_model(category: Ints, host: Ints, cost: Floats, block: Ints, hosts: int
     for number in range(_FOLDS):
         own = fold == number
         seen = ~own
-        overall = float(cost[seen].mean()) if seen.any() else float(cost.mean())
+        among = seen if seen.any() else own
+        overall = float(np.average(cost[among], weights=rows[among]))
 
         def sums(place: Ints, count: int, of: NDArray[np.bool_] = seen) -> tuple[Floats, Floats]:
-            requests = np.bincount(place[of], minlength=count).astype(np.float64)
-            return requests, np.bincount(place[of], weights=cost[of], minlength=count).astype(np.float64)
+            requests = np.bincount(place[of], weights=rows[of], minlength=count).astype(np.float64)
+            total = np.bincount(place[of], weights=rows[of] * cost[of], minlength=count).astype(np.float64)
+            return requests, total
 
         requests, total = sums(category, categories)
         by_category = (total + _PRIOR_REQUESTS * overall) / (requests + _PRIOR_REQUESTS)

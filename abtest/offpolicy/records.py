@@ -11,7 +11,7 @@ from fingerpost.abtest.results import BETTER, NO_DIFFERENCE, WORSE, ComparisonRe
 from fingerpost.errors import NoDataError
 from fingerpost.experiment import ALIASES
 from fingerpost.features.build import with_categories
-from fingerpost.features.windows import CATEGORY_COLUMNS, numbers
+from fingerpost.features.windows import CATEGORY_COLUMNS, numbers, record_weights
 from fingerpost.lake import FILE, read_frame
 from fingerpost.request_status import failed
 from fingerpost.serving.shadow import KIND
@@ -20,7 +20,7 @@ from fingerpost.settings import Settings
 _MAX_RECORDS = 300_000
 _PREDICTED = ("version", "throughput_rps", "latency_p50_s")
 _PREDICTION_COLUMNS = ("time", "host", "category", FILE, *(f"{side}_{name}" for side in ALIASES for name in _PREDICTED))
-_RECORD_COLUMNS = ("time", "host", "status", "duration_s", "propensity", *CATEGORY_COLUMNS)
+_RECORD_COLUMNS = ("time", "host", "status", "duration_s", "propensity", "weight", *CATEGORY_COLUMNS)
 _CAP_QUANTILE = 0.999
 
 
@@ -83,7 +83,10 @@ def challenger_off_policy(settings: Settings, from_us: int, to_us: int) -> Chall
     hosts = {name: place for place, name in enumerate(choices["challenger"].hosts)}
     taken = records["host"].map(hosts).to_numpy(np.int64)
     category = np.unique(records["category"].to_numpy(dtype=str), return_inverse=True)[1]
-    estimate = evaluate_policy(records["time_us"], category, taken, cost, propensity, choices["challenger"].probability)
+    weight = record_weights(records)
+    target = choices["challenger"].probability
+    estimate = evaluate_policy(records["time_us"], category, taken, cost, propensity, target, stands_for=weight)
     likely = choices["champion"].probability[np.arange(len(taken)), taken]
     known = np.isfinite(likely) & (propensity > 0)
-    return ChallengerOffPolicy(estimate, cap_s, float(likely[known].mean()) if known.any() else 0.0, versions)
+    replay = float(np.average(likely[known], weights=weight[known])) if known.any() else 0.0
+    return ChallengerOffPolicy(estimate, cap_s, replay, versions)

@@ -25,7 +25,7 @@ from fingerpost.settings import Settings
 from fingerpost.training.registry import WATCH_TAG, Registry, StaleEvidenceError
 
 logger = logging.getLogger(__name__)
-_COLUMNS = ("time", "method", "route", "status", "duration_s", "service_time_s", "arm")
+_COLUMNS = ("time", "method", "route", "status", "duration_s", "service_time_s", "arm", "weight")
 # With fewer slots there is nothing to compare.
 _MIN_SLOTS_BEFORE, _MIN_SLOTS_AFTER = 10, 3
 # So small because one watch is looked at many times.
@@ -87,7 +87,8 @@ def read_guardrails(
     other, slots hardly do.
 
     Args:
-        before, after: request records: `time_us`, `method`, `route`, `status` and the two durations.
+        before, after: request records: `time_us`, `method`, `route`, `status`, the two durations, and
+            if known `weight`.
         slot_s: length of a slot, seconds.
         ratio, rise: limits of the p99's ratio and of the failed share's rise.
     """
@@ -121,7 +122,7 @@ def _slots(records: pd.DataFrame, usual: pd.Series, slot_s: float) -> tuple[Floa
     relative = (_duration(records) / _kind(records).map(usual)).replace([np.inf, -np.inf], np.nan)
     slots, place = np.unique(records["time_us"].to_numpy() // round(slot_s * US), return_inverse=True)
     table = measure_slots(records.assign(duration_s=relative), place, len(slots), slot_s)
-    failed = float(np.average(table["error_rate"], weights=table["requests"]))
+    failed = float(np.average(table["error_rate"], weights=table["weight"]))
     full, measured = (table[name] >= MIN_REQUESTS for name in ("requests", "measured"))
     return table.loc[full, "error_rate"].to_numpy(float), table.loc[measured, "latency_p99_s"].to_numpy(float), failed
 

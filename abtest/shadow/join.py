@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fingerpost.arrays import safe_ratio
 from fingerpost.clock import US
 from fingerpost.features.build import with_categories
 from fingerpost.features.definition import TARGETS
-from fingerpost.features.windows import CATEGORY_COLUMNS, numbers
+from fingerpost.features.windows import CATEGORY_COLUMNS, numbers, record_weights
 from fingerpost.lake import read_frame
 from fingerpost.serving.shadow import KIND
 from fingerpost.telemetry.windows import LATENCY_SHARES, window_end_us
@@ -31,7 +32,7 @@ def load_shadow(lake: Path, service: str, from_us: int, to_us: int, window_s: fl
     loads = read_frame(lake, "loads", service, *span, ("time", "host", "inflight"))
     if predictions.empty or windows.empty:
         return join_outcomes(predictions, windows, loads, pd.DataFrame(), window_s)
-    records = read_frame(lake, "requests", service, *span, ("time", "host", "propensity", *CATEGORY_COLUMNS))
+    records = read_frame(lake, "requests", service, *span, ("time", "host", "propensity", "weight", *CATEGORY_COLUMNS))
     return join_outcomes(predictions, windows, loads, with_categories(records, lake, service), window_s)
 
 
@@ -43,7 +44,8 @@ def join_outcomes(
     Args:
         predictions: of `fingerpost.serving.shadow.prediction_table`, with `time_us`.
         windows, loads: of the features step, with `time_us`, when they ended.
-        records: `time_us`, `host`, `category`, `propensity`; to weigh by. Without any, all rows weigh alike.
+        records: `time_us`, `host`, `category`, `propensity` and if known `weight`; to weigh by. Without any, all rows
+            weigh alike.
         window_s: length of a window, seconds.
 
     Returns:
@@ -77,8 +79,11 @@ def _weights(rows: pd.DataFrame, records: pd.DataFrame, window_s: float) -> "np.
         return even
     ends = window_end_us(records["time_us"].to_numpy(), window_s)
     chance = numbers(records["propensity"])
-    table = records[_CELL].assign(end_us=ends, propensity=chance)
-    mean = table.groupby(["end_us", *_CELL], as_index=False)["propensity"].mean()
+    known = np.isfinite(chance)
+    weight = np.where(known, record_weights(records), 0.0)
+    table = records[_CELL].assign(end_us=ends, total=weight * np.where(known, chance, 0.0), weight=weight)
+    sums = table.groupby(["end_us", *_CELL], as_index=False)[["total", "weight"]].sum()
+    mean = sums.assign(propensity=safe_ratio(sums["total"].to_numpy(), sums["weight"].to_numpy()))
     found = rows[["end_us", *_CELL]].merge(mean, on=["end_us", *_CELL], how="left")["propensity"].to_numpy(np.float64)
     if not (found > 0).any():
         return even
