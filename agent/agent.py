@@ -198,14 +198,16 @@ class Agent:
         # First of all: until routers hear of it they go on sending requests.
         if self._announcer:
             self._announcer.leave()
+            # Its requests of this time are reported too.
+            while (left_s := self._announcer.drains_for_s) > 0:
+                time.sleep(min(left_s, _METER_S))
+                self.read()
         self.read()
         self.report_or_keep()
         if self._source:
             self._source.close()
         if self._sender:
             self._sender.stop()
-        if self._announcer:
-            self._announcer.rest()
         logger.info("agent stopped", extra={"host": options.host, "counts": self.all_counts()})
 
     def _until_report_s(self) -> float:

@@ -29,7 +29,7 @@ class Announcer:
 
     Args:
         notice: of the host that serves.
-        drain_s: how long `leave` and `rest` let the host go on serving in all; 0: it does not leave with its agent.
+        drain_s: how long the host goes on serving after `leave`; 0: it does not leave with its agent.
 
     Attributes:
         problem: why the engine does not know; None: it does.
@@ -54,10 +54,12 @@ class Announcer:
             self._send(replace(self._notice, state=DRAINING))
             logger.info("the host drains for %g s", self._drain_s)
 
-    def rest(self) -> None:
-        """Waits until routers have heard that the host drains."""
-        if self._left_at_s is not None and self.problem is None:
-            time.sleep(max(0.0, self._left_at_s + self._drain_s - time.monotonic()))
+    @property
+    def drains_for_s(self) -> float:
+        """Time until routers have heard that the host drains, seconds; 0: it does not, or they have."""
+        if self._left_at_s is None or self.problem is not None:
+            return 0.0
+        return max(0.0, self._left_at_s + self._drain_s - time.monotonic())
 
     def _work(self) -> None:
         # Each host at another time, so that a fleet that starts as one does not speak as one for ever.

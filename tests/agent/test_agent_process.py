@@ -69,6 +69,32 @@ def test_requests_seen_by_middleware_become_records_and_fingerprints(tmp_path, f
 
 
 @pytest.mark.process
+def test_requests_that_a_host_serves_while_it_drains_are_reported(tmp_path, free_ports):
+    (port,) = free_ports(1)
+    socket, engine = tmp_path / "h1.sock", Engine()
+    source = ("--middleware-socket", str(socket), "--http-port", str(port), "--address", "127.0.0.1:9000")
+    told = ("--engine-url", f"http://127.0.0.1:{engine.port}", "--deliver", "lake")
+
+    def app(_environ, start_response):
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    wrapped = FingerpostWsgiMiddleware(app, service="shop", host="h1", socket=str(socket))
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/late", "HTTP_USER_AGENT": "curl/8", "REMOTE_ADDR": "::1"}
+    with running_agent(tmp_path, *source, *told, FINGERPOST_AGENT_DRAIN_S="4") as agent:
+        wait_for(lambda: is_up(port))
+        agent.terminate()
+        wait_for(lambda: any(notice["state"] == "draining" for notice in engine.notices))
+        for _ in range(20):
+            body = wrapped(dict(environ), lambda *_: lambda _: None)
+            list(body)
+            body.close()
+        agent.wait(30)
+    assert len(lake_rows(tmp_path, "requests")) == 20
+    engine.stop()
+
+
+@pytest.mark.process
 def test_spans_become_records(tmp_path, free_ports):
     (port,) = free_ports(1)
     request = ExportTraceServiceRequest()
