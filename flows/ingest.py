@@ -6,6 +6,7 @@ from prefect import flow
 
 from fingerpost.features.ingest import IngestReport, ingest
 from fingerpost.features.maintenance import apply_retention, lake_lock
+from fingerpost.features.object_store import object_lake
 from fingerpost.flows.steps import leave_table, run_step, settings_of, tell_failure, without_secrets
 from fingerpost.settings import Settings
 
@@ -30,8 +31,16 @@ def ingest_flow(service: str = "") -> dict[str, Any]:
 def _ingest(settings: Settings) -> IngestReport:
     with lake_lock(settings.lake, settings.service):
         max_age_s = settings.max_age_days * _DAY_S
+        store = object_lake(settings)
+        batches = store.fetch(settings.service) if store else []
+        if store:
+            store.announce()
         report = ingest(settings.lake, settings.service, settings.clock_skew_s, max_age_s)
         apply_retention(settings.lake, settings.service, settings.max_age_days, settings.max_quarantine_mb)
+        if store:
+            # Only what is there in the lake's own place needs to wait no longer.
+            store.push(settings.service)
+            store.drop(batches)
     return report
 
 

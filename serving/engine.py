@@ -12,6 +12,7 @@ from fingerpost.serving.answers import UnknownError
 from fingerpost.serving.connections import connections, limits_of_process
 from fingerpost.serving.health import DiskWatch, RefusalRate, table_problems
 from fingerpost.serving.ingest import Ingest
+from fingerpost.serving.lake_sync import LakeSync
 from fingerpost.serving.lake_table import LakeTable
 from fingerpost.serving.landing import Landing
 from fingerpost.serving.members import Members, Roster
@@ -46,6 +47,7 @@ class Engine:
         self.landing = Landing(settings.lake, round(settings.engine_inbox_mb * 2**20))
         # Its own: requests that wait for a store which does not answer must not take the threads of others.
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
+        self._lake_sync = LakeSync(settings)
         self._disks = DiskWatch(_folders(settings), settings.disk_low_mb)
         self._waits = 0
 
@@ -57,11 +59,13 @@ class Engine:
         self.ingest.start()
         self.refresher.start()
         self._disks.start()
+        self._lake_sync.start()
 
     def stop(self) -> None:
         self.ingest.stop()
         self.refresher.stop()
         self._disks.stop()
+        self._lake_sync.stop()
         self.store_reads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
@@ -158,7 +162,7 @@ class Engine:
         }
 
     def _own_problems(self) -> dict[str, str]:
-        found = {"store": self.store.problem, "clock": self.refresher.clock_problem()}
+        found = {"store": self.store.problem, "clock": self.refresher.clock_problem(), "lake": self._lake_sync.problem}
         most = limits_of_process().most
         if len(connections()) >= most:
             found["connections"] = f"all {most} are in use: for each new one the longest silent one is ended"

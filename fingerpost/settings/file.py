@@ -65,7 +65,8 @@ def read_settings(path: Path, fields: Iterable[str], groups: Iterable[str]) -> t
             else:
                 values[key] = each
     for key in ("home", "lake"):
-        if key in values:
+        # What is no path is refused where settings are checked, by a message of its own.
+        if key in values and "://" not in str(values[key]):
             values[key] = str(path.parent / str(values[key]))
     return values, unknown
 

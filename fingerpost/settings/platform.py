@@ -1,6 +1,7 @@
 """The service, the state directory, addresses, ports and logs."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -26,6 +27,11 @@ class Platform(BaseModel):
         default_factory=lambda data: data["home"] / "lake",
         description="Keep telemetry in this folder, which engines and the platform must both see; default: `lake` in "
         "`home`.",
+    )
+    lake_url: str = Field(
+        default="",
+        description="Keep the lake in this object storage, `s3://BUCKET/PREFIX`; `lake` is then a working copy. "
+        "Empty: the folder is the lake.",
     )
     bind_host: str = Field(
         default="127.0.0.1",
@@ -101,6 +107,21 @@ class Platform(BaseModel):
         user, _, password = value.partition(":")
         if value and not (user and password):
             raise ValueError("must be `user:password`")
+        return value
+
+    @field_validator("lake", mode="before")
+    @classmethod
+    def _lake_is_a_folder(cls, value: Any) -> Any:
+        if "://" in str(value):
+            raise ValueError("must be a folder; object storage goes into FINGERPOST_LAKE_URL")
+        return value
+
+    @field_validator("lake_url")
+    @classmethod
+    def _storage_is_known(cls, value: str) -> str:
+        bucket = value.removeprefix("s3://").partition("/")[0]
+        if value and (not value.startswith("s3://") or not bucket):
+            raise ValueError("must be s3://BUCKET or s3://BUCKET/PREFIX; a folder goes into FINGERPOST_LAKE")
         return value
 
     @field_validator("home", "lake")

@@ -96,9 +96,10 @@ def test_the_base_is_what_the_chart_makes(tmp_path):
             "lake": {"claim": "shared"},
             "engine": {"autoscaling": {"enabled": False}, "env": {"FINGERPOST_MAX_HOSTS": 9}},
         },
+        {"lake": {"url": "s3://bucket/fleet", "secret": "aws"}},
         {"endpointPicker": {"namespace": "shop-team"}, "serviceMonitor": {"enabled": True, "labels": {"release": "p"}}},
     ],
-    ids=["little", "lake", "elsewhere"],
+    ids=["little", "lake", "objects", "elsewhere"],
 )
 def test_the_chart_makes_objects_whatever_is_chosen(values):
     helm = pytest.importorskip("helm_python", reason="Helm is not installed")

@@ -48,3 +48,17 @@ securityContext:
 {{- define "fingerpost.lake-claim" -}}
 {{ .Values.lake.claim | default (printf "%s-lake" .Release.Name) }}
 {{- end }}
+
+{{- define "fingerpost.lake-env" -}}
+{{- if .Values.lake.url }}
+- {name: FINGERPOST_LAKE_URL, value: {{ .Values.lake.url | quote }}}
+{{- else }}
+- {name: FINGERPOST_LAKE, value: /var/lib/fingerpost-lake}
+{{- end }}
+{{- end }}
+
+{{- define "fingerpost.lake-secret" -}}
+{{- if and .Values.lake.url .Values.lake.secret }}
+envFrom: [{secretRef: {name: {{ .Values.lake.secret }}}}]
+{{- end }}
+{{- end }}
