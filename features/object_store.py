@@ -62,7 +62,7 @@ class ObjectLake:
 
     def __init__(self, url: str, lake: Path) -> None:
         try:
-            from obstore.store import from_url
+            from obstore.store import S3Store
         except ImportError as error:
             raise FingerpostError("FINGERPOST_LAKE_URL needs obstore: pip install 'fingerpost[s3]'") from error
         self._url, self._lake = url, lake
@@ -73,7 +73,8 @@ class ObjectLake:
             "retry_config": {"max_retries": 3, "retry_timeout": timedelta(seconds=60)},
         }
         with self._told():
-            self._store: Any = from_url(url, **options, **({"endpoint": endpoint} if endpoint else {}))
+            make: Any = S3Store.from_url  # its options are typed one by one
+            self._store: Any = make(url, **options, **({"endpoint": endpoint} if endpoint else {}))
 
     def send(self) -> int:
         """Sends the batches that landed here, and removes each once it is there; returns how many.
