@@ -12,7 +12,7 @@ INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pytho
 PROGRAM := -e .[platform,postgres,s3,demo]
 EVERYTHING := -e .[platform,postgres,s3,demo,dask] --group dev
 
-.PHONY: setup demo test check roles containers manifests fuzz docs system-packages lint format constraints clean
+.PHONY: setup demo fleet test check roles containers manifests fuzz docs system-packages lint format constraints clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m examples.demo $(ARGS)
+
+# A fleet of machines that share nothing but a network, each a network namespace; needs root, or user namespaces.
+fleet: $(VENV)/.installed
+	@$(BIN)/python -m examples.fleet $(ARGS)
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -38,6 +38,7 @@ settings.load_profile("same")
 
 # These begin first: whatever takes minutes must not be what all else waits for at the end.
 LONG = (
+    "test_fleet.py",
     "test_demo.py",
     "test_killed.py",
     "test_engine_faults.py",

@@ -84,16 +84,20 @@ def arrivals(rate_rps: float, seconds: float, seed: int) -> Iterator[Arrival]:
         yield Arrival(now, kind, size, headers)
 
 
-async def drive(url: str, planned: Iterator[Arrival]) -> LoadReport:
+async def drive(url: str, planned: Iterator[Arrival], host: str = "") -> LoadReport:
     """Sends every arrival at its time (an open loop: a slow answer delays nobody else) and waits for the last.
 
     At most 200 requests are under way at once; past that an arrival counts as `dropped`, which bounds our memory.
+
+    Args:
+        host: the header `host` of the requests; empty: as the URL says.
     """
     report, under_way = LoadReport(), set[asyncio.Task[None]]()
     limits = httpx.Limits(max_connections=_MAX_IN_FLIGHT, max_keepalive_connections=_MAX_IN_FLIGHT)
     payload = random.Random(0).randbytes(_MAX_PAYLOAD)
     started = time.monotonic()
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30, trust_env=False) as client:
+    named = {"host": host} if host else {}
+    async with httpx.AsyncClient(base_url=url, headers=named, limits=limits, timeout=30, trust_env=False) as client:
         for arrival in planned:
             await asyncio.sleep(max(0.0, arrival.at_s - (time.monotonic() - started)))
             report.sent += 1

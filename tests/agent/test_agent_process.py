@@ -81,7 +81,7 @@ def test_requests_that_a_host_serves_while_it_drains_are_reported(tmp_path, free
 
     wrapped = FingerpostWsgiMiddleware(app, service="shop", host="h1", socket=str(socket))
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/late", "HTTP_USER_AGENT": "curl/8", "REMOTE_ADDR": "::1"}
-    with running_agent(tmp_path, *source, *told, FINGERPOST_AGENT_DRAIN_S="4") as agent:
+    with running_agent(tmp_path, *source, *told, FINGERPOST_AGENT_DRAIN_S="8") as agent:
         wait_for(lambda: is_up(port))
         agent.terminate()
         wait_for(lambda: any(notice["state"] == "draining" for notice in engine.notices))
