@@ -12,8 +12,8 @@ SCHEMA = Path(__file__).parent / "SCHEMA.md"
 _TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
     (
         "Request record",
-        "`requests/service=S/date=D/*.parquet`: a row a request. The last five columns are the decision log: what sent "
-        "it there, and how likely.",
+        "`requests/service=S/date=D/*.parquet`: a row a request. The last six columns are the decision log: what sent "
+        "it there, how likely, and for how many requests it stands.",
         records.REQUEST_RECORD,
     ),
     ("Host sample", "`samples/service=S/date=D/*.parquet`: a row a host and measurement.", records.HOST_SAMPLE),
@@ -55,7 +55,7 @@ _ENDINGS = {
 _NAMED = {
     **{"status": "HTTP status code", "cpu_attributed": "0 or 1", "propensity": "probability"},
     **{"predicted_cost": "seconds", "slots": "requests", "requests": "requests", "errors": "requests"},
-    **{"measured": "requests", "inflight_mean": "requests", "sequence": "count"},
+    **{"measured": "requests", "weight": "requests", "inflight_mean": "requests", "sequence": "count"},
 }
 
 _AVERAGE = "relative to the average"
