@@ -26,6 +26,7 @@ from fingerpost.agent.batches import write_batch
 from fingerpost.clock import US, clock_us
 from fingerpost.middleware import MiddlewareReceiver
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
+from fingerpost.settings import get_settings
 from tests.support.records import record, sample
 from tests.support.unit_guard import UnitGuard
 
@@ -48,6 +49,14 @@ LONG = (
     "test_engine_service.py",
     "test_engine_models.py",
 )
+
+
+@pytest.fixture(autouse=True)
+def fresh_settings() -> Iterator[None]:
+    """Each test has the settings of its own environment, whatever one before it has read."""
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -121,7 +121,7 @@ class Story:
             self._pass(60)
             answer["trained"] = {service.name: self._train(service.name) for service in SERVICES}
             self._pass(10)
-        span_s = 12 if self._short else 80
+        span_s = 8 if self._short else 80
         self._pass(span_s)
         found = without_beginnings(requests_of(self._fleet, time.time() - span_s, time.time()), "arm", _WASHOUT_S)
         for service in SERVICES:
@@ -169,7 +169,7 @@ class Story:
         return {}
 
     def _cut_off(self) -> dict[str, Any]:
-        seconds = 15 if self._short else 60
+        seconds = 10 if self._short else 60
         network = self._fleet.network
         network.cut(self._fleet.control)
         self._pass(seconds)

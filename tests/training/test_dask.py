@@ -37,7 +37,8 @@ from fingerpost.training.tune import TuningBudget, tune
 lake, storage, trials, jobs = sys.argv[1:]
 rows = load_training_rows(Path(lake), "shop", 10**6)
 budget = TuningBudget(int(trials), 600, storage, "fingerpost-shop", int(jobs))
-tune(rows, pd.Timedelta(seconds=5), budget, progress=lambda *_: print("done", flush=True))
+# One write: two threads tell, and no line may come between another and its end.
+tune(rows, pd.Timedelta(seconds=5), budget, progress=lambda *_: print("done\\n", end="", flush=True))
 """
 
 
