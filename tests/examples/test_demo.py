@@ -81,7 +81,7 @@ def assert_gone(family: list[psutil.Process]) -> None:
 @pytest.fixture(scope="module")
 def staying(tmp_path_factory, ports):
     """A demo that has printed its table and stays up; stopped at the end by Ctrl-C, which must leave nothing."""
-    demo = RunningDemo(tmp_path_factory.mktemp("demo"), ports, "--json", "--short", "--seconds", "40")
+    demo = RunningDemo(tmp_path_factory.mktemp("demo"), ports, "--json", "--short", "--seconds", "60")
     try:
         demo.wait_for("Ctrl-C stops everything", 300)
         yield demo
