@@ -123,14 +123,14 @@ class CostAttribution:
         if not seen.any():
             return Attribution(cost, error, 0.0)
         scale, totals, idle = self._scale, self._totals, self._idle
-        known = self._conserved and idle[1] >= _MIN_IDLE_S
-        background = idle[0] / idle[1] if known else _at_no_requests(scale)
-        idle_known = self._conserved
+        was_idle = self._conserved and idle[1] >= _MIN_IDLE_S
+        background = idle[0] / idle[1] if was_idle else _at_no_requests(scale)
+        background_known = self._conserved
         centre, spread = self._prior(seen, totals, background)
-        free = np.append(seen, not idle_known)
+        free = np.append(seen, not background_known)
         gram, moment = self._gram[np.ix_(free, free)], self._moment[free]
         square, spans = scale[2, 2], float(self._spans[0])
-        if idle_known:
+        if background_known:
             moment = moment - background * self._gram[free, -1]
             square += background * (background * scale[1, 1] - 2 * scale[1, 2])
         else:
@@ -138,7 +138,7 @@ class CostAttribution:
             loose = 10 * np.sqrt(scale[2, 2] / max(scale[1, 1], _LEAST)) + _LEAST
             centre, spread = np.append(centre, background), np.append(spread, loose)
         found, deviation = _fit(gram, moment, square, spans, centre, spread)
-        if idle_known:
+        if background_known:
             requests = self._requests[seen]
             # The counts are not exact, since work is not spread evenly over a request's time: that pulls costs down.
             pulled = max(0.0, totals[2] - background * totals[1]) / max(float(found @ requests), _LEAST)
@@ -146,7 +146,7 @@ class CostAttribution:
             found, deviation = found * factor, deviation * factor
         count = int(seen.sum())
         cost[seen], error[seen] = found[:count], deviation[:count]
-        return Attribution(cost, error, float(background if idle_known else found[-1]))
+        return Attribution(cost, error, float(background if background_known else found[-1]))
 
     def _variance(self, requests: Floats) -> Floats:
         """How uncertain the use of each span is beforehand, shape (S,), in units of one typical request's variance.
