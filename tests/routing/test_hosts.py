@@ -4,7 +4,7 @@ import json
 import threading
 from collections import Counter
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import httpx
 import pytest
@@ -21,6 +21,7 @@ from fingerpost.routing.envoy.config import envoy_config
 from fingerpost.routing.envoy.upstream import Upstream, parse_upstream
 from fingerpost.routing.hosts import EndpointsKeeper, host_source
 from fingerpost.routing.metrics_port import NameMetrics
+from tests.support.port_hosts import PortHost
 from tests.support.running import running_envoy
 from tests.support.waiting import wait_for
 
@@ -224,26 +225,9 @@ def test_every_address_of_a_name_is_a_host():
         host_source("dns:nowhere.invalid:80")()
 
 
-class Host(BaseHTTPRequestHandler):
-    """Answers after some milliseconds with its port."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        threading.Event().wait(0.02)
-        body = str(self.server.server_port).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.mark.process
 def test_envoy_follows_the_hosts_and_no_request_fails(tmp_path):
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Host) for _ in range(3)]
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), PortHost) for _ in range(3)]
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     hosts = [Upstream(name, "127.0.0.1", server.server_port) for name, server in zip("abc", servers, strict=True)]

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import httpx
 import pytest
@@ -26,6 +26,7 @@ from fingerpost.routing.hosts import EndpointsKeeper
 from fingerpost.settings import Settings
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
+from tests.support.port_hosts import PortHost
 from tests.support.running import running_envoy
 from tests.support.waiting import wait_for
 
@@ -124,28 +125,11 @@ def test_what_is_refused_is_counted_by_reason(engine):
     assert engine.metric("refused_total", '{reason="address:malformed"}') == 1.0
 
 
-class Host(BaseHTTPRequestHandler):
-    """Answers after some milliseconds with its port."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        threading.Event().wait(0.02)
-        body = str(self.server.server_port).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 class Served:
     """A host with its agent."""
 
     def __init__(self, engine, name, home):
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), PortHost)
         self.port, self.name = self.server.server_port, name
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         variables = {"FINGERPOST_HOME": str(home / name), "FINGERPOST_AGENT_DRAIN_S": "3"}
