@@ -1,7 +1,6 @@
 """Tunes LightGBM's parameters by Optuna on purged folds in order of time; trials are kept in a database."""
 
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,13 +24,10 @@ if TYPE_CHECKING:
 
 FOLDS = 2
 ROUNDS = 200
-_SEED = 7
 # Finished trials before which none is pruned.
 _MIN_TRIALS = 3
 # Studies that are kept of one model: the one under way, and those it may be compared with.
 _KEPT_STUDIES = 3
-# A trial whose process shows no sign of life for so long is tried again; not for ever, it may be what ends processes.
-_HEARTBEAT_S, _DEAD_S, _MAX_RETRIES = 10, 60, 2
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,8 @@ def tune(
 ) -> Tuning:
     """Searches LightGBM's parameters, beginning with the defaults and `begin_with`.
 
-    Finished trials of earlier runs on the same rows count. A trial that fails is logged and does not end the search.
+    Finished trials of earlier runs on the same rows count, and one that was killed is tried again. A trial that fails
+    is logged and does not end the search.
 
     Args:
         rows: training rows, ordered by time.
@@ -123,12 +120,16 @@ def tune(
     from optuna.trial import TrialState
     from threadpoolctl import threadpool_limits
 
+    from fingerpost.training.draws import Draws
+
     data = trial_data(rows, gap)
-    first = [
-        {name: type(usual)(params.get(name, usual)) for name, usual in DEFAULT_PARAMS.items()}
-        for params in ({}, *begin_with)
-    ]
+    first: list[dict[str, Any]] = []
+    for params in ({}, *begin_with):
+        whole = {name: type(usual)(params.get(name, usual)) for name, usual in DEFAULT_PARAMS.items()}
+        if whole not in first:
+            first.append(whole)
     study = open_study(budget.storage, budget.model, _study_key(rows, gap, first))
+    study.sampler = draws = Draws(first)
     errors: list[Exception] = []
 
     def finished() -> "list[optuna.trial.FrozenTrial]":
@@ -136,6 +137,7 @@ def tune(
 
     def objective(trial: "optuna.Trial") -> float:
         try:
+            draws.begin(trial)
             return _score(trial, data, workers)
         except optuna.TrialPruned:
             raise
@@ -149,8 +151,6 @@ def tune(
         progress(len(done) - 1, best)
 
     if (left := budget.trials - len(finished())) > 0:
-        for params in first:
-            study.enqueue_trial(params, skip_if_exists=True)
         # Around all trials: of two that overlap, one would give BLAS its threads back in the middle of the other.
         with threadpool_limits(1, "blas"):
             jobs = min(budget.jobs, workers.size, left)
@@ -171,23 +171,14 @@ def open_study(storage: str | None, model: str, key: str) -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # Of PostgreSQL's drivers this program has psycopg 3.
-        where: optuna.storages.BaseStorage = (
-            optuna.storages.RDBStorage(
-                storage.replace("postgresql://", "postgresql+psycopg://", 1),
-                heartbeat_interval=_HEARTBEAT_S,
-                grace_period=_DEAD_S,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(_MAX_RETRIES),
-            )
-            if storage
-            else optuna.storages.InMemoryStorage()
-        )
+    # Of PostgreSQL's drivers this program has psycopg 3.
+    where: optuna.storages.BaseStorage = (
+        optuna.storages.RDBStorage(storage.replace("postgresql://", "postgresql+psycopg://", 1))
+        if storage
+        else optuna.storages.InMemoryStorage()
+    )
     # A model's name holds no `@`, so that no other model's studies begin the same.
     study = optuna.create_study(storage=where, study_name=f"{model}@{key}", load_if_exists=True)
-    # Not the same random numbers again where a search goes on.
-    study.sampler = optuna.samplers.TPESampler(seed=_SEED + len(study.get_trials(deepcopy=False)))
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_MIN_TRIALS)
     # In the order they were made.
     others = [name for name in optuna.get_all_study_names(where) if name.startswith(f"{model}@")]

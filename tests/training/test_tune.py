@@ -1,37 +1,19 @@
 """Tuning by Optuna: budgets over several runs, trials that fail, processes that die, and the databases behind it."""
 
-import sqlite3
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import optuna
 import pandas as pd
 import pytest
-from optuna.trial import TrialState
 
-import fingerpost.training.tune as tuning
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import load_training_rows
 from fingerpost.features.definition import CATEGORICAL_FEATURES, NUMERIC_FEATURES
+from fingerpost.training.draws import next_place
 from fingerpost.training.fit import DEFAULT_PARAMS
 from fingerpost.training.tune import TuningBudget, open_study, tune
 from fingerpost.workers import LocalExecutor
 from tests.support.postgres import running_postgres
 
 GAP = pd.Timedelta(seconds=5)
-# A trial that never ends.
-ENDLESS = """
-import sys, time
-from fingerpost.training.tune import open_study
-def objective(trial):
-    trial.suggest_float("x", 0, 1)
-    print("running", flush=True)
-    time.sleep(600)
-open_study(sys.argv[1], "fingerpost-shop", "0").optimize(objective)
-"""
-HEARTBEATS = "SELECT count(*) FROM trial_heartbeats"
 
 
 @pytest.fixture(scope="module")
@@ -96,29 +78,39 @@ def test_trials_that_all_fail_say_why(rows, storage):
         tune(rows, GAP, TuningBudget(2, 600, storage, "shop"))
 
 
+class DyingWorkers(LocalExecutor):
+    """Workers whose process ends when it has fitted so many models; its trial is left as it was."""
+
+    def __init__(self, fits):
+        super().__init__(1)
+        self.fits = fits
+
+    def map(self, work, items, shared):
+        self.fits -= 1
+        if self.fits < 0:
+            raise SystemExit
+        return super().map(work, items, shared)
+
+
 @pytest.mark.process
-def test_a_trial_whose_process_died_is_tried_again(storage, monkeypatch):
-    monkeypatch.setattr(tuning, "_DEAD_S", 1)
-    study = open_study(storage, "fingerpost-shop", "0")
-    study.enqueue_trial({"x": 0.25})
-    command = [sys.executable, "-c", ENDLESS, storage]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        assert process.stdout.readline() == "running\n"
-        # Its first sign of life comes from a thread of its own; a trial without one never counts as dead.
-        while not sqlite3.connect(storage.removeprefix("sqlite:///")).execute(HEARTBEATS).fetchone()[0]:
-            time.sleep(0.05)
-        process.kill()
-    [left] = study.get_trials(deepcopy=False)
-    assert left.state == TrialState.RUNNING
-    # It is given a second to show that it lives.
-    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), timeout=300, callbacks=[stop_after_retry])
-    first, *_, last = study.get_trials(deepcopy=False)
-    assert (first.state, last.state, last.params) == (TrialState.FAIL, TrialState.COMPLETE, {"x": 0.25})
+def test_a_search_that_is_killed_in_the_middle_of_trials_ends_as_if_it_was_not(rows, storage):
+    begin_with = ({**DEFAULT_PARAMS, "num_leaves": 12},)
+    undisturbed = tune(rows, GAP, TuningBudget(4, 600), begin_with)
+    budget = TuningBudget(4, 600, storage, "shop")
+    for fits in (1, 8, 10):
+        with pytest.raises(SystemExit):
+            tune(rows, GAP, budget, begin_with, workers=DyingWorkers(fits))
+    assert tune(rows, GAP, budget, begin_with) == undisturbed
+    assert [each.state.name for each in trials_of(storage)].count("RUNNING") == 3
 
 
-def stop_after_retry(study, trial):
-    if trial.params == {"x": 0.25}:
-        study.stop()
+def test_a_place_in_the_search_is_tried_until_it_is_done_but_not_for_ever():
+    assert next_place([]) == 0
+    assert next_place([(0, True), (2, True)]) == 1
+    assert next_place([(0, True), (1, False), (1, False)]) == 1
+    assert next_place([(0, True), (1, False), (1, False), (1, False)]) == 2
+    # Beside each other, each has a place.
+    assert next_place([(0, True), (1, False)], begun=[1]) == 2
 
 
 @pytest.mark.process
