@@ -239,6 +239,42 @@ def cadence(
         typer.echo(json.dumps([each.as_dict() for each in found], indent=1))
 
 
+def anticipate(
+    scenario: Annotated[str, typer.Option(help="Names in simulator/scenarios/anticipation, with commas; all.")] = "",
+    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.6,0.8",
+    pickers: Annotated[str, typer.Option(help="Numbers of pickers.")] = "1,10",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
+    predictors: Annotated[str, typer.Option(help="Those to run.")] = "clairvoyant,average,baseline,learned",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Simulated fleets in which something can be anticipated: what foresight is worth, and what ours has of it."""
+    import json
+
+    from benchmarks.anticipate import Seen, as_json, measure_anticipation, names
+
+    def progress(each: Seen) -> None:
+        typer.echo(
+            f"{each.scenario:12} load {each.load:.2f} pickers {each.pickers:3} seed {each.seed} "
+            f"{each.predictor:11} {each.setting:4.0f} s  p99 {1000 * each.p99_s:6.0f} ms, "
+            f"as spells begin {1000 * each.spell_p99_s:6.0f} ms",
+            err=True,
+        )
+
+    found = measure_anticipation(
+        scenario.split(",") if scenario else names(),
+        [float(load) for load in loads.split(",")],
+        [int(count) for count in pickers.split(",")],
+        range(1, seeds + 1),
+        predictors.split(","),
+        progress,
+    )
+    if json_output:
+        typer.echo(json.dumps(as_json(found), indent=1))
+        return
+    for row in as_json(found)["rows"]:
+        typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+
+
 def unlike(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 3,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -376,6 +412,7 @@ def _print(figures: dict[str, Any], json_output: bool) -> None:
 app = typer.Typer(help="Measures what the program itself costs, and how good it is.", no_args_is_help=True)
 for _command in (
     agent,
+    anticipate,
     attribution,
     cadence,
     calibrate,

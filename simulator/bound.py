@@ -68,8 +68,12 @@ def category_split(fleet: Fleet) -> Floats:
 
 
 def effective_service_s(fleet: Fleet, ticks: int | slice) -> Floats:
-    """Mean service times at some ticks when all servers of a host are busy, shape (..., C, H)."""
-    return np.asarray(fleet.service_s[ticks] * (1 + fleet.crowding * (fleet.servers - 1)))
+    """Mean service times at some ticks when all servers of a host are busy with the mean mix, shape (..., C, H).
+
+    Reservoirs are left out: what they take depends on what is sent.
+    """
+    beside = fleet.crowding + (fleet.harm @ fleet.mix.mean(axis=0))[:, None]
+    return np.asarray(fleet.service_s[ticks] * (1 + beside * (fleet.servers - 1)))
 
 
 def fleet_capacity_rps(fleet: Fleet, begin_tick: int) -> float:

@@ -7,14 +7,17 @@ from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.errors import FingerpostError
-from fingerpost.simulator.scenario import ClassFleet, Drift, Scenario, hosts_of
+from fingerpost.simulator.causes import churned, cold_factors, job_factors, reservoir_limits, restart_times
+from fingerpost.simulator.scenario import ClassFleet, Drift, HostEvent, Scenario, hosts_of
 
 Bools = NDArray[np.bool_]
 
 TICK_S = 1.0
 _MAX_CELLS = 50_000_000
+# Requests of a host that leaves have so long to end.
+_DRAINED_S = 5.0
 
-FAIL, JOIN, LOSS_NOTICED, JOIN_NOTICED = 0, 1, 2, 3
+FAIL, JOIN, LOSS_NOTICED, JOIN_NOTICED, DRAIN = range(5)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,10 @@ class Fleet:
         slots: requests a host serves at once, shape (H,).
         cores: of each host, shape (H,).
         service_s: mean service time, shape (ticks, C, H), a tick is `TICK_S`; the last tick holds on.
+        slowed: of these times the factor that jobs, restarts, joins and antagonists make, shape (ticks, H).
         crowding: by how much each other request in service lengthens one that starts, shape (C, H).
+        harm: by how much each request in service of a category lengthens one that starts, shape (C, C).
+        limits: of the hosts' reservoirs, seconds of a wholly busy host, shape (H,); infinite without one.
         present: whether a host is up, shape (ticks, H).
         mix: share of each category, shape (ticks, C).
         event_time, event_host, event_kind: losses, joins and when pickers notice them, in order of time.
@@ -36,7 +42,10 @@ class Fleet:
     slots: NDArray[np.int64]
     cores: Floats
     service_s: Floats
+    slowed: Floats
     crowding: Floats
+    harm: Floats
+    limits: Floats
     present: NDArray[np.bool_]
     mix: Floats
     event_time: Floats
@@ -74,20 +83,20 @@ def build_fleet(scenario: Scenario, seed: int, drift_seed: int | None = None) ->
     for drift in scenario.drift if isinstance(scenario.drift, list) else [scenario.drift]:
         if drift.kind != "none":
             service /= _of_cells(scenario, drift, ticks, drift_rng)
-    for antagonist in scenario.antagonists:
-        begin = int(antagonist.at_s / TICK_S)
-        end = max(int((antagonist.at_s + antagonist.for_s) / TICK_S), begin + 1)
-        service[begin:end, :, hosts_of(antagonist)] *= antagonist.factor
-    starts_up = np.ones(hosts, dtype=np.bool_)
-    for event in sorted(scenario.events, key=lambda each: each.at_s, reverse=True):
-        starts_up[event.host] = event.kind == "fail"
-    time, host, kind = _events(scenario)
+    day = seed if drift_seed is None else drift_seed
+    events, starts_up = _events_of(scenario, day)
+    time, host, kind = _steps(scenario, events)
+    slowed = _slowed(scenario, events, ticks, seed, day)
+    service *= slowed[:, None, :]
     slots = np.broadcast_to(np.asarray(scenario.slots, dtype=np.int64), hosts).copy()
     return Fleet(
         slots=slots,
         cores=np.full(hosts, scenario.cores) if scenario.cores else slots.astype(np.float64),
         service_s=service,
+        slowed=slowed,
         crowding=np.broadcast_to(np.asarray(scenario.crowding, dtype=np.float64), (categories, hosts)).copy(),
+        harm=np.asarray(scenario.harm or np.zeros((categories, categories)), dtype=np.float64),
+        limits=reservoir_limits(scenario.reservoir, hosts, seed) if scenario.reservoir else np.full(hosts, np.inf),
         present=_present(starts_up, ticks, time, host, kind),
         mix=_mixes(scenario, ticks),
         event_time=time,
@@ -163,9 +172,53 @@ def _drift(drift: Drift, ticks: int, categories: int, hosts: int, rng: np.random
     return drift.low + span * np.where(path > 1, 2 - path, path)
 
 
-def _events(scenario: Scenario) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    rows = []
-    for event in scenario.events:
+def _slowed(scenario: Scenario, events: list[HostEvent], ticks: int, seed: int, day: int) -> Floats:
+    """How many times slower than by themselves hosts are, shape (ticks, H)."""
+    slowed = np.ones((ticks, scenario.hosts))
+    for antagonist in scenario.antagonists:
+        begin = int(antagonist.at_s / TICK_S)
+        end = max(int((antagonist.at_s + antagonist.for_s) / TICK_S), begin + 1)
+        slowed[begin:end, hosts_of(antagonist)] *= antagonist.factor
+    for place, jobs in enumerate(scenario.jobs):
+        slowed *= job_factors(jobs, scenario.hosts, ticks, TICK_S, seed + place, day + place)
+    if scenario.cold is not None:
+        joined = [(event.at_s, event.host) for event in events if event.kind == "join"]
+        slowed *= cold_factors(scenario.cold, ticks, TICK_S, joined, scenario.hosts)
+    return slowed
+
+
+def _events_of(scenario: Scenario, day: int) -> tuple[list[HostEvent], Bools]:
+    """What befalls hosts, and which are there from the beginning."""
+    events, until_s = list(scenario.events), scenario.warmup_s + scenario.duration_s
+    if scenario.restarts is not None:
+        down_s = scenario.restarts.down_s
+        for at_s, host in restart_times(scenario.restarts, scenario.hosts, until_s, day):
+            events += [
+                HostEvent(host=host, at_s=at_s, kind="leave"),
+                HostEvent(host=host, at_s=at_s + down_s, kind="join"),
+            ]
+    starts_up = np.ones(scenario.hosts, dtype=np.bool_)
+    for event in sorted(events, key=lambda each: each.at_s, reverse=True):
+        starts_up[event.host] = event.kind != "join"
+    if scenario.churn is not None:
+        present, moves = churned(scenario.churn, scenario.hosts, until_s, day)
+        starts_up[:] = np.isin(np.arange(scenario.hosts), present)
+        for at_s, joins, leaves in moves:
+            events += [
+                HostEvent(host=joins, at_s=at_s, kind="join"),
+                HostEvent(host=leaves, at_s=at_s + scenario.detection_s, kind="leave"),
+            ]
+    return events, starts_up
+
+
+def _steps(scenario: Scenario, events: list[HostEvent]) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    rows: list[tuple[float, int, int]] = []
+    for event in events:
+        if event.kind == "leave":
+            # What is under way ends before the host is gone.
+            rows.append((event.at_s, event.host, DRAIN))
+            rows.append((event.at_s + _DRAINED_S, event.host, FAIL))
+            continue
         lost = event.kind == "fail"
         rows.append((event.at_s, event.host, FAIL if lost else JOIN))
         rows.append((event.at_s + scenario.detection_s, event.host, LOSS_NOTICED if lost else JOIN_NOTICED))

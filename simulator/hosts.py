@@ -11,21 +11,30 @@ from fingerpost.simulator.state import (
     ATTAINED,
     ATTAINED_AT,
     BUSY,
+    CATEGORY,
     CORES,
+    DRAIN,
     ENDS_AT,
     EPS,
+    FILL,
     FIRST,
     FLAGS,
     HEAD,
     HOST,
     INFLIGHT,
     LAST,
+    LEVEL,
+    LIMIT,
     NEXT,
     QPS,
     RELEASED,
+    RESUME,
     SERVED,
     SERVICE,
     SLOTS,
+    SLOW,
+    SLOW_DRAIN,
+    SLOWED,
     TAIL,
     UP,
     UTILISATION,
@@ -88,7 +97,8 @@ def expect_end(state: State, host: int, now: float) -> None:
 def start(state: State, place: int, host: int, mean_s: float, now: float, sharing: bool) -> None:
     """Serves a request in a slot, at the speed the host has now."""
     account(state.hosts_f[host], state.hosts_i[host], now)
-    seconds = mean_s * state.requests_f[place, WORK]
+    seconds = mean_s * state.hosts_f[host, SLOWED] * state.requests_f[place, WORK]
+    state.beside[host, state.requests_i[place, CATEGORY]] += 1
     state.requests_f[place, SERVICE] = seconds
     if not sharing:
         state.hosts_i[host, BUSY] += 1
@@ -104,6 +114,7 @@ def start(state: State, place: int, host: int, mean_s: float, now: float, sharin
 def stop(state: State, place: int, host: int, now: float, sharing: bool) -> None:
     """Gives a slot back, of a request that has ended or is given up; what shares the host's cores goes on faster."""
     account(state.hosts_f[host], state.hosts_i[host], now)
+    state.beside[host, state.requests_i[place, CATEGORY]] -= 1
     if not sharing:
         state.hosts_i[host, BUSY] -= 1
         return
@@ -127,8 +138,19 @@ def send_answer(requests_f: Floats, requests_i: Ints, counters: Ints, place: int
 @compiled
 def account(row_f: Floats, row_i: Ints, now: float) -> None:
     """Adds up busy cores x time; before every change of the number of busy slots."""
-    row_f[AREA] += min(float(row_i[BUSY]), row_f[CORES]) * (now - row_f[AREA_AT])
+    busy, span = min(float(row_i[BUSY]), row_f[CORES]), now - row_f[AREA_AT]
+    row_f[AREA] += busy * span
     row_f[AREA_AT] = now
+    if row_f[LIMIT] == np.inf:
+        return
+    slow = row_f[SLOWED] > 1.0
+    # A host that is slow does so much less in the same time.
+    filled = row_f[FILL] * busy / row_f[SLOWED] - (row_f[SLOW_DRAIN] if slow else row_f[DRAIN])
+    row_f[LEVEL] = max(row_f[LEVEL] + filled * span, 0.0)
+    if slow and row_f[LEVEL] <= row_f[RESUME]:
+        row_f[SLOWED] = 1.0
+    elif not slow and row_f[LEVEL] >= row_f[LIMIT]:
+        row_f[SLOWED] = row_f[SLOW]
 
 
 @compiled
@@ -173,4 +195,7 @@ def lose(state: State, host: int, now: float, sharing: bool) -> Ints:
     state.hosts_f[host, ENDS_AT] = np.inf
     row[HEAD] = row[TAIL] = -1
     row[BUSY] = row[INFLIGHT] = row[UP] = 0
+    state.beside[host] = 0
+    # A host that comes back has used nothing yet.
+    state.hosts_f[host, LEVEL], state.hosts_f[host, SLOWED] = 0.0, 1.0
     return lost[:count]

@@ -11,7 +11,7 @@ import numpy as np
 from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.basics import compiled, draw_host, heap_pop, heap_push, uniform
 from fingerpost.simulator.choice import choose, explore, heard
-from fingerpost.simulator.fleet import FAIL, JOIN, LOSS_NOTICED
+from fingerpost.simulator.fleet import DRAIN, FAIL, JOIN, LOSS_NOTICED
 from fingerpost.simulator.hosts import admit, following, lose, report, send_answer, start, stop
 from fingerpost.simulator.policies import EXPLORES, FINGERPOST, ORCA, PREQUAL
 from fingerpost.simulator.prequal import prequal_finish
@@ -73,7 +73,8 @@ class Input(NamedTuple):
     Attributes:
         arrivals_f: time and work, shape (n, 2), in order of time; `arrivals_i`: category and picker.
         service_s: mean service times, shape (ticks, C, H).
-        crowding: by how much each other request in service lengthens one that starts, shape (C, H).
+        crowding, harm: by how much each request in service lengthens one that starts, shape (C, H) and, by categories,
+            (C, C) or empty.
         failures: a row for each rule by which hosts fail, see FAILS_HOST; category -1: any; seconds.
         event_time, events: what befalls hosts; host and kind, shape (e, 2).
         cost: what an in-flight request costs on a host, what is added, and the weight for exploration, shape
@@ -86,6 +87,7 @@ class Input(NamedTuple):
     arrivals_i: Ints
     service_s: Floats
     crowding: Floats
+    harm: Floats
     failures: Floats
     event_time: Floats
     events: Ints
@@ -244,6 +246,8 @@ def _start(state: State, given: Input, place: int, host: int, now: float) -> Non
     tick = min(int(now / given.tick_s), len(given.service_s) - 1)
     category = state.requests_i[place, CATEGORY]
     crowded = 1.0 + given.crowding[category, host] * state.hosts_i[host, BUSY]
+    for other in range(given.harm.shape[1]):
+        crowded += given.harm[category, other] * state.beside[host, other]
     start(state, place, host, given.service_s[tick, category, host] * crowded, now, given.sharing)
 
 
@@ -413,6 +417,8 @@ def _befall(state: State, given: Input, now: float) -> None:
         state.hosts_i[host, UP] = 1
     elif kind == FAIL:
         _lose(state, given, host, now)
+    elif kind == DRAIN:
+        state.views_i[SEEN_UP, :, host] = 0
     elif kind == LOSS_NOTICED:
         state.views_i[SEEN_UP, :, host] = state.hosts_i[host, UP]
     elif state.hosts_i[host, UP]:

@@ -24,7 +24,7 @@ POLICIES = {
 
 
 # What predicts for our policy, named after a colon: `fingerpost:ewma`; without, what the scenario says.
-PREDICTED_BY = ("baseline", "learned", "ewma", "oracle")
+PREDICTED_BY = ("baseline", "learned", "ewma", "average", "oracle", "clairvoyant")
 
 
 def parse_policy(name: str) -> tuple[str, str | None]:

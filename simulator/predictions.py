@@ -10,6 +10,7 @@ from fingerpost.arrays import Floats
 from fingerpost.simulator.fleet import TICK_S, Fleet
 from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk, Table
+from fingerpost.telemetry.windows import APART_S
 
 if TYPE_CHECKING:
     from fingerpost.training.bundle import ModelBundle
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _CELL_REQUESTS = 5.0
 _DRIFT_REQUESTS = 25.0
 _LONGER = 10.0
+# What is sent to a host now is what was sent within so many seconds.
+_LATELY_S = 1.0
 
 
 class Predictor(Protocol):
@@ -52,6 +55,80 @@ class Oracle:
         tick = min(int(now_s / TICK_S), len(self._fleet.service_s) - 1)
         service = self._fleet.service_s[tick].T * self._error
         return Table(self._fleet.servers[:, None] / service, service, slots=self._slots)
+
+
+class Clairvoyant:
+    """The true mean service time of every cell over the next `horizon_s`: what no predictor can know better.
+
+    Of what traffic itself causes it knows how things are now and where they are heading: the requests in service, and
+    when a reservoir reaches its limit if it goes on filling as it did within the last span.
+    """
+
+    def __init__(self, scenario: Scenario, fleet: Fleet) -> None:
+        self._fleet, self._horizon_s = fleet, scenario.predictions.horizon_s
+        self._slots = told_slots(fleet, scenario.telemetry.hosts_tell)
+        self._reservoir = scenario.reservoir
+        hosts = scenario.hosts
+        self._level, self._filled, self._slow = np.full(hosts, np.nan), np.zeros(hosts), np.zeros(hosts, dtype=np.bool_)
+        self._beside = np.zeros((hosts, scenario.categories))
+
+    def observe(self, chunk: Chunk) -> None:
+        """Notes how hosts are, and how fast their reservoirs fill: averages over some seconds."""
+        samples, span_s = chunk.samples, chunk.end_s - chunk.begin_s
+        keep = float(np.exp(-span_s / _LATELY_S))
+        filled = (samples.level - self._level) * self._fleet.limits / max(span_s, 1e-9)
+        self._filled = keep * self._filled + (1 - keep) * np.nan_to_num(filled)
+        self._level = samples.level
+        tick = min(int(chunk.end_s / TICK_S), len(self._fleet.slowed) - 1)
+        self._slow = samples.slowed > 1.001 * self._fleet.slowed[tick]
+        self._beside = keep * self._beside + (1 - keep) * samples.beside
+
+    def table(self, now_s: float) -> Table:
+        """The mean from now to the horizon."""
+        first = min(int(now_s / TICK_S), len(self._fleet.service_s) - 1)
+        last = max(int(np.ceil((now_s + self._horizon_s) / TICK_S)), first + 1)
+        busy = self._beside.sum(axis=1)[:, None]
+        beside = self._fleet.crowding.T * busy + self._beside @ self._fleet.harm.T
+        service = self._fleet.service_s[first:last].mean(axis=0).T * (1 + beside) * self._slowed()[:, None]
+        return Table(self._fleet.servers[:, None] / service, service, slots=self._slots)
+
+    def _slowed(self) -> Floats:
+        """How many times slower its reservoir makes each host over the horizon, shape (H,)."""
+        if self._reservoir is None:
+            return np.ones(len(self._slow))
+        limits, horizon_s = self._fleet.limits, self._horizon_s
+        left = np.where(self._slow, self._level - self._reservoir.resume, 1 - self._level) * limits
+        toward = np.where(self._slow, -self._filled, self._filled)
+        turns_s = np.divide(left, toward, out=np.full(len(left), np.inf), where=toward > 1e-9)
+        before = np.clip(turns_s / horizon_s, 0.0, 1.0)
+        slow_share = np.nan_to_num(np.where(self._slow, before, 1 - before))
+        return np.asarray(1 + (self._reservoir.factor - 1) * slow_share)
+
+
+class Average:
+    """`Ewma` at the product's cadence: it learns of whole windows, once agents have reported them."""
+
+    def __init__(self, scenario: Scenario, fleet: Fleet) -> None:
+        self._ewma, self._telling = Ewma(scenario, fleet), scenario.telemetry
+        self._coming: list[Chunk] = []
+        self._late_s = scenario.telemetry.settle_s + min(APART_S, scenario.telemetry.report_s) / 2
+        self._table: Table | None = None
+
+    def observe(self, chunk: Chunk) -> None:
+        """Keeps a span's requests until their window is told."""
+        self._coming.append(chunk)
+
+    def table(self, now_s: float) -> Table:
+        """What is known of the windows that have been reported by now."""
+        window_s = self._telling.window_s
+        told_s = np.floor((now_s - self._late_s) / window_s + 1e-9) * window_s
+        fresh = [chunk for chunk in self._coming if chunk.end_s <= told_s + 1e-9]
+        if fresh or self._table is None:
+            self._coming = self._coming[len(fresh) :]
+            for chunk in fresh:
+                self._ewma.observe(chunk)
+            self._table = self._ewma.table(now_s)
+        return self._table
 
 
 class Ewma:
@@ -161,6 +238,10 @@ def predictor_for(scenario: Scenario, fleet: Fleet, seed: int, model: Callable[[
         from fingerpost.simulator.served import Served
 
         return Served(scenario, seed, model() if wanted.kind == "learned" else None)
+    if wanted.kind == "clairvoyant":
+        return Clairvoyant(scenario, fleet)
+    if wanted.kind == "average":
+        return Average(scenario, fleet)
     ewma = Ewma(scenario, fleet)
     if wanted.kind == "ewma":
         return ewma

@@ -149,7 +149,8 @@ def learn(scenario: Scenario, seed: int) -> "ModelBundle":
 def past_rows(scenario: Scenario, seed: int) -> "pd.DataFrame":
     """Training rows of a past of the seed's fleet: other traffic and other drift, no losses, no antagonists.
 
-    At `warmup_load` of the bound; some 400,000 requests, but at least 40 windows and at most 120.
+    At `warmup_load` of the bound; some 400,000 requests, but at least 40 windows and at most 120, unless `past_s` says
+    how long. Jobs keep each host's schedule and reservoirs their limits; restarts and churn are of that day.
     """
     from fingerpost.simulator.served import Served, training_rows
 
@@ -158,10 +159,14 @@ def past_rows(scenario: Scenario, seed: int) -> "pd.DataFrame":
     mix = [each for each in scenario.mix if each.at_s == 0]
     calm = {"events": [], "antagonists": [], "mix": mix, "picker": picker, "warmup_s": 0.0}
     before = scenario.model_copy(update=calm)
-    moment = build_fleet(before.model_copy(update={"duration_s": window_s}), seed)
-    span_s = _REQUESTS / (load * fleet_capacity_rps(moment, 0))
-    least_s, most_s = (windows * window_s for windows in _WINDOWS)
-    before = before.model_copy(update={"duration_s": float(np.clip(span_s, least_s, most_s))})
+    if scenario.past_s is None:
+        moment = build_fleet(before.model_copy(update={"duration_s": window_s}), seed)
+        span_s = _REQUESTS / (load * fleet_capacity_rps(moment, 0))
+        least_s, most_s = (windows * window_s for windows in _WINDOWS)
+        span_s = float(np.clip(span_s, least_s, most_s))
+    else:
+        span_s = scenario.past_s
+    before = before.model_copy(update={"duration_s": span_s})
     bench = Bench(before, seed + _DAY, build_fleet(before, seed, seed + _DAY))
     telemetry, parts = Telemetry(before), list[tuple[Arrays, Arrays]]()
 

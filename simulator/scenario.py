@@ -11,6 +11,7 @@ from fingerpost.errors import FingerpostError
 from fingerpost.routing.router import GUARDED_WAIT_S
 from fingerpost.routing.table_watch import LOOK_S
 from fingerpost.settings import Settings
+from fingerpost.simulator.causes import Churn, Cold, Jobs, Reservoir, Restarts
 from fingerpost.telemetry.windows import SETTLE_S
 
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
@@ -127,11 +128,11 @@ class Failure(_Part):
 
 
 class HostEvent(_Part):
-    """A host is lost, or joins: one whose first event is `join` is not there before."""
+    """A host is lost, leaves once its requests have ended, or joins; if it joins first it is not there before."""
 
     host: Host
     at_s: Seconds
-    kind: Literal["fail", "join"]
+    kind: Literal["fail", "leave", "join"]
 
 
 class Mix(_Part):
@@ -203,17 +204,29 @@ class Predictions(_Part):
 
     Attributes:
         delay_s: by how much tables come late, beside the delays of telemetry.
-        memory_s: of `ewma`: what was measured fades to 1/e in this time.
+        memory_s: of `ewma` and `average`: what was measured fades to 1/e in this time.
+        horizon_s: of `clairvoyant`: over which time it knows the true mean.
     """
 
     kind: Literal[
-        "baseline", "learned", "ewma", "oracle", "noisy", "shuffled", "all_equal", "ten_times_off", "absurd_hosts"
+        "baseline",
+        "learned",
+        "ewma",
+        "average",
+        "oracle",
+        "clairvoyant",
+        "noisy",
+        "shuffled",
+        "all_equal",
+        "ten_times_off",
+        "absurd_hosts",
     ] = "baseline"
     sigma: Spread = 0.3
     delay_s: Seconds = 0.0
     absurd_from_s: Seconds = 0.0
     absurd_hosts: Annotated[int, Field(ge=1)] = 1
     memory_s: Positive = 30.0
+    horizon_s: Positive = 2.0
 
 
 class Picker(_Part):
@@ -249,6 +262,10 @@ class Scenario(_Part):
             they are more than cores.
         crowding: by how much each other request in service lengthens one that starts: one number, or a row a category
             with one a host.
+        harm: by how much each request in service lengthens one that starts, a row a category that suffers with a number
+            for each category in service.
+        jobs, reservoirs, restarts, churn, cold: see `fingerpost.simulator.causes`.
+        past_s: length of the past that models learn from; None: some 400,000 requests.
         retries, retry_failures: further tries of what a lost host refused, and of what failed or timed out.
         timeout_s: clients give a try up after so long; None: never. With `works_on` the host goes on with it in vain.
     """
@@ -261,7 +278,14 @@ class Scenario(_Part):
     mix: list[Mix] = []
     sharing: Literal["slots", "processor"] = "slots"
     crowding: Crowding | Annotated[list[list[Crowding]], Field(max_length=MAX_CATEGORIES)] = 0.0
+    harm: Annotated[list[list[Crowding]], Field(max_length=MAX_CATEGORIES)] = []
     drift: Drift | list[Drift] = Drift()
+    jobs: Annotated[list[Jobs], Field(max_length=10)] = []
+    reservoir: Reservoir | None = None
+    restarts: Restarts | None = None
+    churn: Churn | None = None
+    cold: Cold | None = None
+    past_s: Positive | None = None
     antagonists: list[Antagonist] = []
     failures: Annotated[list[Failure], Field(max_length=200)] = []
     events: list[HostEvent] = []
@@ -313,6 +337,10 @@ class Scenario(_Part):
             raise ValueError(f"crowding has {len(self.crowding)} rows for {self.categories} categories")
         if isinstance(self.crowding, list) and {len(row) for row in self.crowding} != {self.hosts}:
             raise ValueError(f"crowding needs {self.hosts} numbers in every row")
+        if self.harm and {len(self.harm), *map(len, self.harm)} != {self.categories}:
+            raise ValueError(f"harm needs {self.categories} rows of {self.categories} numbers")
+        if self.reservoir is not None and self.sharing == "processor":
+            raise ValueError("a reservoir needs sharing `slots`: requests that share cores have begun at another speed")
         if len(self.service_time.quantiles) not in (0, 1, self.categories):
             raise ValueError(f"{len(self.service_time.quantiles)} rows of quantiles for {self.categories} categories")
         return self

@@ -20,7 +20,9 @@ from fingerpost.simulator.state import (
     ERROR,
     EXPLORED,
     INFLIGHT,
+    LEVEL,
     SLOTS,
+    SLOWED,
     UP,
     State,
     in_fleet,
@@ -89,13 +91,23 @@ class Records:
 
 @dataclass(frozen=True)
 class HostSamples:
-    """The hosts at the end of a span, shape (H,); `cpu_util` is the busy share of cores within the span."""
+    """The hosts at the end of a span, shape (H,).
+
+    Attributes:
+        cpu_util: busy share of cores within the span.
+        slowed: how many times slower than by itself a host is at the end, whatever the cause.
+        level: of its reservoir, as a share of its limit; NaN without one.
+        beside: requests in service, shape (H, C).
+    """
 
     cpu_util: Floats
     inflight: Ints
     slots: Ints
     cores: Floats
     up: Bools
+    slowed: Floats
+    level: Floats
+    beside: Ints
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ class Simulation:
     ) -> None:
         self._scenario, self._fleet, self._arrivals = scenario, fleet, arrivals
         self._policy = POLICIES[policy]
-        self._state: State = new_state(fleet, pickers, self._policy, seed, fleet.sharing)
+        self._state: State = new_state(fleet, pickers, self._policy, seed, fleet.sharing, scenario.reservoir)
         self._cost = np.zeros((1, 3, scenario.categories, scenario.hosts))
         self._cost[:, [0, 2]] = 1.0
         self._exploration = np.array([scenario.picker.exploration], dtype=np.float64)
@@ -178,6 +190,7 @@ class Simulation:
         done = int(state.counters[DONE])
         floats, ints = out.floats[:done], out.ints[:done]
         self.now_s = end_s if np.isfinite(end_s) else float(floats[:, 1].max(initial=begin_s))
+        limits = self._fleet.limits
         busy = (self._busy_s() - before) / (max(self.now_s - begin_s, 1e-9) * self._fleet.servers)
         return Chunk(
             begin_s=begin_s,
@@ -199,8 +212,14 @@ class Simulation:
                 slots=state.hosts_i[:, SLOTS].copy(),
                 cores=self._fleet.cores,
                 up=state.hosts_i[:, UP] > 0,
+                slowed=state.hosts_f[:, SLOWED] * self._fleet.slowed[self._tick()],
+                level=np.where(np.isfinite(limits), state.hosts_f[:, LEVEL] / limits, np.nan),
+                beside=state.beside.copy(),
             ),
         )
+
+    def _tick(self) -> int:
+        return min(int(self.now_s / TICK_S), len(self._fleet.slowed) - 1)
 
     def _busy_s(self) -> Floats:
         hosts_f, hosts_i = self._state.hosts_f, self._state.hosts_i
@@ -214,6 +233,7 @@ class Simulation:
             arrivals_i=arrivals_i,
             service_s=fleet.service_s,
             crowding=fleet.crowding,
+            harm=fleet.harm if fleet.harm.any() else fleet.harm[:, :0],
             failures=self._failures,
             event_time=fleet.event_time,
             events=np.column_stack([fleet.event_host, fleet.event_kind]),

@@ -9,6 +9,7 @@ import numpy as np
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.bound import category_split
+from fingerpost.simulator.causes import Reservoir
 from fingerpost.simulator.fleet import Fleet
 from fingerpost.simulator.policies import PREQUAL, SEE_CATEGORIES, WEIGHTS_CATEGORY
 
@@ -24,10 +25,12 @@ ERROR, EXPLORED, FAILING, GONE, RELEASED = 1, 2, 4, 8, 16
 
 # Columns of `hosts_i`, and of `hosts_f`: busy cores x time so far and as of when; the report window's begin, busy time,
 # ends and errors; the last report (gRPC A51); cores; of processor sharing the seconds that each request there has been
-# served, as of when, and when the next one ends.
+# served, as of when, and when the next one ends; the level of its reservoir, how many times slower that makes it, what
+# a busy core fills, drains at all times and while slow, its limit, where it recovers, and how slow it is then.
 SLOTS, UP, BUSY, INFLIGHT, HEAD, TAIL = range(6)
 AREA, AREA_AT, WINDOW_AT, WINDOW_AREA, WINDOW_DONE, WINDOW_ERRORS, QPS, EPS, UTILISATION = range(9)
 CORES, ATTAINED, ATTAINED_AT, ENDS_AT = range(9, 13)
+LEVEL, SLOWED, FILL, DRAIN, SLOW_DRAIN, LIMIT, RESUME, SLOW = range(13, 21)
 
 # Planes of `views_i` and `views_f`, of shape (pickers, hosts): what each picker knows of each host. OTHERS, TOLD_AT,
 # HEARD_AT: requests of others there, when that was told, and after how many answers. COST, STAMP: Peak EWMA. QUEUE,
@@ -61,6 +64,7 @@ WAY_TIME, WAY_PICKER, WAY_HOST, WAY_RIF, WAY_LATENCY = range(5)
 class State(NamedTuple):
     """Everything; the heap holds what ends at a time that is known, `shared_*` what shares a host's cores, by host.
 
+    `beside` are the requests in service, shape (hosts, categories).
     Of policies that see categories: `counts` are each picker's requests in flight, shape (pickers, hosts, categories);
     `weights` are set by hand, shape (categories, hosts). Empty for the others.
     """
@@ -83,11 +87,14 @@ class State(NamedTuple):
     heap_place: Ints
     shared_time: Floats
     shared_place: Ints
+    beside: Ints
     counters: Ints
     random: Ints
 
 
-def new_state(fleet: Fleet, pickers: int, policy: int, seed: int, sharing: bool) -> State:
+def new_state(
+    fleet: Fleet, pickers: int, policy: int, seed: int, sharing: bool, reservoir: Reservoir | None = None
+) -> State:
     """An idle fleet. Large arrays are only made where they are used."""
     hosts, rng = len(fleet.slots), np.random.default_rng([seed, 3])
     hosts_i = np.zeros((hosts, 6), dtype=np.int64)
@@ -109,8 +116,15 @@ def new_state(fleet: Fleet, pickers: int, policy: int, seed: int, sharing: bool)
     latencies[:, :, MEDIAN_AT] = -np.inf
     counters = np.zeros(11, dtype=np.int64)
     counters[[FREE, FIRST, LAST, OLDEST, YOUNGEST]] = -1
-    hosts_f = np.zeros((hosts, 13))
+    hosts_f = np.zeros((hosts, 21))
     hosts_f[:, CORES], hosts_f[:, ENDS_AT] = fleet.servers, np.inf
+    hosts_f[:, SLOWED], hosts_f[:, LIMIT] = 1.0, fleet.limits
+    if reservoir is not None:
+        hosts_f[:, FILL] = 1 / fleet.servers
+        hosts_f[:, [DRAIN, SLOW_DRAIN, SLOW]] = reservoir.drain, reservoir.slow_drain, reservoir.factor
+        hosts_f[:, RESUME] = np.where(np.isfinite(fleet.limits), fleet.limits * reservoir.resume, 0.0)
+        # Hosts have been at work before the run, each for its own time.
+        hosts_f[:, LEVEL] = np.where(np.isfinite(fleet.limits), fleet.limits * rng.random(hosts), 0.0)
     shared = (hosts, int(fleet.slots.max())) if sharing else (1, 1)
     return State(
         requests_f=np.zeros((0, 6)),
@@ -131,6 +145,7 @@ def new_state(fleet: Fleet, pickers: int, policy: int, seed: int, sharing: bool)
         heap_place=np.zeros(0, dtype=np.int64),
         shared_time=np.zeros(shared),
         shared_place=np.zeros(shared, dtype=np.int64),
+        beside=np.zeros((hosts, fleet.service_s.shape[1]), dtype=np.int64),
         counters=counters,
         random=rng.integers(1, 2**62, 1),
     )

@@ -1,0 +1,175 @@
+"""`python -m benchmarks anticipate`: what foresight is worth where something can be anticipated, and where nothing can.
+
+Simulated. The reference below is the best-tuned average at the product's cadence; the one above is clairvoyant. Each
+may choose its half-life or horizon for every scenario and load in hindsight.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fingerpost.arrays import Floats
+from fingerpost.simulator.predictions import Average, Clairvoyant, Predictor
+from fingerpost.simulator.run import Bench
+from fingerpost.simulator.scenario import Scenario, load_scenario
+from fingerpost.simulator.simulation import Chunk
+
+SCENARIOS = Path(__file__).parents[1] / "simulator" / "scenarios" / "anticipation"
+HALFLIVES_S, HORIZONS_S = (3.0, 10.0, 30.0), (1.0, 3.0)
+PREDICTORS = ("clairvoyant", "average", "baseline", "learned")
+# A host is in a spell while it is so many times slower than by itself; what counts is the beginning of spells.
+_SPELL, _BEGINNING_S = 1.5, 15.0
+_LN2 = float(np.log(2))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What clients saw of one run.
+
+    Attributes:
+        setting: half-life of an average, horizon of a clairvoyant, seconds; 0 of others.
+        spell_p99_s: of requests sent in the first 15 s of a spell or of another mix; p99 where there is neither.
+    """
+
+    scenario: str
+    predictor: str
+    setting: float
+    load: float
+    pickers: int
+    seed: int
+    p99_s: float
+    spell_p99_s: float
+    mean_s: float
+
+
+def names() -> tuple[str, ...]:
+    """The scenarios there are."""
+    return tuple(sorted(path.stem for path in SCENARIOS.glob("*.json")))
+
+
+def measure_anticipation(
+    scenarios: Sequence[str],
+    loads: Sequence[float],
+    pickers: Sequence[int],
+    seeds: Sequence[int],
+    predictors: Sequence[str],
+    progress: Callable[[Seen], None],
+) -> list[Seen]:
+    """Runs every predictor on the same fleets and arrivals; a learned one learns of another day of each fleet."""
+    found = []
+    for name in scenarios:
+        scenario = load_scenario(SCENARIOS / f"{name}.json")
+        for seed in seeds:
+            bench = Bench(scenario, seed)
+            for load in loads:
+                for count in pickers:
+                    for predictor in predictors:
+                        for setting, made in _variants(bench, predictor):
+                            seen = _run(bench, name, predictor, setting, made, load, count)
+                            progress(seen)
+                            found.append(seen)
+    return found
+
+
+def summarise(found: Sequence[Seen]) -> list[dict[str, Any]]:
+    """Means over seeds, a row for each scenario, load and number of pickers.
+
+    Returns:
+        p99s in seconds at the beginning of spells and overall; of each predictor but the references the `share` of
+        what the clairvoyant gains over the average at the beginning of spells (None where that is less than 1%), and
+        its overall p99 over the average's as `ratio`.
+    """
+    rows = []
+    for key in sorted({(each.scenario, each.load, each.pickers) for each in found}):
+        of = [each for each in found if (each.scenario, each.load, each.pickers) == key]
+        row: dict[str, Any] = dict(zip(("scenario", "load", "pickers"), key, strict=True))
+        for predictor in dict.fromkeys(each.predictor for each in of):
+            for name in ("spell_p99_s", "p99_s"):
+                settings = sorted({each.setting for each in of if each.predictor == predictor})
+                means = [
+                    float(np.mean([getattr(e, name) for e in of if (e.predictor, e.setting) == (predictor, setting)]))
+                    for setting in settings
+                ]
+                row[f"{predictor}_{name}"] = round(min(means), 4)
+                if len(settings) > 1:
+                    row[f"{predictor}_{name}_at"] = settings[int(np.argmin(means))]
+        rows.append({**row, **_compared(row)})
+    return rows
+
+
+def _compared(row: dict[str, Any]) -> dict[str, Any]:
+    average, best = row.get("average_spell_p99_s"), row.get("clairvoyant_spell_p99_s")
+    compared: dict[str, Any] = {}
+    if average is not None and best is not None:
+        compared["gain"] = round(1 - best / average, 3)
+    for predictor in PREDICTORS[2:]:
+        if average is None or f"{predictor}_p99_s" not in row:
+            continue
+        if best is not None:
+            gained = average - row[f"{predictor}_spell_p99_s"]
+            worth = average - best > 0.01 * average
+            compared[f"{predictor}_share"] = round(gained / (average - best), 2) if worth else None
+        compared[f"{predictor}_ratio"] = round(row[f"{predictor}_p99_s"] / row["average_p99_s"], 3)
+    return compared
+
+
+def _variants(bench: Bench, predictor: str) -> Iterator[tuple[float, Predictor | None]]:
+    """The settings in which a predictor is tried, with what predicts; None: as the policy's name says."""
+
+    def changed(**update: float) -> Scenario:
+        predictions = bench.scenario.predictions.model_copy(update=update)
+        return bench.scenario.model_copy(update={"predictions": predictions})
+
+    if predictor == "average":
+        for halflife_s in HALFLIVES_S:
+            yield halflife_s, Average(changed(memory_s=halflife_s / _LN2), bench.fleet)
+    elif predictor == "clairvoyant":
+        for horizon_s in HORIZONS_S:
+            yield horizon_s, Clairvoyant(changed(horizon_s=horizon_s), bench.fleet)
+    else:
+        yield 0.0, None
+
+
+def _run(
+    bench: Bench, name: str, predictor: str, setting: float, made: Predictor | None, load: float, pickers: int
+) -> Seen:
+    chunks: list[Chunk] = []
+    figures = bench.run(f"fingerpost:{predictor}", load, pickers, chunks.append, made)
+    sent, took, error = (
+        np.concatenate([getattr(chunk.records, field) for chunk in chunks])
+        for field in ("sent_s", "duration_s", "error")
+    )
+    fine = ~error & (sent >= bench.scenario.warmup_s)
+    begins = spell_begins(bench.scenario, chunks)
+    near = fine & near_spells(sent, begins)
+    chosen = near if near.any() else fine
+    return Seen(
+        *(name, predictor, setting, load, pickers, bench.seed, figures.p99_s),
+        float(np.quantile(took[chosen], 0.99)) if chosen.any() else float("nan"),
+        figures.mean_s,
+    )
+
+
+def spell_begins(scenario: Scenario, chunks: Sequence[Chunk]) -> Floats:
+    """When, after the warm-up, hosts became slower or another mix came, seconds from the start, in order."""
+    ends = np.array([chunk.end_s for chunk in chunks])
+    slow = np.array([chunk.samples.slowed > _SPELL for chunk in chunks])
+    begun = ends[1:][(slow[1:] & ~slow[:-1]).any(axis=1)]
+    every = np.unique(np.concatenate([begun, [mix.at_s for mix in scenario.mix if mix.at_s > 0]]))
+    return every[every >= scenario.warmup_s]
+
+
+def near_spells(sent_s: Floats, begins: Floats) -> np.ndarray:
+    """Whether requests were sent in the first 15 s of a spell."""
+    if not len(begins):
+        return np.zeros(len(sent_s), dtype=np.bool_)
+    place = np.searchsorted(begins, sent_s, side="right") - 1
+    return (place >= 0) & (sent_s - begins[np.maximum(place, 0)] < _BEGINNING_S)
+
+
+def as_json(found: Sequence[Seen]) -> dict[str, Any]:
+    """The runs, and what they come to."""
+    return {"rows": summarise(found), "runs": [asdict(each) for each in found]}
