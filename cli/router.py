@@ -27,7 +27,8 @@ def router(
         str,
         typer.Option(
             help="Keep Envoy's endpoints too, by the hosts listed here: `engine:`, those that agents announce "
-            "(--address); a file with `name=address:port` lines, `dns:NAME:PORT`, or `endpointslices:FILE`."
+            "(--address); a file with `name=address:port` lines, `dns:NAME:PORT`, `endpointslices:FILE`, or "
+            "`kubernetes:SERVICE:PORT`."
         ),
     ] = "",
     endpoints: Annotated[

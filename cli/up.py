@@ -24,8 +24,8 @@ def up(
         str | None,
         typer.Option(
             help="Also start Envoy, for the hosts listed here and as they come and go: `engine:`, those that agents "
-            "announce; a file with `name=address:port` "
-            "lines, `dns:NAME:PORT`, or `endpointslices:FILE`."
+            "announce; a file with `name=address:port` lines, `dns:NAME:PORT`, `endpointslices:FILE`, or "
+            "`kubernetes:SERVICE:PORT`."
         ),
     ] = None,
     policy: Annotated[

@@ -252,6 +252,8 @@ class EngineClient:
     def __init__(self, url: str, token: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         import httpx
 
+        if not url.startswith(("http://", "https://")):
+            raise FingerpostError(f"the engine's URL {url!r} must begin with http:// or https://")
         self.url, self._timeout_s = url.rstrip("/"), timeout_s
         # The system's authorities, as agents use them; the library would take those that it brings, and no others.
         verify = ssl.create_default_context() if self.url.startswith("https:") else True

@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from fingerpost.routing.envoy.upstream import Upstream, parse_upstreams
 
 _LOG = logging.getLogger("fingerpost.hosts")
 _LOOK_EVERY_S = 1.0
+# A problem with the list is logged when it begins, and so often as long as it lasts.
+_SAY_AGAIN_S = 60.0
 _MAX_BYTES = 64 * 2**20
 # More than any table has room for.
 MAX_HOSTS = 16384
@@ -34,7 +37,7 @@ def host_source(text: str) -> HostSource:
             `kubernetes:SERVICE:PORT` or `kubernetes:NAMESPACE/SERVICE:PORT`, the same from the cluster's API server.
 
     Returns:
-        Reads them now; raises FingerpostError where they cannot be read.
+        Reads them now; raises FingerpostError where they cannot be read, as a file that is not there yet.
 
     Raises:
         FingerpostError: the text says nothing of the kind.
@@ -59,6 +62,11 @@ def host_source(text: str) -> HostSource:
         number = int(port) if service and port.isdecimal() else 0
         slices = ClusterSlices(service if number else rest)
         return lambda: _of_slices(slices.text(), text, number)
+    if colon and kind.isalnum() and not Path(text).exists():
+        raise FingerpostError(
+            f"{text!r} names no source of hosts, and no file: write engine:, dns:NAME:PORT, endpointslices:FILE, "
+            "kubernetes:SERVICE:PORT, or a file's path"
+        )
     return lambda: _of_lines(Path(text))
 
 
@@ -73,6 +81,7 @@ class EndpointsKeeper:
         path: the file; renamed into place.
         cluster: its name in Envoy's configuration.
         after: gets the hosts after each look of `follow`.
+        clock: seconds that never jump.
     """
 
     def __init__(
@@ -81,10 +90,11 @@ class EndpointsKeeper:
         path: Path,
         cluster: str = "hosts",
         after: Callable[[list[Upstream]], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source, self.path, self._cluster, self._after = source, path.absolute(), cluster, after
         self._known: list[Upstream] | None = None
-        self._problem = ""
+        self._problem, self._said_s, self._clock = "", 0.0, clock
         self._written = 0
 
     @property
@@ -110,10 +120,10 @@ class EndpointsKeeper:
                 raise FingerpostError("no host is listed")
             _check(found)
         except FingerpostError as error:
-            if str(error) != self._problem:
-                _LOG.warning("%s; the hosts known before stay", error)
-            self._problem = str(error)
+            self._tell(str(error))
             return False
+        if self._problem:
+            _LOG.info("the hosts can be read again; before: %s", self._problem)
         self._problem = ""
         if all(each.draining for each in found):
             found = [replace(each, draining=False) for each in found]
@@ -126,6 +136,14 @@ class EndpointsKeeper:
         _LOG.info("%d hosts; new: %s; gone: %s", len(found), _listed(now - before), _listed(before - now))
         self._known = found
         return True
+
+    def _tell(self, problem: str) -> None:
+        now_s = self._clock()
+        if problem != self._problem or now_s - self._said_s >= _SAY_AGAIN_S:
+            kept = "the hosts known before stay" if self._known else f"no host is known yet, {self.path} stays as it is"
+            _LOG.warning("%s; %s", problem, kept)
+            self._said_s = now_s
+        self._problem = problem
 
     def _write(self, hosts: list[Upstream]) -> None:
         self._written += 1

@@ -1,6 +1,6 @@
 """The prediction engine: its address, models, store and bounds."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 
 class Engine(BaseModel):
@@ -92,3 +92,10 @@ class Engine(BaseModel):
         gt=0,
         description="Remove the oldest logged predictions of champion and challenger beyond this size, megabytes.",
     )
+
+    @field_validator("engine_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value

@@ -90,6 +90,13 @@ def test_a_registry_that_mlflow_cannot_use_is_named(url):
     assert "sqlite, postgresql" in done.stderr
 
 
+def test_an_engines_url_that_is_none_is_named():
+    done = fingerpost("agent", "--proxy", "p1", "--access-log", "a.log", FINGERPOST_ENGINE_URL="engine:3000")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "FINGERPOST_ENGINE_URL='engine:3000'" in done.stderr
+    assert "must begin with http:// or https://" in done.stderr
+
+
 def test_settings_come_from_the_environment():
     done = fingerpost("settings", "--json", FINGERPOST_SERVICE="bank", FINGERPOST_WINDOW_S="3")
     values = json.loads(done.stdout)

@@ -19,6 +19,7 @@ from fingerpost.engine_api import (
     table_call,
     table_of,
 )
+from fingerpost.errors import FingerpostError
 from fingerpost.packed_message import open_message
 
 COUNTS = {"accepted": 1, "stale": 2, "refused": 3}
@@ -106,3 +107,9 @@ def test_the_client_takes_no_more_than_it_must(server, monkeypatch):
     with EngineClient("http://127.0.0.1:9") as client, pytest.raises(EngineError, match="no answer") as raised:
         client.health()
     assert raised.value.temporary
+
+
+@pytest.mark.parametrize("url", ["engine:3000", "ftp://engine", ""])
+def test_a_url_that_is_none_is_refused_at_once(url):
+    with pytest.raises(FingerpostError, match=f"the engine's URL '{url}' must begin with http:// or https://"):
+        EngineClient(url)

@@ -104,6 +104,34 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_no_loss(tmp_path):
     assert keeper.hosts == [A]
 
 
+def test_a_file_that_is_not_there_is_told_again_as_long_as_it_is_not(tmp_path, caplog):
+    now = [1000.0]
+    file = tmp_path / "nosuch"
+    keeper = EndpointsKeeper(host_source(str(file)), tmp_path / "endpoints.json", clock=lambda: now[0])
+    with caplog.at_level("INFO", "fingerpost.hosts"):
+        for _ in range(130):
+            assert not keeper.update()
+            now[0] += 1
+        assert [each.levelname for each in caplog.records] == ["WARNING"] * 3
+        assert all(f"{file} cannot be read" in each.message for each in caplog.records)
+        assert "no host is known yet" in caplog.messages[0]
+        file.write_text("a=10.0.0.1:8000\n")
+        assert keeper.update()
+        assert "can be read again" in caplog.text
+        file.unlink()
+        assert not keeper.update()
+        assert "the hosts known before stay" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("text", ["dsn:web:8000", "engines:", "file:hosts.txt"])
+def test_a_misspelt_source_is_refused(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FingerpostError, match=f"'{text}' names no source of hosts, and no file"):
+        host_source(text)
+    (tmp_path / text).write_text("a=10.0.0.1:8000\n")
+    assert host_source(text)() == [A]
+
+
 def test_where_all_hosts_drain_none_does(kept):
     keeper, listed, path = kept
     listed[:] = [replace(A, draining=True), B]
