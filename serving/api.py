@@ -297,8 +297,10 @@ async def models_endpoint(request: Request) -> Response:
     engine = _engine_of(request)
     rows = []
     for service in sorted({engine.settings.service, *engine.refresher.services()}):
+        scored = engine.refresher.scored(service)
         for alias in ALIASES:
             slot = engine.models.slot(service, alias)
+            contested = scored if scored is not None and scored.scorer is slot.model is not None else None
             rows.append(
                 {
                     "service": service,
@@ -307,6 +309,8 @@ async def models_endpoint(request: Request) -> Response:
                     "version": slot.model.version if slot.model else None,
                     "points_at": slot.tried.version if slot.tried else None,
                     "problem": slot.problem,
+                    "by_baseline": len(contested.by_baseline) if contested else 0,
+                    "reason": contested.reason if contested else "",
                 }
             )
     return _json_answer({"registry_problem": engine.models.registry_problem, "models": rows})

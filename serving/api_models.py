@@ -172,6 +172,8 @@ class AliasInfo(BaseModel):
     version: str | None = Field(description="The version in use.")
     points_at: str | None = Field(description="The version the alias points at.")
     problem: str | None = Field(description="Why that one is not in use.")
+    by_baseline: int = Field(description="Of a champion: the number of categories that the baseline serves.")
+    reason: str = Field(description="Why the baseline serves those; empty where it does not.")
 
 
 class Models(BaseModel):
@@ -196,6 +198,8 @@ class TableJson(BaseModel):
     version: str
     source: str
     model_version: str
+    by_baseline: list[str] = Field(description="Categories that the baseline serves although a model is in use.")
+    reason: str = Field(description="Why it does; empty where it does not.")
     arm: str = Field(description="Arm of the running experiment that the table is of; empty without one.")
     experiment: str = Field(description="Id of that experiment; empty without one.")
     category_version: str

@@ -134,6 +134,8 @@ class Engine:
                 "table_age_s": round(published.age_s, 3),
                 "source": published.table.source,
                 "model_version": published.table.model_version,
+                "model_share": round(published.table.model_share, 3),
+                "reason": published.table.reason,
                 "arm": published.table.arm,
                 "experiment": published.table.experiment,
                 "histories": _histories_known(view),

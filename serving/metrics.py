@@ -37,6 +37,9 @@ class ServiceGauges:
             "hosts": gauge("hosts", "Live hosts, of services asked for lately"),
             "table_age_s": gauge("table_age_seconds", "Since the table was last known to be right"),
             "prediction_age_s": gauge("prediction_age_seconds", "Since the latest fingerprint in the table"),
+            "model_share": gauge(
+                "model_share", "Share of the categories that the model serves; the baseline serves the others"
+            ),
             "experiment_problem": gauge(
                 "experiment_problem", "1 while an experiment should run but an arm's table cannot be served"
             ),
@@ -45,7 +48,7 @@ class ServiceGauges:
         self._warned = False
 
     def tell(self, service: str, **values: float) -> None:
-        """Sets some of `hosts`, `table_age_s`, `prediction_age_s`, `experiment_problem`."""
+        """Sets some of the gauges."""
         if service not in self._names and len(self._names) >= MAX_NAMES:
             if not self._warned:
                 logger.warning("%d services have gauges already: none for %r", MAX_NAMES, service)
@@ -93,6 +96,9 @@ class EngineMetrics:
             buckets=_BUCKETS,
         )
         self.swaps = counter("model_swaps", "Models taken into service", "alias")
+        self.champion_changes = counter(
+            "champion_changes", "Times the baseline took over from the champion, or gave back, in some category or all"
+        )
         self.refused_models = counter("models_refused", "Models that were refused: look at /v1/models", "alias")
         self.model_problem = gauge("model_problem", "1 while the model an alias points at cannot be used", "alias")
         self.registry_problem = gauge("registry_problem", "1 while the model registry does not answer")

@@ -11,12 +11,13 @@ from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.experiment import CONTROL, TREATMENT
 from fingerpost.fingerprint import unpack
+from fingerpost.serving.contest import CONTEST, LiveContest
 from fingerpost.serving.fleet_state import FleetState, HostState, build_fleet, silent_host
 from fingerpost.serving.histories import same_block
 from fingerpost.serving.members import Member, Members
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.models import Models
-from fingerpost.serving.scoring import ModelScorer, Scored, score_fleet
+from fingerpost.serving.scoring import ModelScorer, Scored, Serving, score_fleet
 from fingerpost.serving.shadow import ShadowLog
 from fingerpost.serving.store import FingerprintStore, Mark, Stored, StoreError, is_newer
 from fingerpost.serving.table import Categories, RoutingTable, build_table, of_arm
@@ -42,6 +43,7 @@ class _Work:
             are no change.
         plan: of the experiment, as it was served last.
         challenger: the fleet as the challenger scored it, while an experiment runs.
+        contest: of champion and baseline.
     """
 
     view: ServiceView
@@ -57,6 +59,7 @@ class _Work:
     heard_s: float = 0.0
     plan: ArmsPlan = field(default_factory=ArmsPlan)
     challenger: Scored | None = None
+    contest: LiveContest | None = None
 
 
 class Refresher:
@@ -320,7 +323,7 @@ class Refresher:
         if before is not None and before.scorer is not scorer and warmed is not None and warmed.scorer is scorer:
             before = warmed
         fleet = build_fleet(view.service, states, settings.max_categories, before.fleet if before else None)
-        scored = self._score(fleet, scorer, before)
+        scored = self._contested(work, fleet, scorer, before)
         table, experiment = self._table(scored), work.plan.experiment
         tables = {NO_ARM: table}
         work.challenger = self._score(fleet, work.plan.challenger, work.challenger) if work.plan.challenger else None
@@ -334,9 +337,26 @@ class Refresher:
             work.arrived_us = 0
         self._shadow.consider(scored, self.models.slot(view.service, "challenger").model)
 
-    def _score(self, fleet: FleetState, scorer: ModelScorer | None, before: Scored | None) -> Scored:
+    def _contested(self, work: _Work, fleet: FleetState, scorer: ModelScorer | None, before: Scored | None) -> Scored:
+        """The fleet as the champion, the baseline, or both by category serve it."""
+        if work.contest is None:
+            path = self.models.files.folder(work.view.service) / CONTEST
+            work.contest = LiveContest(path, self._settings.window_s)
+        contender = work.contest.of(scorer)
+        scored = self._score(fleet, scorer, before, contender)
+        if work.contest.observe(scored):
+            self._metrics.champion_changes.inc()
+            scored = score_fleet(fleet, scorer, scored, contender)
+            logger.info(
+                "another serves", extra={"service": fleet.service, "source": scored.source, "why": scored.reason}
+            )
+        return scored
+
+    def _score(
+        self, fleet: FleetState, scorer: ModelScorer | None, before: Scored | None, serving: Serving | None = None
+    ) -> Scored:
         began = time.perf_counter()
-        scored = score_fleet(fleet, scorer, before)
+        scored = score_fleet(fleet, scorer, before, serving)
         self._metrics.scored(scored.source, scored.cells, time.perf_counter() - began)
         return scored
 
@@ -354,6 +374,7 @@ class Refresher:
         if published is not None:
             self._metrics.services.tell(
                 service,
+                model_share=published.table.model_share,
                 table_age_s=published.age_s,
                 prediction_age_s=time.monotonic() - work.heard_s,
             )

@@ -1,11 +1,13 @@
 """Scores fleets: a registered model's predictions, and where it has none, what the fingerprints say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from fingerpost.arrays import Floats
+from fingerpost.arrays import Bools, Floats
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import FleetFeatures, HostsCells, request_types
 from fingerpost.serving.fleet_state import FleetState
@@ -104,6 +106,17 @@ def load_model(folder: Path, version: str, source: str, form: HistoryForm) -> Mo
     return ModelScorer(bundle, load_trees(folder, bundle.boosters), version, form, source)
 
 
+class Serving(Protocol):
+    """Whoever decides which categories a model serves; the baseline serves the others."""
+
+    def by_model(self, categories: Sequence[str]) -> Bools:
+        """Which categories the model serves, shape (C,)."""
+
+    @property
+    def reason(self) -> str:
+        """Why the baseline serves what it does; empty where there is nothing to say."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """A fleet with its predictions.
@@ -112,6 +125,9 @@ class Scored:
         predictions: TARGETS, shape (H, C, 3); NaN where nothing can be said.
         scorer: the model's; None: there is none, or it cannot be used.
         model_output: of `scorer`.
+        baseline_logs: what the baseline predicts, as logs, shape (H, C, 3).
+        by_baseline: categories that the baseline serves although there is a model.
+        reason: why it does.
     """
 
     fleet: FleetState
@@ -119,6 +135,9 @@ class Scored:
     predictions: Floats
     scorer: ModelScorer | None
     model_output: ModelOutput | None
+    baseline_logs: Floats
+    by_baseline: tuple[str, ...] = ()
+    reason: str = ""
 
     @property
     def by_model(self) -> bool:
@@ -128,12 +147,16 @@ class Scored:
     @property
     def source(self) -> str:
         """`champion`, `challenger` or `baseline`."""
-        return self.scorer.source if self.scorer and self.by_model else "baseline"
+        return self.scorer.source if self.scorer and self._serves_model else "baseline"
 
     @property
     def version(self) -> str:
-        """The version of the model that predicted; empty without one."""
-        return self.scorer.version if self.scorer and self.by_model else ""
+        """The version of the model whose predictions are served; empty without one."""
+        return self.scorer.version if self.scorer and self._serves_model else ""
+
+    @property
+    def _serves_model(self) -> bool:
+        return self.by_model and len(self.by_baseline) < len(self.fleet.categories)
 
     @property
     def cells(self) -> int:
@@ -141,7 +164,9 @@ class Scored:
         return self.model_output.cells if self.model_output else self.predictions[..., 0].size
 
 
-def score_fleet(fleet: FleetState, scorer: ModelScorer | None, before: Scored | None = None) -> Scored:
+def score_fleet(
+    fleet: FleetState, scorer: ModelScorer | None, before: Scored | None = None, serving: Serving | None = None
+) -> Scored:
     """Scores a fleet; the same fleet is scored the same, whatever was before.
 
     Features compare hosts with each other, so a new history of one host changes the features of all: they are all
@@ -150,18 +175,29 @@ def score_fleet(fleet: FleetState, scorer: ModelScorer | None, before: Scored | 
     Args:
         scorer: None: predictions come from fingerprints alone.
         before: an earlier score, whose parts are used again where they still hold.
+        serving: who decides which categories the model serves; None: its own training has.
     """
     reference = fleet.baseline()
-    logs, output = reference.filled(), None
+    baseline, output = reference.filled(), None
+    logs, reason = baseline, ""
+    by_baseline: tuple[str, ...] = ()
     if scorer is not None:
         output = scorer.output(fleet, before.model_output if before is not None and before.scorer is scorer else None)
         # Of a host without history the model would say the same whatever its class, which the baseline goes by.
         told = np.array([block is not None for block in output.histories.blocks], dtype=bool)
-        logs = np.where(np.isfinite(output.logs) & told[:, None, None], output.logs, logs)
+        serving = serving or scorer.bundle.verdict
+        # One predictor for all hosts of a category: only what comes from the same can be compared.
+        served = serving.by_model(fleet.categories)
+        by_baseline = tuple(
+            name for name, by_model in zip(fleet.categories, served.tolist(), strict=True) if not by_model
+        )
+        reason = serving.reason
+        chosen = np.isfinite(output.logs) & told[:, None, None] & served[None, :, None]
+        logs = np.where(chosen, output.logs, baseline)
     predictions = np.exp(logs)
     # A p99 is never below the median.
     predictions[..., 2] = np.fmax(predictions[..., 2], predictions[..., 1])
-    return Scored(fleet, reference, predictions, scorer, output)
+    return Scored(fleet, reference, predictions, scorer, output, baseline, by_baseline, reason)
 
 
 def sanity_check(new: Floats, old: Floats, max_ratio: float, old_by_model: bool = True) -> str | None:

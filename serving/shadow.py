@@ -77,7 +77,7 @@ def prediction_table(champion: Scored, challenger: Scored) -> Any:
         "slots": pa.array(np.repeat(slots, categories).astype(np.float32), from_pandas=True),
     }
     for alias, scored in (("champion", champion), ("challenger", challenger)):
-        columns[f"{alias}_version"] = named((scored.version,), np.zeros(rows))
+        columns[f"{alias}_version"] = named((scored.scorer.version if scored.scorer else "",), np.zeros(rows))
         for place, target in enumerate(TARGETS):
             values = scored.predictions[..., place].reshape(-1).astype(np.float32)
             columns[f"{alias}_{target}"] = pa.array(values, from_pandas=True)

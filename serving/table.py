@@ -39,6 +39,8 @@ class RoutingTable:
         throughput_rps, latency_p50_s, latency_p99_s, success_rate: shape (C, H); NaN where nothing can be said.
         evidence: requests that they are of, older ones weighing less, shape (C, H).
         age_s: of each cell's last request when its fingerprint was made, seconds, shape (C, H).
+        by_baseline: categories that the baseline serves although a model is in use.
+        reason: why it does; empty: there are none.
         arm, experiment: the arm of the experiment it is the table of, and the experiment's id; empty: of none.
     """
 
@@ -61,8 +63,15 @@ class RoutingTable:
     success_rate: Floats32
     evidence: Floats32
     age_s: Floats32
+    by_baseline: tuple[str, ...] = ()
+    reason: str = ""
     arm: str = ""
     experiment: str = ""
+
+    @property
+    def model_share(self) -> float:
+        """Share of the categories that the model serves, 0..1."""
+        return 1 - len(self.by_baseline) / max(1, len(self.categories)) if self.model_version else 0.0
 
 
 def of_arm(table: RoutingTable, arm: str, experiment: str) -> RoutingTable:
@@ -95,7 +104,8 @@ def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> R
         *(_short(fleet.host_column(name)) for name in ("host_inflight", "slots")),
     ]
     names = (fleet.service, source, model_version, fleet.category_version, fleet.hosts, fleet.categories, tuple(routes))
-    digest = hashlib.sha256(repr((names, fleet.as_of_us)).encode())
+    contest = (scored.by_baseline, scored.reason)
+    digest = hashlib.sha256(repr((names, fleet.as_of_us, contest)).encode())
     for values in (fleet.times_us, *host_values, *cells):
         digest.update(np.ascontiguousarray(values).data)
     weights, inflight, slots = host_values
@@ -120,6 +130,7 @@ def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> R
         success_rate,
         evidence,
         age_s,
+        *contest,
     )
 
 
@@ -134,6 +145,8 @@ def render_json(table: RoutingTable, expires_at: float) -> bytes:
         "version": table.version,
         "source": table.source,
         "model_version": table.model_version,
+        "by_baseline": table.by_baseline,
+        "reason": table.reason,
         "arm": table.arm,
         "experiment": table.experiment,
         "category_version": table.category_version,

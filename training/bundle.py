@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from fingerpost.arrays import Floats
 from fingerpost.category import category_attributes
 from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, NUMERIC_FEATURES, TARGETS, schema_hash
-from fingerpost.training.manifest import ABOUT, FORMAT, NEW, OWN, FileEntry, booster_file, read_about, read_checked
+from fingerpost.training.manifest import (
+    ABOUT,
+    FORMAT,
+    NEW,
+    OWN,
+    FileEntry,
+    Verdict,
+    booster_file,
+    read_about,
+    read_checked,
+)
 from fingerpost.training.trees.fast import Predict
 
 if TYPE_CHECKING:
@@ -172,12 +182,14 @@ class ModelBundle:
         blends: target to the blend it corrects.
         shifts: target to what is added to the log of what is served, so that a quantile holds the share of requests
             that it should; see `fingerpost.training.calibration`.
+        verdict: in which categories its predictions are to be served.
     """
 
     boosters: dict[str, list["Booster"]]
     blends: dict[str, Blend]
     encoder: Encoder
     shifts: dict[str, float] = field(default_factory=dict)
+    verdict: Verdict = field(default_factory=Verdict)
 
     @property
     def targets(self) -> list[str]:
@@ -240,6 +252,9 @@ class ModelBundle:
             "vocabulary": self.encoder.vocabulary,
             "files": {name: entry.model_dump() for name, entry in files.items()},
         }
+        if self.verdict != Verdict():
+            # Left out where it says nothing, so that programs of an earlier version can read the rest.
+            about["verdict"] = self.verdict.model_dump()
         (folder / ABOUT).write_text(json.dumps(about, indent=1))
 
     @classmethod
@@ -264,4 +279,4 @@ class ModelBundle:
             for target in about.boosters
         }
         blends = {target: Blend(tuple(each.own), tuple(each.new)) for target, each in about.blends.items()}
-        return cls(boosters, blends, Encoder(about.vocabulary), about.shifts)
+        return cls(boosters, blends, Encoder(about.vocabulary), about.shifts, about.verdict)

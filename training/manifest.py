@@ -3,11 +3,14 @@
 import hashlib
 import json
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from fingerpost.arrays import Bools
 from fingerpost.errors import FingerpostError
 from fingerpost.features.definition import CATEGORICAL_FEATURES, TARGETS, schema_hash
 
@@ -53,6 +56,33 @@ class BlendEntry(_Strict):
     new: Annotated[list[FiniteFloat], Field(min_length=len(NEW), max_length=len(NEW))]
 
 
+class Verdict(_Strict):
+    """Who serves which categories: what the training of a model found by replay of held-out windows.
+
+    Args:
+        by: who serves a category that is not named.
+        but: categories that the other serves.
+    """
+
+    by: Literal["model", "baseline"] = "model"
+    but: Annotated[list[Annotated[str, Field(max_length=_MAX_TEXT)]], Field(max_length=_MAX_VALUES)] = []
+
+    def of(self, category: str) -> bool:
+        """Whether the model serves a category."""
+        return (self.by == "model") != (category in self.but)
+
+    def by_model(self, categories: Sequence[str]) -> Bools:
+        """Which categories the model serves, shape (C,)."""
+        return np.array([self.of(name) for name in categories], dtype=bool)
+
+    @property
+    def reason(self) -> str:
+        """Why the baseline serves all or some categories; empty: it serves none."""
+        if self == Verdict():
+            return ""
+        return "the baseline chooses hosts better in replays of held-out windows, in some categories or all"
+
+
 _Values = Annotated[list[Annotated[str, Field(max_length=_MAX_TEXT)]], Field(max_length=_MAX_VALUES)]
 
 
@@ -62,6 +92,7 @@ class About(_Strict):
     Args:
         boosters: target to the number of its boosters.
         files: name to entry, of exactly the boosters' files.
+        verdict: only there if the baseline serves something.
     """
 
     format: Literal[3]
@@ -71,6 +102,7 @@ class About(_Strict):
     shifts: dict[str, FiniteFloat]
     vocabulary: dict[str, _Values]
     files: dict[str, FileEntry]
+    verdict: Verdict = Verdict()
 
     @model_validator(mode="after")
     def _fits(self) -> "About":
