@@ -62,7 +62,7 @@ def _status(settings: "Settings") -> "Status":
 
 
 def _engine(settings: "Settings") -> "Engine":
-    from fingerpost.cli.stack.status import Engine
+    from fingerpost.cli.stack.status import Engine, Serves
     from fingerpost.engine_api import EngineClient, EngineError
     from fingerpost.routing.engine_hosts import unmatched
 
@@ -73,8 +73,12 @@ def _engine(settings: "Settings") -> "Engine":
             endpoints = _endpoints(settings.home / "routing" / f"{settings.service}.endpoints.json")
             if endpoints and (problem := unmatched(endpoints, client.listed(settings.service)[1] or ()).problem):
                 problems["names"] = problem
-        return Engine(True, bool(health["ready"]), problems)
-    except (EngineError, KeyError, TypeError, AttributeError):
+            serves = {
+                str(name): Serves(str(each["model_version"]), float(each["model_share"]), str(each["reason"]))
+                for name, each in health["services"].items()
+            }
+        return Engine(True, bool(health["ready"]), problems, serves)
+    except (EngineError, KeyError, TypeError, ValueError, AttributeError):
         return Engine(False)
 
 

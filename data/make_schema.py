@@ -157,6 +157,11 @@ def _features() -> list[str]:
             "float64",
             "naive forecasts of these, natural log",
         ),
+        (
+            ", ".join(f"`{name}`" for name in definition.BASELINE_COLUMNS),
+            "float64",
+            "what the engine serves of the targets without a model, natural log",
+        ),
         ("requests", "int64", "requests of the window"),
         ("own", "bool", "whether the cell had a history of its own"),
         ("cold_start", "bool", "whether the row was made as if the host were new to the category"),

@@ -51,6 +51,14 @@ def naive_column(view: str, target: str) -> str:
 NAIVE_COLUMNS = tuple(naive_column(view, outcome) for view in NAIVE for outcome in OUTCOMES)
 
 
+def baseline_column(target: str) -> str:
+    """The column of what the engine would serve of a target without a model: log of its value."""
+    return f"baseline_{target}"
+
+
+BASELINE_COLUMNS = tuple(baseline_column(target) for target in TARGETS)
+
+
 def schema_hash() -> str:
     """A hash of the features, in order, and of what they come from: what fits together has the same."""
     parts = (*FEATURES, *HISTORY_COLUMNS, *HISTORY_HOST_COLUMNS, str(WINDOW_FORM))

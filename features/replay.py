@@ -11,6 +11,7 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.category import category_attributes
 from fingerpost.clock import US
 from fingerpost.features.definition import (
+    BASELINE_COLUMNS,
     CATEGORICAL_FEATURES,
     NAIVE,
     NAIVE_COLUMNS,
@@ -20,9 +21,10 @@ from fingerpost.features.definition import (
 )
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
-from fingerpost.history_block import blocks_of
+from fingerpost.history_block import FORECASTS, blocks_of
 from fingerpost.lake import write_atomically
-from fingerpost.telemetry.history import History
+from fingerpost.telemetry.baseline import estimate_baseline, host_kinds
+from fingerpost.telemetry.history import HISTORY_HOST_PLACE, HISTORY_PLACE, History
 from fingerpost.telemetry.history_state import LOADS, fresh_state, index_of_common, log_values, remap_state
 from fingerpost.telemetry.windows import Arrays, select_window
 
@@ -98,7 +100,8 @@ class Replay:
             The training rows: one for every cell of every window that had requests, features as of the window's
             beginning; `time` (the window's beginning: the time of prediction), `host`, `category`, FEATURES, the naive
             forecasts and the OUTCOMES (as logs, NaN where not measured), `requests` of the window, whether the cell
-            had a history of its `own`, and whether the row simulates a `cold_start`.
+            had a history of its `own`, whether the row simulates a `cold_start`, and BASELINE_COLUMNS, what the engine
+            would have served without a model (NaN in cold starts).
         """
         rows = _Rows()
         for end_us in np.unique(np.r_[windows["end_us"], loads["end_us"]]).tolist():
@@ -109,7 +112,8 @@ class Replay:
                 history, values = self.history.columns(began_us), self.history.host_values(began_us)
                 outcomes, requests = log_values(step)[: len(OUTCOMES)], step["requests"]
                 found = cell_features(history, values, self._types, began_us, host, category)
-                rows.add(began_us, host, category, found, outcomes, requests, cold_start=False)
+                served = _baseline(history, values)[host, category].T
+                rows.add(began_us, host, category, found, outcomes, requests, served, cold_start=False)
                 if simulate_cold_start:
                     chosen, hidden = self._as_if_new(end_us, host, history)
                     mask = (host == chosen) & np.isin(category, hidden)
@@ -122,7 +126,8 @@ class Replay:
                             host[mask],
                             category[mask],
                         )
-                        rows.add(began_us, host[mask], category[mask], found, outcomes[:, mask], requests[mask], True)
+                        new = (outcomes[:, mask], requests[mask], np.full((len(BASELINE_COLUMNS), mask.sum()), np.nan))
+                        rows.add(began_us, host[mask], category[mask], found, *new, cold_start=True)
             shown = ~step["hidden"] if "hidden" in step else slice(None)
             self.history.observe(
                 end_us, {name: each[shown] for name, each in step.items()}, select_window(loads, end_us)
@@ -164,6 +169,18 @@ class Replay:
         return int(rng.choice(present)), np.flatnonzero(rng.random(history.shape[1]) >= _KEPT)
 
 
+def _baseline(history: Floats, host_values: Floats) -> Floats:
+    """What the engine's baseline says of every cell, as logs, shape (H, C, 3).
+
+    Args:
+        history, host_values: `History.columns` and `History.host_values` of the fleet.
+    """
+    forecasts = history[..., [HISTORY_PLACE[name] for name in FORECASTS.values()]]
+    evidence, errors = history[..., HISTORY_PLACE["evidence"]], history[..., HISTORY_PLACE["error_share"]]
+    cores, slots = (host_values[:, HISTORY_HOST_PLACE[name]] for name in ("host_cores", "host_slots"))
+    return estimate_baseline(forecasts, evidence, errors, host_kinds(cores, slots)).filled()
+
+
 def _made_by(window_s: float, halflife_s: float) -> str:
     return f"{schema_hash()} {window_s} {halflife_s}"
 
@@ -177,7 +194,7 @@ class _Rows:
     """Training rows as they come, in pieces."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Ints, Ints, Ints, CellFeatures, Floats, Ints, np.ndarray]] = []
+        self._parts: list[tuple[Ints, Ints, Ints, CellFeatures, Floats, Ints, Floats, np.ndarray]] = []
 
     def add(
         self,
@@ -187,17 +204,18 @@ class _Rows:
         found: CellFeatures,
         outcomes: Floats,
         requests: np.ndarray,
+        baseline: Floats,
         cold_start: bool,
     ) -> None:
         count = len(host)
         self._parts.append(
-            (np.full(count, began_us), host, category, found, outcomes, requests, np.full(count, cold_start))
+            (np.full(count, began_us), host, category, found, outcomes, requests, baseline, np.full(count, cold_start))
         )
 
     def frame(self, hosts: Sequence[str], categories: Sequence[str]) -> pd.DataFrame:
         if not self._parts:
             return pd.DataFrame()
-        times, host, category, found, outcomes, requests, cold_start = zip(*self._parts, strict=True)
+        times, host, category, found, outcomes, requests, baseline, cold_start = zip(*self._parts, strict=True)
         features = CellFeatures(
             np.concatenate([each.numeric for each in found]),
             {view: np.concatenate([each.naive[view] for each in found], axis=1) for view in NAIVE},
@@ -208,6 +226,7 @@ class _Rows:
         measured = dict(zip(OUTCOMES, np.concatenate(outcomes, axis=1), strict=True))
         measured["requests"] = np.concatenate(requests)
         measured["cold_start"] = np.concatenate(cold_start)
+        measured.update(zip(BASELINE_COLUMNS, np.concatenate(baseline, axis=1), strict=True))
         return pd.concat([frame, pd.DataFrame(measured)], axis=1)
 
 

@@ -342,7 +342,7 @@ class Refresher:
         if work.contest is None:
             path = self.models.files.folder(work.view.service) / CONTEST
             work.contest = LiveContest(path, self._settings.window_s)
-        contender = work.contest.of(scorer)
+        contender = work.contest.of(scorer if self._settings.baseline_takes_over else None)
         scored = self._score(fleet, scorer, before, contender)
         if work.contest.observe(scored):
             self._metrics.champion_changes.inc()

@@ -1,7 +1,7 @@
 """Holds a trained model with its evaluation results before it is registered."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ import pandas as pd
 from fingerpost.settings import Settings
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.calibration import PROMISED, share_under, shift_to
-from fingerpost.training.evaluate import TargetScore, score, time_split
+from fingerpost.training.evaluate import TargetScore, mean_skill, score, time_split
 from fingerpost.training.fit import fit_bundle, refit_bundle
-from fingerpost.training.ranking import Ranking, Replay, rank_quality, rank_table, replay_choices
+from fingerpost.training.manifest import Verdict
+from fingerpost.training.ranking import Ranking, Replay, rank_quality, rank_table, verdict_on
 from fingerpost.training.tune import Tuning, TuningBudget, tune
 from fingerpost.workers import THREADS, Workers, workers_of
 
@@ -26,7 +27,9 @@ class Candidate:
         refitted: the same, fitted to the rows of `test` too: what is registered.
         train, test: the rows it was fitted to (validation included) and scored on; `train` may hold cold starts.
         ranks: of `fingerpost.training.ranking.rank_table`, on `test`.
-        replay: what choosing hosts by it would have cost on `test`, beside the baseline.
+        verdict: who is to serve which categories, by their choices on `test`.
+        replay: what choosing hosts would have cost on `test` as the verdict has it served, beside the baseline; where
+            the baseline serves all, by the model.
         coverage: share of requests under each predicted latency on `test`: `raw`, and as `served` with its shift.
         halflife_s, window_s: of the features.
     """
@@ -39,6 +42,7 @@ class Candidate:
     test: pd.DataFrame
     ranks: pd.DataFrame
     ranking: Ranking
+    verdict: Verdict
     replay: Replay
     coverage: dict[str, dict[str, float]]
     window_s: float
@@ -86,6 +90,8 @@ def make_candidate(
         refitted = refit_bundle(bundle, rows, tuning.params, workers)
     ranks = rank_table(bundle, test)
     predicted = bundle.predict_log(test)
+    scores = score(bundle, test)
+    verdict, replay = verdict_on(ranks, mean_skill(scores), settings.baseline_margin)
     coverage = {
         target: {
             "promised": share,
@@ -95,8 +101,8 @@ def make_candidate(
         for target, share in PROMISED.items()
     }
     return Candidate(
-        bundle, refitted, tuning, score(bundle, test), past, test, ranks, rank_quality(ranks),
-        replay_choices(ranks), coverage, settings.window_s, settings.halflife_s,
+        bundle, replace(refitted, verdict=verdict), tuning, scores, past, test, ranks, rank_quality(ranks),
+        verdict, replay, coverage, settings.window_s, settings.halflife_s,
     )  # fmt: skip
 
 

@@ -76,6 +76,11 @@ class Verdict(_Strict):
         return np.array([self.of(name) for name in categories], dtype=bool)
 
     @property
+    def serves(self) -> bool:
+        """Whether the model serves anything."""
+        return self.by == "model" or bool(self.but)
+
+    @property
     def reason(self) -> str:
         """Why the baseline serves all or some categories; empty: it serves none."""
         if self == Verdict():

@@ -7,12 +7,13 @@ import pandas as pd
 from fingerpost.features.definition import FEATURES, schema_hash
 from fingerpost.shown import markdown_name
 from fingerpost.training.evaluate import error_table
-from fingerpost.training.ranking import choices_in_words
+from fingerpost.training.ranking import choices_in_words, verdict_in_words
 
 if TYPE_CHECKING:
     from fingerpost.training.candidate import Candidate
 
 _WORST = 5
+_MOST_NAMES = 20
 
 
 def render_model_card(candidate: "Candidate", service: str, commit: str) -> str:
@@ -54,7 +55,8 @@ def render_model_card(candidate: "Candidate", service: str, commit: str) -> str:
         f"{ranking.regret:.1%} more than the truly best one (by the baseline: {ranking.remembered:.1%}, at random: "
         f"{ranking.chance:.1%}); rank correlation {ranking.correlation:.2f}.",
         "",
-        f"**Replay:** {choices_in_words(candidate.replay)}.",
+        f"**Replay:** {choices_in_words(candidate.replay)}; "
+        f"{verdict_in_words(candidate.verdict, test['category'].nunique())}{_exceptions(candidate)}.",
         "",
         "### Where is it bad",
         "",
@@ -62,6 +64,14 @@ def render_model_card(candidate: "Candidate", service: str, commit: str) -> str:
     for by in ("category", "host"):
         lines += [f"Worst by {by}:", "", *_worst(candidate, by), ""]
     return "\n".join(lines)
+
+
+def _exceptions(candidate: "Candidate") -> str:
+    names = candidate.verdict.but
+    if not names:
+        return ""
+    other = "the baseline" if candidate.verdict.by == "model" else "the model"
+    return f" ({other}: {', '.join(markdown_name(name) for name in names[:_MOST_NAMES])})"
 
 
 def _worst(candidate: "Candidate", by: str) -> list[str]:

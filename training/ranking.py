@@ -5,8 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fingerpost.features.definition import baseline_column, naive_column
 from fingerpost.routing.cost import routing_cost
 from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.manifest import Verdict
+
+# Fewer replayed choices say nothing of how a model chooses.
+MIN_CHOICES = 20
+# Windows that follow each other are no independent evidence: they are taken together, in this many blocks.
+_BLOCKS = 20
+# How often a verdict may be wrong by chance; of one on each category, over all of them together.
+_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,17 +50,29 @@ class Replay:
     Args:
         groups: windows and categories that several hosts served.
         excess: mean cost of the model's hosts less that of the baseline's; below 0 the model chooses better.
-        error: standard error of `excess`, windows taken as independent (clusters; Liang and Zeger, 1986).
+        error: standard error of `excess`, by blocks of windows that follow each other (batch means).
         gain: 1 - mean cost of the baseline's hosts: what the baseline saves over a choice at random.
+        blocks: the number of blocks.
     """
 
     groups: int
     excess: float
     error: float
     gain: float
+    blocks: int = _BLOCKS
+
+    def bounds(self, chance: float = _CHANCE) -> tuple[float, float]:
+        """Bounds of `excess`, each wrong with this probability (Student's t); infinite with fewer than two blocks."""
+        from scipy.stats import t
+
+        if not (self.blocks > 1 and np.isfinite(self.error)):
+            return -np.inf, np.inf
+        reach = float(t.isf(chance, self.blocks - 1)) * self.error
+        return self.excess - reach, self.excess + reach
 
     def metrics(self) -> dict[str, float]:
-        return {f"replay.{name}": float(value) for name, value in vars(self).items() if np.isfinite(value)}
+        found = {**vars(self), "bound": self.bounds()[1]}
+        return {f"replay.{name}": float(value) for name, value in found.items() if np.isfinite(value)}
 
 
 def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
@@ -63,8 +84,10 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
     """
     target = "throughput_rps" if np.isfinite(rows["throughput_rps"]).any() else "latency_p50_s"
     predicted = bundle.predict_log(rows)[target]
-    # As the engine's baseline forecasts throughput.
-    baseline = rows[f"naive_ewma_{target}"]
+    # What the engine's baseline serves; rows of an earlier version have its main part alone.
+    baseline = rows[naive_column("ewma", target)]
+    if (served := baseline_column(target)) in rows:
+        baseline = rows[served].fillna(baseline)
     inflight = np.expm1(rows["host_inflight"].fillna(0.0).to_numpy(np.float64))
     cost = pd.DataFrame(
         {"time": rows["time"], "category": rows["category"].astype("str"), "requests": rows["requests"]}
@@ -107,15 +130,47 @@ def replay_choices(table: pd.DataFrame) -> Replay:
         NaN where there are no groups, and as `error` where there are fewer than two windows.
     """
     if table.empty:
-        return Replay(0, float("nan"), float("nan"), float("nan"))
+        return Replay(0, float("nan"), float("nan"), float("nan"), 0)
     weight = table["requests"].to_numpy(np.float64)
     weight = weight / weight.sum()
     difference = (table["model"] - table["baseline"]).to_numpy(np.float64)
     excess = float(weight @ difference)
-    windows = pd.Series(weight * (difference - excess)).groupby(table["time"].to_numpy()).sum().to_numpy()
-    count = len(windows)
-    error = float(np.sqrt((windows**2).sum() * count / (count - 1))) if count > 1 else float("nan")
-    return Replay(len(table), excess, error, float(1 - weight @ table["baseline"].to_numpy(np.float64)))
+    windows = np.unique(table["time"].to_numpy(), return_inverse=True)[1]
+    count = min(_BLOCKS, int(windows.max()) + 1)
+    blocks = np.bincount(windows * count // (int(windows.max()) + 1), weights=weight * (difference - excess))
+    error = float(np.sqrt((blocks**2).sum() * count / (count - 1))) if count > 1 else float("nan")
+    gain = float(1 - weight @ table["baseline"].to_numpy(np.float64))
+    return Replay(len(table), excess, error, gain, count)
+
+
+def verdict_on(table: pd.DataFrame, skill: float, margin: float) -> tuple[Verdict, Replay]:
+    """Says who is to serve which categories, and replays what is served then.
+
+    A model serves if its choices cost less than the baseline's, beyond chance; but in categories where they cost more,
+    beyond chance, the baseline does. If it does not serve, it still may in the categories where it chooses better.
+
+    Args:
+        table: of `rank_table`.
+        skill: mean skill, which decides where there is nothing to choose: no category was served by several hosts.
+        margin: by how much the choices may cost more, as a share of the cost of a choice at random.
+    """
+    if table.empty:
+        return Verdict(by="model" if skill > 0 else "baseline"), replay_choices(table)
+    categories = {str(name): group for name, group in table.groupby("category", observed=True)}
+    replays = {name: replay_choices(group) for name, group in categories.items()}
+    bounds = {
+        name: replay.bounds(_CHANCE / len(replays)) for name, replay in replays.items() if replay.groups >= MIN_CHOICES
+    }
+    worse = sorted(name for name, (low, _) in bounds.items() if low > max(margin, 0.0))
+    better = sorted(name for name, (_, high) in bounds.items() if high < min(margin, 0.0))
+    for verdict in (Verdict(by="model", but=worse), Verdict(by="baseline", but=better)):
+        by_model = table["category"].astype(str).map(verdict.of).to_numpy(bool)
+        chosen = replay_choices(table[by_model])
+        # Who serves most of the requests serves what is new.
+        most = 2 * table["requests"][by_model].sum() >= table["requests"].sum()
+        if most >= (verdict.by == "model") and chosen.groups >= MIN_CHOICES and chosen.bounds()[1] <= margin:
+            return verdict, replay_choices(table.assign(model=table["model"].where(by_model, table["baseline"])))
+    return Verdict(by="baseline"), replay_choices(table)
 
 
 def choices_in_words(replay: Replay) -> str:
@@ -126,3 +181,15 @@ def choices_in_words(replay: Replay) -> str:
         f"in {replay.groups} replayed choices its hosts cost {replay.excess:+.1%} (standard error {replay.error:.1%}) "
         f"beside the baseline's, which saves {replay.gain:.0%} over chance"
     )
+
+
+def verdict_in_words(verdict: Verdict, categories: int) -> str:
+    """A verdict in words.
+
+    Args:
+        categories: how many there are.
+    """
+    count = len(verdict.but) if verdict.by == "model" else categories - len(verdict.but)
+    if not verdict.serves:
+        return "the baseline serves"
+    return f"the baseline serves {count} of {categories} categories" if count else "the model serves"

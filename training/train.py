@@ -10,13 +10,12 @@ from fingerpost.features.build import load_training_rows
 from fingerpost.settings import Settings
 from fingerpost.training.candidate import make_candidate
 from fingerpost.training.evaluate import TargetScore, mean_skill
-from fingerpost.training.ranking import Replay, choices_in_words
+from fingerpost.training.manifest import Verdict
+from fingerpost.training.ranking import MIN_CHOICES, Replay, choices_in_words, verdict_in_words
 from fingerpost.training.registration import champion_params, register
 from fingerpost.training.registry import Registry
 
 logger = logging.getLogger(__name__)
-# Fewer replayed choices say nothing of how a model chooses.
-MIN_CHOICES = 20
 
 
 def silent(_text: str) -> None:
@@ -47,19 +46,22 @@ class TrainingReport:
     coverage: float
 
 
-def objection_to_serving(replay: Replay, skill: float, margin: float) -> str | None:
+def objection_to_serving(verdict: Verdict, replay: Replay, margin: float) -> str | None:
     """Why a version is not to take over from the baseline, or None.
 
     Args:
-        replay: of its choices on held-out windows.
-        skill: mean skill, which decides where there is nothing to choose: no category was served by several hosts.
+        verdict, replay: of `verdict_on`.
         margin: by how much its choices may cost more, as a share of the cost of a choice at random.
     """
+    if verdict.serves:
+        return None
     if not replay.groups:
-        return None if skill > 0 else "there was no choice of hosts to replay, and its predictions are no better"
+        return "there was no choice of hosts to replay, and its predictions are no better"
     if replay.groups < MIN_CHOICES:
         return f"only {replay.groups} choices could be replayed, {MIN_CHOICES} are needed"
-    return None if replay.excess <= margin else f"it chooses worse hosts: {choices_in_words(replay)}"
+    if replay.excess > margin:
+        return f"it chooses worse hosts: {choices_in_words(replay)}"
+    return f"it is not shown to choose better hosts: {choices_in_words(replay)}"
 
 
 def train(
@@ -67,10 +69,11 @@ def train(
 ) -> TrainingReport:
     """Trains on the lake's features and registers the model.
 
-    While there is no champion the baseline serves: what the fingerprints alone say. A version becomes champion then
-    only if it chooses hosts no worse than the baseline, see `objection_to_serving`. Where there is a champion, a
-    version becomes challenger if, on held-out later windows, it beats the best naive forecast on average over the
-    targets; whether it is promoted is for comparisons with the champion to say.
+    While there is no champion the baseline serves: what the fingerprints alone say. A version becomes champion or
+    challenger only if, on held-out later windows, it chooses hosts better than the baseline, beyond chance: in all
+    categories together, or in some, which it then serves alone; see `verdict_on`. Where there is a champion, a version
+    must also beat the best naive forecast on average over the targets to become challenger; whether it is promoted is
+    for comparisons with the champion to say.
 
     Args:
         urgent: also take the place of a challenger that is in an experiment.
@@ -86,6 +89,8 @@ def train(
     progress("registering")
     new_version = register(registry, candidate, settings.service)
     skill, present = mean_skill(candidate.scores), registry.version_of(CHAMPION)
+    worse = objection_to_serving(candidate.verdict, candidate.replay, settings.baseline_margin)
+    who = verdict_in_words(candidate.verdict, candidate.test["category"].nunique())
     verdict = f"{'beats' if skill > 0 else 'does not beat'} the best naive forecast: mean skill {skill:+.3f}"
     known = registry.description(new_version)
     challenger = False
@@ -93,16 +98,17 @@ def train(
         # That training was finished, and others may have decided about its version since.
         challenger = registry.version_of(CHALLENGER) == new_version
         reason = f"trained before, from the same telemetry: {known}"
-    elif present is None and (worse := objection_to_serving(candidate.replay, skill, settings.baseline_margin)):
-        reason = f"{verdict}; the baseline goes on serving: {worse}"
+    elif worse and present != new_version:
+        goes_on = "the baseline goes on serving" if present is None else f"version {present} stays champion"
+        reason = f"{verdict}; {goes_on}: {worse}"
     elif present in (None, new_version):
         registry.set_champion(new_version)
         present = new_version
-        reason = f"{verdict}; champion: {choices_in_words(candidate.replay)}"
+        reason = f"{verdict}; champion, {who}: {choices_in_words(candidate.replay)}"
     elif skill > settings.challenger_min_skill:
         other = registry.set_challenger(new_version, urgent)
         challenger = other is None
-        reason = f"{verdict}; challenger of version {present}"
+        reason = f"{verdict}; challenger of version {present}, {who}: {choices_in_words(candidate.replay)}"
         if other:
             reason = f"{verdict}; version {other} stays challenger, since it is in an experiment"
     else:

@@ -84,6 +84,10 @@ def _offline(gate: OfflineGate, found: Any) -> Gate:
         return Gate("offline", "fail", f"mean skill {read.mean:+.3f}, must be above {gate.min_mean_skill:+.3f}")
     if read.skill[worst] < gate.min_skill:
         return Gate("offline", "fail", f"skill of {worst} {read.skill[worst]:+.3f}, least {gate.min_skill:+.3f}")
+    # Of versions of earlier trainings nothing was replayed, nor where no category is served by several hosts.
+    bound = metrics.get("replay.bound", float("inf")) if metrics.get("replay.groups") else None
+    if bound is not None and not (isinstance(bound, int | float) and bound <= gate.max_excess):
+        return Gate("offline", "fail", f"not shown to choose better hosts than the baseline: up to {bound:+.1%} worse")
     return Gate("offline", "pass", f"mean skill {read.mean:+.3f} on {read.rows} rows")
 
 

@@ -40,12 +40,13 @@ class _Section(BaseModel):
 
 
 class OfflineGate(_Section):
-    """Skill on held-out windows, from the training run."""
+    """Skill and choices on held-out windows, from the training run."""
 
     use: Use = "required"
     min_rows: int = Field(100, ge=0)
     min_mean_skill: float = Field(0.0, le=1)
     min_skill: float = Field(-0.25, le=1)
+    max_excess: float = Field(0.0, ge=-1, le=1)
 
 
 class ComparisonGate(_Section):

@@ -26,12 +26,40 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Serves:
+    """Who predicts for a service.
+
+    Args:
+        model_version: the model; empty: the baseline serves all.
+        model_share: share of the categories that the model serves, 0..1.
+        reason: why the baseline serves the others; empty: it serves none, or there is no model.
+    """
+
+    model_version: str
+    model_share: float
+    reason: str
+
+    @property
+    def words(self) -> str:
+        """Who it is, in words for people."""
+        if not self.model_version:
+            return f"the baseline ({visible(self.reason)})" if self.reason else "the baseline"
+        rest = "" if self.model_share == 1 else f" in {self.model_share:.0%} of the categories ({visible(self.reason)})"
+        return f"version {visible(self.model_version)}{rest}"
+
+
+@dataclass(frozen=True)
 class Engine:
-    """What the engine says of itself, as `/v1/health` has it; `answers` False: nothing."""
+    """What the engine says of itself, as `/v1/health` has it; `answers` False: nothing.
+
+    Args:
+        serves: by service, of those with a table.
+    """
 
     answers: bool
     ready: bool = False
     problems: Mapping[str, str] = field(default_factory=dict)
+    serves: Mapping[str, Serves] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +144,8 @@ def told(status: Status, now: float) -> str:
     lines.append(
         f"model     {f'version {status.model_version}' if status.model_version else 'none yet: the baseline predicts'}"
     )
+    if status.engine is not None:
+        lines += [f"predicts  {each.words} for {visible(name)}" for name, each in sorted(status.engine.serves.items())]
     lines.append(f"disk      {status.disk.free_bytes / 2**30:.1f} GB left")
     problems = status.problems(now)
     lines += [f"PROBLEM   {visible(problem)}" for problem in problems] or ["all is well"]

@@ -34,7 +34,9 @@ _DEFAULTS = {
     "experiment_min_pairs": "6",
     "challenger_min_skill": "-0.3",
     # Half a minute of held-out windows tells choices apart no better than this.
-    "baseline_margin": "0.05",
+    "baseline_margin": "0.15",
+    # The watch is to be seen to take a bad version back: the baseline would take over before.
+    "baseline_takes_over": "false",
     "promotion_policy": str(Path(__file__).with_name("policy.toml")),
     "watch_s": "60",
     "watch_slot_s": "3",

@@ -29,6 +29,11 @@ class Engine(BaseModel):
         gt=1,
         description="Refuse a new champion whose predictions differ from the current ones by more than this factor.",
     )
+    baseline_takes_over: bool = Field(
+        default=True,
+        description="Let the baseline serve in place of a champion while measured windows show that it predicts "
+        "better; false: the champion serves whatever is measured.",
+    )
     store_url: str = Field(
         default="", description="Store fingerprints in this database (SQLAlchemy URL); empty: SQLite in `home`."
     )

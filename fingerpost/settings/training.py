@@ -46,11 +46,11 @@ class Training(BaseModel):
         default=0.0, le=1, description="Make a new version the challenger when its mean skill is above this."
     )
     baseline_margin: float = Field(
-        default=0.01,
+        default=0.0,
         ge=-1,
         lt=1,
-        description="Serve a first model when its replayed choices cost at most this fraction more than the "
-        "baseline's.",
+        description="Serve a model when its replayed choices cost at most this fraction more than the baseline's, "
+        "at 95% confidence.",
     )
 
     @field_validator("dask_address")

@@ -37,6 +37,10 @@ def evidence(**changes):
     return made
 
 
+def replayed(**metrics):
+    return {"metrics": {"a.skill": 0.9, "replay.groups": 100.0, **metrics}, "params": {"test_rows": 500}}
+
+
 def gate_of(decision, name):
     return next(gate for gate in decision.gates if gate.name == name)
 
@@ -96,6 +100,10 @@ def test_good_evidence_promotes():
             "skill of b",
         ),
         ({"offline": {"metrics": {"a.skill": 0.9}, "params": {"test_rows": 5}}}, "wait", "offline", "5 rows"),
+        ({"offline": replayed(**{"replay.bound": 0.02})}, "reject", "offline", "up to +2.0% worse"),
+        ({"offline": replayed()}, "reject", "offline", "not shown to choose better hosts"),
+        ({"offline": replayed(**{"replay.bound": -0.02})}, "promote", "offline", "mean skill"),
+        ({"offline": replayed(**{"replay.groups": 0.0})}, "promote", "offline", "mean skill"),
         ({"drift": {"verdict": "drift", "reasons": ["h3 is slower"]}}, "wait", "drift", "h3 is slower"),
         ({"drift": {**GOOD["drift"], "model_version": "1"}}, "wait", "drift", "of version 1"),
         ({"drift": {"verdict": "no drift"}}, "wait", "data", "cannot be told yet"),

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from fingerpost.cli.stack.state import PartState, read_states, write_state
-from fingerpost.cli.stack.status import Engine, Seen, Status, told
+from fingerpost.cli.stack.status import Engine, Seen, Serves, Status, told
 from fingerpost.home import Disk
 from fingerpost.locks import Owner
 
@@ -49,6 +49,22 @@ def test_all_is_well(tmp_path):
         "all is well",
     ]
     assert json.loads(json.dumps(found.to_json(NOW)))["ok"]
+
+
+@pytest.mark.parametrize(
+    ("serves", "line"),
+    [
+        (Serves("3", 1.0, ""), "version 3"),
+        (Serves("3", 0.75, "worse in some"), "version 3 in 75% of the categories (worse in some)"),
+        (Serves("", 0.0, "better since noon"), "the baseline (better since noon)"),
+        (Serves("", 0.0, ""), "the baseline"),
+    ],
+)
+def test_who_predicts_is_told(tmp_path, serves, line):
+    found = status(tmp_path, engine=Engine(True, True, serves={"shop": serves}))
+    assert f"predicts  {line} for shop" in told(found, NOW).splitlines()
+    assert found.to_json(NOW)["engine"]["serves"]["shop"]["reason"] == serves.reason
+    assert found.problems(NOW) == []
 
 
 @pytest.mark.parametrize(
