@@ -50,6 +50,7 @@ def _print(found: "BacktestReport") -> None:
     from rich.table import Table
 
     from fingerpost.shown import visible
+    from fingerpost.training.ranking import choices_in_words
 
     views = next((list(each.naive) for each in found.scores.values() if each), [])
     table = Table("target", "rows", "model", *views, "best", "skill", title="mean |log error| of the next window")
@@ -60,9 +61,23 @@ def _print(found: "BacktestReport") -> None:
         errors = [f"{each.naive[view]:.4f}" for view in views]
         table.add_row(name, str(each.rows), f"{each.model:.4f}", *errors, each.best_naive, f"{each.skill:+.3f}")
     Console().print(table)
+    table = Table("target", "by requests", "ceiling", "share of it", title="skill: by requests, and what noise leaves")
+    for name, each in found.scores.items():
+        ceiling = found.ceilings.get(name)
+        if each is not None:
+            highest = (f"{ceiling.skill:.3f}", f"{ceiling.share:.0%}") if ceiling else ("-", "-")
+            table.add_row(name, f"{each.request_skill:+.3f}", *highest)
+    Console().print(table)
     typer.echo(
         f"{found.requests} requests ({found.source}), {found.hosts} hosts, {found.categories} categories; trained on "
         f"{found.train_rows} rows from {found.train_from}, tested on {found.test_rows} from {found.test_from}"
     )
+    if found.ranking.groups:
+        typer.echo(
+            f"regret of the choice of hosts: {found.ranking.regret:.1%} (baseline {found.ranking.remembered:.1%}, "
+            f"at random {found.ranking.chance:.1%}); {choices_in_words(found.replay)}"
+        )
+    else:
+        typer.echo("no category was served by several hosts: there is no choice to score")
     for reason, count in sorted(found.refused.items()):
         typer.echo(f"refused {count} rows: {visible(reason)}")

@@ -15,14 +15,18 @@ from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.features.definition import OUTCOMES
 from fingerpost.features.foreign import find_mapping, import_telemetry, load_mapping
 from fingerpost.features.prepare import FeatureSettings
-from fingerpost.features.replay import Replay
+from fingerpost.features.replay import Replay as WindowReplay
 from fingerpost.features.windows import Windowed, windowed_of
 from fingerpost.lake import dates, read, service_folder
 from fingerpost.settings import Settings
 from fingerpost.telemetry.windows import Arrays
+from fingerpost.training.bundle import ModelBundle
+from fingerpost.training.ceiling import Ceiling, ceiling_of, half_differences
 from fingerpost.training.evaluate import MIN_PART_ROWS, TargetScore, log_mae, score, time_split
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
+from fingerpost.training.ranking import Ranking, Replay, rank_quality, rank_table, replay_choices
 
+_NESTED = ("scores", "ceilings", "ranking", "replay", "unseen")
 _NAMES = {"throughput_rps": "throughput", **{f"latency_{each}_s": f"latency_{each}" for each in ("p50", "p90", "p99")}}
 _BAGS = 3
 _PHASES = 4
@@ -45,6 +49,8 @@ class BacktestReport:
         source: `lake`, or the name of the mapping.
         refused: rows left out, by reason.
         scores: `throughput`, `latency_p50`, ...; None where it was not measured.
+        ceilings: by target, of those whose windows have two requests and more.
+        ranking, replay: of the choice of hosts on the windows tested on; of no groups where no category has several.
         unseen: throughput (or else latency_p50) of hosts that were held out; None: not asked for.
     """
 
@@ -60,11 +66,18 @@ class BacktestReport:
     test_from: str
     test_to: str
     scores: dict[str, TargetScore | None]
+    ceilings: dict[str, Ceiling]
+    ranking: Ranking
+    replay: Replay
     unseen: TargetScore | None
 
     def to_json(self) -> dict[str, Any]:
+        targets: dict[str, dict[str, Any]]
         targets = {name: {"rows": 0} if each is None else _score_json(each) for name, each in self.scores.items()}
-        found = {name: value for name, value in vars(self).items() if name not in ("scores", "unseen")}
+        for name, ceiling in self.ceilings.items():
+            targets[name]["ceiling"] = {**asdict(ceiling), "skill": ceiling.skill, "share": ceiling.share}
+        found = {name: value for name, value in vars(self).items() if name not in _NESTED}
+        found |= {**self.ranking.metrics(), **self.replay.metrics()}
         unseen = {} if self.unseen is None else {"unseen_hosts": _score_json(self.unseen)}
         return {**found, "targets": targets, **unseen}
 
@@ -124,7 +137,13 @@ def backtest(
             other = load_training_rows(home / f"phase-{phase}", name, _MAX_ROWS)
             other["time"] = other["time"] + pd.Timedelta(seconds=shift_s)
             past.append(other[other["time"] <= last])
-        scores, train_rows = _scores(past, test, test_share, gap, progress)
+        bundle, train_rows = _fitted(past, test, test_share, gap, progress)
+        found, predicted = score(bundle, test), bundle.predict_log(test)
+        scores = {_NAMES[outcome]: found.get(outcome) for outcome in OUTCOMES}
+        progress("noise of windows")
+        halves = half_differences(lake, home / "phase-0", name, window_s)
+        ceilings = {_NAMES[target]: ceiling_of(target, halves, test, predicted[target]) for target in bundle.targets}
+        ranks = rank_table(bundle, test)
         unseen = None
         if unseen_hosts:
             progress("holding out hosts")
@@ -143,13 +162,16 @@ def backtest(
             test["time"].min().isoformat(),
             test["time"].max().isoformat(),
             scores,
+            {name: each for name, each in ceilings.items() if each is not None},
+            rank_quality(ranks),
+            replay_choices(ranks),
             unseen,
         )
 
 
-def _scores(
+def _fitted(
     past: Sequence[pd.DataFrame], test: pd.DataFrame, share: float, gap: pd.Timedelta, progress: Callable[[str], None]
-) -> tuple[dict[str, TargetScore | None], int]:
+) -> tuple[ModelBundle, int]:
     rows = pd.concat(past, ignore_index=True).sort_values("time", kind="stable", ignore_index=True)
     fitting, validating = time_split(rows["time"], share, gap)
     train, valid = rows[fitting], rows[validating & ~rows["cold_start"].to_numpy()]
@@ -159,9 +181,7 @@ def _scores(
         if all(np.isfinite(part[outcome]).sum() >= MIN_PART_ROWS for part in (train, valid, test))
     ]
     progress(f"training on {len(rows)} rows")
-    bundle = fit_bundle(train, valid, DEFAULT_PARAMS, measured, _BAGS)
-    found = score(bundle, test)
-    return {_NAMES[outcome]: found.get(outcome) for outcome in OUTCOMES}, len(rows)
+    return fit_bundle(train, valid, DEFAULT_PARAMS, measured, _BAGS), len(rows)
 
 
 def _only_service(lake: Path) -> str:
@@ -219,7 +239,7 @@ def _fold(
     joined = [_where(parts[place], kept[place] | ~early[place]) for place in (0, 1)]
 
     def rows_of(windows: Arrays, loads: Arrays, simulate_cold_start: bool) -> pd.DataFrame:
-        replay = Replay(windowed.hosts, windowed.categories, settings.window_s, settings.halflife_s)
+        replay = WindowReplay(windowed.hosts, windowed.categories, settings.window_s, settings.halflife_s)
         return replay.run(windows, loads, simulate_cold_start)
 
     past = rows_of(earlier[0], earlier[1], True).sort_values(["time", "host", "category"], ignore_index=True)

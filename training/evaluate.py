@@ -68,11 +68,16 @@ def _check_sizes(earlier: NDArray[np.bool_], later: NDArray[np.bool_]) -> None:
 
 @dataclass(frozen=True)
 class TargetScore:
-    """Errors of one target on held-out rows: mean absolute differences of natural logs."""
+    """Errors of one target on held-out rows: mean absolute differences of natural logs.
+
+    Args:
+        request_skill: the skill where rows count by their requests.
+    """
 
     rows: int
     model: float
     naive: dict[str, float]
+    request_skill: float = float("nan")
 
     @property
     def best_naive(self) -> str:
@@ -85,23 +90,35 @@ class TargetScore:
         return 1 - self.model / best if best > 0 else 0.0
 
 
-def log_mae(actual_log: ArrayLike, predicted_log: ArrayLike) -> float:
-    """Mean absolute difference of two arrays of logs, over pairs where both are finite; NaN where there are none."""
+def log_mae(actual_log: ArrayLike, predicted_log: ArrayLike, weight: ArrayLike = 1.0) -> float:
+    """Mean absolute difference of two arrays of logs, over pairs where both are finite; NaN where there are none.
+
+    Args:
+        weight: of each pair, one for all or shape (n,).
+    """
     error = np.abs(np.asarray(actual_log, dtype=np.float64) - np.asarray(predicted_log, dtype=np.float64))
-    error = error[np.isfinite(error)]
-    return float(error.mean()) if error.size else float("nan")
+    known = np.isfinite(error)
+    weights = np.broadcast_to(np.asarray(weight, dtype=np.float64), error.shape)[known]
+    return float(np.average(error[known], weights=weights)) if weights.sum() > 0 else float("nan")
 
 
 def score(bundle: ModelBundle, rows: pd.DataFrame) -> dict[str, TargetScore]:
     """Scores a model and the naive forecasts on the same rows, target by target."""
     predicted = bundle.predict_log(rows)
     scores = {}
+    requests = rows["requests"].to_numpy(np.float64)
     for target in bundle.targets:
         actual = rows[target].to_numpy(np.float64)
+        weighted = TargetScore(
+            rows=0,
+            model=log_mae(actual, predicted[target], requests),
+            naive={view: log_mae(actual, rows[naive_column(view, target)], requests) for view in NAIVE},
+        )
         scores[target] = TargetScore(
             rows=int(np.isfinite(actual).sum()),
             model=log_mae(actual, predicted[target]),
             naive={view: log_mae(actual, rows[naive_column(view, target)]) for view in NAIVE},
+            request_skill=weighted.skill,
         )
     return scores
 

@@ -82,7 +82,8 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
     Cost is that of the next request at the load of the window's beginning, by throughput, or by median latency where
     no throughput was measured; the truth is what the window then measured.
     """
-    target = "throughput_rps" if np.isfinite(rows["throughput_rps"]).any() else "latency_p50_s"
+    known = "throughput_rps" in bundle.targets and np.isfinite(rows["throughput_rps"]).any()
+    target = "throughput_rps" if known else "latency_p50_s"
     predicted = bundle.predict_log(rows)[target]
     # What the engine's baseline serves; rows of an earlier version have its main part alone.
     baseline = rows[naive_column("ewma", target)]

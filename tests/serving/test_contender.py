@@ -21,35 +21,7 @@ from fingerpost.serving.contest import LiveContest
 from fingerpost.serving.scoring import score_fleet
 from fingerpost.serving.table import build_table, render_json
 from fingerpost.training.manifest import Verdict
-from tests.support.contest import CATEGORIES, HOSTS, World, planted, run
-
-WORLD = World(3)
-WINDOWS = 96
-
-
-def useless_constant(_window):
-    return np.zeros((HOSTS, CATEGORIES))
-
-
-def useless_random(window):
-    return np.random.default_rng(window).normal(-4, 0.5, (HOSTS, CATEGORIES))
-
-
-def stale(window):
-    return World(4).seconds(window)
-
-
-def shuffled(window):
-    return np.roll(WORLD.seconds(window), 3, axis=0)
-
-
-def overfitted(window):
-    """Knows the phase, and takes the noise of what it learned from for the truth."""
-    return WORLD.seconds(window) + np.random.default_rng(window % 5).normal(0, 0.8, (HOSTS, CATEGORIES))
-
-
-def foresight(window):
-    return WORLD.seconds(window)
+from tests.support.contest import BAD, CATEGORIES, WINDOWS, WORLD, foresight, planted, run, shuffled
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +29,7 @@ def by_baseline(tmp_path_factory):
     return run(WORLD, None, LiveContest(tmp_path_factory.mktemp("none") / "contest.json", 10.0), WINDOWS)
 
 
-@pytest.mark.parametrize("model", [useless_constant, useless_random, stale, shuffled, overfitted])
+@pytest.mark.parametrize("model", BAD)
 def test_a_bad_champion_gives_way_to_the_baseline(model, by_baseline, tmp_path):
     """Within 30 windows, five minutes of 10 s; from then on the table is the baseline's."""
     found = run(WORLD, planted(model), LiveContest(tmp_path / "contest.json", 10.0), WINDOWS)

@@ -1,7 +1,9 @@
 """A small fleet whose hosts slow down now and then, routed by the engine's own score of a planted model or baseline."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -51,6 +53,38 @@ class Planted(ModelScorer):
     def _predict(self, histories: Histories) -> Floats:
         seconds = self.predict(round(histories.now_us / FORM.window_s / US))
         return np.stack([np.log(SLOTS) - seconds, seconds, seconds + 1.0], axis=-1)
+
+
+WORLD = World(3)
+WINDOWS = 96
+
+
+def useless_constant(_window):
+    return np.zeros((HOSTS, CATEGORIES))
+
+
+def useless_random(window):
+    return np.random.default_rng(window).normal(-4, 0.5, (HOSTS, CATEGORIES))
+
+
+def stale(window):
+    return World(4).seconds(window)
+
+
+def shuffled(window):
+    return np.roll(WORLD.seconds(window), 3, axis=0)
+
+
+def overfitted(window):
+    """Knows the phase, and takes the noise of what it learned from for the truth."""
+    return WORLD.seconds(window) + np.random.default_rng(window % 5).normal(0, 0.8, (HOSTS, CATEGORIES))
+
+
+def foresight(window):
+    return WORLD.seconds(window)
+
+
+BAD = (useless_constant, useless_random, stale, shuffled, overfitted)
 
 
 def planted(model: Model, version: str = "1", verdict: Verdict | None = None) -> Planted:
@@ -126,3 +160,19 @@ def fleet_of(history: History) -> FleetState:
         made = Fingerprint("shop", name, "b", place, history.now_us, "made", block.categories, values, block)
         states[name] = state_of(made)
     return build_fleet("shop", states, 256)
+
+
+def main() -> None:
+    """Prints what becomes of each planted model."""
+    with tempfile.TemporaryDirectory() as folder:
+        usual = run(WORLD, None, LiveContest(Path(folder) / "none.json", 10.0), WINDOWS)
+        for model in (*BAD, foresight):
+            name = model.__name__
+            found = run(WORLD, planted(model), LiveContest(Path(folder) / f"{name}.json", 10.0), WINDOWS)
+            windows = found.by_baseline.index(CATEGORIES) if CATEGORIES in found.by_baseline else "never"
+            took, compared = (1 + np.mean(each.regrets) for each in (found, usual))
+            print(f"{name}: gives way after {windows}; requests take {took / compared:.2f} of the baseline's")
+
+
+if __name__ == "__main__":
+    main()

@@ -73,7 +73,16 @@ def test_foreign_telemetry_is_scored_against_every_naive_forecast(tmp_path):
         assert set(target["naive"]) == {"last", "ewma", "median"}
         assert target["skill"] == pytest.approx(1 - target["model"] / min(target["naive"].values()))
     # What slows down and recovers can be foreseen from how long it has been so.
-    assert figures["targets"]["latency_p50"]["skill"] > 0.1
+    median = figures["targets"]["latency_p50"]
+    assert median["skill"] > 0.1
+    assert median["request_skill"] > 0.1
+    # The median of 25 requests with a spread of 0.4 is off by 1.25 * 0.4 / 5, or 0.08 on average; spells that begin
+    # within a window add to it.
+    assert 0.07 < median["ceiling"]["noise"] < 0.11
+    assert median["skill"] < median["ceiling"]["skill"] < 1
+    assert 0 < median["ceiling"]["share"] < 1
+    assert figures["replay.groups"] > 5
+    assert 0 <= figures["ranking.regret"] <= figures["ranking.chance"] + 0.1
 
 
 @pytest.mark.process
@@ -82,6 +91,7 @@ def test_a_lake_of_ours_is_scored_and_left_as_it_was(measured_lake):
     told = CliRunner().invoke(app, ["evaluate", str(measured_lake), "--window", "5"], catch_exceptions=False)
     assert told.exit_code == 0
     assert "throughput" in told.stdout
+    assert "regret of the choice of hosts: " in told.stdout
     assert sorted(path for path in measured_lake.rglob("*")) == before
 
 
