@@ -54,7 +54,7 @@ class Jobs(_Part):
 
 
 class Reservoir(_Part):
-    """Something that work fills and time drains: used burst credits, or memory until the next collection.
+    """Something that work or time fills: used burst credits, which time drains, or memory until the next collection.
 
     Levels are in seconds of a host that is wholly busy. At the limit the host becomes slow, until it is at `resume`.
 
@@ -62,8 +62,9 @@ class Reservoir(_Part):
         share: of the hosts that have one.
         limit_s: range of each host's limit.
         resume: share of the limit at which a slow host recovers.
-        drain: what drains a second at all times.
-        slow_drain: what drains a second while the host is slow.
+        by_work, by_time: what a second fills of a host that is wholly busy, and of any.
+        drain: what a second drains at all times.
+        slow_drain: what a second drains while the host is slow, instead of all that time fills or drains.
         factor: how many times slower it then is.
         shown: agents see the level, as the share of memory in use.
     """
@@ -71,6 +72,8 @@ class Reservoir(_Part):
     share: _Share = 0.4
     limit_s: _Ordered
     resume: _Share = 0.5
+    by_work: _Seconds = 1.0
+    by_time: _Seconds = 0.0
     drain: _Seconds = 0.0
     slow_drain: _Positive
     factor: Annotated[float, Field(gt=1, le=1000)]

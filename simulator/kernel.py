@@ -12,7 +12,7 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.simulator.basics import compiled, draw_host, heap_pop, heap_push, uniform
 from fingerpost.simulator.choice import choose, explore, heard
 from fingerpost.simulator.fleet import DRAIN, FAIL, JOIN, LOSS_NOTICED
-from fingerpost.simulator.hosts import admit, following, lose, report, send_answer, start, stop
+from fingerpost.simulator.hosts import account, admit, following, lose, report, send_answer, start, stop
 from fingerpost.simulator.policies import EXPLORES, FINGERPOST, ORCA, PREQUAL
 from fingerpost.simulator.prequal import prequal_finish
 from fingerpost.simulator.state import (
@@ -36,6 +36,7 @@ from fingerpost.simulator.state import (
     GONE,
     HOST,
     INFLIGHT,
+    LIMIT,
     NEXT,
     OLDER,
     OLDEST,
@@ -136,6 +137,8 @@ def advance(state: State, given: Input, out: Output) -> None:
                     sharer, share_end = host, state.hosts_f[host, ENDS_AT]
         now = min(arrival, finish, answer, event, timeout, share_end)
         if now >= given.until:
+            if given.until < np.inf:
+                _fill(state, given.until)
             return
         if event == now:
             _befall(state, given, now)
@@ -165,6 +168,14 @@ def advance(state: State, given: Input, out: Output) -> None:
             requests_i[place, PICKER] = given.arrivals_i[coming, 1]
             _send(state, given, place, now)
             coming += 1
+
+
+@compiled
+def _fill(state: State, now: float) -> None:
+    """Brings reservoirs up to now, also those of hosts that nothing happens on."""
+    for host in range(len(state.hosts_f)):
+        if state.hosts_f[host, LIMIT] < np.inf:
+            account(state.hosts_f[host], state.hosts_i[host], now)
 
 
 @compiled

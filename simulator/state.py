@@ -120,8 +120,9 @@ def new_state(
     hosts_f[:, CORES], hosts_f[:, ENDS_AT] = fleet.servers, np.inf
     hosts_f[:, SLOWED], hosts_f[:, LIMIT] = 1.0, fleet.limits
     if reservoir is not None:
-        hosts_f[:, FILL] = 1 / fleet.servers
-        hosts_f[:, [DRAIN, SLOW_DRAIN, SLOW]] = reservoir.drain, reservoir.slow_drain, reservoir.factor
+        hosts_f[:, FILL] = reservoir.by_work / fleet.servers
+        hosts_f[:, DRAIN] = reservoir.drain - reservoir.by_time
+        hosts_f[:, [SLOW_DRAIN, SLOW]] = reservoir.slow_drain, reservoir.factor
         hosts_f[:, RESUME] = np.where(np.isfinite(fleet.limits), fleet.limits * reservoir.resume, 0.0)
         # Hosts have been at work before the run, each for its own time.
         hosts_f[:, LEVEL] = np.where(np.isfinite(fleet.limits), fleet.limits * rng.random(hosts), 0.0)

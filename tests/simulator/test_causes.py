@@ -106,6 +106,19 @@ def test_a_reservoir_slows_a_host_at_its_limit_until_it_has_drained():
     assert levels.min() >= 0 and levels.max() <= 1.02
 
 
+def test_a_host_that_nobody_sends_to_recovers_too():
+    """Between two requests, hours apart, time fills and empties it again and again."""
+    filled = {"share": 1, "limit_s": [20, 20], "resume": 0.5, "by_work": 0, "by_time": 1, "slow_drain": 2, "factor": 4}
+    idle = one_host(1, 1e-6, reservoir=filled, duration_s=100, warmup_s=0)
+    _, chunks = all_chunks(Bench(idle, 1), "least_request", 1e-9, 1)
+    slow = np.array([chunk.samples.slowed[0] > 1 for chunk in chunks[:-1]])
+    edges = np.diff(np.flatnonzero(np.diff(slow.astype(int)))) * 0.25
+    assert len(edges) > 8
+    # Spans of 0.25 s later at most.
+    assert edges[:8:2] == pytest.approx(np.full(4, 5.0), abs=0.6)
+    assert edges[1:8:2] == pytest.approx(np.full(4, 10.0), abs=0.6)
+
+
 def test_requests_are_lengthened_by_the_categories_beside_them_as_the_scenario_says():
     harm = [[0.0, 1.0], [0.0, 0.0]]
     described = scenario(
