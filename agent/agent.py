@@ -18,6 +18,7 @@ from fingerpost.agent.announcer import Announcer
 from fingerpost.agent.attribution import attribute
 from fingerpost.agent.batches import quarantine_lines, write_batch
 from fingerpost.agent.bounded_folder import bounded_inbox, bounded_quarantine
+from fingerpost.agent.ended_windows import Numbering
 from fingerpost.agent.fingerprints import Report, host_values
 from fingerpost.agent.health import Problems, RequestChecks
 from fingerpost.agent.host_history import HistoryFile, HostHistory
@@ -28,11 +29,13 @@ from fingerpost.agent.sampling.trace import CpuTrace
 from fingerpost.agent.sender import Sender
 from fingerpost.agent.sources import Source
 from fingerpost.clock import US, clock_us
-from fingerpost.fingerprint import Fingerprint, pack
+from fingerpost.decision_sample import sample_decisions
+from fingerpost.fingerprint import Fingerprint
 from fingerpost.lake import QUARANTINE, service_folder
-from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD
+from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD, Column
 from fingerpost.telemetry.host_attribution import HostAttribution
 from fingerpost.telemetry.windows import APART_S, SETTLE_S
+from fingerpost.window_report import pack
 
 logger = logging.getLogger(__name__)
 # The CPU counter is read often, which is cheap.
@@ -54,7 +57,7 @@ class Agent:
     Args:
         source: of request records; None: there are none.
         sampler: of the host.
-        sender: of fingerprints; None: they only go to the lake.
+        sender: of window reports; None: nobody is told of windows.
         announcer: of the host; None: no engine hears of it.
     """
 
@@ -143,6 +146,7 @@ class Agent:
         """
         self._profile()
         self._make_fingerprint()
+        self._send_windows()
         self._write()
         self._history_file.save(self._batch_name())
         self._intake.clear()
@@ -219,7 +223,7 @@ class Agent:
     def all_counts(self) -> dict[str, int]:
         """Every count of what was taken, refused and failed."""
         source = self._source.counts if self._source else Counter()
-        return dict(self.counts + self._intake.counts + self._history.counts + source)
+        return dict(self.counts + self._intake.counts + self._history.counts + self._history.ended.counts + source)
 
     def _begin_anew(self) -> None:
         """Forgets what was observed of the host."""
@@ -227,6 +231,7 @@ class Agent:
         categories = len(self._book.table.names)
         self._attribution = HostAttribution(categories, options.halflife_s, options.attribution_halflife_s, now_s)
         self._sample, self._sequence = None, 0
+        self._numbering = Numbering(options, self._boot_id)
         self._sampled_s = now_s
         self._trace = CpuTrace()
 
@@ -271,11 +276,19 @@ class Agent:
         self._reports.append(self.last)
         del self._reports[: -options.max_held_fingerprints]
         self.counts["fingerprints"] += 1
-        if self._sender:
-            self._sender.put(pack(made))
-            why = self._sender.spool_problem
-            said = None if why is None else f"cannot write to the spool, fingerprints wait in memory: {why}"
-            self.problems.tell("spool", said, logging.ERROR)
+
+    def _send_windows(self) -> None:
+        """Gives the sender a report of each window that has ended."""
+        if not self._sender:
+            self._history.ended.take()
+            return
+        table, time_us = self._history.table, round(self._clock() * US)
+        for report in self._numbering.reports(self._history.ended, table.version, self._sample, time_us):
+            self._sender.put(pack(report))
+            self.counts["window_reports"] += 1
+        why = self._sender.spool_problem
+        said = None if why is None else f"cannot write to the spool, window reports wait in memory: {why}"
+        self.problems.tell("spool", said, logging.ERROR)
 
     def _batch_name(self) -> str:
         return self._source.batch_name() if self._source else self._boot_id
@@ -284,11 +297,16 @@ class Agent:
         options, intake = self._options, self._intake
         name = self._batch_name()
         # Samples first: they are what makes a host known to the ingest of its records.
-        for kind, columns, rows in (
+        batches: list[tuple[str, tuple[Column, ...], list[dict[str, Any]]]] = [
             ("samples", HOST_SAMPLE, intake.samples),
             ("requests", REQUEST_RECORD, intake.records),
             ("fingerprints", FINGERPRINT, [row for report in self._reports for row in report.rows()]),
-        ):
+        ]
+        if options.deliver == "engine":
+            # Windows tell all else: only what experiments need travels besides.
+            most = options.decisions_per_s * options.batch_s
+            batches = [("requests", REQUEST_RECORD, sample_decisions(intake.records, most))]
+        for kind, columns, rows in batches:
             if rows:
                 suffix = f"-{name}" if kind == "requests" else ""
                 path = write_batch(options.lake, kind, columns, rows, f"{options.host}-{rows[0]['time']}{suffix}")

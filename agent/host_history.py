@@ -13,6 +13,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from fingerpost.agent.ended_windows import EndedWindows
 from fingerpost.agent.window_buffer import (
     MAX_KEYS,
     REQUEST_ROWS,
@@ -21,7 +22,7 @@ from fingerpost.agent.window_buffer import (
     categories_of,
     windows_of,
 )
-from fingerpost.arrays import Floats, Ints
+from fingerpost.arrays import Ints
 from fingerpost.bounded import Bounds, unpacked
 from fingerpost.category import CategoryTable
 from fingerpost.clock import US
@@ -29,7 +30,7 @@ from fingerpost.history_block import HistoryBlock, blocks_of
 from fingerpost.lake import write_atomically
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
 from fingerpost.telemetry.history_state import CELL_STATE, fresh_state, index_of_common, remap_state
-from fingerpost.telemetry.windows import SETTLE_S, select_window
+from fingerpost.telemetry.windows import SETTLE_S, Arrays, select_window
 
 logger = logging.getLogger(__name__)
 SETTLE_US = round(SETTLE_S * US)
@@ -56,6 +57,7 @@ class HostHistory:
         self.window_s, self.halflife_s = window_s, halflife_s
         self.history = History(1, len(table.names), window_s, halflife_s)
         self.recent = WindowBuffer()
+        self.ended = EndedWindows()
         self._category: Ints = np.zeros(0, dtype=np.int64)
         self._numbering = 0
         self._span_us = round(window_s * US)
@@ -87,7 +89,11 @@ class HostHistory:
         self.recent.gather(self.history.now_us)
         if end_us <= self.history.now_us:
             return False
-        self._observe(self.history, *self.recent.close(end_us), end_us)
+        requests, samples = self.recent.close(end_us)
+        windows, loads = windows_of(requests, samples, self._categories(), self.window_s)
+        self.ended.add(self.table, windows, loads)
+        self.ended.count(requests, self.recent.keys)
+        self._follow(self.history, windows, loads, end_us)
         self._block = None
         return True
 
@@ -103,7 +109,7 @@ class HostHistory:
         self.table, self._category, self._block = table, np.zeros(0, dtype=np.int64), None
         self.history = History(1, len(table.names), self.window_s, self.halflife_s)
         for requests, samples in self.recent.closed():
-            self._observe(self.history, requests, samples)
+            self._follow(self.history, *windows_of(requests, samples, self._categories(), self.window_s))
         if not self.recent.complete:
             remap_state(old.state, self.history.state, _ONE_HOST, index_of_common(names, table.names))
         self.history.state["now_us"][0] = old.now_us
@@ -131,8 +137,7 @@ class HostHistory:
         remap_state(state, self.history.state, _ONE_HOST, index_of_common(names, self.table.names))
         self.recent, self._category, self._block = recent, np.zeros(0, dtype=np.int64), None
 
-    def _observe(self, history: History, requests: Floats, samples: Floats, end_us: int = 0) -> None:
-        windows, loads = windows_of(requests, samples, self._categories(), self.window_s)
+    def _follow(self, history: History, windows: Arrays, loads: Arrays, end_us: int = 0) -> None:
         for each_us in np.unique(np.r_[windows["end_us"], loads["end_us"]]).tolist():
             history.observe(each_us, select_window(windows, each_us), select_window(loads, each_us))
         if history.now_us < end_us:

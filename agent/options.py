@@ -18,17 +18,18 @@ class AgentOptions:
         host: name of the host; with `proxy` of the proxy.
         proxy: the agent is beside a proxy, and reports all of its hosts by its access log.
         lines_per_s: lines of a proxy's log that are read a second, at most; of a busier log a sample is.
-        decisions_per_s: records of how requests were routed that a proxy's agent sends a second, explored ones besides.
+        decisions_per_s: records of how requests were routed that an agent sends a second, explored ones besides.
         access_log, log_format: the source is an access log.
         middleware_socket: the source is the middleware in the service's process.
         otlp: the source is OpenTelemetry spans sent to our own HTTP port.
         pid, pid_file, unit, match: tells the service's processes; at most one is given.
         slots: requests the host serves at once, if nothing else tells.
         http_port: where `/metrics`, `/healthz` and, with `otlp`, `/v1/traces` are; 0: nowhere.
-        engine_url: where fingerprints are sent; empty: only into the lake.
+        engine_url: where window reports are sent; empty: nowhere.
         address, zone, host_class: of the host, announced to the engine; empty: not.
         drain_s: for so long the host drains when the agent is stopped; 0: it stays.
-        deliver: `lake`: batches stay in the lake's inbox, which the platform sees; `engine`: they are sent there.
+        deliver: `lake`: records and samples stay in the lake's inbox, which the platform sees; `engine`: only the
+            network is shared, and what travels is windows, and of the records a sample of those with a decision.
         allowed_hosts: further names by which the HTTP port may be called.
         max_held_fingerprints: kept in memory while the lake cannot be written.
         inbox_bytes: of the host's own batches in the lake's inbox; the oldest go first.

@@ -1,4 +1,4 @@
-"""Sends fingerprints to the engine, in order, from a spool that outlives the agent and the engine's absence."""
+"""Sends window reports to the engine, in order, from a spool that outlives the agent and the engine's absence."""
 
 import http.client
 import logging
@@ -128,7 +128,7 @@ class Sender:
             self.counts["refused"] += len(parts)
             problem = error.reason
         if problem:
-            logger.error("the engine refused fingerprints (%d): %s", answer.status, problem)
+            logger.error("the engine refused window reports (%d): %s", answer.status, problem)
         with self._lock:
             self._spool.remove(numbers)
         return True

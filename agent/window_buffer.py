@@ -38,8 +38,8 @@ _REQUEST = (
 )
 _SAMPLE = ("time", "cpu_util", "cores", "mem_bytes", "mem_limit_bytes", "inflight", "slots")
 _DURATION, _SERVICE, _INFLIGHT = (_REQUEST.index(name) for name in ("duration_s", "service_time_s", "inflight"))
-_KEY = len(_REQUEST)  # the row of the keys' numbers
-REQUEST_ROWS, SAMPLE_ROWS = _KEY + 1, len(_SAMPLE)
+KEY_ROW = len(_REQUEST)  # the row of the keys' numbers
+REQUEST_ROWS, SAMPLE_ROWS = KEY_ROW + 1, len(_SAMPLE)
 
 
 class WindowBuffer:
@@ -114,8 +114,8 @@ class WindowBuffer:
 
     def open_keys(self) -> tuple[Floats, list[Key]]:
         """The open requests with their keys numbered anew, and these keys."""
-        numbers, places = np.unique(self.requests[_KEY].astype(np.int64), return_inverse=True)
-        return np.vstack([self.requests[:_KEY], places[None]]), [self.keys[number] for number in numbers.tolist()]
+        numbers, places = np.unique(self.requests[KEY_ROW].astype(np.int64), return_inverse=True)
+        return np.vstack([self.requests[:KEY_ROW], places[None]]), [self.keys[number] for number in numbers.tolist()]
 
     def _count_in_flight(self, due: Bools) -> None:
         """Counts for requests that are closed now what nobody told; those that ended just before and after count."""
@@ -146,9 +146,9 @@ class WindowBuffer:
     def _renumber(self) -> None:
         """Forgets the keys of requests that are gone; `closed` arrays are changed in place."""
         held = [self.requests, *(requests for requests, _ in self._closed), *self._fresh]
-        used = np.unique(np.concatenate([each[_KEY] for each in held]).astype(np.int64))
+        used = np.unique(np.concatenate([each[KEY_ROW] for each in held]).astype(np.int64))
         for each in held:
-            each[_KEY] = np.minimum(np.searchsorted(used, each[_KEY]), MAX_KEYS)
+            each[KEY_ROW] = np.minimum(np.searchsorted(used, each[KEY_ROW]), MAX_KEYS)
         self.keys = [self.keys[number] for number in used.tolist()][:MAX_KEYS]
         self.numbering += 1
         self._numbers = {}  # looked up again as they come; a key may then have two numbers, which harms nothing
@@ -167,8 +167,8 @@ def windows_of(requests: Floats, samples: Floats, category: Ints, window_s: floa
         requests, samples: of `WindowBuffer.close`.
         category: of each key, see `categories_of`.
     """
-    measured: dict[str, ArrayLike] = {**dict(zip(_REQUEST, requests[:_KEY], strict=True)), **_of_one_host(requests)}
-    measured["category"] = category[requests[_KEY].astype(np.int64)]
+    measured: dict[str, ArrayLike] = {**dict(zip(_REQUEST, requests[:KEY_ROW], strict=True)), **_of_one_host(requests)}
+    measured["category"] = category[requests[KEY_ROW].astype(np.int64)]
     load: dict[str, ArrayLike] = {**dict(zip(_SAMPLE, samples, strict=True)), **_of_one_host(samples)}
     load.update(memory_columns(load["mem_bytes"], load["mem_limit_bytes"]))
     loads = aggregate_loads(load, window_s)

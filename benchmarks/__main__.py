@@ -399,6 +399,18 @@ def engine(
     _print(measure_engine(hosts, categories, reporting, seconds), json_output)
 
 
+def wire(
+    hosts: Annotated[int, typer.Option(min=1, max=5000, help="Agents that report to one engine worker.")] = 2000,
+    categories: Annotated[int, typer.Option(min=1, max=1000, help="Categories of a host, for its bytes.")] = 100,
+    seconds: Annotated[float, typer.Option(min=5, max=3600, help="For how long they report, each every 5 s.")] = 60,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Bytes a host sends in a day, and an engine that takes and lands the windows of many agents."""
+    from benchmarks.wire import measure_wire
+
+    _print(measure_wire(hosts, categories, seconds), json_output)
+
+
 def _print(figures: dict[str, Any], json_output: bool) -> None:
     import json
 
@@ -428,6 +440,7 @@ for _command in (
     training,
     engine,
     zones,
+    wire,
 ):
     app.command()(_command)
 app.command(name="plain-logs")(plain_logs)

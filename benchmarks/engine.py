@@ -13,6 +13,7 @@ from benchmarks.engine_process import MeasuredEngine, quantile
 from benchmarks.engine_scoring import measure_scoring
 from benchmarks.engine_under_load import measure_under_load
 from fingerpost.engine_api import EngineClient
+from fingerpost.lake import parquet_files
 from tests.support.made_fleet import MadeFleet
 
 
@@ -41,36 +42,49 @@ def measure_engine(hosts: int, categories: int, reporting: int, seconds: float) 
 
 
 def measure_ingest(engine: MeasuredEngine, reporting: int, seconds: float) -> dict[str, Any]:
-    """Fingerprints of hosts that report every 5 s each, for so many seconds."""
+    """Windows of hosts that report every 5 s each, for so many seconds, and are landed in the lake's inbox."""
     fleet = MadeFleet.make(reporting, 100, service="bench")
     # Made beforehand: it is the engine that is measured.
     rounds = math.ceil(seconds / 5)
     bodies = fleet.packed_messages(1, rounds)[: round(reporting / 5 * seconds)]
     path = write_bodies(engine.home / "bodies", bodies)
     with Load(kind="send", port=engine.port, bodies=path, per_s=reporting / 5) as load:
-        while not engine.metric("fingerprints_total", '{outcome="accepted"}'):
+        while not engine.metric("reports_total", '{outcome="accepted"}'):
             load.check()
             time.sleep(0.05)
         before = engine.cpu_s()
         answers = load.finish()
     begin, end = min(answers.begun), max(answers.begun)
+    spent = engine.cpu_s() - before
+    inbox = engine.home / "lake" / "inbox" / "reported_windows" / "service=bench"
+    rows = len(bodies) * len(fleet.categories)
+    engine.wait_for(lambda: landed_rows(inbox) >= rows - answers.errors * len(fleet.categories))
     return {
         "hosts": reporting,
         "wanted_per_s": reporting / 5,
         "accepted_per_s": round((len(answers.begun) - answers.errors) / (end - begin), 1),
-        "cpu_share": round((engine.cpu_s() - before) / (end - begin), 3),
+        "cpu_share": round(spent / (end - begin), 3),
         "p50_s": round(quantile(answers.latencies, 0.5), 4),
         "p99_s": round(quantile(answers.latencies, 0.99), 4),
         "errors": answers.errors,
         "bytes_each": round(sum(map(len, bodies)) / len(bodies)),
+        "landed_rows": landed_rows(inbox),
+        "landed_files": len(list(parquet_files(inbox))),
     }
+
+
+def landed_rows(inbox: Path) -> int:
+    """Rows of all Parquet files below a folder."""
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(path).num_rows for path in parquet_files(inbox))
 
 
 def _unchanged_table(engine: MeasuredEngine, seconds: float) -> dict[str, Any]:
     """Fetches of a table the caller has, as fast as 8 connections ask."""
     fleet = MadeFleet.make(50, 40)
     with EngineClient(engine.url) as client:
-        client.send_fingerprints(fleet.packed(1))
+        client.send_reports(fleet.packed(1))
         engine.wait_for(lambda: client.table("shop").body)
         time.sleep(1.0)
         etag = client.table("shop").etag

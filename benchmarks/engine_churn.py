@@ -1,11 +1,12 @@
 """The engine's memory over an hour in which hosts and categories come and go, run through in a minute or so."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.engine_process import MeasuredEngine
 from fingerpost.engine_api import EngineClient
-from fingerpost.fingerprint import Fingerprint, pack
+from fingerpost.window_report import pack
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 
 _MINUTES = 60
@@ -34,7 +35,7 @@ def measure_churn(engine: MeasuredEngine, seconds: float) -> dict[str, Any]:
         for minute in range(_MINUTES):
             packed = _reports(pool, minute)
             for part in range(0, len(packed), 10):
-                client.send_fingerprints(packed[part : part + 10])
+                client.send_reports(packed[part : part + 10])
             engine.wait_for(lambda: client.table("shop").body)
             sources.add(client.predict("shop", hosts=[_name(minute, 0)])["source"])
             if (minute + 1) % (_MINUTES // _MARKS) == 0:
@@ -62,13 +63,9 @@ def _reports(pool: MadeFleet, minute: int) -> list[bytes]:
     for age in range(_LIFE_MIN):
         for number in range(_NEW_HOSTS):
             place = (minute - age) % _LIFE_MIN * _NEW_HOSTS + number
-            made = pool.fingerprint(place, minute)
-            names = _categories(minute)
-            block = made.history
-            renamed = {**vars(made), "host": _name(minute - age, number), "categories": names}
-            if block is not None:
-                renamed["history"] = type(block)(**{**vars(block), "categories": names})
-            reports.append(pack(Fingerprint(**renamed)))
+            name = _name(minute - age, number)
+            made = replace(pool.report(place, minute), host=name, reporter=name, categories=_categories(minute))
+            reports.append(pack(made))
     return reports
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgpack
 
-from fingerpost.fingerprint import MEDIA_TYPE
+from fingerpost.window_report import MEDIA_TYPE
 
 _CONNECTIONS = 8
 # Agents are many, and do not wait for each other; but none may rest so long that the server hangs up (5 s).
@@ -130,7 +130,7 @@ async def _send(found: Answers, port: int, bodies: str, per_s: float) -> None:
             if stopped.is_set():
                 break
             head = (
-                f"POST /v1/fingerprints HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {MEDIA_TYPE}\r\n"
+                f"POST /v1/reports HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {MEDIA_TYPE}\r\n"
                 f"content-length: {len(messages[place])}\r\n\r\n"
             )
             await _exchange(found, reader, writer, head.encode() + messages[place])

@@ -1,4 +1,4 @@
-"""The engine under load: how soon a fingerprint is in the table, and what a model swap does to requests."""
+"""The engine under load: how soon a report is in the table, and what a model swap does to requests."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ from benchmarks.engine_scoring import LEAVES, TREES
 from benchmarks.engine_swap import Stolen, make_swaps, swap_figures
 from fingerpost.clock import clock_us
 from fingerpost.engine_api import EngineClient
-from fingerpost.fingerprint import pack
+from fingerpost.window_report import pack
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 
 _HOSTS, _CATEGORIES = 100, 40
@@ -25,7 +25,7 @@ _MAX_S_A_SWAP = 25.0
 
 def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]:
     """A service of 100 hosts x 40 categories with a champion, which reports every 5 s and so is scored all the time,
-    while pickers ask for its table; into that a fingerprint is sent and followed, and new champions come."""
+    while pickers ask for its table; into that a report is sent and followed, and new champions come."""
     fleet = MadeFleet.make(_HOSTS, _CATEGORIES)
     models = [fit_model(MadeFleet.make(50, _CATEGORIES), trees, LEAVES, rounds=2) for trees in (TREES, TREES - 20)]
     made_us = clock_us()
@@ -38,7 +38,7 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
     ]
     with EngineClient(engine.url) as client:
         # Before the reports, which were made beforehand: else those would be stale, and cost next to nothing.
-        client.send_fingerprints(fleet.packed(1, made_us))
+        client.send_reports(fleet.packed(1, made_us))
         etag = engine.wait_for(lambda: client.table("shop")).etag
         engine.wait_for(lambda: client.predict("shop", hosts=[fleet.hosts[0]])["source"] == "champion")
         with (
@@ -74,11 +74,11 @@ def measure_under_load(engine: MeasuredEngine, seconds: float) -> dict[str, Any]
 
 
 def _arrival_to_table(client: EngineClient, probe: MadeFleet, sequence: int) -> float:
-    """Seconds from sending a host's fingerprint to holding a table with it."""
-    told = probe.fingerprint(0, sequence)
+    """Seconds from sending a host's report to holding a table with it."""
+    told = probe.report(0, sequence)
     packed, etag = pack(told), client.table("shop").etag
     began = time.perf_counter()
-    client.send_fingerprints([packed])
+    client.send_reports([packed])
     while True:
         table = client.table("shop", etag=etag, wait_s=10)
         if table.body is not None and _shows(table.body, told.time_us):

@@ -122,7 +122,7 @@ def agent(
         ),
     ] = False,
     engine_url: Annotated[
-        str | None, typer.Option(help="Where fingerprints are sent; default FINGERPOST_ENGINE_URL.")
+        str | None, typer.Option(help="Where window reports are sent; default FINGERPOST_ENGINE_URL.")
     ] = None,
     deliver: Annotated[
         str,
@@ -133,7 +133,7 @@ def agent(
     ] = "",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics and /healthz; 0: none.")] = 0,
 ) -> None:
-    """Reports this host's request records, samples and fingerprint, or all of a proxy's hosts, until stopped.
+    """Reports this host's windows, request records and samples, or those of a proxy's hosts, until stopped.
 
     Request records come from one of: an access log, the middleware in the service, OpenTelemetry spans.
     """

@@ -24,7 +24,7 @@ def engine(
     settings = get_settings()
     if not settings.engine_token and not settings.only_this_machine:
         raise FingerpostError(
-            f"on {settings.bind_host} anybody could send the engine fingerprints: set FINGERPOST_ENGINE_TOKEN, "
+            f"on {settings.bind_host} anybody could send the engine reports: set FINGERPOST_ENGINE_TOKEN, "
             "or FINGERPOST_BIND_HOST=127.0.0.1"
         )
     check_ports([PortUse("engine", settings.bind_host, settings.engine_port, "FINGERPOST_ENGINE_PORT")])

@@ -28,6 +28,22 @@ _TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
         records.HOST_WINDOW,
     ),
     (
+        "Reported window",
+        "`reported_windows/service=S/date=D/*.parquet`, as reports told them: a window as above, and who reports it; "
+        "the features step makes `windows` of them.",
+        records.REPORTED_WINDOW[-2:],
+    ),
+    (
+        "Reported load",
+        "`reported_loads/service=S/date=D/*.parquet`: a host window as above, and who reports it.",
+        records.REPORTED_LOAD[-2:],
+    ),
+    (
+        "Reported key",
+        "`reported_keys/service=S/date=D/*.parquet`: how often each finest category came, to fit categories by.",
+        records.REPORTED_KEY,
+    ),
+    (
         "Fingerprint",
         "`fingerprints/service=S/date=D/*.parquet`, as agents send them: a row a host and category. The sample has "
         "none: it was made without agents.",

@@ -67,26 +67,28 @@ class FeaturesReport:
 def build_features(
     lake: Path, service: str, settings: FeatureSettings, out: Path | None = None, workers: Workers = SERIAL
 ) -> FeaturesReport:
-    """Brings windows, training rows and latest fingerprints of one service up to date with its records.
+    """Brings windows, training rows and latest fingerprints of one service up to date with what arrived.
 
     Writes `categories/service=S.json`, and under `service=S/date=D` of each kind `windows/`, `loads/`, `features/` and
     `history/`, and `fingerprints/service=S/latest.parquet`; each file whole or not at all. Killed and run again, or run
     twice, it ends the same.
 
     Args:
-        lake: where the records are.
+        lake: where the records and reported windows are.
         out: where to write to; None: the lake.
         workers: who counts and windows the dates, each of which stands for itself; the replay, where every window
             needs the one before, is done here.
 
     Raises:
-        NoDataError: there are no request records.
+        NoDataError: there are no windows and no request records.
     """
     target = out or lake
-    days = [day for day in dates(lake, "requests", service) if input_files(lake, "requests", service, day, 1.0)]
+    kinds = ("requests", "reported_windows")
+    known = sorted({day for kind in kinds for day in dates(lake, kind, service)})
+    days = [day for day in known if any(input_files(lake, kind, service, day, 1.0) for kind in kinds)]
     if not days:
         raise NoDataError(
-            f"no request records of service {service!r} in {lake}: run `fingerpost run ingest` "
+            f"no windows and no request records of service {service!r} in {lake}: run `fingerpost run ingest` "
             "after an agent has reported"
         )
     where = (lake, target, service)

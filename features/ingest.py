@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from fingerpost.clock import US
 from fingerpost.features.maintenance import was_merged
 from fingerpost.lake import (
+    ENDED,
     INBOX,
     QUARANTINE,
     TAKEN,
@@ -34,13 +35,33 @@ from fingerpost.lake import (
     write_text_atomically,
 )
 from fingerpost.locks import locked
-from fingerpost.records import FINGERPRINT, HOST_SAMPLE, REQUEST_RECORD, Column
+from fingerpost.records import (
+    FINGERPRINT,
+    HOST_SAMPLE,
+    REPORTED_KEY,
+    REPORTED_LOAD,
+    REPORTED_WINDOW,
+    REQUEST_RECORD,
+    Column,
+)
 from fingerpost.schemas import arrow_schema, refusals
 
 _KINDS: dict[str, tuple[Column, ...]] = {
     "samples": HOST_SAMPLE,
+    "reported_windows": REPORTED_WINDOW,
+    "reported_loads": REPORTED_LOAD,
+    "reported_keys": REPORTED_KEY,
     "requests": REQUEST_RECORD,
     "fingerprints": FINGERPRINT,
+}
+# What makes a host known; all else of an unknown host is refused.
+_FIRST = ("samples", "reported_windows", "reported_loads")
+# Where a kind's good rows are counted.
+_COUNTED = {
+    "samples": "host_samples",
+    "requests": "request_records",
+    "reported_windows": "windows",
+    "fingerprints": "fingerprint_cells",
 }
 _ONE_AT_A_TIME_S = 600.0
 _MAX_KNOWN_HOSTS = 10_000
@@ -53,6 +74,7 @@ class IngestReport:
     files: int = 0
     request_records: int = 0
     host_samples: int = 0
+    windows: int = 0
     fingerprint_cells: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     refused_files: Counter[str] = field(default_factory=Counter)
@@ -64,7 +86,7 @@ class IngestReport:
 def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_s: float | None = None) -> IngestReport:
     """Takes every batch of one service from the inbox into the lake. Killed and run again, it ends the same.
 
-    Good rows go to `requests/`, `samples/` and `fingerprints/` under their own date; refused rows and unreadable files
+    Good rows go to the folder of their kind under their own date; refused rows and unreadable files
     to `quarantine/` with the reason. A batch is removed only when both are written, and keeps its name. Temporary files
     of processes that were killed while they wrote are removed from the inbox after an hour.
 
@@ -83,9 +105,10 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
     # Of two at a time, one that was slow could put a batch's first version over its longer second one.
     with locked(lake / ".locks" / f"service={service}.ingest.lock", _ONE_AT_A_TIME_S):
         # All else is listed before samples are read, so that the samples sent before them are surely in.
-        waiting = {kind: _waiting(lake, kind, service) for kind in ("requests", "fingerprints")}
-        for batch, name in _taken(_waiting(lake, "samples", service)):
-            _ingest_batch(lake, "samples", service, batch, name, bounds, None, report)
+        waiting = {kind: _waiting(lake, kind, service) for kind in _KINDS if kind not in _FIRST}
+        for kind in _FIRST:
+            for batch, name in _taken(_waiting(lake, kind, service)):
+                _ingest_batch(lake, kind, service, batch, name, bounds, None, report)
         hosts = known_hosts(lake, service)
         for kind, batches in waiting.items():
             for batch, name in _taken(batches):
@@ -136,17 +159,15 @@ def _ingest_batch(
         bad = bad.append_column("reason", pa.array(named, pa.string()))
         target = partition(lake / QUARANTINE, kind, service, date_of(bounds[1])) / name
         write_table(target, bad)
-    for date, rows in by_date(good):
+    for date, rows in by_date(good, ended=kind in ENDED):
         if was_merged(partition(lake, kind, service, date), name):
             continue
         write_table(partition(lake, kind, service, date) / name, rows)
-    if kind == "samples":
-        report.host_samples += good.num_rows
+    if kind in _FIRST:
         remember_hosts(lake, service, good.column("host").unique().to_pylist())
-    elif kind == "requests":
-        report.request_records += good.num_rows
-    else:
-        report.fingerprint_cells += good.num_rows
+    counted = _COUNTED.get(kind)
+    if counted is not None:
+        setattr(report, counted, getattr(report, counted) + good.num_rows)
     batch.unlink()
 
 
@@ -185,14 +206,19 @@ def _refuse_file(lake: Path, kind: str, service: str, batch: Path, name: str, er
     return reason
 
 
-def by_date(table: pa.Table) -> list[tuple[str, pa.Table]]:
-    """The rows of each UTC date of their `time`, with the date as `YYYY-MM-DD`."""
-    days = table.column("time").to_numpy().astype("datetime64[D]")
+def by_date(table: pa.Table, ended: bool = False) -> list[tuple[str, pa.Table]]:
+    """The rows of each UTC date of their `time`, with the date as `YYYY-MM-DD`.
+
+    Args:
+        ended: `time` is the end of a span: one that ends at midnight is of the date before.
+    """
+    times = table.column("time").to_numpy().astype("datetime64[us]")
+    days = (times - np.timedelta64(int(ended), "us")).astype("datetime64[D]")
     return [(str(day), table.filter(pa.array(days == day))) for day in np.unique(days)]
 
 
 def known_hosts(lake: Path, service: str) -> frozenset[str]:
-    """The hosts that have sent a good sample."""
+    """The hosts that a good sample or window told of."""
     path = _hosts_path(lake, service)
     return frozenset(json.loads(path.read_text())) if path.exists() else frozenset()
 

@@ -1,4 +1,4 @@
-"""A date's records as windows: made again only if the records, or what the windows depend on, have changed."""
+"""A date's windows, as reported or made of its records: again only if these, or what else they depend on, changed."""
 
 import json
 from collections.abc import Iterable
@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from fingerpost.category import CategoryTable, Key
 from fingerpost.clock import US
 from fingerpost.features.definition import schema_hash
+from fingerpost.features.reported import read_reported, reported_counts
 from fingerpost.features.windows import CATEGORY_COLUMNS, build_windows, category_counts, loads_table, windows_table
 from fingerpost.lake import parquet_files, partition, read, write_table, write_text_atomically
 
+# What windows are made of.
+INPUTS = ("requests", "samples", "reported_windows", "reported_loads", "reported_keys")
 _DAY_S = 86_400
+_ORDER = [("time", "ascending"), ("host", "ascending"), ("category", "ascending")]
 # How a partition came about: `inputs`, of `file_marks`, and `settings`, what else it depends on.
 Manifest = dict[str, dict[str, Any]]
 _RECORD_COLUMNS = (
@@ -47,12 +52,16 @@ class FeatureSettings:
 
 
 def count_categories(lake: Path, target: Path, service: str, day: str) -> list[tuple[Key, int]]:
-    """Requests of each finest category on a date; counted again only if its records changed."""
+    """Requests of each finest category on a date; counted again only if its records or reports changed."""
     folder = partition(target, "counts", service, day)
     wanted = _manifest(lake, service, day, 1.0, {})
     if read_manifest(folder) != wanted:
-        records = read(lake, "requests", service, *_bounds_us(day, 1.0), CATEGORY_COLUMNS).to_pandas()
-        counted = [[list(key), count] for key, count in category_counts(records)]
+        bounds_us = _bounds_us(day, 1.0)
+        records = read(lake, "requests", service, *bounds_us, ("host", *CATEGORY_COLUMNS)).to_pandas()
+        keys = read(lake, "reported_keys", service, *bounds_us, on=[day]).to_pandas()
+        # Records of a host that reports are a sample, and its requests are in its keys.
+        records = records[~records["host"].isin(keys["host"])]
+        counted = [[list(key), count] for key, count in (*category_counts(records), *reported_counts(keys))]
         write_text_atomically(folder / "counts.json", json.dumps(counted))
         write_manifest(folder, wanted)
     return [(tuple(key), int(count)) for key, count in json.loads((folder / "counts.json").read_text())]
@@ -61,7 +70,10 @@ def count_categories(lake: Path, target: Path, service: str, day: str) -> list[t
 def make_windows(
     lake: Path, target: Path, service: str, day: str, table: CategoryTable, settings: FeatureSettings
 ) -> bool:
-    """Makes the windows of a date, if they are not what its records would give; tells whether it did."""
+    """Makes the windows of a date, if they are not what its records and reports would give; tells whether it did.
+
+    Windows of a host that reports them are those that it reported; of other hosts they are made of their records.
+    """
     folder = partition(target, "windows", service, day)
     depends = {
         "window_s": str(settings.window_s),
@@ -78,9 +90,15 @@ def make_windows(
     samples = read(lake, "samples", service, *bounds_us).to_pandas()
     for frame in (requests, samples):
         frame["time"] = frame["time"] - pd.Timedelta(seconds=settings.shift_s)
+    reported = read_reported(lake, service, _dates_read(day, settings.window_s), bounds_us, settings.window_s)
+    hosts = reported.hosts()
+    requests, samples = (frame[~frame["host"].isin(hosts)] for frame in (requests, samples))
     windowed = build_windows(requests, samples, table, settings.window_s)
-    write_table(partition(target, "loads", service, day) / "loads.parquet", loads_table(windowed))
+    loads = pa.concat_tables([loads_table(windowed), reported.loads()]).sort_by(_ORDER[:2])
+    write_table(partition(target, "loads", service, day) / "loads.parquet", loads)
     windows = windows_table(windowed, service, settings.window_s)
+    if not settings.shift_s:  # shifted windows over the same requests can be made of records alone
+        windows = pa.concat_tables([windows, reported.windows(table)]).sort_by(_ORDER)
     write_table(folder / "windows.parquet", windows, {"schema_hash": schema_hash()})
     # What was replayed from the windows before is out of date from here on.
     (partition(target, "history", service, day) / "history.npz").unlink(missing_ok=True)
@@ -98,19 +116,20 @@ def names_of(target: Path, service: str, day: str) -> tuple[set[str], set[str]]:
 
 def input_files(lake: Path, kind: str, service: str, day: str, window_s: float, shift_s: float = 0.0) -> list[Path]:
     """The files that windows of a date are made from; where windows straddle midnight, the next day's too."""
-    days = [day]
-    if shift_s or _DAY_S % window_s:
-        days.append(str(date.fromisoformat(day) + timedelta(days=1)))
+    days = _dates_read(day, window_s, shift_s)
     return [path for each in days for path in parquet_files(partition(lake, kind, service, each))]
+
+
+def _dates_read(day: str, window_s: float, shift_s: float = 0.0) -> list[str]:
+    straddle = shift_s or _DAY_S % window_s
+    return [day, str(date.fromisoformat(day) + timedelta(days=1))] if straddle else [day]
 
 
 def _manifest(
     lake: Path, service: str, day: str, window_s: float, settings: dict[str, str], shift_s: float = 0.0
 ) -> Manifest:
     """The manifest that the date would have if it were made now."""
-    files = [
-        path for kind in ("requests", "samples") for path in input_files(lake, kind, service, day, window_s, shift_s)
-    ]
+    files = [path for kind in INPUTS for path in input_files(lake, kind, service, day, window_s, shift_s)]
     return {"inputs": file_marks(lake, files), "settings": settings}
 
 

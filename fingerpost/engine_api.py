@@ -13,9 +13,9 @@ from urllib.parse import quote, urlencode
 
 from fingerpost.announcement import Announcement, Notice, announcement_from_wire
 from fingerpost.errors import FingerpostError, RefusedError
-from fingerpost.fingerprint import MEDIA_TYPE
 from fingerpost.names import is_name
 from fingerpost.packed_message import message
+from fingerpost.window_report import MEDIA_TYPE
 
 if TYPE_CHECKING:
     import httpx
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 JSON = "application/json"
 PARQUET = "application/vnd.apache.parquet"
 # Kinds of batches, in the order in which they are sent: samples make a host known to the ingest of the rest.
-BATCH_KINDS = ("samples", "requests", "fingerprints")
+BATCH_KINDS = ("samples", "requests")
+# What the engine itself lands of the reports that it takes.
+LANDED_KINDS = ("reported_windows", "reported_loads", "reported_keys")
 DEFAULT_TIMEOUT_S = 10.0
 # Five matrices of 5,000 hosts and 256 categories, 15 bytes a number: no answer is larger.
 MAX_ANSWER_BYTES = 96 * 2**20
 _MAX_REASON = 300
 _NOT_MODIFIED = 304
-# Read by the engine, which says what became of each fingerprint, although it stored none.
+# Read by the engine, which says what became of each report, although it stored none.
 _NONE_STORED = (409, 422)
 _TRY_AGAIN = (408, 429)
 
@@ -133,8 +135,8 @@ def post_call(path: str, **content: Any) -> Call:
 
 
 def send_call(packed: Sequence[bytes]) -> Call:
-    """A message of packed fingerprints (`fingerpost.fingerprint.pack`)."""
-    return Call("POST", "/v1/fingerprints", message(packed), {"Content-Type": MEDIA_TYPE})
+    """A message of packed reports (`fingerpost.window_report.pack`)."""
+    return Call("POST", "/v1/reports", message(packed), {"Content-Type": MEDIA_TYPE})
 
 
 def batch_call(kind: str, service: str, name: str, body: bytes) -> Call:
@@ -204,12 +206,12 @@ def checked(answer: Answer) -> Answer:
 
 
 def receipt_of(answer: Answer, sent: int) -> dict[str, Any]:
-    """Reads what became of the fingerprints of `send_call`: at least `accepted`, `stale` and `refused`, in numbers.
+    """Reads what became of the reports of `send_call`: at least `accepted`, `stale` and `refused`, in numbers.
 
     That none was stored is no error. Where the engine does not say what became of each, all were accepted or refused.
 
     Args:
-        sent: number of fingerprints.
+        sent: number of reports.
 
     Raises:
         EngineError: the message was not read.
@@ -270,8 +272,8 @@ class EngineClient:
     def close(self) -> None:
         self._http.close()
 
-    def send_fingerprints(self, packed: Sequence[bytes]) -> dict[str, Any]:
-        """Sends packed fingerprints; returns the engine's receipt, as `receipt_of`."""
+    def send_reports(self, packed: Sequence[bytes]) -> dict[str, Any]:
+        """Sends packed reports; returns the engine's receipt, as `receipt_of`."""
         return receipt_of(self._ask(send_call(packed)), len(packed))
 
     def predict(

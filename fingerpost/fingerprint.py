@@ -1,4 +1,4 @@
-"""Fingerprints of hosts on the wire: msgpack in gzip, every field checked as it comes in."""
+"""Fingerprints: the rolling state of a host as the engine makes it of reports; packed, as the lake keeps the latest."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from fingerpost.records import FINGERPRINT_HOST, MAX_TEXT
 SCHEMA_VERSION = 2
 FINGERPRINT_HOST_COLUMNS = tuple(column.name for column in FINGERPRINT_HOST)
 MAX_CATEGORIES = 4096
-MEDIA_TYPE = "application/vnd.fingerpost.fingerprints+msgpack"
 
 # Three lists and two maps by now; fields of later versions may bring more.
 _FINGERPRINT = Bounds(

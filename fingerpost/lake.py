@@ -32,7 +32,9 @@ _LEFT_OVER_S = 3600.0
 _DATE = "date=" + "-".join(["[0-9]" * 4, "[0-9]" * 2, "[0-9]" * 2])
 _DAY_US = 86_400_000_000
 # Their rows lie in the partition of the date that a window begins on; its `time`, when it ends, may be on the next.
-_BY_BEGIN = ("windows", "loads")
+_BY_BEGIN = ("windows", "loads", "reported_windows", "reported_loads")
+# Kinds as they arrive whose `time` is the end of a span.
+ENDED = ("reported_windows", "reported_loads")
 # Compaction and retention may take files away between listing and reading them.
 _READ_ATTEMPTS = 3
 

@@ -164,6 +164,27 @@ HOST_WINDOW: tuple[Column, ...] = (
     Column("background_cores", "float64", "cores in use that no request accounts for", low=0),
 )
 
+# Windows and loads as reports told them, and how often each finest category came; what the engine lands.
+_SOURCE = Column("source", "string", "who reports: `host`, its own agent, or `proxy`", required=True)
+_REPORTER = Column("reporter", "string", "name of the agent that reports", required=True)
+REPORTED_WINDOW: tuple[Column, ...] = (*WINDOW, _SOURCE, _REPORTER)
+REPORTED_LOAD: tuple[Column, ...] = (
+    *HOST_WINDOW[:1],
+    Column("service", "string", "service the host serves", required=True),
+    *HOST_WINDOW[1:],
+    _SOURCE,
+    _REPORTER,
+)
+REPORTED_KEY: tuple[Column, ...] = (
+    Column("time", "timestamp", "when the report was made", required=True),
+    Column("service", "string", "service", required=True),
+    Column("host", "string", "host", required=True),
+    _SOURCE,
+    _REPORTER,
+    Column("key", "string", "finest category, its attributes joined by `|`", required=True),
+    Column("requests", "int64", "its requests since the report before", required=True, low=1, high=2**40),
+)
+
 
 def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: int, latest_us: int) -> str | None:
     """Why a row is refused, or None if it is good; `fingerpost.schemas.refusals` says the same of whole tables.

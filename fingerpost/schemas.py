@@ -7,7 +7,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fingerpost.records import FINGERPRINT, HOST_SAMPLE, HOST_WINDOW, REQUEST_RECORD, WINDOW, Column, text_problem
+from fingerpost.records import (
+    FINGERPRINT,
+    HOST_SAMPLE,
+    HOST_WINDOW,
+    REPORTED_KEY,
+    REPORTED_LOAD,
+    REPORTED_WINDOW,
+    REQUEST_RECORD,
+    WINDOW,
+    Column,
+    text_problem,
+)
 
 _TYPES = {
     "timestamp": pa.timestamp("us", tz="UTC"),
@@ -35,6 +46,9 @@ SCHEMAS = {
     "fingerprints": arrow_schema(FINGERPRINT),
     "windows": WINDOW_SCHEMA,
     "loads": LOAD_SCHEMA,
+    "reported_windows": arrow_schema(REPORTED_WINDOW),
+    "reported_loads": arrow_schema(REPORTED_LOAD),
+    "reported_keys": arrow_schema(REPORTED_KEY),
 }
 
 

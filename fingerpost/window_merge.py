@@ -54,18 +54,59 @@ def _age(report: WindowReport) -> tuple[int, str, int]:
     return report.time_us, report.boot_id, report.sequence
 
 
+def added_rows(rows: Floats, group: Ints, groups: int) -> Floats:
+    """Adds up rows of windows group by group: what several saw of different requests, or categories that become one.
+
+    Args:
+        rows: `WINDOW_COLUMNS` of each, shape (n, K); NaN where not known.
+        group: of each row, from 0, shape (n,).
+        groups: their number.
+
+    Returns:
+        Shape (groups, K).
+    """
+    known = np.isfinite(rows)
+    filled = np.where(known, rows, 0.0)
+    weight = np.where(known, filled[:, [_MEASURED]], 0.0)
+    # The mean of throughputs is of the seconds that a request takes.
+    filled[:, _THROUGHPUT] = np.nan_to_num(safe_ratio(np.ones(len(rows)), rows[:, _THROUGHPUT]))
+
+    def total(values: Floats) -> Floats:
+        columns = [np.bincount(group, column, groups) for column in np.ascontiguousarray(values.T, dtype=np.float64)]
+        return np.stack(columns, axis=1)
+
+    means = safe_ratio(total(filled * weight), total(weight))
+    means[:, _THROUGHPUT] = safe_ratio(np.ones(groups), means[:, _THROUGHPUT])
+    sums = np.where(total(known.astype(np.float64)) > 0, total(filled), np.nan)
+    return np.where(_ADDED, sums, means)
+
+
+def completed_rows(own: Floats, seen: Floats) -> Floats:
+    """What a host's own agent tells, with what only proxies can.
+
+    Args:
+        own, seen: of the agent, and of all proxies together, of the same categories: shape (n, K); NaN where it has no
+            requests of a category.
+
+    Returns:
+        Shape (n, K); 0 `requests` where there is nothing to be told of a category.
+    """
+    rows = np.where(_DURATIONS & np.isfinite(seen), seen, own)
+    failed = np.nan_to_num(seen[:, _ERRORS])
+    rows[np.isnan(own[:, _REQUESTS])] = np.nan
+    counts = np.nan_to_num(own[:, [_REQUESTS, _ERRORS, _MEASURED]])
+    rows[:, _ERRORS] = errors = np.maximum(counts[:, 1], failed)
+    rows[:, _MEASURED] = counts[:, 2]
+    rows[:, _REQUESTS] = np.maximum(counts[:, 0], counts[:, 2] + errors)
+    return rows
+
+
 def _added(proxies: Sequence[WindowReport]) -> WindowReport:
     """The reports of several proxies as one."""
     names = _names(proxies)
-    rows = np.stack([_rows(each, names) for each in proxies])  # (proxies, categories, columns)
-    known = np.isfinite(rows)
-    filled = np.where(known, rows, 0.0)
-    weight = np.where(known, filled[:, :, [_MEASURED]], 0.0)
-    # The mean of throughputs is of the seconds that a request takes.
-    filled[:, :, _THROUGHPUT] = np.nan_to_num(safe_ratio(np.ones(rows.shape[:2]), rows[:, :, _THROUGHPUT]))
-    means = safe_ratio((filled * weight).sum(axis=0), weight.sum(axis=0))
-    means[:, _THROUGHPUT] = safe_ratio(np.ones(len(means)), means[:, _THROUGHPUT])
-    sums = np.where(known.any(axis=0), filled.sum(axis=0), np.nan)
+    place = {name: number for number, name in enumerate(names)}
+    group = np.array([place[name] for each in proxies for name in each.categories], dtype=np.int64)
+    rows = np.concatenate([each.windows for each in proxies]).astype(np.float64)
     keys: Counter[Key] = Counter()
     for each in proxies:
         keys.update(dict(each.keys))
@@ -73,7 +114,7 @@ def _added(proxies: Sequence[WindowReport]) -> WindowReport:
         replace(
             max(proxies, key=_age),
             categories=names,
-            windows=np.where(_ADDED, sums, means).astype(np.float32),
+            windows=added_rows(rows, group, len(names)).astype(np.float32),
             keys=tuple(keys.most_common(MAX_KEYS)),
             announced={name: told for each in sorted(proxies, key=_age) for name, told in each.announced.items()},
             landed=any(each.landed for each in proxies),
@@ -84,16 +125,8 @@ def _added(proxies: Sequence[WindowReport]) -> WindowReport:
 def _completed(host: WindowReport, proxies: WindowReport) -> WindowReport:
     """The own agent's report with what only proxies can tell."""
     names = _names([host, proxies])
-    own, seen = _rows(host, names), _rows(proxies, names)
-    rows = np.where(_DURATIONS & np.isfinite(seen), seen, own)
-    failed = np.nan_to_num(seen[:, _ERRORS])
-    unknown = np.isnan(own[:, _REQUESTS])
-    rows[unknown] = np.nan
-    counts = np.nan_to_num(own[:, [_REQUESTS, _ERRORS, _MEASURED]])
-    rows[:, _ERRORS] = errors = np.maximum(counts[:, 1], failed)
-    rows[:, _MEASURED] = counts[:, 2]
-    rows[:, _REQUESTS] = requests = np.maximum(counts[:, 0], counts[:, 2] + errors)
-    kept: Ints = np.flatnonzero(requests > 0)
+    rows = completed_rows(_rows(host, names), _rows(proxies, names))
+    kept: Ints = np.flatnonzero(rows[:, _REQUESTS] > 0)
     return _cut(
         replace(
             host,

@@ -49,6 +49,7 @@ def _table(report: IngestReport) -> list[dict[str, Any]]:
         {"what": "batches", "reason": "", "count": report.files},
         {"what": "request records", "reason": "accepted", "count": report.request_records},
         {"what": "host samples", "reason": "accepted", "count": report.host_samples},
+        {"what": "windows of categories", "reason": "accepted", "count": report.windows},
         {"what": "fingerprint cells", "reason": "accepted", "count": report.fingerprint_cells},
     ]
     rows += [{"what": "rows", "reason": f"refused {name}", "count": n} for name, n in sorted(report.refused.items())]

@@ -1,4 +1,4 @@
-"""The prediction engine: fingerprints in, predictions and routing tables out, over HTTP.
+"""The prediction engine: window reports in, predictions and routing tables out, over HTTP.
 
 May import `training`, `features`, `routing` and the core.
 """

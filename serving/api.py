@@ -17,7 +17,6 @@ from fingerpost.clock import clock_us
 from fingerpost.engine_api import PARQUET
 from fingerpost.errors import NoDataError, RefusedError
 from fingerpost.experiment import ALIASES
-from fingerpost.fingerprint import MEDIA_TYPE
 from fingerpost.packed_message import MAX_MESSAGE_BYTES
 from fingerpost.serving import api_models as models
 from fingerpost.serving.answers import TooMuchError, UnknownError, predict, route
@@ -28,6 +27,7 @@ from fingerpost.serving.landing import MAX_BATCH_BYTES, FullError
 from fingerpost.serving.metrics import exposition
 from fingerpost.serving.store import StoreError
 from fingerpost.serving.views import Published
+from fingerpost.window_report import MEDIA_TYPE
 
 MAX_WAIT_S = 20.0
 _JSON = "application/json"
@@ -47,8 +47,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 _NOTHING_STORED: dict[int | str, dict[str, Any]] = {
-    409: {"model": models.Refusal, "description": "No fingerprint is newer than what is there."},
-    422: {"model": models.Refusal, "description": "No fingerprint can be taken."},
+    409: {"model": models.Refusal, "description": "No report is newer than what is there."},
+    422: {"model": models.Refusal, "description": "No report can be taken."},
 }
 Service = Annotated[str, InPath(pattern=models.NAME, description="Name of the service.")]
 
@@ -61,7 +61,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 app = FastAPI(
     title="Fingerpost prediction engine",
     version=__version__,
-    description="Fingerprints in, routing tables out.",
+    description="Window reports in, routing tables out.",
     openapi_url="/v1/openapi.json",
     docs_url=None,
     redoc_url=None,
@@ -71,7 +71,7 @@ _QUESTION = Takes(_JSON, 2**20)
 app.add_middleware(
     BodyLimitMiddleware,
     takes={
-        "/v1/fingerprints": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, token=True),
+        "/v1/reports": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, token=True),
         "/v1/batches": Takes(PARQUET, MAX_BATCH_BYTES, token=True),
         "/v1/members": Takes(_JSON, MAX_BYTES, token=True),
         "/v1/predict": _QUESTION,
@@ -83,7 +83,7 @@ app.add_middleware(Callers)
 
 
 @app.post(
-    "/v1/fingerprints",
+    "/v1/reports",
     response_model=models.Receipt,
     responses={**_problems(400, 401, 408, 413, 415, 503), **_NOTHING_STORED},
     openapi_extra={
@@ -91,10 +91,10 @@ app.add_middleware(Callers)
         "security": [{"bearer": []}],
     },
 )
-async def fingerprints(request: Request) -> Response:
-    """Takes a message of fingerprints (msgpack in gzip); answers once they are stored.
+async def reports_endpoint(request: Request) -> Response:
+    """Takes a message of window reports (msgpack in gzip); answers once they are stored.
 
-    A message that cannot be read is an error; of a readable message the good fingerprints are kept and the others
+    A message that cannot be read is an error; of a readable message the good reports are kept and the others
     counted. If none of them is good that is an error too, with the same counts.
     """
     engine = _engine_of(request)
@@ -126,7 +126,7 @@ async def fingerprints(request: Request) -> Response:
 )
 async def batches_endpoint(
     request: Request,
-    kind: Annotated[str, Query(description="`samples`, `requests` or `fingerprints`.")],
+    kind: Annotated[str, Query(description="`samples` or `requests`.")],
     service: Annotated[str, Query(pattern=models.NAME)],
     name: Annotated[str, Query(description="Of the batch; one that comes again under its name replaces itself.")],
 ) -> Response:
@@ -176,7 +176,7 @@ async def predict_endpoint(request: Request, asked: models.PredictRequest) -> Re
         published = view.published if view else None
         table = published.table if published else await asyncio.to_thread(engine.lake_table, asked.service)
     except NoDataError as error:
-        raise RefusedRequestError(503, f"no fingerprints of {asked.service!r}: {error}") from error
+        raise RefusedRequestError(503, f"no reports of {asked.service!r}: {error}") from error
     return _json_answer(await asyncio.to_thread(predict, table, asked, name, engine.settings.latency_weight))
 
 
@@ -270,7 +270,7 @@ async def categories_endpoint(request: Request, service: Service) -> Response:
 async def hosts_endpoint(
     request: Request, service: Annotated[str | None, Query(pattern=models.NAME)] = None
 ) -> Response:
-    """Lists the hosts the store knows, and the ages of their fingerprints."""
+    """Lists the hosts the store knows, and the ages of their reports."""
     engine, now = _engine_of(request), time.time()
     live_s = (-engine.settings.clock_skew_s, engine.settings.fingerprint_ttl_s)
     try:

@@ -16,12 +16,12 @@ class Problem(BaseModel):
 
 
 class Receipt(BaseModel):
-    """What became of a message's fingerprints."""
+    """What became of a message's reports."""
 
     accepted: int
     stale: int = Field(description="Not newer than what is there: replayed or out of order.")
     refused: int
-    reasons: dict[str, int] = Field(description="Reason to number of refused fingerprints.")
+    reasons: dict[str, int] = Field(description="Reason to number of refused reports.")
     category_version: str | None = Field(description="Version of the category table in force for the first service.")
 
 

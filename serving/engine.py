@@ -1,6 +1,7 @@
 """The engine of one worker: store, door, refresher and models, and how they are."""
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +20,12 @@ from fingerpost.serving.members import Members, Roster
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.refresh import Refresher
-from fingerpost.serving.store import FingerprintStore, Limits
+from fingerpost.serving.report_log import ReportLog
+from fingerpost.serving.store import Limits, ReportStore
 from fingerpost.serving.store_database import sqlite_path
 from fingerpost.serving.table import Categories, RoutingTable
 from fingerpost.serving.views import ServiceView
+from fingerpost.serving.window_landing import WindowLanding
 from fingerpost.settings import Settings
 
 _FIRST_TABLE_S = 10.0
@@ -36,15 +39,17 @@ class Engine:
         self.metrics = engine_metrics()
         ttl_us, skew_us = round(settings.fingerprint_ttl_s * 1e6), round(settings.clock_skew_s * 1e6)
         limits = Limits(settings.max_hosts, settings.max_services, ttl_us, skew_us)
-        self.store = FingerprintStore(settings.fingerprint_store, limits)
+        self.store = ReportStore(settings.fingerprint_store, limits)
         self.categories = Categories(settings.lake)
         self.refusals = RefusalRate()
         self.ingest = Ingest(self.store, settings, self.metrics, self.refusals)
         self.members = Members(self.store, limits, round(settings.host_ttl_s * 1e6), clock_us())
         self.roster = Roster(self.members)
-        self.refresher = Refresher(self.store, settings, self.metrics, self.categories, self.members)
+        log = ReportLog(self.store, uuid.uuid4().hex)
+        self.refresher = Refresher(self.store, log, settings, self.metrics, self.categories, self.members)
         self._lake_table = LakeTable(settings)
         self.landing = Landing(settings.lake, round(settings.engine_inbox_mb * 2**20))
+        self.window_landing = WindowLanding(self.store, log, self.landing)
         # Its own: requests that wait for a store which does not answer must not take the threads of others.
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
         self._lake_sync = LakeSync(settings)
@@ -58,12 +63,14 @@ class Engine:
     def start(self) -> None:
         self.ingest.start()
         self.refresher.start()
+        self.window_landing.start()
         self._disks.start()
         self._lake_sync.start()
 
     def stop(self) -> None:
         self.ingest.stop()
         self.refresher.stop()
+        self.window_landing.stop()
         self._disks.stop()
         self._lake_sync.stop()
         self.store_reads.shutdown(wait=False, cancel_futures=True)
@@ -79,7 +86,7 @@ class Engine:
         return view if view.published is not None else None
 
     def lake_table(self, service: str) -> RoutingTable:
-        """Predicts hosts that send no fingerprints, as of their last windows in the lake.
+        """Predicts hosts that do not report, as of their last windows in the lake.
 
         Raises:
             UnknownError: the engine's lake is of another service.
@@ -164,7 +171,12 @@ class Engine:
         }
 
     def _own_problems(self) -> dict[str, str]:
-        found = {"store": self.store.problem, "clock": self.refresher.clock_problem(), "lake": self._lake_sync.problem}
+        found = {
+            "store": self.store.problem,
+            "clock": self.refresher.clock_problem(),
+            "landing": self.window_landing.problem,
+            "lake": self._lake_sync.problem,
+        }
         most = limits_of_process().most
         if len(connections()) >= most:
             found["connections"] = f"all {most} are in use: for each new one the longest silent one is ended"
@@ -182,7 +194,7 @@ class Engine:
 
     def _table_problems(self) -> dict[str, str]:
         if not self.refresher.hosts_known:
-            return {"hosts": "none has sent a fingerprint: start agents with FINGERPOST_ENGINE_URL"}
+            return {"hosts": "none has reported: start agents with FINGERPOST_ENGINE_URL"}
         return table_problems(self.refresher.views(), self.settings.table_ttl_s, self.settings.fingerprint_ttl_s)
 
 

@@ -21,21 +21,24 @@ _CELL = {name: place for place, name in enumerate(CELL_COLUMNS)}
 
 @dataclass(frozen=True)
 class HostState:
-    """One host's latest fingerprint.
+    """One host's latest fingerprint, made of its reports.
 
     Args:
-        packed: the fingerprint as it came, with what this program may not know.
         received_us, first_seen_us: of the store.
         heard_s: when it came, by this process's `time.monotonic`: its age stays right when clocks are set.
         host_class: as announced; hosts of a class are expected to be alike; empty: not announced.
     """
 
     fingerprint: Fingerprint
-    packed: bytes
     received_us: int
     first_seen_us: int
     heard_s: float = 0.0
     host_class: str = ""
+
+    @property
+    def reports(self) -> bool:
+        """Whether the host has reported; else it was only announced."""
+        return bool(self.fingerprint.boot_id)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def silent_host(service: str, host: str, member: Member, heard_s: float) -> Host
     for name, value in (("cores", member.about.cores), ("slots", member.about.slots)):
         values[_HOST[name]] = np.nan if value is None else value
     fingerprint = Fingerprint(service, host, "", 0, member.joined_us, "", (), values)
-    return HostState(fingerprint, b"", member.heard_us, member.joined_us, heard_s, member.about.host_class)
+    return HostState(fingerprint, member.heard_us, member.joined_us, heard_s, member.about.host_class)
 
 
 def build_fleet(

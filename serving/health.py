@@ -28,7 +28,7 @@ def table_problems(views: Iterable[ServiceView], ttl_s: float, silent_s: float) 
         published = view.published
         if view.empty:
             found[f"hosts of {view.service}"] = (
-                f"none has sent a fingerprint for {silent_s:g} s: pickers balance without predictions"
+                f"none has reported for {silent_s:g} s: pickers balance without predictions"
             )
         elif published is not None and published.age_s > ttl_s:
             found[f"table of {view.service}"] = (
@@ -47,7 +47,7 @@ class RefusalRate:
         self._before: tuple[int, Counter[str]] = (0, Counter())
 
     def note(self, taken: int, reasons: Mapping[str, int]) -> None:
-        """Counts fingerprints, or messages, that were taken and those that were refused, by reason."""
+        """Counts reports, or messages, that were taken and those that were refused, by reason."""
         with self._lock:
             self._turn()
             all_taken, refused = self._now

@@ -85,18 +85,6 @@ def gather(fleet: FleetState, form: HistoryForm, before: Histories | None = None
     return Histories(fleet.hosts, fleet.categories, blocks, cells, host_values, now_us)
 
 
-def same_block(one: HistoryBlock | None, other: HistoryBlock | None) -> bool:
-    """Whether two blocks say the same; fingerprints between two windows repeat theirs."""
-    if one is None or other is None:
-        return one is other
-    about = [
-        (block.as_of_us, block.schema, block.window_s, block.halflife_s, block.categories) for block in (one, other)
-    ]
-    return (
-        about[0] == about[1] and _bits_equal(one.cells, other.cells) and _bits_equal(one.host_values, other.host_values)
-    )
-
-
 def _behind_s(block: HistoryBlock, now_us: int, form: HistoryForm) -> float:
     """By how many seconds a block has to be brought forward."""
     behind_s = (now_us - block.as_of_us) / US
@@ -122,10 +110,6 @@ def _fill(
     if own:
         cells[[place[block.categories[number]] for number in own]] = known[list(own)]
     host_values[:] = values
-
-
-def _bits_equal(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    return one.shape == other.shape and bool((one.view(np.uint32) == other.view(np.uint32)).all())
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Fingerprints at the door: opened, checked, stored in groups by one thread, so that a commit serves many messages."""
+"""Takes in reports: opened, checked, stored in groups by one thread, so that a commit serves many messages."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fingerpost.clock import clock_us
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import unpack
 from fingerpost.packed_message import open_message
 from fingerpost.serving.health import RefusalRate
 from fingerpost.serving.metrics import EngineMetrics
-from fingerpost.serving.store import STALE, Arrival, FingerprintStore, StoreError
+from fingerpost.serving.store import STALE, Arrival, ReportStore, StoreError
 from fingerpost.settings import Settings
+from fingerpost.window_report import unpack
 
 logger = logging.getLogger(__name__)
 MAX_PACKED_BYTES = 512 * 2**10
@@ -41,7 +41,7 @@ class Receipt:
     """What became of a message.
 
     Args:
-        reasons: reason to number of refused fingerprints.
+        reasons: reason to number of refused reports.
     """
 
     accepted: int = 0
@@ -95,11 +95,9 @@ class _Message:
 
 
 class Ingest:
-    """Takes messages and stores their fingerprints."""
+    """Takes messages and stores their reports."""
 
-    def __init__(
-        self, store: FingerprintStore, settings: Settings, metrics: EngineMetrics, refusals: RefusalRate
-    ) -> None:
+    def __init__(self, store: ReportStore, settings: Settings, metrics: EngineMetrics, refusals: RefusalRate) -> None:
         self._store, self._settings, self._metrics, self._refusals = store, settings, metrics, refusals
         self._waiting: queue.Queue[_Message | None] = queue.Queue(_MAX_WAITING)
         # Of messages that are not answered yet; only the event loop touches it.
@@ -115,7 +113,7 @@ class Ingest:
         self._thread.join(10)
 
     async def accept(self, body: bytes) -> Receipt:
-        """Stores the fingerprints of a message; returns once they are committed.
+        """Stores the reports of a message; returns once they are committed.
 
         Raises:
             RefusedError: the message cannot be read at all.
@@ -151,7 +149,7 @@ class Ingest:
                 while rest:
                     rest = self._store_some(rest)
             except Exception as error:  # one group's trouble is not the next one's
-                logger.exception("a group of fingerprints was not stored")
+                logger.exception("a group of reports was not stored")
                 for message in group:
                     message.resolve(StoreError(type(error).__name__))
             if ending:
@@ -221,16 +219,20 @@ class Ingest:
         return group[opened:]
 
     def _check(self, part: bytes, receipt: Receipt) -> Arrival | None:
-        now_us = clock_us()
+        now_us, settings = clock_us(), self._settings
         try:
             if len(part) > MAX_PACKED_BYTES:
-                raise RefusedError("fingerprint:too_large")
-            earliest = now_us - round(self._settings.fingerprint_max_age_s * 1e6)
-            found = unpack(part, earliest, now_us + round(self._settings.clock_skew_s * 1e6))
+                raise RefusedError("report:too_large")
+            earliest = now_us - round(settings.max_age_days * 86400 * US)
+            found = unpack(part, earliest, now_us + round(settings.clock_skew_s * US))
+            # Windows of another length have no place in the rolling state, nor in training.
+            if found.window_s != settings.window_s:
+                raise RefusedError("window_s:other")
         except RefusedError as error:
             receipt.reasons[error.reason] += 1
             return None
-        return Arrival(found.service, found.host, found.boot_id, found.sequence, found.time_us, now_us, part)
+        order = (found.boot_id, found.sequence, found.time_us, found.end_us)
+        return Arrival(found.service, found.host, found.reporter, *order, now_us, part)
 
 
 def _note(receipt: Receipt, service: str, answer: str | None) -> None:

@@ -56,7 +56,7 @@ class LakeTable:
             except RefusedError as error:
                 logger.warning("a fingerprint in %s cannot be read: %s", self._path, error.reason)
                 continue
-            states[found.host] = HostState(found, packed, found.time_us, 0)
+            states[found.host] = HostState(found, found.time_us, 0)
         if not states:
             raise ValueError(f"{self._path} holds none that can be read")
         fleet = build_fleet(settings.service, states, settings.max_categories)

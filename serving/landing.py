@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from fingerpost.clock import clock_us
-from fingerpost.engine_api import BATCH_KINDS
+from fingerpost.engine_api import BATCH_KINDS, LANDED_KINDS
 from fingerpost.errors import RefusedError
 from fingerpost.lake import INBOX, date_of, partition, service_folder, write_bytes_atomically
 from fingerpost.names import is_name
@@ -27,12 +27,12 @@ class Landing:
     What is in a batch is checked by ingest, row by row. Several engines may land in one lake.
 
     Args:
-        lake: folder of the lake.
+        lake: folder of the lake; an attribute too.
         most_bytes: of a service's batches that wait; further ones are refused until some are ingested.
     """
 
     def __init__(self, lake: Path, most_bytes: int) -> None:
-        self._lake, self._most_bytes = lake, most_bytes
+        self.lake, self._most_bytes = lake, most_bytes
         self._waiting: dict[str, tuple[float, int]] = {}
 
     def land(self, kind: str, service: str, name: str, body: bytes) -> None:
@@ -54,9 +54,18 @@ class Landing:
             raise RefusedError("name:invalid")
         if len(body) < _LEAST_BYTES or body[:4] != _MAGIC or body[-4:] != _MAGIC:
             raise RefusedError("batch:not_parquet")
+        self.write(kind, service, name, body)
+
+    def write(self, kind: str, service: str, name: str, body: bytes | memoryview) -> None:
+        """Writes a batch of the engine's own, under a name that it knows to be good.
+
+        Raises:
+            FullError: too much waits to be ingested.
+            OSError: it cannot be written.
+        """
         if self._bytes(service) + len(body) > self._most_bytes:
             raise FullError(f"{self._most_bytes / 2**20:g} MB of {service} wait for the ingest flow")
-        folder = partition(self._lake / INBOX, kind, service, date_of(clock_us()))
+        folder = partition(self.lake / INBOX, kind, service, date_of(clock_us()))
         write_bytes_atomically(folder / f"{name}.parquet", body)
         looked_s, size = self._waiting[service]
         self._waiting[service] = (looked_s, size + len(body))
@@ -66,7 +75,9 @@ class Landing:
         looked_s, size = self._waiting.get(service, (-_LOOK_EVERY_S, 0))
         now_s = time.monotonic()
         if now_s - looked_s >= _LOOK_EVERY_S:
-            size = sum(_size(path) for kind in BATCH_KINDS for path in _files(self._lake, kind, service))
+            size = sum(
+                _size(path) for kind in (*BATCH_KINDS, *LANDED_KINDS) for path in _files(self.lake, kind, service)
+            )
             self._waiting[service] = (now_s, size)
         return size
 

@@ -9,23 +9,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, delete, func, select, text
+from sqlalchemy import Connection, Row, delete, func, select
 
 from fingerpost.announcement import DRAINED_S, DRAINING, REMOVED, SERVING, Announcement, Notice
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
-from fingerpost.serving.store import FingerprintStore, Limits
-from fingerpost.serving.store_database import fingerprints, members
+from fingerpost.serving.store import Limits, ReportStore
+from fingerpost.serving.store_database import hosts as reporting
+from fingerpost.serving.store_database import members, states, upsert
 
 # Of a service most of whose hosts fell silent at once none leaves before so many times the usual silence.
 _PATIENCE = 24
 _LOOK_EVERY_S = 0.5
 _MAX_KEPT = 1000
-_NAMES = [column.name for column in members.columns]
-_UPSERT = text(
-    f"INSERT INTO members ({', '.join(_NAMES)}) VALUES ({', '.join(f':{name}' for name in _NAMES)}) "  # noqa: S608
-    f"ON CONFLICT (service, host) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _NAMES)}"
-)
+_UPSERT = upsert(members)
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Members:
         now_us: when this process began to listen.
     """
 
-    def __init__(self, store: FingerprintStore, limits: Limits, ttl_us: int, now_us: int) -> None:
+    def __init__(self, store: ReportStore, limits: Limits, ttl_us: int, now_us: int) -> None:
         self._store, self._limits, self._ttl_us, self._since_us = store, limits, ttl_us, now_us
 
     def take(self, notice: Notice, now_us: int) -> str:
@@ -124,7 +121,7 @@ class Members:
             if after is not before:
                 connection.execute(_UPSERT, _row(notice.service, after, change))
             if after.state == REMOVED:
-                connection.execute(_delete(notice.service, [notice.host]))
+                _delete(connection, notice.service, [notice.host])
             return after.state
 
         return self._store.writing(write)
@@ -139,7 +136,8 @@ class Members:
 
         def read(connection: Connection) -> tuple[list[Member], dict[str, int]]:
             of_service = select(members).where(members.c.service == service)
-            reported = select(fingerprints.c.host, fingerprints.c.received_us).where(fingerprints.c.service == service)
+            latest = select(reporting.c.host, func.max(reporting.c.received_us).label("received_us"))
+            reported = latest.where(reporting.c.service == service).group_by(reporting.c.host)
             known = [_member(row) for row in connection.execute(of_service)]
             return known, {row.host: row.received_us for row in connection.execute(reported)}
 
@@ -152,9 +150,10 @@ class Members:
         """Removes the hosts that have left for good; returns how many."""
 
         def write(connection: Connection, _change: int) -> int:
-            same = (members.c.service == fingerprints.c.service) & (members.c.host == fingerprints.c.host)
+            same = (members.c.service == reporting.c.service) & (members.c.host == reporting.c.host)
             columns = (members.c.service, members.c.host, members.c.state, members.c.heard_us)
-            query = select(*columns, fingerprints.c.received_us).outerjoin_from(members, fingerprints, same)
+            latest = func.max(reporting.c.received_us)
+            query = select(*columns, latest).outerjoin_from(members, reporting, same).group_by(*columns)
             heard: dict[str, dict[str, tuple[str, int]]] = {}
             for service, host, state, heard_us, received_us in connection.execute(query):
                 heard.setdefault(service, {})[host] = (state, max(heard_us, received_us or 0))
@@ -163,7 +162,7 @@ class Members:
                 gone = departed(hosts, now_us, self._since_us, self._ttl_us)
                 for begin in range(0, len(gone), 400):
                     some = gone[begin : begin + 400]
-                    connection.execute(_delete(service, some))
+                    _delete(connection, service, some)
                     connection.execute(delete(members).where((members.c.service == service) & members.c.host.in_(some)))
                 count += len(gone)
             return count
@@ -226,8 +225,9 @@ def _row(service: str, member: Member, change: int) -> dict[str, Any]:
     return {"service": service, **vars(member), "about": about, "change": change}
 
 
-def _delete(service: str, hosts: Sequence[str]) -> Any:
-    return delete(fingerprints).where((fingerprints.c.service == service) & fingerprints.c.host.in_(hosts))
+def _delete(connection: Connection, service: str, hosts: Sequence[str]) -> None:
+    for table in (reporting, states):
+        connection.execute(delete(table).where((table.c.service == service) & table.c.host.in_(hosts)))
 
 
 def _check_room(connection: Connection, service: str, limits: Limits) -> None:
@@ -240,5 +240,5 @@ def _check_room(connection: Connection, service: str, limits: Limits) -> None:
 
 
 def _first_seen_us(connection: Connection, service: str, host: str) -> int | None:
-    key = (fingerprints.c.service == service) & (fingerprints.c.host == host)
-    return connection.execute(select(fingerprints.c.first_seen_us).where(key)).scalar()
+    key = (reporting.c.service == service) & (reporting.c.host == host)
+    return connection.execute(select(func.min(reporting.c.first_seen_us)).where(key)).scalar()

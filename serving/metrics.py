@@ -36,7 +36,7 @@ class ServiceGauges:
         self._gauges = {
             "hosts": gauge("hosts", "Live hosts, of services asked for lately"),
             "table_age_s": gauge("table_age_seconds", "Since the table was last known to be right"),
-            "prediction_age_s": gauge("prediction_age_seconds", "Since the latest fingerprint in the table"),
+            "prediction_age_s": gauge("prediction_age_seconds", "Since the latest report in the table"),
             "model_share": gauge(
                 "model_share", "Share of the categories that the model serves; the baseline serves the others"
             ),
@@ -79,7 +79,7 @@ class EngineMetrics:
         def gauge(name: str, text: str, *labels: str) -> Any:
             return Gauge(name, text, labels, namespace=_SPACE, multiprocess_mode="livemax")
 
-        self._fingerprints = counter("fingerprints", "Fingerprints received, by what became of them", "outcome")
+        self._reports = counter("reports", "Window reports received, by what became of them", "outcome")
         self._reasons = counter("refused", "Fingerprints and messages refused, by reason", "reason")
         self._store_failures = counter("store_failures", "Times the store could not be used")
         self._cells = counter("cells_scored", "Cells scored", "source")
@@ -90,7 +90,7 @@ class EngineMetrics:
         )
         self.arrival_seconds = Histogram(
             "arrival_to_table_seconds",
-            "From a fingerprint's arrival to the table that shows it",
+            "From a report's arrival to the table that shows it",
             (),
             namespace=_SPACE,
             buckets=_BUCKETS,
@@ -102,7 +102,7 @@ class EngineMetrics:
         self.refused_models = counter("models_refused", "Models that were refused: look at /v1/models", "alias")
         self.model_problem = gauge("model_problem", "1 while the model an alias points at cannot be used", "alias")
         self.registry_problem = gauge("registry_problem", "1 while the model registry does not answer")
-        self.store_problem = gauge("store_problem", "1 while the fingerprint store cannot be used")
+        self.store_problem = gauge("store_problem", "1 while the report store cannot be used")
         self.connections_ended = counter(
             "connections_ended", "Connections ended for want of room, or since the client was too slow", "how"
         )
@@ -116,7 +116,7 @@ class EngineMetrics:
     def received(self, accepted: int, stale: int, reasons: Mapping[str, int]) -> None:
         for outcome, count in (("accepted", accepted), ("stale", stale), ("refused", sum(reasons.values()))):
             if count:
-                self._fingerprints.labels(outcome).inc(count)
+                self._reports.labels(outcome).inc(count)
         for reason, count in reasons.items():
             self._reasons.labels(reason).inc(count)
 

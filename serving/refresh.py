@@ -4,22 +4,20 @@ import logging
 import math
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from fingerpost.announcement import SERVING
 from fingerpost.clock import clock_us
-from fingerpost.errors import RefusedError
 from fingerpost.experiment import CONTROL, TREATMENT
-from fingerpost.fingerprint import unpack
 from fingerpost.serving.contest import CONTEST, LiveContest
-from fingerpost.serving.fleet_state import FleetState, HostState, build_fleet, silent_host
-from fingerpost.serving.histories import same_block
-from fingerpost.serving.members import Member, Members
+from fingerpost.serving.fleet_state import FleetState, build_fleet
+from fingerpost.serving.host_states import HostStates
+from fingerpost.serving.members import Members
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.models import Models
+from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.scoring import ModelScorer, Scored, Serving, score_fleet
 from fingerpost.serving.shadow import ShadowLog
-from fingerpost.serving.store import FingerprintStore, Mark, Stored, StoreError, is_newer
+from fingerpost.serving.store import Mark, ReportStore, StoreError
 from fingerpost.serving.table import Categories, RoutingTable, build_table, of_arm
 from fingerpost.serving.views import NO_ARM, ArmsPlan, ServiceView, plan_arms
 from fingerpost.settings import Settings
@@ -27,8 +25,11 @@ from fingerpost.settings import Settings
 logger = logging.getLogger(__name__)
 _TICK_S = 0.1
 _IDLE_S = 600.0
-_PURGE_EVERY_S = 60.0
+_PURGE_EVERY_S, _MEMBERS_EVERY_S = 15.0, 60.0
 _LONG_WAIT_S = 5.0
+_MOST_ROWS = 2000
+# Reports of a service that nobody asks for are in no state; and those that nobody can land are given up in the end.
+_KEPT_US, _KEPT_IN_ANY_CASE_US = 900_000_000, 3600_000_000
 
 
 @dataclass
@@ -37,18 +38,18 @@ class _Work:
 
     Args:
         refreshed_s, took_s: when it was last refreshed, by `time.monotonic`, and how long that took.
-        latest_us: the latest time that any fingerprint of the table has, microseconds since 1970.
+        arrived_us: when the first report came that no table shows yet; 0: there is none.
+        latest_us: the latest time that any report of the table has, microseconds since 1970.
         heard_s: when the latest of them came, by `time.monotonic`.
-        members: hosts that were announced, drained or removed; read whole each minute, since those that left for good
-            are no change.
+        members_s: when the hosts that were announced, drained or removed were last read whole, by `time.monotonic`:
+            those that left for good are no change.
         plan: of the experiment, as it was served last.
         challenger: the fleet as the challenger scored it, while an experiment runs.
         contest: of champion and baseline.
     """
 
     view: ServiceView
-    states: dict[str, HostState] = field(default_factory=dict)
-    members: dict[str, Member] = field(default_factory=dict)
+    states: HostStates
     members_s: float = -math.inf
     seen: Mark = field(default_factory=lambda: Mark("", 0))
     dirty: bool = True
@@ -65,19 +66,21 @@ class _Work:
 class Refresher:
     """Pulls what has changed from the store, scores it, and publishes tables.
 
-    Fingerprints of hosts that fell silent leave the tables after `fingerprint_ttl_s`, the store after five times that.
+    Hosts that fell silent leave the tables after `fingerprint_ttl_s`, the store after five times that.
     A host that is announced is in the tables before it has reported; one that drains, or was removed, leaves them.
     """
 
     def __init__(
         self,
-        store: FingerprintStore,
+        store: ReportStore,
+        log: ReportLog,
         settings: Settings,
         metrics: EngineMetrics,
         categories: Categories,
         members: Members,
     ) -> None:
-        self._store, self._settings, self._metrics, self._categories = store, settings, metrics, categories
+        self._store, self._log, self._settings = store, log, settings
+        self._metrics, self._categories = metrics, categories
         self._members = members
         self._shadow = ShadowLog(settings, metrics)
         self.models = Models(settings, metrics, self.services, self.scored)
@@ -125,7 +128,7 @@ class Refresher:
     @property
     def hosts_known(self) -> int:
         """The number of hosts that the store holds, or a table still has."""
-        return sum(self._known.values()) or sum(len(work.states) for work in list(self._work.values()))
+        return sum(self._known.values()) or sum(len(work.states.hosts) for work in list(self._work.values()))
 
     def known(self, service: str) -> bool:
         """Whether the store holds hosts of this service."""
@@ -138,7 +141,8 @@ class Refresher:
             if service not in self._known:
                 return None
             with self._lock:
-                work = self._work.setdefault(service, _Work(ServiceView(service)))
+                states = HostStates(service, self._log, self._settings)
+                work = self._work.setdefault(service, _Work(ServiceView(service), states))
             self._wake.set()
         work.view.asked_s = time.monotonic()
         return work.view
@@ -195,6 +199,7 @@ class Refresher:
                 self._store.bring_back(now_us)
                 self._store.purge(now_us - round(5e6 * self._settings.fingerprint_ttl_s))
                 self._members.purge(now_us)
+                self._store.trim(now_us - _KEPT_US, now_us - _KEPT_IN_ANY_CASE_US)
                 self._purged_s = now_s
         except StoreError as error:
             self._trouble_s = now_s
@@ -212,6 +217,7 @@ class Refresher:
         if stored:
             with self.models.computing:
                 stored = self._pull(work)
+            work.states.save_some(now_s)
         self._age(work, now_s)
         if view.scored is None:
             # A worker that starts anew is not to serve what it made without the model that lies ready.
@@ -232,89 +238,44 @@ class Refresher:
         after = work.seen.change if work.seen.epoch == self._mark.epoch else 0
         if not after:
             # Of another database, or the first look: who is not in it has not left.
-            work.members.clear()
-        service, whole = work.view.service, not after or time.monotonic() - work.members_s > _PURGE_EVERY_S
+            work.states.members.clear()
+        service, whole = work.view.service, not after or time.monotonic() - work.members_s > _MEMBERS_EVERY_S
         try:
-            rows = self._store.changed(service, after)
+            work.states.follow(self._mark.epoch)
+            rows = self._store.changed(service, after, _MOST_ROWS)
             members = self._members.changed(service, 0 if whole else after)
         except StoreError as error:
             self._metrics.store_problem.set(1)
             logger.warning("the store cannot be used: %s", error)
             return False
-        for row in rows:
-            self._take(work, row)
-        self._take_members(work, members, whole)
-        # Rows may be newer than the mark; they are only pulled again.
-        work.seen = Mark(self._mark.epoch, max([self._mark.change, *(row.change for row in rows)]))
-        return True
-
-    def _take(self, work: _Work, row: Stored) -> None:
-        present, now_us = work.states.get(row.host), clock_us()
-        if present is not None and present.packed:
-            told = present.fingerprint
-            orders = ((row.boot_id, row.sequence, row.time_us), (told.boot_id, told.sequence, told.time_us))
-            if not is_newer(*orders, now_us + round(self._settings.clock_skew_s * 1e6)):
-                return
-        try:
-            # Its times were checked when it came.
-            fingerprint = unpack(row.packed, -(2**62), 2**62)
-        except RefusedError as error:
-            logger.warning("a stored fingerprint of %s cannot be read: %s", row.host, error.reason)
-            return
-        if present is not None and same_block(present.fingerprint.history, fingerprint.history):
-            # The same object says that nothing is to be scored again.
-            fingerprint = replace(fingerprint, history=present.fingerprint.history)
-        heard_s = time.monotonic() - max(0, now_us - row.received_us) / 1e6
-        first_us, host_class = row.first_seen_us, ""
-        if (member := work.members.get(row.host)) is not None:
-            first_us, host_class = max(first_us, member.joined_us), member.about.host_class
-        work.states[row.host] = HostState(fingerprint, row.packed, row.received_us, first_us, heard_s, host_class)
-        work.arrived_us = min(work.arrived_us or row.received_us, row.received_us)
-        work.dirty = True
-
-    def _take_members(self, work: _Work, members: list[Member], whole: bool) -> None:
-        """Takes what has changed of the members, or all of them."""
-        told = {each.host: each for each in members}
+        if rows:
+            work.states.take(rows)
+            work.arrived_us = min(work.arrived_us or rows[0].received_us, rows[0].received_us)
+            work.dirty = True
+        work.dirty |= work.states.take_members(members, whole)
         if whole:
             work.members_s = time.monotonic()
-            for host in work.members.keys() - told.keys():
-                # It has left for good.
-                del work.members[host]
-                work.states.pop(host, None)
-                work.dirty = True
-        now_us = clock_us()
-        for host, member in told.items():
-            present, state = work.members.get(host), work.states.get(host)
-            work.members[host] = member
-            if state is None or not state.packed:
-                # Its agent is there and has not reported yet: the table has it at once, by what its class does.
-                if member.state == SERVING:
-                    heard_s = time.monotonic() - max(0, now_us - member.heard_us) / 1e6
-                    work.states[host] = silent_host(work.view.service, host, member, heard_s)
-                    work.dirty |= state is None
-            elif present is None or (present.about, present.joined_us) != (member.about, member.joined_us):
-                first_us, host_class = max(state.first_seen_us, member.joined_us), member.about.host_class
-                work.states[host] = replace(state, first_seen_us=first_us, host_class=host_class)
-                work.dirty = True
-            work.dirty |= present is None or present.state != member.state
+        # Rows may be newer than the mark; they are only pulled again.
+        latest = rows[-1].change if len(rows) == _MOST_ROWS else max([self._mark.change, *(row.change for row in rows)])
+        work.seen = Mark(self._mark.epoch, latest)
+        return True
 
     def _age(self, work: _Work, now_s: float) -> None:
         """Drops silent hosts; skipped while the store is down and for one TTL after."""
         if now_s - self._trouble_s < self._settings.fingerprint_ttl_s:
             return
         oldest_s = now_s - self._settings.fingerprint_ttl_s
-        for host in [host for host, state in work.states.items() if state.heard_s < oldest_s]:
-            del work.states[host]
+        for host in [host for host, state in work.states.hosts.items() if state.heard_s < oldest_s]:
+            work.states.forget(host)
             work.dirty = True
 
     def _publish(self, work: _Work, scorer: ModelScorer | None, warmed: Scored | None, now_s: float) -> None:
         settings, view = self._settings, work.view
         work.dirty = False
-        times = (max(state.received_us, state.fingerprint.time_us) for state in work.states.values())
+        times = (max(state.received_us, state.fingerprint.time_us) for state in work.states.hosts.values())
         work.latest_us = max(times, default=0)
-        work.heard_s = max((state.heard_s for state in work.states.values()), default=now_s)
-        away = {host for host, member in work.members.items() if member.state != SERVING}
-        states = {host: state for host, state in work.states.items() if host not in away}
+        work.heard_s = max((state.heard_s for state in work.states.hosts.values()), default=now_s)
+        states = work.states.present()
         if not states:
             view.scored = work.challenger = None
             view.publish({}, None, now_s)
@@ -370,7 +331,7 @@ class Refresher:
     def _note_ages(self, work: _Work) -> None:
         service, published = work.view.service, work.view.published
         problem = 1.0 if self.problem_of_experiment(service) else 0.0
-        self._metrics.services.tell(service, hosts=len(work.states), experiment_problem=problem)
+        self._metrics.services.tell(service, hosts=len(work.states.hosts), experiment_problem=problem)
         if published is not None:
             self._metrics.services.tell(
                 service,

@@ -52,7 +52,7 @@ def require_token_unless_loopback(settings: Settings, address: str) -> None:
     """
     if not settings.engine_token and not is_loopback(address):
         raise FingerpostError(
-            f"the engine would listen on {address}, where anybody could send fingerprints: set FINGERPOST_ENGINE_TOKEN"
+            f"the engine would listen on {address}, where anybody could send reports: set FINGERPOST_ENGINE_TOKEN"
         )
 
 

@@ -1,4 +1,4 @@
-"""The fingerprint store: the latest fingerprint of every host, shared by all workers and replicas."""
+"""The report store: hosts, and the log of their reports, shared by all workers and replicas."""
 
 import threading
 import time
@@ -12,20 +12,28 @@ from sqlalchemy.exc import SQLAlchemyError
 from fingerpost.errors import FingerpostError
 from fingerpost.masking import described
 from fingerpost.serving.store_database import (
+    APPEND,
     PLACE_COLUMNS,
     PLACES,
     SILENT_S,
     UPSERT,
     Database,
     changes,
-    fingerprints,
+    hosts,
+    landings,
+    reports,
+    states,
     writing,
 )
 
 _CHUNK = 400
+_PROBE_BYTES = 64 * 2**10
+# Of one host: its own agent, and proxies.
+_MAX_REPORTERS = 64
 STALE = "stale"
 Result = TypeVar("Result")
-Order = tuple[str, int, int]
+Order = tuple[str, int, int, int]
+Place = tuple[str, str, str]
 
 
 class StoreError(Exception):
@@ -34,20 +42,26 @@ class StoreError(Exception):
 
 @dataclass(frozen=True)
 class Arrival:
-    """A checked fingerprint at the door: what orders it, and its bytes."""
+    """A checked report: what orders it, and its bytes.
+
+    Args:
+        end_us: of its window; 0: it has none.
+    """
 
     service: str
     host: str
+    reporter: str
     boot_id: str
     sequence: int
     time_us: int
+    end_us: int
     received_us: int
     packed: bytes
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored fingerprint.
+    """A stored report.
 
     Args:
         first_seen_us: when the host came, or came back after a silence.
@@ -55,8 +69,6 @@ class Stored:
     """
 
     host: str
-    boot_id: str
-    sequence: int
     time_us: int
     received_us: int
     first_seen_us: int
@@ -87,11 +99,11 @@ class Limits:
     skew_us: int = 5_000_000
 
 
-class FingerprintStore:
-    """Keeps the latest fingerprint of every (service, host).
+class ReportStore:
+    """Keeps the hosts of every service, and their reports in the order in which they came.
 
-    Made anew by itself when its file is gone or damaged: what it holds is seconds old, and comes again. Every method
-    raises StoreError when the database is locked, full or not there; the next call tries again.
+    Made anew by itself when its file is gone or damaged: hosts come back with their next reports. Every method raises
+    StoreError when the database is locked, full or not there; the next call tries again.
 
     Args:
         url: of the database, SQLAlchemy's form.
@@ -117,16 +129,19 @@ class FingerprintStore:
         Returns:
             For each arrival None if it was stored, else `stale`, `hosts:too_many` or `services:too_many`.
         """
-        return self._use(lambda engine: self._put(engine, arrivals), True) if arrivals else []
+        return self.use(lambda engine: self._put(engine, arrivals), True) if arrivals else []
 
     def try_writing(self) -> None:
-        """Writes, and changes nothing: only to know whether that is possible."""
+        """Writes as much as a report has, and takes it back: only to know whether that is possible."""
+        probe = {"service": "", "change": 0, "host": "", "time_us": 0, "received_us": 0, "first_seen_us": 0}
 
         def write(engine: Engine) -> None:
-            with writing(engine) as connection:
-                connection.execute(update(changes).values(value=changes.c.value))
+            for statement, values in ((APPEND, {**probe, "packed": bytes(_PROBE_BYTES)}), (_TAKE_BACK, {})):
+                with writing(engine) as connection:
+                    connection.execute(_TAKE_BACK)
+                    connection.execute(statement, values)
 
-        self._use(write, True)
+        self.use(write, True)
 
     def mark(self) -> Mark:
         """Where the changes are now."""
@@ -135,53 +150,78 @@ class FingerprintStore:
             row = connection.execute(select(changes.c.epoch, changes.c.value)).one()
             return Mark(row.epoch, row.value)
 
-        return self._read(read)
+        return self.read(read)
 
-    def changed(self, service: str, after: int) -> list[Stored]:
-        """The fingerprints of a service that changed after a change, in the order of their changes."""
-        columns = [fingerprints.c[name] for name in Stored.__dataclass_fields__]
-        wanted = (fingerprints.c.service == service) & (fingerprints.c.change > after)
-        query = select(*columns).where(wanted).order_by(fingerprints.c.change)
-        return self._read(lambda connection: [Stored(*row) for row in connection.execute(query)])
+    def changed(self, service: str, after: int, most: int | None = None) -> list[Stored]:
+        """The reports of a service that came after a change, in order, at most so many."""
+        columns = [reports.c[name] for name in Stored.__dataclass_fields__]
+        wanted = (reports.c.service == service) & (reports.c.change > after)
+        query = select(*columns).where(wanted).order_by(reports.c.change).limit(most)
+        return self.read(lambda connection: [Stored(*row) for row in connection.execute(query)])
 
     def hosts(self) -> list[tuple[str, str, int, int, int]]:
         """(service, host, time_us, received_us, first_seen_us) of every host, in order."""
-        table = fingerprints.c
-        query = select(table.service, table.host, table.time_us, table.received_us, table.first_seen_us)
-        query = query.order_by(table.service, table.host)
-        return self._read(lambda connection: [tuple(row) for row in connection.execute(query)])
+        table = hosts.c
+        latest = [func.max(each) for each in (table.time_us, table.received_us)]
+        query = select(table.service, table.host, *latest, func.min(table.first_seen_us))
+        query = query.group_by(table.service, table.host).order_by(table.service, table.host)
+        return self.read(lambda connection: [tuple(row) for row in connection.execute(query)])
 
     def services(self) -> dict[str, int]:
         """The number of hosts of every service."""
-        return self._read(_count_hosts)
+        return self.read(_count_hosts)
 
     def purge(self, before_us: int) -> int:
-        """Removes the hosts that were silent since before a time; returns how many."""
+        """Removes the hosts that were silent since before a time, with their states; returns how many."""
 
         def remove(engine: Engine) -> int:
             with writing(engine) as connection:
-                gone: int = connection.execute(
-                    delete(fingerprints).where(fingerprints.c.received_us < before_us)
-                ).rowcount
-            return gone
+                known = connection.execute(_DISTINCT).scalar_one()
+                connection.execute(delete(hosts).where(hosts.c.received_us < before_us))
+                left: int = connection.execute(_DISTINCT).scalar_one()
+                if left < known:
+                    there = select(hosts.c.host).where(
+                        hosts.c.service == states.c.service, hosts.c.host == states.c.host
+                    )
+                    connection.execute(delete(states).where(~there.exists()))
+            return int(known) - left
 
-        return self._use(remove, True, proves=False)
+        return self.use(remove, True, proves=False)
+
+    def trim(self, before_us: int, in_any_case_us: int) -> None:
+        """Removes reports that are landed, and in the states of their hosts or came before a time.
+
+        Args:
+            in_any_case_us: those of before go even where nobody has landed them.
+        """
+        of_host = (states.c.service == reports.c.service) & (states.c.host == reports.c.host)
+        known = select(states.c.change).where(of_host).scalar_subquery()
+        landed = select(landings.c.change).where(landings.c.service == reports.c.service).scalar_subquery()
+        done = (reports.c.change <= landed) & ((reports.c.change <= known) | (reports.c.received_us < before_us))
+        # The last one of each reporter says that the host is there, also to a worker that starts anew.
+        of_reporter = (hosts.c.service == reports.c.service) & (hosts.c.change == reports.c.change)
+        latest = select(hosts.c.host).where(of_reporter).exists()
+
+        def remove(engine: Engine) -> None:
+            with writing(engine) as connection:
+                connection.execute(delete(reports).where((done | (reports.c.received_us < in_any_case_us)) & ~latest))
+
+        self.use(remove, True, proves=False)
 
     def bring_back(self, now_us: int) -> None:
         """Takes what came in the future, by a clock that was set back since, to have come now: so that it ages."""
-        table = fingerprints.c
 
         def change(engine: Engine) -> None:
             with writing(engine) as connection:
-                for column in (table.first_seen_us, table.received_us):
+                for column in (hosts.c.first_seen_us, hosts.c.received_us):
                     ahead = column > now_us + self._limits.skew_us
-                    connection.execute(update(fingerprints).where(ahead).values({column: now_us}))
+                    connection.execute(update(hosts).where(ahead).values({column: now_us}))
 
-        self._use(change, True, proves=False)
+        self.use(change, True, proves=False)
 
     def reading(self, read: Callable[[Connection], Result]) -> Result:
         """Reads of another table of this database."""
-        return self._read(read)
+        return self.read(read)
 
     def writing(self, write: Callable[[Connection, int], Result]) -> Result:
         """Writes to another table of this database.
@@ -194,7 +234,7 @@ class FingerprintStore:
             with writing(engine) as connection:
                 return write(connection, next_change(connection, 1))
 
-        return self._use(work, True)
+        return self.use(work, True)
 
     def close(self) -> None:
         self._database.close()
@@ -205,28 +245,34 @@ class FingerprintStore:
             known = _known(connection, arrivals)
             counts = None
             answers: list[str | None] = []
-            rows: dict[tuple[str, str], dict[str, Any]] = {}
+            places: dict[Place, dict[str, Any]] = {}
+            log: list[dict[str, Any]] = []
             for arrival in arrivals:
-                key = (arrival.service, arrival.host)
-                before = rows.get(key) or known.get(key)
+                of_host = known.setdefault((arrival.service, arrival.host), {})
+                before = of_host.get(arrival.reporter)
                 answer = None if before is None or self._is_newer(arrival, before) else STALE
-                if before is None:
+                if not of_host:
                     counts = _count_hosts(connection) if counts is None else counts
                     answer = self._full(counts, arrival.service)
                     if answer is None:
                         counts[arrival.service] = counts.get(arrival.service, 0) + 1
+                elif before is None and len(of_host) >= _MAX_REPORTERS:
+                    answer = "reporters:too_many"
                 answers.append(answer)
                 if answer is None:
                     change += 1
-                    rows.pop(key, None)
-                    rows[key] = self._row(arrival, before, change)
-            if rows:
-                connection.execute(UPSERT, list(rows.values()))
+                    row = self._row(arrival, of_host, change)
+                    of_host[arrival.reporter] = row
+                    places[(arrival.service, arrival.host, arrival.reporter)] = row
+                    log.append({**row, "packed": arrival.packed})
+            if log:
+                connection.execute(UPSERT, list(places.values()))
+                connection.execute(APPEND, log)
         return answers
 
     def _is_newer(self, arrival: Arrival, before: dict[str, Any]) -> bool:
-        given = (arrival.boot_id, arrival.sequence, arrival.time_us)
-        present = (before["boot_id"], before["sequence"], before["time_us"])
+        given = (arrival.boot_id, arrival.sequence, arrival.time_us, arrival.end_us)
+        present = (before["boot_id"], before["sequence"], before["time_us"], before["end_us"])
         return is_newer(given, present, arrival.received_us + self._limits.skew_us)
 
     def _full(self, counts: dict[str, int], service: str) -> str | None:
@@ -234,22 +280,35 @@ class FingerprintStore:
             return "services:too_many"
         return "hosts:too_many" if counts.get(service, 0) >= self._limits.hosts else None
 
-    def _row(self, arrival: Arrival, before: dict[str, Any] | None, change: int) -> dict[str, Any]:
-        back = before is None or arrival.received_us - before["received_us"] > self._limits.ttl_us
-        first = arrival.received_us if back or before is None else min(before["first_seen_us"], arrival.received_us)
-        return {**vars(arrival), "first_seen_us": first, "change": change}
+    def _row(self, arrival: Arrival, of_host: dict[str, dict[str, Any]], change: int) -> dict[str, Any]:
+        """The place of a reporter after a report; a host is known since any of its reporters told of it."""
+        heard_us = max((each["received_us"] for each in of_host.values()), default=None)
+        back = heard_us is None or arrival.received_us - heard_us > self._limits.ttl_us
+        firsts = [] if back else [each["first_seen_us"] for each in of_host.values()]
+        row = {name: getattr(arrival, name) for name in PLACE_COLUMNS if name != "first_seen_us"}
+        before = of_host.get(arrival.reporter)
+        if (
+            before is not None
+            and not arrival.end_us
+            and before["time_us"] <= arrival.received_us + self._limits.skew_us
+        ):
+            row["end_us"] = before["end_us"]
+        return {**row, "first_seen_us": min([arrival.received_us, *firsts]), "change": change}
 
-    def _read(self, read: Callable[[Connection], Result]) -> Result:
+    def read(self, read: Callable[[Connection], Result]) -> Result:
+        """Reads something; a method of this class as any other."""
+
         def use(engine: Engine) -> Result:
             with engine.begin() as connection:
                 return read(connection)
 
-        return self._use(use, False)
+        return self.use(use, False)
 
-    def _use(self, work: Callable[[Engine], Result], writes: bool, proves: bool = True) -> Result:
-        """Does some work.
+    def use(self, work: Callable[[Engine], Result], writes: bool, proves: bool = True) -> Result:
+        """Does some work with the database.
 
         Args:
+            writes: whether it writes.
             proves: whether it shows that the database can be used; what may find nothing to write does not.
         """
         asking = threading.get_ident()
@@ -284,37 +343,43 @@ def next_change(connection: Connection, count: int) -> int:
     return last - count + 1
 
 
-def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], dict[str, Any]]:
-    """What is stored of the hosts of some arrivals."""
-    hosts: dict[str, set[str]] = {}
+def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """What is stored of the hosts of some arrivals, by reporter."""
+    names: dict[str, set[str]] = {}
     for arrival in arrivals:
-        hosts.setdefault(arrival.service, set()).add(arrival.host)
-    found = {}
-    for service, names in hosts.items():
-        wanted = sorted(names)
+        names.setdefault(arrival.service, set()).add(arrival.host)
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for service, of_service in names.items():
+        wanted = sorted(of_service)
         for begin in range(0, len(wanted), _CHUNK):
             values = {"of_service": service, "of_hosts": wanted[begin : begin + _CHUNK]}
             for row in connection.execute(PLACES, values):
-                found[(service, row.host)] = dict(zip(PLACE_COLUMNS, row, strict=True))
+                place = dict(zip(PLACE_COLUMNS, row, strict=True))
+                found.setdefault((service, row.host), {})[row.reporter] = place
     return found
 
 
 def is_newer(given: Order, present: Order, latest_us: int) -> bool:
-    """Whether a fingerprint comes after the one that is there.
+    """Whether a report comes after the one that is there.
 
     In one life of an agent the sequence number alone says so, whatever its clock does. Another life has to be later,
-    but not than a time that cannot be: one of a clock that was set back since.
+    and so has its window: what an agent reads again after a crash was told before. But a time that cannot be is one of
+    a clock that was set back since.
 
     Args:
-        given, present: boot id, sequence number and time, microseconds since 1970, of each.
+        given, present: boot id, sequence number, time and end of the window of each, microseconds since 1970.
         latest_us: a time beyond it cannot be.
     """
-    (life, sequence, time_us), (present_life, present_sequence, present_us) = given, present
+    (life, sequence, time_us, end_us), (present_life, present_sequence, present_us, present_end_us) = given, present
     if life == present_life:
         return sequence > present_sequence
-    return time_us > present_us or present_us > latest_us
+    return present_us > latest_us or (time_us > present_us and (not end_us or end_us > present_end_us))
 
 
 def _count_hosts(connection: Connection) -> dict[str, int]:
-    query = select(fingerprints.c.service, func.count()).group_by(fingerprints.c.service)
+    query = select(hosts.c.service, func.count(hosts.c.host.distinct())).group_by(hosts.c.service)
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+_DISTINCT = select(func.count()).select_from(select(hosts.c.service, hosts.c.host).distinct().subquery())
+_TAKE_BACK = delete(reports).where(reports.c.service == "")

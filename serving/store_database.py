@@ -45,20 +45,50 @@ _BUSY_MS = 2000
 _ALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 
 metadata = MetaData()
-# The latest fingerprint of every host, as it came, with what is needed to order and to age it.
-fingerprints = Table(
-    "fingerprints",
+# The latest report of every reporter of a host: what orders the next one, and ages the host.
+hosts = Table(
+    "hosts",
     metadata,
     Column("service", _NAME, primary_key=True),
     Column("host", _NAME, primary_key=True),
+    Column("reporter", _NAME, primary_key=True),
     Column("boot_id", _NAME, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("time_us", BigInteger, nullable=False),
+    Column("end_us", BigInteger, nullable=False),
     Column("received_us", BigInteger, nullable=False),
     Column("first_seen_us", BigInteger, nullable=False),
     Column("change", BigInteger, nullable=False),
+)
+# The log of reports as they came, until they are landed in the lake and in the states of their hosts.
+reports = Table(
+    "reports",
+    metadata,
+    Column("service", _NAME, primary_key=True),
+    Column("change", BigInteger, primary_key=True, autoincrement=False),
+    Column("host", _NAME, nullable=False),
+    Column("time_us", BigInteger, nullable=False),
+    Column("received_us", BigInteger, nullable=False),
+    Column("first_seen_us", BigInteger, nullable=False),
     Column("packed", LargeBinary, nullable=False),
-    Index("fingerprints_by_change", "service", "change"),
+)
+# The rolling state of every host, as of a change of the log.
+states = Table(
+    "states",
+    metadata,
+    Column("service", _NAME, primary_key=True),
+    Column("host", _NAME, primary_key=True),
+    Column("change", BigInteger, nullable=False),
+    Column("packed", LargeBinary, nullable=False),
+)
+# Up to which change a service's windows are in the lake's inbox, and who lands them now.
+landings = Table(
+    "landings",
+    metadata,
+    Column("service", _NAME, primary_key=True),
+    Column("change", BigInteger, nullable=False),
+    Column("owner", _NAME, nullable=False),
+    Column("until_us", BigInteger, nullable=False),
 )
 # Every host that was announced, drained or removed, with how it was announced last, as JSON.
 members = Table(
@@ -76,28 +106,44 @@ members = Table(
 )
 # One row: how many changes there were, and which life of the database this is.
 changes = Table(
-    "fingerprint_changes",
+    "report_changes",
     metadata,
     Column("name", _NAME, primary_key=True),
     Column("epoch", _NAME, nullable=False),
     Column("value", BigInteger, nullable=False),
 )
+# Tables of versions before window reports; what they held was seconds old.
+_FORMER = ("fingerprints", "fingerprint_changes")
 
-# The two statements of every group of arrivals, made once: to make and compile them costs more than to run them.
-PLACE_COLUMNS = ("service", "host", "boot_id", "sequence", "time_us", "received_us", "first_seen_us")
-PLACES = select(*(fingerprints.c[name] for name in PLACE_COLUMNS)).where(
-    fingerprints.c.service == bindparam("of_service"), fingerprints.c.host.in_(bindparam("of_hosts", expanding=True))
+# The statements of every group of arrivals, made once: to make and compile them costs more than to run them.
+PLACE_COLUMNS = (
+    *("service", "host", "reporter", "boot_id", "sequence"),
+    *("time_us", "end_us", "received_us", "first_seen_us"),
 )
-_NAMES = [column.name for column in fingerprints.columns]
-# The same words in SQLite and PostgreSQL.
-_SET = ", ".join(f"{name} = excluded.{name}" for name in _NAMES)
-UPSERT = text(
-    f"INSERT INTO fingerprints ({', '.join(_NAMES)}) VALUES ({', '.join(f':{name}' for name in _NAMES)}) "  # noqa: S608
-    f"ON CONFLICT (service, host) DO UPDATE SET {_SET}"
+PLACES = select(*(hosts.c[name] for name in PLACE_COLUMNS)).where(
+    hosts.c.service == bindparam("of_service"), hosts.c.host.in_(bindparam("of_hosts", expanding=True))
 )
-_FIRST_CHANGE = text(
-    "INSERT INTO fingerprint_changes (name, epoch, value) VALUES (:name, :epoch, 0) ON CONFLICT DO NOTHING"
-)
+
+
+def _insertion(table: Table) -> str:
+    names = [column.name for column in table.columns]
+    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608
+
+
+def upsert(table: Table, condition: str = "") -> Any:
+    """A statement that inserts rows or replaces those of the same key, in the same words in SQLite and PostgreSQL.
+
+    Args:
+        condition: of replacing, with `excluded` as the new row; empty: always.
+    """
+    keys = ", ".join(column.name for column in table.primary_key.columns)
+    values = ", ".join(f"{column.name} = excluded.{column.name}" for column in table.columns)
+    return text(f"{_insertion(table)} ON CONFLICT ({keys}) DO UPDATE SET {values}{condition}")
+
+
+UPSERT = upsert(hosts)
+APPEND = text(_insertion(reports))
+_FIRST_CHANGE = text("INSERT INTO report_changes (name, epoch, value) VALUES (:name, :epoch, 0) ON CONFLICT DO NOTHING")
 
 
 class Database:
@@ -217,10 +263,12 @@ def create_schema(engine: Engine) -> None:
         if engine.dialect.name == "postgresql":
             # `create table if not exists` races with itself in PostgreSQL.
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236472)")
+        for name in _FORMER:
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
         metadata.create_all(connection)
         _check_columns(connection)
         if connection.execute(select(changes.c.value)).first() is None:
-            connection.execute(_FIRST_CHANGE, {"name": "fingerprints", "epoch": uuid.uuid4().hex})
+            connection.execute(_FIRST_CHANGE, {"name": "reports", "epoch": uuid.uuid4().hex})
 
 
 def _check_columns(connection: Connection) -> None:

@@ -8,11 +8,11 @@ class Engine(BaseModel):
 
     engine_url: str = Field(
         default="",
-        description="Send fingerprints of agents to the engine at this URL; empty: write them to the lake only.",
+        description="Send window reports of agents to the engine at this URL; empty: write to the lake only.",
     )
     engine_token: str = Field(
         default="",
-        description="Require this bearer token for fingerprints sent to the engine; required when it is bound "
+        description="Require this bearer token for telemetry sent to the engine; required when it is bound "
         "beyond loopback.",
     )
     model_poll_s: float = Field(
@@ -35,7 +35,8 @@ class Engine(BaseModel):
         "better; false: the champion serves whatever is measured.",
     )
     store_url: str = Field(
-        default="", description="Store fingerprints in this database (SQLAlchemy URL); empty: SQLite in `home`."
+        default="",
+        description="Store hosts, reports and states in this database (SQLAlchemy URL); empty: SQLite in `home`.",
     )
     engine_workers: int = Field(default=1, ge=1, le=64, description="Run this many engine processes on this machine.")
     engine_max_connections: int = Field(
@@ -61,15 +62,12 @@ class Engine(BaseModel):
     fingerprint_ttl_s: float = Field(
         default=60.0,
         gt=0,
-        description="Drop a host from the routing tables after this time without a fingerprint, seconds.",
+        description="Drop a host from the routing tables after this time without a report, seconds.",
     )
     host_ttl_s: float = Field(
         default=3600.0,
         gt=0,
         description="Remove an announced host from Envoy's endpoints after this time without its agent, seconds.",
-    )
-    fingerprint_max_age_s: float = Field(
-        default=300.0, gt=0, description="Refuse a fingerprint that is older than this when it arrives, seconds."
     )
     table_ttl_s: float = Field(
         default=30.0, gt=0, description="Let pickers use a fetched routing table for this long, seconds."

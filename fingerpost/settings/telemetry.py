@@ -76,7 +76,7 @@ class Telemetry(BaseModel):
     agent_decisions_per_s: float = Field(
         default=20.0,
         gt=0,
-        description="Send about this many records a second of how requests were routed from a proxy, and as many of "
+        description="Send about this many records a second of how requests were routed from an agent, and as many of "
         "explored requests.",
     )
     agent_inbox_mb: float = Field(
@@ -104,7 +104,7 @@ class Telemetry(BaseModel):
     agent_spool_mb: float = Field(
         default=64.0,
         gt=0,
-        description="Remove an agent's oldest fingerprints when those waiting for the engine exceed this size on "
+        description="Remove an agent's oldest window reports when those waiting for the engine exceed this size on "
         "disk, megabytes.",
     )
 

@@ -15,9 +15,11 @@ from fingerpost.arrays import Floats, Ints, decayed, safe_ratio
 from fingerpost.clock import US
 from fingerpost.telemetry.history_state import (
     BIAS_WINDOWS,
+    CELL_STATE,
     ERROR_WINDOWS,
     FORECAST_STATE,
     FORECASTS,
+    HOST_STATE,
     KINDS,
     LASTING_WINDOWS,
     LEVEL_CLIP,
@@ -114,11 +116,21 @@ class History:
         """
         if end_us <= self.now_us:
             raise ValueError(f"window ending at {end_us} us comes after one ending at {self.now_us} us")
-        self.state["now_us"][0] = end_us
+        self.observe_some(end_us, windows, loads)
+
+    def observe_some(self, end_us: int, windows: Mapping[str, NDArray[Any]], loads: Mapping[str, NDArray[Any]]) -> None:
+        """Takes in a window of some hosts, as `observe`: only theirs come in order, others may be ahead of them."""
+        self.state["now_us"][0] = max(self.now_us, end_us)
         if len(windows["host"]):
             self._observe_cells(end_us, windows)
         if len(loads["host"]):
             self._observe_loads(end_us, loads)
+
+    def of_hosts(self, places: Ints, now_us: int) -> "History":
+        """The history of some hosts alone, as of a time not before their last windows; a copy."""
+        cells = {name: self.state[name][..., places, :] for name in CELL_STATE}
+        state = {**cells, **{name: self.state[name][..., places] for name in HOST_STATE}, "now_us": np.array([now_us])}
+        return History(len(places), self._shape[1], self.window_s, self.halflife_s, state)
 
     def columns(self, now_us: int | None = None) -> Floats:
         """HISTORY_COLUMNS of every cell, shape (H, C, K); NaN where not known.

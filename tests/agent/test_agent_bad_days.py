@@ -21,7 +21,7 @@ from fingerpost.agent.http import AgentHTTPServer
 from fingerpost.agent.options import AgentOptions
 from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.spool import Spool
-from fingerpost.fingerprint import unpack
+from fingerpost.window_report import unpack
 from tests.support.agent_harness import (
     FAR,
     Engine,
@@ -68,7 +68,7 @@ def problems(port):
 
 
 @pytest.mark.process
-def test_on_a_full_disk_fingerprints_are_sent_and_nothing_is_lost(tmp_path, free_ports):
+def test_on_a_full_disk_reports_are_sent_and_nothing_is_lost(tmp_path, free_ports):
     (port,) = free_ports(1)
     log, engine = tmp_path / "access.log", Engine()
     append(log, range(10))

@@ -19,11 +19,11 @@ def metric(port, name):
 
 
 def made_and_accepted(port):
-    made = metric(port, 'fingerpost_agent_events_total{event="fingerprints"}')
+    made = metric(port, 'fingerpost_agent_events_total{event="window_reports"}')
     return made, metric(port, 'fingerpost_agent_sent_total{what="accepted"}')
 
 
-def test_killing_the_engine_loses_no_fingerprint(tmp_path, free_ports):
+def test_killing_the_engine_loses_no_report(tmp_path, free_ports):
     engine_port, port = free_ports(2)
     with (
         RunningEngine(tmp_path / "engine", engine_port) as engine,

@@ -119,12 +119,12 @@ def test_spans_become_records(tmp_path, free_ports):
 
 
 @pytest.mark.process
-def test_an_engine_that_is_killed_loses_no_fingerprint(tmp_path):
+def test_an_engine_that_is_killed_loses_no_report(tmp_path):
     engine = Engine()
     with running_agent(tmp_path, "--engine-url", f"http://127.0.0.1:{engine.port}", FINGERPOST_ENGINE_TOKEN="secret"):
         wait_for(lambda: len(engine.sequences) >= 3)
         engine.stop()
-        time.sleep(3)  # at least eight fingerprints long
+        time.sleep(3)  # at least eight reports long
         waiting = list((tmp_path / "lake" / "agents" / "service=shop" / "h1.spool").iterdir())
         assert len(waiting) >= 5
         back = Engine(engine.port)

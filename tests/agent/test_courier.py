@@ -1,6 +1,7 @@
 """An agent that shares nothing with the platform but the network: all that it knows gets there, once."""
 
 import json
+import time
 
 import pytest
 
@@ -46,21 +47,29 @@ def landed(engine, host):
 
 def test_a_fleet_reports_over_the_network_alone(engine, tmp_path):
     log, home = tmp_path / "access.log", tmp_path / "home"
-    log.write_bytes(b"".join(log_line(host="far", path=f"/p{number % 7}") + b"\n" for number in range(200)))
+    start = f"{time.time() - 20:.6f}"  # of a window that is over
+    lines = (log_line(host="far", path=f"/p{number % 7}", start=start, propensity=0.9) for number in range(200))
+    log.write_bytes(b"".join(line + b"\n" for line in lines))
     env = {"FINGERPOST_ENGINE_TOKEN": TOKEN, "FINGERPOST_ENGINE_URL": engine.url}
+    env["FINGERPOST_AGENT_DECISIONS_PER_S"] = "100"
     arguments = ("--host", "far", "--access-log", str(log), "--deliver", "engine")
     with running_agent(home, *arguments, **env) as process:
-        wait_for(lambda: any("requests" in str(path) for path in parquet_files(lake_of(engine) / "inbox")), 60)
+        kinds = ("requests", "reported_windows")
+        wait_for(lambda: all(any(parquet_files(lake_of(engine) / "inbox" / kind)) for kind in kinds), 60)
     assert process.returncode == 0
     # Nothing stays at the host but what it must remember.
     assert list(parquet_files(home / "lake" / "inbox")) == []
     report = ingest(lake_of(engine), "shop", 5.0, 30 * 86400.0)
-    assert (report.request_records, report.refused, report.refused_files) == (200, {}, {})
-    assert report.host_samples > 0
+    assert (report.refused, report.refused_files, report.host_samples) == ({}, {}, 0)
+    windows = read(lake_of(engine), "reported_windows", "shop").to_pandas()
+    assert set(windows["host"]) == {"far"} and windows["requests"].sum() == 200
+    # Of the records a sample of those with a decision, 30 of a report.
     found = read(lake_of(engine), "requests", "shop").to_pandas()
-    assert set(found["host"]) == {"far"}
+    assert 0 < len(found) < 80 and set(found["weight"]) == {200 / 30}
     with engine.client() as client:
         wait_for(lambda: any(each["host"] == "far" for each in client.hosts("shop")))
+        cells = engine.wait_for(lambda: json.loads(client.table("shop").body)["evidence"])
+    assert sum(value or 0 for row in cells for value in row) > 50
 
 
 def test_samples_go_first_and_each_batch_once(engine, tmp_path):

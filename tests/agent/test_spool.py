@@ -45,7 +45,7 @@ def test_what_a_person_removed_from_the_spool_is_no_error(tmp_path):
 
 
 @pytest.mark.process
-def test_fingerprints_arrive_in_order_with_the_token(tmp_path, engine):
+def test_reports_arrive_in_order_with_the_token(tmp_path, engine):
     sender = Sender(Spool(tmp_path, 10**6), Target(f"http://127.0.0.1:{engine.port}/base/", "secret"))
     sender.start()
     for number in range(5):
@@ -54,7 +54,7 @@ def test_fingerprints_arrive_in_order_with_the_token(tmp_path, engine):
     sender.stop()
     assert engine.sequences == [0, 1, 2, 3, 4]
     path, headers = engine.headers[0]
-    assert path == "/base/v1/fingerprints"
+    assert path == "/base/v1/reports"
     assert headers["Authorization"] == "Bearer secret"
     assert sender.counts["accepted"] == 5
     assert sender.state()["waiting"] == 0

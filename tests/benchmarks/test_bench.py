@@ -19,6 +19,7 @@ from benchmarks.sinkhole import measure_sinkhole, trials
 from benchmarks.training import measure_training
 from benchmarks.unlike import fleets, measure_unlike
 from benchmarks.windowing import measure_windowing
+from benchmarks.wire import bytes_a_day
 from benchmarks.zones import measure_zones
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.module import compiler
@@ -48,11 +49,16 @@ def test_every_cell_is_scored():
     assert figures["cells_per_cpu_s"] > 0
 
 
-def test_an_engine_takes_every_fingerprint_of_the_load(tmp_path):
+def test_an_engine_takes_and_lands_every_window_of_the_load(tmp_path):
     with MeasuredEngine(tmp_path) as engine:
         figures = measure_ingest(engine, reporting=20, seconds=2)
     assert figures["errors"] == 0
     assert figures["accepted_per_s"] > 0
+    assert figures["landed_rows"] == 8 * 100
+
+
+def test_a_host_sends_less_than_a_hundred_megabytes_a_day():
+    assert bytes_a_day(100)["mb_a_day"] < 100
 
 
 def test_every_record_is_windowed_and_every_target_fitted():

@@ -271,7 +271,7 @@ def test_engine_router_and_a_bento_serve_a_registered_model(role, registry, tmp_
     with engine.start(tmp_path, "fingerpost", "engine", engine_port=port, **settings) as serving:
         with EngineClient(f"http://127.0.0.1:{port}") as client:
             serving.wait_for(lambda: client.models()["models"][0]["version"] == "1", EngineError, IndexError, KeyError)
-            client.send_fingerprints(made.packed(1))
+            client.send_reports(made.packed(1))
             serving.wait_for(lambda: client.predict("shop")["source"] == "champion", EngineError)
         built = router.run(tmp_path, "fingerpost", "envoy", "build", xdg_cache_home=tmp_path)
         assert built.returncode == 0, built.stderr
@@ -294,7 +294,7 @@ def test_engine_router_and_a_bento_serve_a_registered_model(role, registry, tmp_
         EngineClient(f"http://127.0.0.1:{port}") as client,
     ):
         serving.wait_for(lambda: client.models()["models"][0]["version"] == "1", EngineError, IndexError, KeyError)
-        client.send_fingerprints(made.packed(2))
+        client.send_reports(made.packed(2))
         serving.wait_for(lambda: client.predict("shop")["source"] == "champion", EngineError)
 
 

@@ -14,9 +14,9 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.fingerprint import MEDIA_TYPE
 from fingerpost.packed_message import MAX_MESSAGE_BYTES, message
 from fingerpost.serving.http import Bodies, RefusedRequestError
+from fingerpost.window_report import MEDIA_TYPE
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.process
 TOKEN = "one-of-our-own"  # noqa: S105
 MOST = 64
 SEQUENCE = itertools.count(1)
-POST = f"POST /v1/fingerprints HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MEDIA_TYPE}\r\n"
+POST = f"POST /v1/reports HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MEDIA_TYPE}\r\n"
 WITH_TOKEN = f"{POST}authorization: Bearer {TOKEN}\r\n"
 
 
@@ -136,7 +136,7 @@ def test_what_will_be_refused_is_refused_before_its_body_comes(connect, head, ex
 def test_a_body_that_does_not_come_is_given_up(engine, connect):
     slow = [connect(f"{WITH_TOKEN}content-length: 1000\r\n\r\nx") for _ in range(5)]
     with engine.client() as client:
-        assert client.send_fingerprints(MadeFleet.make(2, 2).packed(next(SEQUENCE)))["accepted"] == 2
+        assert client.send_reports(MadeFleet.make(2, 2).packed(next(SEQUENCE)))["accepted"] == 2
     assert [status(each) for each in slow] == [408] * 5
 
 
@@ -144,7 +144,7 @@ def test_who_does_not_take_his_answer_is_ended(engine, connect):
     made = MadeFleet.make(300, 60)
     with engine.client() as client:
         for begin in range(0, 300, 100):
-            client.send_fingerprints(made.packed(next(SEQUENCE))[begin : begin + 100])
+            client.send_reports(made.packed(next(SEQUENCE))[begin : begin + 100])
         engine.wait_for(lambda: len(json.loads(client.table("shop").body)["hosts"]) == 300)
     connect("GET /v1/services/shop/table HTTP/1.1\r\nhost: localhost\r\n\r\n" * 16, receive_buffer=4096)
     engine.wait_for(lambda: engine.metric("connections_ended_total", '{how="stalled"}') >= 1)
@@ -168,7 +168,7 @@ def test_an_upgrade_is_answered_as_if_it_was_not_asked_for(connect):
 
 def test_those_who_wait_for_a_table_leave_room_for_others(engine, connect):
     with engine.client() as client:
-        client.send_fingerprints(MadeFleet.make(2, 2, "polled").packed(next(SEQUENCE)))
+        client.send_reports(MadeFleet.make(2, 2, "polled").packed(next(SEQUENCE)))
         etag = engine.wait_for(lambda: client.table("polled")).etag
     text = f"GET /v1/services/polled/table?wait=20 HTTP/1.1\r\nhost: localhost\r\nif-none-match: {etag}\r\n\r\n"
     polls = [connect(text) for _ in range(MOST - 8)]
@@ -239,6 +239,6 @@ def test_good_messages_are_taken_over_one_connection(engine):
         for number in range(20):
             body = message(made.packed(next(SEQUENCE)))
             if number % 5 == 4:
-                assert client.post(f"{engine.url}/v1/fingerprints", content=body).status_code == 401
-            answer = client.post(f"{engine.url}/v1/fingerprints", content=body, headers=headers)
+                assert client.post(f"{engine.url}/v1/reports", content=body).status_code == 401
+            answer = client.post(f"{engine.url}/v1/reports", content=body, headers=headers)
             assert answer.json()["accepted"] == 2

@@ -125,7 +125,7 @@ def test_a_bento_serves_its_model_with_what_it_asks_for(bento, made, free_ports,
     try:
         with EngineClient(f"http://127.0.0.1:{port}") as client:
             wait_for(lambda: client.models()["models"][0]["version"], "1")
-            assert client.send_fingerprints(made.packed(1))["accepted"] == len(made.hosts)
+            assert client.send_reports(made.packed(1))["accepted"] == len(made.hosts)
             wait_for(lambda: client.predict("shop", hosts=[made.hosts[0]])["source"], "champion")
     finally:
         kill_family(process)

@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.fingerprint import MEDIA_TYPE
 from fingerpost.packed_message import message
+from fingerpost.window_report import MEDIA_TYPE
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 
@@ -26,7 +26,7 @@ def engine(tmp_path_factory):
 def send(engine, sequence, **headers):
     body = message(MadeFleet.make(2, 3).packed(sequence))
     headers = {"content-type": MEDIA_TYPE, **{name.replace("_", "-"): text for name, text in headers.items()}}
-    return httpx.post(f"{engine.url}/v1/fingerprints", content=body, headers=headers, trust_env=False, timeout=30)
+    return httpx.post(f"{engine.url}/v1/reports", content=body, headers=headers, trust_env=False, timeout=30)
 
 
 def get(engine, path, host):

@@ -46,7 +46,7 @@ def served(engine):
 
 def send(engine, made):
     with engine.client() as client:
-        return client.send_fingerprints(made.packed(next(SEQUENCE)))
+        return client.send_reports(made.packed(next(SEQUENCE)))
 
 
 def problems(engine):

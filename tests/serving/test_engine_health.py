@@ -12,10 +12,10 @@ import pytest
 
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.engine_api import EngineError
-from fingerpost.fingerprint import MEDIA_TYPE
 from fingerpost.logs import FewAlike
 from fingerpost.serving.health import RefusalRate, disk_problems, table_problems
 from fingerpost.serving.views import NO_ARM, Published, ServiceView
+from fingerpost.window_report import MEDIA_TYPE
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 
@@ -69,7 +69,7 @@ def test_without_fingerprints_it_says_so_and_what_to_do(engine):
 @pytest.mark.process
 def test_when_all_hosts_fall_silent_it_says_so(engine, made):
     with engine.client() as client:
-        assert client.send_fingerprints(made.packed(next(SEQUENCE)))["accepted"] == 4
+        assert client.send_reports(made.packed(next(SEQUENCE)))["accepted"] == 4
         engine.wait_for(lambda: len(json.loads(client.table("shop").body)["hosts"]) == 4)
     assert not {"hosts", "hosts of shop"} & set(health(engine)["problems"])
     engine.wait_for(lambda: silent(engine))
@@ -80,7 +80,7 @@ def test_when_all_hosts_fall_silent_it_says_so(engine, made):
 def test_after_the_clock_was_set_back_it_takes_what_comes_and_lets_silent_hosts_go(engine, made):
     """What is stored lies an hour ahead, as after a clock that was wrong and was set right."""
     with engine.client() as client:
-        client.send_fingerprints(made.packed(next(SEQUENCE)))
+        client.send_reports(made.packed(next(SEQUENCE)))
         engine.wait_for(lambda: client.table("shop").body)
         with contextlib.closing(sqlite3.connect(engine.home / "fingerprints.db", timeout=20)) as database:
             database.executescript(f"begin immediate; {AHEAD.format(HOUR_US)}; commit;")
@@ -90,7 +90,7 @@ def test_after_the_clock_was_set_back_it_takes_what_comes_and_lets_silent_hosts_
         sent_s = time.time()
 
         def told():
-            assert client.send_fingerprints(made.packed(next(SEQUENCE))[:2])["accepted"] == 2
+            assert client.send_reports(made.packed(next(SEQUENCE))[:2])["accepted"] == 2
             hosts = json.loads(client.table("shop").body)["hosts"]
             return len(hosts) == 2 and min(host["as_of"] for host in hosts) >= sent_s
 
@@ -105,7 +105,7 @@ def test_after_the_clock_was_set_back_it_takes_what_comes_and_lets_silent_hosts_
 def test_when_much_is_refused_it_says_why(engine):
     for _ in range(12):
         body, headers = b"no gzip", {"content-type": MEDIA_TYPE}
-        assert httpx.post(f"{engine.url}/v1/fingerprints", content=body, headers=headers, trust_env=False).is_error
+        assert httpx.post(f"{engine.url}/v1/reports", content=body, headers=headers, trust_env=False).is_error
     assert "message:malformed" in health(engine)["problems"]["refused"]
 
 

@@ -16,14 +16,14 @@ from fingerpost.serving.bento_compat import keep_in_memory
 from fingerpost.serving.health import RefusalRate
 from fingerpost.serving.ingest import BusyError, Ingest
 from fingerpost.serving.metrics import LoopLag
-from fingerpost.serving.store import FingerprintStore, Limits
+from fingerpost.serving.store import Limits, ReportStore
 from fingerpost.settings import Settings
 from tests.support.made_fleet import MadeFleet
 
 LIMITS = Limits(hosts=5000, services=3, ttl_us=60_000_000)
 
 
-class Held(FingerprintStore):
+class Held(ReportStore):
     """A store that answers only when it is let, and notes how much it was given at once."""
 
     def __init__(self, url):

@@ -60,7 +60,7 @@ def names_in_table(engine, service):
 def test_an_announced_host_is_in_the_table_before_it_reports(engine):
     made = MadeFleet.make(3, 4, "before")
     with engine.client() as client:
-        client.send_fingerprints(made.packed(1))
+        client.send_reports(made.packed(1))
         about = Announcement("10.0.0.7:8000", "east", slots=8, cores=2.0)
         assert client.notice(Notice("before", "new", boot_id="b1", about=about)) == "serving"
     engine.wait_for(lambda: "new" in names_in_table(engine, "before"))
@@ -74,7 +74,7 @@ def test_an_announced_host_is_in_the_table_before_it_reports(engine):
 def test_an_operator_lists_drains_resumes_and_removes(engine, capsys):
     made = MadeFleet.make(3, 4, "operated")
     with engine.client() as client:
-        client.send_fingerprints(made.packed(1))
+        client.send_reports(made.packed(1))
     gone, *rest = made.hosts
     engine.wait_for(lambda: names_in_table(engine, "operated") == list(made.hosts))
     for action in (cli_hosts.drain, cli_hosts.remove):
@@ -88,7 +88,7 @@ def test_an_operator_lists_drains_resumes_and_removes(engine, capsys):
         cli_hosts.remove("nobody", "operated", engine.url)
     cli_hosts.resume(gone, "operated", engine.url)
     with engine.client() as client:
-        client.send_fingerprints(made.packed(2))
+        client.send_reports(made.packed(2))
     engine.wait_for(lambda: names_in_table(engine, "operated") == list(made.hosts))
     cli_hosts.remove(gone, "operated", engine.url)
     cli_hosts.list_hosts("operated", engine.url)
@@ -100,7 +100,7 @@ def test_an_operator_lists_drains_resumes_and_removes(engine, capsys):
 def test_the_status_says_which_names_do_not_agree(engine):
     made = MadeFleet.make(2, 2, "named")
     with engine.client() as client:
-        client.send_fingerprints(made.packed(1))
+        client.send_reports(made.packed(1))
     settings = Settings(home=engine.home, engine_port=int(engine.url.rpartition(":")[2]), service="named")
     path = engine.home / "routing" / "named.endpoints.json"
     path.parent.mkdir(exist_ok=True)
@@ -175,11 +175,11 @@ def test_hosts_join_drain_and_leave_by_their_agents_and_no_request_fails(engine,
         wait_for(served_by("a"))
         hosts["c"] = Served(engine, "c", tmp_path)
         wait_for(served_by("c"))
-        assert set(names_in_table(engine, "shop")) == {"a", "b", "c"}
+        wait_for(lambda: set(names_in_table(engine, "shop")) == {"a", "b", "c"})
         told = hosts.pop("a").end()
         assert "the host drains" in told
         wait_for(served_by("b"))
-        assert set(names_in_table(engine, "shop")) == {"b", "c"}
+        wait_for(lambda: set(names_in_table(engine, "shop")) == {"b", "c"})
         # By a command, while the agent goes on; then all drain, and requests have nowhere else to go.
         done = fingerpost(engine, "agent", "--drain", "--host", "b", "--service", "shop")
         assert (done.returncode, "b drains" in done.stdout) == (0, True), done.stderr

@@ -41,7 +41,7 @@ def test_a_champion_is_swapped_in_and_a_bad_one_is_not(engine, client, made):
     url, name = engine.env["FINGERPOST_MLFLOW_URL"], "fingerpost-shop"
     model = fit_model(made, 20, 8)
     first = register_model(model, url, name)
-    client.send_fingerprints(made.packed(20))
+    client.send_reports(made.packed(20))
     table = f"{engine.url}/v1/services/shop/table"
     # Every request a new connection: a worker without a table has nothing to compare a new model with.
     engine.wait_for(lambda: all(httpx.get(table).json().get("model_version") == first for _ in range(20)), 90)
@@ -60,7 +60,7 @@ def test_a_champion_is_swapped_in_and_a_bad_one_is_not(engine, client, made):
     folder = engine.home / "lake" / "predictions" / "service=shop"
 
     def logged():
-        client.send_fingerprints(made.packed(int(time.time())))
+        client.send_reports(made.packed(int(time.time())))
         return list(parquet_files(folder))
 
     (path, *_) = engine.wait_for(logged, 60)
@@ -152,14 +152,14 @@ def test_damaged_models_end_no_worker_and_are_told_of(engine, client, made):
     cut_in_half(champion)
     (folder / ".fetch-killed").mkdir()
     engine.start()
-    engine.wait_for(lambda: client.send_fingerprints(made.packed(int(time.time()))), 120)
+    engine.wait_for(lambda: client.send_reports(made.packed(int(time.time()))), 120)
     engine.wait_for(lambda: served() == before, 120)
     engine.wait_for(lambda: client.health()["status"] == "ok", 90)
     assert not list(folder.glob(".fetch-*"))
 
 
 def test_a_watch_that_dies_is_told_of_and_started_again(engine, client, made):
-    client.send_fingerprints(made.packed(int(time.time())))
+    client.send_reports(made.packed(int(time.time())))
     # It has looked at the registry once: before, that is what is told.
     engine.wait_for(lambda: "registry" not in client.health()["problems"], 60)
     (watch,) = engine.wait_for(lambda: watch_pids(engine), 30)
@@ -176,7 +176,7 @@ def test_an_engine_whose_only_champion_is_refused_is_ready_with_the_baseline(tmp
         url = engine.env["FINGERPOST_MLFLOW_URL"]
         register_model(Changed(fit_model(made, 20, 8), cut_in_half), url, "fingerpost-shop")
         assert engine.wait_for(lambda: client.models()["models"][0]["problem"], 90)
-        client.send_fingerprints(made.packed(int(time.time())))
+        client.send_reports(made.packed(int(time.time())))
         table = json.loads(engine.wait_for(lambda: client.table("shop"), 60).body)
         assert (table["source"], table["model_version"]) == ("baseline", "")
         assert httpx.get(f"{engine.url}/readyz").status_code == 200

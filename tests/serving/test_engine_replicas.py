@@ -67,7 +67,7 @@ def agree(replicas, **wanted):
 
 def send(engine, made, sequence):
     with engine.client() as client:
-        return client.send_fingerprints(made.packed(sequence))
+        return client.send_reports(made.packed(sequence))
 
 
 def test_what_one_is_told_both_serve(replicas, made):
@@ -78,7 +78,7 @@ def test_what_one_is_told_both_serve(replicas, made):
     packed = made.packed(2)
     for engine, part in ((one, packed[:3]), (other, packed[3:])):
         with engine.client() as client:
-            assert client.send_fingerprints(part)["accepted"] == 3
+            assert client.send_reports(part)["accepted"] == 3
     other.wait_for(lambda: agree(replicas))
     assert len(tables(replicas)[0][1]["hosts"]) == 6
     # What one has taken the other knows to be old.

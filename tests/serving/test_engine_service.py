@@ -18,8 +18,8 @@ from fingerpost.announcement import Notice
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.clock import US, clock_us
 from fingerpost.engine_api import EngineError
-from fingerpost.fingerprint import MEDIA_TYPE, Fingerprint, pack
 from fingerpost.packed_message import message
+from fingerpost.window_report import MEDIA_TYPE, WINDOW_COLUMNS, pack
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 
@@ -45,15 +45,15 @@ def client(engine):
 
 
 def post(engine, body, media_type=MEDIA_TYPE):
-    return httpx.post(f"{engine.url}/v1/fingerprints", content=body, headers={"content-type": media_type}, timeout=60)
+    return httpx.post(f"{engine.url}/v1/reports", content=body, headers={"content-type": media_type}, timeout=60)
 
 
-def changed(fingerprint, **changes):
-    return pack(Fingerprint(**{**vars(fingerprint), **changes}))
+def changed(report, **changes):
+    return pack(replace(report, **changes))
 
 
 def test_without_a_model_tables_come_from_fingerprints_alone(engine, client, made):
-    assert client.send_fingerprints(made.packed(1))["accepted"] == 6
+    assert client.send_reports(made.packed(1))["accepted"] == 6
     table = json.loads(engine.wait_for(lambda: client.table("shop")).body)
     assert (table["source"], table["model_version"]) == ("baseline", "")
     assert len(table["throughput_rps"]) == 5
@@ -69,53 +69,54 @@ def test_before_the_registry_has_answered_the_engine_is_not_ready(tmp_path, free
 
 def test_what_is_bad_is_counted_and_the_rest_is_kept(client, made):
     now = clock_us()
-    good = made.fingerprint(0, 2)
-    not_finite, negative = good.host_values.copy(), good.host_values.copy()
+    good = made.report(0, 2)
+    not_finite, negative = good.sample.copy(), good.sample.copy()
     not_finite[0], negative[0] = float("inf"), -1
     sent = [
-        pack(made.fingerprint(1, 1, now)),  # replayed: the sequence number is not greater
-        changed(good, host_values=not_finite),
-        changed(good, host_values=negative),
+        pack(made.report(1, 1, now)),  # replayed: the sequence number is not greater
+        changed(good, sample=not_finite),
+        changed(good, sample=negative),
         changed(good, time_us=now + 7200 * US),
-        changed(good, time_us=now - 7200 * US),
+        changed(good, time_us=now - 31 * 86400 * US, end_us=0, categories=(), windows=good.windows[:0]),
         changed(good, service="../x"),
-        pack(good).replace(b"schema\x02", b"schema\x01"),
+        pack(good).replace(b"schema\x01", b"schema\x00"),
         b"\xc1",
         pack(good),
     ]
-    receipt = client.send_fingerprints(sent)
+    receipt = client.send_reports(sent)
     assert (receipt["accepted"], receipt["stale"], receipt["refused"]) == (1, 1, 7)
     assert receipt["reasons"] == {
-        "cpu_util:not_finite": 1,
-        "cpu_util:negative": 1,
+        "cores:not_finite": 1,
+        "cores:negative": 1,
         "time:future": 1,
         "time:too_old": 1,
         "service:bad_name": 1,
         "schema:older": 1,
-        "fingerprint:malformed": 1,
+        "report:malformed": 1,
     }
 
 
 def test_a_message_of_which_nothing_is_good_is_refused_with_a_reason(engine, client, made):
     now = clock_us()
-    good = made.fingerprint(0, 3, now)
-    not_a_number = good.host_values.copy()
+    good = made.report(0, 3, now)
+    not_a_number = good.sample.copy()
     not_a_number[0] = float("inf")
-    impossible = good.host_values.copy()
-    impossible[1] = -4.0
+    impossible = good.windows.copy()
+    impossible[0, WINDOW_COLUMNS.index("throughput_rps")] = -4.0
     before = engine.settled(lambda: client.table("shop").etag)
     for packed, status, reason in (
-        (pack(good).replace(b"schema\x02", b"schema\x01"), 422, "schema:older"),
-        (changed(good, host_values=not_a_number), 422, "cpu_util:not_finite"),
-        (changed(good, host_values=impossible), 422, "cores:negative"),
+        (pack(good).replace(b"schema\x01", b"schema\x00"), 422, "schema:older"),
+        (changed(good, sample=not_a_number), 422, "cores:not_finite"),
+        (changed(good, windows=impossible), 422, "throughput_rps:negative"),
         (changed(good, time_us=now + 3 * 3600 * US), 422, "time:future"),
-        (changed(good, time_us=now - 3 * 3600 * US), 422, "time:too_old"),
+        (changed(good, time_us=now - 31 * 86400 * US), 422, "time:too_old"),
+        (changed(good, end_us=now // (5 * US) * 5 * US, window_s=5.0), 422, "window_s:other"),
         (changed(good, sequence=1), 409, "sequence:not_newer"),
         (changed(good, sequence=0), 409, "sequence:not_newer"),
     ):
         answer = post(engine, message([packed]))
         assert (answer.status_code, answer.json()["error"], answer.json()["accepted"]) == (status, reason, 0)
-    assert client.send_fingerprints([changed(good, sequence=1)])["stale"] == 1
+    assert client.send_reports([changed(good, sequence=1)])["stale"] == 1
     assert client.table("shop").etag == before
 
 
@@ -148,7 +149,7 @@ def test_a_hundred_megabytes_are_refused_and_not_kept(engine):
 
 
 def test_a_table_that_has_not_changed_is_not_sent_again(client, made):
-    client.send_fingerprints(made.packed(10))
+    client.send_reports(made.packed(10))
     time.sleep(1.0)
     table = client.table("shop")
     again = client.table("shop", etag=table.etag)
@@ -162,7 +163,7 @@ def test_a_waiting_caller_gets_the_next_table_at_once(engine, made):
         began = time.monotonic()
         pending = threads.submit(client.table, "shop", etag=first.etag, wait_s=15)
         time.sleep(0.3)
-        client.send_fingerprints(made.packed(11))
+        client.send_reports(made.packed(11))
         second, seconds = pending.result(), time.monotonic() - began
     assert second.body is not None
     assert second.etag != first.etag
@@ -179,15 +180,13 @@ def test_workers_serve_the_same_table_for_the_same_inputs(engine):
 
 
 def test_a_thousand_new_categories_leave_the_others_alone(client, made):
-    rogue = made.fingerprint(0, 1)
+    rogue = made.report(0, 1)
     for sequence in range(5):
         names = tuple(f"GET /{sequence}-{number}|0|none|bot|XX" for number in range(1000))
-        now = clock_us()
-        history = replace(rogue.history, categories=names, cells=rogue.history.cells[:1].repeat(1000, axis=0))
-        told = {"sequence": sequence, "time_us": now, "categories": names, "history": history}
-        body = [changed(rogue, host="rogue", **told)]
-        assert client.send_fingerprints(body)["accepted"] == 1
-    client.send_fingerprints(made.packed(int(time.time()) + 100))
+        told = {"sequence": sequence, "time_us": clock_us(), "categories": names}
+        body = [changed(rogue, host="rogue", reporter="rogue", windows=rogue.windows[:1].repeat(1000, axis=0), **told)]
+        assert client.send_reports(body)["accepted"] == 1
+    client.send_reports(made.packed(int(time.time()) + 100))
     time.sleep(1.0)
     table = json.loads(client.table("shop").body)
     assert len(table["categories"]) == 50
@@ -210,19 +209,19 @@ def test_a_locked_store_serves_the_last_table_and_says_so(engine, client, made):
     blocker.execute("BEGIN EXCLUSIVE")
     try:
         with pytest.raises(EngineError) as refused:
-            client.send_fingerprints(made.packed(int(time.time()) + 200))
+            client.send_reports(made.packed(int(time.time()) + 200))
         assert (refused.value.status, refused.value.temporary) == (503, True)
         assert client.table("shop").body
     finally:
         blocker.execute("ROLLBACK")
-    assert client.send_fingerprints(made.packed(int(time.time()) + 201))["accepted"] == 6
+    assert client.send_reports(made.packed(int(time.time()) + 201))["accepted"] == 6
 
 
 def test_a_deleted_store_is_made_anew(engine, client, made):
     for path in engine.home.glob("fingerprints.db*"):
         path.unlink()
     assert client.table("shop").body
-    sent = engine.wait_for(lambda: client.send_fingerprints(made.packed(int(time.time()) + 300)), 30)
+    sent = engine.wait_for(lambda: client.send_reports(made.packed(int(time.time()) + 300)), 30)
     assert sent["accepted"] + sent["stale"] == 6
     engine.wait_for(lambda: client.health()["services"]["shop"]["table_age_s"] < 2, 30)
 
@@ -260,7 +259,7 @@ def test_a_killed_worker_loses_nothing(engine, client, made):
     # Requests that were made up may have drained or removed hosts.
     for host in made.hosts:
         client.notice(Notice("shop", host))
-    client.send_fingerprints(made.packed(int(time.time()) + 400))
+    client.send_reports(made.packed(int(time.time()) + 400))
     before = engine.settled(known)
     assert sorted(before) == sorted(made.hosts)
     pids = engine.worker_pids()

@@ -11,7 +11,8 @@ import pytest
 
 from fingerpost.announcement import DRAINING, REMOVED, SERVING, Announcement, Notice
 from fingerpost.serving.members import Members
-from fingerpost.serving.store import Arrival, FingerprintStore, Limits, StoreError
+from fingerpost.serving.report_log import ReportLog, SavedState
+from fingerpost.serving.store import Arrival, Limits, ReportStore, StoreError
 from tests.support.postgres import running_postgres
 
 pytestmark = pytest.mark.process
@@ -19,8 +20,10 @@ pytestmark = pytest.mark.process
 LIMITS = Limits(hosts=50, services=3, ttl_us=60_000_000)
 
 
-def arrival(host="h1", sequence=1, time_us=1_000, boot_id="b1", service="shop", received_us=None, packed=b"x"):
-    return Arrival(service, host, boot_id, sequence, time_us, time_us if received_us is None else received_us, packed)
+def arrival(host="h1", sequence=1, time_us=1_000, service="shop", received_us=None, **about):
+    known = {"boot_id": "b1", "end_us": 0, "packed": b"x", "reporter": host, **about}
+    received_us = time_us if received_us is None else received_us
+    return Arrival(service=service, host=host, sequence=sequence, time_us=time_us, received_us=received_us, **known)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +45,13 @@ def url(request, tmp_path):
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("drop table if exists fingerprints, fingerprint_changes, members")
+        connection.execute("drop table if exists hosts, reports, states, landings, report_changes, members")
     return url
 
 
 @pytest.fixture
 def store(url):
-    store = FingerprintStore(url, LIMITS)
+    store = ReportStore(url, LIMITS)
     yield store
     store.close()
 
@@ -60,8 +63,13 @@ def test_only_what_is_newer_is_stored(store):
     another_life_but_older = arrival(sequence=0, time_us=500, boot_id="b2")
     assert store.put([replayed, out_of_order, another_life_but_older]) == ["stale"] * 3
     assert store.put([arrival(sequence=0, time_us=501, boot_id="b2")]) == [None]
-    (row,) = store.changed("shop", 0)
-    assert (row.boot_id, row.sequence, row.time_us) == ("b2", 0, 501)
+    assert [row.time_us for row in store.changed("shop", 0)] == [500, 501]
+
+
+def test_a_window_that_an_agent_reads_again_after_a_crash_is_not_taken_twice(store):
+    assert store.put([arrival(sequence=5, time_us=500, end_us=400), arrival(sequence=6, time_us=600)]) == [None] * 2
+    again = arrival(sequence=0, time_us=700, end_us=400, boot_id="b2")
+    assert store.put([again, arrival(sequence=1, time_us=700, end_us=500, boot_id="b2")]) == ["stale", None]
 
 
 def test_hosts_are_announced_listed_and_removed(store):
@@ -89,7 +97,7 @@ def test_a_clock_that_was_set_back_stops_nobody(store, back_us):
     begun_anew = arrival("h2", 0, now_us, boot_id="b2")
     assert store.put([arrival("h1", 6, now_us), begun_anew]) == [None, None if beyond else "stale"]
     assert store.put([arrival("h1", 6, now_us + 1), arrival("h1", 5, now_us + 2)]) == ["stale"] * 2
-    rows = {row.host: row for row in store.changed("shop", 0)}
+    rows = {row.host: row for row in store.changed("shop", 0)}  # of each host its last
     assert (rows["h1"].time_us, rows["h1"].first_seen_us) == (now_us, now_us)
     assert rows["h2"].time_us == (now_us if beyond else ahead_us)
 
@@ -107,7 +115,7 @@ def test_a_batch_is_in_order_by_itself(store):
         [arrival(sequence=1, time_us=1), arrival(sequence=3, time_us=3), arrival(sequence=2, time_us=2)]
     )
     assert answers == [None, None, "stale"]
-    assert [row.sequence for row in store.changed("shop", 0)] == [3]
+    assert [row.time_us for row in store.changed("shop", 0)] == [1, 3]
 
 
 def test_changes_are_pulled_once(store):
@@ -132,7 +140,56 @@ def test_a_host_that_comes_back_is_new(store):
     store.put([arrival(time_us=1_000, sequence=1)])
     store.put([arrival(time_us=2_000, sequence=2)])
     store.put([arrival(time_us=100_000_000, sequence=3)])
-    assert [row.first_seen_us for row in store.changed("shop", 0)] == [100_000_000]
+    assert [row.first_seen_us for row in store.changed("shop", 0)] == [1_000, 1_000, 100_000_000]
+
+
+def test_a_host_is_one_however_many_report_on_it(store):
+    proxies = [arrival(reporter=f"edge-{number}", sequence=3) for number in range(70)]
+    assert store.put([arrival(), *proxies]) == [None] * 64 + ["reporters:too_many"] * 7
+    assert store.services() == {"shop": 1}
+    # Each of them numbers its own reports.
+    assert store.put([arrival(sequence=2, time_us=2_000), arrival(reporter="edge-1", sequence=2)]) == [None, "stale"]
+    assert len(store.hosts()) == 1
+
+
+def test_reports_go_once_they_are_landed_and_in_the_state_of_their_host(store):
+    log = ReportLog(store, "one")
+    store.put([arrival("h1", number, number + 1) for number in range(5)])
+    store.put([arrival("h2", number, number + 1) for number in range(5)])
+
+    def left():
+        return [row.change for row in store.changed("shop", 0)]
+
+    store.trim(0, 0)
+    assert left() == list(range(1, 11))
+    assert log.unlanded() == ["shop"]
+    assert log.claim("shop", 10**13, 10**6) == 0
+    log.note_landed("shop", 10)
+    log.save("shop", [SavedState("h1", 3, b"state")])
+    log.save("shop", [SavedState("h1", 2, b"older")])
+    assert (log.states("shop"), log.unlanded()) == ([SavedState("h1", 3, b"state")], [])
+    store.trim(0, 0)
+    assert left() == list(range(4, 11))
+    # Of a service that nobody asks for, nobody saves states: its reports go by age, but for the last of each host.
+    store.trim(10, 0)
+    assert left() == [5, 10]
+    store.purge(10)
+    assert (log.states("shop"), store.services()) == ([], {})
+    store.trim(10, 0)
+    assert left() == []
+
+
+def test_one_process_at_a_time_lands_a_service(store):
+    now_us, hold_us = 10**13, 10**6
+    one, two = ReportLog(store, "one"), ReportLog(store, "two")
+    assert one.claim("shop", now_us, hold_us) == 0
+    assert two.claim("shop", now_us, hold_us) is None
+    one.note_landed("shop", 7)
+    assert one.claim("shop", now_us + 1, hold_us) == 7
+    assert two.claim("shop", now_us + 2 * hold_us, hold_us) == 7
+    assert one.claim("shop", now_us + 2 * hold_us, hold_us) is None
+    # The clock was set back by an hour: nobody waits for it to return.
+    assert one.claim("shop", now_us - 3600 * 10**6, hold_us) == 7
 
 
 def test_silent_hosts_are_removed(store):
@@ -142,7 +199,7 @@ def test_silent_hosts_are_removed(store):
 
 
 def test_writers_at_once_lose_nothing_and_number_in_order(url):
-    stores = [FingerprintStore(url, LIMITS) for _ in range(3)]
+    stores = [ReportStore(url, LIMITS) for _ in range(3)]
 
     def write(store, name):
         for number in range(20):
@@ -154,18 +211,18 @@ def test_writers_at_once_lose_nothing_and_number_in_order(url):
     for thread in threads:
         thread.join()
     rows = stores[0].changed("shop", 0)
-    assert len(rows) == 15
     assert stores[0].mark().change == 60
-    assert len({row.change for row in rows}) == 15
+    assert [row.change for row in rows] == list(range(1, 61))
+    assert stores[0].services() == {"shop": 15}
     for store in stores:
         store.close()
 
 
 def test_workers_that_make_the_file_at_once_all_open_it(tmp_path):
     for number in range(40):
-        stores = [FingerprintStore(f"sqlite:///{tmp_path / f'{number}.db'}", LIMITS) for _ in range(4)]
+        stores = [ReportStore(f"sqlite:///{tmp_path / f'{number}.db'}", LIMITS) for _ in range(4)]
         with ThreadPoolExecutor(4) as pool:
-            marks = list(pool.map(FingerprintStore.mark, stores))
+            marks = list(pool.map(ReportStore.mark, stores))
         assert len({mark.epoch for mark in marks}) == 1
         for store in stores:
             store.close()
@@ -174,7 +231,7 @@ def test_workers_that_make_the_file_at_once_all_open_it(tmp_path):
 @pytest.mark.process
 def test_a_locked_database_is_an_error_and_then_is_not(tmp_path):
     path = tmp_path / "store.db"
-    store = FingerprintStore(f"sqlite:///{path}", LIMITS)
+    store = ReportStore(f"sqlite:///{path}", LIMITS)
     store.put([arrival()])
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
@@ -191,7 +248,7 @@ def test_a_locked_database_is_an_error_and_then_is_not(tmp_path):
 
 def test_a_deleted_database_is_made_anew(tmp_path):
     path = tmp_path / "store.db"
-    store = FingerprintStore(f"sqlite:///{path}", LIMITS)
+    store = ReportStore(f"sqlite:///{path}", LIMITS)
     store.put([arrival()])
     before = store.mark()
     for file in tmp_path.glob("store.db*"):
@@ -227,7 +284,7 @@ def damaged_inside(path):
 @pytest.mark.parametrize("at_start", [True, False], ids=["at the start", "in use"])
 def test_a_damaged_database_is_set_aside_once_and_made_anew(tmp_path, caplog, damage, at_start):
     path = tmp_path / "store.db"
-    stores = [FingerprintStore(f"sqlite:///{path}", LIMITS) for _ in range(3)]
+    stores = [ReportStore(f"sqlite:///{path}", LIMITS) for _ in range(3)]
     stores[0].put([arrival(packed=bytes(20_000))])
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -248,7 +305,7 @@ def test_a_damaged_database_is_set_aside_once_and_made_anew(tmp_path, caplog, da
 
 def test_of_files_that_were_damaged_a_few_are_kept(tmp_path):
     path = tmp_path / "store.db"
-    store = FingerprintStore(f"sqlite:///{path}", LIMITS)
+    store = ReportStore(f"sqlite:///{path}", LIMITS)
     for _ in range(5):
         store.put([arrival()])
         store.close()
@@ -259,7 +316,7 @@ def test_of_files_that_were_damaged_a_few_are_kept(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_then_is_not(tmp_path):
-    store = FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", LIMITS)
+    store = ReportStore(f"sqlite:///{tmp_path / 'store.db'}", LIMITS)
     store.put([arrival()])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     import signal
@@ -278,6 +335,6 @@ def test_a_full_disk_is_an_error_and_then_is_not(tmp_path):
 
 @pytest.mark.process
 def test_an_unreachable_postgresql_is_an_error(free_ports):
-    store = FingerprintStore(f"postgresql://fp@127.0.0.1:{free_ports(1)[0]}/none", LIMITS)
+    store = ReportStore(f"postgresql://fp@127.0.0.1:{free_ports(1)[0]}/none", LIMITS)
     with pytest.raises(StoreError):
         store.mark()

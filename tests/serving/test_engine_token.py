@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.fingerprint import MEDIA_TYPE
 from fingerpost.packed_message import message
+from fingerpost.window_report import MEDIA_TYPE
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 TOKEN = "one-of-our-own"  # noqa: S105
 # They take a body, and only read.
 QUESTIONS = {"/v1/predict", "/v1/route"}
-TAKEN = {"/v1/fingerprints", "/v1/batches", "/v1/members"}
+TAKEN = {"/v1/reports", "/v1/batches", "/v1/members"}
 ANY = "0.0.0.0"  # noqa: S104
 
 
@@ -60,7 +60,7 @@ def changing(engine):
 def send(engine, made, sequence, **headers):
     headers = {"content-type": MEDIA_TYPE, **headers}
     body = message(made.packed(sequence))
-    return httpx.post(f"{engine.url}/v1/fingerprints", content=body, headers=headers, trust_env=False, timeout=30)
+    return httpx.post(f"{engine.url}/v1/reports", content=body, headers=headers, trust_env=False, timeout=30)
 
 
 def test_every_endpoint_that_changes_anything_takes_the_token(engine):
@@ -88,7 +88,7 @@ def test_with_the_token_fingerprints_are_taken(engine):
     answer = send(engine, made, 1, authorization=f"Bearer {TOKEN}")
     assert (answer.status_code, answer.json()["accepted"]) == (200, 2)
     with engine.client() as client:
-        assert client.send_fingerprints(made.packed(2))["accepted"] == 2
+        assert client.send_reports(made.packed(2))["accepted"] == 2
         assert len(client.hosts()) == 2
         engine.wait_for(lambda: client.table("shop").body)
         # To ask takes none.
@@ -117,7 +117,7 @@ def test_without_a_token_it_does_not_start_there_by_any_way(tmp_path):
         )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
-        while "anybody could send fingerprints" not in log.read_text():
+        while "anybody could send reports" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()[-2000:]
             time.sleep(0.1)
         with pytest.raises(httpx.HTTPError):

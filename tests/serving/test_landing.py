@@ -64,11 +64,11 @@ def test_an_inbox_that_nobody_empties_is_full_for_its_service_alone(tmp_path, mo
     body = parquet()
     landing = Landing(tmp_path, 3 * len(body))
     for number in range(3):
-        landing.land(BATCH_KINDS[number], "shop", f"h1-{number}", body)
+        landing.land(BATCH_KINDS[number % 2], "shop", f"h1-{number}", body)
     with pytest.raises(FullError, match="shop wait for the ingest flow"):
         landing.land("requests", "shop", "h1-9", body)
     landing.land("requests", "blog", "h1-9", body)
-    for path in parquet_files(tmp_path / "inbox" / "requests"):
+    for path in parquet_files(tmp_path / "inbox" / BATCH_KINDS[0]):
         path.unlink()
     # A later look.
     monkeypatch.setattr("fingerpost.serving.landing.time.monotonic", lambda: 1e12)

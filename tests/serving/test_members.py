@@ -5,9 +5,9 @@ import pytest
 from fingerpost.announcement import DRAINING, REMOVED, SERVING, Announcement, Notice
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
-from fingerpost.fingerprint import pack
 from fingerpost.serving.members import Members, Roster, departed, merged
-from fingerpost.serving.store import Arrival, FingerprintStore, Limits
+from fingerpost.serving.store import Arrival, Limits, ReportStore
+from fingerpost.window_report import pack
 from tests.support.made_fleet import MadeFleet
 
 TTL_US = 3600 * US
@@ -80,7 +80,7 @@ def test_a_fleet_that_falls_silent_as_one_stays():
 
 @pytest.fixture
 def store(tmp_path):
-    made = FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(50, 3, BACK_US))
+    made = ReportStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(50, 3, BACK_US))
     yield made
     made.close()
 
@@ -91,8 +91,8 @@ def members(store):
 
 
 def report(store, host, received_us=NOW):
-    made = MadeFleet.make(1, 2).renamed(host).fingerprint(0, 1, received_us)
-    row = Arrival("shop", host, made.boot_id, 1, received_us, received_us, pack(made))
+    made = MadeFleet.make(1, 2).renamed(host).report(0, 1, received_us)
+    row = Arrival("shop", host, host, made.boot_id, 1, received_us, made.end_us, received_us, pack(made))
     assert store.put([row]) == [None]
 
 
@@ -120,8 +120,7 @@ def test_a_removed_host_is_gone_with_what_it_reported(store, members):
     members.take(told(), NOW)
     before = store.mark().change
     members.take(told(REMOVED, ""), NOW)
-    assert members.listing("shop") == []
-    assert store.changed("shop", 0) == []
+    assert members.listing("shop") == store.hosts() == []
     [gone] = members.changed("shop", before)
     assert (gone.host, gone.state) == ("web-1", REMOVED)
     # What its agent reports from now on makes it no host.

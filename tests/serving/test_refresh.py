@@ -9,18 +9,25 @@ from prometheus_client import REGISTRY
 
 from fingerpost.announcement import DRAINING, REMOVED, Announcement, Notice
 from fingerpost.clock import clock_us
-from fingerpost.fingerprint import pack
-from fingerpost.serving import refresh, views
+from fingerpost.serving import host_states, refresh, views
 from fingerpost.serving.members import Members
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.refresh import Refresher
-from fingerpost.serving.store import Arrival, FingerprintStore, Limits
+from fingerpost.serving.report_log import ReportLog
+from fingerpost.serving.store import Arrival, Limits, ReportStore
 from fingerpost.serving.table import Categories
 from fingerpost.settings import Settings
+from fingerpost.window_report import pack
 from tests.support.made_fleet import MadeFleet
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
+
+
+def arrival(report, packed=None):
+    order = (report.boot_id, report.sequence, report.time_us, report.end_us)
+    packed = pack(report) if packed is None else packed
+    return Arrival(report.service, report.host, report.reporter, *order, report.time_us, packed)
 
 
 def said(name):
@@ -29,19 +36,16 @@ def said(name):
 
 def made_refresher(store, settings):
     members = Members(store, Limits(100, 3, 60_000_000), 3600_000_000, clock_us())
-    return Refresher(store, settings, engine_metrics(), Categories(settings.lake), members)
+    return Refresher(store, ReportLog(store, "one"), settings, engine_metrics(), Categories(settings.lake), members)
 
 
 @pytest.fixture
 def refresher(tmp_path):
     settings = Settings(home=tmp_path, table_refresh_s=0.1)
-    store = FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(100, 3, 60_000_000))
+    store = ReportStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(100, 3, 60_000_000))
     now_us = clock_us()
     made = MadeFleet.make(4, 3, "forgotten")
-    told = [made.fingerprint(host, 1, now_us) for host in range(4)]
-    store.put(
-        [Arrival(each.service, each.host, each.boot_id, each.sequence, now_us, now_us, pack(each)) for each in told]
-    )
+    store.put([arrival(made.report(host, 1, now_us)) for host in range(4)])
     refresher = made_refresher(store, settings)
     refresher.start()
     yield refresher
@@ -58,27 +62,24 @@ def test_of_a_service_that_is_no_longer_asked_for_metrics_say_nothing(refresher,
     assert (said("table_age_seconds"), said("prediction_age_seconds")) == (0.0, 0.0)
 
 
-def test_stored_fingerprints_of_an_older_version_are_passed_over(refresher, caplog):
-    """An upgraded engine with the store of before: hosts come back with their agents' next fingerprints."""
+def test_stored_reports_of_an_older_version_are_passed_over(refresher, caplog):
+    """An upgraded engine with the store of before: hosts come back with their agents' next reports."""
     store, now_us = refresher._store, clock_us()
     wait_for(lambda: refresher.view("forgotten"))
     wait_for(lambda: said("hosts") == 4.0)
     made = MadeFleet.make(2, 3, "upgraded")
 
     def put(sequence, change=lambda packed: packed):
-        told = [made.fingerprint(host, sequence, now_us) for host in range(2)]
-        kinds = (change, lambda packed: packed)
-        packed = [kind(pack(each)) for kind, each in zip(kinds, told, strict=True)]
-        about = [(each.service, each.host, each.boot_id, each.sequence, now_us, now_us) for each in told]
-        store.put([Arrival(*each, raw) for each, raw in zip(about, packed, strict=True)])
+        first, second = (made.report(host, sequence, now_us) for host in range(2))
+        store.put([arrival(first, change(pack(first))), arrival(second)])
 
     def hosts():
         published = refresher.view("upgraded").published if refresher.view("upgraded") else None
         return published.table.hosts if published else ()
 
-    put(1, lambda packed: packed.replace(b"schema\x02", b"schema\x01"))
+    put(1, lambda packed: packed.replace(b"schema\x01", b"schema\x00"))
     wait_for(lambda: hosts() == made.hosts[1:])
-    assert f"a stored fingerprint of {made.hosts[0]} cannot be read: schema:older" in caplog.text
+    assert f"a stored report of {made.hosts[0]} cannot be read: schema:older" in caplog.text
     put(2)
     wait_for(lambda: hosts() == made.hosts)
 
@@ -110,26 +111,29 @@ def test_what_a_worker_holds_is_bounded_while_hundreds_of_hosts_come_and_go(tmp_
     monkeypatch.setattr(refresh, "time", clock)
     monkeypatch.setattr(refresh, "clock_us", lambda: clock.time_ns() // 1000)
     store, limits = (
-        FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(5000, 3, 60_000_000)),
+        ReportStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(5000, 3, 60_000_000)),
         Limits(5000, 3, 0),
     )
     members = Members(store, limits, 60_000_000, 0)
     settings = Settings(home=tmp_path)
-    refresher = Refresher(store, settings, engine_metrics(), Categories(settings.lake), members)
-    told, hosts = MadeFleet.make(1, 1, "churn").fingerprint(0, 1), 30
+    monkeypatch.setattr(host_states, "time", clock)
+    monkeypatch.setattr(host_states, "clock_us", lambda: clock.time_ns() // 1000)
+    log = ReportLog(store, "one")
+    refresher = Refresher(store, log, settings, engine_metrics(), Categories(settings.lake), members)
+    made, hosts = MadeFleet.make(1, 1, "churn"), 30
     for number in range(12):
         names, now_us = [f"host-{number}-{place}" for place in range(hosts)], clock.time_ns() // 1000
         for name in names:
             members.take(Notice("churn", name, boot_id=f"b{number}", about=Announcement(zone="east")), now_us)
-        packed = [pack(replace(told, host=name, time_us=now_us)) for name in names]
-        told_now = zip(names, packed, strict=True)
-        store.put([Arrival("churn", name, told.boot_id, 1, now_us, now_us, each) for name, each in told_now])
+        told = made.report(0, 1, now_us)
+        store.put([arrival(replace(told, host=name, reporter=name)) for name in names])
         refresher._tick()
         view = refresher.view("churn")
         refresher._tick()
         assert set(view.published.table.hosts) == set(names)
         [work] = refresher._work.values()
-        assert max(len(work.states), len(work.members), len(members.listing("churn"))) <= 2 * hosts
+        known = (work.states.hosts, work.states.members, members.listing("churn"))
+        assert max(map(len, known)) <= 2 * hosts
         for place, name in enumerate(names):
             if place % 3 < 2:
                 members.take(Notice("churn", name, DRAINING if place % 3 else REMOVED), now_us)
@@ -142,16 +146,16 @@ def test_a_clock_that_is_set_neither_stops_the_tables_nor_keeps_or_loses_a_host(
     clock = Clock()
     monkeypatch.setattr(refresh, "time", clock)
     monkeypatch.setattr(views, "time", clock)
-    monkeypatch.setattr(refresh, "clock_us", lambda: clock.time_ns() // 1000)
+    for module in (refresh, host_states):
+        monkeypatch.setattr(module, "clock_us", lambda: clock.time_ns() // 1000)
+    monkeypatch.setattr(host_states, "time", clock)
     settings = Settings(home=tmp_path, table_refresh_s=0.05, fingerprint_ttl_s=2.0)
-    store = FingerprintStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(100, 3, 2_000_000))
+    store = ReportStore(f"sqlite:///{tmp_path / 'store.db'}", Limits(100, 3, 2_000_000))
     made = MadeFleet.make(4, 3, "clocked")
 
     def tell(sequence, hosts):
         now_us = clock.time_ns() // 1000
-        told = [made.fingerprint(host, sequence, now_us) for host in hosts]
-        rows = [Arrival(each.service, each.host, each.boot_id, sequence, now_us, now_us, pack(each)) for each in told]
-        assert store.put(rows) == [None] * len(hosts)
+        assert store.put([arrival(made.report(host, sequence, now_us)) for host in hosts]) == [None] * len(hosts)
         return now_us / 1e6
 
     tell(1, range(4))

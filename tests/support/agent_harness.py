@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from fingerpost.agent.agent import Agent
 from fingerpost.agent.main import build_agent
 from fingerpost.agent.options import AgentOptions
-from fingerpost.fingerprint import pack, unpack
 from fingerpost.lake import parquet_files
 from fingerpost.packed_message import open_message
-from tests.support.records import made_fingerprint
+from fingerpost.window_report import pack, unpack
+from tests.support.records import made_report
 
 FAR = 2**62
 
@@ -136,4 +136,4 @@ class Engine:
 
 
 def packet(sequence):
-    return pack(made_fingerprint(sequence=sequence))
+    return pack(made_report(sequence=sequence))

@@ -1,6 +1,7 @@
-"""A made-up fleet whose truth is known, reporting fingerprints; and models of it, registered like real ones."""
+"""A made-up fleet whose truth is known, its reports and fingerprints; and models of it, registered like real ones."""
 
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 from fingerpost.arrays import Floats
 from fingerpost.category import ATTRIBUTES, category_attributes
 from fingerpost.clock import US, clock_us
-from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint, pack
+from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import HistoryBlock
 from fingerpost.packed_message import message
 from fingerpost.serving.fleet_state import HostState
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History
+from fingerpost.window_report import LOAD_COLUMNS, SAMPLE_COLUMNS, WINDOW_COLUMNS, WindowReport, pack
 
 NOW = 10**9 * US
 
@@ -117,19 +119,54 @@ class MadeFleet:
         from fingerpost.serving.fleet_state import HostState
 
         made = [self.fingerprint(place, sequence, time_us) for place in range(len(self.hosts))]
-        return {each.host: HostState(each, b"", time_us, 1) for each in made}
+        return {each.host: HostState(each, time_us, 1) for each in made}
+
+    def report(self, host: int, sequence: int, time_us: int | None = None, boot_id: str = "b1") -> WindowReport:
+        """What a host's agent tells after a window: the truth with some noise, which differs by sequence number.
+
+        Args:
+            time_us: when, right after the window; None: now, each new sequence number a window later than the last.
+        """
+        rng = np.random.default_rng((host, sequence))
+        span_us = round(FORM.window_s * US)
+        end_us = _next_end_us(self.service, sequence) if time_us is None else time_us // span_us * span_us
+        time_us = clock_us() if time_us is None else time_us
+        count = len(self.categories)
+        rate, p50, p99 = np.exp(self.truth()[host]).T
+        noise, requests = rng.lognormal(0, 0.03, (4, count)), rng.integers(20, 240, count).astype(np.float64)
+        told = {
+            "requests": requests,
+            "errors": np.zeros(count),
+            "measured": requests,
+            "throughput_rps": rate * noise[0],
+            "latency_p50_s": p50 * noise[1],
+            "latency_p90_s": p50 * 2 * noise[2],
+            "latency_p99_s": p99 * noise[3],
+            "cpu_mean_s": self.cpu_s[host] * noise[0],
+        }
+        unknown = np.full(count, np.nan)
+        windows = np.stack([told.get(name, unknown) for name in WINDOW_COLUMNS], axis=1).astype(np.float32)
+        cores = self.cores[host]
+        load = {"cpu_util": 0.3 + 0.4 * rng.random(), "cores": cores, "slots": cores * 4, "background_cores": 0.1}
+        sample = {"cores": cores, "host_mem_bytes": 2e9, "mem_limit_bytes": 8e9, "slots": cores * 4}
+        sample["host_inflight"] = float(rng.integers(0, 8))
+        return WindowReport(
+            *(self.service, self.hosts[host], "host", self.hosts[host], boot_id, sequence, time_us),
+            *(end_us, FORM.window_s, "made", self.categories, windows),
+            np.array([load.get(name, 0.3) for name in LOAD_COLUMNS], dtype=np.float32),
+            np.array([sample[name] for name in SAMPLE_COLUMNS]),
+        )
 
     def packed(self, sequence: int, time_us: int | None = None) -> list[bytes]:
-        """The fingerprints of all hosts."""
-        return [pack(self.fingerprint(host, sequence, time_us)) for host in range(len(self.hosts))]
+        """The reports of all hosts."""
+        return [pack(self.report(host, sequence, time_us)) for host in range(len(self.hosts))]
 
     def packed_messages(self, sequence: int, rounds: int = 1) -> list[bytes]:
-        """The fingerprints of all hosts, each as a message of its own, as agents send them, in some rounds.
+        """The reports of all hosts, each as a message of its own, as agents send them, in some rounds.
 
         What is told in later rounds is that of the first, off by some thousandths: to measure anew takes long.
         """
-        now_us = clock_us()
-        told = [self.fingerprint(host, sequence, now_us) for host in range(len(self.hosts))]
+        told = [self.report(host, sequence) for host in range(len(self.hosts))]
         return [message([pack(_again(each, turn))]) for turn in range(rounds) for each in told]
 
     def renamed(self, host: str) -> "MadeFleet":
@@ -137,17 +174,25 @@ class MadeFleet:
         return replace(self, hosts=(host,))
 
 
-def _again(told: Fingerprint, turn: int) -> Fingerprint:
-    factor, history = 1 / (1 + turn / 1000), told.history
-    if history is not None:
-        history = replace(history, cells=history.cells * np.float32(factor))
-    later_us = told.time_us + turn
-    return replace(told, sequence=told.sequence + turn, time_us=later_us, history=history)
+_ENDS: dict[tuple[str, int], int] = {}
+
+
+def _next_end_us(service: str, sequence: int) -> int:
+    """The end of a window of the last days, later than any of another sequence number that was asked for before."""
+    first = round(time.time() - 20 * 86_400) // 10 * 10
+    return _ENDS.setdefault((service, sequence), (first + 1000 * len(_ENDS)) * US)
+
+
+def _again(told: WindowReport, turn: int) -> WindowReport:
+    windows = told.windows.copy()
+    windows[:, 3:] *= np.float32(1 / (1 + turn / 1000))
+    end_us = told.end_us + turn * round(told.window_s * US)
+    return replace(told, sequence=told.sequence + turn, time_us=told.time_us + turn, end_us=end_us, windows=windows)
 
 
 def state_of(fingerprint: Fingerprint, received_us: int = 1000 * US, first_seen_us: int = 0) -> HostState:
     """A host as the engine knows it after its first fingerprint."""
-    return HostState(fingerprint, b"", received_us, first_seen_us)
+    return HostState(fingerprint, received_us, first_seen_us)
 
 
 def states_of(made: MadeFleet, sequence: int = 1, **changes: int) -> dict[str, HostState]:

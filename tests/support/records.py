@@ -1,4 +1,4 @@
-"""Good request records, host samples and fingerprints, to be changed by tests."""
+"""Good request records, host samples, reports and fingerprints, to be changed by tests."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from fingerpost.clock import US, clock_us
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.records import HOST_SAMPLE, refusal
+from fingerpost.window_report import LOAD_COLUMNS, SAMPLE_COLUMNS, WINDOW_COLUMNS, WindowReport
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -54,6 +55,18 @@ def made_fingerprint(**changes: Any) -> Fingerprint:
     """A good fingerprint of two categories, with changes."""
     host_values = np.ones(len(FINGERPRINT_HOST_COLUMNS))
     good = Fingerprint("shop", "h1", "boot1", 0, 1_700_000_000_000_000, "v1", ("POST /a|1K", "other"), host_values)
+    return replace(good, **changes)
+
+
+def made_report(**changes: Any) -> WindowReport:
+    """A good window report of two categories, with changes."""
+    windows = np.full((2, len(WINDOW_COLUMNS)), 0.25, dtype=np.float32)
+    windows[:, :3] = [[3, 1, 2], [10, 0, 10]]
+    load = np.full(len(LOAD_COLUMNS), 0.5, dtype=np.float32)
+    good = WindowReport(
+        *("shop", "h1", "host", "h1", "boot1", 0, 1_700_000_000_000_000, 1_699_999_990_000_000, 10.0, "v1"),
+        *(("POST /a|1K", "other"), windows, load, np.ones(len(SAMPLE_COLUMNS))),
+    )
     return replace(good, **changes)
 
 

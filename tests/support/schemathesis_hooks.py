@@ -3,7 +3,7 @@
 import schemathesis
 
 
-@schemathesis.serializer("application/vnd.fingerpost.fingerprints+msgpack", "application/vnd.apache.parquet")
+@schemathesis.serializer("application/vnd.fingerpost.reports+msgpack", "application/vnd.apache.parquet")
 def as_bytes(_context, value):
     data = getattr(value, "data", value)
     return data if isinstance(data, bytes) else str(data).encode()

@@ -252,7 +252,7 @@ def test_windows_and_the_baseline_say_the_same_throughput(slots, cpu_known):
     own.close(BEGIN_US + 123 * US)
     block, nothing = own.block(), np.full(len(FINGERPRINT_HOST_COLUMNS), np.nan)
     made = Fingerprint("shop", "h1", "b", 0, BEGIN_US + 125 * US, "v", block.categories, nothing, block)
-    fleet = build_fleet("shop", {"h1": HostState(made, b"", 0, 0)}, 16)
+    fleet = build_fleet("shop", {"h1": HostState(made, 0, 0)}, 16)
     said = np.exp(fleet.baseline().own[0, 0, 0])
     known = {"cpu_s": np.array(cpu)} if cpu_known else {}
     slots = np.nan if slots is None else slots
