@@ -24,10 +24,7 @@ def agent(
     host: Annotated[str | None, typer.Option(help="Name of this host, as the access log calls it.")] = None,
     proxy: Annotated[
         str | None,
-        typer.Option(
-            help="In place of --host: name of the proxy whose --access-log tells of all its hosts. A preview: the "
-            "engine does not take its windows yet."
-        ),
+        typer.Option(help="In place of --host: name of the proxy whose --access-log tells of all its hosts."),
     ] = None,
     service: Annotated[str | None, typer.Option(help="Service it serves; default FINGERPOST_SERVICE.")] = None,
     access_log: Annotated[

@@ -116,7 +116,6 @@ def _added(proxies: Sequence[WindowReport]) -> WindowReport:
             categories=names,
             windows=added_rows(rows, group, len(names)).astype(np.float32),
             keys=tuple(keys.most_common(MAX_KEYS)),
-            announced={name: told for each in sorted(proxies, key=_age) for name, told in each.announced.items()},
             landed=any(each.landed for each in proxies),
         )
     )
@@ -133,7 +132,6 @@ def _completed(host: WindowReport, proxies: WindowReport) -> WindowReport:
             categories=tuple(names[place] for place in kept.tolist()),
             windows=rows[kept].astype(np.float32),
             keys=host.keys or proxies.keys,
-            announced={**proxies.announced, **host.announced},
         )
     )
 

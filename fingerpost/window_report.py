@@ -6,8 +6,7 @@ within a `boot_id`.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
 import msgpack
@@ -37,9 +36,6 @@ _SAMPLE = tuple(
     if column.name in ("cores", "host_mem_bytes", "mem_limit_bytes", "host_inflight", "slots")
 )
 SAMPLE_COLUMNS = tuple(column.name for column in _SAMPLE)
-# What hosts may announce of themselves, each a text.
-ANNOUNCED = ("address", "zone", "class", "capacity", "draining")
-
 MAX_ROWS = 1024
 # Finest keys whose requests are counted in one report, most frequent first.
 MAX_KEYS = 256
@@ -69,7 +65,6 @@ class WindowReport:
         load: LOAD_COLUMNS of the host over the window, shape (L,); None: it was not sampled.
         sample: SAMPLE_COLUMNS, as last sampled, shape (5,); NaN where not known.
         keys: finest keys with their number of requests since the last report that had any, at most MAX_KEYS.
-        announced: some of ANNOUNCED.
         landed: the engine lands the window in the lake; else its requests are there by another way.
     """
 
@@ -88,7 +83,6 @@ class WindowReport:
     load: Floats32 | None
     sample: Floats
     keys: tuple[tuple[Key, int], ...] = ()
-    announced: Mapping[str, str] = field(default_factory=dict)
     landed: bool = True
 
     def column(self, name: str) -> Floats:
@@ -131,7 +125,6 @@ def pack(report: WindowReport) -> bytes:
             **({} if report.load is None else {"load": report.load.astype("<f4").tobytes()}),
             "sample": report.sample.astype("<f4").tobytes(),
             "keys": [[SEPARATOR.join(key), count] for key, count in report.keys],
-            "announced": dict(report.announced),
             "landed": report.landed,
         }
     )
@@ -202,7 +195,6 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> WindowReport:
         load=load,
         sample=_row(given.get("sample"), _SAMPLE, "sample").astype(np.float64),
         keys=_keys(given.get("keys", [])),
-        announced=_announced(given.get("announced", {})),
         landed=landed,
     )
 
@@ -286,16 +278,6 @@ def _keys(given: Any) -> tuple[tuple[Key, int], ...]:
             raise RefusedError("keys:count")
         found.append((key, count))
     return tuple(found)
-
-
-def _announced(given: Any) -> dict[str, str]:
-    if not isinstance(given, dict):
-        raise RefusedError("announced:type")
-    known = {name: given[name] for name in ANNOUNCED if name in given}
-    for value in known.values():
-        if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
-            raise RefusedError("announced:type")
-    return known
 
 
 def _integer(given: dict[str, Any], name: str, low: int, high: int) -> int:

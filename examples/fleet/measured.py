@@ -81,7 +81,7 @@ class TableWatch:
 
 
 def delivered(fleet: Fleet, dead: str) -> dict[str, Any]:
-    """How many requests the proxies sent to hosts, and how many records of them are in the control plane's lake.
+    """How many requests the proxies sent to hosts, and how many of them windows in the control plane's lake count.
 
     Args:
         dead: a host that is left out: what its agent had not sent died with the machine.
@@ -95,18 +95,22 @@ def delivered(fleet: Fleet, dead: str) -> dict[str, Any]:
     for service in SERVICES:
         # What is ingested meanwhile would be counted twice, or not at all.
         with lake_lock(lake, service.name, alone=True):
-            landed += _records(lake / INBOX, service.name) + _records(lake, service.name)
+            landed += _reported(lake / INBOX, service.name) + _reported(lake, service.name)
     del landed[dead]
     lost = {host: answered[host] - landed[host] for host in sorted(answered | landed) if answered[host] != landed[host]}
     return {"answered": answered.total(), "landed": landed.total(), "lost": lost}
 
 
-def _records(root: Path, service: str) -> Counter[str]:
+def _reported(root: Path, service: str) -> Counter[str]:
+    """Requests by host, as the hosts' own agents reported them."""
     import pyarrow.parquet as pq
 
     found: Counter[str] = Counter()
-    for path in parquet_files(service_folder(root, "requests", service)):
-        found.update(pq.ParquetFile(path).read(columns=["host"]).column("host").to_pylist())
+    for path in parquet_files(service_folder(root, "reported_windows", service)):
+        rows = pq.ParquetFile(path).read(columns=["host", "source", "requests"]).to_pylist()
+        for row in rows:
+            if row["source"] == "host":
+                found[row["host"]] += row["requests"]
     return found
 
 
@@ -128,7 +132,7 @@ def problems_of(found: dict[str, Any]) -> list[str]:
     if sum(others.values()) > on_dead:
         problems.append(f"clients saw {others}, and {on_dead} requests were under way on the dead host")
     if found["telemetry"]["lost"]:
-        problems.append(f"records in the lake are fewer, or more, than requests: {found['telemetry']['lost']}")
+        problems.append(f"windows in the lake count fewer, or more, than the requests: {found['telemetry']['lost']}")
     if found["joined"]["in_table_s"] > _IN_TABLE_S:
         problems.append(f"the joined host was in the tables after {found['joined']['in_table_s']} s")
     return problems
@@ -154,4 +158,4 @@ def figures_of_fleet(found: dict[str, Any], console: "Console") -> None:
             arms.add_row(service.name, policy, str(each["requests"]), str(each["mean_s"]), str(each["p99_s"]))
     console.print(arms)
     telemetry = found["telemetry"]
-    console.print(f"{telemetry['answered']} requests, {telemetry['landed']} records of them in the lake")
+    console.print(f"{telemetry['answered']} requests, {telemetry['landed']} of them in windows in the lake")

@@ -13,10 +13,14 @@ from typer.testing import CliRunner
 from fingerpost.agent import proxy_windows
 from fingerpost.agent.main import build_agent, build_proxy_agent
 from fingerpost.agent.options import AgentOptions
+from fingerpost.category import CategoryTable
 from fingerpost.cli import app
 from fingerpost.clock import US, clock_us
-from fingerpost.lake import parquet_files
+from fingerpost.features.ingest import ingest
+from fingerpost.features.reported import read_reported
+from fingerpost.lake import INBOX, date_of, dates, parquet_files, partition, write_table
 from fingerpost.packed_message import open_message
+from fingerpost.serving.window_landing import tables_of
 from fingerpost.window_report import unpack
 from tests.support.agent_harness import accepted, get, is_up, log_line, quarantined
 from tests.support.waiting import wait_for
@@ -316,3 +320,20 @@ def test_requests_in_flight_that_no_host_tells_are_counted_in_the_log(tmp_path):
         if report.end_us < (start + 8) * US
     }
     assert seen == {"h1": 5, "h2": 5}
+
+
+def test_what_is_reported_of_hosts_with_nothing_installed_is_taken_into_the_lake(tmp_path):
+    """The windows that the engine lands make the hosts known, so that their decision records are taken as well."""
+    beside = Beside(tmp_path)
+    beside.log([*lines("h1", 6), *lines("h2", 4)])
+    beside.later()
+    lake = tmp_path / "lake"
+    for kind, table in tables_of(beside.reports()).items():
+        if table.num_rows:
+            write_table(partition(lake / INBOX, kind, "shop", date_of(clock_us())) / "reports.parquet", table)
+    found = ingest(lake, "shop", 5.0, 3600.0)
+    assert found.refused == {}
+    assert found.request_records == 10
+    reported = read_reported(lake, "shop", dates(lake, "reported_windows", "shop"), (0, clock_us()), WINDOW_S)
+    windows = reported.windows(CategoryTable()).to_pandas()
+    assert windows.groupby("host")["requests"].sum().to_dict() == {"h1": 6, "h2": 4}

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from fingerpost.errors import RefusedError
 from fingerpost.packed_message import MAX_UNPACKED_BYTES, message, open_message
 from fingerpost.window_report import (
-    ANNOUNCED,
     LOAD_COLUMNS,
     SAMPLE_COLUMNS,
     WINDOW_COLUMNS,
@@ -116,8 +115,6 @@ def test_columns_of_another_version_are_left_out_or_unknown():
         ({"keys": [["a|b", 3]]}, "keys:bad_key"),
         ({"keys": [["GET /|0|none|x|y", 0]]}, "keys:count"),
         ({"keys": {"a": 1}}, "keys:type"),
-        ({"announced": {"zone": 5}}, "announced:type"),
-        ({"announced": {"zone": "a\nb"}}, "announced:type"),
         ({"landed": 1}, "landed:type"),
     ],
 )
@@ -180,9 +177,3 @@ def test_a_message_holds_many_reports_and_is_bounded():
         with pytest.raises(RefusedError) as caught:
             open_message(body)
         assert caught.value.reason == reason
-
-
-def test_only_known_announcements_are_kept():
-    assert taken(made(announced=dict.fromkeys(ANNOUNCED, "x") | {"colour": "red"})).announced == dict.fromkeys(
-        ANNOUNCED, "x"
-    )

@@ -89,7 +89,7 @@ def test_no_request_fails_but_on_the_host_that_died(fleet):
 
 @needs_namespaces
 @needs_picker
-def test_no_record_of_a_request_is_lost(fleet):
+def test_no_window_is_lost(fleet):
     telemetry = fleet["telemetry"]
     assert telemetry["answered"] > 1000
     assert telemetry["lost"] == {}
