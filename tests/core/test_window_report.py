@@ -34,7 +34,6 @@ def made(**changes):
         np.arange(len(LOAD_COLUMNS), dtype=np.float32) / 8,
         np.array([4.0, 1e9, 2e9, 3.0, np.nan]),
         ((("GET /a", "0", "none", "browser", "DE"), 3), (("GET /b", "0", "none", "browser", "DE"), 11)),
-        {"address": "10.0.0.1:80", "zone": "a"},
     )
     return replace(told, **changes)
 
