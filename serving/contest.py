@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from fingerpost.arrays import Floats
 from fingerpost.features.definition import TARGETS
 from fingerpost.lake import write_text_atomically
 from fingerpost.serving.contender import Contender, Forecast, Outcome
+from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.histories import Histories
-from fingerpost.serving.scoring import ModelOutput, ModelScorer, Scored
+from fingerpost.serving.scoring import ModelOutput, ModelScorer, Scored, Serving, score_fleet
 from fingerpost.telemetry.history import HISTORY_PLACE
 
+Score = Callable[[FleetState, ModelScorer | None, Scored | None, Serving | None], Scored]
 logger = logging.getLogger(__name__)
 # The file of a service's contest, beside its models.
 CONTEST = "contest.json"
@@ -41,7 +44,22 @@ class LiveContest:
         self._saved_s = -math.inf
         self.contender: Contender | None = None
 
-    def of(self, scorer: ModelScorer | None) -> Contender | None:
+    def served(
+        self, fleet: FleetState, scorer: ModelScorer | None, before: Scored | None, score: Score = score_fleet
+    ) -> tuple[Scored, bool]:
+        """Scores a fleet as champion and baseline serve it; tells whether another serves something now.
+
+        Args:
+            scorer: the champion's; None: there is none.
+            before: an earlier score, whose parts are used again where they still hold.
+            score: `score_fleet`, or what does it and more.
+        """
+        contender = self._of(scorer)
+        scored = score(fleet, scorer, before, contender)
+        changed = self._observe(scored)
+        return (score_fleet(fleet, scorer, scored, contender), True) if changed else (scored, False)
+
+    def _of(self, scorer: ModelScorer | None) -> Contender | None:
         """The contest of a model; None: there is no model. That of another begins anew."""
         if scorer is not self._scorer:
             self._scorer, self._held, self._forecast, self._judged_us = scorer, None, None, 0
@@ -52,7 +70,7 @@ class LiveContest:
                     self.contender.resume(self._path.read_bytes())
         return self.contender
 
-    def observe(self, scored: Scored) -> bool:
+    def _observe(self, scored: Scored) -> bool:
         """Takes in a score of the contender's model; tells whether another serves anything now.
 
         A window is judged when all hosts have told of it, or the first has told of a later one, by what was predicted

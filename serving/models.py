@@ -195,7 +195,7 @@ class Models:
         self._metrics.scored(model.source, warmed.cells, time.perf_counter() - began)
         if not warmed.by_model:
             return None, None  # no host has told of its history yet
-        return warmed, sanity_check(warmed.predictions, present.predictions, most_off, present.by_model)
+        return warmed, sanity_check(warmed.predictions, present.predictions, most_off, bool(present.version))
 
     def _metrics_of_problems(self) -> None:
         for alias in ALIASES:

@@ -303,14 +303,13 @@ class Refresher:
         if work.contest is None:
             path = self.models.files.folder(work.view.service) / CONTEST
             work.contest = LiveContest(path, self._settings.window_s)
-        contender = work.contest.of(scorer if self._settings.baseline_takes_over else None)
-        scored = self._score(fleet, scorer, before, contender)
-        if work.contest.observe(scored):
+        if not self._settings.baseline_takes_over:
+            return self._score(fleet, scorer, before)
+        scored, changed = work.contest.served(fleet, scorer, before, self._score)
+        if changed:
             self._metrics.champion_changes.inc()
-            scored = score_fleet(fleet, scorer, scored, contender)
-            logger.info(
-                "another serves", extra={"service": fleet.service, "source": scored.source, "why": scored.reason}
-            )
+            about = {"service": fleet.service, "source": scored.source, "why": scored.reason}
+            logger.info("another serves", extra=about)
         return scored
 
     def _score(

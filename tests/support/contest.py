@@ -14,7 +14,7 @@ from fingerpost.history_block import blocks_of
 from fingerpost.serving.contest import LiveContest
 from fingerpost.serving.fleet_state import FleetState, build_fleet
 from fingerpost.serving.histories import Histories
-from fingerpost.serving.scoring import ModelScorer, Scored, score_fleet
+from fingerpost.serving.scoring import ModelScorer, Scored
 from fingerpost.telemetry.history import History
 from fingerpost.training.bundle import Encoder, ModelBundle
 from fingerpost.training.manifest import Verdict
@@ -120,7 +120,7 @@ def run(world: World, scorer: ModelScorer | None, contest: LiveContest, windows:
         requests = rng.poisson(_REQUESTS * shares)
         observe(history, window + 1, seconds, requests, rng)
         fleet = fleet_of(history)
-        scored = served(fleet, scorer if window >= begin - 1 else None, contest)
+        scored, _ = contest.served(fleet, scorer if window >= begin - 1 else None, None)
         rate = np.exp(_SHARPNESS * np.log(scored.predictions[..., 0]))
         shares = (1 - _EXPLORED) * rate / rate.sum(axis=0) + _EXPLORED / HOSTS
         if window >= begin:
@@ -128,13 +128,6 @@ def run(world: World, scorer: ModelScorer | None, contest: LiveContest, windows:
             found.regrets.append(float((requests * took).sum() / (requests.sum(axis=0) * best).sum() - 1))
             found.scored.append(scored)
     return found
-
-
-def served(fleet: FleetState, scorer: ModelScorer | None, contest: LiveContest) -> Scored:
-    """What the engine serves of a fleet."""
-    contender = contest.of(scorer)
-    scored = score_fleet(fleet, scorer, None, contender)
-    return score_fleet(fleet, scorer, scored, contender) if contest.observe(scored) else scored
 
 
 def observe(history: History, end: int, seconds: Floats, requests: Floats, rng: np.random.Generator) -> None:
