@@ -26,13 +26,13 @@ from tests.support.contest import BAD, CATEGORIES, WINDOWS, WORLD, foresight, pl
 
 @pytest.fixture(scope="module")
 def by_baseline(tmp_path_factory):
-    return run(WORLD, None, LiveContest(tmp_path_factory.mktemp("none") / "contest.json", 10.0), WINDOWS)
+    return run(WORLD, None, LiveContest(tmp_path_factory.mktemp("none") / "contest.json", 10.0).served, WINDOWS)
 
 
 @pytest.mark.parametrize("model", BAD)
 def test_a_bad_champion_gives_way_to_the_baseline(model, by_baseline, tmp_path):
     """Within 30 windows, five minutes of 10 s; from then on the table is the baseline's."""
-    found = run(WORLD, planted(model), LiveContest(tmp_path / "contest.json", 10.0), WINDOWS)
+    found = run(WORLD, planted(model), LiveContest(tmp_path / "contest.json", 10.0).served, WINDOWS)
     for last in (found.scored[30], found.scored[-1]):
         assert (last.source, last.version, len(last.by_baseline)) == ("baseline", "", CATEGORIES)
         np.testing.assert_array_equal(last.predictions, score_fleet(last.fleet, None).predictions)
@@ -44,7 +44,7 @@ def test_a_bad_champion_gives_way_to_the_baseline(model, by_baseline, tmp_path):
 
 
 def test_foresight_serves_throughout(by_baseline, tmp_path):
-    found = run(WORLD, planted(foresight), LiveContest(tmp_path / "contest.json", 10.0), WINDOWS)
+    found = run(WORLD, planted(foresight), LiveContest(tmp_path / "contest.json", 10.0).served, WINDOWS)
     assert max(found.by_baseline) == 0
     assert np.mean(found.regrets) < 0.5 * np.mean(by_baseline.regrets)
 
@@ -54,7 +54,7 @@ def test_a_model_that_learns_to_be_better_comes_back(tmp_path):
     found = run(
         WORLD,
         planted(lambda window: (shuffled if window < 1040 else foresight)(window)),
-        LiveContest(tmp_path / "contest.json", 10.0),
+        LiveContest(tmp_path / "contest.json", 10.0).served,
         WINDOWS,
     )
     given_up, served = found.by_baseline.index(CATEGORIES), [CATEGORIES - each for each in found.by_baseline]
@@ -69,7 +69,7 @@ def test_the_worse_category_alone_gives_way(tmp_path):
         seconds[:, 2] = np.roll(seconds[:, 2], 3)
         return seconds
 
-    found = run(WORLD, planted(model), LiveContest(tmp_path / "contest.json", 10.0), 40)
+    found = run(WORLD, planted(model), LiveContest(tmp_path / "contest.json", 10.0).served, 40)
     last = found.scored[-1]
     assert last.by_baseline == (last.fleet.categories[2],)
     assert last.source == "champion"
@@ -83,22 +83,25 @@ def test_the_worse_category_alone_gives_way(tmp_path):
 
 def test_training_says_who_begins(tmp_path):
     """The baseline serves what it chose better in replays, from the first table on."""
-    category = run(WORLD, None, LiveContest(tmp_path / "a.json", 10.0), 1).scored[0].fleet.categories[0]
+    category = run(WORLD, None, LiveContest(tmp_path / "a.json", 10.0).served, 1).scored[0].fleet.categories[0]
     for verdict, count in ((Verdict(but=[category]), 1), (Verdict(by="baseline", but=[category]), CATEGORIES - 1)):
-        found = run(WORLD, planted(foresight, verdict=verdict), LiveContest(tmp_path / "b.json", 10.0), 1)
+        found = run(WORLD, planted(foresight, verdict=verdict), LiveContest(tmp_path / "b.json", 10.0).served, 1)
         assert found.by_baseline == [count]
         assert "replays" in found.scored[0].reason
 
 
 def test_a_restart_serves_what_was_served_before(tmp_path):
     path = tmp_path / "models" / "contest.json"
-    before = run(WORLD, planted(shuffled), LiveContest(path, 10.0), 30)
+    before = run(WORLD, planted(shuffled), LiveContest(path, 10.0).served, 30)
     assert before.scored[-1].source == "baseline"
-    assert run(WORLD, planted(shuffled), LiveContest(path, 10.0), 1, 30).scored[0].reason == before.scored[-1].reason
+    assert (
+        run(WORLD, planted(shuffled), LiveContest(path, 10.0).served, 1, 30).scored[0].reason
+        == before.scored[-1].reason
+    )
     # Another version begins anew, and so does whoever finds the file damaged.
-    assert run(WORLD, planted(shuffled, "2"), LiveContest(path, 10.0), 1, 30).by_baseline == [0]
+    assert run(WORLD, planted(shuffled, "2"), LiveContest(path, 10.0).served, 1, 30).by_baseline == [0]
     path.write_text(path.read_text().replace("true", "maybe").replace("false", "-1"))
-    assert run(WORLD, planted(shuffled), LiveContest(path, 10.0), 1, 30).by_baseline == [0]
+    assert run(WORLD, planted(shuffled), LiveContest(path, 10.0).served, 1, 30).by_baseline == [0]
 
 
 def test_hosts_that_come_and_go_are_compared_where_both_know_them():

@@ -3,6 +3,7 @@
 import itertools
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import REGISTRY
@@ -15,9 +16,10 @@ from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.store import Arrival, Limits, ReportStore
-from fingerpost.serving.table import Categories
+from fingerpost.serving.table import Categories, build_table
 from fingerpost.settings import Settings
 from fingerpost.window_report import pack
+from tests.support.contest import WORLD, planted, run, shuffled
 from tests.support.made_fleet import MadeFleet
 from tests.support.waiting import wait_for
 
@@ -188,3 +190,23 @@ def test_a_clock_that_is_set_neither_stops_the_tables_nor_keeps_or_loses_a_host(
     finally:
         refresher.stop()
         store.close()
+
+
+@pytest.mark.parametrize("takes_over", [True, False])
+def test_the_baseline_takes_over_from_a_worse_champion_and_the_metrics_say_so(refresher, takes_over, caplog):
+    caplog.set_level("INFO")
+    work = SimpleNamespace(view=views.ServiceView("shop"), contest=None)
+    refresher._settings = refresher._settings.model_copy(update={"baseline_takes_over": takes_over})
+    before = REGISTRY.get_sample_value("fingerpost_engine_champion_changes_total")
+
+    def serve(fleet, scorer, scored):
+        return refresher._contested(work, fleet, scorer, scored), False
+
+    last = run(WORLD, planted(shuffled), serve, 20).scored[-1]
+    changes = REGISTRY.get_sample_value("fingerpost_engine_champion_changes_total") - before
+    assert (last.source, changes >= 1) == (("baseline", True) if takes_over else ("champion", False))
+    assert ("another serves" in caplog.text) == takes_over
+    kept = refresher.models.files.folder("shop") / "contest.json"
+    assert kept.exists() == takes_over
+    share = build_table(last, (), 0.0).model_share
+    assert share == (0.0 if takes_over else 1.0)

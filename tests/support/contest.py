@@ -29,6 +29,7 @@ _PERIOD, _SPELL, _SLOWER = 12, 4, np.log(3.0)
 _SHARPNESS, _EXPLORED = 5.0, 0.1
 
 Model = Callable[[int], Floats]
+Serve = Callable[[FleetState, ModelScorer | None, Scored | None], tuple[Scored, bool]]
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,12 @@ class Run:
         return [len(each.by_baseline) for each in self.scored]
 
 
-def run(world: World, scorer: ModelScorer | None, contest: LiveContest, windows: int, first: int = 0) -> Run:
-    """Serves a fleet through some windows, after a dozen in which the baseline did."""
+def run(world: World, scorer: ModelScorer | None, serve: Serve, windows: int, first: int = 0) -> Run:
+    """Serves a fleet through some windows, after a dozen in which the baseline did.
+
+    Args:
+        serve: `LiveContest.served`, or what does it and more.
+    """
     rng, history, found = np.random.default_rng(world.seed + 1000), History(HOSTS, CATEGORIES, 10.0, 60.0), Run()
     shares = np.full((HOSTS, CATEGORIES), 1 / HOSTS)
     begin = 1000 + first
@@ -120,7 +125,7 @@ def run(world: World, scorer: ModelScorer | None, contest: LiveContest, windows:
         requests = rng.poisson(_REQUESTS * shares)
         observe(history, window + 1, seconds, requests, rng)
         fleet = fleet_of(history)
-        scored, _ = contest.served(fleet, scorer if window >= begin - 1 else None, None)
+        scored, _ = serve(fleet, scorer if window >= begin - 1 else None, None)
         rate = np.exp(_SHARPNESS * np.log(scored.predictions[..., 0]))
         shares = (1 - _EXPLORED) * rate / rate.sum(axis=0) + _EXPLORED / HOSTS
         if window >= begin:
@@ -158,10 +163,10 @@ def fleet_of(history: History) -> FleetState:
 def main() -> None:
     """Prints what becomes of each planted model."""
     with tempfile.TemporaryDirectory() as folder:
-        usual = run(WORLD, None, LiveContest(Path(folder) / "none.json", 10.0), WINDOWS)
+        usual = run(WORLD, None, LiveContest(Path(folder) / "none.json", 10.0).served, WINDOWS)
         for model in (*BAD, foresight):
             name = model.__name__
-            found = run(WORLD, planted(model), LiveContest(Path(folder) / f"{name}.json", 10.0), WINDOWS)
+            found = run(WORLD, planted(model), LiveContest(Path(folder) / f"{name}.json", 10.0).served, WINDOWS)
             windows = found.by_baseline.index(CATEGORIES) if CATEGORIES in found.by_baseline else "never"
             took, compared = (1 + np.mean(each.regrets) for each in (found, usual))
             print(f"{name}: gives way after {windows}; requests take {took / compared:.2f} of the baseline's")
