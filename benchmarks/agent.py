@@ -21,13 +21,15 @@ from fingerpost.accesslog.envoy import parse_line
 from fingerpost.agent.sampling.cpu_clock import process_cpu_s
 from fingerpost.categoriser import Categoriser
 from fingerpost.category import category_key, fit_categories, size_bucket
+from fingerpost.cli.stack.parts import answers
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.clock import clock_us
 from fingerpost.packed_message import open_message
 from fingerpost.records import REQUEST_RECORD, refusal
+from fingerpost.settings import LOOPBACK
 
 TICK_S = 0.1
-_SETTLE_S = 2.0
+_SETTLE_S, _PATIENCE_S = 2.0, 60.0
 _CATEGORISED = 200_000
 
 
@@ -46,25 +48,19 @@ def measure_agent(rate_rps: float, seconds: float, real_log: Path | None = None)
         columns), and of the real log `lines`, `parsed`, `refused` and `seconds`, the loading of the parsers included.
     """
     with tempfile.TemporaryDirectory(prefix="fingerpost-bench-") as folder, reports_taken() as (url, received):
-        log = Path(folder) / "access.log"
+        log, (port,) = Path(folder) / "access.log", free_ports(1)
         log.touch()
-        command = [
-            "agent",
-            "--host",
-            "h1",
-            "--access-log",
-            str(log),
-            "--engine-url",
-            url,
-            "--http-port",
-            str(free_ports(1)[0]),
-        ]
+        command = ["agent", "--host", "h1", "--access-log", str(log), "--engine-url", url, "--http-port", str(port)]
         process = subprocess.Popen(
             [sys.executable, "-m", "fingerpost", *command],
             env={**os.environ, "FINGERPOST_HOME": folder, "FINGERPOST_LOG_LEVEL": "WARNING"},
         )
         try:
             agent = psutil.Process(process.pid)
+            # What stands in a log before an agent begins is not its to report.
+            deadline = time.monotonic() + _PATIENCE_S
+            while not answers(f"http://{LOOPBACK}:{port}/healthz") and time.monotonic() < deadline:
+                time.sleep(TICK_S)
             # The first line has the user-agent parser built, once in an agent's life.
             time.sleep(_SETTLE_S)
             written = _write_lines(log, rate_rps, 1)

@@ -27,6 +27,7 @@ from fingerpost.clock import US, clock_us
 from fingerpost.middleware import MiddlewareReceiver
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from fingerpost.settings import get_settings
+from tests.support.databases import remove_shared_folder
 from tests.support.records import record, sample
 from tests.support.unit_guard import UnitGuard
 
@@ -39,12 +40,13 @@ settings.load_profile("same")
 
 # These begin first: whatever takes minutes must not be what all else waits for at the end.
 LONG = (
-    "test_fleet.py",
-    "test_demo.py",
     "test_killed.py",
-    "test_engine_faults.py",
-    "test_examples.py",
+    "test_demo.py",
     "test_bench.py",
+    "test_fleet.py",
+    "test_engine_faults.py",
+    "test_roles.py",
+    "test_examples.py",
     "test_drift.py",
     "test_engine_service.py",
     "test_engine_models.py",
@@ -74,6 +76,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not item.get_closest_marker("process"):
             item.add_marker("unit")
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_unconfigure() -> None:
+    remove_shared_folder()
 
 
 _GUARD = UnitGuard()

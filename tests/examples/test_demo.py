@@ -12,8 +12,12 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.databases import lend_prefect
+
 pytestmark = pytest.mark.process
 
+# Whatever it is that dies, the fewest hosts show it.
+SMALL = ("--once", "--seconds", "60", "--hosts", "3")
 TARGETS = {"throughput_rps", "latency_p50_s", "latency_p99_s"}
 
 
@@ -32,6 +36,7 @@ class RunningDemo:
             "FINGERPOST_HOME": str(home),
             "FINGERPOST_INGEST_EVERY_S": "15",
         }
+        lend_prefect(home / "demo")
         self.output = home / "stdout"
         self.messages = home / "stderr"
         with self.output.open("wb") as output, self.messages.open("wb") as messages:
@@ -197,7 +202,7 @@ def test_ctrl_c_leaves_no_process(staying):
 
 @pytest.mark.parametrize("victim", ["envoy", "mlflow", "agent-storage-1"])
 def test_killing_a_process_is_told_and_ends_the_demo(tmp_path, ports, victim):
-    demo = RunningDemo(tmp_path, ports, "--once", "--seconds", "60")
+    demo = RunningDemo(tmp_path, ports, *SMALL)
     try:
         demo.wait_for("driving", 120)
         family = demo.family()
@@ -213,7 +218,7 @@ def test_killing_a_process_is_told_and_ends_the_demo(tmp_path, ports, victim):
 
 
 def test_killing_the_demo_itself_leaves_no_process(tmp_path, ports):
-    demo = RunningDemo(tmp_path, ports, "--once", "--seconds", "60")
+    demo = RunningDemo(tmp_path, ports, *SMALL)
     demo.wait_for("driving", 120)
     family = demo.family()
     demo.process.kill()

@@ -21,6 +21,7 @@ from fingerpost.features.maintenance import lake_lock
 from fingerpost.home import prefect_credential
 from fingerpost.settings import Settings
 from fingerpost.training.registry import DIGEST_TAG
+from tests.support.databases import empty_registry
 from tests.support.demo_telemetry import write_demo_inbox
 from tests.support.server_harness import PATIENCE_S, RunningServer, kill_family
 from tests.support.waiting import wait_for
@@ -141,8 +142,9 @@ def undisturbed(servers, inbox, tmp_path_factory):
 def away(servers, folders):
     """Settings for a registry in a file of its own, and Prefect where it runs, which is another home."""
     settings = servers[0].settings
+    registry = shutil.copy(empty_registry(), folders.mktemp("registry"))
     return {
-        "mlflow_url": f"sqlite:///{folders.mktemp('registry')}/mlflow.db",
+        "mlflow_url": f"sqlite:///{registry}",
         "prefect_url": settings.prefect,
         "prefect_auth": prefect_credential(settings),
     }

@@ -1,15 +1,12 @@
 """A real engine for tests: `fingerpost engine` on a free port, with a home of its own."""
 
-import atexit
 import contextlib
-import functools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,18 +14,8 @@ import httpx
 import psutil
 
 from fingerpost.engine_api import EngineClient, EngineError
+from tests.support.databases import empty_registry
 from tests.support.server_harness import kill_family
-
-
-@functools.cache
-def empty_registry() -> Path:
-    """A registry's database with its tables, which MLflow makes slowly, and not safely from two processes at once."""
-    import mlflow
-
-    path = Path(tempfile.mkdtemp(prefix="fingerpost-tests-")) / "mlflow.db"
-    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 class RunningEngine:

@@ -11,6 +11,7 @@ import psutil
 from fingerpost.cli.stack.parts import answers, mlflow_command, prefect_command
 from fingerpost.environment import prefect_server_environment, tool_environment
 from fingerpost.settings import Settings
+from tests.support.databases import keep_prefect, lend_databases
 
 PATIENCE_S = 180
 
@@ -19,6 +20,7 @@ class RunningServer:
     """`mlflow` or `prefect`, at the settings' ports and in their home; what was killed can be started again."""
 
     def __init__(self, name: str, settings: Settings) -> None:
+        self._name = name
         self.url = {"mlflow": settings.mlflow, "prefect": settings.prefect}[name]
         self._command = {"mlflow": mlflow_command, "prefect": prefect_command}[name](settings)
         self._folder: Path = settings.home
@@ -28,6 +30,7 @@ class RunningServer:
 
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        lend_databases(self._folder)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, env=self._env, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
@@ -36,6 +39,8 @@ class RunningServer:
         while not answers(f"{self.url}/health"):
             assert time.monotonic() < deadline, self._log.read_text()[-3000:]
             time.sleep(0.1)
+        if self._name == "prefect":
+            keep_prefect(self._folder)
 
     def kill(self) -> None:
         """Ends it with all it has started, as when a machine fails; nothing if that was done before."""

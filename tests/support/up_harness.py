@@ -9,6 +9,7 @@ import time
 import psutil
 
 from fingerpost.cli.stack.ports import free_ports as find_ports
+from tests.support.databases import lend_databases
 
 
 class RunningUp:
@@ -17,6 +18,7 @@ class RunningUp:
     def __init__(self, home, *arguments, **env):
         self.home = home
         self.ports = dict(zip(("MLFLOW", "PREFECT", "ENGINE", "ENVOY", "ENVOY_ADMIN"), find_ports(5), strict=True))
+        lend_databases(home)
         (home / "hosts").write_text("h1=127.0.0.1:9\n# a remark\n")
         self.env = {
             **os.environ,
