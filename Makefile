@@ -2,8 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files of tests that run side by side; most of their time they wait for processes to start.
-JOBS ?= 2
+# Files of tests that run side by side: one more than cores, since a third of their time they wait for processes.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+# Whole files, in the order that tests/conftest.py gives them. Tests start hundreds of processes: each would compile the
+# program anew where Python may not write bytecode.
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # uv installs the pinned set in seconds; pip does the same in minutes where uv cannot run or has no index of its own.
 # Compiled once here: where Python may not write bytecode, every start would compile its libraries anew (0.5 s for `--help`).
 INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt $(1) \
@@ -40,13 +44,13 @@ fleet: $(VENV)/.installed
 	@$(BIN)/python -m examples.fleet $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
 
 # The property tests alone, with examples that were never drawn before; SEED= draws those of a run again.
 fuzz: SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 fuzz: $(VENV)/.installed-dev
 	@echo "make fuzz SEED=$(SEED)    draws these examples again" >&2
-	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --hypothesis-seed=$(SEED) -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS) \
+	@$(PYTEST) -m hypothesis --hypothesis-profile=fuzz --hypothesis-seed=$(SEED) $(SIDE_BY_SIDE) $(ARGS) \
 		|| { echo "make fuzz SEED=$(SEED)    draws these examples again" >&2; exit 1; }
 
 # PostgreSQL, nginx, Apache and HAProxy for the tests of them, where they are absent; needs root or sudo, and goes on without.
@@ -61,15 +65,15 @@ lint: $(VENV)/.installed-dev
 
 # The inner loop of a developer: style, types, layers, and the tests that start no process.
 check: lint
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -q -m unit $(ARGS)
+	@$(PYTEST) $(SIDE_BY_SIDE) -q -m unit $(ARGS)
 
 # The wheel in a bare environment for each role, and each role at work in it; says what each weighs.
 roles: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest tests/roles --roles -q -s $(ARGS)
+	@$(PYTEST) tests/roles --roles -q -s $(ARGS)
 
 # The Containerfile's steps, each followed in a bare root, and each role at work in its own; needs root and debootstrap.
 containers: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest tests/containers --containers -q -s $(ARGS)
+	@$(PYTEST) tests/containers --containers -q -s $(ARGS)
 
 # The files for clusters without Helm, made from the chart.
 manifests: $(VENV)/.installed-dev

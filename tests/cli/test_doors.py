@@ -16,7 +16,7 @@ pytestmark = pytest.mark.process
 def up(tmp_path_factory):
     """MLflow, Prefect and schedules, as `fingerpost up` runs them."""
     only = [option for name in ("mlflow", "prefect", "schedule") for option in ("--only", name)]
-    running = RunningUp(tmp_path_factory.mktemp("doors"), *only)
+    running = RunningUp(tmp_path_factory.mktemp("doors"), *only, fresh=True)
     running.wait_for("Ctrl-C stops everything")
     yield running
     running.end()

@@ -13,12 +13,17 @@ from tests.support.databases import lend_databases
 
 
 class RunningUp:
-    """`fingerpost up` as a user starts it, with ports and a home of its own."""
+    """`fingerpost up` as a user starts it, with ports and a home of its own.
 
-    def __init__(self, home, *arguments, **env):
+    Args:
+        fresh: it makes its databases itself.
+    """
+
+    def __init__(self, home, *arguments, fresh=False, **env):
         self.home = home
         self.ports = dict(zip(("MLFLOW", "PREFECT", "ENGINE", "ENVOY", "ENVOY_ADMIN"), find_ports(5), strict=True))
-        lend_databases(home)
+        if not fresh:
+            lend_databases(home)
         (home / "hosts").write_text("h1=127.0.0.1:9\n# a remark\n")
         self.env = {
             **os.environ,

@@ -7,7 +7,7 @@ import pytest
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import load_training_rows
 from fingerpost.features.definition import CATEGORICAL_FEATURES, NUMERIC_FEATURES
-from fingerpost.training.draws import next_place
+from fingerpost.training.draws import PLACE, next_place
 from fingerpost.training.fit import DEFAULT_PARAMS
 from fingerpost.training.tune import TuningBudget, open_study, tune
 from fingerpost.workers import LocalExecutor
@@ -102,6 +102,16 @@ def test_a_search_that_is_killed_in_the_middle_of_trials_ends_as_if_it_was_not(r
             tune(rows, GAP, budget, begin_with, workers=DyingWorkers(fits))
     assert tune(rows, GAP, budget, begin_with) == undisturbed
     assert [each.state.name for each in trials_of(storage)].count("RUNNING") == 3
+
+
+@pytest.mark.process
+def test_trials_side_by_side_try_the_same_every_time(rows, tmp_path):
+    def tried(name):
+        storage = f"sqlite:///{tmp_path / name}"
+        tune(rows, GAP, TuningBudget(3, 600, storage, "shop", jobs=2), workers=LocalExecutor(2))
+        return {each.user_attrs[PLACE]: each.params for each in trials_of(storage)}
+
+    assert tried("first") == tried("second")
 
 
 def test_a_place_in_the_search_is_tried_until_it_is_done_but_not_for_ever():
