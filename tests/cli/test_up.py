@@ -137,7 +137,7 @@ def test_the_whole_platform_comes_up_survives_a_death_and_goes(start_up):
     assert {part["supervisor"] for part in told["parts"]} == {up.process.pid}
     assert told["engine"]["answers"]
     # Nor does a host report.
-    no_agent = ("there is no routing table yet", "engine: hosts: none has sent")
+    no_agent = ("there is no routing table yet", "engine: hosts: none has reported")
     checks = {each["about"]: each["level"] for each in json.loads(up.call("doctor", "--json").stdout)["checks"]}
     assert (checks["engine"], checks["clock"], checks["ports"], checks["home"]) == ("ok", "ok", "ok", "ok")
     assert [problem for problem in told["problems"] if not problem.startswith(no_agent)] == []
