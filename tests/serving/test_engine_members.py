@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.server import ThreadingHTTPServer
 
 import httpx
@@ -18,6 +18,7 @@ from fingerpost.cli.stack.ports import free_ports
 from fingerpost.cli.status import _engine as status_of_engine
 from fingerpost.engine_api import EngineError
 from fingerpost.errors import FingerpostError
+from fingerpost.lake import INBOX, parquet_files, service_folder
 from fingerpost.routing.engine_hosts import EngineHosts, host_sources
 from fingerpost.routing.envoy.clusters import discovery_response
 from fingerpost.routing.envoy.config import envoy_config
@@ -39,10 +40,37 @@ def engine(tmp_path_factory):
         yield running
 
 
-def fingerpost(engine, *words):
-    environment = {**engine.env, "FINGERPOST_ENGINE_URL": engine.url, "FINGERPOST_AGENT_DRAIN_S": "0"}
-    command = [sys.executable, "-m", "fingerpost", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+def fingerpost(engine, *words, **variables):
+    return subprocess.run(
+        **command(engine, *words, **variables), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def command(engine, *words, **variables):
+    environment = {**engine.env, "FINGERPOST_ENGINE_URL": engine.url, "FINGERPOST_AGENT_DRAIN_S": "0", **variables}
+    return {"args": [sys.executable, "-m", "fingerpost", *words], "env": environment}
+
+
+@contextmanager
+def running(engine, *words, **variables):
+    """A command that goes on until it is ended."""
+    process = subprocess.Popen(**command(engine, *words, **variables), stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@contextmanager
+def serving_port():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), PortHost)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def table(engine, service):
@@ -190,6 +218,38 @@ def test_hosts_join_drain_and_leave_by_their_agents_and_no_request_fails(engine,
         wait_for(served_by("b"))
         wait_for(served_by("c"))
         assert all(each.isdigit() for each in answers), answers
+
+
+def test_hosts_with_nothing_installed_are_routed_by_what_a_proxys_agent_reports(engine, tmp_path):
+    """The steps of docs/fleet.md for a proxy, with a list of hosts."""
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(serving_port()) for name in ("a", "b", "c")}
+        hosts, services, log = tmp_path / "plain.hosts", tmp_path / "services.toml", tmp_path / "plain.log"
+        hosts.write_text("".join(f"{name}=127.0.0.1:{port}\n" for name, port in servers.items()))
+        places = {"table": tmp_path / "plain.table", "endpoints": tmp_path / "plain.endpoints.json"}
+        told = {"domains": ["*"], **{name: str(path) for name, path in places.items()}, "access_log": str(log)}
+        services.write_text("[plain]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in told.items()))
+        port, admin = free_ports(2)
+        config = tmp_path / "envoy.json"
+        variables = {"FINGERPOST_ENVOY_PORT": str(port), "FINGERPOST_ENVOY_ADMIN_PORT": str(admin)}
+        made = fingerpost(engine, "envoy", "config", "--services", str(services), "--output", str(config), **variables)
+        assert made.returncode == 0, made.stderr
+        words = ("--service", "plain", "--access-log", str(log))
+        options = [word for name, path in places.items() for word in (f"--{name}", str(path))]
+        stack.enter_context(running(engine, "router", *words, "--hosts", str(hosts), *options))
+        stack.enter_context(running_envoy(json.loads(config.read_text()), tmp_path, admin))
+        answers = _asked(stack, port)
+        wait_for(lambda: {str(each) for each in servers.values()} <= set(answers))
+        home = tmp_path / "agent"
+        # On another machine than the engine's there is no other way.
+        words += ("--deliver", "engine")
+        stack.enter_context(running(engine, "agent", "--proxy", "edge-1", *words, FINGERPOST_HOME=str(home)))
+        wait_for(lambda: set(names_in_table(engine, "plain")) == set(servers), 60)
+        wait_for(lambda: '"fingerpost;' in log.read_text()[-2000:])
+        # What experiments need has come as well.
+        inbox = engine.home / "lake" / INBOX
+        for kind in ("requests", "reported_windows"):
+            wait_for(lambda kind=kind: list(parquet_files(service_folder(inbox, kind, "plain"))))
 
 
 def _asked(stack, port):
