@@ -141,6 +141,8 @@ class Fleet:
             command += ["--concurrency", "1", "--base-id", str(7700 + number), "-l", "warn"]
             command += ["--file-flush-interval-msec", str(FLUSH_MS)]
             self._start(proxy, f"envoy-{proxy.name}", command, {}, module)
+            for service in SERVICES:
+                self._start_proxy_agent(proxy, service)
 
     def proxy_answers(self, proxy: Machine, service: Service) -> bool:
         """Whether a request to the service comes through the proxy."""
@@ -172,6 +174,12 @@ class Fleet:
         words = [word for target in targets for word in ("--target", target)]
         command = example_module("examples.fleet", "load", *words)
         return self._start(self.network.add("clients"), "clients", command, {})
+
+    def _start_proxy_agent(self, proxy: Machine, service: Service) -> None:
+        """Starts what tells the control plane of a proxy's decisions, and of hosts as it sees them."""
+        words = ("agent", "--proxy", proxy.name, "--service", service.name, "--engine-url", self.engine_url)
+        command = fingerpost(*words, "--access-log", str(self.log_file(service)))
+        self._start(proxy, f"agent-{proxy.name}-{service.name}", command, {})
 
     def power_off(self, host: Host) -> None:
         """Takes a machine away without a word: no connection is closed, and nothing is sent any more."""
