@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 HOLD_TAG, WATCH_TAG, FORMER_TAG = "fingerpost.hold", "fingerpost.watch", "fingerpost.former_champions"
 # Of a version: promoted, rejected or rolled back. Of its run: the digest of the model's files.
 OUTCOME_TAG, DIGEST_TAG = "fingerpost.fate", "fingerpost.model"
+# Of a version: who serves by the verdict of its training, the model, the baseline, or which of how many categories.
+VERDICT_TAG = "fingerpost.verdict"
 # In the run of a version: the model that the evidence is of, which has not seen the rows it was scored on.
 SCORED = "scored"
 # Where MLflow keeps the files of a version.

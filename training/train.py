@@ -13,7 +13,7 @@ from fingerpost.training.evaluate import TargetScore, mean_skill
 from fingerpost.training.manifest import Verdict
 from fingerpost.training.ranking import MIN_CHOICES, Replay, choices_in_words, verdict_in_words
 from fingerpost.training.registration import champion_params, register
-from fingerpost.training.registry import Registry
+from fingerpost.training.registry import VERDICT_TAG, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ def train(
     else:
         reason = f"{verdict}; version {present} stays champion"
     if not known:
+        registry.tag_version(new_version, VERDICT_TAG, who)
         registry.describe(new_version, reason)
     logger.info("trained", extra={"model_version": new_version, "challenger": challenger, "reason": reason})
     return TrainingReport(

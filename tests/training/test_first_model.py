@@ -22,7 +22,7 @@ from fingerpost.training.ranking import (
     verdict_in_words,
     verdict_on,
 )
-from fingerpost.training.registry import Registry
+from fingerpost.training.registry import VERDICT_TAG, Registry
 from fingerpost.training.train import objection_to_serving, train
 from tests.support.demo_telemetry import write_demo_inbox
 
@@ -188,6 +188,7 @@ def test_the_baseline_serves_until_a_version_is_better(featured_lake, tmp_path, 
     assert registry.version_of(CHAMPION) is None
     assert registry.description(refused.model_version) == refused.reason
     assert registry.load(refused.model_version).verdict == BASELINE
+    assert registry.version(refused.model_version).tags[VERDICT_TAG] == "the baseline serves"
 
     other = settings.model_copy(update={"baseline_margin": 0.3, "max_training_rows": 400})
     accepted = train(featured_lake, other)
