@@ -36,7 +36,7 @@ _HALF_BELIEF_WINDOWS = 2.0
 _ON_LOG_SCALE = {
     *("requests_last", "rate_rps_last", "rate_rps_ewma", "bytes_in", "inflight", "seen_windows", "evidence", "age_s"),
     *("host_inflight", "host_sample_age_s", "host_rate_rps_last", "host_rate_rps_ewma", "host_age_s", "host_gap_s"),
-    *("host_since_gap_s", "host_known_s"),
+    *("host_since_gap_s", "host_known_s", "host_spell_s", "host_fine_s", "host_work"),
 }
 
 

@@ -36,6 +36,13 @@ from fingerpost.telemetry.history_state import (
     mixed,
     summable,
 )
+from fingerpost.telemetry.recurrence import (
+    RECURRENCE_VIEWS,
+    follow_slowness,
+    follow_spells,
+    recurrence_views,
+    slowness,
+)
 from fingerpost.telemetry.windows import WINDOW_FORM
 
 _TRAFFIC = ("requests_last", "rate_rps_last", "rate_rps_ewma", "error_share", "bytes_in", "inflight")
@@ -57,6 +64,7 @@ HISTORY_HOST_COLUMNS = (
     "host_gap_s",
     "host_since_gap_s",
     "host_known_s",
+    *(f"host_{name}" for name in RECURRENCE_VIEWS),
     *(f"host_{quantity}_{view}" for quantity in QUANTITIES for view in ("off", "drift")),
 )
 # Where each column is.
@@ -125,6 +133,7 @@ class History:
             self._observe_cells(end_us, windows)
         if len(loads["host"]):
             self._observe_loads(end_us, loads)
+        self._observe_slowness(end_us, np.unique(np.concatenate([windows["host"], loads["host"]])).astype(np.int64))
 
     def of_hosts(self, places: Ints, now_us: int) -> "History":
         """The history of some hosts alone, as of a time not before their last windows; a copy."""
@@ -167,6 +176,7 @@ class History:
         known = seen_us > 0
         requests = state["host_traffic"][0] * self._faded(now, seen_us)
         since_gap = np.where(state["gap_end_us"] > 0, (now - state["gap_end_us"]) / US, np.nan)
+        heard_us = np.maximum(seen_us, state["sampled_us"])
         off = np.empty((2 * KINDS, self._shape[0]))
         off[0::2], off[1::2] = state["off"], safe_ratio(state["drift"][0], state["drift"][1])
         columns = [
@@ -180,6 +190,7 @@ class History:
             state["gap_s"],
             since_gap,
             np.where(known, (now - state["host_first_us"]) / US, np.nan),
+            *recurrence_views(state["recurrence"], state["spell"], (now - heard_us) / US),
             *off,
         ]
         return np.stack(columns, axis=1)
@@ -273,6 +284,22 @@ class History:
         state["load_sum"][:, hosts] = state["load_sum"][:, hosts] * decay + added
         state["sampled_us"][hosts] = end_us
 
+    def _observe_slowness(self, end_us: int, heard: Ints) -> None:
+        state, number = self.state, round(end_us / (self.window_s * US))
+        latency, rate = (state["off"][QUANTITIES.index(name)] for name in ("latency_p50_s", "throughput_rps"))
+        slow = np.where(state["host_seen_us"] == end_us, slowness(latency, rate), np.nan)
+        cpu_util = np.where(state["sampled_us"] == end_us, state["load"][LOADS.index("cpu_util")], np.nan)
+        before = state["slow_window"]
+        passed = np.where(before[heard] > 0, number - before[heard], 1)
+        # Hosts that were heard in the window before, nearly all, are followed together.
+        for span in np.unique(passed).tolist():
+            hosts = heard[passed == span]
+            ring, recurs, spell = (state[name][:, hosts] for name in ("slow", "recurrence", "spell"))
+            follow_slowness(ring, recurs, slow[hosts], span, number)
+            follow_spells(spell, slow[hosts], cpu_util[hosts], span, self.window_s)
+            state["slow"][:, hosts], state["recurrence"][:, hosts], state["spell"][:, hosts] = ring, recurs, spell
+        before[heard] = number
+
     def _update_forecast_errors(self, cell: tuple[Any, ...], values: Floats) -> None:
         """How far off each forecast was that could have been made before this window."""
         state = self.state
@@ -326,6 +353,9 @@ def extrapolate_history(
     host[HISTORY_HOST_PLACE["host_rate_rps_last"]] = 0.0
     if np.isfinite(known_s):
         host[HISTORY_HOST_PLACE["host_rate_rps_ewma"]] *= fade * begun / grown
-    for name in ("host_sample_age_s", "host_age_s", "host_since_gap_s", "host_known_s"):
+    # What was due in the windows after its last one is past.
+    host[[HISTORY_HOST_PLACE[name] for name in ("host_due", "host_due_after")]] = np.nan
+    ages = ("host_sample_age_s", "host_age_s", "host_since_gap_s", "host_known_s", "host_spell_s", "host_fine_s")
+    for name in ages:
         host[HISTORY_HOST_PLACE[name]] += after_s
     return now, host

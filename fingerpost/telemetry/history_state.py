@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints, safe_ratio
+from fingerpost.telemetry.recurrence import RECURRENCE, REMEMBERED, SPELL
 
 # What a cell's history follows, all on a log scale, since latency and throughput vary by ratios.
 QUANTITIES = ("throughput_rps", "latency_p50_s", "latency_p90_s", "latency_p99_s", "cpu_request_s")
@@ -45,6 +46,9 @@ HOST_STATE: dict[str, tuple[tuple[int, ...], float]] = {
     **dict.fromkeys(("host_seen_us", "host_first_us", "sampled_us", "gap_end_us"), ((), 0)),
     **{"host_traffic": ((2,), 0.0), "load_sum": ((2,), 0.0), "drift": ((2, KINDS), 0.0)},
     **{"host_requests": ((), 0.0), "gap_s": ((), 0.0), "load": ((len(LOADS),), np.nan), "off": ((KINDS,), np.nan)},
+    # The number of the last window in which the host was heard; how slow it was up to there, and what recurs of it.
+    "slow_window": ((), 0),
+    **{"slow": ((REMEMBERED,), np.nan), "recurrence": ((len(RECURRENCE),), np.nan), "spell": ((len(SPELL),), np.nan)},
 }
 
 

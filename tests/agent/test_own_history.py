@@ -18,6 +18,7 @@ from fingerpost.features.build import load_categories
 from fingerpost.fingerprint import pack, unpack
 from fingerpost.history_block import HistoryBlock
 from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, HISTORY_SCHEMA
+from fingerpost.telemetry.recurrence import RECURRENCE_VIEWS
 from tests.support.agent_harness import agent, log_line
 from tests.support.lakes import records_of, replayed
 from tests.support.records import made_fingerprint, record
@@ -69,8 +70,9 @@ def test_other_categories_are_replayed_from_what_is_still_there(featured_lake, m
     seen, all_seen = short.history.columns()[0, :, SEEN], straight.history.columns()[0, :, SEEN]
     assert seen[0] == all_seen[0]
     assert (seen[1:-1] > 0).all() and (seen[1:-1] < all_seen[1:-1]).all()
-    # Of the host itself only how far it is off depends on which categories there are.
-    plain = [place for place, name in enumerate(HISTORY_HOST_COLUMNS) if not name.endswith(("_off", "_drift"))]
+    # Of the host itself only how far it is off, and what recurs of that, depends on which categories there are.
+    off = ("_off", "_drift", *RECURRENCE_VIEWS)
+    plain = [place for place, name in enumerate(HISTORY_HOST_COLUMNS) if not name.endswith(off)]
     np.testing.assert_array_equal(short.history.host_values()[:, plain], straight.history.host_values()[:, plain])
 
 
