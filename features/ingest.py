@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fingerpost.clock import US
@@ -65,6 +66,8 @@ _COUNTED = {
 }
 _ONE_AT_A_TIME_S = 600.0
 _MAX_KNOWN_HOSTS = 10_000
+# Records of a host travel ahead of its first window, and by another way: those of a host that is not known wait for it.
+_UNKNOWN_WAIT_US = 120 * US
 
 
 @dataclass
@@ -87,8 +90,9 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
     """Takes every batch of one service from the inbox into the lake. Killed and run again, it ends the same.
 
     Good rows go to the folder of their kind under their own date; refused rows and unreadable files
-    to `quarantine/` with the reason. A batch is removed only when both are written, and keeps its name. Temporary files
-    of processes that were killed while they wrote are removed from the inbox after an hour.
+    to `quarantine/` with the reason. A batch is removed only when both are written, and keeps its name. Where one has
+    records of the last two minutes of a host that no sample or window has told of yet, it waits for the next ingest.
+    Temporary files of processes that were killed while they wrote are removed from the inbox after an hour.
 
     Args:
         clock_skew_s: how far in the future a time may lie.
@@ -143,12 +147,15 @@ def _ingest_batch(
     report: IngestReport,
 ) -> None:
     columns = _KINDS[kind]
-    report.files += 1
     try:
         table = _read(batch, columns)
     except (pa.ArrowException, OSError, ValueError) as error:
+        report.files += 1
         report.refused_files[_refuse_file(lake, kind, service, batch, name, error)] += 1
         return
+    if hosts is not None and _is_early(table, hosts, bounds[1]):
+        return
+    report.files += 1
     allowed = {"service": ("mismatch", frozenset({service})), **({} if hosts is None else {"host": ("unknown", hosts)})}
     reasons = refusals(table, columns, *bounds, allowed)
     good = table.filter(pa.array([reason is None for reason in reasons]))
@@ -169,6 +176,14 @@ def _ingest_batch(
     if counted is not None:
         setattr(report, counted, getattr(report, counted) + good.num_rows)
     batch.unlink()
+
+
+def _is_early(table: pa.Table, hosts: frozenset[str], latest_us: int) -> bool:
+    """Whether rows are of hosts that may be known soon."""
+    unknown = pc.invert(pc.is_in(table.column("host"), pa.array(sorted(hosts), pa.string())))
+    times = table.filter(unknown).column("time").cast(pa.int64())
+    recent = pc.and_(pc.greater(times, latest_us - _UNKNOWN_WAIT_US), pc.less_equal(times, latest_us))
+    return bool(pc.any(recent).as_py())
 
 
 def _read(batch: Path, columns: tuple[Column, ...]) -> pa.Table:

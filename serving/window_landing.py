@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from fingerpost.category import SEPARATOR
 from fingerpost.clock import clock_us
 from fingerpost.errors import RefusedError
-from fingerpost.features.ingest import remember_hosts
 from fingerpost.schemas import SCHEMAS
 from fingerpost.serving.landing import FullError, Landing
 from fingerpost.serving.report_log import ReportLog
@@ -42,7 +41,6 @@ class WindowLanding:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="landing", daemon=True)
         self.problem: str | None = None
-        self._known: dict[str, set[str]] = {}
 
     def start(self) -> None:
         self._thread.start()
@@ -67,17 +65,9 @@ class WindowLanding:
                 for kind, table in tables_of(reports).items():
                     if table.num_rows:
                         self._landing.write(kind, service, f"{epoch[:12]}-{rows[0].change:016d}", _parquet(table))
-                self._remember(service, {report.host for report in reports if report.landed})
                 after, count = rows[-1].change, count + len(rows)
                 self._log.note_landed(service, after)
         return count
-
-    def _remember(self, service: str, hosts: set[str]) -> None:
-        """Makes hosts known to the ingest of decision records, which may come before their first window."""
-        fresh = hosts - self._known.get(service, set())
-        if fresh:
-            remember_hosts(self._landing.lake, service, sorted(fresh))
-            self._known.setdefault(service, set()).update(fresh)
 
     def _run(self) -> None:
         while not self._stopping.wait(EVERY_S):

@@ -43,7 +43,7 @@ def test_bad_rows_are_refused_by_name_and_the_good_rest_comes_in(lake):
         "duration_s:negative": record(duration_s=-1.0),
         "time:future": record(time=now + 3600 * US),
         "time:too_old": record(time=now - 3 * 86400 * US),
-        "host:unknown": record(host="stranger"),
+        "host:unknown": record(host="stranger", time=now - 600 * US),
         "service:mismatch": record(service="bank"),
         "status:too_large": record(status=999),
     }
@@ -53,6 +53,16 @@ def test_bad_rows_are_refused_by_name_and_the_good_rest_comes_in(lake):
     assert dict(report.refused) == dict.fromkeys(bad, 1)
     assert len(rows(lake, "requests")) == 2
     assert {row["reason"] for row in rows(lake / "quarantine", "requests")} == set(bad)
+    assert not list(parquet_files(lake / INBOX))
+
+
+def test_records_of_a_host_that_is_not_known_yet_wait_for_it(lake):
+    write_batch(lake, "requests", REQUEST_RECORD, [record(), record(host="h2")], "edge-1")
+    report = run(lake)
+    assert (report.files, report.request_records, report.refused) == (1, 0, {})
+    write_batch(lake, "samples", HOST_SAMPLE, [sample(host="h2")], "h2-1")
+    report = run(lake)
+    assert (report.files, report.request_records, report.refused) == (2, 2, {})
     assert not list(parquet_files(lake / INBOX))
 
 
