@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files of tests that run side by side: one more than cores, since a third of their time they wait for processes.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+# Files of tests that run side by side: one more than two cores, since a third of their time they wait for processes.
+# Of the cores of a container the system tells those of the machine.
+JOBS ?= 3
 # Whole files, in the order that tests/conftest.py gives them. Tests start hundreds of processes: each would compile the
 # program anew where Python may not write bytecode.
 PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
