@@ -27,7 +27,8 @@ def train_flow(service: str = "", urgent: bool = False) -> dict[str, Any]:
     tell = partial(logger.info, "training: %s")
     # Once more only: registering twice makes two versions, and tuning goes on where it was.
     report: TrainingReport = run_step("train", lambda: train(settings.lake, settings, tell, urgent), retries=1)
-    if not (report.champion or report.challenger):
+    # That the baseline goes on serving is no failure: most fleets have nothing to anticipate.
+    if report.refused:
         send_alert(settings, "refused model", f"version {report.model_version}: {report.reason}")
     leave_markdown(settings, "training", _markdown(report), description="How good the new version is")
     return {**asdict(report), "skill": {target: each.skill for target, each in report.scores.items()}}

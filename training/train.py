@@ -29,6 +29,7 @@ class TrainingReport:
     Args:
         champion: whether the version now is the champion.
         challenger: whether it now is the challenger, to be compared with the champion.
+        refused: a champion serves, and this version is not even good enough to be compared with it.
         reason: why, or why not.
         regret: mean excess true cost of the hosts predicted best; see `fingerpost.training.ranking`.
         coverage: share of requests under the served p99.
@@ -38,6 +39,7 @@ class TrainingReport:
     model_version: str
     champion: bool
     challenger: bool
+    refused: bool
     reason: str
     scores: dict[str, TargetScore]
     train_rows: int
@@ -122,6 +124,7 @@ def train(
         new_version,
         present == new_version,
         challenger,
+        present not in (None, new_version) and not challenger,
         reason,
         candidate.scores,
         len(candidate.train),
