@@ -73,7 +73,8 @@ def test_fastapi_under_uvicorn(receiver, agent_socket):
         assert client.get("/none/0123456789abcdef").status_code == 404
         time.sleep(0.15)
         later = client.get("/v1/users/carol/sync")
-    assert BURN_S <= float(first.headers["x-fingerpost-cpu-s"]) < 2 * BURN_S
+    # Not of the first request, in which libraries are imported.
+    assert BURN_S <= float(later.headers["x-fingerpost-cpu-s"]) < 2 * BURN_S
     assert first.headers["x-fingerpost-inflight"] == "0"
     assert later.headers["endpoint-load-metrics"].startswith("TEXT cpu_utilization=")
     records = taken(receiver, 6)

@@ -152,6 +152,7 @@ def test_all_pickers_know_the_same_load(harness, drawn):
     fleet = SimpleNamespace(
         slots=np.full(count, 8),
         servers=np.full(count, 8.0),
+        limits=np.full(count, np.inf),
         starts_up=np.ones(count, bool),
         service_s=np.ones((1, 1, count)),
     )
