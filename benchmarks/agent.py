@@ -93,7 +93,9 @@ def reports_taken() -> Iterator[tuple[str, list[bytes]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            received.extend(open_message(self.rfile.read(int(self.headers["content-length"]))))
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.path == "/v1/reports":
+                received.extend(open_message(body))
             self.send_response(200)
             self.send_header("content-length", "2")
             self.end_headers()

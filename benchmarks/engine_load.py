@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -145,7 +146,9 @@ def _stopped() -> asyncio.Event:
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
 
     def listen() -> None:
-        sys.stdin.buffer.read()
+        # Past the buffer, whose lock a thread that waits would hold at the end of the process.
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
         with contextlib.suppress(RuntimeError):  # the loop is over
             loop.call_soon_threadsafe(stopped.set)
 

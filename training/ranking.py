@@ -169,7 +169,7 @@ def verdict_on(table: pd.DataFrame, skill: float, margin: float) -> tuple[Verdic
         chosen = replay_choices(table[by_model])
         # Who serves most of the requests serves what is new.
         most = 2 * table["requests"][by_model].sum() >= table["requests"].sum()
-        if most >= (verdict.by == "model") and chosen.groups >= MIN_CHOICES and chosen.bounds()[1] <= margin:
+        if most >= (verdict.by == "model") and chosen.groups >= MIN_CHOICES and chosen.bounds()[1] < margin:
             return verdict, replay_choices(table.assign(model=table["model"].where(by_model, table["baseline"])))
     return Verdict(by="baseline"), replay_choices(table)
 

@@ -49,8 +49,8 @@ class Training(BaseModel):
         default=0.0,
         ge=-1,
         lt=1,
-        description="Serve a model when its replayed choices cost at most this fraction more than the baseline's, "
-        "at 95% confidence.",
+        description="Serve a model when its replayed choices cost less than the baseline's and this fraction of those "
+        "by chance, at 95% confidence.",
     )
 
     @field_validator("dask_address")
