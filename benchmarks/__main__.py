@@ -399,6 +399,17 @@ def engine(
     _print(measure_engine(hosts, categories, reporting, seconds), json_output)
 
 
+def churn(
+    minutes: Annotated[int, typer.Option(min=10, max=10_000, help="Simulated time, minutes.")] = 180,
+    minute_s: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds in which a minute is run through.")] = 1.0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Memory of an engine while hosts and categories come and go."""
+    from benchmarks.engine_churn import measure_churn
+
+    _print(measure_churn(minutes, minute_s), json_output)
+
+
 def wire(
     hosts: Annotated[int, typer.Option(min=1, max=5000, help="Agents that report to one engine worker.")] = 2000,
     categories: Annotated[int, typer.Option(min=1, max=1000, help="Categories of a host, for its bytes.")] = 100,
@@ -440,6 +451,7 @@ for _command in (
     training,
     engine,
     zones,
+    churn,
     wire,
 ):
     app.command()(_command)

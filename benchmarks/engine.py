@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engine_churn import churn_settings, measure_churn
+from benchmarks.engine_churn import measure_churn
 from benchmarks.engine_load import Load, write_bodies
 from benchmarks.engine_process import MeasuredEngine, quantile
 from benchmarks.engine_scoring import measure_scoring
@@ -28,15 +28,16 @@ def measure_engine(hosts: int, categories: int, reporting: int, seconds: float) 
         seconds: length of each measurement.
     """
     figures: dict[str, Any] = {"load_average_before": os.getloadavg()[0], "scoring": measure_scoring(hosts, categories)}
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
         # A run takes minutes: what reported once is not to fall silent meanwhile.
-        with MeasuredEngine(Path(folder) / "first", FINGERPRINT_TTL_S=600) as engine:
-            figures["ingest"] = measure_ingest(engine, reporting, seconds)
-            figures["unchanged_table"] = _unchanged_table(engine, seconds)
-            figures.update(measure_under_load(engine, seconds))
-            figures["event_loop_lag_s"] = engine.metric("event_loop_lag_seconds")
-        with MeasuredEngine(Path(folder) / "second", **churn_settings(6 * seconds)) as engine:
-            figures["memory"] = measure_churn(engine, 6 * seconds)
+        MeasuredEngine(Path(folder) / "home", FINGERPRINT_TTL_S=600) as engine,
+    ):
+        figures["ingest"] = measure_ingest(engine, reporting, seconds)
+        figures["unchanged_table"] = _unchanged_table(engine, seconds)
+        figures.update(measure_under_load(engine, seconds))
+        figures["event_loop_lag_s"] = engine.metric("event_loop_lag_seconds")
+    figures["memory"] = measure_churn(60, seconds / 10)
     figures["load_average_after"] = os.getloadavg()[0]
     return figures
 

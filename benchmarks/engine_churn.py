@@ -1,7 +1,9 @@
-"""The engine's memory over an hour in which hosts and categories come and go, run through in a minute or so."""
+"""The engine's memory over hours in which hosts and categories come and go, run through in minutes."""
 
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_process import MeasuredEngine
@@ -9,36 +11,43 @@ from fingerpost.engine_api import EngineClient
 from fingerpost.window_report import pack
 from tests.support.made_fleet import MadeFleet, fit_model, register_model
 
-_MINUTES = 60
 # Of simulated time: hosts live five minutes and report every minute, twelve come in each; of the categories, two go
 # and two come.
 _NEW_HOSTS, _LIFE_MIN = 12, 5
 _CATEGORIES, _NEW_CATEGORIES = 40, 2
-_MARKS = 12
+_MARK_MIN = 5
 
 
-def churn_settings(seconds: float) -> dict[str, object]:
-    """Settings of an engine whose hosts are forgotten as fast as the hour is run through: after two such minutes."""
-    return {"FINGERPRINT_TTL_S": 2 * seconds / _MINUTES}
+def measure_churn(minutes: int, minute_s: float) -> dict[str, Any]:
+    """Memory at the end of every five simulated minutes, while the table is fetched and scored by a champion.
+
+    Args:
+        minutes: of simulated time.
+        minute_s: seconds in which one is run through; hosts are forgotten after two.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        MeasuredEngine(Path(folder) / "home", FINGERPRINT_TTL_S=2 * minute_s) as engine,
+    ):
+        return _measure(engine, minutes, minute_s)
 
 
-def measure_churn(engine: MeasuredEngine, seconds: float) -> dict[str, Any]:
-    """Memory at the end of every five simulated minutes, while the table is fetched and scored by a champion."""
+def _measure(engine: MeasuredEngine, minutes: int, minute_s: float) -> dict[str, Any]:
     model = fit_model(MadeFleet.make(30, _CATEGORIES), 40, 16, rounds=2)
     register_model(model, engine.mlflow, "fingerpost-shop")
-    minute_s, sizes, behind_s = seconds / _MINUTES, [], 0.0
+    sizes, behind_s = [], 0.0
     pool = MadeFleet.make(_NEW_HOSTS * _LIFE_MIN, _CATEGORIES)
     sources: set[str] = set()
     with EngineClient(engine.url) as client:
         engine.wait_for(lambda: client.models()["models"][0]["version"])
         began = time.perf_counter()
-        for minute in range(_MINUTES):
+        for minute in range(minutes):
             packed = _reports(pool, minute)
             for part in range(0, len(packed), 10):
                 client.send_reports(packed[part : part + 10])
             engine.wait_for(lambda: client.table("shop").body)
             sources.add(client.predict("shop", hosts=[_name(minute, 0)])["source"])
-            if (minute + 1) % (_MINUTES // _MARKS) == 0:
+            if (minute + 1) % _MARK_MIN == 0:
                 sizes.append(engine.rss_mb())
             late_s = time.perf_counter() - began - (minute + 1) * minute_s
             behind_s = max(behind_s, late_s)
@@ -48,8 +57,8 @@ def measure_churn(engine: MeasuredEngine, seconds: float) -> dict[str, Any]:
     return {
         "rss_mb_every_5_simulated_min": sizes,
         "grown_mb_second_half": round(sizes[-1] - half, 1),
-        "hosts_came": _NEW_HOSTS * (_MINUTES + _LIFE_MIN - 1),
-        "categories_came": _CATEGORIES + _NEW_CATEGORIES * (_MINUTES - 1),
+        "hosts_came": _NEW_HOSTS * (minutes + _LIFE_MIN - 1),
+        "categories_came": _CATEGORIES + _NEW_CATEGORIES * (minutes - 1),
         "hosts_kept_at_the_end": hosts,
         "scored_by": sorted(sources),
         "took_s": round(time.perf_counter() - began, 1),
