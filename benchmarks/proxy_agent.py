@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 from benchmarks.agent import TICK_S, reports_taken
 from fingerpost.agent.sampling.cpu_clock import process_cpu_s
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.window_report import unpack
+from fingerpost.window_report import ANY_TIME, unpack
 
 _SETTLE_S = 3.0
 _START = b"0000000000.000000"
 _LINES = 20_000
-_ANY_TIME = (-(2**62), 2**62)
 _EXPLORED = 0.02
 
 
@@ -56,7 +55,7 @@ def measure_proxy_agent(rate_rps: float, seconds: float, hosts: int, categories:
         finally:
             process.terminate()
             process.wait(30)
-        told = [unpack(part, *_ANY_TIME) for part in received]
+        told = [unpack(part, *ANY_TIME) for part in received]
         requests = sum(float(report.column("requests").sum()) for report in told)
         decisions = _decisions(Path(folder) / "lake")
         return {

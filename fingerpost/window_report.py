@@ -39,6 +39,8 @@ SAMPLE_COLUMNS = tuple(column.name for column in _SAMPLE)
 MAX_ROWS = 1024
 # Finest keys whose requests are counted in one report, most frequent first.
 MAX_KEYS = 256
+# Bounds for `unpack` of what was checked when it came.
+ANY_TIME = (-(2**62), 2**62)
 MEDIA_TYPE = "application/vnd.fingerpost.reports+msgpack"
 _MAX_WINDOW_S = 3600.0
 # Counts, seconds, bytes and rates all lie far within this.

@@ -23,10 +23,9 @@ from fingerpost.serving.report_log import ReportLog, SavedState
 from fingerpost.serving.store import Stored, StoreError
 from fingerpost.settings import Settings
 from fingerpost.telemetry.history import HISTORY_HOST_PLACE
-from fingerpost.window_report import SAMPLE_COLUMNS, WindowReport, unpack
+from fingerpost.window_report import ANY_TIME, SAMPLE_COLUMNS, WindowReport, unpack
 
 logger = logging.getLogger(__name__)
-_ANY_TIME = (-(2**62), 2**62)
 # A host's state is saved this often, a few hosts at each look: 60 kB of 100 categories.
 _SAVE_EVERY_S = 60.0
 _SAVE_AT_ONCE = 32
@@ -93,7 +92,7 @@ class HostStates:
         for row in rows:
             try:
                 # Its times were checked when it came.
-                reports.append((row, unpack(row.packed, *_ANY_TIME)))
+                reports.append((row, unpack(row.packed, *ANY_TIME)))
             except RefusedError as error:
                 logger.warning("a stored report of %s cannot be read: %s", row.host, error.reason)
         fresh = [(row, report) for row, report in reports if row.change > self._taken.get(row.host, 0)]

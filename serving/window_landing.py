@@ -18,7 +18,7 @@ from fingerpost.schemas import SCHEMAS
 from fingerpost.serving.landing import FullError, Landing
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.store import ReportStore, StoreError
-from fingerpost.window_report import COUNTS, LOAD_COLUMNS, WINDOW_COLUMNS, WindowReport, unpack
+from fingerpost.window_report import ANY_TIME, COUNTS, LOAD_COLUMNS, WINDOW_COLUMNS, WindowReport, unpack
 
 logger = logging.getLogger(__name__)
 EVERY_S = 5.0
@@ -26,7 +26,6 @@ EVERY_S = 5.0
 _HOLD_US = 60_000_000
 # Reports in one file: some 200,000 rows of 100 categories.
 _MOST = 2000
-_ANY_TIME = (-(2**62), 2**62)
 
 
 class WindowLanding:
@@ -155,5 +154,5 @@ def _parquet(table: pa.Table) -> memoryview:
 def _readable(packed: bytes) -> WindowReport | None:
     """A stored report; None of another version's, which an upgraded engine may find in its store."""
     with contextlib.suppress(RefusedError):
-        return unpack(packed, *_ANY_TIME)
+        return unpack(packed, *ANY_TIME)
     return None

@@ -157,9 +157,8 @@ class Served:
     """A host with its agent."""
 
     def __init__(self, engine, name, home):
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), PortHost)
-        self.port, self.name = self.server.server_port, name
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.serving = ExitStack()
+        self.port, self.name = self.serving.enter_context(serving_port()), name
         variables = {"FINGERPOST_HOME": str(home / name), "FINGERPOST_AGENT_DRAIN_S": "3"}
         command = [sys.executable, "-m", "fingerpost", "agent", "--host", name, "--service", "shop"]
         command += ["--address", f"auto:{self.port}", "--class", "small", "--engine-url", engine.url]
@@ -169,8 +168,7 @@ class Served:
         """Ends the agent, then, as a service manager does, the host itself."""
         self.agent.terminate()
         _, told = self.agent.communicate(timeout=30)
-        self.server.shutdown()
-        self.server.server_close()
+        self.serving.close()
         return told
 
 
