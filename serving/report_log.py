@@ -38,15 +38,6 @@ class ReportLog:
         query = select(columns.host, columns.change, columns.packed).where(columns.service == service)
         return self._store.read(lambda connection: [SavedState(*row) for row in connection.execute(query)])
 
-    def saved(self, service: str) -> dict[str, int]:
-        """The change that each host's state is as of."""
-        query = select(states.c.host, states.c.change).where(states.c.service == service)
-
-        def read(connection: Connection) -> dict[str, int]:
-            return {row.host: row.change for row in connection.execute(query)}
-
-        return self._store.read(read)
-
     def save(self, service: str, made: Sequence[SavedState]) -> None:
         """Writes states; a later one that is there stays."""
         rows = [{"service": service, **vars(each)} for each in made]
