@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Engine, func, select, update
 
 from fingerpost.serving.store import ReportStore
 from fingerpost.serving.store_database import landings, reports, states, upsert, writing
