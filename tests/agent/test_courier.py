@@ -47,8 +47,9 @@ def landed(engine, host):
 
 def test_a_fleet_reports_over_the_network_alone(engine, tmp_path):
     log, home = tmp_path / "access.log", tmp_path / "home"
-    start = f"{time.time() - 20:.6f}"  # of a window that is over
-    lines = (log_line(host="far", path=f"/p{number % 7}", start=start, propensity=0.9) for number in range(200))
+    start_s = time.time() - 20  # of a window that is over
+    starts = [f"{start_s + number / 1e4:.6f}" for number in range(200)]  # alike records are sampled alike
+    lines = (log_line(host="far", path=f"/p{number % 7}", start=at, propensity=0.9) for number, at in enumerate(starts))
     log.write_bytes(b"".join(line + b"\n" for line in lines))
     env = {"FINGERPOST_ENGINE_TOKEN": TOKEN, "FINGERPOST_ENGINE_URL": engine.url}
     env["FINGERPOST_AGENT_DECISIONS_PER_S"] = "100"

@@ -98,5 +98,7 @@ def test_no_window_is_lost(fleet):
 @needs_namespaces
 @needs_picker
 def test_it_is_routed_by_what_came_over_the_network(fleet):
-    assert fleet["joined"]["policies"]["fingerpost"] > 0
+    # Arms are drawn by time, so that a single short step may have all its spans of the other one.
+    policies = [step["policies"] for step in fleet.values() if isinstance(step, dict) and "policies" in step]
+    assert sum(step.get("fingerpost", 0) for step in policies) > 100
     assert fleet["joined"]["in_table_s"] <= 15
