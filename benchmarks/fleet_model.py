@@ -35,7 +35,7 @@ def learn_model(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
     )
     built = build_features(lake, service, chosen)
     say(f"{built.windows} windows, {built.training_rows} training rows of {len(built.categories)} categories")
-    _make_registry(settings)
+    make_registry(settings)
     trained = train(lake, settings, say)
     say(f"version {trained.model_version}: {trained.reason}")
     return {
@@ -51,8 +51,8 @@ def learn_model(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
     }
 
 
-def _make_registry(settings: Settings) -> None:
-    """Has the artifacts lie beside the database: MLflow's default is the folder that we happen to run in."""
+def make_registry(settings: Settings) -> None:
+    """Makes the experiment of trainings, its artifacts beside the database: MLflow's default is the present folder."""
     import mlflow
 
     folder = settings.home / "mlartifacts"

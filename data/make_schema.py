@@ -181,6 +181,8 @@ def _features() -> list[str]:
         ("requests", "int64", "requests of the window"),
         ("own", "bool", "whether the cell had a history of its own"),
         ("cold_start", "bool", "whether the row was made as if the host were new to the category"),
+        ("draw", "float64", "number in 0..1 that follows from the row's place; kept where it is below the share kept"),
+        ("weight", "float64", "rows that it stands for: 1 / the share kept"),
         (", ".join(f"`{name}`" for name in definition.CATEGORICAL_FEATURES), "string", "attributes of the category"),
         (", ".join(f"`{name}`" for name in definition.TRAFFIC_FEATURES), "float64", "the cell's traffic"),
         (", ".join(f"`{name}`" for name in definition.HOST_FEATURES), "float64", "the host"),

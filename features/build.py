@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fingerpost.category import CategoryTable, Key, fit_categories
@@ -23,6 +24,7 @@ from fingerpost.errors import NoDataError
 from fingerpost.features.definition import CATEGORICAL_FEATURES, schema_hash
 from fingerpost.features.prepare import FeatureSettings, count_categories, input_files, make_windows, names_of
 from fingerpost.features.replay import Replay, was_saved
+from fingerpost.features.thinning import RECENT_HOURS, Thinning, kept, limits, recent_from_us
 from fingerpost.features.windows import assign_categories, windowed_of
 from fingerpost.fingerprint import Fingerprint, pack
 from fingerpost.lake import (
@@ -38,9 +40,6 @@ from fingerpost.lake import (
 from fingerpost.workers import SERIAL, Workers
 
 logger = logging.getLogger(__name__)
-
-# Columns of training rows, by the names that earlier versions wrote.
-_RENAMED = {"rehearsed": "cold_start"}
 
 
 @dataclass(frozen=True)
@@ -158,36 +157,52 @@ def with_categories(records: pd.DataFrame, lake: Path, service: str) -> pd.DataF
     return records.assign(category=np.array(names, dtype=object)[places])
 
 
-def load_training_rows(lake: Path, service: str, max_rows: int) -> pd.DataFrame:
-    """The latest training rows, ordered by time; dates are read from the latest back, until there are enough.
+def load_training_rows(lake: Path, service: str, max_rows: int, recent_hours: float = RECENT_HOURS) -> pd.DataFrame:
+    """Training rows of the whole history, ordered by time: the latest hours, and of the rest what fits, at random.
 
-    Those of another version's features are left out, and named in the log.
+    Both are thinned where they are more than half of `max_rows`; see `fingerpost.features.thinning`. Rows of another
+    version's features are left out, and named in the log.
+
+    Args:
+        max_rows: about how many there may be.
+        recent_hours: how long the latest hours are.
+
+    Returns:
+        Rows as of `Replay.run`; `weight` times a value sums to what all rows of the history would.
 
     Raises:
         NoDataError: there are none.
     """
-    parts: list[pa.Table] = []
-    for day in reversed(dates(lake, "features", service)):
-        path = partition(lake, "features", service, day) / "features.parquet"
-        found = (pq.read_schema(path).metadata or {}).get(b"schema_hash", b"unknown").decode() if path.exists() else ""
-        if found == schema_hash():
-            part = read(lake, "features", service, on=[day])
-            parts.append(part.rename_columns([_RENAMED.get(name, name) for name in part.column_names]))
-        elif found:
-            # Of a date whose records are gone: it cannot be made again.
-            logger.warning(
-                "training rows are left out, they were made by another version",
-                extra={"file": str(path), "schema": found, "schema_of_this_version": schema_hash()},
-            )
-        if sum(part.num_rows for part in parts) >= max_rows:
-            break
-    if not parts:
+    days = [day for day in dates(lake, "features", service) if _is_of_this_version(lake, service, day)]
+    if not days:
         raise NoDataError(f"no features of service {service!r} in {lake}: run `fingerpost run features` first")
-    frame = pa.concat_tables(parts, promote_options="permissive").to_pandas()
+    drawn = read(lake, "features", service, columns=["time", "draw"], on=days)
+    time_us, draw = drawn.column("time").cast("int64").to_numpy(), drawn.column("draw").to_numpy()
+    begin_us = recent_from_us(int(time_us.max()), recent_hours)
+    older, recent = limits(draw, time_us >= begin_us, max_rows)
+    # Date by date: what is not kept is never in memory all at once.
+    is_recent = pc.field("time") >= pa.scalar(begin_us, drawn.schema.field("time").type)
+    where = pc.field("draw") < pc.if_else(is_recent, recent, older)
+    tables = [read(lake, "features", service, on=[day], where=where) for day in days]
+    frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     for name in ("host", "category", *CATEGORICAL_FEATURES):
         frame[name] = frame[name].astype("str").astype("category")
-    order = ["time", "host", "category", "cold_start"]
-    return frame.sort_values(order, ignore_index=True).tail(max_rows).reset_index(drop=True)
+    frame = frame.sort_values(["time", "host", "category", "cold_start"], ignore_index=True)
+    return kept(frame, np.where(frame["time"].astype("int64") >= begin_us, recent, older))
+
+
+def _is_of_this_version(lake: Path, service: str, day: str) -> bool:
+    path = partition(lake, "features", service, day) / "features.parquet"
+    if not path.exists():
+        return False
+    found = (pq.read_schema(path).metadata or {}).get(b"schema_hash", b"unknown").decode()
+    if found != schema_hash():
+        # Of a date whose records are gone: it cannot be made again.
+        logger.warning(
+            "training rows are left out, they were made by another version",
+            extra={"file": str(path), "schema": found, "schema_of_this_version": schema_hash()},
+        )
+    return found == schema_hash()
 
 
 def _count(where: tuple[Path, Path, str], day: str) -> list[tuple[Key, int]]:
@@ -235,9 +250,13 @@ def _replay(
     replay = (
         Replay.resume(paths[days[start - 1]], hosts, categories, *span) if start else Replay(hosts, categories, *span)
     )
+    thinning = None
+    if settings.max_rows is not None and (ends := read(target, "windows", service, columns=["time"], on=days[-1:])):
+        last_us = int(pc.max(ends.column("time")).cast("int64").as_py())
+        thinning = Thinning(settings.max_rows, recent_from_us(last_us, settings.recent_hours))
     for day in days[start:]:
         windowed = windowed_of(read(target, "windows", service, on=[day]), read(target, "loads", service, on=[day]))
-        rows = replay.run(*windowed.placed(hosts, categories))
+        rows = replay.run(*windowed.placed(hosts, categories), thinning=thinning)
         path = partition(target, "features", service, day) / "features.parquet"
         if rows.empty:
             path.unlink(missing_ok=True)

@@ -11,6 +11,8 @@ TARGETS = ("throughput_rps", "latency_p50_s", "latency_p99_s")
 # What is measured and could be predicted; rows carry them all.
 OUTCOMES = QUANTITIES[:4]
 NAIVE = ("last", "ewma", "median")
+# Version of what training rows hold beside features: their draws and weights.
+_ROWS_FORM = 2
 
 # Of every quantity, relative to the cell's rolling average (on a log scale), but for the average itself.
 OWN_VIEWS = ("last", "previous", "short", "long", "level", "median", "mixed")
@@ -61,5 +63,5 @@ BASELINE_COLUMNS = tuple(baseline_column(target) for target in TARGETS)
 
 def schema_hash() -> str:
     """A hash of the features, in order, and of what they come from: what fits together has the same."""
-    parts = (*FEATURES, *HISTORY_COLUMNS, *HISTORY_HOST_COLUMNS, str(WINDOW_FORM))
+    parts = (*FEATURES, *HISTORY_COLUMNS, *HISTORY_HOST_COLUMNS, str(WINDOW_FORM), str(_ROWS_FORM))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -14,6 +14,7 @@ from fingerpost.category import CategoryTable, Key
 from fingerpost.clock import US
 from fingerpost.features.definition import schema_hash
 from fingerpost.features.reported import read_reported, reported_counts
+from fingerpost.features.thinning import RECENT_HOURS
 from fingerpost.features.windows import CATEGORY_COLUMNS, build_windows, category_counts, loads_table, windows_table
 from fingerpost.lake import parquet_files, partition, read, write_table, write_text_atomically
 
@@ -40,6 +41,8 @@ class FeatureSettings:
         max_categories, min_category_requests, route_templates: of `fit_categories`.
         category_drift: new categories are adopted when at least this share of all requests would be in another one
             than now.
+        max_rows, recent_hours: about how many training rows to keep of each date, and about as many of the latest
+            hours; None: all.
     """
 
     window_s: float
@@ -49,6 +52,8 @@ class FeatureSettings:
     route_templates: tuple[str, ...] = ()
     shift_s: float = 0.0
     category_drift: float = 0.05
+    max_rows: int | None = None
+    recent_hours: float = RECENT_HOURS
 
 
 def count_categories(lake: Path, target: Path, service: str, day: str) -> list[tuple[Key, int]]:

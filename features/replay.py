@@ -20,6 +20,7 @@ from fingerpost.features.definition import (
     schema_hash,
 )
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
+from fingerpost.features.thinning import Draws, Thinning
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import FORECASTS, blocks_of
 from fingerpost.lake import write_atomically
@@ -88,52 +89,63 @@ class Replay:
         self._span_us = round(window_s * US)
         self._types = request_types(categories)
 
-    def run(self, windows: Arrays, loads: Arrays, simulate_cold_start: bool = True) -> pd.DataFrame:
+    def run(
+        self, windows: Arrays, loads: Arrays, simulate_cold_start: bool = True, thinning: Thinning | None = None
+    ) -> pd.DataFrame:
         """Takes in windows, all later than those before.
 
         Args:
             windows, loads: of `fingerpost.telemetry.windows`, ordered by time. `hidden` cells (optional)
                 get their rows, but the history never hears of them.
             simulate_cold_start: also make rows of hosts as if they were new to most categories, to learn from.
+            thinning: how many rows to keep; None: all. The history hears of all windows.
 
         Returns:
             The training rows: one for every cell of every window that had requests, features as of the window's
             beginning; `time` (the window's beginning: the time of prediction), `host`, `category`, FEATURES, the naive
             forecasts and the OUTCOMES (as logs, NaN where not measured), `requests` of the window, whether the cell
-            had a history of its `own`, whether the row simulates a `cold_start`, and BASELINE_COLUMNS, what the engine
-            would have served without a model (NaN in cold starts).
+            had a history of its `own`, whether the row simulates a `cold_start`, its `draw` (0..1) and its `weight`,
+            1 / the share of rows that was kept of such a time, and BASELINE_COLUMNS, what the engine would have served
+            without a model (NaN in cold starts).
         """
         rows = _Rows()
+        drawn = Draws(self.hosts, self.categories).of(*(windows[name] for name in ("end_us", "host", "category")))
+        share = np.ones(len(drawn)) if thinning is None else thinning.shares(windows["end_us"])
+        windows = {**windows, "draw": drawn, "share": share}
         for end_us in np.unique(np.r_[windows["end_us"], loads["end_us"]]).tolist():
             step = select_window(windows, end_us)
-            host, category = step["host"].astype(np.int64), step["category"].astype(np.int64)
-            if self.windows_seen >= MIN_HISTORY_WINDOWS and host.size:
-                began_us = end_us - self._span_us
-                history, values = self.history.columns(began_us), self.history.host_values(began_us)
-                outcomes, requests = log_values(step)[: len(OUTCOMES)], step["requests"]
-                found = cell_features(history, values, self._types, began_us, host, category)
-                served = _baseline(history, values)[host, category].T
-                rows.add(began_us, host, category, found, outcomes, requests, served, cold_start=False)
-                if simulate_cold_start:
-                    chosen, hidden = self._as_if_new(end_us, host, history)
-                    mask = (host == chosen) & np.isin(category, hidden)
-                    if mask.any():
-                        found = cell_features(
-                            without_cells(history, chosen, hidden),
-                            values,
-                            self._types,
-                            began_us,
-                            host[mask],
-                            category[mask],
-                        )
-                        new = (outcomes[:, mask], requests[mask], np.full((len(BASELINE_COLUMNS), mask.sum()), np.nan))
-                        rows.add(began_us, host[mask], category[mask], found, *new, cold_start=True)
+            host = step["host"].astype(np.int64)
+            chosen = step["draw"] < step["share"]
+            if self.windows_seen >= MIN_HISTORY_WINDOWS and chosen.any():
+                self._add_rows(rows, {name: each[chosen] for name, each in step.items()}, host, simulate_cold_start)
             shown = ~step["hidden"] if "hidden" in step else slice(None)
             self.history.observe(
                 end_us, {name: each[shown] for name, each in step.items()}, select_window(loads, end_us)
             )
             self.windows_seen += host.size > 0
         return rows.frame(self.hosts, self.categories)
+
+    def _add_rows(self, rows: "_Rows", cells: Arrays, present: Ints, simulate_cold_start: bool) -> None:
+        """Adds the rows of some cells of a window.
+
+        Args:
+            present: hosts that served in the window, one for each of all its cells.
+        """
+        end_us = int(cells["end_us"][0])
+        began_us = end_us - self._span_us
+        history, values = self.history.columns(began_us), self.history.host_values(began_us)
+        host, category = cells["host"].astype(np.int64), cells["category"].astype(np.int64)
+        found = cell_features(history, values, self._types, began_us, host, category)
+        rows.add(began_us, cells, found, _baseline(history, values)[host, category].T, cold_start=False)
+        if not simulate_cold_start:
+            return
+        chosen, hidden = self._as_if_new(end_us, present, history)
+        mask = (host == chosen) & np.isin(category, hidden)
+        if mask.any():
+            unseen = without_cells(history, chosen, hidden)
+            found = cell_features(unseen, values, self._types, began_us, host[mask], category[mask])
+            unknown = np.full((len(BASELINE_COLUMNS), int(mask.sum())), np.nan)
+            rows.add(began_us, {name: each[mask] for name, each in cells.items()}, found, unknown, cold_start=True)
 
     def save(self, path: Path) -> None:
         """Writes the history whole or not at all: arrays by name, never anything that could be executed."""
@@ -194,38 +206,31 @@ class _Rows:
     """Training rows as they come, in pieces."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Ints, Ints, Ints, CellFeatures, Floats, Ints, Floats, np.ndarray]] = []
+        self._parts: list[tuple[Arrays, CellFeatures, Floats]] = []
 
-    def add(
-        self,
-        began_us: int,
-        host: Ints,
-        category: Ints,
-        found: CellFeatures,
-        outcomes: Floats,
-        requests: np.ndarray,
-        baseline: Floats,
-        cold_start: bool,
-    ) -> None:
-        count = len(host)
-        self._parts.append(
-            (np.full(count, began_us), host, category, found, outcomes, requests, baseline, np.full(count, cold_start))
-        )
+    def add(self, began_us: int, cells: Arrays, found: CellFeatures, baseline: Floats, cold_start: bool) -> None:
+        count = len(cells["host"])
+        told = {
+            **{name: cells[name] for name in ("host", "category", "requests", "draw")},
+            **dict(zip(OUTCOMES, log_values(cells), strict=False)),
+            **{"time_us": np.full(count, began_us), "cold_start": np.full(count, cold_start)},
+            "weight": 1 / cells["share"],
+        }
+        self._parts.append((told, found, baseline))
 
     def frame(self, hosts: Sequence[str], categories: Sequence[str]) -> pd.DataFrame:
         if not self._parts:
             return pd.DataFrame()
-        times, host, category, found, outcomes, requests, baseline, cold_start = zip(*self._parts, strict=True)
+        told, found, baseline = zip(*self._parts, strict=True)
         features = CellFeatures(
             np.concatenate([each.numeric for each in found]),
             {view: np.concatenate([each.naive[view] for each in found], axis=1) for view in NAIVE},
             np.concatenate([each.own for each in found]),
         )
-        time, host, category = (np.concatenate(each) for each in (times, host, category))
-        frame = frame_of(time, host, category, features, hosts, categories)
-        measured = dict(zip(OUTCOMES, np.concatenate(outcomes, axis=1), strict=True))
-        measured["requests"] = np.concatenate(requests)
-        measured["cold_start"] = np.concatenate(cold_start)
+        columns = {name: np.concatenate([each[name] for each in told]) for name in told[0]}
+        host, category = (columns.pop(name).astype(np.int64) for name in ("host", "category"))
+        frame = frame_of(columns.pop("time_us"), host, category, features, hosts, categories)
+        measured = {name: columns[name] for name in (*OUTCOMES, "requests", "cold_start", "draw", "weight")}
         measured.update(zip(BASELINE_COLUMNS, np.concatenate(baseline, axis=1), strict=True))
         return pd.concat([frame, pd.DataFrame(measured)], axis=1)
 

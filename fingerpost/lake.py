@@ -19,6 +19,7 @@ from fingerpost.names import is_name
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.compute as pc
 
 INBOX = "inbox"
 QUARANTINE = "quarantine"
@@ -98,6 +99,7 @@ def read(
     end_us: int | None = None,
     columns: Sequence[str] | None = None,
     on: Sequence[str] | None = None,
+    where: "pc.Expression | None" = None,
 ) -> "pa.Table":
     """Reads rows of one kind of data of a service, ordered by `time`; equal times in the order of their files' names.
 
@@ -106,12 +108,13 @@ def read(
         begin_us, end_us: bounds of `time`, from inclusive, to exclusive, microseconds since 1970; None: unbounded.
         columns: those to read; None: all. One that a file lacks is null there. `FILE` is the path of a row's file.
         on: dates of the partitions to read, `YYYY-MM-DD`; None: all that can hold such times.
+        where: condition that rows must meet, in columns that all files have; None: none.
     """
     place = (lake, kind, service)
     for _ in range(_READ_ATTEMPTS - 1):
         with contextlib.suppress(FileNotFoundError):
-            return _scan(_partition_files(*place, begin_us, end_us, on), kind, begin_us, end_us, columns)
-    return _scan(_partition_files(*place, begin_us, end_us, on), kind, begin_us, end_us, columns)
+            return _scan(_partition_files(*place, begin_us, end_us, on), kind, begin_us, end_us, columns, where)
+    return _scan(_partition_files(*place, begin_us, end_us, on), kind, begin_us, end_us, columns, where)
 
 
 def read_frame(
@@ -241,7 +244,12 @@ def _partition_files(
 
 
 def _scan(
-    paths: list[str], kind: str, begin_us: int | None, end_us: int | None, columns: Sequence[str] | None
+    paths: list[str],
+    kind: str,
+    begin_us: int | None,
+    end_us: int | None,
+    columns: Sequence[str] | None,
+    where: "pc.Expression | None",
 ) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -253,6 +261,7 @@ def _scan(
     edges = [None if edge is None else pa.scalar(edge, schema.field("time").type) for edge in (begin_us, end_us)]
     bounds = [] if edges[0] is None else [ds.field("time") >= edges[0]]
     bounds += [] if edges[1] is None else [ds.field("time") < edges[1]]
+    bounds += [] if where is None else [where]
     table = ds.dataset(paths, schema=schema, format="parquet").to_table(
         columns=["__filename" if name == FILE else name for name in names],
         filter=functools.reduce(operator.and_, bounds) if bounds else None,

@@ -18,15 +18,7 @@ from fingerpost.workers import SERIAL, workers_of
 def features_flow(service: str = "") -> dict[str, Any]:
     """Builds the features of the service; leaves a report of hosts and categories."""
     settings = settings_of(service)
-    chosen = FeatureSettings(
-        settings.window_s,
-        settings.halflife_s,
-        settings.max_categories,
-        settings.min_category_requests,
-        tuple(settings.route_templates),
-        category_drift=settings.category_drift,
-    )
-    report: FeaturesReport = run_step("features", lambda: _build(settings, chosen))
+    report: FeaturesReport = run_step("features", lambda: _build(settings))
     leave_markdown(
         settings,
         "features",
@@ -36,9 +28,23 @@ def features_flow(service: str = "") -> dict[str, Any]:
     return asdict(report)
 
 
-def _build(settings: Settings, chosen: FeatureSettings) -> FeaturesReport:
+def feature_settings(settings: Settings) -> FeatureSettings:
+    """What features depend on, of the settings."""
+    return FeatureSettings(
+        settings.window_s,
+        settings.halflife_s,
+        settings.max_categories,
+        settings.min_category_requests,
+        tuple(settings.route_templates),
+        category_drift=settings.category_drift,
+        max_rows=settings.max_training_rows,
+        recent_hours=settings.training_recent_hours,
+    )
+
+
+def _build(settings: Settings) -> FeaturesReport:
     with lake_lock(settings.lake, settings.service), workers_of(settings, SERIAL) as workers:
-        return build_features(settings.lake, settings.service, chosen, workers=workers)
+        return build_features(settings.lake, settings.service, feature_settings(settings), workers=workers)
 
 
 def _markdown(report: FeaturesReport) -> str:

@@ -19,7 +19,7 @@ def share_under(rows: pd.DataFrame, predicted_log: Floats) -> float:
     A window keeps three quantiles of its durations; between them the share is interpolated on a log scale.
 
     Args:
-        rows: training rows with the measured latencies (logs) and `requests`.
+        rows: training rows with the measured latencies (logs), `requests` and `weight`.
         predicted_log: logs of a predicted latency, shape (rows,).
     """
     shares, weight = _shares(rows, predicted_log)
@@ -60,4 +60,4 @@ def _shares(rows: pd.DataFrame, predicted_log: Floats) -> tuple[Floats, Floats]:
     row = np.arange(len(x))
     left, width = x[row, piece], np.maximum(x[row, piece + 1] - x[row, piece], 1e-9)
     shares = y[piece] + (y[piece + 1] - y[piece]) * np.clip((value - left) / width, 0.0, 1.0)
-    return shares, np.where(usable, rows["requests"].to_numpy(np.float64), 0.0)
+    return shares, np.where(usable, (rows["requests"] * rows["weight"]).to_numpy(np.float64), 0.0)

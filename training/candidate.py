@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fingerpost.features.thinning import thinned
 from fingerpost.settings import Settings
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.calibration import PROMISED, share_under, shift_to
@@ -83,7 +84,7 @@ def make_candidate(
     fitting, validating = time_split(past["time"], settings.test_share, gap)
     train, valid = past[fitting], past[validating & ~past["cold_start"].to_numpy(bool)]
     with workers_of(settings, THREADS) as workers:
-        tuning = tune(past, gap, budget, begin_with, tell, workers)
+        tuning = tune(thinned(past, settings.max_tuning_rows), gap, budget, begin_with, tell, workers)
         progress("fitting")
         bundle = fit_bundle(train, valid, tuning.params, workers=workers)
         bundle = calibrated(bundle, train, valid, tuning.params, workers)

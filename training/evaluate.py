@@ -106,7 +106,8 @@ def score(bundle: ModelBundle, rows: pd.DataFrame) -> dict[str, TargetScore]:
     """Scores a model and the naive forecasts on the same rows, target by target."""
     predicted = bundle.predict_log(rows)
     scores = {}
-    requests = rows["requests"].to_numpy(np.float64)
+    weight = rows["weight"].to_numpy(np.float64)
+    requests = rows["requests"].to_numpy(np.float64) * weight
     for target in bundle.targets:
         actual = rows[target].to_numpy(np.float64)
         weighted = TargetScore(
@@ -116,8 +117,8 @@ def score(bundle: ModelBundle, rows: pd.DataFrame) -> dict[str, TargetScore]:
         )
         scores[target] = TargetScore(
             rows=int(np.isfinite(actual).sum()),
-            model=log_mae(actual, predicted[target]),
-            naive={view: log_mae(actual, rows[naive_column(view, target)]) for view in NAIVE},
+            model=log_mae(actual, predicted[target], weight),
+            naive={view: log_mae(actual, rows[naive_column(view, target)], weight) for view in NAIVE},
             request_skill=weighted.skill,
         )
     return scores

@@ -39,7 +39,7 @@ _TREE_ROWS = 200_000
 # Weight of a simulated cold start, beside a row that happened.
 _COLD_START_WEIGHT = 0.5
 # Columns that the weight of a training row is made of.
-WEIGHT_COLUMNS = ("requests", "cold_start")
+WEIGHT_COLUMNS = ("requests", "cold_start", "weight")
 # Before this long there is no telling the time of day or week from the course of time.
 _DAYS = {"day": 3.0, "week": 15.0}
 # Physics: more requests on a host never make it faster; fewer cores never give more throughput.
@@ -100,8 +100,9 @@ def training_set(rows: pd.DataFrame, matrix: Floats, target: str) -> TrainingSet
             f"{target} is known in none of the {len(rows)} windows of this part of the telemetry: it takes requests"
             f"{sampled} that were answered with a status of 100 to 399 and whose duration is known"
         )
-    # A window of many requests is measured better; the gain flattens, since load differs within a window too.
-    weight = np.log1p(rows["requests"].to_numpy(np.float64)[known])
+    # A window of many requests is measured better; the gain flattens, since load differs within a window too. Rows of
+    # which only a share was kept stand for the others.
+    weight = np.log1p(rows["requests"].to_numpy(np.float64)[known]) * rows["weight"].to_numpy(np.float64)[known]
     weight = np.where(rows["cold_start"].to_numpy(bool)[known], _COLD_START_WEIGHT * weight, weight)
     return TrainingSet(matrix[known], outcome[known], weight)
 

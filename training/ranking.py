@@ -79,6 +79,8 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
     """One row a (window, category) with at least two hosts whose cost is known: `hosts`, `requests`, `regret`,
     `chance`, `remembered`, `correlation`, and `model`, `baseline`: the cost of the host chosen over the mean of all.
 
+    Requests are those that the rows stand for: where a share was kept, by their `weight`.
+
     Cost is that of the next request at the load of the window's beginning, by throughput, or by median latency where
     no throughput was measured; the truth is what the window then measured.
     """
@@ -91,7 +93,11 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
         baseline = rows[served].fillna(baseline)
     inflight = np.expm1(rows["host_inflight"].fillna(0.0).to_numpy(np.float64))
     cost = pd.DataFrame(
-        {"time": rows["time"], "category": rows["category"].astype("str"), "requests": rows["requests"]}
+        {
+            "time": rows["time"],
+            "category": rows["category"].astype("str"),
+            "requests": rows["requests"] * rows["weight"],
+        }
     )
     for name, logs in (("true", rows[target]), ("model", predicted), ("baseline", baseline)):
         value = np.exp(np.asarray(logs, dtype=np.float64))

@@ -83,7 +83,7 @@ def train(
     Raises:
         NoDataError: there is too little to train on.
     """
-    rows = load_training_rows(lake, settings.service, settings.max_training_rows)
+    rows = load_training_rows(lake, settings.service, settings.max_training_rows, settings.training_recent_hours)
     registry = Registry(settings)
     params = champion_params(registry)
     storage = settings.tuning_storage or f"sqlite:///{settings.home / 'tuning.db'}"

@@ -205,7 +205,8 @@ def trial_data(rows: pd.DataFrame, gap: pd.Timedelta) -> TrialData:
         scored = later & happened
         for target in TARGETS:
             train = training_set(rows[earlier], matrix[earlier], target)
-            naive = log_mae(rows.loc[scored, target], rows.loc[scored, naive_column("ewma", target)])
+            judged = rows.loc[scored, [target, naive_column("ewma", target), "weight"]]
+            naive = log_mae(judged[target], judged[naive_column("ewma", target)], judged["weight"])
             blend = Blend.fit(train.matrix, train.outcome, target)
             cases.append(Case(target, earlier, scored, blend, naive))
     return TrialData(rows[[*WEIGHT_COLUMNS, *TARGETS]], matrix, tuple(cases))
@@ -220,7 +221,9 @@ def score_case(data: TrialData, item: tuple[int, dict[str, Any]]) -> float:
     predicted = case.blend.predict(valid.matrix, case.target) + booster.predict(
         valid.matrix, num_iteration=booster.best_iteration, num_threads=1
     )
-    return log_mae(valid.outcome, predicted) / case.naive if case.naive > 0 else 1.0
+    later = data.rows.loc[case.later, [case.target, "weight"]]
+    stands_for = later.loc[np.isfinite(later[case.target]), "weight"]
+    return log_mae(valid.outcome, predicted, stands_for) / case.naive if case.naive > 0 else 1.0
 
 
 def _score(trial: "optuna.Trial", data: TrialData, workers: Workers) -> float:

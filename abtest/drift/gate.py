@@ -38,7 +38,8 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
     if run is None:
         raise NoDataError(f"{registry.name} has no version {model_version}, or not the run that made it")
     begin, learned_until, end = _window(run.data.params, settings.model_name, model_version)
-    rows = load_training_rows(settings.lake, settings.service, settings.max_training_rows)
+    limits = (settings.max_training_rows, settings.training_recent_hours)
+    rows = load_training_rows(settings.lake, settings.service, *limits)
     reference, current = split_rows(rows, begin, end, settings.drift_window_s)
     registered = registry.load(model_version)
     scored = registry.load_scored(run.info.run_id) or registered

@@ -40,7 +40,18 @@ class Training(BaseModel):
         description="Hold out this fraction of the windows, the latest, for evaluation (0..1).",
     )
     max_training_rows: int = Field(
-        default=1_000_000, ge=100, description="Train on at most this many rows, the latest first."
+        default=300_000,
+        ge=100,
+        description="Train on about this many rows: up to half are of the latest hours, the rest are drawn at random "
+        "from the whole history.",
+    )
+    training_recent_hours: float = Field(
+        default=6.0,
+        gt=0,
+        description="Keep all training rows of the latest hours, as far as `max_training_rows` allows, hours.",
+    )
+    max_tuning_rows: int = Field(
+        default=50_000, ge=100, description="Tune on about this many rows, drawn at random from those trained on."
     )
     challenger_min_skill: float = Field(
         default=0.0, le=1, description="Make a new version the challenger when its mean skill is above this."

@@ -17,7 +17,7 @@ from benchmarks.envoy import Options, measure_envoy
 from benchmarks.learn_table import decisions, learn_table, table_error
 from benchmarks.rivals import RIVALS
 from benchmarks.sinkhole import measure_sinkhole, trials
-from benchmarks.training import measure_training
+from benchmarks.training import measure_fits
 from benchmarks.unlike import fleets, measure_unlike
 from benchmarks.windowing import measure_windowing
 from benchmarks.wire import bytes_a_day
@@ -66,7 +66,7 @@ def test_every_record_is_windowed_and_every_target_fitted():
     windowed = measure_windowing(5000)
     assert windowed["records_per_s"] > 0
     assert 0 < windowed["windows"] <= 5000
-    assert measure_training(2000, 10)["targets"] == 3
+    assert measure_fits(2000, 10)["targets"] == 3
 
 
 def log_line(category, host, took_s, decision=""):

@@ -26,7 +26,7 @@ from fingerpost.training.registry import Registry
 from tests.support.latest_features import latest_features
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
-SETTINGS = Settings(window_s=5, halflife_s=30, tuning_trials=3, tuning_timeout_s=30)
+SETTINGS = Settings(window_s=5, halflife_s=30, tuning_trials=3, tuning_timeout_s=30, tuning_jobs=1)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,9 @@ def test_folds_are_purged_and_go_forward(seconds):
 
 
 def test_a_target_that_is_not_known_says_of_what_and_what_it_takes():
-    rows = pd.DataFrame({"requests": [1, 2, 3], "cold_start": False, "throughput_rps": np.nan, "latency_p50_s": np.nan})
+    rows = pd.DataFrame(
+        {"requests": [1, 2, 3], "cold_start": False, "weight": 1.0, "throughput_rps": np.nan, "latency_p50_s": np.nan}
+    )
     for target, sampled in (("throughput_rps", True), ("latency_p50_s", False)):
         with pytest.raises(NoDataError, match=r"in none of the 3 windows.*status of 100 to 399") as raised:
             training_set(rows, np.zeros((3, 1)), target)
