@@ -245,6 +245,9 @@ def anticipate(
     pickers: Annotated[str, typer.Option(help="Numbers of pickers.")] = "1,10",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
     predictors: Annotated[str, typer.Option(help="Those to run.")] = "clairvoyant,average,baseline,learned",
+    pictures: Annotated[
+        Path | None, typer.Option(help="Only draw a picture of each scenario into this folder, of seed 1.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Simulated fleets in which something can be anticipated: what foresight is worth, and what ours has of it."""
@@ -260,8 +263,14 @@ def anticipate(
             err=True,
         )
 
+    wanted = scenario.split(",") if scenario else list(names())
+    if pictures:
+        from benchmarks.anticipation_pictures import write_pictures
+
+        write_pictures(wanted, 1, pictures, lambda text: typer.echo(text, err=True))
+        return
     found = measure_anticipation(
-        scenario.split(",") if scenario else names(),
+        wanted,
         [float(load) for load in loads.split(",")],
         [int(count) for count in pickers.split(",")],
         range(1, seeds + 1),

@@ -21,7 +21,7 @@ SCENARIOS = Path(__file__).parents[1] / "simulator" / "scenarios" / "anticipatio
 HALFLIVES_S, HORIZONS_S = (3.0, 10.0, 30.0), (1.0, 3.0)
 PREDICTORS = ("clairvoyant", "average", "baseline", "learned")
 # A host is in a spell while it is so many times slower than by itself; what counts is the beginning of spells.
-_SPELL, _BEGINNING_S = 1.5, 15.0
+SPELL, _BEGINNING_S = 1.5, 15.0
 _LN2 = float(np.log(2))
 
 
@@ -119,16 +119,12 @@ def _compared(row: dict[str, Any]) -> dict[str, Any]:
 def _variants(bench: Bench, predictor: str) -> Iterator[tuple[float, Predictor | None]]:
     """The settings in which a predictor is tried, with what predicts; None: as the policy's name says."""
 
-    def changed(**update: float) -> Scenario:
-        predictions = bench.scenario.predictions.model_copy(update=update)
-        return bench.scenario.model_copy(update={"predictions": predictions})
-
     if predictor == "average":
         for halflife_s in HALFLIVES_S:
-            yield halflife_s, Average(changed(memory_s=halflife_s / _LN2), bench.fleet)
+            yield halflife_s, Average(with_halflife(bench.scenario, halflife_s), bench.fleet)
     elif predictor == "clairvoyant":
         for horizon_s in HORIZONS_S:
-            yield horizon_s, Clairvoyant(changed(horizon_s=horizon_s), bench.fleet)
+            yield horizon_s, Clairvoyant(predicting(bench.scenario, horizon_s=horizon_s), bench.fleet)
     else:
         yield 0.0, None
 
@@ -153,10 +149,20 @@ def _run(
     )
 
 
+def predicting(scenario: Scenario, **changes: Any) -> Scenario:
+    """The scenario with other `Predictions`."""
+    return scenario.model_copy(update={"predictions": scenario.predictions.model_copy(update=changes)})
+
+
+def with_halflife(scenario: Scenario, halflife_s: float) -> Scenario:
+    """The scenario with averages of this half-life."""
+    return predicting(scenario, memory_s=halflife_s / _LN2)
+
+
 def spell_begins(scenario: Scenario, chunks: Sequence[Chunk]) -> Floats:
     """When, after the warm-up, hosts became slower or another mix came, seconds from the start, in order."""
     ends = np.array([chunk.end_s for chunk in chunks])
-    slow = np.array([chunk.samples.slowed > _SPELL for chunk in chunks])
+    slow = np.array([chunk.samples.slowed > SPELL for chunk in chunks])
     begun = ends[1:][(slow[1:] & ~slow[:-1]).any(axis=1)]
     every = np.unique(np.concatenate([begun, [mix.at_s for mix in scenario.mix if mix.at_s > 0]]))
     return every[every >= scenario.warmup_s]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.anticipate import Seen, near_spells, summarise
+from benchmarks.anticipation_pictures import Course, around, chosen, draw, slowdown
 
 BASE = Seen("jobs", "average", 10.0, 0.8, 10, 1, p99_s=0.5, spell_p99_s=0.8, mean_s=0.1)
 
@@ -38,3 +39,41 @@ def test_no_share_is_told_where_there_is_nothing_to_gain():
     (row,) = summarise(found)
     assert row["baseline_share"] is None
     assert row["baseline_ratio"] == 1.0
+
+
+def made_course(true_rps, begins):
+    sent = np.ones(true_rps.shape, dtype=np.int64)
+    return Course(true_rps, true_rps, sent, begins)
+
+
+def test_a_picture_is_of_the_host_with_the_most_spells_that_are_whole():
+    # The first host's spells are too near to the ends to be drawn.
+    course = made_course(np.full((200, 3), 10.0), [[3, 190, 195], [60], [50, 120]])
+    assert chosen(course) == (2, [50, 120])
+
+
+def test_where_nothing_is_a_spell_a_picture_is_of_the_largest_slow_down():
+    rps = np.full((200, 3), 10.0)
+    rps[100:, 1] = 4.0
+    rps[140:, 2] = 8.0
+    assert chosen(made_course(rps, [[], [], []])) == (1, [100])
+
+
+def test_slow_down_is_against_a_host_at_its_best_and_drawn_as_a_mean_over_spells():
+    rps = np.full((200, 1), 10.0)
+    rps[50:60], rps[120:130] = 2.0, 5.0
+    mean = around(slowdown(rps, rps), [50, 120])[:, 0]
+    assert len(mean) == 65
+    assert mean[:25].tolist() == [1.0] * 25
+    assert mean[25] == pytest.approx((5.0 + 2.0) / 2)
+    assert mean[35:].tolist() == [1.0] * 30
+
+
+def test_a_picture_is_made_of_a_run_with_spells_and_of_one_without(tmp_path):
+    rps = np.full((200, 3), 10.0)
+    rps[100:120, 1] = 2.0
+    for name, begins in (("spell", [[], [100], []]), ("none", [[], [], []])):
+        course = made_course(rps, begins)
+        path = draw(name, 1, {"average": course, "model": course}, tmp_path / f"{name}.png")
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size < 60_000
