@@ -284,6 +284,47 @@ def anticipate(
         typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
 
 
+def llm(
+    loads: Annotated[str, typer.Option(help="Shares of what the pool can serve.")] = "0.6,0.8",
+    pickers: Annotated[str, typer.Option(help="Numbers of pickers that know nothing of each other.")] = "1,10",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
+    policies: Annotated[str, typer.Option(help="Those to run; see simulator/llm.py.")] = (
+        "random,least_request,active_request,token_load,queue_and_cache,known,fingerpost,streamed"
+    ),
+    arrivals: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A trace, TIMESTAMP,ContextTokens,GeneratedTokens; else drawn."),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """A simulated pool of unlike accelerators that serve language models: time to the first token, ours and others'."""
+    import json
+
+    from benchmarks.llm import Run, as_json, measure_llm
+
+    def progress(run: Run) -> None:
+        typer.echo(
+            f"load {run.load:.2f} pickers {run.pickers:3} seed {run.seed} {run.policy:15} "
+            f"first token p50 {run.seen.first_p50_s:6.2f} p99 {run.seen.first_p99_s:7.2f} s, "
+            f"last p99 {run.seen.end_p99_s:7.2f} s",
+            err=True,
+        )
+
+    found = measure_llm(
+        [float(load) for load in loads.split(",")],
+        [int(count) for count in pickers.split(",")],
+        range(1, seeds + 1),
+        policies.split(","),
+        arrivals,
+        progress,
+    )
+    if json_output:
+        typer.echo(json.dumps(as_json(found), indent=1))
+        return
+    for row in as_json(found)["rows"]:
+        typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+
+
 def unlike(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 3,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -465,6 +506,7 @@ for _command in (
     exploration,
     picker,
     guard,
+    llm,
     unlike,
     sinkhole,
     scoring,

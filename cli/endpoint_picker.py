@@ -31,6 +31,14 @@ def endpoint_picker(
     access_log: Annotated[
         Path | None, typer.Option(help="With --engine: Envoy's access log, as of `fingerpost router`.")
     ] = None,
+    streamed: Annotated[
+        bool,
+        typer.Option(
+            "--streamed",
+            help="Count requests until their answers begin, not until they end; for answers that come in pieces, as "
+            "those of language models.",
+        ),
+    ] = False,
 ) -> None:
     """Serves the endpoint picker protocol of the Kubernetes Gateway API: gateways ask it for a request's endpoints."""
     import asyncio
@@ -70,7 +78,8 @@ def endpoint_picker(
     if table is None:
         make_home(settings.home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    server = EndpointPickerServer(Chooser(Endpoints(upstreams), settings.panic_percent / 100), path, source)
+    chooser = Chooser(Endpoints(upstreams), settings.panic_percent / 100)
+    server = EndpointPickerServer(chooser, path, source, streamed)
     if metrics_port:
         serve_metrics(settings.bind_host, metrics_port, EndpointPickerMetrics(server))
     stopped = threading.Event()

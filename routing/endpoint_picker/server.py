@@ -28,13 +28,14 @@ class EndpointPickerServer:
         table: the file that the router keeps; need not be there yet.
         hosts: of `fingerpost.routing.hosts.host_source`, looked at every quarter of a second; those that drain are no
             endpoints. None: the chooser's endpoints stay.
+        streamed: see `fingerpost.routing.endpoint_picker.service.Exchange`.
 
     Attributes:
         picks: number of decisions by policy and reason of the fallback; `("", "no_endpoint")`: none could be chosen.
     """
 
-    def __init__(self, chooser: Chooser, table: Path, hosts: HostSource | None = None) -> None:
-        self.chooser, self._watch, self._hosts = chooser, TableWatch(table), hosts
+    def __init__(self, chooser: Chooser, table: Path, hosts: HostSource | None = None, streamed: bool = False) -> None:
+        self.chooser, self._watch, self._hosts, self._streamed = chooser, TableWatch(table), hosts, streamed
         self.picks: Counter[tuple[str, str]] = Counter()
         self._hosts_seen: list[Upstream] = []
         self._problem = ""
@@ -70,7 +71,7 @@ class EndpointPickerServer:
         """One request, as a stream of messages."""
         import grpc.aio
 
-        exchange = Exchange(self.chooser, self._count)
+        exchange = Exchange(self.chooser, self._count, self._streamed)
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
                 answer = exchange.answer(message)

@@ -25,9 +25,12 @@ class Exchange:
 
     Args:
         picked: called with every decision.
+        streamed: answers come in pieces, so a request counts until its answer begins. What endpoints tell is left out
+            then: they count requests until they end.
     """
 
-    def __init__(self, chooser: Chooser, picked: Any = None) -> None:
+    def __init__(self, chooser: Chooser, picked: Any = None, streamed: bool = False) -> None:
+        self._streamed = streamed
         self._chooser, self._endpoints, self._picked = chooser, chooser.endpoints, picked
         self._decision: Decision | None = None
         self._at: str | None = None
@@ -85,8 +88,13 @@ class Exchange:
         response.dynamic_metadata.update({LB_SPACE: {DESTINATION: listed}, LOG_SPACE: {LOG_KEY: found.as_text()}})
 
     def _response(self, message: Any, response: Any) -> None:
-        """Takes note of who answered, and how: the endpoints before it in the list did not take the request."""
+        """Notes who answered, and how: the endpoints before it in the list did not take the request."""
         response.response_headers.SetInParent()
+        self._note_answer(message, response)
+        if self._streamed:
+            self._leave()
+
+    def _note_answer(self, message: Any, response: Any) -> None:
         served, found = plain_endpoint(_text(message, LB_SPACE, SERVED)), self._decision
         if not served or not found:
             return
@@ -95,7 +103,7 @@ class Exchange:
         if served != found.endpoints[0]:
             self._served_elsewhere(served, found, response)
         requests = told_requests(orca)
-        if requests is not None and self._at == served:
+        if requests is not None and self._at == served and not self._streamed:
             self._endpoints.told(served, requests, time.monotonic())
 
     def _served_elsewhere(self, served: str, found: Decision, response: Any) -> None:

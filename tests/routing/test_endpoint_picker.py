@@ -25,6 +25,7 @@ from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
 from fingerpost.routing.endpoint_picker.service import DESTINATION, LB_SPACE, SERVED, SUBSET, SUBSET_SPACE, Exchange
 from fingerpost.routing.envoy.upstream import Upstream, parse_upstream
 from fingerpost.routing.hosts import host_source
+from fingerpost.routing.inflight import ORCA_HEADER
 from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import Arm, PickerSettings
 from tests.support.picker_harness import made_table
@@ -235,12 +236,13 @@ actions = st.lists(
 )
 
 
-@given(actions)
-@example([(0, "headers", 0), (0, "end", 0), (0, "response", 1)])
-def test_counts_are_those_of_what_is_under_way(steps):
+@given(actions, st.booleans())
+@example([(0, "headers", 0), (0, "end", 0), (0, "response", 1)], False)
+@example([(0, "headers", 0), (0, "response", 1), (0, "response", 2)], True)
+def test_counts_are_those_of_what_is_under_way(steps, streamed):
     """Whatever comes, in whatever order, and whatever hosts come and go: a count for each open exchange, none left."""
     made = chooser(costs())
-    exchanges = [Exchange(made) for _ in range(6)]
+    exchanges = [Exchange(made, streamed=streamed) for _ in range(6)]
     begun = set()
     for which, what, number in steps:
         exchange = exchanges[which]
@@ -249,6 +251,8 @@ def test_counts_are_those_of_what_is_under_way(steps):
             begun.add(which)
         elif what == "response":
             exchange.answer(message("response_headers", served=([*ADDRESSES, "10.9.9.9:1"] * 2)[number]))
+            if streamed:
+                begun.discard(which)
         elif what == "end":
             exchange.end()
             begun.discard(which)
@@ -263,6 +267,26 @@ def test_counts_are_those_of_what_is_under_way(steps):
     assert made.endpoints.inflight.sum() == 0
     made.endpoints.replace(HOSTS[:1])
     assert made.endpoints.addresses == ADDRESSES[:1]
+
+
+def test_streamed_answers_count_until_they_begin():
+    made = chooser(costs())
+    exchange, first = Exchange(made, streamed=True), ADDRESSES[2]
+    exchange.answer(message("request_headers", subset=[first]))
+    assert made.endpoints.inflight[2] == 1
+    begins = message("response_headers", served=first)
+    begins.response_headers.headers.headers.add(key=ORCA_HEADER, raw_value=b"TEXT named_metrics.inflight=9")
+    answer = exchange.answer(begins)
+    assert answer.WhichOneof("response") == "response_headers"
+    # The endpoint counts requests whose answers have begun too: its number is on another scale.
+    assert made.endpoints.inflight.sum() == made.endpoints.others.sum() == 0
+    exchange.answer(message("response_body"))
+    exchange.end()
+    assert made.endpoints.inflight.sum() == 0
+    whole = Exchange(made)
+    whole.answer(message("request_headers", subset=[first]))
+    whole.answer(begins)
+    assert (made.endpoints.inflight[2], made.endpoints.others[2]) == (1, 8)
 
 
 def test_the_server_counts_streams_that_break_off_and_tells_its_health(tmp_path):
@@ -310,6 +334,34 @@ def test_the_server_counts_streams_that_break_off_and_tells_its_health(tmp_path)
         return server.picks
 
     assert asyncio.run(run()) == {("fingerpost", ""): 5}
+
+
+def test_a_server_of_streamed_answers_counts_until_they_begin(tmp_path):
+    grpc = pytest.importorskip("grpc")
+    kinds = messages()
+
+    async def run():
+        server = EndpointPickerServer(chooser(), tmp_path / "table", streamed=True)
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(server.serve("127.0.0.1:0", stop, ready.set_result))
+        counts = []
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{await ready}") as channel:
+            call = channel.stream_stream(
+                f"/{SERVICE}/Process",
+                request_serializer=kinds.ProcessingRequest.SerializeToString,
+                response_deserializer=kinds.ProcessingResponse.FromString,
+            )()
+            for kind in ("request_headers", "response_headers", "response_body"):
+                await call.write(message(kind))
+                assert (await call.read()).WhichOneof("response") == kind
+                counts.append(int(server.chooser.endpoints.inflight.sum()))
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+        stop.set()
+        await serving
+        return counts
+
+    assert asyncio.run(run()) == [1, 0, 0]
 
 
 async def _until(true):
