@@ -1,10 +1,13 @@
 """A pool that serves language models keeps count of every token, takes the time it says, and routes as the product."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.llm import Run, measure_llm, summarise
 from fingerpost.errors import FingerpostError
 from fingerpost.simulator import llm_kernel as kernel
@@ -203,3 +206,14 @@ def test_a_trace_stands_for_many_services():
     found = pool_traffic(service, 5.0, 4.0, 1, 1)
     assert len(found.time_s) == pytest.approx(20, abs=3)
     assert set(found.prompt) == {10, 20}
+
+
+def test_the_command_tells_each_run_and_what_they_come_to():
+    options = ["--loads", "0.3", "--pickers", "2", "--seeds", "1", "--policies", "token_load,known", "--json"]
+    found = CliRunner().invoke(app, ["llm", *options], catch_exceptions=False)
+    assert found.exit_code == 0
+    told = json.loads(found.stdout)
+    assert [run["policy"] for run in told["runs"]] == ["token_load", "known"]
+    (row,) = told["rows"]
+    assert (row["load"], row["pickers"], row["best"]) == (0.3, 2, "token_load")
+    assert row["known_first_p99_s"] < row["token_load_first_p99_s"]
