@@ -63,7 +63,7 @@ def decisions(scenario: Scenario, chunks: list[Chunk], tables: list[tuple[str, F
         before, there = slice(0, number), host[:number]
         waiting = there[ended[before] > now]
         inflight = np.bincount(waiting, minlength=scenario.hosts)
-        slope, offset, weight = table[:, int(category[number])]
+        slope, offset, weight = table[:3, int(category[number])]
         cost = cost_at(slope, offset, inflight)
         chosen = int(host[number])
         retried = view.refuses(now, np.where(view.up(now), cost, np.inf), bool(explored[number]))

@@ -60,7 +60,7 @@ OWN, SCALED, REPORTED = range(3)
 def choose(
     state: State, cost: Floats, inflight: int, policy: int, picker: int, category: int, now: float, rtt: float
 ) -> int:
-    """The host for a request, -1 if the picker knows of none; `cost` is its category's, shape (3, H)."""
+    """The host for a request, -1 if the picker knows of none; `cost` is its category's, see `fingerpost`."""
     up, out, views = state.views_i[SEEN_UP, picker], state.views_i[OUT, picker], state.views_f
     mine, random = state.pickers[picker], state.random
     if policy == FINGERPOST:
@@ -120,19 +120,25 @@ def fingerpost(
 ) -> int:
     """Least `(inflight + 1) * cost[0] + cost[1]`, ties at random: `fingerpost.routing.cost`, compiled.
 
+    The rows of `cost` are slope, offset and weight for exploration, shape (3, H). Two more bend the cost of a picker
+    that is clairvoyant: times `1 + cost[3] * min(inflight, cost[4])`. The product's pickers have no such rows.
+
     Where no host can serve it is the one with the fewest requests, as pickers fall back. In-flight of the fleet is the
     picker's own, live, and the others' (`fingerpost.routing.inflight`): what the host told with its last answer to this
     picker less the picker's own then, of which the part `gone` has faded (`reported`), or own times pickers
     (`scaled`), or nothing (`own`).
     """
     factor = float(pickers) if inflight == SCALED else 1.0
-    share = 1.0 if inflight == REPORTED else 0.0
+    share, bent = 1.0 if inflight == REPORTED else 0.0, len(cost) > 3
     best, least, ties = -1, np.inf, 0
     for host in range(len(up)):
         if not up[host]:
             continue
         told = others[host] * max(1.0 - gone[host], 0.0)
-        total = (own[host] * factor + told * share + 1.0) * cost[0, host] + cost[1, host]
+        found = own[host] * factor + told * share
+        total = (found + 1.0) * cost[0, host] + cost[1, host]
+        if bent:
+            total *= 1.0 + cost[3, host] * min(found, cost[4, host])
         if total < least:
             best, least, ties = host, total, 1
         elif total == least and best >= 0:

@@ -1,7 +1,7 @@
 """The control plane of a run: tables by the product's router code, corrected by its guard, at the product's times."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from fingerpost.simulator.predictions import Predictor
 from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk, Records, Table
 
+# A request slows down those that come after it, as it is slowed down by those before it. So much of that counts, where
+# predictions have a slowdown: docs/anticipation.md has the measurements.
+_OTHERS = 0.5
 # Of the one model there is.
 _VERSION = ""
 _NEVER_US = 2**62
@@ -39,7 +42,7 @@ class Control:
         self.exponents: list[float] = []
 
     def costs(self, now_s: float) -> Floats | None:
-        """What pickers find when they look now, shape (routers, 3, categories, hosts); None: nothing new.
+        """What pickers find when they look now, shape (routers, 5, categories, hosts); None: nothing new.
 
         A table that is written now is found at the next look.
         """
@@ -106,14 +109,15 @@ class _Router:
         self._categories = tuple(f"{number}" for number in range(scenario.categories))
         self._guard = Guard(self._hosts, self._categories, has.prediction_trust) if has.guard else None
         self._lines: deque[_Lines] = deque()
+        self._slowdown, self._reach = np.zeros((scenario.hosts, scenario.categories)), np.zeros(scenario.hosts)
         self._next_s = phase * has.router_s
-        self.trust, self.cost = has.prediction_trust, np.zeros((3, scenario.categories, scenario.hosts))
+        self.trust, self.cost = has.prediction_trust, np.zeros((5, scenario.categories, scenario.hosts))
         self.exploration = has.exploration
 
     def log(self, chunk: Chunk) -> None:
         """Takes the requests of a span that this router's proxies have sent."""
         if self._guard is not None:
-            outcomes = _logged(chunk.records, self._picker, self._hosts_tell)
+            outcomes = self._unhindered(_logged(chunk.records, self._picker, self._hosts_tell))
             self._lines.append(_Lines(chunk.end_s + self._flush_s, outcomes))
 
     def look(self, now_s: float, table: Table, fresh: bool) -> bool:
@@ -128,13 +132,20 @@ class _Router:
         if self._guard is not None:
             correction = self._guard.correct(_VERSION, table.throughput_rps, table.slots, now_s)
             self.trust = correction.trust
+        self._slowdown, self._reach = table.slowdown, table.reach
         made = table_of(self._said(table), self._settings, 0, correction)
         count = len(self._categories)
         assert made.explore is not None  # noqa: S101
         cells = (made.slope, made.offset, made.explore)
-        self.cost = np.stack([each[0, :count, :-1] for each in cells]).astype(np.float64)
+        self.cost[:3] = [each[0, :count, :-1] for each in cells]
+        self.cost[3], self.cost[4] = (1 + _OTHERS) * table.slowdown.T, table.reach
         self.exploration = made.settings.exploration
         return True
+
+    def _unhindered(self, seen: Outcomes) -> Outcomes:
+        """Latencies as they were without others in service: what predictions with a slowdown are judged by."""
+        beside = np.minimum(np.nan_to_num(seen.inflight), self._reach[seen.host])
+        return replace(seen, latency_s=seen.latency_s / (1 + self._slowdown[seen.host, seen.category] * beside))
 
     def _judge(self, now_s: float, table: Table) -> None:
         assert self._guard is not None  # noqa: S101

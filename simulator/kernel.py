@@ -78,9 +78,8 @@ class Input(NamedTuple):
             (C, C) or empty.
         failures: a row for each rule by which hosts fail, see FAILS_HOST; category -1: any; seconds.
         event_time, events: what befalls hosts; host and kind, shape (e, 2).
-        cost: what an in-flight request costs on a host, what is added, and the weight for exploration, shape
-            (tables, 3, C, H): a table a picker,
-            or one for all.
+        cost: see `fingerpost.simulator.choice.fingerpost`, shape (tables, 3 or 5, C, H): a table a picker, or one for
+            all.
         exploration: share of the requests that is explored, alike.
     """
 

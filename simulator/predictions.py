@@ -60,8 +60,9 @@ class Oracle:
 class Clairvoyant:
     """The true mean service time of every cell over the next `horizon_s`: what no predictor can know better.
 
-    Of what traffic itself causes it knows how things are now and where they are heading: the requests in service, and
-    when a reservoir reaches its limit if it goes on filling as it did within the last span.
+    Of what traffic itself causes it knows how things are now and where they are heading: the categories in service, and
+    when a reservoir reaches its limit if it goes on filling as it did within the last span. Of hosts that slow down
+    with the number of requests on them it knows the law, so that pickers see the speed at the load they add to.
     """
 
     def __init__(self, scenario: Scenario, fleet: Fleet) -> None:
@@ -87,10 +88,10 @@ class Clairvoyant:
         """The mean from now to the horizon."""
         first = min(int(now_s / TICK_S), len(self._fleet.service_s) - 1)
         last = max(int(np.ceil((now_s + self._horizon_s) / TICK_S)), first + 1)
-        busy = self._beside.sum(axis=1)[:, None]
-        beside = self._fleet.crowding.T * busy + self._beside @ self._fleet.harm.T
+        beside = self._beside @ self._fleet.harm.T
         service = self._fleet.service_s[first:last].mean(axis=0).T * (1 + beside) * self._slowed()[:, None]
-        return Table(self._fleet.servers[:, None] / service, service, slots=self._slots)
+        rate, reach = self._fleet.servers[:, None] / service, self._fleet.slots.astype(np.float64) - 1
+        return Table(rate, service, slots=self._slots, slowdown=self._fleet.crowding.T, reach=reach)
 
     def _slowed(self) -> Floats:
         """How many times slower its reservoir makes each host over the horizon, shape (H,)."""

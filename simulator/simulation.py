@@ -47,6 +47,9 @@ class Table:
         weights: of the hosts, less than 1 where they are being ramped up, shape (H,).
         slots: shape (H,); NaN where hosts do not tell.
         evidence: requests that the predictions are of, shape (H, C); many where it is not said.
+        slowdown: part of its time that each other request in service adds to a cell's, shape (H, C); predictions are
+            then of a host without others. 0 where it is not said, as the engine's tables have it.
+        reach: requests that can be in service beside another one, shape (H,).
     """
 
     throughput_rps: Floats
@@ -55,11 +58,13 @@ class Table:
     weights: Floats = field(default_factory=lambda: _UNSAID)
     slots: Floats = field(default_factory=lambda: _UNSAID)
     evidence: Floats = field(default_factory=lambda: _UNSAID)
+    slowdown: Floats = field(default_factory=lambda: _UNSAID)
+    reach: Floats = field(default_factory=lambda: _UNSAID)
 
     def __post_init__(self) -> None:
         hosts, cells = self.throughput_rps.shape[0], self.throughput_rps.shape
-        unsaid = {"success_rate": (cells, 1.0), "evidence": (cells, _MUCH)}
-        unsaid |= {"weights": (hosts, 1.0), "slots": (hosts, np.nan)}
+        unsaid = {"success_rate": (cells, 1.0), "evidence": (cells, _MUCH), "slowdown": (cells, 0.0)}
+        unsaid |= {"weights": (hosts, 1.0), "slots": (hosts, np.nan), "reach": (hosts, 0.0)}
         for name, (shape, value) in unsaid.items():
             if getattr(self, name) is _UNSAID:
                 object.__setattr__(self, name, np.full(shape, value))
@@ -161,8 +166,8 @@ class Simulation:
         """Pickers use these costs from now on.
 
         Args:
-            costs: slope, offset and weight for exploration, shape (tables, 3, categories, hosts); one table a picker,
-                or one for all.
+            costs: the rows of `fingerpost.simulator.choice.fingerpost`, shape (tables, 3 or 5, categories, hosts); one
+                table a picker, or one for all.
             exploration: share of the requests that is explored, by each of these tables; None: as before.
         """
         if exploration is not None:

@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fingerpost.routing.cost import cost_at
 from fingerpost.simulator.causes import Churn, Cold, Jobs, Restarts, churned, cold_factors, job_factors, restart_times
+from fingerpost.simulator.choice import OWN, fingerpost
+from fingerpost.simulator.control import Control
 from fingerpost.simulator.fleet import build_fleet
 from fingerpost.simulator.predictions import Average, Clairvoyant, Ewma
 from fingerpost.simulator.run import Bench
@@ -193,3 +196,37 @@ def test_the_clairvoyant_knows_jobs_before_they_begin_and_when_credits_end():
 @pytest.mark.parametrize("path", sorted(ANTICIPATION.glob("*.json")), ids=lambda path: path.stem)
 def test_every_scenario_of_foresight_can_be_read(path):
     assert load_scenario(path).past_s == 2400
+
+
+def test_the_clairvoyant_lets_pickers_see_the_speed_at_the_load_they_add_to():
+    crowded = scenario(crowding=[[0.5, 0.0, 0.0, 0.0, 0.0, 0.0]] * 4, slots=3)
+    bench = Bench(crowded, 1)
+    known = Clairvoyant(crowded, bench.fleet)
+    table = known.table(5.0)
+    assert table.slowdown[:, 0].tolist() == [0.5, 0, 0, 0, 0, 0]
+    assert table.reach.tolist() == [2] * 6
+    np.testing.assert_array_equal(table.latency_s, bench.fleet.service_s[5].T)
+    control = Control(crowded, known, pickers=1)
+    bend, reach = control.costs(0.0)[0, 3:]
+    np.testing.assert_array_equal(bend, 1.5 * table.slowdown.T)
+    np.testing.assert_array_equal(reach, np.broadcast_to(table.reach, reach.shape))
+    # What a host's requests do to each other is not taken for an error of the predictions.
+    chunks = []
+    assert bench.run("fingerpost", 0.7, 1, chunks.append, known).trust == 1.0
+    host, found = (np.concatenate([getattr(each.records, name) for each in chunks]) for name in ("host", "inflight"))
+    assert found[host == 0].mean() < found[host == 3].mean()  # of the same class
+    flat = Control(scenario(), Average(scenario(), build_fleet(scenario(), 1)), pickers=1)
+    assert not flat.costs(0.0)[0, 3:].any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bent_cost_grows_up_to_its_reach(seed):
+    rng = np.random.default_rng(seed)
+    up, gone, rows = np.ones(6, dtype=np.int64), np.zeros(6), rng.random((5, 6))
+    rows[4] = rng.integers(0, 4, 6)
+    for _ in range(50):
+        own = rng.integers(0, 8, 6)
+        cost = cost_at(rows[0], rows[1], own)
+        bent = cost * (1 + rows[3] * np.minimum(own, rows[4]))
+        assert fingerpost(up, own, gone, gone, rows, OWN, 1, np.array([7])) == bent.argmin()
+        assert fingerpost(up, own, gone, gone, rows[:3], OWN, 1, np.array([7])) == cost.argmin()
