@@ -288,7 +288,7 @@ def llm(
     loads: Annotated[str, typer.Option(help="Shares of what the pool can serve.")] = "0.6,0.8",
     pickers: Annotated[str, typer.Option(help="Numbers of pickers that know nothing of each other.")] = "1,10",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
-    policies: Annotated[str, typer.Option(help="Those to run; see simulator/llm.py.")] = (
+    policies: Annotated[str, typer.Option(help="Those to run, see simulator/llm.py; `learned` too.")] = (
         "random,least_request,active_request,token_load,queue_and_cache,known,fingerpost,streamed"
     ),
     arrivals: Annotated[

@@ -8,12 +8,25 @@ from typing import Any
 import numpy as np
 
 from fingerpost.errors import FingerpostError
-from fingerpost.simulator.llm import HEURISTICS, OURS, POLICIES, Seen, pool_capacity_rps, pool_hosts, run_pool, seen
+from fingerpost.simulator.llm import (
+    HEURISTICS,
+    OURS,
+    POLICIES,
+    Seen,
+    learn_pool,
+    pool_capacity_rps,
+    pool_hosts,
+    run_pool,
+    seen,
+)
 from fingerpost.simulator.llm_traffic import drawn_service, pool_traffic, read_service
 
 WARMUP_S, MEASURED_S = 90.0, 210.0
 # The capacity is of so much traffic: answers have a heavy tail.
 _SAMPLE_S, _SAMPLE_RPS = 2000.0, 50.0
+# `streamed` by a model that has learned from other traffic to the same hosts.
+LEARNED = "learned"
+_PAST_S, _PAST_LOAD, _DAY = 1200.0, 0.7, 1_000_003
 
 
 @dataclass(frozen=True)
@@ -43,18 +56,23 @@ def measure_llm(
     Raises:
         FingerpostError: there is no such policy, or the trace cannot be used.
     """
-    if unknown := set(policies) - set(POLICIES):
-        raise FingerpostError(f"unknown policy {sorted(unknown)[0]!r}: use {', '.join(POLICIES)}")
+    if unknown := set(policies) - {*POLICIES, LEARNED}:
+        raise FingerpostError(f"unknown policy {sorted(unknown)[0]!r}: use {', '.join(POLICIES)}, {LEARNED}")
     hosts, found = pool_hosts(), []
     for seed in seeds:
         service = read_service(arrivals) if arrivals else drawn_service(seed)
         sample = pool_traffic(service, _SAMPLE_RPS, _SAMPLE_S, 1, seed)
         capacity_rps = pool_capacity_rps(hosts, sample.prompt, sample.answer)
+        model = None
+        if LEARNED in policies:
+            past = pool_traffic(service, _PAST_LOAD * capacity_rps, _PAST_S, 1, seed + _DAY)
+            model = learn_pool(hosts, past, seed + _DAY)
         for load in loads:
             for count in pickers:
                 traffic = pool_traffic(service, load * capacity_rps, WARMUP_S + MEASURED_S, count, seed)
                 for policy in policies:
-                    of = seen(run_pool(policy, hosts, traffic, count, seed), WARMUP_S)
+                    named, bundle = ("streamed", model) if policy == LEARNED else (policy, None)
+                    of = seen(run_pool(named, hosts, traffic, count, seed, bundle), WARMUP_S)
                     found.append(Run(policy, load, count, seed, of))
                     progress(found[-1])
     return found
@@ -81,7 +99,9 @@ def summarise(found: Sequence[Run]) -> list[dict[str, Any]]:
         if rivals:
             row["best"] = min(rivals, key=lambda policy: rivals[policy])
             row |= {
-                f"{policy}_ratio": round(first[policy] / rivals[row["best"]], 3) for policy in OURS if policy in first
+                f"{policy}_ratio": round(first[policy] / rivals[row["best"]], 3)
+                for policy in (*OURS, LEARNED)
+                if policy in first
             }
         rows.append(row)
     return rows

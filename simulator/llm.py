@@ -21,7 +21,9 @@ prompt here repeats another, so it would give all hosts the same.
 The network takes no time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,8 +32,13 @@ from fingerpost.simulator import llm_kernel as kernel
 from fingerpost.simulator.control import Control
 from fingerpost.simulator.llm_traffic import CATEGORIES, Traffic
 from fingerpost.simulator.scenario import ClassFleet, Scenario, Telemetry
-from fingerpost.simulator.served import Served
+from fingerpost.simulator.served import Served, fit, training_rows
 from fingerpost.simulator.simulation import Chunk, HostSamples, Records
+from fingerpost.simulator.telemetry import Telemetry as WindowTelemetry
+from fingerpost.telemetry.windows import Arrays
+
+if TYPE_CHECKING:
+    from fingerpost.training.bundle import ModelBundle
 
 POLICIES = {
     "random": kernel.RANDOM,
@@ -205,19 +212,52 @@ def pool_scenario(hosts: int, hosts_tell: bool) -> Scenario:
     )
 
 
-def run_pool(policy: str, hosts: list[Accelerator], traffic: Traffic, pickers: int, seed: int) -> Pool:
-    """Runs one of `POLICIES` until every request has its last token."""
+def run_pool(
+    policy: str,
+    hosts: list[Accelerator],
+    traffic: Traffic,
+    pickers: int,
+    seed: int,
+    bundle: "ModelBundle | None" = None,
+    watch: Callable[[Chunk], None] | None = None,
+) -> Pool:
+    """Runs one of `POLICIES` until every request has its last token.
+
+    Args:
+        bundle: the model that predicts for ours; None: the baseline.
+        watch: called with what every span of ours emitted.
+    """
     pool = Pool(hosts, traffic, pickers, policy, seed)
     if policy in OURS:
         scenario = pool_scenario(len(hosts), policy == "fingerpost")
-        control, look_s, steps = Control(scenario, Served(scenario, seed), pickers), scenario.picker.look_s, 0
+        control, look_s, steps = Control(scenario, Served(scenario, seed, bundle), pickers), scenario.picker.look_s, 0
         while pool.now_s < traffic.time_s[-1]:
             if (costs := control.costs(pool.now_s)) is not None:
                 pool.install(costs, control.exploration)
             steps += 1
-            control.observe(pool.step(steps * look_s))
+            chunk = pool.step(steps * look_s)
+            control.observe(chunk)
+            if watch is not None:
+                watch(chunk)
     pool.step(np.inf)
     return pool
+
+
+def learn_pool(hosts: list[Accelerator], past: Traffic, seed: int) -> "ModelBundle":
+    """Trains a model on the windows of a past in which the baseline served.
+
+    Raises:
+        NoDataError: too few requests to learn from.
+    """
+    scenario = pool_scenario(len(hosts), hosts_tell=False)
+    telemetry, parts = WindowTelemetry(scenario), list[tuple[Arrays, Arrays]]()
+
+    def watch(chunk: Chunk) -> None:
+        if (ended := telemetry.closed(chunk)) is not None:
+            parts.append(ended)
+
+    run_pool("streamed", hosts, past, 1, seed, watch=watch)
+    return fit(training_rows(scenario, parts), scenario.telemetry.window_s)
 
 
 def pool_capacity_rps(hosts: list[Accelerator], prompt: Ints, answer: Ints) -> float:

@@ -11,7 +11,7 @@ from benchmarks.__main__ import app
 from benchmarks.llm import Run, measure_llm, summarise
 from fingerpost.errors import FingerpostError
 from fingerpost.simulator import llm_kernel as kernel
-from fingerpost.simulator.llm import CLASSES, POLICIES, Pool, Seen, pool_hosts, run_pool, seen
+from fingerpost.simulator.llm import CLASSES, POLICIES, Pool, Seen, learn_pool, pool_hosts, run_pool, seen
 from fingerpost.simulator.llm_traffic import (
     CATEGORIES,
     MAX_ANSWER,
@@ -184,6 +184,15 @@ def test_ours_brings_the_first_token_sooner_than_the_gateways_rules():
         for policy in ("queue_and_cache", "token_load", "known", "streamed")
     }
     assert p99["known"] < p99["streamed"] < 0.8 * min(p99["queue_and_cache"], p99["token_load"])
+
+
+def test_a_model_learns_from_a_past_of_the_pool_and_serves_it():
+    hosts = [FAST, FAST, SMALL, SMALL]
+    model = learn_pool(hosts, pool_traffic(drawn_service(1), 4.0, 400.0, 1, 9), 9)
+    coming = pool_traffic(drawn_service(1), 4.0, 60.0, 1, 1)
+    by_model, by_baseline = (run_pool("streamed", hosts, coming, 1, 1, bundle).state for bundle in (model, None))
+    assert by_model.counters[kernel.ENDED] == len(coming.time_s)
+    assert (by_model.requests_i[:, kernel.HOST] != by_baseline.requests_i[:, kernel.HOST]).any()
 
 
 def test_ratios_are_to_the_best_heuristic_over_all_seeds():
