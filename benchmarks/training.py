@@ -21,7 +21,7 @@ from fingerpost.settings import Settings
 from fingerpost.training.fit import DEFAULT_PARAMS, ROUNDS, boosted
 
 _SEED = 7
-_SERVICE = "bench"
+SERVICE = "bench"
 _DAY_S = 86_400
 _WINDOW_S = 10
 # Of the cells of a window, this share has requests.
@@ -79,11 +79,11 @@ def measure_training(hosts: int, categories: int, days: int, windows_a_day: int)
     with tempfile.TemporaryDirectory(prefix="fingerpost-training-") as folder:
         home = Path(folder)
         settings = Settings(
-            service=_SERVICE, home=home, mlflow_url=f"sqlite:///{home / 'mlflow.db'}", window_s=_WINDOW_S
+            service=SERVICE, home=home, mlflow_url=f"sqlite:///{home / 'mlflow.db'}", window_s=_WINDOW_S
         )
-        made = _make_windows(settings.lake, hosts, categories, days, windows_a_day)
+        made = make_windows(settings.lake, hosts, categories, days, windows_a_day)
         note("making windows")
-        built = build_features(settings.lake, _SERVICE, feature_settings(settings))
+        built = build_features(settings.lake, SERVICE, feature_settings(settings))
         note("features")
         make_registry(settings)
         note("registry")
@@ -114,7 +114,7 @@ def measure_training(hosts: int, categories: int, days: int, windows_a_day: int)
     }
 
 
-def _make_windows(lake: Path, hosts: int, categories: int, days: int, windows_a_day: int) -> int:
+def make_windows(lake: Path, hosts: int, categories: int, days: int, windows_a_day: int) -> int:
     """Writes reported windows, loads and keys of the days before today; returns the number of window rows.
 
     Hosts differ by category, all slow down by a course of the day, and a tenth has a slow spell of its own each hour.
@@ -169,7 +169,7 @@ def _window_columns(seconds: Floats, rng: np.random.Generator) -> dict[str, Floa
 
 def _write(lake: Path, kind: str, day: int, first_s: int, columns: dict[str, Any]) -> None:
     count = len(columns["time"])
-    texts = {"service": _SERVICE, "source": "host"}
+    texts = {"service": SERVICE, "source": "host"}
     whole = {**{name: np.full(count, text, dtype=object) for name, text in texts.items()}, **columns}
     whole["reporter"] = whole["host"]
     schema = SCHEMAS[kind]
@@ -177,5 +177,5 @@ def _write(lake: Path, kind: str, day: int, first_s: int, columns: dict[str, Any
         pa.array(whole[field.name], pa.int64() if pa.types.is_timestamp(field.type) else field.type).cast(field.type)
         for field in schema
     ]
-    folder = partition(lake, kind, _SERVICE, date_of((first_s + day * _DAY_S) * US))
+    folder = partition(lake, kind, SERVICE, date_of((first_s + day * _DAY_S) * US))
     write_table(folder / "made.parquet", pa.table(arrays, schema=schema))

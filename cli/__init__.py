@@ -31,6 +31,7 @@ _ROLES = {
     "endpoint-picker": "gateway",
     "engine": "engine",
     "envoy": "router",
+    "event": "",
     "hosts": "",
     "router": "router",
     "settings": "",
@@ -59,7 +60,7 @@ def _options(
 
 
 _MODULES = (
-    *("agent", "hosts", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
+    *("agent", "hosts", "event", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
     *("inspect", "status", "doctor", "simulate", "worth", "experiment", "shadow", "promotion", "drift", "up"),
 )
 for _module in _MODULES:

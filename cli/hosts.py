@@ -35,12 +35,12 @@ def list_hosts(
     import time
     from dataclasses import asdict
 
-    hosts = known(*_where(engine), _service(service))
+    hosts = known(*engine_of(engine), service_of(service))
     if json_output:
         typer.echo(json.dumps([asdict(each) for each in hosts], indent=2))
         return
     if not hosts:
-        typer.echo(f"no host of {_service(service)!r} has reported")
+        typer.echo(f"no host of {service_of(service)!r} has reported")
     width = max((len(each.host) for each in hosts), default=0)
     for each in hosts:
         about, ago_s = each.about, time.time() - each.heard_s
@@ -52,13 +52,13 @@ def list_hosts(
 
 def drain(host: _Host, service: _Service = None, engine: _Engine = None) -> None:
     """Lets a host end what it has and sends it nothing new, until its agent starts anew or it is resumed."""
-    tell(*_where(engine), Notice(_service(service), host, DRAINING))
+    tell(*engine_of(engine), Notice(service_of(service), host, DRAINING))
     typer.echo(f"{host} drains: routers send it nothing new")
 
 
 def resume(host: _Host, service: _Service = None, engine: _Engine = None) -> None:
     """Sends requests to a host again that drains or was removed."""
-    tell(*_where(engine), Notice(_service(service), host, SERVING))
+    tell(*engine_of(engine), Notice(service_of(service), host, SERVING))
     typer.echo(f"{host} serves again, ramped up as a new host is")
 
 
@@ -68,7 +68,7 @@ def remove(host: _Host, service: _Service = None, engine: _Engine = None) -> Non
 
     from fingerpost.errors import FingerpostError
 
-    where, name = _where(engine), _service(service)
+    where, name = engine_of(engine), service_of(service)
     found = {each.host: each for each in known(*where, name)}
     if host not in found:
         raise FingerpostError(f"the engine knows no host {host!r} of service {name!r}: see `fingerpost hosts list`")
@@ -86,7 +86,7 @@ def tell(url: str, token: str, notice: Notice) -> None:
     """
     from fingerpost.engine_api import checked, notice_call
 
-    checked(_ask(url, token, notice_call(notice)))
+    checked(ask_engine(url, token, notice_call(notice)))
 
 
 def known(url: str, token: str, service: str) -> "list[ListedHost]":
@@ -97,10 +97,15 @@ def known(url: str, token: str, service: str) -> "list[ListedHost]":
     """
     from fingerpost.engine_api import hosts_call, hosts_of
 
-    return hosts_of(_ask(url, token, hosts_call(service))) or []
+    return hosts_of(ask_engine(url, token, hosts_call(service))) or []
 
 
-def _ask(url: str, token: str, call: "Call") -> "Answer":
+def ask_engine(url: str, token: str, call: "Call") -> "Answer":
+    """Asks the engine without the libraries of its client.
+
+    Raises:
+        FingerpostError: it does not answer.
+    """
     from http.client import HTTPException
 
     from fingerpost.agent.sender import Target, ask
@@ -112,14 +117,16 @@ def _ask(url: str, token: str, call: "Call") -> "Answer":
         raise FingerpostError(f"the engine at {url} does not answer: {error}") from error
 
 
-def _where(engine: str | None) -> tuple[str, str]:
+def engine_of(engine: str | None) -> tuple[str, str]:
+    """The engine's URL, as given or by the settings, and its token."""
     from fingerpost.settings import LOOPBACK, get_settings
 
     settings = get_settings()
     return engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}", settings.engine_token
 
 
-def _service(service: str | None) -> str:
+def service_of(service: str | None) -> str:
+    """The service, as given or by the settings."""
     from fingerpost.settings import get_settings
 
     return service or get_settings().service

@@ -44,6 +44,11 @@ _TABLES: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
         records.REPORTED_KEY,
     ),
     (
+        "Event",
+        "`events/service=S/date=D/*.parquet`: deploys, changes of configuration, campaigns; see docs/events.md.",
+        records.EVENT,
+    ),
+    (
         "Fingerprint",
         "`fingerprints/service=S/date=D/*.parquet`, as agents send them: a row a host and category. The sample has "
         "none: it was made without agents.",
@@ -71,6 +76,7 @@ _ENDINGS = {
 _NAMED = {
     **{"status": "HTTP status code", "cpu_attributed": "0 or 1", "propensity": "probability"},
     **{"predicted_cost": "seconds", "slots": "requests", "requests": "requests", "errors": "requests"},
+    **{"at_us": "microseconds since 1970", "until_us": "microseconds since 1970"},
     **{"measured": "requests", "weight": "requests", "inflight_mean": "requests", "sequence": "count"},
 }
 
@@ -187,6 +193,7 @@ def _features() -> list[str]:
         (", ".join(f"`{name}`" for name in definition.TRAFFIC_FEATURES), "float64", "the cell's traffic"),
         (", ".join(f"`{name}`" for name in definition.HOST_FEATURES), "float64", "the host"),
         (", ".join(f"`{name}`" for name in definition.FLEET_FEATURES), "float64", "the fleet"),
+        (", ".join(f"`{name}`" for name in definition.OUTSIDE_FEATURES), "float64", "events and holidays"),
         (", ".join(f"`{name}`" for name in definition.TIME_FEATURES), "float64", "time of day and week"),
         ("QUANTITY_VIEW", "float64", "natural log; see below"),
     )

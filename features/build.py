@@ -22,6 +22,7 @@ from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
 from fingerpost.features.definition import CATEGORICAL_FEATURES, schema_hash
+from fingerpost.features.outside import Outside, events_in_lake, outside_of
 from fingerpost.features.prepare import FeatureSettings, count_categories, input_files, make_windows, names_of
 from fingerpost.features.replay import Replay, was_saved
 from fingerpost.features.thinning import RECENT_HOURS, Thinning, kept, limits, recent_from_us
@@ -95,7 +96,8 @@ def build_features(
     table = _categories(target, service, counts, settings)
     windowed = workers.map(_window, days, (*where, table.to_json(), settings))
     made = [day for day, changed in zip(days, windowed, strict=True) if changed]
-    replay, replayed = _replay(target, service, days, made, table, settings)
+    outside = outside_of(service, events_in_lake(lake, service), settings.calendar, settings.holidays)
+    replay, replayed = _replay(target, service, days, made, table, settings, outside)
     _write_fingerprints(fingerprints_path(target, service), replay.fingerprints(service, table.version))
     return FeaturesReport(
         sum(count for each in counts.values() for _, count in each),
@@ -236,7 +238,13 @@ def _categories(
 
 
 def _replay(
-    target: Path, service: str, days: list[str], made: list[str], table: CategoryTable, settings: FeatureSettings
+    target: Path,
+    service: str,
+    days: list[str],
+    made: list[str],
+    table: CategoryTable,
+    settings: FeatureSettings,
+    outside: Outside,
 ) -> tuple[Replay, list[str]]:
     """Replays the dates from the first one that has no history of these settings on."""
     known = {day: names_of(target, service, day) for day in days}
@@ -248,7 +256,9 @@ def _replay(
     stale = (place for place, day in enumerate(days) if day in made or not was_saved(paths[day], *span))
     start = next(stale, len(days))
     replay = (
-        Replay.resume(paths[days[start - 1]], hosts, categories, *span) if start else Replay(hosts, categories, *span)
+        Replay.resume(paths[days[start - 1]], hosts, categories, *span, outside)
+        if start
+        else Replay(hosts, categories, *span, outside=outside)
     )
     thinning = None
     if settings.max_rows is not None and (ends := read(target, "windows", service, columns=["time"], on=days[-1:])):

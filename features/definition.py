@@ -3,6 +3,7 @@
 import hashlib
 
 from fingerpost.category import ATTRIBUTES
+from fingerpost.events import KINDS
 from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS
 from fingerpost.telemetry.history_state import ERRORS, QUANTITIES
 from fingerpost.telemetry.windows import WINDOW_FORM
@@ -39,8 +40,12 @@ TRAFFIC_FEATURES = (
 )
 HOST_FEATURES = tuple(name for name in HISTORY_HOST_COLUMNS if not name.endswith(("_off", "_drift")))
 FLEET_FEATURES = ("fleet_rate_rps_last", "fleet_rate_rps_ewma", "category_rate_rps_last", "category_hosts")
+OUTSIDE_FEATURES = (*(f"{kind}_{view}" for kind in KINDS for view in ("since_s", "until_s", "on")), "holiday")
 TIME_FEATURES = ("day_sin", "day_cos", "week_sin", "week_cos")
-NUMERIC_FEATURES = (*CELL_FEATURES, *TRAFFIC_FEATURES, *HOST_FEATURES, *FLEET_FEATURES, *TIME_FEATURES)
+NUMERIC_FEATURES = (
+    *(*CELL_FEATURES, *TRAFFIC_FEATURES, *HOST_FEATURES),
+    *(*FLEET_FEATURES, *TIME_FEATURES, *OUTSIDE_FEATURES),
+)
 CATEGORICAL_FEATURES = ATTRIBUTES
 FEATURES = (*NUMERIC_FEATURES, *CATEGORICAL_FEATURES)
 

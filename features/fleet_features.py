@@ -3,7 +3,7 @@
 A pure function of the stored history, so that what is served is what was trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from fingerpost.features.definition import (
     NAIVE,
     NUMERIC_FEATURES,
     OUTCOMES,
+    OUTSIDE_FEATURES,
     OWN_VIEWS,
     TRAFFIC_FEATURES,
 )
@@ -36,6 +37,7 @@ _HALF_BELIEF_WINDOWS = 2.0
 _ON_LOG_SCALE = {
     *("requests_last", "rate_rps_last", "rate_rps_ewma", "bytes_in", "inflight", "seen_windows", "evidence", "age_s"),
     *("host_inflight", "host_sample_age_s", "host_rate_rps_last", "host_rate_rps_ewma", "host_age_s", "host_gap_s"),
+    *(name for name in OUTSIDE_FEATURES if name.endswith("_s")),
     *("host_since_gap_s", "host_known_s", "host_spell_s", "host_fine_s", "host_work"),
 }
 
@@ -125,15 +127,21 @@ def request_types(categories: Sequence[str]) -> Ints:
 
 
 def cell_features(
-    history: Floats, host_values: Floats, types: Ints, now_us: int, host: Ints, category: Ints
+    history: Floats,
+    host_values: Floats,
+    types: Ints,
+    now_us: int,
+    host: Ints,
+    category: Ints,
+    outside: Mapping[str, Floats] | None = None,
 ) -> CellFeatures:
     """Features of the given cells at a time.
 
     Args:
-        history, host_values, types, now_us: of `FleetFeatures`.
+        history, host_values, types, now_us, outside: of `FleetFeatures`.
         host, category: indices of the wanted cells, shape (n,).
     """
-    return FleetFeatures(history, host_values, types, now_us).of(ChosenCells(host, category))
+    return FleetFeatures(history, host_values, types, now_us, outside).of(ChosenCells(host, category))
 
 
 class FleetFeatures:
@@ -144,9 +152,17 @@ class FleetFeatures:
         host_values: of `fingerpost.telemetry.history.History.host_values`, shape (H, M).
         types: of `request_types`, shape (C,).
         now_us: the time of prediction, microseconds since 1970.
+        outside: of `fingerpost.features.outside.OutsideOfHosts.at`, as of the same time; None: nothing is known.
     """
 
-    def __init__(self, history: NDArray[Any], host_values: Floats, types: Ints, now_us: int) -> None:
+    def __init__(
+        self,
+        history: NDArray[Any],
+        host_values: Floats,
+        types: Ints,
+        now_us: int,
+        outside: Mapping[str, Floats] | None = None,
+    ) -> None:
         self._history, self._host_values, self._now_us = history, host_values, now_us
         current = history[..., _H["age_s"]] == 0
         self._shared: dict[str, PeerEstimates] = {}
@@ -157,7 +173,9 @@ class FleetFeatures:
             shared = estimate_from_peers(ewma, types)
             self._shared[quantity], self._fill[quantity] = shared, _fill(ewma, shared)
             self._elsewhere[quantity] = _off_elsewhere(last - level, current)
-        self._of_hosts = {**_host_columns(host_values), **_off_hosts(host_values)}
+        known = outside or {name: np.full(len(host_values), np.nan) for name in OUTSIDE_FEATURES}
+        told = {name: _scaled(name, values) for name, values in known.items()}
+        self._of_hosts = {**_host_columns(host_values), **_off_hosts(host_values), **told}
         self._of_all = {**_fleet_rates(host_values), **_off_fleet(host_values), **_time_of(now_us)}
         self._of_categories = _category_rates(self._column("rate_rps_last"), self._column("seen_windows"))
 

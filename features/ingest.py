@@ -37,6 +37,7 @@ from fingerpost.lake import (
 )
 from fingerpost.locks import locked
 from fingerpost.records import (
+    EVENT,
     FINGERPRINT,
     HOST_SAMPLE,
     REPORTED_KEY,
@@ -54,9 +55,12 @@ _KINDS: dict[str, tuple[Column, ...]] = {
     "reported_keys": REPORTED_KEY,
     "requests": REQUEST_RECORD,
     "fingerprints": FINGERPRINT,
+    "events": EVENT,
 }
 # What makes a host known; all else of an unknown host is refused.
 _FIRST = ("samples", "reported_windows", "reported_loads")
+# A deploy of a host may be told before the host serves.
+_OF_ANY_HOST = ("events",)
 # Where a kind's good rows are counted.
 _COUNTED = {
     "samples": "host_samples",
@@ -116,7 +120,8 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
         hosts = known_hosts(lake, service)
         for kind, batches in waiting.items():
             for batch, name in _taken(batches):
-                _ingest_batch(lake, kind, service, batch, name, bounds, hosts, report)
+                known = None if kind in _OF_ANY_HOST else hosts
+                _ingest_batch(lake, kind, service, batch, name, bounds, known, report)
         for kind in _KINDS:
             remove_left_over(service_folder(lake / INBOX, kind, service))
     return report

@@ -32,7 +32,7 @@ from fingerpost.features.prepare import file_marks, read_manifest, write_manifes
 from fingerpost.lake import INBOX, QUARANTINE, dates, parquet_files, partition, remove_oldest, service_folder
 from fingerpost.locks import locked
 
-COMPACTED = ("requests", "samples", "reported_windows", "reported_loads", "reported_keys", "fingerprints")
+COMPACTED = ("requests", "samples", "reported_windows", "reported_loads", "reported_keys", "fingerprints", "events")
 KEPT_BY_AGE = (*COMPACTED, "counts", "windows", "loads", "features", "history")
 MERGED = "merged.parquet"
 _NAMES = ".merged.npy"

@@ -43,6 +43,7 @@ class FeatureSettings:
             than now.
         max_rows, recent_hours: about how many training rows to keep of each date, and about as many of the latest
             hours; None: all.
+        calendar, holidays: of `fingerpost.features.outside.outside_of`.
     """
 
     window_s: float
@@ -54,6 +55,8 @@ class FeatureSettings:
     category_drift: float = 0.05
     max_rows: int | None = None
     recent_hours: float = RECENT_HOURS
+    calendar: Path | None = None
+    holidays: str = ""
 
 
 def count_categories(lake: Path, target: Path, service: str, day: str) -> list[tuple[Key, int]]:

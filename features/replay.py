@@ -20,6 +20,7 @@ from fingerpost.features.definition import (
     schema_hash,
 )
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
+from fingerpost.features.outside import NOTHING, Outside
 from fingerpost.features.thinning import Draws, Thinning
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import FORECASTS, blocks_of
@@ -52,11 +53,18 @@ class Replay:
         window_s, halflife_s: seconds.
         history: to go on from; None: a fresh one.
         windows_seen: windows with requests that `history` has seen.
+        outside: events and holidays.
     """
 
     @classmethod
     def resume(
-        cls, path: Path, hosts: Sequence[str], categories: Sequence[str], window_s: float, halflife_s: float
+        cls,
+        path: Path,
+        hosts: Sequence[str],
+        categories: Sequence[str],
+        window_s: float,
+        halflife_s: float,
+        outside: Outside = NOTHING,
     ) -> "Replay":
         """The replay that `save` wrote, with places for these hosts and categories.
 
@@ -71,7 +79,7 @@ class Replay:
             places = (index_of_common(saved[name].tolist(), to) for name, to in _named(hosts, categories))
             remap_state(old, state, *places)
             history = History(len(hosts), len(categories), window_s, halflife_s, state)
-            return cls(hosts, categories, window_s, halflife_s, history, int(saved["windows_seen"][0]))
+            return cls(hosts, categories, window_s, halflife_s, history, int(saved["windows_seen"][0]), outside)
 
     def __init__(
         self,
@@ -81,6 +89,7 @@ class Replay:
         halflife_s: float,
         history: History | None = None,
         windows_seen: int = 0,
+        outside: Outside = NOTHING,
     ) -> None:
         self.hosts, self.categories = list(hosts), list(categories)
         self.history = history or History(len(hosts), len(categories), window_s, halflife_s)
@@ -88,6 +97,7 @@ class Replay:
         self._window_s, self._halflife_s = window_s, halflife_s
         self._span_us = round(window_s * US)
         self._types = request_types(categories)
+        self._outside = outside.of_hosts(self.hosts)
 
     def run(
         self, windows: Arrays, loads: Arrays, simulate_cold_start: bool = True, thinning: Thinning | None = None
@@ -135,7 +145,8 @@ class Replay:
         began_us = end_us - self._span_us
         history, values = self.history.columns(began_us), self.history.host_values(began_us)
         host, category = cells["host"].astype(np.int64), cells["category"].astype(np.int64)
-        found = cell_features(history, values, self._types, began_us, host, category)
+        outside = self._outside.at(began_us)
+        found = cell_features(history, values, self._types, began_us, host, category, outside)
         rows.add(began_us, cells, found, _baseline(history, values)[host, category].T, cold_start=False)
         if not simulate_cold_start:
             return
@@ -143,7 +154,7 @@ class Replay:
         mask = (host == chosen) & np.isin(category, hidden)
         if mask.any():
             unseen = without_cells(history, chosen, hidden)
-            found = cell_features(unseen, values, self._types, began_us, host[mask], category[mask])
+            found = cell_features(unseen, values, self._types, began_us, host[mask], category[mask], outside)
             unknown = np.full((len(BASELINE_COLUMNS), int(mask.sum())), np.nan)
             rows.add(began_us, {name: each[mask] for name, each in cells.items()}, found, unknown, cold_start=True)
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from fingerpost.announcement import Announcement, Notice, announcement_from_wire
 from fingerpost.errors import FingerpostError, RefusedError
+from fingerpost.events import Event, event_from_listing
 from fingerpost.names import is_name
 from fingerpost.packed_message import message
 from fingerpost.window_report import MEDIA_TYPE
@@ -25,7 +26,7 @@ PARQUET = "application/vnd.apache.parquet"
 # Kinds of batches, in the order in which they are sent: samples make a host known to the ingest of the rest.
 BATCH_KINDS = ("samples", "requests")
 # What the engine itself lands of the reports that it takes.
-LANDED_KINDS = ("reported_windows", "reported_loads", "reported_keys")
+LANDED_KINDS = ("reported_windows", "reported_loads", "reported_keys", "events")
 DEFAULT_TIMEOUT_S = 10.0
 # Five matrices of 5,000 hosts and 256 categories, 15 bytes a number: no answer is larger.
 MAX_ANSWER_BYTES = 96 * 2**20
@@ -153,6 +154,28 @@ def batch_call(kind: str, service: str, name: str, body: bytes) -> Call:
 def notice_call(notice: Notice) -> Call:
     """Announces, drains, resumes or removes a host."""
     return Call("POST", "/v1/members", notice.to_json(), {"Content-Type": JSON})
+
+
+def event_call(event: Event) -> Call:
+    """Tells of an event."""
+    return Call("POST", "/v1/events", json.dumps(event.to_json()).encode(), {"Content-Type": JSON})
+
+
+def events_call(service: str) -> Call:
+    """Asks which events of a service are known."""
+    return Call("GET", f"/v1/services/{quote(service, safe='')}/events")
+
+
+def events_of(answer: Answer) -> list[Event]:
+    """Reads the answer to `events_call`.
+
+    Raises:
+        EngineError: it is an error, or no list of events.
+    """
+    try:
+        return [event_from_listing(each) for each in json.loads(checked(answer).body)["events"]]
+    except (ValueError, KeyError, TypeError, RefusedError) as error:
+        raise EngineError(answer.status, f"the answer is no list of events: {error!r}"[:_MAX_REASON]) from error
 
 
 def hosts_call(service: str, etag: str = "") -> Call:

@@ -185,6 +185,17 @@ REPORTED_KEY: tuple[Column, ...] = (
     Column("requests", "int64", "its requests since the report before", required=True, low=1, high=2**40),
 )
 
+# An event that was told of a service or a host; `time` is when.
+EVENT: tuple[Column, ...] = (
+    Column("time", "timestamp", "when it was told", required=True),
+    Column("service", "string", "service that it concerns", required=True),
+    Column("host", "string", "host that it concerns; none: all of the service"),
+    Column("kind", "string", "deploy, config or campaign", required=True),
+    Column("at_us", "int64", "when it begins, microseconds since 1970", required=True, low=0, high=10**17),
+    Column("until_us", "int64", "when it ends, microseconds since 1970", low=0, high=10**17),
+    Column("note", "string", "a few words for people"),
+)
+
 
 def refusal(row: Mapping[str, Any], columns: tuple[Column, ...], earliest_us: int, latest_us: int) -> str | None:
     """Why a row is refused, or None if it is good; `fingerpost.schemas.refusals` says the same of whole tables.

@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fingerpost.records import (
+    EVENT,
     FINGERPRINT,
     HOST_SAMPLE,
     HOST_WINDOW,
@@ -49,6 +50,7 @@ SCHEMAS = {
     "reported_windows": arrow_schema(REPORTED_WINDOW),
     "reported_loads": arrow_schema(REPORTED_LOAD),
     "reported_keys": arrow_schema(REPORTED_KEY),
+    "events": arrow_schema(EVENT),
 }
 
 

@@ -39,6 +39,8 @@ def feature_settings(settings: Settings) -> FeatureSettings:
         category_drift=settings.category_drift,
         max_rows=settings.max_training_rows,
         recent_hours=settings.training_recent_hours,
+        calendar=settings.calendar,
+        holidays=settings.holidays,
     )
 
 

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from fingerpost import __version__
+from fingerpost import __version__, events
 from fingerpost.announcement import MAX_BYTES, notice_from_json
 from fingerpost.clock import clock_us
 from fingerpost.engine_api import PARQUET
@@ -74,6 +74,7 @@ app.add_middleware(
         "/v1/reports": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, token=True),
         "/v1/batches": Takes(PARQUET, MAX_BATCH_BYTES, token=True),
         "/v1/members": Takes(_JSON, MAX_BYTES, token=True),
+        "/v1/events": Takes(_JSON, events.MAX_BYTES, token=True),
         "/v1/predict": _QUESTION,
         "/v1/route": _QUESTION,
     },
@@ -165,6 +166,49 @@ async def members_endpoint(request: Request) -> Response:
     except StoreError as error:
         raise RefusedRequestError(503, f"the store cannot be used: {error}", {"retry-after": "2"}) from error
     return _json_answer({"state": state})
+
+
+@app.post(
+    "/v1/events",
+    status_code=204,
+    responses=_problems(400, 401, 408, 413, 415, 503),
+    openapi_extra={
+        "requestBody": {"required": True, "content": {_JSON: {"schema": models.EventNotice.model_json_schema()}}},
+        "security": [{"bearer": []}],
+    },
+)
+async def events_endpoint(request: Request) -> Response:
+    """Takes an event that concerns a service or a host; the same event told again changes nothing."""
+    engine = _engine_of(request)
+    try:
+        event = events.event_from_json(await request.body(), clock_us())
+        await asyncio.to_thread(engine.events.take, event)
+    except RefusedError as error:
+        engine.metrics.refused(error.reason, 1)
+        raise RefusedRequestError(413 if error.reason == "event:too_large" else 400, error.reason) from error
+    except StoreError as error:
+        raise RefusedRequestError(503, f"the store cannot be used: {error}", {"retry-after": "2"}) from error
+    except FullError as error:
+        raise RefusedRequestError(503, f"the inbox is full: {error}", {"retry-after": "60"}) from error
+    except OSError as error:
+        raise RefusedRequestError(503, f"the lake cannot be written: {error.strerror}") from error
+    return Response(status_code=204)
+
+
+@app.get(
+    "/v1/services/{service}/events",
+    response_model=models.EventListing,
+    # A path that leads nowhere is answered by the server around this application, in plain text.
+    responses={**_problems(400, 503), 404: {**_PROBLEMS[404], "content": {"text/plain": {}}}},
+)
+async def listed_events_endpoint(request: Request, service: Service) -> Response:
+    """Lists the events of a service that are to come, or ended in the last eight days."""
+    engine = _engine_of(request)
+    try:
+        found = await asyncio.to_thread(engine.events.listing, service)
+    except StoreError as error:
+        raise RefusedRequestError(503, f"the store cannot be used: {error}", {"retry-after": "2"}) from error
+    return _json_answer({"events": [{**each.to_json(), "told": each.told_us / 1e6} for each in found]})
 
 
 @app.post("/v1/predict", response_model=models.Prediction, responses=_problems(400, 404, 408, 413, 415, 503))

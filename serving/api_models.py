@@ -143,6 +143,29 @@ class MemberState(BaseModel):
     state: str
 
 
+class EventNotice(BaseModel):
+    """An event that concerns a service, or one of its hosts."""
+
+    service: Name
+    kind: Literal["deploy", "config", "campaign"]
+    host: Annotated[str, Field(pattern=rf"^$|{NAME}")] = Field("", description="Empty: all hosts of the service.")
+    at: Annotated[float, Field(ge=0)] | None = Field(None, description="Begin, seconds since 1970; null: now.")
+    until: Annotated[float, Field(ge=0)] | None = Field(None, description="End, seconds since 1970; null: none.")
+    note: Annotated[str, Field(max_length=200)] = ""
+
+
+class ListedEvent(EventNotice):
+    """An event as it was told."""
+
+    told: float = Field(description="When it was told, seconds since 1970.")
+
+
+class EventListing(BaseModel):
+    """Events of a service, by their begin."""
+
+    events: list[ListedEvent]
+
+
 class RosterHost(BaseModel):
     """A host of a service; what is not known is empty or null."""
 

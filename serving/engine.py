@@ -19,6 +19,7 @@ from fingerpost.serving.landing import Landing
 from fingerpost.serving.members import Members, Roster
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.models import Models
+from fingerpost.serving.outside import Events
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.store import Limits, ReportStore
@@ -46,9 +47,10 @@ class Engine:
         self.members = Members(self.store, limits, round(settings.host_ttl_s * 1e6), clock_us())
         self.roster = Roster(self.members)
         log = ReportLog(self.store, uuid.uuid4().hex)
-        self.refresher = Refresher(self.store, log, settings, self.metrics, self.categories, self.members)
-        self._lake_table = LakeTable(settings)
         self.landing = Landing(settings.lake, round(settings.engine_inbox_mb * 2**20))
+        self.events = Events(self.store, self.landing, settings)
+        self.refresher = Refresher(self.store, log, settings, self.metrics, self.categories, self.members, self.events)
+        self._lake_table = LakeTable(settings)
         self.window_landing = WindowLanding(self.store, log, self.landing)
         # Its own: requests that wait for a store which does not answer must not take the threads of others.
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
@@ -96,7 +98,8 @@ class Engine:
             raise UnknownError(f"service {service!r} has no live hosts here")
         categories = self.categories.table(service)
         scorer = self.models.slot(service, "champion").model
-        return self._lake_table.table(scorer, categories.routes if categories else ())
+        routes = categories.routes if categories else ()
+        return self._lake_table.table(scorer, routes, self.events.outside(service))
 
     def may_wait(self) -> bool:
         """Whether one more request may wait for the next table: half of the connections are for others."""
@@ -176,6 +179,7 @@ class Engine:
             "clock": self.refresher.clock_problem(),
             "landing": self.window_landing.problem,
             "lake": self._lake_sync.problem,
+            "events": self.events.problem,
         }
         most = limits_of_process().most
         if len(connections()) >= most:

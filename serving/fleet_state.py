@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
+from fingerpost.features.outside import NOTHING, Outside
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import FORECASTS
 from fingerpost.serving.members import Member
@@ -52,6 +53,7 @@ class FleetState:
         host_values: FINGERPRINT_HOST_COLUMNS, shape (H, 8); NaN where not known.
         cells: CELL_COLUMNS, shape (H, C, 6); `age_s` as of the fingerprint; NaN where not known.
         category_version: of the category table most hosts use.
+        outside: events and holidays that are known.
     """
 
     service: str
@@ -61,6 +63,7 @@ class FleetState:
     host_values: Floats
     cells: Floats
     category_version: str
+    outside: Outside = NOTHING
 
     @property
     def times_us(self) -> Ints:
@@ -102,7 +105,11 @@ def silent_host(service: str, host: str, member: Member, heard_s: float) -> Host
 
 
 def build_fleet(
-    service: str, states: Mapping[str, HostState], max_categories: int, before: FleetState | None = None
+    service: str,
+    states: Mapping[str, HostState],
+    max_categories: int,
+    before: FleetState | None = None,
+    outside: Outside = NOTHING,
 ) -> FleetState:
     """The state of a fleet.
 
@@ -110,17 +117,18 @@ def build_fleet(
         states: host to its state.
         max_categories: most categories kept: those the most hosts report, so that one host cannot push out the others'.
         before: an earlier state of the service, whose arrays are used again where they still hold.
+        outside: of `FleetState`.
     """
     hosts = tuple(sorted(states))
     ordered = tuple(states[host] for host in hosts)
     if before is not None and before.hosts == hosts and _same_categories(before.states, ordered):
-        return _with_changes(before, ordered)
+        return replace(_with_changes(before, ordered), outside=outside)
     categories = _choose_categories(ordered, max_categories)
     place = {name: number for number, name in enumerate(categories)}
     cells = np.full((len(hosts), len(categories), len(CELL_COLUMNS)), np.nan)
     for row, state in enumerate(ordered):
         _fill(cells[row], state.fingerprint, place)
-    return FleetState(service, hosts, categories, ordered, _host_values(ordered), cells, _version(ordered))
+    return FleetState(service, hosts, categories, ordered, _host_values(ordered), cells, _version(ordered), outside)
 
 
 def _same_categories(before: tuple[HostState, ...], after: tuple[HostState, ...]) -> bool:

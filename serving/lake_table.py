@@ -5,6 +5,7 @@ import threading
 
 from fingerpost.errors import NoDataError, RefusedError
 from fingerpost.features.build import fingerprints_path, load_fingerprints
+from fingerpost.features.outside import NOTHING, Outside
 from fingerpost.fingerprint import Fingerprint, unpack
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.serving.scoring import ModelScorer, score_fleet
@@ -26,12 +27,13 @@ class LakeTable:
         self._lock = threading.Lock()
         self._made: tuple[tuple[int, int], ModelScorer | None, RoutingTable] | None = None
 
-    def table(self, scorer: ModelScorer | None, routes: tuple[str, ...]) -> RoutingTable:
+    def table(self, scorer: ModelScorer | None, routes: tuple[str, ...], outside: Outside = NOTHING) -> RoutingTable:
         """Reads the fingerprints, if they are others than before, and scores them.
 
         Args:
             scorer: None: predictions come from fingerprints alone.
             routes: route templates of the service.
+            outside: events and holidays.
 
         Raises:
             NoDataError: there are none, or none that can be read.
@@ -41,14 +43,14 @@ class LakeTable:
                 stat = self._path.stat()
                 stamp = (stat.st_mtime_ns, stat.st_ino)
                 if self._made is None or self._made[0] != stamp or self._made[1] is not scorer:
-                    self._made = (stamp, scorer, self._score(scorer, routes))
+                    self._made = (stamp, scorer, self._score(scorer, routes, outside))
                 return self._made[2]
         except FileNotFoundError as error:
             raise NoDataError("the features flow has not run") from error
         except (OSError, ValueError) as error:
             raise NoDataError(f"they cannot be read: {error}") from error
 
-    def _score(self, scorer: ModelScorer | None, routes: tuple[str, ...]) -> RoutingTable:
+    def _score(self, scorer: ModelScorer | None, routes: tuple[str, ...], outside: Outside) -> RoutingTable:
         settings, states = self._settings, {}
         for packed in load_fingerprints(self._path):
             try:
@@ -59,5 +61,5 @@ class LakeTable:
             states[found.host] = HostState(found, found.time_us, 0)
         if not states:
             raise ValueError(f"{self._path} holds none that can be read")
-        fleet = build_fleet(settings.service, states, settings.max_categories)
+        fleet = build_fleet(settings.service, states, settings.max_categories, outside=outside)
         return build_table(score_fleet(fleet, scorer), routes, 0.0)

@@ -14,6 +14,7 @@ from fingerpost.serving.host_states import HostStates
 from fingerpost.serving.members import Members
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.models import Models
+from fingerpost.serving.outside import Events
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.scoring import ModelScorer, Scored, Serving, score_fleet
 from fingerpost.serving.shadow import ShadowLog
@@ -78,10 +79,11 @@ class Refresher:
         metrics: EngineMetrics,
         categories: Categories,
         members: Members,
+        events: Events,
     ) -> None:
         self._store, self._log, self._settings = store, log, settings
         self._metrics, self._categories = metrics, categories
-        self._members = members
+        self._members, self._events = members, events
         self._shadow = ShadowLog(settings, metrics)
         self.models = Models(settings, metrics, self.services, self.scored)
         self._work: dict[str, _Work] = {}
@@ -283,7 +285,9 @@ class Refresher:
         before = view.scored
         if before is not None and before.scorer is not scorer and warmed is not None and warmed.scorer is scorer:
             before = warmed
-        fleet = build_fleet(view.service, states, settings.max_categories, before.fleet if before else None)
+        known = before.fleet if before else None
+        outside = self._events.outside(view.service)
+        fleet = build_fleet(view.service, states, settings.max_categories, known, outside)
         scored = self._contested(work, fleet, scorer, before)
         table, experiment = self._table(scored), work.plan.experiment
         tables = {NO_ARM: table}

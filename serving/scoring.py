@@ -1,6 +1,6 @@
 """Scores fleets: a registered model's predictions, and where it has none, what the fingerprints say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,10 +59,11 @@ class ModelScorer:
         return cls(bundle, compile_trees(bundle.boosters), version, form, source)
 
     def output(self, fleet: FleetState, before: ModelOutput | None = None) -> ModelOutput:
-        """Scores every cell; depends on the histories of all hosts and on nothing else.
+        """Scores every cell; depends on the histories of all hosts, and on events and holidays.
 
         Args:
-            before: of this scorer, whose logs are given again if no history has changed.
+            before: of this scorer, whose logs are given again if no history has changed: events count from the next
+                window on.
         """
         histories = gather(fleet, self.form, before.histories if before else None)
         if before is not None and histories is before.histories:
@@ -70,15 +71,16 @@ class ModelScorer:
         shape = (len(fleet.hosts), len(fleet.categories))
         if not histories.known:
             return ModelOutput(histories, np.full((*shape, len(TARGETS)), np.nan), 0)
-        return ModelOutput(histories, self._predict(histories), shape[0] * shape[1])
+        outside = fleet.outside.of_hosts(fleet.hosts).at(histories.now_us)
+        return ModelOutput(histories, self._predict(histories, outside), shape[0] * shape[1])
 
-    def _predict(self, histories: Histories) -> Floats:
+    def _predict(self, histories: Histories, outside: Mapping[str, Floats]) -> Floats:
         hosts, categories = histories.cells.shape[:2]
         logs = np.empty((hosts, categories, len(TARGETS)))
         if not logs.size:
             return logs
         types, codes = request_types(histories.categories), self.bundle.encoder.codes(histories.categories)
-        features = FleetFeatures(histories.cells, histories.host_values, types, histories.now_us)
+        features = FleetFeatures(histories.cells, histories.host_values, types, histories.now_us, outside)
         step = max(1, _BLOCK // categories)
         # A feature side by side, as they are made and as trees want them; one piece of memory for all blocks.
         memory = np.empty(len(FEATURES) * min(step, hosts) * categories)

@@ -104,6 +104,19 @@ members = Table(
     Column("change", BigInteger, nullable=False),
     Index("members_by_change", "service", "change"),
 )
+# Events that were told of services and hosts; an empty host: all of the service.
+events = Table(
+    "events",
+    metadata,
+    Column("service", _NAME, primary_key=True),
+    Column("id", _NAME, primary_key=True),
+    Column("host", _NAME, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("until_us", BigInteger),
+    Column("note", String(1024), nullable=False),
+    Column("told_us", BigInteger, nullable=False),
+)
 # One row: how many changes there were, and which life of the database this is.
 changes = Table(
     "report_changes",

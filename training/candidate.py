@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fingerpost.events import Event
 from fingerpost.features.thinning import thinned
 from fingerpost.settings import Settings
 from fingerpost.training.bundle import ModelBundle
@@ -33,6 +34,7 @@ class Candidate:
             the baseline serves all, by the model.
         coverage: share of requests under each predicted latency on `test`: `raw`, and as `served` with its shift.
         halflife_s, window_s: of the features.
+        events: that are known, to be shown beside what was measured.
     """
 
     bundle: ModelBundle
@@ -48,6 +50,7 @@ class Candidate:
     coverage: dict[str, dict[str, float]]
     window_s: float
     halflife_s: float
+    events: tuple[Event, ...] = ()
 
 
 def make_candidate(
@@ -56,6 +59,7 @@ def make_candidate(
     progress: Callable[[str], None] = lambda _text: None,
     begin_with: tuple[dict[str, Any], ...] = (),
     storage: str | None = None,
+    events: tuple[Event, ...] = (),
 ) -> Candidate:
     """Tunes, fits, calibrates and scores a model on training rows; registers nothing.
 
@@ -63,6 +67,7 @@ def make_candidate(
         settings: among others, the Dask cluster that tunes and fits, if there is one.
         begin_with: parameters to try first.
         storage: URL of the database that keeps the trials; None: memory.
+        events: of `Candidate`.
 
     Raises:
         FingerpostError: the cluster cannot be used.
@@ -103,7 +108,7 @@ def make_candidate(
     }
     return Candidate(
         bundle, replace(refitted, verdict=verdict), tuning, scores, past, test, ranks, rank_quality(ranks),
-        verdict, replay, coverage, settings.window_s, settings.halflife_s,
+        verdict, replay, coverage, settings.window_s, settings.halflife_s, events,
     )  # fmt: skip
 
 

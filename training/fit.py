@@ -113,7 +113,7 @@ def training_matrix(encoder: Encoder, rows: pd.DataFrame) -> Floats:
     span_days = (rows["time"].max() - rows["time"].min()).total_seconds() / 86_400
     hidden = [name for name in TIME_FEATURES if span_days < _DAYS[name.split("_")[0]]]
     if span_days < _DAYS["day"]:
-        hidden.append("host_known_s")
+        hidden += ["host_known_s", "holiday"]
     matrix[:, [FEATURES.index(name) for name in hidden]] = np.nan
     return matrix
 

@@ -1,10 +1,13 @@
 """The pictures that go with a model version."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from fingerpost.clock import US
+from fingerpost.events import Event
 from fingerpost.features.definition import FEATURES, TARGETS
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.calibration import PROMISED, calibration_curve
@@ -12,6 +15,7 @@ from fingerpost.training.evaluate import TargetScore
 from fingerpost.training.tune import Tuning
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from fingerpost.training.candidate import Candidate
@@ -19,15 +23,19 @@ if TYPE_CHECKING:
 _MODEL, _NAIVE = "#1f6f8b", "#c9a227"
 _TOP_FEATURES = 15
 _MAX_SHAP_ROWS = 1000
+_TIME_STEPS = 120
+# More lines than this, or longer names, cover what they are to explain.
+_MOST_EVENTS, _MOST_LETTERS = 20, 40
 
 
 def all_plots(candidate: "Candidate") -> dict[str, "Figure"]:
-    """File name to figure: predictions, errors and residuals, calibration, gains, SHAP values, ranking, tuning."""
+    """File name to figure: load, predictions, errors, residuals, calibration, gains, SHAP values, ranking, tuning."""
     bundle, rows = candidate.bundle, candidate.test
     return {
+        "plots/load.png": load_over_time(candidate.train, rows, candidate.events),
         "plots/predicted_vs_actual.png": predicted_vs_actual(bundle, rows),
         "plots/errors.png": errors(candidate.scores),
-        "plots/residuals.png": residuals(bundle, rows),
+        "plots/residuals.png": residuals(bundle, rows, candidate.events),
         "plots/calibration.png": calibration(bundle, rows),
         "plots/feature_gain.png": feature_gain(bundle),
         "plots/shap.png": shap_summary(bundle, rows),
@@ -82,7 +90,41 @@ def feature_gain(bundle: ModelBundle) -> "Figure":
     return figure
 
 
-def residuals(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
+def load_over_time(train: pd.DataFrame, test: pd.DataFrame, events: Sequence[Event] = ()) -> "Figure":
+    """Requests over time as the rows tell them, those that were held out apart, with the events that fall into it."""
+    figure = _figure(9.0, 3.6)
+    axes = figure.add_subplot()
+    edges = np.linspace(train["time"].min().timestamp(), test["time"].max().timestamp() + 1, _TIME_STEPS + 1)
+    for rows, name, colour in ((train[~train["cold_start"]], "trained on", _NAIVE), (test, "held out", _MODEL)):
+        seconds = rows["time"].dt.as_unit("us").astype("int64").to_numpy() / US
+        requests = np.histogram(seconds, edges, weights=rows["requests"] * rows["weight"])[0] / np.diff(edges)
+        axes.plot(edges[:-1].astype("datetime64[s]"), requests, color=colour, label=name, drawstyle="steps-post")
+    mark_events(axes, events, edges[0], edges[-1])
+    axes.set(title="load", ylabel="requests a second")
+    axes.tick_params(axis="x", labelsize=7, rotation=20)
+    axes.legend()
+    return figure
+
+
+def mark_events(axes: "Axes", events: Sequence[Event], begin_s: float, end_s: float) -> None:
+    """Draws a line with its name for each event of a span, the latest ones where there are many; seconds since 1970."""
+    within = sorted((event for event in events if begin_s <= event.at_us / US <= end_s), key=lambda event: event.at_us)
+    for event in within[-_MOST_EVENTS:]:
+        at: Any = np.datetime64(event.at_us, "us")
+        axes.axvline(at, color="grey", linewidth=0.8, linestyle=":")
+        name = " ".join(filter(None, (event.kind, event.host, event.note)))[:_MOST_LETTERS]
+        axes.annotate(
+            # A dollar sign would begin a formula.
+            name.replace("$", r"\$"),
+            (at, 0.98),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            va="top",
+            fontsize=6,
+        )
+
+
+def residuals(bundle: ModelBundle, rows: pd.DataFrame, events: Sequence[Event] = ()) -> "Figure":
     """Errors (measured less predicted, logs) over time, and how they are spread, by target."""
     figure = _figure(4.2 * len(TARGETS), 6.0)
     predicted = bundle.predict_log(rows)
@@ -92,6 +134,7 @@ def residuals(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
         axes = figure.add_subplot(2, len(TARGETS), place)
         axes.plot(rows["time"][known], error[known], ".", color=_MODEL, alpha=0.4, markersize=3)
         axes.axhline(0.0, color="grey", linewidth=1)
+        mark_events(axes, events, rows["time"].min().timestamp(), rows["time"].max().timestamp())
         axes.set(title=target, ylabel="log residual")
         axes.tick_params(axis="x", labelsize=6, rotation=30)
         axes = figure.add_subplot(2, len(TARGETS), len(TARGETS) + place)

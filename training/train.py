@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.features.build import load_training_rows
+from fingerpost.features.outside import events_in_lake, outside_of
 from fingerpost.settings import Settings
 from fingerpost.training.candidate import make_candidate
 from fingerpost.training.evaluate import TargetScore, mean_skill
@@ -87,19 +88,21 @@ def train(
     registry = Registry(settings)
     params = champion_params(registry)
     storage = settings.tuning_storage or f"sqlite:///{settings.home / 'tuning.db'}"
-    candidate = make_candidate(rows, settings, progress, (params,) if params else (), storage)
+    told = events_in_lake(lake, settings.service)
+    known = outside_of(settings.service, told, settings.calendar, settings.holidays)
+    candidate = make_candidate(rows, settings, progress, (params,) if params else (), storage, known.events)
     progress("registering")
     new_version = register(registry, candidate, settings.service)
     skill, present = mean_skill(candidate.scores), registry.version_of(CHAMPION)
     worse = objection_to_serving(candidate.verdict, candidate.replay, settings.baseline_margin)
     who = verdict_in_words(candidate.verdict, candidate.test["category"].nunique())
     verdict = f"{'beats' if skill > 0 else 'does not beat'} the best naive forecast: mean skill {skill:+.3f}"
-    known = registry.description(new_version)
+    described = registry.description(new_version)
     challenger = False
-    if known:
+    if described:
         # That training was finished, and others may have decided about its version since.
         challenger = registry.version_of(CHALLENGER) == new_version
-        reason = f"trained before, from the same telemetry: {known}"
+        reason = f"trained before, from the same telemetry: {described}"
     elif worse and present != new_version:
         goes_on = "the baseline goes on serving" if present is None else f"version {present} stays champion"
         reason = f"{verdict}; {goes_on}: {worse}"
@@ -115,7 +118,7 @@ def train(
             reason = f"{verdict}; version {other} stays challenger, since it is in an experiment"
     else:
         reason = f"{verdict}; version {present} stays champion"
-    if not known:
+    if not described:
         registry.tag_version(new_version, VERDICT_TAG, who)
         registry.describe(new_version, reason)
     logger.info("trained", extra={"model_version": new_version, "challenger": challenger, "reason": reason})

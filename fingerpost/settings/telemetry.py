@@ -52,6 +52,15 @@ class Telemetry(BaseModel):
         default=None,
         description="Look up the country of client addresses in this GeoIP database (`.mmdb`); empty: no lookup.",
     )
+    calendar: Path | None = Field(
+        default=None, description="Read planned events from this file (TOML), in engine and training; empty: none."
+    )
+    holidays: str = Field(
+        default="",
+        pattern=r"^([A-Z]{2}(-[A-Z0-9]{1,8})?)?$",
+        description="Tell models of the public holidays of this country, `DE`, or of a part of it, `DE-BY`; empty: of "
+        "none.",
+    )
     clock_skew_s: float = Field(
         default=5.0, ge=0, description="Refuse telemetry whose time lies further in the future than this, seconds."
     )
@@ -113,6 +122,11 @@ class Telemetry(BaseModel):
         description="Require this bearer token for spans sent to `agent --otlp`; required when it is bound "
         "beyond loopback.",
     )
+
+    @field_validator("calendar")
+    @classmethod
+    def _calendar_is_absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
 
     @field_validator("route_templates")
     @classmethod

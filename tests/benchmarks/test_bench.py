@@ -17,12 +17,14 @@ from benchmarks.envoy import Options, measure_envoy
 from benchmarks.learn_table import decisions, learn_table, table_error
 from benchmarks.rivals import RIVALS
 from benchmarks.sinkhole import measure_sinkhole, trials
-from benchmarks.training import measure_fits
+from benchmarks.training import SERVICE, make_windows, measure_fits
 from benchmarks.unlike import fleets, measure_unlike
 from benchmarks.windowing import measure_windowing
 from benchmarks.wire import bytes_a_day
 from benchmarks.zones import measure_zones
 from fingerpost.errors import FingerpostError
+from fingerpost.features.build import build_features, load_training_rows
+from fingerpost.features.prepare import FeatureSettings
 from fingerpost.routing.envoy.module import compiler
 from fingerpost.settings import Settings, get_settings
 from tests.support.recipes import program
@@ -175,3 +177,13 @@ def test_the_shipped_fleets_are_measured():
     rows = json.loads(found.stdout)
     assert [row["predictions"] for row in rows] == ["1 absurd", "shuffled"]
     assert max(row["p99_ratio"] for row in rows) <= 1.05
+
+
+def test_windows_that_are_made_for_a_training_become_rows(tmp_path):
+    made = make_windows(tmp_path, hosts=10, categories=4, days=2, windows_a_day=12)
+    settings = FeatureSettings(10, 60, 16, 5, max_rows=300)
+    report = build_features(tmp_path, SERVICE, settings)
+    assert report.windows == made > 100
+    rows = load_training_rows(tmp_path, SERVICE, 10**6)
+    assert (rows["host"].nunique(), rows["category"].nunique(), rows["time"].dt.date.nunique()) == (10, 4, 2)
+    assert len(rows) == report.training_rows < made

@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 from fingerpost.agent.ended_windows import Numbering
 from fingerpost.agent.host_history import SETTLE_US, HostHistory
 from fingerpost.agent.options import AgentOptions
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
+from fingerpost.events import Event
 from fingerpost.features.build import build_features, load_categories, load_training_rows
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
 from fingerpost.features.fleet_features import cell_features, request_types
+from fingerpost.features.outside import Outside
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
+from fingerpost.lake import partition, write_bytes_atomically
 from fingerpost.serving.fleet_history import FleetHistory
 from fingerpost.serving.fleet_state import HostState, build_fleet
 from fingerpost.serving.histories import HistoryForm, gather
+from fingerpost.serving.outside import event_file
 from fingerpost.serving.scoring import ModelScorer, score_fleet
 from fingerpost.telemetry.history import HISTORY_SCHEMA, History, extrapolate_history
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
@@ -31,12 +35,20 @@ FORM = HistoryForm(5.0, 20.0)
 SETTINGS = FeatureSettings(FORM.window_s, FORM.halflife_s, 24, 30)
 # What one 32-bit float is off, through differences of logs.
 ROUNDING = {"rtol": 2e-6, "atol": 4e-6}
+NOW_US = clock_us()
+EVENTS = (
+    Event("deploy", "shop", "", NOW_US - 7200 * US, told_us=NOW_US - 7200 * US),
+    Event("campaign", "shop", "", NOW_US + 3600 * US, NOW_US + 7200 * US, told_us=NOW_US - 7200 * US),
+)
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory):
     lake = tmp_path_factory.mktemp("parity") / "lake"
     write_demo_lake(lake, 6, 120, 60.0)
+    for event in EVENTS:
+        path = partition(lake, "events", "shop", "2026-01-01") / f"{event.id}.parquet"
+        write_bytes_atomically(path, event_file(event))
     build_features(lake, "shop", SETTINGS)
     return lake
 
@@ -94,7 +106,7 @@ def fleet_of(states, table):
         host: replace(each, fingerprint=replace(each.fingerprint, categories=table.names))
         for host, each in states.items()
     }
-    return build_fleet("shop", told, 256)
+    return build_fleet("shop", told, 256, outside=Outside(EVENTS))
 
 
 def test_served_features_are_those_of_the_training_rows(lake, agents):
@@ -110,9 +122,12 @@ def test_served_features_are_those_of_the_training_rows(lake, agents):
         host = np.array([fleet.hosts.index(name) for name in part["host"]])
         category = np.array([fleet.categories.index(name) for name in part["category"]])
         types = request_types(histories.categories)
-        found = cell_features(histories.cells.astype(np.float64), histories.host_values, types, end_us, host, category)
+        outside = fleet.outside.of_hosts(fleet.hosts).at(end_us)
+        cells = histories.cells.astype(np.float64)
+        found = cell_features(cells, histories.host_values, types, end_us, host, category, outside)
         wanted = part[list(NUMERIC_FEATURES)].to_numpy(np.float64)
         assert len(part) > 30
+        assert np.isfinite(part[["deploy_since_s", "campaign_until_s", "campaign_on"]]).all(axis=None)
         np.testing.assert_allclose(found.numeric, wanted, **ROUNDING)
 
 

@@ -1,5 +1,6 @@
 """An engine that others than this machine can reach: what changes anything takes the bearer token."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import psutil
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
+from fingerpost.features.ingest import ingest
+from fingerpost.features.outside import events_in_lake
 from fingerpost.packed_message import message
 from fingerpost.window_report import MEDIA_TYPE
 from tests.support.engine_harness import RunningEngine
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.process
 TOKEN = "one-of-our-own"  # noqa: S105
 # They take a body, and only read.
 QUESTIONS = {"/v1/predict", "/v1/route"}
-TAKEN = {"/v1/reports", "/v1/batches", "/v1/members"}
+TAKEN = {"/v1/reports", "/v1/batches", "/v1/members", "/v1/events"}
 ANY = "0.0.0.0"  # noqa: S104
 
 
@@ -96,6 +99,34 @@ def test_with_the_token_fingerprints_are_taken(engine):
         asked = {"service": "shop", "category": category}
         assert httpx.post(f"{engine.url}/v1/route", json=asked, trust_env=False).json()["category"] == category
         assert len(client.hosts()) == 2
+
+
+def test_events_are_told_listed_and_landed(engine):
+    """By the command, as a pipeline of deploys would."""
+
+    def event(*words, **environment):
+        env = {**engine.env, "FINGERPOST_ENGINE_URL": engine.url, **environment}
+        command = [sys.executable, "-m", "fingerpost", "event", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    planned = ["--at", "2027-01-04T08:00+01:00", "--until", "2027-01-05", "--note", "sale"]
+    words = ("campaign", "--service", "shop", *planned)
+    refused = event(*words, FINGERPOST_ENGINE_TOKEN="wrong")
+    assert (refused.returncode, refused.stderr) == (1, "fingerpost: 401: a bearer token is needed\n")
+    for _ in range(2):
+        assert "campaign of shop at 2027-01-04 07:00:00Z is known" in event(*words).stdout
+    assert "is no time" in event("deploy", "--at", "noon").stderr
+    (listed,) = json.loads(event("list", "--service", "shop", "--json").stdout)
+    assert (listed["kind"], listed["note"], listed["at"]) == ("campaign", "sale", 1_799_046_000)
+    assert (listed["until"], listed["service"]) == (1_799_107_200, "shop")
+    (found,) = (engine.home / "lake" / "inbox" / "events" / "service=shop").rglob("*.parquet")
+    ingest(engine.home / "lake", "shop", 5, 86_400)
+    assert [each.id for each in events_in_lake(engine.home / "lake", "shop")] == [found.stem.removeprefix("event-")]
+    # What is no event is counted by its reason.
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    answer = httpx.post(f"{engine.url}/v1/events", json={"service": "shop"}, headers=headers, trust_env=False)
+    assert (answer.status_code, answer.json()) == (400, {"error": "kind:unknown"})
+    assert 'reason="kind:unknown"' in httpx.get(f"{engine.url}/metrics", trust_env=False).text
 
 
 def test_without_a_token_it_does_not_start_there_by_any_way(tmp_path):

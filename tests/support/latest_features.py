@@ -7,6 +7,7 @@ import pandas as pd
 
 from fingerpost.features import build
 from fingerpost.features.fleet_features import cell_features, request_types
+from fingerpost.features.outside import events_in_lake, outside_of
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.features.replay import Replay, frame_of
 from fingerpost.lake import dates
@@ -17,11 +18,13 @@ def features_of(replay: Replay) -> pd.DataFrame:
     host, category = np.divmod(np.arange(len(replay.hosts) * len(replay.categories)), len(replay.categories))
     history = replay.history
     types, now_us = request_types(replay.categories), history.now_us
-    found = cell_features(history.columns(), history.host_values(), types, now_us, host, category)
+    outside = replay._outside.at(now_us)
+    found = cell_features(history.columns(), history.host_values(), types, now_us, host, category, outside)
     return frame_of(np.full(len(host), now_us), host, category, found, replay.hosts, replay.categories)
 
 
 def latest_features(lake: Path, settings: FeatureSettings, service: str = "shop") -> pd.DataFrame:
     """The same of a lake that a features step with these settings has brought up to date."""
     days, table = dates(lake, "requests", service), build.load_categories(lake, service)
-    return features_of(build._replay(lake, service, days, [], table, settings)[0])
+    outside = outside_of(service, events_in_lake(lake, service), settings.calendar, settings.holidays)
+    return features_of(build._replay(lake, service, days, [], table, settings, outside)[0])

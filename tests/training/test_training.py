@@ -216,7 +216,7 @@ def test_registry_keeps_the_evidence(candidate, tmp_path, monkeypatch):
     assert not client.search_logged_models(["0"])
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"features.json", "plots", "errors_by_host.csv", "errors_by_category.csv"} <= artifacts
-    assert len(client.list_artifacts(run.info.run_id, "plots")) == 8
+    assert len(client.list_artifacts(run.info.run_id, "plots")) == 9
 
     notes = run.data.tags["mlflow.note.content"]
     assert all(

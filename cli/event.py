@@ -1,0 +1,110 @@
+"""`fingerpost event`: tells the engine of deploys, configuration changes and campaigns, and lists them."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+_Engine = Annotated[str | None, typer.Option("--engine", help="URL of the engine; default FINGERPOST_ENGINE_URL.")]
+_Service = Annotated[str | None, typer.Option("--service", help="Service; default FINGERPOST_SERVICE.")]
+_Host = Annotated[str, typer.Option("--host", help="The host it concerns; default: all of the service.")]
+_At = Annotated[str, typer.Option("--at", help="Begin, `2026-11-27T08:00` (UTC) or with an offset; default: now.")]
+_Until = Annotated[str, typer.Option("--until", help="End, as `--at`; default: it has no length.")]
+_Note = Annotated[str, typer.Option("--note", help="A few words for people, at most 200 characters.")]
+
+
+def register(app: typer.Typer) -> None:
+    commands = typer.Typer(help="Events that models learn from: tell, list.", no_args_is_help=True)
+    for kind in (deploy, config, campaign):
+        commands.command()(kind)
+    commands.command("list")(list_events)
+    app.add_typer(commands, name="event")
+
+
+def deploy(
+    service: _Service = None,
+    host: _Host = "",
+    at: _At = "",
+    until: _Until = "",
+    note: _Note = "",
+    engine: _Engine = None,
+) -> None:
+    """Tells of a deploy, or of one that is planned."""
+    _tell("deploy", service, host, at, until, note, engine)
+
+
+def config(
+    service: _Service = None,
+    host: _Host = "",
+    at: _At = "",
+    until: _Until = "",
+    note: _Note = "",
+    engine: _Engine = None,
+) -> None:
+    """Tells of a change of configuration, or of one that is planned."""
+    _tell("config", service, host, at, until, note, engine)
+
+
+def campaign(
+    service: _Service = None,
+    host: _Host = "",
+    at: _At = "",
+    until: _Until = "",
+    note: _Note = "",
+    engine: _Engine = None,
+) -> None:
+    """Tells of a campaign, or of anything else that changes the traffic, best ahead and with `--until`."""
+    _tell("campaign", service, host, at, until, note, engine)
+
+
+def list_events(
+    service: _Service = None,
+    engine: _Engine = None,
+    json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Lists the events of a service that are to come, or ended in the last eight days."""
+    import json
+
+    from fingerpost.cli.hosts import ask_engine, engine_of, service_of
+    from fingerpost.clock import US
+    from fingerpost.engine_api import events_call, events_of
+
+    name = service_of(service)
+    found = events_of(ask_engine(*engine_of(engine), events_call(name)))
+    if json_output:
+        typer.echo(json.dumps([{**each.to_json(), "told": each.told_us / US} for each in found], indent=2))
+        return
+    if not found:
+        typer.echo(f"no events of {name!r} are known")
+    for each in found:
+        until = "" if each.until_us is None else f" to {_shown(each.until_us)}"
+        typer.echo(f"{_shown(each.at_us)}{until}  {each.kind}  {each.host or 'all hosts'}  {each.note}".rstrip())
+
+
+def _tell(kind: str, service: str | None, host: str, at: str, until: str, note: str, engine: str | None) -> None:
+    from fingerpost.cli.hosts import ask_engine, engine_of, service_of
+    from fingerpost.clock import clock_us
+    from fingerpost.engine_api import checked, event_call
+    from fingerpost.events import Event
+
+    begin_us = _time_us(at, "--at") if at else clock_us()
+    end_us = _time_us(until, "--until") if until else None
+    event = Event(kind, service_of(service), host, begin_us, end_us, note)
+    checked(ask_engine(*engine_of(engine), event_call(event)))
+    typer.echo(f"{kind} of {host or event.service} at {_shown(begin_us)} is known")
+
+
+def _time_us(text: str, option: str) -> int:
+    from fingerpost.clock import US
+    from fingerpost.errors import FingerpostError
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        hint = "write 2026-11-27T08:00, and behind it +01:00 if it is not UTC"
+        raise FingerpostError(f"{option} {text!r} is no time: {hint}") from error
+    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * US)
+
+
+def _shown(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
