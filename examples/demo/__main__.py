@@ -45,9 +45,13 @@ def host(
     middleware_socket: Annotated[
         Path | None, typer.Option(help="Socket of the agent that takes its request records.")
     ] = None,
+    job: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Be slow every so many seconds, for so many seconds, so many times."),
+    ] = None,
 ) -> None:
     """Serves one demo host, until stopped."""
-    from examples.demo.classes import HOST_CLASSES
+    from examples.demo.classes import HOST_CLASSES, Job
     from examples.demo.host import serve
     from fingerpost.errors import FingerpostError
     from fingerpost.names import check_name
@@ -59,9 +63,10 @@ def host(
     try:
         check_name(name, "--name")
         check_name(service, "--service")
+        made = Job(*job) if job else None
     except ValueError as error:
         raise FingerpostError(str(error)) from error
-    serve(host_class, LOOPBACK, port, service, name, middleware_socket)
+    serve(host_class, LOOPBACK, port, service, name, middleware_socket, made)
 
 
 @app.command()

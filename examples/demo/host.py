@@ -1,6 +1,7 @@
 """One demo host: an HTTP server that does real work, as fast or slow at each kind as its class is."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import uvicorn
@@ -9,14 +10,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from examples.demo.classes import HOST_CLASSES
+from examples.demo.classes import HOST_CLASSES, MAX_TIMES, Job
 from examples.demo.work import KINDS, amount_of_work
 from fingerpost.category import route_template
 from fingerpost.middleware import FingerpostMiddleware, MeteredExecutor
 
 MAX_PAYLOAD_BYTES = 4 * 2**20
 _CORES = 1.0
-_MAX_TIMES = 100.0
 
 
 class DemoHostApp:
@@ -28,10 +28,13 @@ class DemoHostApp:
     Args:
         service, host: names, as the proxy calls them.
         middleware_socket: of the agent that takes request records, if there is one.
+        job: slows requests down at regular times.
     """
 
-    def __init__(self, host_class: str, service: str, host: str, middleware_socket: Path | None = None) -> None:
-        self._class = HOST_CLASSES[host_class]
+    def __init__(
+        self, host_class: str, service: str, host: str, middleware_socket: Path | None = None, job: Job | None = None
+    ) -> None:
+        self._class, self._job = HOST_CLASSES[host_class], job
         self._times: dict[str, float] = {}
         self._threads = MeteredExecutor(self._class.slots, thread_name_prefix="slot")
         routes = [
@@ -77,9 +80,9 @@ class DemoHostApp:
             wanted = {str(kind): float(times) for kind, times in (await request.json()).items()}
         except (ValueError, TypeError, AttributeError) as error:
             return JSONResponse({"error": f"not an object of numbers: {error}"}, status_code=400)
-        bad = {kind: times for kind, times in wanted.items() if kind not in KINDS or not 0 < times <= _MAX_TIMES}
+        bad = {kind: times for kind, times in wanted.items() if kind not in KINDS or not 0 < times <= MAX_TIMES}
         if bad:
-            why = f"{bad}: kinds are {', '.join(sorted(KINDS))}, numbers above 0 up to {_MAX_TIMES:g}"
+            why = f"{bad}: kinds are {', '.join(sorted(KINDS))}, numbers above 0 up to {MAX_TIMES:g}"
             return JSONResponse({"error": why}, status_code=400)
         self._times |= wanted
         return JSONResponse(self._times)
@@ -89,13 +92,24 @@ class DemoHostApp:
 
     def _do(self, kind: str, payload: bytes) -> int:
         times = self._class.multiplier(kind) * self._times.get(kind, 1.0)
-        return KINDS[kind](payload, amount_of_work(len(payload), times))
+        began = time.perf_counter()
+        done = KINDS[kind](payload, amount_of_work(len(payload), times))
+        if self._job and self._job.runs(time.time()):
+            # Sleeping holds the slot, and takes no core from the other hosts of this machine.
+            time.sleep((self._job.times - 1) * (time.perf_counter() - began))
+        return done
 
 
 def serve(
-    host_class: str, bind_host: str, port: int, service: str, host: str, middleware_socket: Path | None = None
+    host_class: str,
+    bind_host: str,
+    port: int,
+    service: str,
+    host: str,
+    middleware_socket: Path | None = None,
+    job: Job | None = None,
 ) -> None:
-    """Serves one demo host until it is told to stop."""
-    demo = DemoHostApp(host_class, service, host, middleware_socket)
+    """Serves one demo host until it is stopped."""
+    demo = DemoHostApp(host_class, service, host, middleware_socket, job)
     demo.warm_up()
     uvicorn.run(demo.application, host=bind_host, port=port, log_level="warning", access_log=False)

@@ -1,4 +1,4 @@
-"""Measures what clients saw from Envoy's access log: by span of time, arm and model version."""
+"""Measures what clients saw from Envoy's access log: by span of time, arm, model version, and around a host's job."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from examples.demo.classes import Job
 from fingerpost.accesslog.envoy import parse_line
+from fingerpost.arrays import Floats
 from fingerpost.errors import RefusedError
 from fingerpost.request_status import failed
 
 _COLUMNS = ("time", "duration_s", "status", "host", "route", "policy", "arm", "model_version")
+# Traffic that leaves a host within so many seconds before its job leaves ahead of it: a window of the demo.
+AHEAD_S = 3.0
 
 
 def requests_between(access_log: Path, service: str, begin_s: float, end_s: float) -> pd.DataFrame:
@@ -53,3 +57,51 @@ def without_beginnings(requests: pd.DataFrame, column: str, washout_s: float) ->
     changed = requests[column] != requests[column].shift()
     since = requests["at_s"] - requests["at_s"].where(changed).ffill()
     return requests[since >= washout_s]
+
+
+def of_policies(requests: pd.DataFrame, version: str) -> dict[str, pd.DataFrame]:
+    """The requests that a model version routed, as `fingerpost`, and those that least request routed."""
+    ours = (requests["policy"] == "fingerpost") & (requests["model_version"] == version)
+    return {"fingerpost": requests[ours], "least_request": requests[requests["policy"] == "least_request"]}
+
+
+def by_second_of_job(requests: pd.DataFrame, host: str, job: Job) -> pd.DataFrame:
+    """Each second around the beginnings of a host's job, the mean over all of them.
+
+    Returns:
+        Indexed by the second since the job began, of those in which there were requests: `share` of the requests that
+        were sent to the host, `host_p50_s` of these, `p90_s` of all.
+    """
+    second = np.floor(job.since(_sent_s(requests)))
+    at_host = requests["host"] == host
+    return pd.DataFrame(
+        {
+            "share": at_host.groupby(second).mean(),
+            "host_p50_s": requests["duration_s"].where(at_host).groupby(second).median(),
+            "p90_s": requests["duration_s"].groupby(second).quantile(0.9),
+        }
+    )
+
+
+def job_figures(requests: pd.DataFrame, host: str, job: Job) -> dict[str, Any]:
+    """The host's share of the requests: in the `AHEAD_S` before its job, within the job, and at all other times.
+
+    Returns:
+        `requests`, `jobs` that they are of, `ahead_share`, `job_share`, `usual_share`, and `job_p90_s` of all requests
+        within jobs; NaN where there were none.
+    """
+    sent_s, at_host = _sent_s(requests), (requests["host"] == host).to_numpy()
+    since_s = job.since(sent_s)
+    ahead, within = (since_s >= -AHEAD_S) & (since_s < 0), (since_s >= 0) & (since_s < job.for_s)
+    durations = requests["duration_s"].to_numpy()[within]
+    shares = {"ahead_share": ahead, "job_share": within, "usual_share": ~ahead & ~within}
+    return {
+        "requests": len(requests),
+        "jobs": len(np.unique(np.round(sent_s[within] - since_s[within]))),
+        **{name: round(float(at_host[span].mean()), 4) if span.any() else np.nan for name, span in shares.items()},
+        "job_p90_s": round(float(np.quantile(durations, 0.9)), 5) if len(durations) else np.nan,
+    }
+
+
+def _sent_s(requests: pd.DataFrame) -> Floats:
+    return (requests["at_s"] - requests["duration_s"]).to_numpy(np.float64)

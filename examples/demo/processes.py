@@ -159,7 +159,9 @@ def variables(changes: dict[str, str]) -> dict[str, str]:
 
 
 def host_command(host: DemoHost) -> list[str]:
-    return demo_module("host", "--class", host.host_class, "--port", str(host.port))
+    job = host.job
+    told = ("--job", str(job.every_s), str(job.for_s), str(job.times)) if job else ()
+    return demo_module("host", "--class", host.host_class, "--port", str(host.port), *told)
 
 
 def agent_command(layout: Layout, host: DemoHost, pid: int, engine_url: str) -> list[str]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from examples.demo.measured import requests_between, without_beginnings
+from examples.demo.classes import DemoHost
+from examples.demo.measured import AHEAD_S, by_second_of_job, of_policies, requests_between, without_beginnings
 from examples.demo.story import Told
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ _STYLE = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0
 table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}pre{white-space:pre-wrap}"
 
 
-def write_report(told: Told, access_log: Path, service: str, pictures: list[Path], path: Path) -> None:
+def write_report(
+    told: Told, access_log: Path, service: str, pictures: list[Path], path: Path, hosts: list[DemoHost]
+) -> None:
     """Writes the page, pictures included, so that it can be sent as one file.
 
     Args:
@@ -37,6 +40,8 @@ def write_report(told: Told, access_log: Path, service: str, pictures: list[Path
         if title == told.chapters[0][0] and len(requests):
             side = requests[(requests["at_s"] >= since) & (requests["at_s"] < until)]
             parts.append(_image(side_by_side(without_beginnings(side, "arm", 1.0))))
+    if "job" in told.found:
+        parts.append(_job_section(requests, told.found["job"], hosts))
     parts += [f"<h2>{html.escape(name)}</h2>{_table(found)}" for name, found in told.found.items()]
     parts += [f"<h2>{html.escape(each.stem)}</h2>{_encoded(each.read_bytes())}" for each in pictures if each.exists()]
     path.write_text(
@@ -87,6 +92,47 @@ def side_by_side(requests: pd.DataFrame) -> "Figure":
     for axes in (over_time, curve):
         axes.legend()
     return figure
+
+
+def around_job(requests: pd.DataFrame, host: DemoHost, version: str) -> "Figure":
+    """Where requests go around the beginnings of a host's job, and how long they and those at the host take."""
+    from matplotlib.figure import Figure
+
+    assert host.job is not None  # noqa: S101
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    shares, latencies = figure.subplots(2, 1, sharex=True)
+    for policy, of in of_policies(requests, version).items():
+        course, colour = by_second_of_job(of, host.name, host.job), _COLOURS[policy]
+        middle = course.index + 0.5
+        shares.plot(middle, 100 * course["share"], "o-", color=colour, label=policy, markersize=3)
+        latencies.plot(middle, 1000 * course["p90_s"], "o-", color=colour, label=f"{policy}, p90 of all", markersize=3)
+        latencies.plot(middle, 1000 * course["host_p50_s"], ":", color=colour, label=f"{policy}, p50 at {host.name}")
+    for axes in (shares, latencies):
+        axes.axvspan(0, host.job.for_s, color="grey", alpha=0.2)
+        axes.legend(fontsize=8)
+    shares.set(ylabel=f"share of {host.name}, %", ylim=(0, None), title=f"around the job of {host.name}")
+    latencies.set(ylabel="latency, ms", yscale="log", xlabel="seconds since the job began")
+    return figure
+
+
+def job_in_words(found: dict[str, Any]) -> str:
+    """Says where the requests go around the job, whichever way it came out."""
+    host, ours, peer = found["host"], found["fingerpost"], found["least_request"]
+    begun = f"Every {found['every_s']:g} s a job makes {host} slow for {found['for_s']:g} s. "
+    if not (ours["jobs"] and peer["jobs"]):
+        return f"{begun}Version {found['version']} met {ours['jobs']} jobs and least request {peer['jobs']}: too few."
+    return (
+        f"{begun}By version {found['version']} it gets {ours['ahead_share']:.1%} of the requests in the {AHEAD_S:g} s "
+        f"before a job, {ours['job_share']:.1%} within it and {ours['usual_share']:.1%} at other times "
+        f"({ours['jobs']} jobs); by least request {peer['ahead_share']:.1%}, {peer['job_share']:.1%} and "
+        f"{peer['usual_share']:.1%} ({peer['jobs']} jobs)."
+    )
+
+
+def _job_section(requests: pd.DataFrame, found: dict[str, Any], hosts: list[DemoHost]) -> str:
+    host = next(each for each in hosts if each.name == found["host"])
+    picture = _image(around_job(requests, host, found["version"])) if len(requests) else ""
+    return f"<h2>a job that comes regularly</h2><p>{html.escape(job_in_words(found))}</p>{picture}"
 
 
 def _image(figure: "Figure") -> str:

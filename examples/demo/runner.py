@@ -144,7 +144,7 @@ class Demo:
         finally:
             if story.told.chapters:
                 pictures = sorted(layout.reports.rglob("*.png"), key=lambda each: each.stat().st_mtime)
-                write_report(story.told, layout.access_log, settings.service, pictures, layout.report)
+                write_report(story.told, layout.access_log, settings.service, pictures, layout.report, self._hosts)
                 self._console.print(f"the story in pictures: {layout.report}", highlight=False)
 
     def _wait_for(self, stack: ProcessGroup, name: str) -> None:

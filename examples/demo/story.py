@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from examples.demo.classes import DemoHost
-from examples.demo.measured import figures, requests_between, without_beginnings
+from examples.demo.measured import figures, job_figures, of_policies, requests_between, without_beginnings
 from examples.demo.processes import Layout, demo_module, example_module, router_environment, routing_envoy, variables
 from examples.demo.progress import Progress
 from fingerpost.cli.stack.parts import answers, fingerpost
@@ -76,6 +76,7 @@ class Story:
         self._chapter("champion against challenger, by switchback", self._experiment)
         self._chapter("promotion, and what it brought", self._promote)
         self._chapter("a bad version, and the gates", self._bad_version)
+        self.told.found["job"] = self._job()
         if self._skip_gates:
             self._chapter("the bad version let through, and the watch", self._let_through)
         return self.told
@@ -156,6 +157,8 @@ class Story:
         }
 
     def _bad_version(self) -> None:
+        # Meanwhile every other request goes by least request: both are seen around the same jobs.
+        self._route(arm_shares='{"fingerpost": 0.5, "least_request": 0.5}')
         child = self._stack.start("bad-version", example_module("examples.demo.bad_version"))
         self._stack.finish(child, _FLOW_S)
         version = child.output().split()[-1]
@@ -168,6 +171,16 @@ class Story:
         }
         if decided["action"] != "reject":
             raise FingerpostError(f"the gates did not stop version {version}: {decided['reason']}")
+        self._route()
+
+    def _job(self) -> dict[str, Any]:
+        """Where requests go around the job of the one host that has one, by the new version and by least request."""
+        log, service, version = self._layout.access_log, self._settings.service, self.told.found["promotion"]["version"]
+        requests = requests_between(log, service, self.told.chapters[0][1], time.time())
+        host = next(each for each in self._hosts if each.job)
+        assert host.job is not None  # noqa: S101
+        found = {name: job_figures(of, host.name, host.job) for name, of in of_policies(requests, version).items()}
+        return {"host": host.name, "version": version, "every_s": host.job.every_s, "for_s": host.job.for_s, **found}
 
     def _let_through(self) -> None:
         version = self.told.found["bad_version"]["version"]
