@@ -325,6 +325,21 @@ def llm(
         typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
 
 
+def foresight(
+    cause: Annotated[str, typer.Option(help="What slows hosts down: jobs or credits.")] = "jobs",
+    warm_up: Annotated[float, typer.Option(min=20, max=3600, help="Seconds of random routing at first.")] = 150,
+    seconds: Annotated[float, typer.Option(min=10, max=3600, help="For how long each policy routes.")] = 120,
+    load: Annotated[float, typer.Option(min=0.1, max=0.95, help="Share of what the fleet can carry at most.")] = 0.6,
+    seed: Annotated[int, typer.Option(help="Of the fleet and its requests.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Real Envoy, agents and engine: hosts that slow down by a rule, by least request, the baseline and a model."""
+    from benchmarks.foresight import Options, measure_foresight
+
+    options = Options(cause, warm_up, seconds, load, seed)
+    _print(measure_foresight(options, lambda text: typer.echo(text, err=True)), json_output)
+
+
 def unlike(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 3,
     json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -499,6 +514,7 @@ app = typer.Typer(help="Measures what the program itself costs, and how good it 
 for _command in (
     agent,
     anticipate,
+    foresight,
     attribution,
     cadence,
     calibrate,

@@ -48,11 +48,17 @@ class LearningFleet:
     Args:
         log: Envoy's access log; need not be there yet.
         slots: requests that each host serves at once, which the agents are told; None: they know the log alone.
-        pid: of the process that emulates the hosts.
+        pid: of the process that emulates the hosts; None: agents ask each host for its CPU, at `/metrics`.
     """
 
     def __init__(
-        self, settings: Settings, stack: ProcessGroup, upstreams: list[Upstream], log: Path, slots: int | None, pid: int
+        self,
+        settings: Settings,
+        stack: ProcessGroup,
+        upstreams: list[Upstream],
+        log: Path,
+        slots: int | None,
+        pid: int | None,
     ) -> None:
         self._settings, self._stack, self._hosts, self._log = settings, stack, len(upstreams), log
         self.table = settings.home / "learned.table"
@@ -61,7 +67,9 @@ class LearningFleet:
         # A slot is a core, as the hosts tell of the CPU time of their requests.
         told = () if slots is None else ("--slots", str(slots), "--cores", str(slots))
         for each in upstreams:
-            command = fingerpost("agent", "--host", each.name, "--access-log", str(log), "--pid", str(pid), *told)
+            metrics = ("--sampler", "prometheus", "--prometheus-url", f"http://{each.address}:{each.port}/metrics")
+            sampled = metrics if pid is None else ("--pid", str(pid))
+            command = fingerpost("agent", "--host", each.name, "--access-log", str(log), *sampled, *told)
             self._beside.append(self._start(f"agent-{each.name}", command))
 
     def wait_until_ready(self) -> None:
@@ -160,7 +168,7 @@ class LearningFleet:
 
 @contextmanager
 def learning_fleet(
-    folder: Path, upstreams: list[Upstream], log: Path, slots: int | None, pid: int
+    folder: Path, upstreams: list[Upstream], log: Path, slots: int | None, pid: int | None
 ) -> Iterator[LearningFleet]:
     """Starts a `LearningFleet` with everything it keeps in the folder, and ends all its processes."""
     settings = learning_settings(folder)

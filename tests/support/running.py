@@ -53,10 +53,14 @@ def running_envoy(config: dict[str, Any], folder: Path, admin: int, workers: int
 
 
 @contextmanager
-def fleet_process(scenario: Scenario, tells: bool = True) -> Iterator[tuple[list[Upstream], int]]:
-    """The sleeping fleet in a process of its own: its hosts, and the process's id; see `SleepingFleet` for `tells`."""
+def fleet_process(scenario: Scenario, tells: bool = True, **causes: Any) -> Iterator[tuple[list[Upstream], int]]:
+    """The sleeping fleet in a process of its own: its hosts, and the process's id.
+
+    Args:
+        tells, causes: of `SleepingFleet`.
+    """
     ports = free_ports(scenario.service_s.shape[1])
-    fleet = SleepingFleet(ports, scenario.slots, scenario.service_s.tolist(), tells)
+    fleet = SleepingFleet(ports, scenario.slots, scenario.service_s.tolist(), tells, **causes)
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.sleeping_hosts"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

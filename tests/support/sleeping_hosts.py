@@ -7,6 +7,8 @@ the demo's hosts do: a request uses a core for as long as its work takes.
 
 `/sick?share=0.5&after=0.001` makes a host fail that share of its requests, after so many seconds and without a slot;
 `&category=3` only those of that category, `&status=502` with another status than 500. A share of 0 heals it.
+
+Hosts may have a regular job or burst credits, which slow them down; `/metrics` tells their CPU as node_exporter does.
 """
 
 import asyncio
@@ -15,15 +17,52 @@ import random
 import sys
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
+from examples.demo.classes import Job
 from fingerpost.middleware.load import Load
 from fingerpost.middleware.orca import HEADER, load_report, with_inflight
 
 _MAX_HEAD = 16_384
 _REPORT_S = 0.5
 _LENGTH = b"content-length"
+_MEMORY = "node_memory_MemTotal_bytes 1000000000\nnode_memory_MemAvailable_bytes 500000000\n"
+
+
+@dataclass(frozen=True)
+class Credits:
+    """Burst credits: a host is throttled once they are used up, until most of them are back.
+
+    Args:
+        limit_s: what may be used, seconds of a wholly busy host.
+        resume: share of the limit down to which the use of a throttled host has to drain.
+        drain, slow_drain: what a second gives back, and what it does while the host is throttled.
+        times: how many times longer requests then take.
+    """
+
+    limit_s: float
+    resume: float = 0.2
+    drain: float = 0.4
+    slow_drain: float = 1.0
+    times: float = 6.0
+
+
+class Throttle:
+    """Follows the use of one host's credits; `advance` is called at every change of what is busy."""
+
+    def __init__(self, limits: Credits, now_s: float) -> None:
+        self._credits, self._used_s, self._at_s = limits, 0.0, now_s
+        self.slow = False
+
+    def advance(self, now_s: float, busy: float) -> None:
+        """Counts the time since the last call, in which this share of the host was busy."""
+        span_s, self._at_s = now_s - self._at_s, now_s
+        change = -self._credits.slow_drain if self.slow else busy - self._credits.drain
+        self._used_s = max(self._used_s + span_s * change, 0.0)
+        limit_s = self._credits.limit_s
+        self.slow = self._used_s > self._credits.resume * limit_s if self.slow else self._used_s >= limit_s
 
 
 @dataclass(frozen=True)
@@ -35,15 +74,29 @@ class SleepingFleet:
         slots: requests a host serves at once.
         service_s: mean service time of each category on each host, seconds.
         tells: hosts tell their load, in-flight count and CPU time in headers; False: all that is known is a log.
+        jobs, credits: of each host, None where it has none; empty: no host has any.
+        spells: file to which hosts with credits append `HOST SECONDS 1` when they are throttled, and `... 0` when that
+            ends, seconds since 1970.
     """
 
     ports: list[int]
     slots: int
     service_s: list[list[float]]
     tells: bool = True
+    jobs: list[Job | None] = field(default_factory=list)
+    credits: list[Credits | None] = field(default_factory=list)
+    spells: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+    @classmethod
+    def of_json(cls, text: str) -> "SleepingFleet":
+        """Out of what `to_json` wrote."""
+        told = json.loads(text)
+        told["jobs"] = [each and Job(**each) for each in told["jobs"]]
+        told["credits"] = [each and Credits(**each) for each in told["credits"]]
+        return cls(**told)
 
 
 @dataclass(frozen=True)
@@ -76,8 +129,14 @@ class SleepingHost:
         self._slots, self._tells = fleet.slots, fleet.tells
         self._service_s = [row[number] for row in fleet.service_s]
         self._busy, self._done, self._errors, self._busy_s = 0, 0, 0, 0.0
-        self._since = time.monotonic()
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._since = self._begun = time.monotonic()
+        self._used_s, self._counted = 0.0, self._since
+        self._number, self._spells = number, fleet.spells
+        self._job = fleet.jobs[number] if fleet.jobs else None
+        limits = fleet.credits[number] if fleet.credits else None
+        self._throttle = Throttle(limits, self._since) if limits else None
+        self._throttled_times = limits.times if limits else 1.0
+        self._waiting: deque[tuple[float, asyncio.Future[float]]] = deque()
         self.sickness = Sickness()
         self._rng = random.Random(number)
         self._report = load_report(Load(0.0, None, 0.0, 0.0, 0.0), {}, "text")
@@ -101,25 +160,52 @@ class SleepingHost:
         mine = sick.category is None or target.partition("?")[0] == f"/c{sick.category}"
         return mine and self._rng.random() < sick.share
 
-    async def serve(self, work_s: float) -> None:
-        """Waits for a slot and holds it for the work."""
-        finished = asyncio.get_running_loop().create_future()
+    async def serve(self, work_s: float) -> float:
+        """Waits for a slot and holds it for the work; returns for how long, seconds: longer where the host is slow."""
+        finished: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         if self._busy < self._slots:
             self._begin(work_s, finished)
         else:
             self._waiting.append((work_s, finished))
-        await finished
+        return await finished
 
-    def _begin(self, work_s: float, finished: "asyncio.Future[None]") -> None:
+    def times_slower(self) -> float:
+        """How many times longer a request takes that begins now."""
+        slower = self._throttled_times if self._throttle and self._throttle.slow else 1.0
+        return slower * (self._job.times if self._job and self._job.runs(time.time()) else 1.0)
+
+    def metrics(self) -> str:
+        """The host's CPU as node_exporter tells it: a slot is a core."""
+        self._count()
+        idle_s = self._slots * (time.monotonic() - self._begun) - self._used_s
+        cpu = f'node_cpu_seconds_total{{cpu="0",mode="user"}} {self._used_s}\n'
+        return f'{cpu}node_cpu_seconds_total{{cpu="0",mode="idle"}} {max(idle_s, 0.0)}\n{_MEMORY}'
+
+    def _count(self) -> None:
+        """Counts the use since it was last counted."""
+        now = time.monotonic()
+        self._used_s += self._busy * (now - self._counted)
+        self._counted = now
+        if self._throttle:
+            was = self._throttle.slow
+            self._throttle.advance(now, self._busy / self._slots)
+            if self._throttle.slow != was and self._spells:
+                with Path(self._spells).open("a") as file:
+                    file.write(f"{self._number} {time.time():.3f} {int(self._throttle.slow)}\n")
+
+    def _begin(self, asked_s: float, finished: "asyncio.Future[float]") -> None:
+        self._count()
+        work_s = asked_s * self.times_slower()
         self._busy += 1
         asyncio.get_running_loop().call_later(work_s, self._end, work_s, finished)
 
-    def _end(self, work_s: float, finished: "asyncio.Future[None]") -> None:
+    def _end(self, work_s: float, finished: "asyncio.Future[float]") -> None:
+        self._count()
         self._busy -= 1
         self._done += 1
         self._busy_s += work_s
         if not finished.done():
-            finished.set_result(None)
+            finished.set_result(work_s)
         while self._waiting and self._busy < self._slots:
             next_s, waiting = self._waiting.popleft()
             # Whoever went away before its turn takes no slot.
@@ -192,7 +278,7 @@ class _Connection(asyncio.Protocol):
         host, inflight = self._host, self._host.inflight
         parts = line.decode("latin-1").split(" ")
         work_s = host.work_s(parts[1]) if len(parts) == 3 else None
-        status = "404 Not Found"
+        status, body = "404 Not Found", ""
         if len(parts) == 3 and parts[1].startswith("/sick"):
             host.sickness = Sickness.of_query(parts[1].partition("?")[2])
             status = "200 OK"
@@ -200,11 +286,13 @@ class _Connection(asyncio.Protocol):
             await asyncio.sleep(host.sickness.after_s)
             status, work_s = f"{host.sickness.status} Failed", None
         elif work_s is not None:
-            await host.serve(work_s)
+            work_s = await host.serve(work_s)
             status = "200 OK"
+        elif len(parts) == 3 and parts[1] == "/metrics":
+            status, body = "200 OK", host.metrics()
         elif len(parts) == 3 and parts[1] == "/healthz":
             status = "200 OK"
-        answer = f"HTTP/1.1 {status}\r\ncontent-length: 0\r\n{host.headers(inflight, work_s)}\r\n"
+        answer = f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{host.headers(inflight, work_s)}\r\n{body}"
         if self._transport and not self._transport.is_closing():
             self._transport.write(answer.encode())
         self._task = None
@@ -222,4 +310,4 @@ async def serve_fleet(fleet: SleepingFleet) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve_fleet(SleepingFleet(**json.loads(sys.stdin.readline()))))
+    asyncio.run(serve_fleet(SleepingFleet.of_json(sys.stdin.readline())))
