@@ -30,12 +30,20 @@ _START_S, _REPORT_S, _TRAIN_S = 120.0, 30.0, 300.0
 
 
 def learning_settings(folder: Path) -> Settings:
-    """The user's settings with a home, a registry and a store of their own, all in the folder, and little tuning."""
+    """The user's settings with a home, lake, registry and store of their own, all in the folder, and little tuning."""
     settings = get_settings()
     (port,) = free_ports(1)
     chosen = {name: value for name, value in _DEFAULTS.items() if name not in settings.model_fields_set}
     alone = {
-        **{"service": SERVICE, "home": folder, "bind_host": LOOPBACK, "engine_port": port, "engine_workers": 1},
+        **{
+            "service": SERVICE,
+            "home": folder,
+            "lake": folder / "lake",
+            "lake_url": "",
+            "bind_host": LOOPBACK,
+            "engine_port": port,
+            "engine_workers": 1,
+        },
         **{"engine_url": f"http://{LOOPBACK}:{port}", "engine_token": "", "model_version": ""},
         **{"mlflow_url": f"sqlite:///{folder / 'mlflow.db'}", "store_url": "", "tuning_storage": "", "arm_shares": {}},
     }

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.foresight import CAUSES, Options, Spell, figures, job_spells, made_causes, told_spells
+from benchmarks.learning_fleet import learning_settings
 from examples.demo.classes import Job
 from fingerpost.errors import FingerpostError
 from tests.support.sleeping_hosts import Credits, SleepingFleet, SleepingHost, Throttle
@@ -81,3 +82,10 @@ def test_figures_are_of_requests_by_when_they_were_sent():
     nothing = figures(requests.iloc[:0], [])
     assert nothing["requests"] == 0
     assert np.isnan(nothing["p99_ms"])
+
+
+@pytest.mark.process
+def test_a_fleet_that_learns_has_a_lake_of_its_own(tmp_path, monkeypatch):
+    """What an earlier run reported of other hosts is no telemetry of this fleet."""
+    monkeypatch.setenv("FINGERPOST_LAKE", str(tmp_path / "of-the-user"))
+    assert learning_settings(tmp_path / "run").lake == tmp_path / "run" / "lake"
