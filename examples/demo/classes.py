@@ -39,14 +39,14 @@ class Job:
     Args:
         every_s: its period, seconds.
         for_s: how long it takes, seconds, less than the period.
-        times: how many times longer a request then takes.
+        times: how many times longer a request then takes; by default more than what a host is better at its best kind.
         after_s: it begins so long after each multiple of the period, seconds since 1970. By default it is two thirds
             of a window of the demo: a prediction of a window is in force two seconds after the window has begun.
     """
 
     every_s: float = 30.0
     for_s: float = 6.0
-    times: float = 6.0
+    times: float = 12.0
     after_s: float = 2.0
 
     def __post_init__(self) -> None:

@@ -118,14 +118,18 @@ def around_job(requests: pd.DataFrame, host: DemoHost, version: str) -> "Figure"
 def job_in_words(found: dict[str, Any]) -> str:
     """Says where the requests go around the job, whichever way it came out."""
     host, ours, peer = found["host"], found["fingerpost"], found["least_request"]
+
+    def jobs_in_words(by: dict[str, Any]) -> str:
+        return "1 job" if by["jobs"] == 1 else f"{by['jobs']} jobs"
+
     begun = f"Every {found['every_s']:g} s a job makes {host} slow for {found['for_s']:g} s. "
     if not (ours["jobs"] and peer["jobs"]):
-        return f"{begun}Version {found['version']} met {ours['jobs']} jobs and least request {peer['jobs']}: too few."
+        return f"{begun}Version {found['version']} met {jobs_in_words(ours)}, and least request {jobs_in_words(peer)}."
     return (
         f"{begun}By version {found['version']} it gets {ours['ahead_share']:.1%} of the requests in the {AHEAD_S:g} s "
         f"before a job, {ours['job_share']:.1%} within it and {ours['usual_share']:.1%} at other times "
-        f"({ours['jobs']} jobs); by least request {peer['ahead_share']:.1%}, {peer['job_share']:.1%} and "
-        f"{peer['usual_share']:.1%} ({peer['jobs']} jobs)."
+        f"({jobs_in_words(ours)}); by least request {peer['ahead_share']:.1%}, {peer['job_share']:.1%} and "
+        f"{peer['usual_share']:.1%} ({jobs_in_words(peer)})."
     )
 
 

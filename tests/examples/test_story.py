@@ -128,7 +128,7 @@ def test_one_host_of_every_fleet_has_a_job_and_its_process_is_told():
         (with_job,) = [each for each in hosts if each.job]
         assert with_job.name == "storage-1"
         command = host_command(with_job)
-        assert command[command.index("--job") + 1 :] == ["30.0", "6.0", "6.0"]
+        assert command[command.index("--job") + 1 :] == ["30.0", "6.0", "12.0"]
         assert "--job" not in host_command(hosts[0])
 
 
@@ -183,7 +183,7 @@ def test_a_version_that_met_no_job_is_said_to_have_met_none():
     by = of_policies(job_requests(), "9")
     figures_of = {name: job_figures(of, "h1", JOB) for name, of in by.items()}
     text = job_in_words({"host": "h1", "version": "9", "every_s": 30.0, "for_s": 6.0, **figures_of})
-    assert "Version 9 met 0 jobs and least request 3: too few." in text
+    assert "Version 9 met 0 jobs, and least request 3 jobs." in text
 
 
 @pytest.mark.process
