@@ -59,6 +59,7 @@ class Story:
         self._stack, self._progress = stack, progress
         self._rate, self._skip_gates = rate, skip_gates
         self._router: Child | None = None
+        self._promoted_s = 0.0
         self.told = Told()
 
     def tell(self, envoy: Child) -> Told:
@@ -151,17 +152,20 @@ class Story:
         decided = self._flow("promote")["decision"]
         if decided is None or decided["action"] != "promote":
             raise FingerpostError(f"the new version was not promoted: {decided and decided['reason']}")
+        self._promoted_s = time.time()
         self.told.found["promotion"] = {
             **{name: decided[name] for name in ("version", "previous", "reason", "record")},
             "afterwards": self._wave(),
         }
 
     def _bad_version(self) -> None:
-        # Meanwhile every other request goes by least request: both are seen around the same jobs.
-        self._route(arm_shares='{"fingerpost": 0.5, "least_request": 0.5}')
         child = self._stack.start("bad-version", example_module("examples.demo.bad_version"))
         self._stack.finish(child, _FLOW_S)
         version = child.output().split()[-1]
+        # The watch over the promotion counts all requests: those of least request have to wait until it is over.
+        self._pass(max(self._promoted_s + self._settings.watch_s - time.time(), 0.0))
+        # Every other request goes by least request: both are then seen around the same jobs.
+        self._route(arm_shares='{"fingerpost": 0.5, "least_request": 0.5}')
         self._pass(_BAD_S)
         decided = self._flow("ingest", "features", "shadow", "promote")["decision"]
         self.told.found["bad_version"] = {
