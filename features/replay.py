@@ -23,9 +23,9 @@ from fingerpost.features.fleet_features import CellFeatures, cell_features, requ
 from fingerpost.features.outside import NOTHING, Outside
 from fingerpost.features.thinning import Draws, Thinning
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
-from fingerpost.history_block import FORECASTS, blocks_of
+from fingerpost.history_block import blocks_of
 from fingerpost.lake import write_atomically
-from fingerpost.telemetry.baseline import estimate_baseline, host_kinds
+from fingerpost.telemetry.baseline import BASELINE_INPUTS, baseline_of, host_kinds
 from fingerpost.telemetry.history import HISTORY_HOST_PLACE, HISTORY_PLACE, History
 from fingerpost.telemetry.history_state import LOADS, fresh_state, index_of_common, log_values, remap_state
 from fingerpost.telemetry.windows import Arrays, select_window
@@ -198,10 +198,9 @@ def _baseline(history: Floats, host_values: Floats) -> Floats:
     Args:
         history, host_values: `History.columns` and `History.host_values` of the fleet.
     """
-    forecasts = history[..., [HISTORY_PLACE[name] for name in FORECASTS.values()]]
-    evidence, errors = history[..., HISTORY_PLACE["evidence"]], history[..., HISTORY_PLACE["error_share"]]
+    cells = history[..., [HISTORY_PLACE[name] for name in BASELINE_INPUTS]]
     cores, slots = (host_values[:, HISTORY_HOST_PLACE[name]] for name in ("host_cores", "host_slots"))
-    return estimate_baseline(forecasts, evidence, errors, host_kinds(cores, slots)).filled()
+    return baseline_of(cells, host_kinds(cores, slots)).filled()
 
 
 def _made_by(window_s: float, halflife_s: float) -> str:

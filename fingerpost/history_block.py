@@ -27,6 +27,8 @@ _BOUNDS = {
     FORECASTS["throughput_rps"]: (-18.5, 30.0),
     FORECASTS["latency_p50_s"]: (-20.8, 8.2),
     FORECASTS["latency_p99_s"]: (-20.8, 8.2),
+    "throughput_rps_last": (-18.5, 30.0),
+    "requests_last": (0.0, 1e12),
     "evidence": (0.0, 1e12),
     "error_share": (0.0, 1.001),
     "age_s": (0.0, 1e9),

@@ -10,14 +10,11 @@ from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.features.outside import NOTHING, Outside
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
-from fingerpost.history_block import FORECASTS
 from fingerpost.serving.members import Member
-from fingerpost.telemetry.baseline import BaselineEstimates, estimate_baseline, host_kinds
+from fingerpost.telemetry.baseline import BASELINE_INPUTS, BaselineEstimates, baseline_of, host_kinds
 
-# What of the hosts' histories tables are made of without a model; the forecasts, as logs, first.
-CELL_COLUMNS = (*FORECASTS.values(), "evidence", "error_share", "age_s")
 _HOST = {name: place for place, name in enumerate(FINGERPRINT_HOST_COLUMNS)}
-_CELL = {name: place for place, name in enumerate(CELL_COLUMNS)}
+_CELL = {name: place for place, name in enumerate(BASELINE_INPUTS)}
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class FleetState:
     Args:
         states: of the hosts, H of them.
         host_values: FINGERPRINT_HOST_COLUMNS, shape (H, 8); NaN where not known.
-        cells: CELL_COLUMNS, shape (H, C, 6); `age_s` as of the fingerprint; NaN where not known.
+        cells: BASELINE_INPUTS, shape (H, C, 8); `age_s` as of the fingerprint; NaN where not known.
         category_version: of the category table most hosts use.
         outside: events and holidays that are known.
     """
@@ -80,15 +77,14 @@ class FleetState:
         return self.host_values[:, _HOST[name]]
 
     def cell_column(self, name: str) -> Floats:
-        """One of CELL_COLUMNS, shape (H, C)."""
+        """One of BASELINE_INPUTS, shape (H, C)."""
         return self.cells[:, :, _CELL[name]]
 
     def baseline(self) -> BaselineEstimates:
         """What the histories forecast without a model."""
-        cells = (self.cells[..., : len(FORECASTS)], self.cell_column("evidence"), self.cell_column("error_share"))
         classes = [state.host_class for state in self.states]
         kinds = host_kinds(self.host_column("cores"), self.host_column("slots"), classes)
-        return estimate_baseline(*cells, kinds)
+        return baseline_of(self.cells, kinds)
 
 
 def silent_host(service: str, host: str, member: Member, heard_s: float) -> HostState:
@@ -125,7 +121,7 @@ def build_fleet(
         return replace(_with_changes(before, ordered), outside=outside)
     categories = _choose_categories(ordered, max_categories)
     place = {name: number for number, name in enumerate(categories)}
-    cells = np.full((len(hosts), len(categories), len(CELL_COLUMNS)), np.nan)
+    cells = np.full((len(hosts), len(categories), len(BASELINE_INPUTS)), np.nan)
     for row, state in enumerate(ordered):
         _fill(cells[row], state.fingerprint, place)
     return FleetState(service, hosts, categories, ordered, _host_values(ordered), cells, _version(ordered), outside)
@@ -168,7 +164,7 @@ def _fill(row: Floats, fingerprint: Fingerprint, place: dict[str, int]) -> None:
     found = [(place[name], number) for number, name in enumerate(block.categories) if name in place]
     if found:
         to, of = np.array(found).T
-        row[to] = block.columns(CELL_COLUMNS)[of]
+        row[to] = block.columns(BASELINE_INPUTS)[of]
         row[to, _CELL["age_s"]] += (fingerprint.time_us - block.as_of_us) / US
 
 

@@ -17,13 +17,12 @@ from fingerpost.category import SEPARATOR, category_key
 from fingerpost.clock import US
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types
 from fingerpost.features.replay import Replay
-from fingerpost.history_block import FORECASTS
 from fingerpost.routing.success import slow_start_weights, success_rates
 from fingerpost.simulator.fleet import Bools
 from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk, Table
 from fingerpost.simulator.telemetry import Telemetry, joined
-from fingerpost.telemetry.baseline import estimate_baseline, host_kinds
+from fingerpost.telemetry.baseline import BASELINE_INPUTS, baseline_of, host_kinds
 from fingerpost.telemetry.history import HISTORY_PLACE, History, extrapolate_history
 from fingerpost.telemetry.windows import APART_S, Arrays, select_window
 from fingerpost.training.evaluate import time_split
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 # What the table is made of.
 _TARGETS = ("throughput_rps", "latency_p50_s")
-_FORECASTS = [HISTORY_PLACE[name] for name in FORECASTS.values()]
+_BASELINE = [HISTORY_PLACE[name] for name in BASELINE_INPUTS]
 _EVIDENCE, _ERRORS = HISTORY_PLACE["evidence"], HISTORY_PLACE["error_share"]
 _LATER_SHARE = 0.2
 
@@ -142,7 +141,7 @@ class Served:
         cells = np.where(live[:, None, None], self._cells, np.nan)
         evidence, errors = cells[..., _EVIDENCE], cells[..., _ERRORS]
         slots = np.where(live, self._slots, np.nan)
-        logs = estimate_baseline(cells[..., _FORECASTS], evidence, errors, host_kinds(self._cores, slots)).filled()
+        logs = baseline_of(cells[..., _BASELINE], host_kinds(self._cores, slots)).filled()
         if self._bundle is not None and (self._as_of_us > 0).any():
             matrix = self._encoded(self._bundle)
             served = self._bundle.served_logs(matrix)

@@ -5,14 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fingerpost.arrays import Floats, Ints, safe_ratio
+from fingerpost.arrays import Floats, Ints, decayed, safe_ratio
+from fingerpost.history_block import FORECASTS
 
 # Estimates of the fleet move in steps of 5 %, so that predictions do not change with every small change of the fleet.
 _STEP = 0.05
 # A cell's own forecast weighs as much as the fleet's once it rests on this many requests.
 _PRIOR_REQUESTS = 3.0
 _PRIOR_CELLS = 1.0
+# The rolling average counts as so many requests beside those of the latest window, of the host and again of the cell.
+_USUAL_REQUESTS = 25.0
+# What a window said counts half after so long.
+_LATEST_HALFLIFE_S = 15.0
 _TINY = 1e-9
+# Of HISTORY_COLUMNS, what the baseline is made of; the forecasts, as logs, first.
+BASELINE_INPUTS = (*FORECASTS.values(), "throughput_rps_last", "requests_last", "evidence", "error_share", "age_s")
+_PLACE = {name: place for place, name in enumerate(BASELINE_INPUTS)}
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,48 @@ def host_kinds(cores: Floats, slots: Floats, classes: Sequence[str] | None = Non
     sizes = np.where((named == "")[:, None], np.nan_to_num(np.stack([cores, slots], axis=1), nan=-1.0), -1.0)
     _, kinds = np.unique(np.column_stack([name.reshape(-1), sizes.round(2)]), axis=0, return_inverse=True)
     return np.asarray(kinds.reshape(-1), dtype=np.int64)
+
+
+def baseline_of(cells: Floats, kinds: Ints) -> BaselineEstimates:
+    """What the histories of a fleet forecast without a model.
+
+    Args:
+        cells: BASELINE_INPUTS of every cell, shape (H, C, 8); NaN where not known.
+        kinds: of `host_kinds`.
+    """
+    evidence, errors, age_s, latest = (
+        cells[..., _PLACE[name]] for name in ("evidence", "error_share", "age_s", "throughput_rps_last")
+    )
+    requests = cells[..., _PLACE["requests_last"]] * (1 - errors)
+    own = cells[..., : len(FORECASTS)].copy()
+    own[..., 0] = follow_latest(own[..., 0], latest, requests * decayed(np.maximum(age_s, 0), _LATEST_HALFLIFE_S))
+    return estimate_baseline(own, evidence, errors, kinds)
+
+
+def follow_latest(usual: Floats, latest: Floats, requests: Floats) -> Floats:
+    """Moves rolling averages of throughput by what the latest windows measured: alone they know a spell too late.
+
+    What slows a host down slows most of its categories: so the ratio of the host over all of them moves first, then
+    each cell, both drawn to what was before in proportion to requests (the mean of normal observations whose prior
+    counts as so many of them). Requests are to fade by age: a host to which nothing is sent, since it was slow, is soon
+    taken to be what it usually is, and is tried again.
+
+    Args:
+        usual, latest: logs of the rolling average and of the last window, shape (H, C); NaN where never measured.
+        requests: that measured something in that window, less by its age, shape (H, C).
+
+    Returns:
+        Logs, shape (H, C).
+    """
+    known = np.isfinite(usual) & np.isfinite(latest)
+    weight = np.where(known, np.nan_to_num(requests), 0.0)
+    # Each request takes so many seconds of the host; these add up, rates do not.
+    before, took = (np.exp(-np.where(known, each, 0.0)) for each in (usual, latest))
+    of_host = weight.sum(axis=1)
+    ratio = np.nan_to_num(safe_ratio((weight * took).sum(axis=1), (weight * before).sum(axis=1)), nan=1.0)
+    expected = before * ((of_host * ratio + _USUAL_REQUESTS) / (of_host + _USUAL_REQUESTS))[:, None]
+    moved = -np.log((weight * took + _USUAL_REQUESTS * expected) / (weight + _USUAL_REQUESTS))
+    return np.where(known, moved, usual)
 
 
 def estimate_baseline(own: Floats, evidence: Floats, error_share: Floats, kinds: Ints) -> BaselineEstimates:
