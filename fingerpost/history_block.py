@@ -16,7 +16,8 @@ _MAX_COLUMNS = 256
 # Logs, counts, seconds and rates all lie far within this.
 _MOST = 1e15
 # The forecast of each quantity where no model corrects it, as logs. Of all views `mixed` errs least, but it follows the
-# latest windows: a host that was sent less looks faster and is sent too much. What is routed by moves slowly.
+# latest windows: a host that was sent less looks faster and is sent too much. What is routed by moves slowly, but for
+# what many requests of a window show at once (`fingerpost.telemetry.baseline.follow_latest`).
 FORECASTS = {
     "throughput_rps": "throughput_rps_ewma",
     "latency_p50_s": "latency_p50_s_mixed",
