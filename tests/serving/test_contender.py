@@ -36,17 +36,17 @@ def test_a_bad_champion_gives_way_to_the_baseline(model, by_baseline, tmp_path):
     for last in (found.scored[30], found.scored[-1]):
         assert (last.source, last.version, len(last.by_baseline)) == ("baseline", "", CATEGORIES)
         np.testing.assert_array_equal(last.predictions, score_fleet(last.fleet, None).predictions)
-    # All requests of the run take at most a fifth longer, a quarter of an hour in which the model was new; later ones
+    # All requests of the run take at most a quarter longer, a quarter of an hour in which the model was new; later ones
     # as long as the baseline's.
     taken, usual = ((1 + np.array(each.regrets)).reshape(2, -1).mean(axis=1) for each in (found, by_baseline))
-    assert taken.mean() < 1.2 * usual.mean()
+    assert taken.mean() < 1.25 * usual.mean()
     assert taken[1] < 1.03 * usual[1]
 
 
 def test_foresight_serves_throughout(by_baseline, tmp_path):
     found = run(WORLD, planted(foresight), LiveContest(tmp_path / "contest.json", 10.0).served, WINDOWS)
     assert max(found.by_baseline) == 0
-    assert np.mean(found.regrets) < 0.5 * np.mean(by_baseline.regrets)
+    assert np.mean(found.regrets) < 0.7 * np.mean(by_baseline.regrets)
 
 
 def test_a_model_that_learns_to_be_better_comes_back(tmp_path):

@@ -11,8 +11,10 @@ from prometheus_client import REGISTRY
 from fingerpost.announcement import DRAINING, REMOVED, Announcement, Notice
 from fingerpost.clock import clock_us
 from fingerpost.serving import host_states, refresh, views
+from fingerpost.serving.landing import Landing
 from fingerpost.serving.members import Members
 from fingerpost.serving.metrics import engine_metrics
+from fingerpost.serving.outside import Events
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.store import Arrival, Limits, ReportStore
@@ -38,7 +40,12 @@ def said(name):
 
 def made_refresher(store, settings):
     members = Members(store, Limits(100, 3, 60_000_000), 3600_000_000, clock_us())
-    return Refresher(store, ReportLog(store, "one"), settings, engine_metrics(), Categories(settings.lake), members)
+    return refresher_of(store, ReportLog(store, "one"), settings, members)
+
+
+def refresher_of(store, log, settings, members):
+    events = Events(store, Landing(settings.lake, 2**20), settings)
+    return Refresher(store, log, settings, engine_metrics(), Categories(settings.lake), members, events)
 
 
 @pytest.fixture
@@ -121,7 +128,7 @@ def test_what_a_worker_holds_is_bounded_while_hundreds_of_hosts_come_and_go(tmp_
     monkeypatch.setattr(host_states, "time", clock)
     monkeypatch.setattr(host_states, "clock_us", lambda: clock.time_ns() // 1000)
     log = ReportLog(store, "one")
-    refresher = Refresher(store, log, settings, engine_metrics(), Categories(settings.lake), members)
+    refresher = refresher_of(store, log, settings, members)
     made, hosts = MadeFleet.make(1, 1, "churn"), 30
     for number in range(12):
         names, now_us = [f"host-{number}-{place}" for place in range(hosts)], clock.time_ns() // 1000

@@ -1,7 +1,7 @@
 """A small fleet whose hosts slow down now and then, routed by the engine's own score of a planted model or baseline."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Planted(ModelScorer):
 
     predict: Model = field(kw_only=True)
 
-    def _predict(self, histories: Histories) -> Floats:
+    def _predict(self, histories: Histories, outside: Mapping[str, Floats]) -> Floats:  # noqa: ARG002
         seconds = self.predict(round(histories.now_us / FORM.window_s / US))
         return np.stack([np.log(SLOTS) - seconds, seconds, seconds + 1.0], axis=-1)
 

@@ -192,7 +192,7 @@ def test_the_baseline_serves_until_a_version_is_better(featured_lake, tmp_path, 
     assert registry.load(refused.model_version).verdict == BASELINE
     assert registry.version(refused.model_version).tags[VERDICT_TAG] == "the baseline serves"
 
-    other = settings.model_copy(update={"baseline_margin": 0.3, "max_training_rows": 400})
+    other = settings.model_copy(update={"baseline_margin": 0.3, "max_training_rows": 1000})
     accepted = train(featured_lake, other)
     assert accepted.champion, accepted.reason
     assert registry.version_of(CHAMPION) == accepted.model_version
