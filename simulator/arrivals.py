@@ -1,6 +1,7 @@
 """When requests arrive: the same for every policy, by seed."""
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -101,19 +102,31 @@ def rate_envelope(scenario: Scenario) -> Floats:
     return counts / counts.mean()
 
 
-def _trace_times(path: Path) -> Floats:
-    times: list[float] = []
+def trace_rows(path: Path) -> Iterator[tuple[int, float, list[str]]]:
+    """The rows of a trace, CSV whose first line is a header and whose first column is a time.
+
+    Yields:
+        Number of the line, seconds since 1970, and the row.
+
+    Raises:
+        FingerpostError: a time cannot be read, or there are too many rows; the message names the file and the line.
+    """
     with path.open(encoding="utf-8", newline="") as lines:
         for number, row in enumerate(csv.reader(lines), start=1):
             if number == 1 or not row:
                 continue
             if number > _MAX_ROWS:
-                raise FingerpostError(f"{path}: more than {_MAX_ROWS:,} rows")
+                raise FingerpostError(f"{path}: more than {_MAX_ROWS:,} rows; take a part of it")
             try:
                 # Python reads six digits of a second's fraction; traces carry seven.
-                times.append(datetime.fromisoformat(row[0][:26]).timestamp())
+                moment_s = datetime.fromisoformat(row[0][:26]).timestamp()
             except ValueError:
                 raise FingerpostError(f"{path}: line {number}: not a time: {row[0]!r:.60}") from None
+            yield number, moment_s, row
+
+
+def _trace_times(path: Path) -> Floats:
+    times = [moment_s for _, moment_s, _ in trace_rows(path)]
     if len(times) < 2 or max(times) <= min(times):
         raise FingerpostError(f"{path}: a trace needs a header and at least two times that differ")
     return np.asarray(times)

@@ -1,15 +1,14 @@
 """Makes requests to language models: when they come, how long their prompts and answers are, and who sends them."""
 
-import csv
 import math
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.errors import FingerpostError
+from fingerpost.simulator.arrivals import trace_rows
 
 # Categories: prompts of fewer tokens than each of these, and the rest, for each of two models.
 PROMPT_BUCKETS = (256, 1024, 2048, 4096)
@@ -24,7 +23,6 @@ _SERVICE_S, _BURST_GAP_S = 3435.0, 0.092
 _BURST_REQUESTS_LOG, _PAUSE_LOG_S = (3.30, 1.30), (1.71, 1.47)
 _PROMPT_LOG, _ANSWER_SHORT, _ANSWER_LONG = (7.40, 0.75), 8.0, 85.0
 _FULL_SHARE, _BRIEF_SHARE, _LONG_SHARE = 0.05, 0.16, 0.18
-_MAX_ROWS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -66,19 +64,11 @@ def read_service(path: Path) -> Service:
         FingerpostError: the file cannot be used; the message names it and the line.
     """
     rows: list[tuple[float, int, int]] = []
-    with path.open(encoding="utf-8", newline="") as lines:
-        for number, row in enumerate(csv.reader(lines), start=1):
-            if number == 1 or not row:
-                continue
-            if number > _MAX_ROWS:
-                raise FingerpostError(f"{path}: more than {_MAX_ROWS:,} rows; take a part of it")
-            try:
-                # Python reads six digits of a second's fraction; traces carry seven.
-                rows.append((datetime.fromisoformat(row[0][:26]).timestamp(), int(row[1]), int(row[2])))
-            except (ValueError, IndexError):
-                raise FingerpostError(
-                    f"{path}: line {number}: not a time and two counts of tokens: {row!r:.80}"
-                ) from None
+    for number, moment_s, row in trace_rows(path):
+        try:
+            rows.append((moment_s, int(row[1]), int(row[2])))
+        except (ValueError, IndexError):
+            raise FingerpostError(f"{path}: line {number}: not a time and two counts of tokens: {row!r:.80}") from None
     rows.sort()
     if len(rows) < 2 or rows[-1][0] <= rows[0][0]:
         raise FingerpostError(f"{path}: needs a header and requests at two times at least")
