@@ -1,5 +1,6 @@
 """`fingerpost event`: tells the engine of deploys, configuration changes and campaigns, and lists them."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -13,48 +14,33 @@ _Until = Annotated[str, typer.Option("--until", help="End, as `--at`; default: i
 _Note = Annotated[str, typer.Option("--note", help="A few words for people, at most 200 characters.")]
 
 
+_KINDS = {
+    "deploy": "Tells of a deploy, or of one that is planned.",
+    "config": "Tells of a change of configuration, or of one that is planned.",
+    "campaign": "Tells of a campaign, or of anything else that changes the traffic, best ahead and with `--until`.",
+}
+
+
 def register(app: typer.Typer) -> None:
     commands = typer.Typer(help="Events that models learn from: tell, list.", no_args_is_help=True)
-    for kind in (deploy, config, campaign):
-        commands.command()(kind)
+    for kind, about in _KINDS.items():
+        commands.command(kind, help=about)(_telling(kind))
     commands.command("list")(list_events)
     app.add_typer(commands, name="event")
 
 
-def deploy(
-    service: _Service = None,
-    host: _Host = "",
-    at: _At = "",
-    until: _Until = "",
-    note: _Note = "",
-    engine: _Engine = None,
-) -> None:
-    """Tells of a deploy, or of one that is planned."""
-    _tell("deploy", service, host, at, until, note, engine)
+def _telling(kind: str) -> Callable[..., None]:
+    def tell(
+        service: _Service = None,
+        host: _Host = "",
+        at: _At = "",
+        until: _Until = "",
+        note: _Note = "",
+        engine: _Engine = None,
+    ) -> None:
+        _tell(kind, service, host, at, until, note, engine)
 
-
-def config(
-    service: _Service = None,
-    host: _Host = "",
-    at: _At = "",
-    until: _Until = "",
-    note: _Note = "",
-    engine: _Engine = None,
-) -> None:
-    """Tells of a change of configuration, or of one that is planned."""
-    _tell("config", service, host, at, until, note, engine)
-
-
-def campaign(
-    service: _Service = None,
-    host: _Host = "",
-    at: _At = "",
-    until: _Until = "",
-    note: _Note = "",
-    engine: _Engine = None,
-) -> None:
-    """Tells of a campaign, or of anything else that changes the traffic, best ahead and with `--until`."""
-    _tell("campaign", service, host, at, until, note, engine)
+    return tell
 
 
 def list_events(
