@@ -9,7 +9,7 @@ from fingerpost.accesslog.fields import client_of, route_of
 from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
 from fingerpost.request_status import told_status
-from fingerpost.routes import normal_template
+from fingerpost.route_templates import framework_route
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -80,10 +80,7 @@ def _route(attributes: Mapping[str, Any]) -> str:
     """The template the framework gave, with its placeholders as `*`; without one, that of the path."""
     given = _text(attributes, ("http.route",), "route")
     if given:
-        try:
-            return normal_template(given[:_MAX_ROUTE] if given.startswith("/") else f"/{given[:_MAX_ROUTE]}")
-        except ValueError:
-            return route_of(given)
+        return framework_route(given[:_MAX_ROUTE])
     path = _text(attributes, _PATH, "route")
     if path is None:
         url = _text(attributes, _URL, "route")

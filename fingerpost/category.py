@@ -144,7 +144,7 @@ def fit_categories(
         keys: finest keys with their number of requests; a key may come more than once.
         max_categories: most categories, `other` included, at least 1.
         min_requests: least requests of a category of its own.
-        templates: route templates given by people, as `normal_template` returns them.
+        templates: route templates given by people, as `fingerpost.route_templates.normal_template` returns them.
     """
     found: Counter[Key] = Counter()
     for key, count in keys:

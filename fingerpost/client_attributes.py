@@ -15,6 +15,9 @@ _LIBRARY = re.compile(
 )
 _MOBILE = re.compile(r"android|iphone|ipad|ipod|windows phone|kaios|harmonyos|mobilesafari|silk/", _FLAGS)
 _BROWSER = re.compile(r"applewebkit|gecko|msie|trident|presto|webkit|opera|netfront|up\.browser", _FLAGS)
+# The first brackets hold a phone's model, which may be called anything, such as CUBOT or ScanPal.
+_BRACKETS = re.compile(r"\([^)]*\)", re.ASCII)
+_NOT_MODEL = re.compile(r"compatible|http|bot/", _FLAGS)
 _TEXT_BROWSER = re.compile(r"lynx/|links|elinks|w3m/", _FLAGS)
 AUTH_METHODS = ("none", "basic", "bearer", "api-key", "mtls", "cookie", "other")
 # Longer user agents are cut: what tells their class stands at the front, and a megabyte of it is an attack.
@@ -46,7 +49,7 @@ def user_agent_class(user_agent: str) -> str:
 def _user_agent_class(user_agent: str) -> str:
     if not user_agent:
         return "other"
-    if _BOT.search(user_agent):
+    if any(map(_BOT.search, _without_model(user_agent))):
         return "bot"
     if _SERVICE.match(user_agent):
         return "service"
@@ -55,6 +58,14 @@ def _user_agent_class(user_agent: str) -> str:
     if _MOBILE.search(user_agent):
         return "mobile"
     return "browser" if _BROWSER.search(user_agent) or _TEXT_BROWSER.match(user_agent) else "other"
+
+
+def _without_model(user_agent: str) -> tuple[str, ...]:
+    """What stands around a phone's model in a user agent; all of it, if there is none."""
+    found = _BRACKETS.search(user_agent)
+    if found is None or not _MOBILE.search(found[0]) or _NOT_MODEL.search(found[0]):
+        return (user_agent,)
+    return user_agent[: found.start()], user_agent[found.end() - 1 :]
 
 
 def coarse_region(header: str | None) -> str:

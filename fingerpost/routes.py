@@ -11,27 +11,43 @@ MAX_SEGMENTS = 6
 MAX_SEGMENT_CHARS = 64
 # More different words than this in one place of a path, and they are names of things, not of operations.
 MAX_WORDS = 24
-_ID = re.compile(r"\d+|[0-9a-fA-F]{8,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{4,}|[A-Za-z0-9_-]{20,}", re.ASCII)
 # A method of gRPC, `/package.Service/Method`: a name, however long.
 _CALL = re.compile(r"/(?:[A-Za-z_]\w*\.)+[A-Z]\w*/[A-Za-z_]\w*", re.ASCII)
-_PLACEHOLDER = re.compile(r"\*|\{[^/{}]*\}|:[A-Za-z_]\w*|<[^/<>]*>")
 _CACHED_PATHS = 16_384
+# What a path names besides its resource, and may hold a session's id: parameters (`;jsessionid=...`), query, fragment.
+_PARAMETERS = re.compile(r";[^/]*")
+_RUN = re.compile(r"[A-Za-z0-9_-]+")
+_HEX = re.compile(r"[0-9a-fA-F]{8,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{4,}")
+_NUMBER = re.compile(r"[0-9_-]*[0-9][0-9_-]*")
+# Words between dashes, each perhaps with a number at its end: `export-2024-report`, `oauth2-token`.
+_WORDS = re.compile(r"(?:[A-Za-z]*[0-9]*[_-])*[A-Za-z]*[0-9]*")
+_ENDING = re.compile(r"(?:\.[a-z][a-z0-9]{0,4})?")
+_BESIDE_NUMBER = ":,+="
+# So many digits no word has; so long are tokens, and short ones where capitals, small letters and digits are mixed.
+_MANY_DIGITS, _FEW_DIGITS = 6, 4
+_LONG, _SHORT = 20, 10
+
+
+def route_template(path: str) -> str:
+    """The route of a path: without query and parameters, ids and tokens collapsed to `*`, at most six segments.
+
+    An id is a number, hexadecimal digits, an address of mail, or what looks like a token: long, and no words. The
+    native picker has the same rules (`routing/native/category.c`). A method of gRPC, `/package.Service/Method`, has no
+    ids. What a session or a user is known by is cut before anything is remembered.
+
+    >>> route_template("/users/42/orders/9f8e7d6c5b4a;v=1?page=2")
+    '/users/*/orders/*'
+    """
+    asked = path[:4096].partition("?")[0].partition("#")[0]
+    return _route_of(_PARAMETERS.sub("", asked) if ";" in asked else asked)
 
 
 @lru_cache(maxsize=_CACHED_PATHS)
-def route_template(path: str) -> str:
-    """The route of a path: no query, ids collapsed to `*`, at most six segments and then `*`.
-
-    A method of gRPC, `/package.Service/Method`, has no ids.
-
-    >>> route_template("/users/42/orders/9f8e7d6c5b4a?page=2")
-    '/users/*/orders/*'
-    """
-    asked = path[:4096].split("?", 1)[0]
+def _route_of(asked: str) -> str:
     segments = [segment for segment in asked.split("/") if segment]
     call = _CALL.fullmatch(asked) is not None
     kept = [
-        WILDCARD if not call and _ID.fullmatch(segment) else segment[:MAX_SEGMENT_CHARS].replace("|", "_")
+        WILDCARD if not call and _is_id(segment) else segment[:MAX_SEGMENT_CHARS].replace("|", "_")
         for segment in segments[:MAX_SEGMENTS]
     ]
     if len(segments) > MAX_SEGMENTS:
@@ -39,17 +55,32 @@ def route_template(path: str) -> str:
     return "/" + "/".join(kept)
 
 
-def normal_template(text: str) -> str:
-    """A template as people write it (`/users/{id}`, `/users/:id`, `/users/<int:id>`) in our form: `/users/*`.
+def _is_id(segment: str) -> bool:
+    """Whether a segment names one thing rather than an operation: in it stands a number, an id, or a token."""
+    if "@" in segment or "%40" in segment:
+        return True
+    for found in _RUN.finditer(segment):
+        begin, end = found.span()
+        before = begin == 0 or segment[begin - 1] in _BESIDE_NUMBER
+        after = end == len(segment) or segment[end] in _BESIDE_NUMBER or _ENDING.fullmatch(segment, end) is not None
+        if before and after and _NUMBER.fullmatch(found[0]):
+            return True
+        if _is_token(found[0]):
+            return True
+    return False
 
-    Raises:
-        ValueError: it does not begin with a slash, or is longer than a route can be.
-    """
-    segments = [segment for segment in text.split("/") if segment]
-    if not text.startswith("/") or len(segments) > MAX_SEGMENTS + 1:
-        raise ValueError(f"route template {text!r}: begin with '/' and use at most {MAX_SEGMENTS + 1} segments")
-    kept = [WILDCARD if _PLACEHOLDER.fullmatch(segment) else segment[:MAX_SEGMENT_CHARS] for segment in segments]
-    return "/" + "/".join(segment.replace("|", "_") for segment in kept)
+
+def _is_token(run: str) -> bool:
+    digits = sum(map(str.isdigit, run))
+    if digits >= _MANY_DIGITS or _HEX.fullmatch(run):
+        return True
+    if len(run) < _SHORT:
+        return False
+    capitals, small = sum(map(str.isupper, run)), sum(map(str.islower, run))
+    mixed = bool(small) and 2 * capitals > small
+    if len(run) < _LONG:
+        return mixed and digits > 0
+    return mixed or (digits > 0 and not (digits <= _FEW_DIGITS and _WORDS.fullmatch(run) is not None))
 
 
 class RouteTable:
@@ -58,7 +89,7 @@ class RouteTable:
     Where several hold a route, a word in place of `*` wins, from the left.
 
     Args:
-        templates: in our form, see `normal_template`; a `*` holds any one segment.
+        templates: in our form, see `fingerpost.route_templates`; a `*` holds any one segment.
     """
 
     def __init__(self, templates: Sequence[str] = ()) -> None:

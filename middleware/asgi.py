@@ -9,11 +9,12 @@ from typing import Any
 
 from fingerpost.category import route_template
 from fingerpost.middleware.core import FAILED, Exchange, Instrument
-from fingerpost.middleware.facts import HEADERS, body_length, client_facts, framework_route, method_name
+from fingerpost.middleware.facts import HEADERS, body_length, client_facts, method_name
 from fingerpost.middleware.meter import CURRENT
 from fingerpost.middleware.tasks import MeteredCoroutine, charge_tasks
 from fingerpost.middleware.threads import charge_threads
 from fingerpost.request_status import CLIENT_GONE
+from fingerpost.route_templates import framework_route
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -205,6 +206,6 @@ def _route(route: Any, path: str) -> str:
     at = 0
     while at >= 0:
         if pattern.match(path[at:]):
-            return framework_route(path[:at], template)
+            return framework_route(template, path[:at])
         at = path.find("/", at + 1)
     return route_template(path)

@@ -1,11 +1,8 @@
 """Derives a request's attributes from its headers; of credentials only their kind is kept."""
 
-import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
-from fingerpost.category import route_template
 from fingerpost.client_attributes import auth_method
 from fingerpost.middleware.wire import MAX_FIELD
 
@@ -22,7 +19,6 @@ HEADERS = (
     "ssl-client-verify",
     "content-length",
 )
-_PARAMETER = re.compile(r"[^/]*[{<][^/]*")
 _MAX_METHOD = 16
 
 
@@ -60,16 +56,3 @@ def body_length(headers: Mapping[str, str]) -> int:
 
 def method_name(method: str) -> str:
     return method[:_MAX_METHOD]
-
-
-@lru_cache(maxsize=1024)
-def framework_route(prefix: str, template: str) -> str:
-    """The route of a framework's template, as `route_template` would have it: every parameter is `*`.
-
-    Logs and proxies see paths only, so the names of parameters cannot be part of a route.
-
-    Args:
-        prefix: path before the template, of mounts and included routers.
-        template: such as `/users/{id}` or `/users/<int:id>`.
-    """
-    return route_template(prefix + _PARAMETER.sub("*", template))

@@ -8,10 +8,11 @@ from typing import Any
 
 from fingerpost.category import route_template
 from fingerpost.middleware.core import FAILED, Exchange, Instrument
-from fingerpost.middleware.facts import HEADERS, body_length, client_facts, framework_route, method_name
+from fingerpost.middleware.facts import HEADERS, body_length, client_facts, method_name
 from fingerpost.middleware.meter import CURRENT, switch
 from fingerpost.middleware.threads import charge_threads
 from fingerpost.request_status import CLIENT_GONE
+from fingerpost.route_templates import framework_route
 
 Environ = dict[str, Any]
 WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -155,7 +156,7 @@ class _Response:
         rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
         if route or rule is None:
             return route
-        return framework_route(_text(environ.get("SCRIPT_NAME", "")), str(rule.rule))
+        return framework_route(str(rule.rule), _text(environ.get("SCRIPT_NAME", "")))
 
     def _end(self) -> None:
         environ = self._environ

@@ -70,7 +70,7 @@ class PickerTable:
         created_us, expires_us: microseconds since 1970.
         hosts: names, as the endpoints' metadata in Envoy's configuration has them.
         categories: names; `other` among them.
-        routes: route templates, as `fingerpost.routes.normal_template` returns them.
+        routes: route templates, as `fingerpost.route_templates.normal_template` returns them.
         slope, offset: the cost's terms (`routing.cost.cost_terms`), shape (matrices, categories, hosts + 1); the last
             column is for hosts that are not in `hosts`.
         explore: weights for exploration (`routing.cost.exploration_weight`), same shape; None: all alike. Where the

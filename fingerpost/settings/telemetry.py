@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from fingerpost.routes import normal_template
+from fingerpost.route_templates import normal_template
 
 
 class Telemetry(BaseModel):

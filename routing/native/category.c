@@ -1,4 +1,4 @@
-/* The category of a request: the same rules as fingerpost/category.py, routes.py and clients.py, to the byte. */
+/* The category of a request: the same rules as fingerpost/category.py, routes.py and client_attributes.py, to the byte. */
 #define _GNU_SOURCE
 #include "table.h"
 
@@ -14,17 +14,83 @@ static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c; }
 static bool is_hex(char c) { return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'f'); }
 static bool is_word(char c) { return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'z') || c == '_'; }
 
-/* Digits; 8 or more hexadecimal digits; a UUID or what looks like one; 20 or more letters, digits, '_' and '-'. */
-static bool is_id(text segment) {
-    bool digits = true, hex = true, uuid = segment.size >= 18, words = segment.size >= 20;
-    for (uint32_t place = 0; place < segment.size; place++) {
-        char c = segment.at[place];
-        digits = digits && is_digit(c);
+enum { MANY_DIGITS = 6, FEW_DIGITS = 4, LONG_TOKEN = 20, SHORT_TOKEN = 10 };
+static bool in_run(char c) { return is_word(c) || c == '-'; }
+static bool beside_number(char c) { return c == ':' || c == ',' || c == '+' || c == '='; }
+
+/* 8 or more hexadecimal digits; a UUID or what looks like one. */
+static bool is_hex_id(text run) {
+    bool hex = true, uuid = run.size >= 18;
+    for (uint32_t place = 0; place < run.size; place++) {
+        char c = run.at[place];
         hex = hex && is_hex(c);
         uuid = uuid && (place == 8 || place == 13 ? c == '-' : is_hex(c) || (place > 13 && c == '-'));
-        words = words && (is_word(c) || c == '-');
     }
-    return segment.size && (digits || (hex && segment.size >= 8) || uuid || words);
+    return (hex && run.size >= 8) || uuid;
+}
+
+/* Many digits, or long and no words between dashes, each perhaps with a number at its end: see fingerpost/routes.py. */
+static bool is_token(text run) {
+    uint32_t digits = 0, capitals = 0, small = 0;
+    bool words = true;
+    for (uint32_t place = 0; place < run.size; place++) {
+        char c = run.at[place], before = place ? run.at[place - 1] : '-';
+        bool dash = c == '-' || c == '_';
+        digits += is_digit(c);
+        capitals += c >= 'A' && c <= 'Z';
+        small += c >= 'a' && c <= 'z';
+        words = words && (is_digit(c) || dash || !is_digit(before));
+    }
+    if (digits >= MANY_DIGITS || is_hex_id(run))
+        return true;
+    if (run.size < SHORT_TOKEN)
+        return false;
+    bool mixed = small && 2 * capitals > small;
+    if (run.size < LONG_TOKEN)
+        return mixed && digits;
+    return mixed || (digits && !(digits <= FEW_DIGITS && words));
+}
+
+static bool is_number(text run) {
+    bool digit = false;
+    for (uint32_t place = 0; place < run.size; place++) {
+        digit = digit || is_digit(run.at[place]);
+        if (!is_digit(run.at[place]) && run.at[place] != '-' && run.at[place] != '_')
+            return false;
+    }
+    return digit;
+}
+
+/* Nothing, or an ending such as `.json`. */
+static bool is_ending(const char *at, uint32_t size) {
+    if (!size)
+        return true;
+    if (size < 2 || size > 6 || at[0] != '.' || is_digit(at[1]))
+        return false;
+    for (uint32_t place = 1; place < size; place++)
+        if (!is_digit(at[place]) && !(at[place] >= 'a' && at[place] <= 'z'))
+            return false;
+    return true;
+}
+
+/* A number, an id, a token or an address of mail stands in it. */
+static bool is_id(text segment) {
+    const char *at = segment.at;
+    uint32_t size = segment.size;
+    if (memchr(at, '@', size) || memmem(at, size, "%40", 3))
+        return true;
+    for (uint32_t begin = 0; begin < size;) {
+        uint32_t end = begin;
+        while (end < size && in_run(at[end]))
+            end++;
+        text run = {at + begin, end - begin};
+        bool before = !begin || beside_number(at[begin - 1]);
+        bool after = end == size || beside_number(at[end]) || is_ending(at + end, size - end);
+        if (run.size && ((before && after && is_number(run)) || is_token(run)))
+            return true;
+        begin = end + (end == begin || end < size);
+    }
+    return false;
 }
 
 static bool begins_name(char c) { return is_word(c) && !is_digit(c); }
@@ -84,7 +150,7 @@ static uint32_t append_route(const table *with, text path, char *to, uint32_t si
     text segments[MAX_SEGMENTS];
     bool star[MAX_SEGMENTS] = {false};
     uint32_t count = 0, end = 0, used = 0;
-    while (end < path.size && path.at[end] != '?' && end < MAX_PATH)
+    while (end < path.size && path.at[end] != '?' && path.at[end] != '#' && end < MAX_PATH)
         end++;
     bool call = is_call(path.at, end);
     for (uint32_t at = 0; at < end && count < MAX_SEGMENTS;) {
@@ -92,6 +158,10 @@ static uint32_t append_route(const table *with, text path, char *to, uint32_t si
         while (stop < end && path.at[stop] != '/')
             stop++;
         text segment = {path.at + at, stop - at};
+        /* Parameters, such as the id of a session, are no part of a route. */
+        const char *parameters = memchr(segment.at, ';', segment.size);
+        if (parameters)
+            segment.size = (uint32_t)(parameters - segment.at);
         if (segment.size && (count == MAX_SEGMENTS - 1 || (!call && is_id(segment))))
             segments[count++] = (text){"*", 1};
         else if (segment.size) {
@@ -177,12 +247,24 @@ static const char *class_of(text low) {
                                             "apache-httpclient", "guzzle", "dart", NULL};
     static const char *const MOBILE[] = {"android", "iphone", "ipad", "ipod", "windows phone", "kaios",
                                          "harmonyos", "mobilesafari", "silk/", NULL};
+    static const char *const NOT_MODELS[] = {"compatible", "http", "bot/", NULL};
     static const char *const BROWSERS[] = {"applewebkit", "gecko", "msie", "trident", "presto", "webkit",
                                            "opera", "netfront", "up.browser", NULL};
     static const char *const TEXT_BROWSERS[] = {"lynx/", "links", "elinks", "w3m/", NULL};
     if (!low.size)
         return "other";
-    if (has_ending(low, "bot", 0) || any_in(low, BOTS))
+    /* A phone's model may be called anything, CUBOT or ScanPal: it stands in the first brackets. */
+    const char *opens = memchr(low.at, '(', low.size);
+    const char *closes = opens ? memchr(opens, ')', (size_t)(low.at + low.size - opens)) : NULL;
+    text before = low, after = {low.at, 0};
+    if (closes) {
+        text device = {opens, (uint32_t)(closes - opens)};
+        if (any_in(device, MOBILE) && !any_in(device, NOT_MODELS)) {
+            before.size = (uint32_t)(opens - low.at);
+            after = (text){closes, (uint32_t)(low.at + low.size - closes)};
+        }
+    }
+    if (has_ending(before, "bot", 0) || any_in(before, BOTS) || has_ending(after, "bot", 0) || any_in(after, BOTS))
         return "bot";
     if (names_service(low))
         return "service";

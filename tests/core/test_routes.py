@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.categoriser import Categoriser
 from fingerpost.category import CategoryTable, category_key, fit_categories, size_bucket
-from fingerpost.routes import RouteTable, learn_templates, normal_template
+from fingerpost.route_templates import framework_route, normal_template
+from fingerpost.routes import RouteTable, learn_templates
 from tests.support.records import record
 
 segments = st.sampled_from(["a", "b", "c", "*"])
@@ -22,6 +23,65 @@ routes = st.lists(segments, max_size=4).map(lambda parts: "/" + "/".join(parts))
 )
 def test_templates_are_taken_as_people_write_them(text):
     assert normal_template(text) == "/users/*/orders"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("/users/:id(.:format)", "/users/:id(\\d+)", "/users/:id<int>", "/users/:id?", "/users/*rest", "/users/*"),
+        *(
+            "^users/(?P<pk>[0-9]+)/$",
+            "^users/([^/]+)/?$",
+            "\\Ausers/\\d+\\z",
+            "/^\\/users\\/(\\d+)$/",
+            "^/^users/(\\w+)$",
+        ),
+        *("/users/[id]", "/users/[[...slug]]", "/(shop)/users/[id=integer]", "/users/$id", "/users/+"),
+        *("/users/{id:[0-9]{4}}", "/users/{id<\\d+>?1}", "/users/{id?}", "/users/{*rest}", "/users/{id: [^/]+/x}"),
+        *(
+            "users/<int:pk>/",
+            "/users/<path..>",
+            '/users/<regex("[a-z]/{2}"):x>',
+            "/users/@{name}",
+            "/users/{id}:cancel",
+        ),
+        *(
+            "GET /users/{id}",
+            "GET shop.example/users/{id}",
+            "POST /users/{id...}",
+            "/users/{id",
+            "/{group=users/*}:get",
+        ),
+    ],
+)
+def test_templates_of_frameworks_are_as_logs_and_pickers_have_them(text):
+    assert framework_route(text) == "/users/*"
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "route"),
+    [
+        ("/", "", "/"),
+        ("^$", "", "/"),
+        ("/users/{id}/orders", "/api/v1", "/api/v1/users/*/orders"),
+        ("/users/{id}", "/tenants/4711", "/tenants/*/users/*"),
+        ("/recalculate-customer-invoices-2024", "", "/recalculate-customer-invoices-2024"),
+        ("/v1/users:batchGet", "", "/v1/users:batchGet"),
+        ("/shop.v1.OrderService/RecalculateAllInvoices", "", "/shop.v1.OrderService/RecalculateAllInvoices"),
+        ("/a/b/c/d/{e}/f/g/h", "", "/a/b/c/d/*/f/*"),
+        ("^api/v1\\.0/users/$", "", "/api/v1.0/users"),
+    ],
+)
+def test_words_of_a_framework_s_template_stay(template, prefix, route):
+    assert framework_route(template, prefix) == route
+
+
+@given(st.text("/{}[]()<>:*$^?\\ab1.|- ") | st.text())
+def test_any_template_gives_a_route(template):
+    route = framework_route(template)
+    assert route.startswith("/")
+    assert "|" not in route
+    assert len(route) <= 7 * 65
 
 
 @pytest.mark.parametrize("text", ["users", "", "/1/2/3/4/5/6/7/8"])

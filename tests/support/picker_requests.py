@@ -19,6 +19,15 @@ _WORDS = (
     "v2",
     "1f0e3dad-9990-4a3b-8c1d",
     "q" * 20,
+    "q7" * 9 + "Q-3",
+    "42.json",
+    "42:cancel",
+    "a@b.de",
+    "home;jsessionid=0A.n1",
+    "export-2024-annual-report",
+    "dQw4w9WgXcQ",
+    "main.8f3a2b1c.js",
+    "a%40b",
     "shop.v1.Catalogue",
     "ListRecommendationsForUser",
 )
@@ -45,6 +54,8 @@ _AGENTS = (
         "Opera 9.6",
         "monitor",
         "Mozilla/5.0 (compatible; theoldreader.com)",
+        "Mozilla/5.0 (Linux; Android 9; CUBOT X30) AppleWebKit/537.36",
+        "Mozilla/5.0 (Linux; Android 5; compatible; xbot/1) Scan",
     ),
 )
 
