@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.category import CategoryTable, Key, category_key, size_bucket
+from fingerpost.records import SIGNS
 from fingerpost.telemetry.windows import (
     Arrays,
     aggregate,
@@ -36,7 +37,7 @@ _REQUEST = (
     "bytes_in",
     "inflight",
 )
-_SAMPLE = ("time", "cpu_util", "cores", "mem_bytes", "mem_limit_bytes", "inflight", "slots")
+_SAMPLE = ("time", "cpu_util", "cores", "mem_bytes", "mem_limit_bytes", "inflight", "slots", *SIGNS)
 _DURATION, _SERVICE, _INFLIGHT = (_REQUEST.index(name) for name in ("duration_s", "service_time_s", "inflight"))
 KEY_ROW = len(_REQUEST)  # the row of the keys' numbers
 REQUEST_ROWS, SAMPLE_ROWS = KEY_ROW + 1, len(_SAMPLE)

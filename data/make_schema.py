@@ -67,6 +67,7 @@ _ENDINGS = {
     **{
         "_s": "seconds",
         "_share": "share",
+        "_pressure": "share",
         "_rate": "share",
         "_util": "share",
         "cores": "cores",

@@ -38,7 +38,7 @@ _ON_LOG_SCALE = {
     *("requests_last", "rate_rps_last", "rate_rps_ewma", "bytes_in", "inflight", "seen_windows", "evidence", "age_s"),
     *("host_inflight", "host_sample_age_s", "host_rate_rps_last", "host_rate_rps_ewma", "host_age_s", "host_gap_s"),
     *(name for name in OUTSIDE_FEATURES if name.endswith("_s")),
-    *("host_since_gap_s", "host_known_s", "host_spell_s", "host_fine_s", "host_work"),
+    *("host_since_gap_s", "host_known_s", "host_spell_s", "host_fine_s", "host_work", "host_mem_full_s"),
 }
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.category import SIZE_LIMITS, SIZE_NAMES, CategoryTable, Key, category_key
+from fingerpost.records import SIGNS
 from fingerpost.schemas import LOAD_SCHEMA, WINDOW_SCHEMA
 from fingerpost.telemetry.windows import (
     Arrays,
@@ -117,6 +118,7 @@ def build_windows(requests: pd.DataFrame, samples: pd.DataFrame, table: Category
             "host": _places(samples["host"], hosts),
             **memory_columns(numbers(samples["mem_bytes"]), numbers(samples["mem_limit_bytes"])),
             **{name: numbers(samples[name]) for name in ("cpu_util", "cores", "inflight", "slots")},
+            **{name: numbers(samples[name]) for name in SIGNS if name in samples},
         },
         window_s,
     )

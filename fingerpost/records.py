@@ -73,6 +73,15 @@ REQUEST_RECORD: tuple[Column, ...] = (
     Column("weight", "float64", "requests it stands for, if it is of a sample: 1 / the share kept", low=1, high=1e9),
 )
 
+# What tells that a host is about to be slow, as shares of the time since the last sample, or of the window.
+HOST_SIGN: tuple[Column, ...] = (
+    Column("throttled_share", "float64", "share of the CPU quota's periods that it was throttled in", low=0, high=1),
+    Column("cpu_pressure", "float64", "share of the time that some task waited for a CPU", low=0, high=1),
+    Column("mem_pressure", "float64", "share of the time that some task waited for memory", low=0, high=1),
+    Column("steal_share", "float64", "share of the CPU time that other virtual machines had", low=0, high=1),
+)
+SIGNS = tuple(column.name for column in HOST_SIGN)
+
 HOST_SAMPLE: tuple[Column, ...] = (
     Column("time", "timestamp", "when it was measured", required=True),
     Column("service", "string", "service the host serves", required=True),
@@ -83,6 +92,7 @@ HOST_SAMPLE: tuple[Column, ...] = (
     Column("mem_limit_bytes", "int64", "memory it may use, bytes", required=True, low=1, high=2**50),
     Column("inflight", "int64", "requests on the host", low=0, high=10**6),
     Column("slots", "int64", "requests it serves at once", low=1, high=10**6),
+    *HOST_SIGN,
 )
 
 WINDOW: tuple[Column, ...] = (
@@ -162,6 +172,7 @@ HOST_WINDOW: tuple[Column, ...] = (
     Column("slots", "float64", "requests it serves at once", low=0),
     Column("mem_left_bytes", "float64", "memory it may still use, bytes"),
     Column("background_cores", "float64", "cores in use that no request accounts for", low=0),
+    *HOST_SIGN,
 )
 
 # Windows and loads as reports told them, and how often each finest category came; what the engine lands.

@@ -18,7 +18,7 @@ from fingerpost.category import ATTRIBUTES, SEPARATOR, Key
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
-from fingerpost.records import FINGERPRINT_HOST, HOST_WINDOW, MAX_TEXT, WINDOW, Column
+from fingerpost.records import FINGERPRINT_HOST, HOST_SIGN, HOST_WINDOW, MAX_TEXT, SIGNS, WINDOW, Column
 from fingerpost.telemetry.windows import WINDOW_FORM, Arrays
 
 SCHEMA_VERSION = 1
@@ -29,6 +29,8 @@ WINDOW_COLUMNS = tuple(column.name for column in _WINDOW)
 COUNTS = ("requests", "errors", "measured")
 _LOAD = tuple(column for column in HOST_WINDOW if column.name not in ("time", "host"))
 LOAD_COLUMNS = tuple(column.name for column in _LOAD)
+# On the wire the signs are by name, where they are known: programs of before them take the others alone.
+_PLAIN_LOAD = _LOAD[: -len(HOST_SIGN)]
 # Of the host when the report was made.
 _SAMPLE = tuple(
     column
@@ -124,7 +126,7 @@ def pack(report: WindowReport) -> bytes:
             "categories": list(report.categories),
             "columns": WINDOW_COLUMNS,
             "windows": _shuffled(report.windows.T),
-            **({} if report.load is None else {"load": report.load.astype("<f4").tobytes()}),
+            **({} if report.load is None else _packed_load(report.load)),
             "sample": report.sample.astype("<f4").tobytes(),
             "keys": [[SEPARATOR.join(key), count] for key, count in report.keys],
             "landed": report.landed,
@@ -177,7 +179,7 @@ def unpack(packed: bytes, earliest_us: int, latest_us: int) -> WindowReport:
     if categories and not end_us:
         raise RefusedError("end_us:missing")
     windows = _windows(given, len(categories))
-    load = _row(given["load"], _LOAD, "load") if given.get("load") is not None and end_us else None
+    load = _load(given["load"], given.get("signs", {})) if given.get("load") is not None and end_us else None
     landed = given.get("landed", True)
     if not isinstance(landed, bool):
         raise RefusedError("landed:type")
@@ -237,7 +239,23 @@ def _row(raw: Any, columns: tuple[Column, ...], what: str) -> Floats32:
     return values
 
 
-def _check_bounds(columns: tuple[Column, ...], values: Floats32) -> None:
+def _packed_load(load: Floats32) -> dict[str, Any]:
+    signs = zip(SIGNS, load[len(_PLAIN_LOAD) :].tolist(), strict=True)
+    plain = load[: len(_PLAIN_LOAD)].astype("<f4").tobytes()
+    return {"load": plain, "signs": {name: value for name, value in signs if math.isfinite(value)}}
+
+
+def _load(raw: Any, signs: Any) -> Floats32:
+    plain = _row(raw, _PLAIN_LOAD, "load")
+    told = [signs.get(name, math.nan) for name in SIGNS] if isinstance(signs, dict) else []
+    if not told or not all(isinstance(value, float) for value in told):
+        raise RefusedError("signs:type")
+    values = np.array(told, dtype=np.float64)
+    _check_bounds(HOST_SIGN, values[:, None])
+    return np.concatenate([plain, values]).astype(np.float32)
+
+
+def _check_bounds(columns: tuple[Column, ...], values: Floats | Floats32) -> None:
     """Checks a row of values for each column, in the precision of the wire, where a limit may have been rounded up.
 
     NaN is within all bounds.

@@ -195,7 +195,7 @@ class Pool:
         inflight = has[:, kernel.BATCH] + has[:, kernel.WAITING]
         up, beside = np.ones(len(has), dtype=np.bool_), np.zeros((len(has), CATEGORIES), dtype=np.int64)
         # A batch's limit is no number of free places: each request in it slows the others.
-        return HostSamples(unknown, inflight, unknown, unknown, up, np.ones(len(has)), unknown, beside)
+        return HostSamples(unknown, inflight, unknown, unknown, up, np.ones(len(has)), unknown, up < 0, beside)
 
 
 def pool_hosts() -> list[Accelerator]:

@@ -102,6 +102,7 @@ class HostSamples:
         cpu_util: busy share of cores within the span.
         slowed: how many times slower than by itself a host is at the end, whatever the cause.
         level: of its reservoir, as a share of its limit; NaN without one.
+        throttled: whether its reservoir makes it slow at the end.
         beside: requests in service, shape (H, C).
     """
 
@@ -112,6 +113,7 @@ class HostSamples:
     up: Bools
     slowed: Floats
     level: Floats
+    throttled: Bools
     beside: Ints
 
 
@@ -218,6 +220,7 @@ class Simulation:
                 cores=self._fleet.cores,
                 up=state.hosts_i[:, UP] > 0,
                 slowed=state.hosts_f[:, SLOWED] * self._fleet.slowed[self._tick()],
+                throttled=state.hosts_f[:, SLOWED] > 1,
                 level=np.where(np.isfinite(limits), state.hosts_f[:, LEVEL] / limits, np.nan),
                 beside=state.beside.copy(),
             ),

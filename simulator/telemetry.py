@@ -34,7 +34,9 @@ class Telemetry:
         self._window_s = self._telling.window_s
         self._span_us = round(self._window_s * US)
         self._origin_us = self._span_us * _PASSED
+        # A reservoir that agents see is memory; else it is a quota of CPU, and they see when that throttles.
         self._shows_level = scenario.reservoir is not None and scenario.reservoir.shown
+        self._shows_throttling = scenario.reservoir is not None and not scenario.reservoir.shown
         self._requests: list[Arrays] = []
         self._samples: list[Arrays] = []
         # Requests of the window before.
@@ -128,6 +130,8 @@ class Telemetry:
             told |= {"cpu_util": samples.cpu_util[host], "cores": samples.cores[host].astype(np.float64)}
             if self._shows_level:
                 told["mem_share"] = samples.level[host]
+            if self._shows_throttling:
+                told["throttled_share"] = samples.throttled[host].astype(np.float64)
         if self._telling.hosts_tell:
             told["slots"] = samples.slots[host].astype(np.float64)
             told["inflight"] = samples.inflight[host].astype(np.float64)

@@ -7,6 +7,7 @@ memory.stat, memory.max.
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import psutil
 
 from fingerpost.agent.sampling.base import CpuMeter, SamplingError, Subject
+from fingerpost.agent.sampling.signs import PROC, SignFiles, SignMeter
 from fingerpost.clock import US
 
 _Number = TypeVar("_Number", int, float)
@@ -43,19 +45,24 @@ class Cgroup:
         """The tightest of its own limits and those of all cgroups above it; unreadable ones do not limit."""
         cores: list[float] = []
         memory: list[int] = []
-        for folder in (self.folder, *self.folder.parents):
+        for folder in self.upwards():
             with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
                 quota, period = (folder / "cpu.max").read_text().split()
                 cores += [int(quota) / int(period)] if quota != "max" else []
             with contextlib.suppress(OSError, ValueError):
                 limit = (folder / "memory.max").read_text().strip()
                 memory += [int(limit)] if limit != "max" else []
-            if folder == self.root:
-                break
         # The kernel has already intersected the set of CPUs with those above.
         with contextlib.suppress(OSError, ValueError):
             cores.append(_count_cpus((self.folder / "cpuset.cpus.effective").read_text()))
         return Limits(_least(cores), _least(memory))
+
+    def upwards(self) -> Iterator[Path]:
+        """Its folder, and those above it up to the root."""
+        for folder in (self.folder, *self.folder.parents):
+            yield folder
+            if folder == self.root:
+                return
 
     def busy_s(self) -> float:
         """CPU-seconds used since it was made."""
@@ -73,7 +80,7 @@ class Cgroup:
         return max(0, used)
 
 
-def find_cgroup(pid: int | None = None, path: Path | None = None, proc: Path = Path("/proc")) -> Cgroup:
+def find_cgroup(pid: int | None = None, path: Path | None = None, proc: Path = PROC) -> Cgroup:
     """The cgroup of a process, or a given one.
 
     Args:
@@ -84,17 +91,32 @@ def find_cgroup(pid: int | None = None, path: Path | None = None, proc: Path = P
     Raises:
         SamplingError: no version 2 hierarchy is mounted, or the process or cgroup is not in it.
     """
-    root, mounted = _mount(proc)
+    root, mounted = _mount(proc, "cgroup2")
     if path is not None:
         folder = path if (path / "cpu.stat").is_file() else root / str(path).lstrip("/")
     else:
-        folder = root / _relative(_name(proc / (str(pid) if pid else "self") / "cgroup"), mounted)
+        folder = root / _relative(_name(proc / (str(pid) if pid else "self") / "cgroup", "0", ""), mounted)
         if pid is None and not folder.is_dir():
             folder = root  # a container that sees the machine's name of its cgroup but only its own folder
     folder = Path(os.path.normpath(folder))
     if not (folder / "cpu.stat").is_file():
         raise SamplingError(f"no cgroup (version 2) at {folder}")
     return Cgroup(folder, root if folder.is_relative_to(root) else folder)
+
+
+def signs_of_process(pid: int, proc: Path = PROC) -> SignFiles:
+    """Where the kernel counts for the cgroups that hold a process; for the machine where they do not tell."""
+    pressure: Path | None = None
+    throttling: tuple[Path, ...] = ()
+    with contextlib.suppress(SamplingError):
+        cgroup = find_cgroup(pid, None, proc)
+        pressure, throttling = cgroup.folder, tuple(cgroup.upwards())
+    # Where version 1 limits the CPU, version 2 is without its controller.
+    with contextlib.suppress(SamplingError):
+        root, mounted = _mount(proc, "cgroup", "cpu")
+        folder = Path(os.path.normpath(root / _relative(_name(proc / str(pid) / "cgroup", None, "cpu"), mounted)))
+        throttling += tuple(Cgroup(folder, root if folder.is_relative_to(root) else folder).upwards())
+    return SignFiles(throttling, pressure, proc)
 
 
 class CgroupSampler:
@@ -108,16 +130,17 @@ class CgroupSampler:
         SamplingError: the cgroup does not tell of its CPU and memory.
     """
 
-    def __init__(self, subject: Subject, cgroup: Cgroup) -> None:
+    def __init__(self, subject: Subject, cgroup: Cgroup, proc: Path = PROC) -> None:
         self._subject = subject
         self._cgroup = cgroup
         self._machine = machine_limits()
         self._meter = CpuMeter(restarts=True)
+        self._signs = SignMeter(SignFiles(tuple(cgroup.upwards()), cgroup.folder, proc))
         self._measure()
 
     def sample(self) -> dict[str, Any]:
         """One host sample; raises SamplingError: the cgroup is gone."""
-        return self._subject.row(*self._measure(), used_cpu_s=self._meter.used_s)
+        return {**self._subject.row(*self._measure(), used_cpu_s=self._meter.used_s), **self._signs.look()}
 
     def busy_s(self) -> float:
         """CPU-seconds used so far; raises SamplingError: the cgroup is gone."""
@@ -137,8 +160,13 @@ def machine_limits() -> tuple[float, int]:
     return float(psutil.cpu_count() or 1), psutil.virtual_memory().total
 
 
-def _mount(proc: Path) -> tuple[Path, str]:
-    """Where the version 2 hierarchy is mounted, and which cgroup's folder that mount shows."""
+def _mount(proc: Path, kind: str, controller: str | None = None) -> tuple[Path, str]:
+    """Where a hierarchy is mounted, and which cgroup's folder that mount shows.
+
+    Args:
+        kind: the type of its file system: `cgroup2`, or `cgroup` for version 1.
+        controller: of version 1, which has a hierarchy for each.
+    """
     try:
         lines = (proc / "self" / "mountinfo").read_text("utf-8", "replace").splitlines()
     except OSError as error:
@@ -146,21 +174,24 @@ def _mount(proc: Path) -> tuple[Path, str]:
     for line in lines:
         before, _, after = line.partition(" - ")
         fields = before.split(" ")
-        if after.startswith("cgroup2 ") and len(fields) > 4:
+        options = after.rpartition(" ")[2].split(",")
+        if after.startswith(f"{kind} ") and len(fields) > 4 and (controller is None or controller in options):
             return Path(fields[4]), fields[3]
-    raise SamplingError("no cgroup (version 2) hierarchy is mounted here")
+    raise SamplingError(f"no {kind} hierarchy {f'of {controller} ' if controller else ''}is mounted here")
 
 
-def _name(path: Path) -> str:
-    """The name of a process's cgroup: the line of hierarchy 0."""
+def _name(path: Path, hierarchy: str | None, controller: str) -> str:
+    """The name of a process's cgroup, by the number of its hierarchy (0: version 2), or by its controller."""
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError as error:
         raise SamplingError(f"cannot read {path}: {error}") from error
     for line in lines:
-        if line.startswith("0::"):
-            return line.removeprefix("0::").removesuffix(" (deleted)")
-    raise SamplingError(f"{path} names no cgroup of version 2")
+        number, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if controller in controllers.split(",") and hierarchy in (None, number):
+            return name.removesuffix(" (deleted)")
+    raise SamplingError(f"{path} names no cgroup of {controller or 'version 2'}")
 
 
 def _relative(name: str, mounted: str) -> str:

@@ -53,9 +53,9 @@ def make_sampler(subject: Subject, options: SamplerOptions) -> Sampler:
         return PrometheusSampler(subject, options.prometheus_url, options.prometheus_labels)
     if options.sampler == "cgroup" or (options.sampler == "auto" and options.cgroup):
         pid = options.find()[0] if options.find and not options.cgroup else None
-        return CgroupSampler(subject, find_cgroup(pid, options.cgroup, options.proc))
+        return CgroupSampler(subject, find_cgroup(pid, options.cgroup, options.proc), options.proc)
     if options.sampler == "process":
-        return ProcessSampler(subject, options.find)
+        return ProcessSampler(subject, options.find, proc=options.proc)
     return _auto(subject, options)
 
 
@@ -76,12 +76,14 @@ def finder(pid: int | None, pid_file: Path | None, unit: str | None, match: str 
 
 def _auto(subject: Subject, options: SamplerOptions) -> Sampler:
     if options.find:
-        return ProcessSampler(subject, options.find, lambda given, pid: _within(given, pid, options.proc))
+        return ProcessSampler(subject, options.find, lambda given, pid: _within(given, pid, options.proc), options.proc)
     try:
         cgroup = find_cgroup(None, None, options.proc)
-        return ProcessSampler(subject) if _tighter(cgroup) == Limits() else CgroupSampler(subject, cgroup)
+        if _tighter(cgroup) != Limits():
+            return CgroupSampler(subject, cgroup, options.proc)
     except SamplingError:
-        return ProcessSampler(subject)
+        pass
+    return ProcessSampler(subject, proc=options.proc)
 
 
 def _within(subject: Subject, pid: int, proc: Path) -> Subject:

@@ -4,13 +4,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from fingerpost.agent.sampling.base import CpuMeter, NotYetError, SamplingError, Subject
+from fingerpost.agent.sampling.cgroup import signs_of_process
 from fingerpost.agent.sampling.cpu_clock import process_cpu_s
 from fingerpost.agent.sampling.find import Finder, lives
+from fingerpost.agent.sampling.signs import PROC, SignFiles, SignMeter
 
 # Looking for processes reads all of the machine's: not at every sample.
 _LOOK_EVERY_S = 10.0
@@ -29,10 +32,15 @@ class ProcessSampler:
         subject: what of cores and memory limit it leaves open is the machine's.
         find: gives the pids; None: the whole machine.
         within: gives the subject with the limits that hold for a process.
+        proc: where the kernel tells of processes and mounts.
     """
 
     def __init__(
-        self, subject: Subject, find: Finder | None = None, within: Callable[[Subject, int], Subject] | None = None
+        self,
+        subject: Subject,
+        find: Finder | None = None,
+        within: Callable[[Subject, int], Subject] | None = None,
+        proc: Path = PROC,
     ) -> None:
         self._given, self._find, self._within = subject, find, within
         self._subject = subject
@@ -41,6 +49,7 @@ class ProcessSampler:
         self._looked_s = -math.inf
         self._why = ""
         self._meter = CpuMeter(restarts=False)
+        self._proc, self._signs = proc, SignMeter(SignFiles(proc=proc))
         with contextlib.suppress(SamplingError):  # each sample says so
             self._measure()
 
@@ -56,7 +65,7 @@ class ProcessSampler:
             pids = ", ".join(str(each.pid) for each in self._mains)
             raise NotYetError(f"measured from now on: process {pids}")
         cores, mem_limit = self._limits()
-        return self._subject.row(cpu_util, cores, mem_bytes, mem_limit, self._meter.used_s)
+        return {**self._subject.row(cpu_util, cores, mem_bytes, mem_limit, self._meter.used_s), **self._signs.look()}
 
     def busy_s(self) -> float | None:
         """CPU-seconds of the processes and their known children; None for the machine: its counter has ticks of 10 ms.
@@ -111,6 +120,7 @@ class ProcessSampler:
             raise SamplingError(self._why) from error
         if found != self._mains:
             self._mains, self._meter = found, CpuMeter(restarts=False)
+            self._signs = SignMeter(signs_of_process(found[0].pid, self._proc))
             self._subject = self._within(self._given, found[0].pid) if self._within else self._given
         self._children = [child for each in found for child in each.children(recursive=True)]
         self._why = ""

@@ -5,10 +5,11 @@ import math
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fingerpost.agent.sampling.base import CpuMeter, NotYetError, SamplingError, Subject
+from fingerpost.agent.sampling.signs import Count, SignMeter
 
 _MAX_BODY_BYTES = 32 * 2**20
 _MAX_LINE_BYTES = 64 * 1024
@@ -34,8 +35,21 @@ _CPU, _MEMORY, _MEM_LIMIT, _QUOTA, _PERIOD = (
     "container_spec_cpu_period",
 )
 _MACHINE_CORES, _MACHINE_MEMORY = "machine_cpu_cores", "machine_memory_bytes"
-_NODE_NAMES = (_NODE_CPU, _NODE_TOTAL, _NODE_AVAILABLE)
-_CONTAINER_NAMES = (_CPU, _MEMORY, _MEM_LIMIT, _QUOTA, _PERIOD, _MACHINE_CORES, _MACHINE_MEMORY)
+_PERIODS, _THROTTLED = "container_cpu_cfs_periods_total", "container_cpu_cfs_throttled_periods_total"
+# Seconds in which some task waited, by the kernel's pressure stall information.
+_NODE_WAITED = {
+    "cpu_pressure": "node_pressure_cpu_waiting_seconds_total",
+    "mem_pressure": "node_pressure_memory_waiting_seconds_total",
+}
+_WAITED = {
+    "cpu_pressure": "container_pressure_cpu_waiting_seconds_total",
+    "mem_pressure": "container_pressure_memory_waiting_seconds_total",
+}
+_NODE_NAMES = (_NODE_CPU, _NODE_TOTAL, _NODE_AVAILABLE, *_NODE_WAITED.values())
+_CONTAINER_NAMES = (
+    *(_CPU, _MEMORY, _MEM_LIMIT, _QUOTA, _PERIOD, _MACHINE_CORES, _MACHINE_MEMORY, _PERIODS, _THROTTLED),
+    *_WAITED.values(),
+)
 _IDLE_MODES = frozenset({"idle", "iowait"})
 
 
@@ -45,6 +59,7 @@ class Reading:
 
     Args:
         measured_s: when it was measured by the endpoint's clock, seconds since 1970; None: just now.
+        counts: of the signs that are told; what is counted in seconds of time has NaN as its whole.
         cores, mem_limit_bytes: None if not told.
     """
 
@@ -53,6 +68,7 @@ class Reading:
     cores: float | None
     mem_limit_bytes: float | None
     measured_s: float | None = None
+    counts: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,7 @@ class PrometheusSampler:
         self._timeout_s = timeout_s
         self._meter = CpuMeter(restarts=True)
         self._cpu_util: float | None = None
+        self._signs, self._shares = SignMeter(), dict[str, float | None]()
         # Our clock and the endpoint's at the newest reading, and the sum of time between readings.
         self._seen: tuple[float, float | None] | None = None
         self._measured_for_s = 0.0
@@ -100,9 +117,13 @@ class PrometheusSampler:
             raise SamplingError(f"{self._url} tells no {what} for {self._labels or 'the machine'}: give it")
         if self._is_new(reading, time.monotonic()):
             self._cpu_util = self._meter.utilisation(self._measured_for_s, reading.busy_s, cores)
+            passed = (
+                replace(each, whole=self._measured_for_s) if math.isnan(each.whole) else each for each in reading.counts
+            )
+            self._shares = self._signs.shares(passed)
         if self._cpu_util is None:
             raise NotYetError(f"the first reading of {self._url}: there is nothing to compare it with yet")
-        return self._subject.row(self._cpu_util, cores, reading.mem_bytes, mem_limit)
+        return {**self._subject.row(self._cpu_util, cores, reading.mem_bytes, mem_limit), **self._shares}
 
     def busy_s(self) -> None:
         """Not told between samples: an exposition is dear to ask for."""
@@ -185,7 +206,12 @@ def _machine(samples: dict[str, list[_Sample]]) -> Reading:
     if not cores:
         raise SamplingError(f"{_NODE_CPU} is missing")
     busy_s = sum(each.value for each in cpu if each.labels.get("mode") not in _IDLE_MODES)
-    return Reading(busy_s, total - _the_one(samples, _NODE_AVAILABLE), float(len(cores)), total)
+    stolen_s = [each.value for each in cpu if each.labels.get("mode") == "steal"]
+    counts = _waited(samples, _NODE_WAITED)
+    if stolen_s:
+        counts.append(Count("steal_share", "", sum(stolen_s) / len(cores), math.nan))
+    used = total - _the_one(samples, _NODE_AVAILABLE)
+    return Reading(busy_s, used, float(len(cores)), total, counts=tuple(counts))
 
 
 def _container(samples: dict[str, list[_Sample]], labels: Mapping[str, str]) -> Reading:
@@ -207,7 +233,16 @@ def _container(samples: dict[str, list[_Sample]], labels: Mapping[str, str]) -> 
     if not limit or not 0 < limit < _UNLIMITED_BYTES:
         limit = _optional(samples, _MACHINE_MEMORY)
     measured_s = max((each.measured_s for each in cpu if each.measured_s is not None), default=None)
-    return Reading(sum(each.value for each in cpu), _the_one(mine, _MEMORY), cores, limit, measured_s)
+    counts, periods, throttled = _waited(mine, _WAITED), _optional(mine, _PERIODS), _optional(mine, _THROTTLED)
+    if periods is not None and throttled is not None:
+        counts.append(Count("throttled_share", "", throttled, periods))
+    busy_s = sum(each.value for each in cpu)
+    return Reading(busy_s, _the_one(mine, _MEMORY), cores, limit, measured_s, tuple(counts))
+
+
+def _waited(samples: Mapping[str, list[_Sample]], names: Mapping[str, str]) -> list[Count]:
+    found = ((sign, _optional(samples, name)) for sign, name in names.items())
+    return [Count(sign, "", seconds, math.nan) for sign, seconds in found if seconds is not None]
 
 
 def _samples(lines: list[str]) -> dict[str, list[_Sample]]:

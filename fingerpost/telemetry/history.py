@@ -56,6 +56,8 @@ HISTORY_COLUMNS = (
 HISTORY_HOST_COLUMNS = (
     *(f"host_{name}" for name in LOADS),
     "host_cpu_util_ewma",
+    "host_mem_slope",
+    "host_mem_full_s",
     "host_sample_age_s",
     "host_rate_rps_last",
     "host_rate_rps_ewma",
@@ -71,6 +73,11 @@ HISTORY_HOST_COLUMNS = (
 HISTORY_PLACE = {name: place for place, name in enumerate(HISTORY_COLUMNS)}
 HISTORY_HOST_PLACE = {name: place for place, name in enumerate(HISTORY_HOST_COLUMNS)}
 _LN2 = np.log(2.0)
+_MEM_SHARE = LOADS.index("mem_share")
+# Memory that shrinks by more than this share from one window to the next was collected, or its process restarted.
+_FREED = 0.05
+# Memory that is full later than this does not grow.
+_MOST_LEFT_S = 86_400.0
 # What tells one form of history from another: its columns, and how windows are made of requests.
 HISTORY_SCHEMA = hashlib.sha256(
     "\n".join((*HISTORY_COLUMNS, *HISTORY_HOST_COLUMNS, str(WINDOW_FORM))).encode()
@@ -182,6 +189,7 @@ class History:
         columns = [
             *state["load"],
             safe_ratio(state["load_sum"][1], state["load_sum"][0]),
+            *self._memory_views(),
             np.where(state["sampled_us"] > 0, (now - state["sampled_us"]) / US, np.nan),
             np.where(seen_us == now, state["host_requests"] / self.window_s, 0.0),
             np.where(known, requests / self._span(now, state["host_first_us"]), 0.0),
@@ -194,6 +202,13 @@ class History:
             *off,
         ]
         return np.stack(columns, axis=1)
+
+    def _memory_views(self) -> tuple[Floats, Floats]:
+        """How fast memory grows, shares of it a second; and seconds until it is full at that rate."""
+        slope = safe_ratio(self.state["mem_growth"][0], self.state["mem_growth"][1])
+        left = np.maximum(1 - self.state["load"][_MEM_SHARE], 0.0)
+        grows = slope > 1 / _MOST_LEFT_S
+        return slope, np.where(grows, np.minimum(left / np.where(grows, slope, 1.0), _MOST_LEFT_S), np.nan)
 
     def _now(self, now_us: int | None) -> int:
         if now_us is not None and now_us < self.now_us:
@@ -277,12 +292,21 @@ class History:
         state, hosts = self.state, loads["host"].astype(np.int64)
         values = np.stack([loads[name].astype(np.float64) for name in LOADS])
         known = np.isfinite(values)
-        state["load"][:, hosts] = np.where(known, values, state["load"][:, hosts])
         elapsed_s = np.where(state["sampled_us"][hosts] > 0, (end_us - state["sampled_us"][hosts]) / US, 0.0)
+        self._follow_memory(hosts, values[_MEM_SHARE] - state["load"][_MEM_SHARE, hosts], elapsed_s)
+        state["load"][:, hosts] = np.where(known, values, state["load"][:, hosts])
         decay = decayed(elapsed_s, self.halflife_s)
         added = np.stack([known[0].astype(np.float64), np.nan_to_num(values[0])])
         state["load_sum"][:, hosts] = state["load_sum"][:, hosts] * decay + added
         state["sampled_us"][hosts] = end_us
+
+    def _follow_memory(self, hosts: Ints, grown: Floats, elapsed_s: Floats) -> None:
+        """Follows how fast memory grows; once much of it was freed at a time, what was before counts no more."""
+        growth = self.state["mem_growth"]
+        known = np.isfinite(grown) & (elapsed_s > 0)
+        rate = np.where(known, grown, 0.0) / np.where(elapsed_s > 0, elapsed_s, 1.0)
+        moved = growth[:, hosts] * decayed(elapsed_s, self._halflives[0]) + np.stack([rate, known.astype(np.float64)])
+        growth[:, hosts] = np.where(known & (grown < -_FREED), 0.0, moved)
 
     def _observe_slowness(self, end_us: int, heard: Ints) -> None:
         state, number = self.state, round(end_us / (self.window_s * US))

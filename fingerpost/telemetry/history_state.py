@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints, safe_ratio
+from fingerpost.records import SIGNS
 from fingerpost.telemetry.recurrence import RECURRENCE, REMEMBERED, SPELL
 
 # What a cell's history follows, all on a log scale, since latency and throughput vary by ratios.
@@ -26,7 +27,7 @@ LEVEL_GAIN, LEVEL_CLIP = 0.06, 0.3
 ERROR_WINDOWS, BIAS_WINDOWS, LASTING_WINDOWS = 6.0, 10.0, 30.0
 # How sharply the mixed forecast prefers what did well of late.
 MIXING = 6.0
-LOADS = ("cpu_util", "mem_share", "inflight", "background_cores", "cores", "slots")
+LOADS = ("cpu_util", "mem_share", "inflight", "background_cores", "cores", "slots", *SIGNS)
 
 KINDS = len(QUANTITIES)
 _RATE = QUANTITIES.index("throughput_rps")
@@ -44,6 +45,8 @@ CELL_STATE: dict[str, tuple[tuple[int, ...], float]] = {
 }
 HOST_STATE: dict[str, tuple[tuple[int, ...], float]] = {
     **dict.fromkeys(("host_seen_us", "host_first_us", "sampled_us", "gap_end_us"), ((), 0)),
+    # Of memory in use: how fast it grew, as a fading sum of shares a second, and the sum of its weights.
+    "mem_growth": ((2,), 0.0),
     **{"host_traffic": ((2,), 0.0), "load_sum": ((2,), 0.0), "drift": ((2, KINDS), 0.0)},
     **{"host_requests": ((), 0.0), "gap_s": ((), 0.0), "load": ((len(LOADS),), np.nan), "off": ((KINDS,), np.nan)},
     # The number of the last window in which the host was heard; how slow it was up to there, and what recurs of it.

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.arrays import Floats, Ints, safe_ratio
 from fingerpost.clock import US
+from fingerpost.records import SIGNS
 from fingerpost.request_status import failed, measures
 from fingerpost.telemetry.throughput import at_resolution, throughput_rps, unloaded_s
 
@@ -34,7 +35,7 @@ _MEANS = (
     ("mem_mean_bytes", "mem_bytes"),
     ("inflight_mean", "inflight"),
 )
-_LOADS = ("cpu_util", "mem_share", "inflight")
+_LOADS = ("cpu_util", "mem_share", "inflight", *SIGNS)
 _SETTLED = ("cores", "slots")
 _GROUP_BITS = 32
 
@@ -125,11 +126,11 @@ def aggregate_loads(samples: Mapping[str, ArrayLike], window_s: float) -> Arrays
 
     Args:
         samples: arrays of one length: `time_us`, `host` (index), `cpu_util`, `cores`, `mem_share`, and where known
-            `inflight`, `slots`, `mem_left_bytes`.
+            `inflight`, `slots`, `mem_left_bytes` and `fingerpost.records.SIGNS`.
 
     Returns:
-        One entry a (window, host): `end_us`, `host`; `cpu_util`, `mem_share`, `inflight` as means, `cores`, `slots`,
-        `mem_left_bytes` as last known; NaN where not known.
+        One entry a (window, host): `end_us`, `host`; `cpu_util`, `mem_share`, `inflight` and SIGNS as means, `cores`,
+        `slots`, `mem_left_bytes` as last known; NaN where not known.
     """
     time_us = np.asarray(samples["time_us"], dtype=np.int64)
     names = (*_LOADS, *_SETTLED, "mem_left_bytes")

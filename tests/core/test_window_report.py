@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fingerpost.errors import RefusedError
 from fingerpost.packed_message import MAX_UNPACKED_BYTES, message, open_message
+from fingerpost.records import SIGNS
 from fingerpost.window_report import (
     LOAD_COLUMNS,
     SAMPLE_COLUMNS,
@@ -31,7 +32,7 @@ def made(**changes):
     windows[2, 3:] = np.nan
     told = WindowReport(
         *("shop", "h1", "host", "h1", "boot", 7, NOW_US, END_US, 10.0, "v1", NAMES, windows),
-        np.arange(len(LOAD_COLUMNS), dtype=np.float32) / 8,
+        np.arange(len(LOAD_COLUMNS), dtype=np.float32) / 16,
         np.array([4.0, 1e9, 2e9, 3.0, np.nan]),
         ((("GET /a", "0", "none", "browser", "DE"), 3), (("GET /b", "0", "none", "browser", "DE"), 11)),
     )
@@ -80,6 +81,19 @@ def test_columns_of_another_version_are_left_out_or_unknown():
     assert np.isnan(back.column("latency_p99_s")).all()
 
 
+def test_signs_of_programs_before_and_after_this_one():
+    known = [name for name in LOAD_COLUMNS if name not in SIGNS]
+    for signs in ({}, {"fan_speed": 0.5}, None):
+        back = unpack(changed(signs=signs), 0, 2**62)
+        assert np.isnan(back.load[len(known) :]).all()
+        np.testing.assert_array_equal(back.load[: len(known)], made().load[: len(known)])
+    # Programs that know no signs take a load of so many numbers alone.
+    assert len(msgpack.unpackb(pack(made()))["load"]) == 4 * len(known) == 28
+    unknown = made().load.copy()
+    unknown[len(known) :] = np.nan
+    assert msgpack.unpackb(pack(made(load=unknown)))["signs"] == {}
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -110,7 +124,15 @@ def test_columns_of_another_version_are_left_out_or_unknown():
         ({"sample": b""}, "sample:size"),
         ({"sample": np.full(len(SAMPLE_COLUMNS), np.inf, "<f4").tobytes()}, "cores:not_finite"),
         ({"sample": np.full(len(SAMPLE_COLUMNS), -1, "<f4").tobytes()}, "cores:negative"),
-        ({"load": np.full(len(LOAD_COLUMNS), 2, "<f4").tobytes()}, "cpu_util:too_large"),
+        ({"load": np.full(7, 2, "<f4").tobytes()}, "cpu_util:too_large"),
+        ({"load": np.full(len(LOAD_COLUMNS), 0.5, "<f4").tobytes()}, "load:size"),
+        ({"signs": [0.5]}, "signs:type"),
+        ({"signs": {"throttled_share": 1}}, "signs:type"),
+        ({"signs": {"throttled_share": "0.5"}}, "signs:type"),
+        ({"signs": {"throttled_share": 1.5}}, "throttled_share:too_large"),
+        ({"signs": {"cpu_pressure": -0.5}}, "cpu_pressure:negative"),
+        ({"signs": {"steal_share": 1e300}}, "steal_share:too_large"),
+        ({"signs": {"steal_share": float("inf")}}, "steal_share:not_finite"),
         ({"keys": [["a|b", 3]]}, "keys:bad_key"),
         ({"keys": [["GET /|0|none|x|y", 0]]}, "keys:count"),
         ({"keys": {"a": 1}}, "keys:type"),

@@ -161,7 +161,10 @@ def chunk_of(begin_s, end_s, took_s, hosts=2, level=None, slowed=1.0):
     beside = np.zeros((hosts, 4), dtype=np.int64)
     ones = np.ones(hosts)
     return Chunk(
-        begin_s, end_s, records, HostSamples(ones, none, none + 4, ones, ones > 0, ones * slowed, levels, beside)
+        begin_s,
+        end_s,
+        records,
+        HostSamples(ones, none, none + 4, ones, ones > 0, ones * slowed, levels, none > 0, beside),
     )
 
 
