@@ -1,4 +1,4 @@
-"""`fingerpost event`: tells the engine of deploys, configuration changes and campaigns, and lists them."""
+"""`fingerpost event`: tells the engine of deploys, configuration changes and campaigns, lists and withdraws them."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,10 +22,11 @@ _KINDS = {
 
 
 def register(app: typer.Typer) -> None:
-    commands = typer.Typer(help="Events that models learn from: tell, list.", no_args_is_help=True)
+    commands = typer.Typer(help="Events that models learn from: tell, list, withdraw.", no_args_is_help=True)
     for kind, about in _KINDS.items():
         commands.command(kind, help=about)(_telling(kind))
     commands.command("list")(list_events)
+    commands.command("withdraw")(withdraw)
     app.add_typer(commands, name="event")
 
 
@@ -52,19 +53,34 @@ def list_events(
     import json
 
     from fingerpost.cli.hosts import ask_engine, engine_of, service_of
-    from fingerpost.clock import US
     from fingerpost.engine_api import events_call, events_of
 
     name = service_of(service)
     found = events_of(ask_engine(*engine_of(engine), events_call(name)))
     if json_output:
-        typer.echo(json.dumps([{**each.to_json(), "told": each.told_us / US} for each in found], indent=2))
+        typer.echo(json.dumps([each.listed() for each in found], indent=2))
         return
     if not found:
         typer.echo(f"no events of {name!r} are known")
     for each in found:
         until = "" if each.until_us is None else f" to {_shown(each.until_us)}"
-        typer.echo(f"{_shown(each.at_us)}{until}  {each.kind}  {each.host or 'all hosts'}  {each.note}".rstrip())
+        gone = "" if each.withdrawn_us is None else f"withdrawn {_shown(each.withdrawn_us)}  "
+        about = f"{each.kind}  {each.host or 'all hosts'}  {gone}{each.note}".rstrip()
+        typer.echo(f"{each.id}  {_shown(each.at_us)}{until}  {about}")
+
+
+def withdraw(
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="Of the event, as `fingerpost event list` tells it.")],
+    service: _Service = None,
+    engine: _Engine = None,
+) -> None:
+    """Withdraws an event: from now on models do not know of it."""
+    from fingerpost.cli.hosts import ask_engine, engine_of, service_of
+    from fingerpost.engine_api import checked, withdrawal_call
+
+    name = service_of(service)
+    checked(ask_engine(*engine_of(engine), withdrawal_call(name, event_id)))
+    typer.echo(f"event {event_id} of {name} is withdrawn")
 
 
 def _tell(kind: str, service: str | None, host: str, at: str, until: str, note: str, engine: str | None) -> None:
@@ -77,7 +93,7 @@ def _tell(kind: str, service: str | None, host: str, at: str, until: str, note: 
     end_us = _time_us(until, "--until") if until else None
     event = Event(kind, service_of(service), host, begin_us, end_us, note)
     checked(ask_engine(*engine_of(engine), event_call(event)))
-    typer.echo(f"{kind} of {host or event.service} at {_shown(begin_us)} is known")
+    typer.echo(f"{kind} of {host or event.service} at {_shown(begin_us)} is known, as {event.id}")
 
 
 def _time_us(text: str, option: str) -> int:

@@ -78,6 +78,7 @@ _NAMED = {
     **{"status": "HTTP status code", "cpu_attributed": "0 or 1", "propensity": "probability"},
     **{"predicted_cost": "seconds", "slots": "requests", "requests": "requests", "errors": "requests"},
     **{"at_us": "microseconds since 1970", "until_us": "microseconds since 1970"},
+    **{"withdrawn_us": "microseconds since 1970"},
     **{"measured": "requests", "weight": "requests", "inflight_mean": "requests", "sequence": "count"},
 }
 

@@ -1,7 +1,7 @@
 """What comes from outside of the telemetry: events and holidays, as features of hosts at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from fingerpost.lake import read
 
 # An event further away says nothing any more, or nothing yet.
 _REACH_S = 7 * 86_400.0
+_NEVER_US = 2**62
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,17 @@ class Outside:
         place = {name: number for number, name in enumerate(hosts)}
         told = [event for event in self.events if not event.host or event.host in place]
         columns = [
-            (KINDS.index(event.kind), place.get(event.host, -1), event.at_us, _end_us(event), event.told_us)
+            (
+                KINDS.index(event.kind),
+                place.get(event.host, -1),
+                event.at_us,
+                _end_us(event),
+                event.told_us,
+                _gone_us(event),
+            )
             for event in told
         ]
-        return OutsideOfHosts(len(hosts), np.array(columns, dtype=np.int64).reshape(-1, 5).T, self.country)
+        return OutsideOfHosts(len(hosts), np.array(columns, dtype=np.int64).reshape(-1, 6).T, self.country)
 
 
 NOTHING = Outside()
@@ -51,8 +59,8 @@ class OutsideOfHosts:
 
     Args:
         hosts: how many there are, H.
-        events: kind, place of its host or -1 for all, begin, end (before the begin: it has none) and when it was
-            told, microseconds since 1970; shape (5, events).
+        events: kind, place of its host or -1 for all, begin, end (before the begin: it has none), when it was told
+            and when withdrawn, microseconds since 1970; shape (6, events).
         country: of `Outside`.
     """
 
@@ -61,7 +69,7 @@ class OutsideOfHosts:
     country: str
 
     def at(self, now_us: int) -> dict[str, Floats]:
-        """OUTSIDE_FEATURES at a time, by what was told until then, each of shape (H,); NaN where there is nothing.
+        """OUTSIDE_FEATURES at a time, each of shape (H,), by what was told by then and not withdrawn; NaN: nothing.
 
         `KIND_since_s` and `KIND_until_s` are seconds since the latest and until the next event begins, up to a week;
         `KIND_on` is 1 while one lasts, else 0, and `holiday` is 1 on a public holiday (UTC), else 0.
@@ -70,10 +78,11 @@ class OutsideOfHosts:
             FingerpostError: the country is not known.
         """
         found: dict[str, Floats] = {}
-        kind, host, at_us, end_us, told_us = self.events
+        kind, host, at_us, end_us, told_us, gone_us = self.events
+        standing = (told_us <= now_us) & (now_us < gone_us)
         since_s = (now_us - at_us) / US
         for number, name in enumerate(KINDS):
-            known = (kind == number) & (told_us <= now_us)
+            known = (kind == number) & standing
             past, ahead = known & (since_s >= 0), known & (since_s < 0)
             found[f"{name}_since_s"] = self._nearest(since_s, host, past & (since_s <= _REACH_S))
             found[f"{name}_until_s"] = self._nearest(-since_s, host, ahead & (since_s >= -_REACH_S))
@@ -127,16 +136,24 @@ def outside_of(service: str, told: Sequence[Event], calendar: Path | None, count
 
 
 def events_in_lake(lake: Path, service: str) -> list[Event]:
-    """The events that were told of a service, as they were landed; one that was told twice counts once."""
+    """The events that were told of a service, as they were landed; one that was told twice counts once.
+
+    One that was withdrawn is landed again, with when that was.
+    """
     rows = read(lake, "events", service).to_pylist()
     found: dict[str, Event] = {}
     for row in rows:
         told_us = round(row["time"].timestamp() * US)
         until_us, host, note = row["until_us"], row["host"] or "", row["note"] or ""
-        event = Event(row["kind"], service, host, row["at_us"], until_us, note, told_us)
-        if event.kind in KINDS:
-            found.setdefault(event.id, event)
+        event = Event(row["kind"], service, host, row["at_us"], until_us, note, told_us, row["withdrawn_us"])
+        if event.kind in KINDS and (event.id not in found or found[event.id].withdrawn_us is None):
+            first = found.setdefault(event.id, event)
+            found[event.id] = replace(first, withdrawn_us=event.withdrawn_us)
     return list(found.values())
+
+
+def _gone_us(event: Event) -> int:
+    return _NEVER_US if event.withdrawn_us is None else event.withdrawn_us
 
 
 def _end_us(event: Event) -> int:

@@ -161,6 +161,11 @@ def event_call(event: Event) -> Call:
     return Call("POST", "/v1/events", json.dumps(event.to_json()).encode(), {"Content-Type": JSON})
 
 
+def withdrawal_call(service: str, event_id: str) -> Call:
+    """Withdraws an event, by its id."""
+    return post_call("/v1/events/withdrawn", service=service, id=event_id)
+
+
 def events_call(service: str) -> Call:
     """Asks which events of a service are known."""
     return Call("GET", f"/v1/services/{quote(service, safe='')}/events")

@@ -1,12 +1,13 @@
 """Events that people or systems tell: deploys, configuration changes, campaigns; each field checked.
 
-An event is known from when it was told. Planned ones are told before they happen: in a request to the engine, or in a
-calendar file, whose events count as known from the start.
+An event is known from when it was told until it is withdrawn. Planned ones are told before they happen: in a request to
+the engine, or in a calendar file, whose events count as known from the start.
 """
 
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from fingerpost.records import has_surrogates
 KINDS = ("deploy", "config", "campaign")
 MAX_BYTES = 4096
 MAX_NOTE = 200
+ID_PATTERN = "^[0-9a-f]{16}$"
+_ID = re.compile(ID_PATTERN)
 # Further from now no event matters, nor is one taken: a year ahead, and as long as telemetry may be kept back.
 _AHEAD_US, _BEFORE_US = 400 * 86_400 * US, 31 * 86_400 * US
 _MAX_CALENDAR_BYTES = 4 * 2**20
@@ -39,6 +42,7 @@ class Event:
         until_us: when it ends; None: it has no length.
         note: a few words for people.
         told_us: when it was told; 0: it has always been known.
+        withdrawn_us: when it was withdrawn; None: it was not.
     """
 
     kind: str
@@ -48,6 +52,7 @@ class Event:
     until_us: int | None = None
     note: str = ""
     told_us: int = 0
+    withdrawn_us: int | None = None
 
     @property
     def id(self) -> str:
@@ -61,6 +66,11 @@ class Event:
         given = {"kind": self.kind, "service": self.service, "host": self.host, "at": self.at_us / US, "until": until}
         return {name: value for name, value in {**given, "note": self.note}.items() if value not in (None, "")}
 
+    def listed(self) -> dict[str, Any]:
+        """What `event_from_listing` reads; `id` is for people who withdraw it."""
+        withdrawn = {} if self.withdrawn_us is None else {"withdrawn": self.withdrawn_us / US}
+        return {**self.to_json(), "id": self.id, "told": self.told_us / US, **withdrawn}
+
 
 def event_from_json(body: bytes, now_us: int) -> Event:
     """A checked event, told now; fields that this program does not know are left out.
@@ -68,16 +78,7 @@ def event_from_json(body: bytes, now_us: int) -> Event:
     Raises:
         RefusedError: `event:malformed`, `event:too_large`, or `FIELD:WHAT`.
     """
-    if len(body) > MAX_BYTES:
-        raise RefusedError("event:too_large")
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError("event:malformed") from error
-    if not isinstance(given, dict):
-        raise RefusedError("event:malformed")
-    if not is_name(given.get("service")):
-        raise RefusedError("service:bad_name")
+    given = _fields_of(body)
     at = given.get("at")
     at_us = now_us if at is None else _micros(at, "at")
     until = given.get("until")
@@ -89,15 +90,46 @@ def event_from_json(body: bytes, now_us: int) -> Event:
     return replace(event, told_us=now_us)
 
 
+def withdrawal_from_json(body: bytes) -> tuple[str, str]:
+    """The service of an event that is to be withdrawn, and the event's id.
+
+    Raises:
+        RefusedError: as `event_from_json`.
+    """
+    given = _fields_of(body)
+    if not isinstance(given.get("id"), str) or _ID.fullmatch(given["id"]) is None:
+        raise RefusedError("id:bad_id")
+    return given["service"], given["id"]
+
+
+def _fields_of(body: bytes) -> dict[str, Any]:
+    """The fields of a message that names a service; raises RefusedError: it is none."""
+    if len(body) > MAX_BYTES:
+        raise RefusedError("event:too_large")
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError("event:malformed") from error
+    if not isinstance(given, dict):
+        raise RefusedError("event:malformed")
+    if not is_name(given.get("service")):
+        raise RefusedError("service:bad_name")
+    return given
+
+
 def event_from_listing(given: Mapping[str, Any]) -> Event:
-    """An event as the engine lists it: `to_json` and `told`, seconds since 1970.
+    """An event as the engine lists it, see `Event.listed`.
 
     Raises:
         KeyError, TypeError, RefusedError: it is none.
     """
     until, told = given.get("until"), _micros(given["told"], "told")
     times = {"at": _micros(given["at"], "at"), "until": None if until is None else _micros(until, "until")}
-    return replace(_checked({**given, **times, "service": str(given["service"])}), told_us=told)
+    withdrawn = given.get("withdrawn")
+    withdrawn_us = None if withdrawn is None else _micros(withdrawn, "withdrawn")
+    return replace(
+        _checked({**given, **times, "service": str(given["service"])}), told_us=told, withdrawn_us=withdrawn_us
+    )
 
 
 def read_calendar(path: Path) -> tuple[Event, ...]:

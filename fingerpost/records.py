@@ -205,6 +205,7 @@ EVENT: tuple[Column, ...] = (
     Column("at_us", "int64", "when it begins, microseconds since 1970", required=True, low=0, high=10**17),
     Column("until_us", "int64", "when it ends, microseconds since 1970", low=0, high=10**17),
     Column("note", "string", "a few words for people"),
+    Column("withdrawn_us", "int64", "when it was withdrawn, microseconds since 1970", low=0, high=10**17),
 )
 
 

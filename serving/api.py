@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -75,6 +76,7 @@ app.add_middleware(
         "/v1/batches": Takes(PARQUET, MAX_BATCH_BYTES, token=True),
         "/v1/members": Takes(_JSON, MAX_BYTES, token=True),
         "/v1/events": Takes(_JSON, events.MAX_BYTES, token=True),
+        "/v1/events/withdrawn": Takes(_JSON, events.MAX_BYTES, token=True),
         "/v1/predict": _QUESTION,
         "/v1/route": _QUESTION,
     },
@@ -180,9 +182,33 @@ async def members_endpoint(request: Request) -> Response:
 async def events_endpoint(request: Request) -> Response:
     """Takes an event that concerns a service or a host; the same event told again changes nothing."""
     engine = _engine_of(request)
+    return await _event_answer(
+        engine, lambda body: engine.events.take(events.event_from_json(body, clock_us())), await request.body()
+    )
+
+
+@app.post(
+    "/v1/events/withdrawn",
+    status_code=204,
+    responses=_problems(400, 401, 408, 413, 415, 503),
+    openapi_extra={
+        "requestBody": {"required": True, "content": {_JSON: {"schema": models.EventWithdrawal.model_json_schema()}}},
+        "security": [{"bearer": []}],
+    },
+)
+async def withdrawn_events_endpoint(request: Request) -> Response:
+    """Withdraws an event that was told: from now on it is not known. Withdrawn again, it stays as it is."""
+    engine = _engine_of(request)
+    return await _event_answer(
+        engine,
+        lambda body: engine.events.withdraw(*events.withdrawal_from_json(body), clock_us()),
+        await request.body(),
+    )
+
+
+async def _event_answer(engine: Engine, take: Callable[[bytes], None], body: bytes) -> Response:
     try:
-        event = events.event_from_json(await request.body(), clock_us())
-        await asyncio.to_thread(engine.events.take, event)
+        await asyncio.to_thread(take, body)
     except RefusedError as error:
         engine.metrics.refused(error.reason, 1)
         raise RefusedRequestError(413 if error.reason == "event:too_large" else 400, error.reason) from error
@@ -208,7 +234,7 @@ async def listed_events_endpoint(request: Request, service: Service) -> Response
         found = await asyncio.to_thread(engine.events.listing, service)
     except StoreError as error:
         raise RefusedRequestError(503, f"the store cannot be used: {error}", {"retry-after": "2"}) from error
-    return _json_answer({"events": [{**each.to_json(), "told": each.told_us / 1e6} for each in found]})
+    return _json_answer({"events": [each.listed() for each in found]})
 
 
 @app.post("/v1/predict", response_model=models.Prediction, responses=_problems(400, 404, 408, 413, 415, 503))

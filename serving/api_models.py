@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fingerpost.events import ID_PATTERN
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME)]
 Text = Annotated[str, Field(max_length=512)]
@@ -154,10 +156,19 @@ class EventNotice(BaseModel):
     note: Annotated[str, Field(max_length=200)] = ""
 
 
+class EventWithdrawal(BaseModel):
+    """An event that is to be withdrawn."""
+
+    service: Name
+    id: Annotated[str, Field(pattern=ID_PATTERN)] = Field(description="As it is listed.")
+
+
 class ListedEvent(EventNotice):
     """An event as it was told."""
 
+    id: Annotated[str, Field(pattern=ID_PATTERN)]
     told: float = Field(description="When it was told, seconds since 1970.")
+    withdrawn: float | None = Field(None, description="When it was withdrawn, seconds since 1970.")
 
 
 class EventListing(BaseModel):

@@ -3,6 +3,7 @@
 import io
 import logging
 import time
+from dataclasses import replace
 from threading import Lock
 
 import pyarrow as pa
@@ -44,7 +45,7 @@ class Events:
         """Stores an event and lands it in the lake; one that is told again stays as it was first told.
 
         Raises:
-            RefusedError: `events:too_many`, or `services:too_many`.
+            RefusedError: `events:too_many`, `services:too_many`, or `event:withdrawn`: it was, and stays so.
             StoreError: it cannot be stored.
             FullError, OSError: it cannot be landed; told once more, it is.
         """
@@ -52,10 +53,11 @@ class Events:
         def write(connection: Connection, _change: int) -> Event:
             ended = func.coalesce(events.c.until_us, events.c.at_us)
             connection.execute(delete(events).where(ended < event.told_us - _KEPT_US))
-            of_service = events.c.service == event.service
-            before = connection.execute(select(events).where(of_service & (events.c.id == event.id))).first()
+            before = _stored(connection, event.service, event.id)
             if before is not None:
-                return _event(before._mapping)
+                if before.withdrawn_us is not None:
+                    raise RefusedError("event:withdrawn")
+                return before
             counts: dict[str, int] = {
                 row[0]: row[1]
                 for row in connection.execute(select(events.c.service, func.count()).group_by(events.c.service))
@@ -67,7 +69,33 @@ class Events:
             connection.execute(_UPSERT, {**_row(event), "id": event.id})
             return event
 
-        stored = self._store.writing(write)
+        self._land(self._store.writing(write))
+
+    def withdraw(self, service: str, event_id: str, now_us: int) -> None:
+        """Withdraws an event: from now on it is not known; what was learned from it before stays.
+
+        Args:
+            now_us: microseconds since 1970; of an event that was withdrawn before it stays the first time.
+
+        Raises:
+            RefusedError: `id:unknown`.
+            StoreError, FullError, OSError: as `take`.
+        """
+
+        def write(connection: Connection, _change: int) -> Event:
+            before = _stored(connection, service, event_id)
+            if before is None:
+                raise RefusedError("id:unknown")
+            if before.withdrawn_us is not None:
+                return before
+            gone = replace(before, withdrawn_us=now_us)
+            connection.execute(_UPSERT, {**_row(gone), "id": gone.id})
+            return gone
+
+        self._land(self._store.writing(write))
+
+    def _land(self, stored: Event) -> None:
+        # Under the name that it had when it was told: the later file replaces the earlier one.
         self._landing.write("events", stored.service, f"event-{stored.id}", event_file(stored))
         with self._lock:
             self._known.pop(stored.service, None)
@@ -110,7 +138,13 @@ class Events:
 
 def _row(event: Event) -> dict[str, object]:
     about = {"service": event.service, "host": event.host, "kind": event.kind, "note": event.note}
-    return {**about, "at_us": event.at_us, "until_us": event.until_us, "told_us": event.told_us}
+    times = {"at_us": event.at_us, "until_us": event.until_us, "told_us": event.told_us}
+    return {**about, **times, "withdrawn_us": event.withdrawn_us}
+
+
+def _stored(connection: Connection, service: str, event_id: str) -> Event | None:
+    found = connection.execute(select(events).where((events.c.service == service) & (events.c.id == event_id))).first()
+    return None if found is None else _event(found._mapping)
 
 
 def _event(row: object) -> Event:

@@ -116,6 +116,7 @@ events = Table(
     Column("until_us", BigInteger),
     Column("note", String(1024), nullable=False),
     Column("told_us", BigInteger, nullable=False),
+    Column("withdrawn_us", BigInteger),
 )
 # One row: how many changes there were, and which life of the database this is.
 changes = Table(

@@ -108,7 +108,8 @@ def load_over_time(train: pd.DataFrame, test: pd.DataFrame, events: Sequence[Eve
 
 def mark_events(axes: "Axes", events: Sequence[Event], begin_s: float, end_s: float) -> None:
     """Draws a line with its name for each event of a span, the latest ones where there are many; seconds since 1970."""
-    within = sorted((event for event in events if begin_s <= event.at_us / US <= end_s), key=lambda event: event.at_us)
+    happened = (event for event in events if event.withdrawn_us is None and begin_s <= event.at_us / US <= end_s)
+    within = sorted(happened, key=lambda event: event.at_us)
     for event in within[-_MOST_EVENTS:]:
         at: Any = np.datetime64(event.at_us, "us")
         axes.axvline(at, color="grey", linewidth=0.8, linestyle=":")

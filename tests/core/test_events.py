@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from fingerpost.clock import US
 from fingerpost.errors import FingerpostError, RefusedError
-from fingerpost.events import Event, event_from_json, event_from_listing, read_calendar
+from fingerpost.events import Event, event_from_json, event_from_listing, read_calendar, withdrawal_from_json
 
 NOW_US = 1_780_000_000 * US
 DAY_S = 86_400
@@ -25,6 +26,9 @@ def test_an_event_travels_and_is_the_same_when_told_twice():
     again = event_from_json(json.dumps(event.to_json()).encode(), NOW_US + 5)
     assert again.id == event.id != told(host="h2").id
     assert event_from_listing({**event.to_json(), "told": NOW_US / US}) == event
+    for each in (event, replace(event, withdrawn_us=NOW_US + US)):
+        assert event_from_listing(json.loads(json.dumps(each.listed()))) == each
+        assert each.listed()["id"] == event.id
     assert told() == told(at=None, until=None) == Event("deploy", "shop", "", NOW_US, None, "", NOW_US)
 
 
@@ -70,6 +74,24 @@ def test_what_is_no_message_is_refused(body, reason):
     with pytest.raises(RefusedError) as refused:
         event_from_json(body, NOW_US)
     assert refused.value.reason == ("service:bad_name" if reason is None else f"event:{reason}")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[]", "event:malformed"),
+        (b'{"id": "0123456789abcdef"}', "service:bad_name"),
+        (b'{"service": "shop"}', "id:bad_id"),
+        (b'{"service": "shop", "id": 7}', "id:bad_id"),
+        (b'{"service": "shop", "id": "0123456789ABCDEF"}', "id:bad_id"),
+        (b'{"service": "shop", "id": "0123456789abcdef\\n"}', "id:bad_id"),
+    ],
+)
+def test_what_is_no_withdrawal_is_refused(body, reason):
+    with pytest.raises(RefusedError) as refused:
+        withdrawal_from_json(body)
+    assert refused.value.reason == reason
+    assert withdrawal_from_json(b'{"service": "shop", "id": "0123456789abcdef"}') == ("shop", "0123456789abcdef")
 
 
 @given(st.dictionaries(st.sampled_from(["service", "kind", "host", "at", "until", "note"]),

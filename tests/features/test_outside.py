@@ -1,6 +1,7 @@
 """Events and holidays as features: the same in training and in the engine, and none before it was told."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -62,6 +63,13 @@ def test_nothing_is_known_before_it_was_told():
     np.testing.assert_array_equal(at(NOW_US, planned, late)["config_since_s"], [3600, 3600])
 
 
+def test_a_withdrawn_event_was_known_until_then_and_is_not_after():
+    planned = Event("campaign", "shop", "", NOW_US, NOW_US + HOUR_US, "", NOW_US - 2 * HOUR_US, NOW_US - HOUR_US)
+    assert at(NOW_US - 2 * HOUR_US, planned)["campaign_until_s"].tolist() == [7200, 7200]
+    for later_us in (NOW_US - HOUR_US, NOW_US, NOW_US + HOUR_US):
+        assert all(np.isnan(values).all() for values in at(later_us, planned).values())
+
+
 def test_without_hosts_or_events_there_is_nothing():
     assert all(len(values) == 0 for values in NOTHING.of_hosts(()).at(NOW_US).values())
     assert all(np.isnan(values).all() for values in at(NOW_US).values())
@@ -93,11 +101,13 @@ def test_events_of_the_lake_are_features_of_the_rows_after_them(tmp_path):
     event = Event("deploy", "shop", "h1", midnight_us, note="of a host", told_us=midnight_us)
     unserved = Event("config", "shop", "not-yet", midnight_us, told_us=midnight_us)
     of_all = Event("campaign", "shop", "", midnight_us + DAY_US, told_us=midnight_us)
-    for name, each in (("first", event), ("again", event), ("early", unserved), ("all", of_all)):
+    withdrawn = replace(of_all, withdrawn_us=midnight_us + 2 * DAY_US)
+    told = (("first", event), ("again", event), ("early", unserved), ("all", of_all), ("gone", withdrawn))
+    for name, each in told:
         landed(tmp_path, f"{name}.parquet", each)
     report = ingest(tmp_path, "shop", 5, 30 * 86_400)
-    assert (report.files, dict(report.refused)) == (4, {})
-    assert {each.id for each in events_in_lake(tmp_path, "shop")} == {event.id, unserved.id, of_all.id}
+    assert (report.files, dict(report.refused)) == (5, {})
+    assert set(events_in_lake(tmp_path, "shop")) == {event, unserved, withdrawn}
     build_features(tmp_path, "shop", FeatureSettings(5, 30, 16, 5))
     rows = load_training_rows(tmp_path, "shop", 10**6)
     after = rows["time"].astype("int64") >= midnight_us

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 TOKEN = "one-of-our-own"  # noqa: S105
 # They take a body, and only read.
 QUESTIONS = {"/v1/predict", "/v1/route"}
-TAKEN = {"/v1/reports", "/v1/batches", "/v1/members", "/v1/events"}
+TAKEN = {"/v1/reports", "/v1/batches", "/v1/members", "/v1/events", "/v1/events/withdrawn"}
 ANY = "0.0.0.0"  # noqa: S104
 
 
@@ -122,6 +122,11 @@ def test_events_are_told_listed_and_landed(engine):
     (found,) = (engine.home / "lake" / "inbox" / "events" / "service=shop").rglob("*.parquet")
     ingest(engine.home / "lake", "shop", 5, 86_400)
     assert [each.id for each in events_in_lake(engine.home / "lake", "shop")] == [found.stem.removeprefix("event-")]
+    assert event("withdraw", listed["id"], "--service", "shop").stdout == f"event {listed['id']} of shop is withdrawn\n"
+    assert f"{listed['id']}  2027-01-04 07:00:00Z" in event("list", "--service", "shop").stdout
+    assert "event:withdrawn" in event(*words).stderr
+    ingest(engine.home / "lake", "shop", 5, 86_400)
+    assert [each.withdrawn_us is None for each in events_in_lake(engine.home / "lake", "shop")] == [False]
     # What is no event is counted by its reason.
     headers = {"authorization": f"Bearer {TOKEN}"}
     answer = httpx.post(f"{engine.url}/v1/events", json={"service": "shop"}, headers=headers, trust_env=False)

@@ -8,6 +8,8 @@ import pytest
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
 from fingerpost.events import Event
+from fingerpost.features.ingest import ingest
+from fingerpost.features.outside import events_in_lake
 from fingerpost.lake import parquet_files
 from fingerpost.serving import outside
 from fingerpost.serving.landing import FullError, Landing
@@ -46,6 +48,27 @@ def test_an_event_that_is_told_again_stays_as_it_was(tmp_path, store):
     later = replace(EVENT, at_us=NOW_US + DAY_US)
     events.take(later)
     assert events.outside("shop").events == (EVENT, later)
+
+
+def test_an_event_that_is_withdrawn_is_not_known_any_more_and_stays_withdrawn(tmp_path, store):
+    events = events_of(tmp_path, store)
+    later = replace(EVENT, at_us=NOW_US + DAY_US)
+    events.take(EVENT)
+    events.take(later)
+    with pytest.raises(RefusedError, match="id:unknown"):
+        events.withdraw("other", later.id, NOW_US)
+    for hour in (1, 2):
+        events.withdraw("shop", later.id, NOW_US + hour * 3600 * US)
+    gone = replace(later, withdrawn_us=NOW_US + 3600 * US)
+    assert events.listing("shop") == [EVENT, gone]
+    assert events.outside("shop").events == (EVENT, gone)
+    with pytest.raises(RefusedError, match="event:withdrawn"):
+        events.take(later)
+    # The file that tells of it takes the place of the one before.
+    assert len(list(parquet_files(tmp_path / "lake" / "inbox" / "events"))) == 2
+    report = ingest(tmp_path / "lake", "shop", 5, 30 * 86_400)
+    assert dict(report.refused) == {}
+    assert sorted(events_in_lake(tmp_path / "lake", "shop"), key=lambda event: event.at_us) == [EVENT, gone]
 
 
 def test_events_are_bounded_and_past_ones_go(tmp_path, store, monkeypatch):
