@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from fingerpost.accesslog.formats import LOG_FORMATS
+from fingerpost.accesslog import formats
 from fingerpost.accesslog.rotation import Position
 from fingerpost.accesslog.tail import LogTail
 from fingerpost.agent.record_buffer import RecordBuffer
@@ -66,7 +66,7 @@ class LogSource:
 
     Args:
         log: the access log; it need not exist yet.
-        log_format: a name of LOG_FORMATS.
+        log_format: a name or a format string, as of `fingerpost.accesslog.formats.log_format`.
         service, host: whose lines are taken.
         state: folder for the checkpoint and the lock, shared by the agents of the service.
     """
@@ -77,7 +77,7 @@ class LogSource:
 
     def __init__(self, log: Path, log_format: str, service: str, host: str, state: Path) -> None:
         self._service, self._host = service, host
-        self._format = LOG_FORMATS[log_format]
+        self._format = formats.log_format(log_format)
         self._checkpoint = state / f"{host}.json"
         # One lock a log: agents on logs of their own must not wait for each other.
         self._log_mark = f"{zlib.crc32(str(log).encode()):08x}"

@@ -33,6 +33,7 @@ _ROLES = {
     "envoy": "router",
     "event": "",
     "hosts": "",
+    "logs": "agent",
     "router": "router",
     "settings": "",
     "version": "",
@@ -60,7 +61,19 @@ def _options(
 
 
 _MODULES = (
-    *("agent", "hosts", "event", "platform", "engine", "deploy", "evaluate", "envoy", "router", "endpoint_picker"),
+    *(
+        "agent",
+        "logs",
+        "hosts",
+        "event",
+        "platform",
+        "engine",
+        "deploy",
+        "evaluate",
+        "envoy",
+        "router",
+        "endpoint_picker",
+    ),
     *("inspect", "status", "doctor", "simulate", "worth", "experiment", "shadow", "promotion", "drift", "up"),
 )
 for _module in _MODULES:

@@ -35,7 +35,11 @@ def agent(
     ] = None,
     log_format: Annotated[
         str,
-        typer.Option(help="Of the access log: envoy, combined (Apache, nginx) or haproxy.", rich_help_panel=_SOURCES),
+        typer.Option(
+            help="Of the access log: envoy, combined (Apache, nginx), haproxy, ingress-nginx, tomcat, caddy, ..., or "
+            "the format string of nginx, Apache, HAProxy or Envoy; `fingerpost logs check FILE` says which fits.",
+            rich_help_panel=_SOURCES,
+        ),
     ] = "envoy",
     middleware_socket: Annotated[
         Path | None,
@@ -136,7 +140,6 @@ def agent(
     """
     import psutil
 
-    from fingerpost.accesslog.formats import LOG_FORMATS
     from fingerpost.agent.announcer import announced
     from fingerpost.agent.options import AgentOptions
     from fingerpost.agent.sampling import SAMPLERS
@@ -169,8 +172,8 @@ def agent(
     told = {"--pid": pid, "--pid-file": pid_file, "--unit": unit, "--match": match}
     if len(given := [option for option, value in told.items() if value is not None]) > 1:
         raise FingerpostError(f"give one of {' and '.join(given)}: each tells whom to measure")
-    if log_format not in LOG_FORMATS:
-        raise FingerpostError(f"--log-format {log_format!r} is not one of {', '.join(LOG_FORMATS)}")
+    if access_log is not None:
+        _check_log(access_log, log_format)
     if sampler not in SAMPLERS:
         raise FingerpostError(f"--sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
     if deliver not in ("", "engine", "lake"):
@@ -229,6 +232,23 @@ def agent(
     }
     options = AgentOptions(**(_from_settings(settings) | options_given))
     _become(options, settings)
+
+
+def _check_log(path: Path, log_format: str) -> None:
+    """Raises a FingerpostError where the log or its format cannot be read."""
+    from fingerpost.accesslog.formats import FORMAT_NAMES
+    from fingerpost.accesslog.formats import log_format as known
+    from fingerpost.errors import FingerpostError
+
+    try:
+        known(log_format)
+    except FingerpostError as error:
+        raise FingerpostError(f"--log-format: {error}; the names are {', '.join(FORMAT_NAMES)}") from error
+    if path.exists() and not path.is_file():
+        raise FingerpostError(
+            f"--access-log {path} is not a regular file: a pipe is read once and cannot be followed after a restart; "
+            "have the log written to a file (nginx in a container: access_log /var/log/nginx/file.log)"
+        )
 
 
 def _check_proxy(access_log: Path | None, engine_url: str, samples: bool) -> None:

@@ -19,6 +19,16 @@ _LEAST, _CLIENT_ERROR, _SERVER_ERROR = 100, 400, 500
 _CLIENT_LEFT = frozenset(("DC", "DR"))
 _HOST_LEFT = frozenset(("UC", "UF", "UPE", "UR", "UT"))
 # gRPC's codes as the HTTP statuses of google.rpc.Code; by number, from 0.
+GRPC_NAMES = {
+    name: number
+    for number, name in enumerate(
+        (
+            *("ok", "canceled", "unknown", "invalidargument", "deadlineexceeded", "notfound", "alreadyexists"),
+            *("permissiondenied", "resourceexhausted", "failedprecondition", "aborted", "outofrange"),
+            *("unimplemented", "internal", "unavailable", "dataloss", "unauthenticated"),
+        )
+    )
+} | {"cancelled": 1}
 _OF_GRPC = (200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401)
 
 

@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-from fingerpost.accesslog.fields import client_of, midnight_s, route_of
+from fingerpost.accesslog.fields import client_of, request_line, route_of
+from fingerpost.accesslog.times import midnight_s
+from fingerpost.accesslog.values import BODILESS
 from fingerpost.client_attributes import AUTH_METHODS, MAX_USER_AGENT, coarse_region, user_agent_class
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
@@ -11,7 +13,9 @@ from fingerpost.errors import RefusedError
 # Possessive: a quote that never ends is given up at once. Digits are bounded: longer numbers are no numbers.
 _QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _LINE = re.compile(
-    r'(?P<client>\S+) \S+ (?P<user>""|(?:[^"\\]|\\.)*?) \[(?P<time>[^\]]{20,40})\] '
+    # Before the client's address may stand the name of the virtual host, `%v:%p` of Apache's vhost_combined.
+    r"(?:[\w.:*-]++ (?=(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]+) \S+ \S))?"
+    r'(?P<client>[^\s,]++(?:, ?[^\s,]++)*+) \S+ (?P<user>""|(?:[^"\\]|\\.)*?) \[(?P<time>[^\]]{20,40})\] '
     rf"(?P<request>{_QUOTED}) (?P<status>\d{{3}}) (?P<bytes>\d{{1,18}}|-)"
     rf"(?: {_QUOTED} (?P<agent>{_QUOTED}))?(?P<extra>(?: .*)?)",
     re.ASCII | re.DOTALL,
@@ -20,10 +24,7 @@ _LINE = re.compile(
 _EXTRA = re.compile(
     rf"\s+(?:(?P<key>[A-Za-z_]\w*)=)?(?P<value>{_QUOTED}|[^\s\",]+(?:(?:,\s*| : )[^\s\",]+)*)", re.ASCII
 )
-_REQUEST = re.compile(r'"(?P<method>[A-Z]{3,16}) (?P<path>\S+?)(?: HTTP/[\d.]+)?"', re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
-# Requests by these methods have no body but in rare cases: all of their length is request line and headers.
-_BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "DELETE"))
 _UPSTREAMS = re.compile(r"\s*[,:]\s*")
 _UPSTREAM_NAMES = re.compile(r",\s*| : ")
 _CLOCK = re.compile(
@@ -36,8 +37,10 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
 
     Where `host` is empty, the record is of the host that the line names in `host=`, as the log of a proxy does.
 
-    After the user agent, or after the size in the common format, may come, in any order: a number, the request time, in
-    seconds if it has a point (nginx's `$request_time`), in microseconds if not (Apache's `%D`); these, quoted or not:
+    Before the client's address may come the name of the virtual host. After the user agent, or after the size in the
+    common format, may come, in any order: a number, the request time, in seconds if it has a point (nginx's
+    `$request_time`), in microseconds if not (Apache's `%D`, by which the line's time is when the request began); two
+    whole numbers, the bytes that came and went with headers (`%I %O`); these, quoted or not:
 
     - `rt=`, `urt=`: nginx's `$request_time` and `$upstream_response_time`, seconds;
     - `end=`: seconds since 1970 with a fraction, nginx's `$msec`; finer than the whole seconds before;
@@ -61,15 +64,13 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
     if not found:
         raise RefusedError("line:malformed")
     client, user, time_text, request_text, status, sent, agent, extra = found.groups()
-    request = _REQUEST.fullmatch(request_text)
-    if not request:
-        raise RefusedError("request:malformed")
-    row = {
+    method, path = request_line(request_text[1:-1])
+    row: dict[str, Any] = {
         "time": time_us(time_text),
         "service": service,
         "host": host,
-        "method": request["method"],
-        "route": route_of(request["path"]),
+        "method": method,
+        "route": route_of(path),
         "status": int(status),
         "bytes_in": 0,
         "bytes_out": 0 if sent == "-" else int(sent),
@@ -80,7 +81,7 @@ def parse_line(line: bytes, service: str, host: str) -> dict[str, Any]:
         "client": client_of(client),
     }
     if extra:
-        row.update(_extra(extra, has_body=request["method"] not in _BODILESS))
+        row.update(_extra(extra, row["time"], has_body=method not in BODILESS))
     named = row.pop("named", None)
     if not host:
         row["host"] = named
@@ -92,9 +93,15 @@ def _user_agent_class(quoted: str | None) -> str:
     return user_agent_class("" if text == "-" else text)
 
 
-def _extra(text: str, has_body: bool) -> dict[str, Any]:
-    """The fields after the user agent that are known."""
+def _extra(text: str, time_us: int, has_body: bool) -> dict[str, Any]:
+    """The fields after the user agent that are known.
+
+    Args:
+        time_us: that the line begins with, microseconds since 1970.
+        has_body: whether requests like this one have a body.
+    """
     known: dict[str, Any] = {}
+    numbers: list[str] = []
     declared, at = False, 0
     while at < len(text):
         found = _EXTRA.match(text, at)
@@ -103,14 +110,15 @@ def _extra(text: str, has_body: bool) -> dict[str, Any]:
         at = found.end()
         key, value = found["key"], found["value"].strip('"')
         if key is None and not found["value"].startswith('"'):
-            if "duration_s" in known or not _NUMBER.fullmatch(value):
+            if not _NUMBER.fullmatch(value):
                 raise RefusedError("line:malformed")
-            known["duration_s"] = float(value) if "." in value else int(value) / US
+            numbers.append(value)
         elif key == "rt":
             known["duration_s"] = _number(value, "duration_s")
         elif key == "urt":
             # The last upstream is the one that answered.
-            known["service_time_s"] = _number(_UPSTREAMS.split(value)[-1], "service_time_s")
+            told = [each for each in _UPSTREAMS.split(value) if each != "-"]
+            known["service_time_s"] = _number(told[-1], "service_time_s") if told else None
         elif key == "end":
             seconds = _number(value, "time")
             if seconds is not None:
@@ -130,7 +138,23 @@ def _extra(text: str, has_body: bool) -> dict[str, Any]:
             known["auth"] = value
         elif key == "cc":
             known["region"] = coarse_region(value)
+    known.update(_unnamed(numbers, known, time_us, has_body and not declared))
     return known
+
+
+def _unnamed(numbers: list[str], known: dict[str, Any], time_us: int, has_body: bool) -> dict[str, Any]:
+    """What numbers without a name tell: nginx's `$request_time`, Apache's `%D`, or its `%I %O`."""
+    if not numbers:
+        return {}
+    if len(numbers) == 2 and all(map(str.isdecimal, numbers)):
+        return {"bytes_in": int(numbers[0])} if has_body and "bytes_in" not in known else {}
+    if len(numbers) > 1 or "duration_s" in known:
+        raise RefusedError("line:malformed")
+    if "." in numbers[0]:
+        return {"duration_s": float(numbers[0])}
+    took_us = int(numbers[0])
+    # Apache writes when a request came.
+    return {"duration_s": took_us / US, "time": known.get("time", time_us + max(0, took_us))}
 
 
 def _size(text: str) -> int:

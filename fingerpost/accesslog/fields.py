@@ -1,20 +1,45 @@
-"""Parses the fields that log formats share: routes, clients and times as text, bounded whatever the line holds."""
+"""Parses the fields that log formats share: request lines, routes and clients, bounded whatever the line holds."""
 
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from functools import lru_cache
+import re
 
-from fingerpost.category import route_template
 from fingerpost.errors import RefusedError
+from fingerpost.routes import route_template
 
 MAX_PATH = 1024
 MAX_CLIENT = 256
-_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_MONTHS = {name: number for number, name in enumerate(_NAMES, start=1)}
+_REQUEST = re.compile(r"(?P<method>[A-Z]{3,16}) (?P<target>\S+)(?: HTTP/[\d.]+)?", re.ASCII)
+# The absolute form, of requests to proxies, and as HAProxy logs HTTP/2: `https://shop.example/users/42`.
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*", re.ASCII)
 
 
 def route_of(path: str) -> str:
     """The route of a path; its query goes first, for a secret in it is not even remembered."""
     return route_template(path.partition("?")[0][:MAX_PATH] or "/")
+
+
+def request_line(text: str) -> tuple[str, str]:
+    """Method and path of a request line such as `GET /users/42 HTTP/1.1`, its target in any form.
+
+    Raises:
+        RefusedError: `request:malformed`.
+    """
+    found = _REQUEST.fullmatch(text)
+    if not found:
+        raise RefusedError("request:malformed")
+    return found["method"], target_path(found["target"], found["method"])
+
+
+def target_path(target: str, method: str = "") -> str:
+    """The path of a request's target: itself, that of a URL, and `/` of CONNECT's authority."""
+    if target.startswith("/"):
+        return target
+    if method == "CONNECT":
+        return "/"
+    found = _ABSOLUTE.match(target)
+    if not found:
+        return target
+    path = target[found.end() :]
+    return path if path.startswith("/") else f"/{path}"
 
 
 def client_of(text: str | None) -> str | None:
@@ -24,34 +49,3 @@ def client_of(text: str | None) -> str | None:
     """
     client = (text or "").rpartition(",")[2].strip()[:MAX_CLIENT]
     return None if client in ("", "-") else client
-
-
-@lru_cache(maxsize=256)
-def midnight_s(day: str, zone: str) -> int:
-    """Seconds since 1970 at which a day such as `17/May/2015` began in a time zone such as `+0200`.
-
-    Raises:
-        RefusedError: `time:malformed`.
-    """
-    try:
-        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:])) * (-1 if zone[0] == "-" else 1)
-        return round(_moment(day, 0, 0, 0, timezone(offset)).astimezone(UTC).timestamp())
-    except (LookupError, ValueError, OverflowError) as error:
-        raise RefusedError("time:malformed") from error
-
-
-@lru_cache(maxsize=1024)
-def local_s(day: str, hour: int, minute: int, second: int) -> int:
-    """Seconds since 1970 of a time in the time zone of this machine.
-
-    Raises:
-        RefusedError: `time:malformed`.
-    """
-    try:
-        return round(_moment(day, hour, minute, second, None).astimezone().timestamp())
-    except (LookupError, ValueError, OverflowError, OSError) as error:
-        raise RefusedError("time:malformed") from error
-
-
-def _moment(day: str, hour: int, minute: int, second: int, zone: tzinfo | None) -> datetime:
-    return datetime(int(day[7:]), _MONTHS[day[3:6]], int(day[:2]), hour, minute, second, tzinfo=zone)

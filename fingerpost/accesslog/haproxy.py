@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from fingerpost.accesslog.fields import client_of, local_s, route_of
+from fingerpost.accesslog.fields import client_of, request_line, route_of
+from fingerpost.accesslog.times import local_s
 from fingerpost.client_attributes import AUTH_METHODS, coarse_region, user_agent_class
 from fingerpost.errors import RefusedError
 from fingerpost.names import is_name
@@ -19,10 +20,10 @@ _LINE = re.compile(
     r"(?P<status>-?\d{1,3}) \+?(?P<bytes>\d{1,18}) \S++ \S++ (?P<ended>\S{4}) "
     r"\d{1,9}/\d{1,9}/\d{1,9}/\d{1,9}/\+?\d{1,9} \d{1,9}/\d{1,9} "
     r"(?:\{(?P<headers>[^}]*)\} (?:\{[^}]*\} )?)?"
-    r'"(?P<request>[^"]*)"\s*',
+    # `option httpslog` goes on with the handshake.
+    r'"(?P<request>[^"]*)"(?:\s.*)?',
     re.ASCII | re.DOTALL,
 )
-_REQUEST = re.compile(r"(?P<method>[A-Z]{3,16}) (?P<path>\S+)(?: HTTP/[\d.]+)?", re.ASCII)
 _SERVER = re.compile(rb"\] \S++ [^\s/]++/(\S++) -?\d+/")
 _MAX_CAPTURED = 5
 _SIZE = re.compile(r"\d{0,18}", re.ASCII)
@@ -52,9 +53,7 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
     found = _LINE.fullmatch(line.decode("utf-8", "replace"))
     if not found:
         raise RefusedError("line:malformed")
-    request = _REQUEST.fullmatch(found["request"])
-    if not request:
-        raise RefusedError("request:malformed")
+    method, path = request_line(found["request"])
     claimed = claimed_host(line)
     if claimed != found["server"] and (claimed or is_name(found["server"])):
         raise RefusedError("host:mismatch")
@@ -66,8 +65,8 @@ def parse_line(line: bytes, service: str) -> dict[str, Any]:
         "time": begin_s * _US + (int(found["ms"]) + total_ms) * _MS,
         "service": service,
         "host": found["server"],
-        "method": request["method"],
-        "route": route_of(request["path"]),
+        "method": method,
+        "route": route_of(path),
         "status": _status(int(found["status"]), found["ended"]),
         "bytes_in": size,
         "bytes_out": int(found["bytes"]),

@@ -17,7 +17,7 @@ from data.make_schema import SCHEMA, schema_notes
 from data.sample_logs import HAPROXY_CAPTURES, HAPROXY_HEADER_BYTES, NGINX_FORMAT, read_lines, write_logs
 from data.sample_run import HOSTS, RTT_S, SERVICE
 from data.sample_traffic import make_traffic
-from fingerpost.accesslog.fields import local_s
+from fingerpost.accesslog import times
 from fingerpost.agent.otlp import JSON, parse_traces
 from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.sources import LogSource
@@ -57,11 +57,11 @@ def intake():
 def in_utc(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    local_s.cache_clear()
+    times._local_s.cache_clear()
     yield
     monkeypatch.undo()
     time.tzset()
-    local_s.cache_clear()
+    times._local_s.cache_clear()
 
 
 @pytest.fixture(scope="module")
