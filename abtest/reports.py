@@ -37,6 +37,12 @@ def verdict_markdown(verdict: Verdict) -> str:
         for each in verdict.effects.values()
     )
     skipped = ", ".join(f"{count} {why}" for why, count in verdict.skipped.items()) or "none"
+    planned_s = float(about.get("washout_s") or 0.0)
+    washout = (
+        f" What one arm left behind reached into the next slot: by now {verdict.washout_s:g} s of each are left out."
+        if verdict.washout_s is not None and verdict.washout_s > planned_s
+        else ""
+    )
     trusts = "".join(
         f" The guard trusts the {arm}'s predictions by {trust:.2f}." for arm, trust in verdict.trusts.items()
     )
@@ -45,7 +51,7 @@ def verdict_markdown(verdict: Verdict) -> str:
         f"# Experiment {about.get('id', '')}: {verdict.verdict}\n\n{markdown_text(verdict.reason)}{decided}.\n\n"
         f"Challenger {about.get('challenger', '')} against champion {about.get('champion', '')}: {verdict.pairs} pairs "
         f"count of {verdict.elapsed} seen and {verdict.planned} planned; left out: {skipped}; {verdict.records} "
-        f"requests, of which {verdict.misrouted} were not routed by their slot's arm.{trusts}\n\n"
+        f"requests, of which {verdict.misrouted} were not routed by their slot's arm.{washout}{trusts}\n\n"
         f"| metric | champion | challenger | unit | change | {1 - verdict.alpha:.0%} at any look | pairs |\n"
         f"|---|---|---|---|---|---|---|\n{rows}\n"
     )
@@ -98,7 +104,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHAMPION, _CHALLENGER = "#c9a227", "#1f6f8b"
-_LATENCIES = ("latency_p50_s", "latency_mean_s", "latency_p99_s")
+_LATENCIES = ("latency_geomean_s", "latency_mean_s", "latency_p99_s")
 _MAX_BARS = 15
 
 

@@ -14,24 +14,42 @@ from fingerpost.training.runs import VERDICT, Document
 _REPEAT_S = 1800.0
 
 BETTER, WORSE, NO_DIFFERENCE, GUARDRAIL = "better", "worse", "no difference", "guardrail"
+# No certain gain, but certainly no loss beyond a margin.
+NOT_WORSE = "not worse"
 DRIFT, NO_DRIFT, TOO_LITTLE = "drift", "no drift", "too little data"
+
+
+class Interval(Document):
+    """A mean with its interval; None where it is not known."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class RegretResult(Document):
+    """The regret of the challenger's choices less that of the champion's, of a shadow comparison."""
+
+    difference: Interval = Interval()
 
 
 class ComparisonResult(Document):
     """A shadow comparison, off-policy estimate or experiment.
 
     Args:
-        verdict: of the challenger; anything but better, no difference, worse and guardrail decides nothing.
+        verdict: of the challenger; `undecided` decides nothing.
         samples: number of observations; experiments of earlier versions wrote it as `pairs`.
         champion, challenger: the versions compared; None where the result does not name them.
         reason: why, as a sentence.
+        regret: of a shadow comparison.
     """
 
-    verdict: Literal["better", "worse", "no difference", "undecided", "guardrail"]
+    verdict: Literal["better", "not worse", "worse", "no difference", "undecided", "guardrail"]
     samples: int = Field(ge=0, validation_alias=AliasChoices("samples", "pairs"))
     champion: str | None = None
     challenger: str | None = None
     reason: str = ""
+    regret: RegretResult | None = None
 
 
 class DataTests(Document):

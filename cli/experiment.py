@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     effect: Annotated[
-        list[float] | None, typer.Option(help="Relative change of mean latency to find, such as -0.05; repeatable.")
+        list[float] | None, typer.Option(help="Relative change of latency to find, such as -0.05; repeatable.")
     ] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=720, help="How much of the past to measure slots on.")] = 24.0,
     spread: Annotated[
@@ -41,11 +41,10 @@ def plan(
     """Tells how many pairs of slots an experiment needs, from how much slots differ anyway."""
     import numpy as np
 
+    from fingerpost.abtest.experiment.guardrails import Rules
     from fingerpost.abtest.experiment.power import pilot_differences
     from fingerpost.abtest.experiment.power import plan as plan_pairs
-    from fingerpost.abtest.experiment.store import COLUMNS
-    from fingerpost.abtest.experiment.verdict import Rules
-    from fingerpost.lake import read_frame
+    from fingerpost.abtest.experiment.store import records_between
     from fingerpost.settings import get_settings
 
     settings, now_us = get_settings(), clock_us()
@@ -54,7 +53,7 @@ def plan(
         raise FingerpostError(f"--effect {bad[0]} must be between -0.99 and 10, and not 0")
     if spread is None:
         span = (now_us - round(hours * 3.6e9), now_us)
-        records = read_frame(settings.lake, "requests", settings.service, *span, COLUMNS)
+        records = records_between(settings.lake, settings.service, *span)
         measured = pilot_differences(
             records, settings.experiment_slot_s, settings.experiment_washout_s, settings.service
         )
@@ -163,10 +162,10 @@ def compare(
     json_output: _Json = False,
 ) -> None:
     """Judges arms that ran side by side (FINGERPOST_ARM_SHARES), paired by blocks of time."""
+    from fingerpost.abtest.experiment.guardrails import Rules
     from fingerpost.abtest.experiment.pairs import block_pairs
-    from fingerpost.abtest.experiment.store import COLUMNS, settle_us
-    from fingerpost.abtest.experiment.verdict import Rules, judge
-    from fingerpost.lake import read_frame
+    from fingerpost.abtest.experiment.store import records_between, settle_us
+    from fingerpost.abtest.experiment.verdict import judge
     from fingerpost.settings import get_settings
 
     settings, now_us = get_settings(), clock_us()
@@ -175,7 +174,7 @@ def compare(
     except ValueError as error:
         raise FingerpostError(f"--since {since!r} is not a time such as 2026-01-31T10:00") from error
     begin_us = round((begin if begin.tzinfo else begin.replace(tzinfo=UTC)).timestamp() * 1e6)
-    records = read_frame(settings.lake, "requests", settings.service, begin_us, now_us, COLUMNS)
+    records = records_between(settings.lake, settings.service, begin_us, now_us)
     pairs = block_pairs(records, (control, treatment), block, now_us - settle_us(settings))
     if not len(pairs):
         raise NoDataError(

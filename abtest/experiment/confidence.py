@@ -120,6 +120,17 @@ def paired_evidence(differences: ArrayLike, scale: float = 0.1) -> tuple[Floats,
     return _log_capital(gains), _log_capital(-gains)
 
 
+def bounded_evidence(values: ArrayLike, low: float, high: float, mean: float) -> Floats:
+    """Log capital against "the mean is at most this", after each value; see `bounded_sequence`.
+
+    Args:
+        values: shape (..., n), within the bounds.
+        mean: above `low`.
+    """
+    observed = np.clip(np.asarray(values, dtype=np.float64), low, high)
+    return _log_capital((observed - mean) / (mean - low))
+
+
 def past_scale(values: Floats, first: float) -> Floats:
     """For each value a robust size of those before it: 1.5 standard deviations, by the median absolute deviation.
 

@@ -1,22 +1,28 @@
 """Request records as pairs: what each arm measured in the same stretch of time."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from fingerpost.arrays import Floats, Ints, safe_ratio
+from fingerpost.abtest.experiment.adjustment import adjusted
+from fingerpost.abtest.experiment.carryover import washouts
+from fingerpost.abtest.experiment.slots import (
+    GEOMEAN,
+    METRICS,
+    by_category,
+    category_table,
+    geometric_means,
+    measure_slots,
+    offered_work,
+    request_costs,
+)
+from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
-from fingerpost.features.windows import numbers, record_weights
-from fingerpost.request_status import failed as has_failed
+from fingerpost.features.windows import in_flight, numbers, record_weights
 
-METRICS = (
-    *("latency_mean_s", "latency_p50_s", "latency_p99_s"),
-    *("error_rate", "throughput_rps", "predicted_cost"),
-)
 # Fewer requests than this say nothing of a slot.
 MIN_REQUESTS = 20
 # Share of a slot's requests that its arm must have routed: below, the router had not followed.
@@ -32,6 +38,11 @@ class Pairs:
         begin_us: when each pair began, shape (n,).
         values: metric to what was measured, shape (n, 2), control first; NaN where it was not.
         requests: shape (n, 2).
+        latency_of, errors_of: by category, its geometric mean latency and its share of failed requests in each slot,
+            shape (n, 2); NaN where it had too few requests.
+        covariates: treatment less control of what no arm can have touched: log of the work that arrived, by each
+            category's mean cost of the pairs before, and log of the requests in flight as the slot began; shape (n, 2).
+        washout_s: what was left out at the beginning of each pair's slots, seconds, shape (n,); see `carryover`.
         skipped: why other pairs do not count: `too few requests`, `not followed` (requests were not routed by
             the slot's arm, such as while the engine was away).
         records, misrouted: how many requests lay in the slots, and how many of these another arm or policy had routed.
@@ -42,6 +53,10 @@ class Pairs:
     begin_us: Ints
     values: dict[str, Floats]
     requests: Ints
+    latency_of: dict[str, Floats] = field(default_factory=dict)
+    errors_of: dict[str, Floats] = field(default_factory=dict)
+    covariates: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    washout_s: Floats = field(default_factory=lambda: np.zeros(0))
     skipped: dict[str, int] = field(default_factory=dict)
     records: int = 0
     misrouted: int = 0
@@ -59,8 +74,8 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     not follow the experiment does not count at all.
 
     Args:
-        records: `time_us` (when requests ended), `duration_s`, `status`, `arm`, and if known `predicted_cost` and
-            `weight`.
+        records: `time_us` (when requests ended), `duration_s`, `status`, `arm`, and if known `category`,
+            `predicted_cost` and `weight`.
         until_us: later slots are not over.
     """
     begun = _begun_us(records)
@@ -69,18 +84,24 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     within = begun - experiment.begin_us - slot * span
     done = min(2 * experiment.pairs, int(max(until_us - experiment.begin_us, 0) // span))
     count = done // 2
-    counted = (slot >= 0) & (slot < 2 * count) & (within >= experiment.washout_s * US)
-    arms = np.array([experiment.arm_of(each) == TREATMENT for each in range(2 * count)], dtype=np.int64)
-    chosen = records[counted]
-    place = slot[counted]
+    arms = np.array([experiment.arm_of(each) == TREATMENT for each in range(2 * count)], dtype=bool)
+    changed = np.concatenate((arms[:1], arms[1:] != arms[:-1]))
+    of = (slot >= 0) & (slot < 2 * count)
+    inside, place, since_s = records[of], slot[of], within[of] / US
+    washout_s = washouts(inside, place, since_s, arms, changed, experiment.slot_s, experiment.washout_s)
+    counted = since_s >= washout_s[place // 2]
+    chosen, place = inside[counted], place[counted]
     names = np.array([CONTROL, TREATMENT], dtype=object)
-    followed = (chosen["arm"].to_numpy(dtype=object) == names[arms[place]]) if len(chosen) else np.zeros(0, dtype=bool)
+    told = chosen["arm"].to_numpy(dtype=object)
+    followed = (told == names[arms[place].astype(np.int64)]) if len(chosen) else np.zeros(0, dtype=bool)
     side = place // 2 * 2 + arms[place]
-    table = measure_slots(chosen, side, 2 * count, experiment.slot_s - experiment.washout_s)
     routed = np.bincount(side, weights=followed * record_weights(chosen), minlength=2 * count).astype(np.float64)
-    begins = experiment.begin_us + np.round(np.arange(count) * 2 * span).astype(np.int64)
-    pairs = _paired((CONTROL, TREATMENT), begins, table, routed, int((~followed).sum()))
-    return replace(pairs, without_arm=int(chosen["arm"].isna().sum()))
+    begins = experiment.begin_us + np.round(np.arange(2 * count) * span).astype(np.int64)
+    waiting = np.log1p(in_flight(begins, begun.astype(np.int64), records["time_us"].to_numpy(np.int64)))
+    load = np.where(arms[::2], -1.0, 1.0) * (waiting[1::2] - waiting[::2])
+    length_s = np.repeat(experiment.slot_s - washout_s, 2)
+    pairs = _paired((CONTROL, TREATMENT), begins[::2], chosen, side, length_s, routed, load, washout_s)
+    return replace(pairs, misrouted=int((~followed).sum()), without_arm=int(chosen["arm"].isna().sum()))
 
 
 def block_pairs(records: pd.DataFrame, arms: tuple[str, str], block_s: float, until_us: int) -> Pairs:
@@ -105,14 +126,24 @@ def block_pairs(records: pd.DataFrame, arms: tuple[str, str], block_s: float, un
     chosen, block = records[done], block[done]
     blocks, place = np.unique(block, return_inverse=True)
     side = (named[done] == arms[1]).astype(np.int64)
-    table = measure_slots(chosen, 2 * place + side, 2 * len(blocks), block_s)
-    return _paired(arms, blocks * span, table, table["weight"].to_numpy(np.float64), 0)
+    lengths, none = np.full(2 * len(blocks), block_s), np.zeros(len(blocks))
+    return _paired(arms, blocks * span, chosen, 2 * place + side, lengths, None, none, none)
 
 
 def paired_differences(pairs: Pairs, metric: str) -> tuple[Floats, Ints]:
-    """Treatment less control, of logs except for `error_rate`; and the places of the pairs that have it."""
-    values = pairs.values[metric]
-    if metric != "error_rate":
+    """Treatment less control, of logs except for `error_rate`; and the places of the pairs that have it.
+
+    The geometric mean is adjusted by the covariates.
+    """
+    differences, places = differences_of(pairs.values[metric], logs=metric != "error_rate")
+    if metric == GEOMEAN and len(pairs.covariates) == len(pairs):
+        differences = adjusted(differences, pairs.covariates[places])
+    return differences, places
+
+
+def differences_of(values: Floats, logs: bool) -> tuple[Floats, Ints]:
+    """The second column less the first, or the log of their ratio; and the places of the rows that have it."""
+    if logs:
         values = np.log(np.where(values > 0, values, np.nan))
     difference = values[:, 1] - values[:, 0]
     places = np.flatnonzero(np.isfinite(difference))
@@ -125,78 +156,47 @@ def _begun_us(records: pd.DataFrame) -> Floats:
     return np.asarray(ended - np.round(np.nan_to_num(duration) * US).astype(np.int64))
 
 
-def measure_slots(records: pd.DataFrame, place: Ints, count: int, length_s: float) -> pd.DataFrame:
-    """Metrics of slots; latency is that of requests that did not fail at the server.
-
-    Sampled records count as often as their weight says.
+def _paired(
+    arms: tuple[str, str],
+    begin_us: Ints,
+    records: pd.DataFrame,
+    place: Ints,
+    length_s: Floats,
+    routed: Floats | None,
+    load: Floats,
+    washout_s: Floats,
+) -> Pairs:
+    """Measures pairs and keeps those that count.
 
     Args:
-        records: `status`, `duration_s`, and if known `predicted_cost` and `weight`.
-        place: the slot of each record, 0..count, shape (records,).
-        length_s: length of a slot, seconds.
-
-    Returns:
-        A row a slot: METRICS, `requests` and `measured`, the number of records, and of those with a latency; and
-        `weight`, the number of requests that the records stand for.
+        place: the slot of each record, twice the number of its pair, and one more for the treatment.
+        length_s: of each slot, seconds.
+        routed: of the requests in each slot, those that its arm routed; None: all.
+        load, washout_s: by pair, see `Pairs`.
     """
-    failed, weight = has_failed(records["status"].to_numpy(np.int64)), record_weights(records)
-
-    def total(values: Floats) -> Floats:
-        return np.bincount(place, weights=values, minlength=count).astype(np.float64)
-
-    stood_for = total(weight)
-    table = pd.DataFrame({"requests": np.bincount(place, minlength=count), "weight": stood_for})
-    table["throughput_rps"] = stood_for / length_s
-    table["error_rate"] = safe_ratio(total(weight * failed), stood_for)
-    duration = np.where(failed, np.nan, numbers(records["duration_s"]))
-    known = np.isfinite(duration)
-    table["measured"] = np.bincount(place[known], minlength=count)
-    table["latency_mean_s"] = safe_ratio(total(np.where(known, weight * duration, 0.0)), total(weight * known))
-    for name, share in (("latency_p50_s", 0.5), ("latency_p99_s", 0.99)):
-        table[name] = _quantiles(duration[known], weight[known], place[known], count, share)
-    table["predicted_cost"] = np.nan
-    if "predicted_cost" in records:
-        costs = numbers(records["predicted_cost"])
-        said = np.isfinite(costs)
-        table["predicted_cost"] = safe_ratio(total(np.where(said, weight * costs, 0.0)), total(weight * said))
-    return table
-
-
-def _quantiles(values: Floats, weight: Floats, place: Ints, count: int, share: float) -> Floats:
-    """A weighted quantile of every slot, shape (count,); NaN of one without values.
-
-    Linear between order statistics. A value that stands for several requests stands in the middle of these; with equal
-    weights it is the usual quantile, of positions 0 to 1.
-    """
-    order = np.lexsort((values, place))
-    values, weight, place = values[order], weight[order], place[order]
-    found = np.full(count, np.nan)
-    edges = np.searchsorted(place, np.arange(count + 1))
-    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        if begin == end:
-            continue
-        middle = np.cumsum(weight[begin:end]) - weight[begin:end] / 2
-        position = middle[0] + share * (middle[-1] - middle[0])
-        found[place[begin]] = np.interp(position, middle, values[begin:end])
-    return found
-
-
-def _paired(arms: tuple[str, str], begin_us: Ints, table: pd.DataFrame, routed: Floats, misrouted: int) -> Pairs:
+    count = len(begin_us)
+    costs = request_costs(records, place // 2, count)
+    table = measure_slots(records, place, 2 * count, length_s, costs)
+    categories = category_table(records, place, 2 * count, costs)
+    latency_of, errors_of = by_category(categories)
     requests = table["requests"].to_numpy(np.int64).reshape(-1, 2)
     few = (requests < MIN_REQUESTS).any(axis=1)
-    stood_for = table["weight"].to_numpy(np.float64).reshape(-1, 2)
-    followed = (routed.reshape(-1, 2) >= MIN_FOLLOWED * stood_for).all(axis=1)
+    stood_for = table["weight"].to_numpy(np.float64)
+    arrived = stood_for if routed is None else routed
+    followed = np.asarray((arrived >= MIN_FOLLOWED * stood_for).reshape(-1, 2).all(axis=1))
     skipped = Counter({"too few requests": int(few.sum()), "not followed": int((~few & ~followed).sum())})
     good = ~few & followed
-    values = {name: table[name].to_numpy(np.float64).reshape(-1, 2)[good] for name in METRICS}
-    return Pairs(arms, begin_us[good], values, requests[good], dict(+skipped), int(requests.sum()), misrouted)
-
-
-def typical_metrics(pairs: Pairs, metrics: Sequence[str] = METRICS) -> dict[str, tuple[float, float]]:
-    """Each arm's median over its slots, control first; NaN where nothing was measured."""
-    found = {}
-    for name in metrics:
-        known = pairs.values[name][np.isfinite(pairs.values[name]).all(axis=1)]
-        middle = np.median(known, axis=0) if len(known) else np.full(2, np.nan)
-        found[name] = (float(middle[0]), float(middle[1]))
-    return found
+    measured = {name: table[name].to_numpy(np.float64).reshape(-1, 2) for name in METRICS if name != GEOMEAN}
+    measured = {GEOMEAN: geometric_means(categories), **measured}
+    return Pairs(
+        arms,
+        begin_us[good],
+        {name: values[good] for name, values in measured.items()},
+        requests[good],
+        {name: values[good] for name, values in latency_of.items()},
+        {name: values[good] for name, values in errors_of.items()},
+        np.column_stack([offered_work(categories), load])[good],
+        washout_s[good],
+        dict(+skipped),
+        int(requests.sum()),
+    )

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fingerpost.abtest.experiment.confidence import paired_evidence
+from fingerpost.abtest.experiment.guardrails import Rules, shown_of_latency
 from fingerpost.abtest.experiment.pairs import paired_differences, switchback_pairs
-from fingerpost.abtest.experiment.verdict import PRIMARY, Rules
+from fingerpost.abtest.experiment.verdict import PRIMARY
 from fingerpost.arrays import Floats
 from fingerpost.errors import NoDataError
 from fingerpost.experiment import Experiment
@@ -25,7 +25,7 @@ class Power:
     """What an experiment would find of a true effect.
 
     Args:
-        effect: relative change of mean latency, such as -0.05.
+        effect: relative change of latency, such as -0.05.
         found: probability that it is found within the planned pairs.
         pairs: pairs within which it is found with the wanted power; None if they are more than looked at.
     """
@@ -40,7 +40,7 @@ class Plan:
     """What experiments of so many pairs can find.
 
     Args:
-        spread: standard deviation of the log ratio of mean latency within a pair, where both slots have the same arm.
+        spread: standard deviation of the log ratio of latency within a pair, where both slots have the same arm.
         pilot_pairs: pairs it was measured on; 0 if it was given.
         needs: by effect.
     """
@@ -54,7 +54,7 @@ class Plan:
 
 
 def pilot_differences(records: pd.DataFrame, slot_s: float, washout_s: float, service: str) -> Floats:
-    """Log ratios of mean latency between neighbouring slots in which nothing was tried, shape (pairs,).
+    """Log ratios of latency between neighbouring slots in which nothing was tried, shape (pairs,).
 
     Args:
         records: as for `switchback_pairs`, of a time with one policy; their arms do not matter.
@@ -90,7 +90,7 @@ def plan(
 
     Args:
         differences: log ratios of pairs without an effect; their signs are drawn anew, as the arms' order will be.
-        effects: relative changes of mean latency, each above -1 and not 0.
+        effects: relative changes of latency, each above -1 and not 0.
         planned: pairs of the experiment.
         power: wanted probability.
     """
@@ -103,9 +103,7 @@ def plan(
 
 
 def _power(drawn: NDArray[np.float64], effect: float, rules: Rules, planned: int, power: float) -> Power:
-    above, below = paired_evidence(drawn + np.log1p(effect))
-    found = (below if effect < 0 else above) >= np.log(2 / rules.alpha)
-    found[:, : rules.min_pairs - 1] = False
+    found = shown_of_latency(drawn + np.log1p(effect), rules)["better" if effect < 0 else "worse"]
     by_now = np.maximum.accumulate(found, axis=1).mean(axis=0)
     enough = np.flatnonzero(by_now >= power)
     reached = float(by_now[min(planned, len(by_now)) - 1])

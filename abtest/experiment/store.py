@@ -6,12 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from fingerpost.abtest.experiment.guardrails import Rules
 from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
-from fingerpost.abtest.experiment.verdict import Rules, Verdict, judge
+from fingerpost.abtest.experiment.verdict import Verdict, judge
 from fingerpost.abtest.results import ComparisonResult
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment
+from fingerpost.features.build import with_categories
+from fingerpost.features.windows import CATEGORY_COLUMNS
 from fingerpost.lake import read_frame, service_folder, write_text_atomically
 from fingerpost.routing.trust import kept_trusts
 from fingerpost.settings import Settings
@@ -21,7 +26,7 @@ logger = logging.getLogger(__name__)
 # On the challenger's version, after the experiment: how it ended, in short.
 RECORD_TAG = "fingerpost.experiment.record"
 KIND = "experiments"
-COLUMNS = ("time", "status", "duration_s", "arm", "predicted_cost", "weight")
+COLUMNS = ("time", "status", "duration_s", "arm", "predicted_cost", "weight", *CATEGORY_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -119,13 +124,25 @@ def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = No
     now = clock_us() if now_us is None else now_us
     until = min(now, experiment.end_us + settle_us(settings))
     # Requests that end after the last slot began in it.
-    records = read_frame(settings.lake, "requests", experiment.service, experiment.begin_us, until + US, COLUMNS)
+    records = records_between(settings.lake, experiment.service, experiment.begin_us, until + US)
     pairs = switchback_pairs(records, experiment, until - settle_us(settings))
     over = now >= experiment.end_us + settle_us(settings)
     verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)
     known = kept_trusts(settings.home / "routing" / f"{experiment.service}.table")
     trusts = {arm: known[version] for arm in (CONTROL, TREATMENT) if (version := experiment.version_of(arm)) in known}
     return Evaluation(experiment, replace(verdict, experiment=asdict(experiment), trusts=trusts), pairs)
+
+
+def records_between(lake: Path, service: str, begin_us: int, end_us: int) -> pd.DataFrame:
+    """Request records of a span of time with what experiments compare, and their `category`.
+
+    Before there are categories it is the method and the route.
+    """
+    records = read_frame(lake, "requests", service, begin_us, end_us, COLUMNS)
+    try:
+        return with_categories(records, lake, service)
+    except FileNotFoundError:
+        return records.assign(category=records["method"].astype("str") + " " + records["route"].astype("str"))
 
 
 def settle_us(settings: Settings) -> int:

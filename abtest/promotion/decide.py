@@ -5,8 +5,17 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
-from fingerpost.abtest.promotion.policy import ComparisonGate, OfflineGate, Policy, StateGate
-from fingerpost.abtest.results import BETTER, GUARDRAIL, NO_DIFFERENCE, WORSE, ComparisonResult, DriftResult, read_time
+from fingerpost.abtest.promotion.policy import ComparisonGate, ExperimentGate, OfflineGate, Policy, StateGate
+from fingerpost.abtest.results import (
+    BETTER,
+    GUARDRAIL,
+    NO_DIFFERENCE,
+    NOT_WORSE,
+    WORSE,
+    ComparisonResult,
+    DriftResult,
+    read_time,
+)
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import ALIASES
 from fingerpost.training.runs import Document, HeldOutSkill
@@ -15,6 +24,8 @@ Outcome = Literal["promote", "wait", "reject"]
 Status = Literal["pass", "fail", "wait", "off"]
 Found = TypeVar("Found", bound=Document)
 COMPARISONS = ("shadow", "offpolicy", "experiment")
+# What evidence is gathered as. Of records of the format before, no difference rejects where it is not accepted.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,9 @@ def decide(policy: Policy, evidence: Mapping[str, Any]) -> Decision:
     """Decides on a challenger.
 
     Args:
-        evidence: a JSON document: `champion` and `challenger` (versions), `as_of` (when it was gathered), `hold` (a
-            manual hold, a watch that is on, or null), `offline` (metrics and params of the training run), and of
+        evidence: a JSON document: `format`, `champion` and `challenger` (versions), `as_of` (when it was
+            gathered), `hold`
+            (a manual hold, a watch that is on, or null), `offline` (metrics and params of the training run), and of
             `shadow`, `offpolicy`, `experiment` and `drift` each null or `{"at": when, "result": {...}}`.
     """
     gates = [
@@ -106,13 +118,33 @@ def _comparison(name: str, gate: ComparisonGate, evidence: Mapping[str, Any]) ->
     # Harm counts however little it rests on: the comparison itself says when it is sure.
     if result.verdict in (WORSE, GUARDRAIL):
         return Gate(name, "fail", found)
-    if result.verdict not in (BETTER, NO_DIFFERENCE):
+    if result.verdict not in (BETTER, NOT_WORSE, NO_DIFFERENCE):
         return _absent(name, gate.use, f"{found} ({result.reason[:300]})" if result.reason else found)
     if result.samples < gate.min_samples:
         return _absent(name, gate.use, f"{result.verdict}, but {result.samples} of {gate.min_samples} samples")
     if result.verdict not in gate.accept:
-        return Gate(name, "fail", f"{result.verdict}, must be {' or '.join(gate.accept)}; {result.samples} samples")
+        # Not to have found a difference is no harm: only what was shown rejects.
+        status: Status = "fail" if evidence.get("format", 1) == 1 else "wait"
+        return Gate(name, status, f"{result.verdict}, must be {' or '.join(gate.accept)}; {result.samples} samples")
+    if result.verdict == NOT_WORSE and isinstance(gate, ExperimentGate) and gate.regret != "off":
+        why = _regret(gate, evidence)
+        if why is not None:
+            return Gate(name, "wait", f"{found}, but {why}")
     return Gate(name, "pass", found)
+
+
+def _regret(gate: ExperimentGate, evidence: Mapping[str, Any]) -> str | None:
+    """Why the regret of the challenger's choices does not confirm that it is not worse; None: it does."""
+    try:
+        result = _result(ComparisonResult, "shadow", gate.max_age_h, evidence)
+    except FingerpostError as error:
+        return f"of its choices in the shadow {error}" if gate.regret == "required" else None
+    if result.regret is None or result.regret.difference.low is None:
+        return "the regret of its choices in the shadow is not known" if gate.regret == "required" else None
+    rise = result.regret.difference.low
+    if rise > gate.max_regret_rise:
+        return f"the regret of its choices in the shadow is higher by {rise:.4f} or more"
+    return None
 
 
 def _state(name: str, gate: StateGate, evidence: Mapping[str, Any]) -> Gate:

@@ -54,8 +54,19 @@ class ComparisonGate(_Section):
 
     use: Use = "optional"
     min_samples: int = Field(100, ge=0)
-    accept: list[Literal["better", "no difference"]] = Field(["better"], min_length=1)
+    accept: list[Literal["better", "not worse", "no difference"]] = Field(["better"], min_length=1)
     max_age_h: float = Field(48.0, gt=0)
+
+
+class ExperimentGate(ComparisonGate):
+    """The experiment; for *not worse* to count, its regret of the shadow must not be higher than the champion's."""
+
+    use: Use = "required"
+    min_samples: int = Field(10, ge=0)
+    accept: list[Literal["better", "not worse", "no difference"]] = Field(["better", "not worse"], min_length=1)
+    max_age_h: float = Field(168.0, gt=0)
+    regret: Use = "required"
+    max_regret_rise: float = Field(0.0, ge=0, le=1)
 
 
 class StateGate(_Section):
@@ -113,7 +124,7 @@ class Policy(_Section):
     offline: OfflineGate = OfflineGate()
     shadow: ComparisonGate = ComparisonGate(accept=["better", "no difference"])
     offpolicy: ComparisonGate = ComparisonGate(min_samples=200, accept=["better", "no difference"])
-    experiment: ComparisonGate = ComparisonGate(use="required", min_samples=10, max_age_h=168.0)
+    experiment: ExperimentGate = ExperimentGate()
     drift: StateGate = StateGate()
     data: StateGate = StateGate()
     freeze: Freeze = Freeze()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fingerpost.abtest.promotion.decide import COMPARISONS, Decision, decide
+from fingerpost.abtest.promotion.decide import COMPARISONS, FORMAT, Decision, decide
 from fingerpost.abtest.promotion.policy import load_policy
 from fingerpost.abtest.promotion.record import note_applied, same_wait, write_record
 from fingerpost.errors import FingerpostError
@@ -154,7 +154,7 @@ def gather(registry: Registry, challenger: str, now: datetime | None = None) -> 
     """The evidence on a version, as `decide` takes it."""
     moment = now or datetime.now(UTC)
     return {
-        "format": 1,
+        "format": FORMAT,
         "model_name": registry.name,
         "champion": registry.version_of(CHAMPION),
         "challenger": challenger,

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fingerpost.abtest.experiment.pairs import MIN_REQUESTS, measure_slots
+from fingerpost.abtest.experiment.pairs import MIN_REQUESTS
+from fingerpost.abtest.experiment.slots import measure_slots
 from fingerpost.abtest.promotion.promote import rollback
 from fingerpost.abtest.promotion.record import note_applied, write_record
 from fingerpost.abtest.results import read_time

@@ -7,18 +7,19 @@ class Experiments(BaseModel):
     """Comparisons of versions on live traffic."""
 
     experiment_slot_s: float = Field(
-        default=60.0,
+        default=30.0,
         ge=1,
         le=86_400,
         description="Route by one arm at a time in an experiment, in time slices of this length, seconds.",
     )
     experiment_washout_s: float = Field(
-        default=10.0,
+        default=5.0,
         ge=0,
-        description="Exclude requests of this long at the beginning of each time slice of an experiment, seconds.",
+        description="Exclude requests of this long at the beginning of each time slice of an experiment, seconds; "
+        "doubled by itself where one arm is found to reach into the next time slice.",
     )
     experiment_pairs: int = Field(
-        default=200, ge=1, le=50_000, description="End an experiment after at most this many pairs of time slices."
+        default=400, ge=1, le=50_000, description="End an experiment after at most this many pairs of time slices."
     )
     experiment_auto: bool = Field(
         default=True,
@@ -30,6 +31,13 @@ class Experiments(BaseModel):
     experiment_alpha: float = Field(
         default=0.05, gt=0, lt=0.5, description="Limit the false-positive rate (alpha) of an experiment to this."
     )
+    experiment_margin: float = Field(
+        default=0.03,
+        ge=0,
+        lt=0.5,
+        description="Call a challenger not worse once its latency is certainly below the champion's plus this share; "
+        "0: only a lower latency counts.",
+    )
     max_error_increase: float = Field(
         default=0.01,
         gt=0,
@@ -39,4 +47,21 @@ class Experiments(BaseModel):
     )
     max_p99_ratio: float = Field(
         default=1.5, gt=1, description="Stop an experiment once challenger p99 / champion p99 certainly exceeds this."
+    )
+    max_mean_ratio: float = Field(
+        default=1.2,
+        gt=1,
+        description="Stop an experiment once challenger / champion of the raw mean latency certainly exceeds this.",
+    )
+    max_category_ratio: float = Field(
+        default=1.5,
+        gt=1,
+        description="Stop an experiment once the latency of any one category certainly exceeds this many times the "
+        "champion's.",
+    )
+    min_throughput_ratio: float = Field(
+        default=0.8,
+        gt=0,
+        lt=1,
+        description="Stop an experiment once the requests a second certainly fall below this share of the champion's.",
     )

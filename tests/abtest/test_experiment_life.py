@@ -215,7 +215,7 @@ def test_the_command_line_takes_an_experiment_through_its_life(settings, fingerp
     write_records(settings, past, effect=-0.3, seed=1)
     status = json.loads(fingerpost("experiment", "status", "--json"))
     assert (status["running"], status["verdict"], status["still_in_force"]) == (True, "better", True)
-    assert "mean latency is lower" in fingerpost("experiment", "status")
+    assert "latency is lower" in fingerpost("experiment", "status")
     folder = settings.home / "report"
     fingerpost("experiment", "report", "--out", str(folder))
     assert {each.name for each in folder.iterdir()} == {"report.md", "differences.png", "latencies.png"}

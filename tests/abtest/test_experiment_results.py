@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from fingerpost.abtest.experiment.guardrails import Rules
 from fingerpost.abtest.experiment.pairs import block_pairs, paired_differences, switchback_pairs
 from fingerpost.abtest.experiment.power import pilot_differences, plan
-from fingerpost.abtest.experiment.verdict import Rules, judge
+from fingerpost.abtest.experiment.verdict import judge
 from fingerpost.abtest.reports import differences, latencies, verdict_markdown
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
@@ -118,9 +119,89 @@ def test_experiments_without_effect_are_rarely_called_however_often_one_looks():
         found = verdict_of(
             experiment, made_records(experiment, rate_rps=12, seed=seed, error_rates=(0.02, 0.02), tail=1.5)
         )
-        called += found.verdict not in ("no difference", "undecided")
+        called += found.verdict not in ("not worse", "no difference", "undecided")
     # Of 40 at most 2 are to be expected; 7 or more would come about once in 200 times.
     assert called < 7
+
+
+def slow_ones(records, share=0.009):
+    """Which requests are slow for whatever version serves them, the same in every slot."""
+    return np.random.default_rng(9).random(len(records)) < share
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("status", [504, 499])
+def test_a_challenger_that_breaks_slow_requests_off_is_no_better(seed, status):
+    """Both keep clients waiting for 10 s; the challenger does so without an answer in the end."""
+    experiment = made_experiment(pairs=60, name=f"x{seed}")
+    records = made_records(experiment, seed=seed, tail=0.5)
+    slow = slow_ones(records)
+    lost = slow & (records["arm"] == "challenger")
+    records = records.assign(
+        duration_s=records["duration_s"].mask(slow, 10.0), status=records["status"].mask(lost, status)
+    )
+    pairs = switchback_pairs(records, experiment, experiment.end_us)
+    assert judge(pairs, RULES, 60, over=True).verdict != "better"
+    for metric in ("latency_geomean_s", "latency_mean_s"):
+        differences, _ = paired_differences(pairs, metric)
+        assert np.median(differences) > -0.05
+
+
+def test_failing_fast_is_no_gain():
+    experiment = made_experiment(pairs=20)
+    records = made_records(experiment, error_rates=(0.0, 0.02), seed=3, tail=0.5)
+    fast = records["duration_s"].mask(records["status"] == 503, 0.0001)
+    found = verdict_of(experiment, records.assign(duration_s=fast), rules=Rules(max_error_increase=0.5))
+    assert found.effects["latency_geomean_s"].estimate > 1
+    assert found.effects["latency_mean_s"].estimate > 1
+
+
+MIX = {"light": (0.7, 1.0), "heavy": (0.25, 10.0), "rare": (0.05, 3.0)}
+
+
+def test_another_mix_of_requests_is_no_difference():
+    experiment = made_experiment(pairs=60)
+    records = made_records(experiment, seed=11, tail=0.5, categories=MIX)
+    # Half of the heavy requests happen to come in other time slices than the challenger's.
+    fewer = (records["category"] == "heavy") & (records["arm"] == "challenger") & (records.index % 2 == 0)
+    found = verdict_of(experiment, records[~fewer])
+    assert found.effects["latency_mean_s"].high < 0.9
+    assert found.effects["latency_geomean_s"].estimate == pytest.approx(1.0, abs=0.05)
+    assert found.verdict in ("not worse", "no difference")
+
+
+@pytest.mark.parametrize(
+    ("category", "times", "rule"), [("rare", 3.0, "category"), ("light", 1.6, "category"), ("heavy", 1.4, "mean")]
+)
+def test_a_category_that_becomes_slower_does_not_hide(category, times, rule):
+    """All others become faster, so that the whole does not."""
+    experiment = made_experiment(pairs=60)
+    records = made_records(experiment, rate_rps=30, seed=12, tail=0.5, categories=MIX)
+    challenger = records["arm"] == "challenger"
+    slower = np.where(records["category"] == category, times, 0.95 if category != "light" else 0.25)
+    found = verdict_of(
+        experiment, records.assign(duration_s=records["duration_s"].where(~challenger, records["duration_s"] * slower))
+    )
+    assert (found.verdict, found.rule) == ("guardrail", rule)
+    assert rule != "category" or repr(category) in found.reason
+
+
+def test_a_category_that_fails_does_not_hide():
+    experiment = made_experiment(pairs=60)
+    records = made_records(experiment, rate_rps=30, seed=13, tail=0.5, categories=MIX)
+    broken = (records["category"] == "rare") & (records["arm"] == "challenger") & (records.index % 5 == 0)
+    lenient = Rules(max_error_increase=0.011, max_mean_ratio=9, max_p99_ratio=99, max_category_ratio=99)
+    found = verdict_of(experiment, records.assign(status=records["status"].mask(broken, 503)), rules=lenient)
+    assert (found.verdict, found.rule) == ("guardrail", "category errors")
+    assert "'rare'" in found.reason
+
+
+def test_clients_that_stay_away_end_an_experiment():
+    experiment = made_experiment(pairs=40)
+    records = made_records(experiment, rate_rps=20, seed=14, tail=0.3)
+    away = (records["arm"] == "challenger") & (records.index % 3 != 0)
+    found = verdict_of(experiment, records[~away])
+    assert (found.verdict, found.rule) == ("guardrail", "throughput")
 
 
 @pytest.mark.parametrize(
@@ -154,15 +235,19 @@ def test_a_worse_p99_ends_an_experiment():
     )
 
 
-def test_alike_versions_end_as_no_difference_and_few_pairs_as_undecided():
-    experiment = made_experiment(pairs=30)
-    found = verdict_of(experiment, made_records(experiment, seed=5))
-    assert (found.verdict, found.rule) == ("no difference", "all pairs seen")
+def test_alike_versions_end_as_not_worse_or_no_difference_and_few_pairs_as_undecided():
+    experiment = made_experiment(pairs=60)
+    found = verdict_of(experiment, made_records(experiment, rate_rps=40, seed=6, tail=0.3))
+    assert (found.verdict, found.rule) == ("not worse", "margin")
+    # Only a gain is looked for; or slots differ too much to tell.
+    for rules, tail in ((Rules(margin=0.0), 0.5), (RULES, 3.0)):
+        found = verdict_of(experiment, made_records(experiment, seed=6, tail=tail), rules=rules)
+        assert (found.verdict, found.rule) == ("no difference", "all pairs seen")
     short = made_experiment(pairs=5)
     found = verdict_of(short, made_records(short, seed=5))
     assert (found.verdict, found.rule) == ("undecided", "too few pairs")
     quiet = made_experiment(pairs=30)
-    exact = verdict_of(quiet, made_records(quiet, seed=6).assign(duration_s=0.05))
+    exact = verdict_of(quiet, made_records(quiet, seed=6).assign(duration_s=0.05), rules=Rules(margin=0.0))
     assert (exact.verdict, exact.rule) == ("no difference", "indifference")
 
 
@@ -204,7 +289,7 @@ def test_arms_that_ran_side_by_side_are_paired_by_blocks():
         100,
         False,
     )
-    assert alike.verdict == "undecided"
+    assert alike.verdict in ("undecided", "not worse")
 
 
 def test_the_plan_tells_what_experiments_then_find():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fingerpost.abtest.promotion.decide import decide
+from fingerpost.abtest.promotion.decide import FORMAT, decide
 from fingerpost.abtest.promotion.policy import load_policy, parse_policy
 from fingerpost.errors import FingerpostError
 from tests.support.registry_harness import GOOD
@@ -19,6 +19,7 @@ SHIPPED = load_policy(None)
 def evidence(**changes):
     """Evidence with which the shipped policy promotes, with changes; a result may be given bare."""
     made = {
+        "format": FORMAT,
         "champion": "1",
         "challenger": "2",
         "as_of": NOW.isoformat(),
@@ -35,6 +36,13 @@ def evidence(**changes):
         if made[kind] is not None and "at" not in made[kind]:
             made[kind] = {"at": NOW.isoformat(), "result": made[kind]}
     return made
+
+
+NOT_WORSE = {"verdict": "not worse", "samples": 40}
+
+
+def with_regret(low, high):
+    return {**GOOD["shadow"], "regret": {"rows": 90, "difference": {"low": low, "high": high}}}
 
 
 def replayed(**metrics):
@@ -69,7 +77,18 @@ def test_good_evidence_promotes():
         ({"experiment": {"verdict": "better", "samples": 3}}, "wait", "experiment", "3 of 10 samples"),
         ({"experiment": {"verdict": "worse", "samples": 3}}, "reject", "experiment", "worse"),
         ({"experiment": {"verdict": "guardrail", "samples": 1}}, "reject", "experiment", "guardrail"),
-        ({"experiment": {"verdict": "no difference", "samples": 40}}, "reject", "experiment", "must be better"),
+        ({"experiment": {"verdict": "no difference", "samples": 40}}, "wait", "experiment", "must be better"),
+        (
+            {"experiment": {"verdict": "no difference", "samples": 40}, "format": 1},
+            "reject",
+            "experiment",
+            "must be better",
+        ),
+        ({"experiment": NOT_WORSE}, "wait", "experiment", "regret of its choices in the shadow is not known"),
+        ({"experiment": NOT_WORSE, "shadow": None}, "wait", "experiment", "in the shadow no result yet"),
+        ({"experiment": NOT_WORSE, "shadow": with_regret(-0.02, 0.01)}, "promote", "experiment", "not worse, 40"),
+        ({"experiment": NOT_WORSE, "shadow": with_regret(0.002, 0.01)}, "wait", "experiment", "higher by 0.0020"),
+        ({"experiment": NOT_WORSE, "shadow": with_regret(None, None)}, "wait", "experiment", "is not known"),
         ({"experiment": {"verdict": "better", "samples": 40, "challenger": "3"}}, "wait", "experiment", "challenger 3"),
         ({"experiment": {"verdict": "better", "samples": 40, "champion": "7"}}, "wait", "experiment", "champion 7"),
         ({"experiment": {"samples": 40}}, "wait", "experiment", "cannot be read: verdict"),

@@ -7,9 +7,10 @@ import pytest
 
 from fingerpost.abtest.drift.verdict import DriftVerdict
 from fingerpost.abtest.experiment.confidence import Estimate
+from fingerpost.abtest.experiment.guardrails import Rules
 from fingerpost.abtest.experiment.pairs import switchback_pairs
 from fingerpost.abtest.experiment.store import Evaluation
-from fingerpost.abtest.experiment.verdict import Rules, judge
+from fingerpost.abtest.experiment.verdict import judge
 from fingerpost.abtest.offpolicy.estimate import OffPolicy
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy
 from fingerpost.abtest.results import ComparisonResult, DriftResult, log_result

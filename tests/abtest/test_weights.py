@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fingerpost.abtest.experiment.pairs import measure_slots
+from fingerpost.abtest.experiment.slots import measure_slots
 from fingerpost.abtest.offpolicy.estimate import evaluate_policy
 from fingerpost.abtest.promotion.watch import read_guardrails
 from fingerpost.abtest.shadow.join import join_outcomes

@@ -24,6 +24,7 @@ def made_records(
     rate_rps: float = 10.0,
     seed: int = 0,
     tail: float = 1.0,
+    categories: dict[str, tuple[float, float]] | None = None,
 ) -> pd.DataFrame:
     """A record a request, also before and after the experiment.
 
@@ -31,6 +32,7 @@ def made_records(
         effect: relative change of the challenger's latency.
         error_rates: of champion and challenger.
         tail: sigma of the log-normal latencies.
+        categories: by name the share of the requests, and how many times as long they take; None: all are alike.
     """
     rng = np.random.default_rng(seed)
     span = experiment.end_us - experiment.begin_us
@@ -44,6 +46,9 @@ def made_records(
     for place in range(1, len(drift)):
         drift[place] = 0.9 * drift[place - 1] + rng.normal(0, 0.1)
     duration = 0.02 * np.exp(drift[slots] + rng.normal(0, tail, count)) * np.where(challenger, 1 + effect, 1.0)
+    named = categories or {"GET /": (1.0, 1.0)}
+    kind = rng.choice(len(named), count, p=[share for share, _ in named.values()])
+    duration = duration * np.array([times for _, times in named.values()])[kind]
     failed = rng.random(count) < np.where(challenger, error_rates[1], error_rates[0])
     return pd.DataFrame(
         {
@@ -51,6 +56,13 @@ def made_records(
             "duration_s": duration,
             "status": np.where(failed, 503, 200),
             "arm": arm,
+            "method": "GET",
+            "route": np.array([f"/{name}" for name in named], dtype=object)[kind],
+            "category": np.array(list(named), dtype=object)[kind],
+            "bytes_in": 0,
+            "auth": "none",
+            "user_agent_class": "other",
+            "region": "none",
             "predicted_cost": np.full(count, 0.02),
         }
     )
@@ -58,7 +70,7 @@ def made_records(
 
 def keep_records(settings: Settings, records: pd.DataFrame) -> None:
     """Writes made records into the lake of the settings, a file a date."""
-    table = pa.Table.from_pandas(records.drop(columns="time_us"), preserve_index=False)
+    table = pa.Table.from_pandas(records.drop(columns=["time_us", "category"]), preserve_index=False)
     times = pa.array(records["time_us"].to_numpy(), pa.timestamp("us", tz="UTC"))
     days = records["time_us"].map(date_of)
     for day in days.unique():
