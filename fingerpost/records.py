@@ -196,9 +196,9 @@ REPORTED_KEY: tuple[Column, ...] = (
     Column("requests", "int64", "its requests since the report before", required=True, low=1, high=2**40),
 )
 
-# An event that was told of a service or a host; `time` is when.
+# An event that was told of a service or a host; `time` is when it was told, or else withdrawn.
 EVENT: tuple[Column, ...] = (
-    Column("time", "timestamp", "when it was told", required=True),
+    Column("time", "timestamp", "when it was told, or else withdrawn", required=True),
     Column("service", "string", "service that it concerns", required=True),
     Column("host", "string", "host that it concerns; none: all of the service"),
     Column("kind", "string", "deploy, config or campaign", required=True),

@@ -95,8 +95,9 @@ class Events:
         self._land(self._store.writing(write))
 
     def _land(self, stored: Event) -> None:
-        # Under the name that it had when it was told: the later file replaces the earlier one.
-        self._landing.write("events", stored.service, f"event-{stored.id}", event_file(stored))
+        # The withdrawal by a name of its own: ingest takes no file again of a date that was merged.
+        name = f"event-{stored.id}" if stored.withdrawn_us is None else f"event-{stored.id}-withdrawn"
+        self._landing.write("events", stored.service, name, event_file(stored))
         with self._lock:
             self._known.pop(stored.service, None)
 
@@ -154,9 +155,9 @@ def _event(row: object) -> Event:
 
 
 def event_file(event: Event) -> memoryview:
-    """An event as a Parquet file of the lake."""
+    """An event as a Parquet file of the lake; its time is when it was told, or else withdrawn."""
     schema, row = SCHEMAS["events"], _row(event)
-    row |= {"time": event.told_us, "host": event.host or None}
+    row |= {"time": event.told_us if event.withdrawn_us is None else event.withdrawn_us, "host": event.host or None}
     columns = [
         pa.array([row[field.name]], pa.int64() if pa.types.is_timestamp(field.type) else field.type).cast(field.type)
         for field in schema
