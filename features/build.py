@@ -1,7 +1,8 @@
 """The features step: from the lake's records to windows, training rows and the latest fingerprints, as Parquet.
 
 Date by date: only dates whose records changed are windowed again, and the replay goes on from the history kept before
-the first of them. Memory is bounded by a date's records, whatever the length of the history.
+the first of them, or in the middle of it (`fingerpost.features.open_date`). Memory is bounded by a date's records,
+whatever the length of the history.
 """
 
 import json
@@ -22,9 +23,10 @@ from fingerpost.category import CategoryTable, Key, fit_categories
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
 from fingerpost.features.definition import CATEGORICAL_FEATURES, schema_hash
+from fingerpost.features.open_date import OpenDate
 from fingerpost.features.outside import Outside, events_in_lake, outside_of
 from fingerpost.features.prepare import FeatureSettings, count_categories, input_files, make_windows, names_of
-from fingerpost.features.replay import Replay, was_saved
+from fingerpost.features.replay import Replay
 from fingerpost.features.thinning import RECENT_HOURS, Thinning, kept, limits, recent_from_us
 from fingerpost.features.windows import assign_categories, windowed_of
 from fingerpost.fingerprint import Fingerprint, pack
@@ -50,6 +52,7 @@ class FeaturesReport:
     Args:
         dates_made: dates that were windowed in this run; all others were as they should be.
         dates_replayed: dates whose training rows were made in this run.
+        windows_replayed: how many windows, each of all hosts, were replayed in this run.
     """
 
     request_records: int
@@ -62,6 +65,7 @@ class FeaturesReport:
     as_of: str
     dates_made: list[str]
     dates_replayed: list[str]
+    windows_replayed: int
 
 
 def build_features(
@@ -97,7 +101,7 @@ def build_features(
     windowed = workers.map(_window, days, (*where, table.to_json(), settings))
     made = [day for day, changed in zip(days, windowed, strict=True) if changed]
     outside = outside_of(service, events_in_lake(lake, service), settings.calendar, settings.holidays)
-    replay, replayed = _replay(target, service, days, made, table, settings, outside)
+    replay, replayed, count = _replay(target, service, days, made, table, settings, outside)
     _write_fingerprints(fingerprints_path(target, service), replay.fingerprints(service, table.version))
     return FeaturesReport(
         sum(count for each in counts.values() for _, count in each),
@@ -110,6 +114,7 @@ def build_features(
         datetime.fromtimestamp(replay.history.now_us / US, UTC).isoformat(),
         made,
         replayed,
+        count,
     )
 
 
@@ -245,32 +250,50 @@ def _replay(
     table: CategoryTable,
     settings: FeatureSettings,
     outside: Outside,
-) -> tuple[Replay, list[str]]:
-    """Replays the dates from the first one that has no history of these settings on."""
+) -> tuple[Replay, list[str], int]:
+    """Replays the dates from the first without a history of these settings on; tells which, and how many windows."""
     known = {day: names_of(target, service, day) for day in days}
     hosts = sorted({name for each in known.values() for name in each[0]})
     seen = {name for each in known.values() for name in each[1]}
     categories = [name for name in table.names if name in seen]
     span = (settings.window_s, settings.halflife_s)
-    paths = {day: partition(target, "history", service, day) / "history.npz" for day in days}
-    stale = (place for place, day in enumerate(days) if day in made or not was_saved(paths[day], *span))
+    each = {
+        day: OpenDate(
+            partition(target, "history", service, day) / "history.npz",
+            partition(target, "features", service, day) / "features.parquet",
+            *span,
+        )
+        for day in days
+    }
+    stale = (place for place, day in enumerate(days) if day in made or not each[day].is_done)
     start = next(stale, len(days))
-    replay = (
-        Replay.resume(paths[days[start - 1]], hosts, categories, *span, outside)
-        if start
-        else Replay(hosts, categories, *span, outside=outside)
-    )
+    # Killed from here on, the next run replays them all the same.
+    for day in days[start + 1 :]:
+        each[day].forget()
     thinning = None
     if settings.max_rows is not None and (ends := read(target, "windows", service, columns=["time"], on=days[-1:])):
         last_us = int(pc.max(ends.column("time")).cast("int64").as_py())
-        thinning = Thinning(settings.max_rows, recent_from_us(last_us, settings.recent_hours))
+        recent_us = recent_from_us(last_us, settings.recent_hours)
+        thinning = Thinning(settings.max_rows, recent_us, settings.recent_hours)
+    count, replay = 0, None
     for day in days[start:]:
         windowed = windowed_of(read(target, "windows", service, on=[day]), read(target, "loads", service, on=[day]))
-        rows = replay.run(*windowed.placed(hosts, categories), thinning=thinning)
-        path = partition(target, "features", service, day) / "features.parquet"
-        if rows.empty:
-            path.unlink(missing_ok=True)
-        else:
-            write_table(path, pa.Table.from_pandas(rows, preserve_index=False), {"schema_hash": schema_hash()})
-        replay.save(paths[day])
-    return replay, days[start:]
+        placed = windowed.placed(hosts, categories)
+        replay = replay or each[day].resume(*placed, hosts, categories, outside)
+        replay = replay or _as_of_end(
+            each[days[start - 1]].history if start else None, hosts, categories, span, outside
+        )
+        count += each[day].run(replay, *placed, thinning, is_latest=day == days[-1])
+    for day in days[:-1]:
+        each[day].close()
+    replay = replay or _as_of_end(each[days[-1]].history, hosts, categories, span, outside)
+    return replay, days[start:], count
+
+
+def _as_of_end(
+    history: Path | None, hosts: list[str], categories: list[str], span: tuple[float, float], outside: Outside
+) -> Replay:
+    """The replay as of the end of a date; None: there is none before."""
+    if history is None:
+        return Replay(hosts, categories, *span, outside=outside)
+    return Replay.resume(history, hosts, categories, *span, outside)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.category import category_attributes
@@ -21,7 +22,7 @@ from fingerpost.features.definition import (
 )
 from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
 from fingerpost.features.outside import NOTHING, Outside
-from fingerpost.features.thinning import Draws, Thinning
+from fingerpost.features.thinning import Draws
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import blocks_of
 from fingerpost.lake import write_atomically
@@ -99,16 +100,14 @@ class Replay:
         self._types = request_types(categories)
         self._outside = outside.of_hosts(self.hosts)
 
-    def run(
-        self, windows: Arrays, loads: Arrays, simulate_cold_start: bool = True, thinning: Thinning | None = None
-    ) -> pd.DataFrame:
+    def run(self, windows: Arrays, loads: Arrays, simulate_cold_start: bool = True) -> pd.DataFrame:
         """Takes in windows, all later than those before.
 
         Args:
             windows, loads: of `fingerpost.telemetry.windows`, ordered by time. `hidden` cells (optional)
-                get their rows, but the history never hears of them.
+                get their rows, but the history never hears of them. Of the rows of a window its `share` (optional) is
+                kept, without one all; the history hears of all windows.
             simulate_cold_start: also make rows of hosts as if they were new to most categories, to learn from.
-            thinning: how many rows to keep; None: all. The history hears of all windows.
 
         Returns:
             The training rows: one for every cell of every window that had requests, features as of the window's
@@ -120,8 +119,7 @@ class Replay:
         """
         rows = _Rows()
         drawn = Draws(self.hosts, self.categories).of(*(windows[name] for name in ("end_us", "host", "category")))
-        share = np.ones(len(drawn)) if thinning is None else thinning.shares(windows["end_us"])
-        windows = {**windows, "draw": drawn, "share": share}
+        windows = {"share": np.ones(len(drawn)), **windows, "draw": drawn}
         for end_us in np.unique(np.r_[windows["end_us"], loads["end_us"]]).tolist():
             step = select_window(windows, end_us)
             host = step["host"].astype(np.int64)
@@ -158,13 +156,18 @@ class Replay:
             unknown = np.full((len(BASELINE_COLUMNS), int(mask.sum())), np.nan)
             rows.add(began_us, {name: each[mask] for name, each in cells.items()}, found, unknown, cold_start=True)
 
-    def save(self, path: Path) -> None:
-        """Writes the history whole or not at all: arrays by name, never anything that could be executed."""
+    def save(self, path: Path, **about: NDArray[Any]) -> None:
+        """Writes the history whole or not at all: arrays by name, never anything that could be executed.
+
+        Args:
+            about: what else to keep beside it.
+        """
         arrays: dict[str, Any] = {
             **{name: np.array(each, dtype=np.str_) for name, each in _named(self.hosts, self.categories)},
             **{f"state_{name}": each for name, each in self.history.state.items()},
             "windows_seen": np.array([self.windows_seen]),
             "made_by": np.array(_made_by(self._window_s, self._halflife_s)),
+            **about,
         }
 
         def write(temporary: Path) -> None:

@@ -24,21 +24,27 @@ _MANY_CELLS = 10_000
 _ROWS_A_WINDOW = 512
 # A date's share of what is trained on: four dates fill it.
 _DATES = 4
+_HOUR_US = 3600 * US
 # Odd constants of SplitMix64 (Steele et al., Fast splittable pseudorandom number generators, 2014).
 _GOLDEN, _FIRST, _SECOND = (np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 @dataclass(frozen=True)
 class Thinning:
-    """How many rows of a date are kept: a part of those that are trained on, and of the latest hours as many as fit.
+    """How many rows of each hour are kept: an even part of those that are trained on, of the latest hours more.
+
+    The share of a window falls as more windows of its hour come, and when it is none of the latest any more; it never
+    rises. So what was kept of a date's beginning holds all that is to be kept of it later.
 
     Args:
         max_rows: about how many rows are trained on.
         recent_us: beginning of the latest hours, microseconds since 1970.
+        recent_hours: how many these are.
     """
 
     max_rows: int
     recent_us: int
+    recent_hours: float = RECENT_HOURS
 
     def shares(self, time_us: Ints) -> Floats:
         """The share of rows to keep at each row's time, shape (n,).
@@ -46,9 +52,10 @@ class Thinning:
         Args:
             time_us: time of each row, shape (n,).
         """
-        recent = time_us >= self.recent_us
-        older = self.max_rows / _DATES / max(1, int((~recent).sum()))
-        return np.minimum(1.0, np.where(recent, self.max_rows / max(1, int(recent.sum())), older))
+        _, hour, count = np.unique(time_us // _HOUR_US, return_inverse=True, return_counts=True)
+        older = self.max_rows / (24 * _DATES) / count[hour]
+        latest = self.max_rows / max(self.recent_hours, 1.0) / count[hour]
+        return np.minimum(1.0, np.where(time_us >= self.recent_us, np.maximum(latest, older), older))
 
 
 class Draws:
@@ -60,8 +67,8 @@ class Draws:
 
     def __init__(self, hosts: Sequence[str], categories: Sequence[str]) -> None:
         panels = np.uint64(max(1, -(-len(hosts) // _TOGETHER)))
-        self._host = _hashes(hosts) % panels
-        self._category = _hashes(categories)
+        self._host = name_hashes(hosts) % panels
+        self._category = name_hashes(categories)
         self._many = len(hosts) * len(categories) > _MANY_CELLS
 
     def of(self, time_us: Ints, host: Ints, category: Ints) -> Floats:
@@ -119,7 +126,8 @@ def _limit(draw: Floats, most: int) -> float:
     return 1.0 if len(draw) <= most else float(np.partition(draw, most)[most])
 
 
-def _hashes(names: Sequence[str]) -> np.ndarray:
+def name_hashes(names: Sequence[str]) -> np.ndarray:
+    """A number for each name, the same in every run, shape (names,)."""
     digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 

@@ -55,7 +55,7 @@ def _markdown(report: FeaturesReport) -> str:
         f"# Features as of {report.as_of}\n\n{report.request_records} request records, {report.windows} windows, "
         f"{report.training_rows} training rows (schema {report.schema_hash}).\n\n"
         f"**Dates windowed:** {', '.join(report.dates_made) or 'none: all are up to date'}; "
-        f"**replayed:** {', '.join(report.dates_replayed) or 'none'}\n\n"
+        f"**replayed:** {', '.join(report.dates_replayed) or 'none'} ({report.windows_replayed} windows)\n\n"
         f"**Hosts:** {', '.join(report.hosts)}\n\n"
         f"**Categories** (version {report.category_version}):\n\n{categories}\n"
     )

@@ -141,7 +141,7 @@ def test_what_flows_leave_holds_names_as_text():
     from fingerpost.features.build import FeaturesReport
     from fingerpost.flows import drift, features
 
-    report = FeaturesReport(1, 1, 1, ["h1"], list(HOSTILE), "v1", "schema", "now", [], [])
+    report = FeaturesReport(1, 1, 1, ["h1"], list(HOSTILE), "v1", "schema", "now", [], [], 0)
     kinds, code = markdown_of(features._markdown(report))
     assert len(code) == len(HOSTILE)
     assert kinds.count("list_item_open") == len(HOSTILE)
