@@ -11,14 +11,14 @@ from fingerpost.abtest.drift.verdict import DriftVerdict
 from fingerpost.abtest.results import DRIFT
 from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure
 from fingerpost.flows.train import train_flow
 from fingerpost.shown import markdown_text
 from fingerpost.training.registry import Registry
 
 
 @flow(name="drift", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
-@without_secrets
+@reported
 def drift_flow(service: str = "") -> dict[str, Any]:
     """Checks drift of the champion and the challenger; leaves a report, and has a new version trained if need be."""
     settings = settings_of(service)

@@ -6,16 +6,17 @@ from typing import Any
 from prefect import flow
 
 from fingerpost.abtest.experiment.advance import StepResult, advance_experiment
+from fingerpost.abtest.experiment.verdict import Rules, primary_sequence
 from fingerpost.abtest.reports import write_experiment_report
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure
 from fingerpost.shown import markdown_name
 
 logger = logging.getLogger(__name__)
 
 
 @flow(name="experiment", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
-@without_secrets
+@reported
 def experiment_flow(service: str = "") -> dict[str, Any]:
     """Takes the service's experiment one step on; leaves its verdict as a table, and pictures in `reports/`.
 
@@ -33,4 +34,4 @@ def experiment_flow(service: str = "") -> dict[str, Any]:
     folder = settings.home / "reports" / "experiments" / found.experiment.id
     text = f"{write_experiment_report(found, folder)}\nPictures: {markdown_name(str(folder))}\n"
     leave_markdown(settings, "experiment", text, description="What the experiment has shown so far")
-    return {**found.verdict.to_json(), **said}
+    return {**found.verdict.to_json(), **said, "sequence": primary_sequence(found.pairs, Rules.of(settings))}

@@ -7,14 +7,14 @@ from prefect import flow
 
 from fingerpost.features.build import FeatureSettings, FeaturesReport, build_features
 from fingerpost.features.maintenance import lake_lock
-from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure
 from fingerpost.settings import Settings
 from fingerpost.shown import markdown_name
 from fingerpost.workers import SERIAL, workers_of
 
 
 @flow(name="features", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
-@without_secrets
+@reported
 def features_flow(service: str = "") -> dict[str, Any]:
     """Builds the features of the service; leaves a report of hosts and categories."""
     settings = settings_of(service)

@@ -7,14 +7,14 @@ from prefect import flow
 from fingerpost.features.ingest import IngestReport, ingest
 from fingerpost.features.maintenance import apply_retention, lake_lock
 from fingerpost.features.object_store import object_lake
-from fingerpost.flows.steps import leave_table, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_table, reported, run_step, settings_of, tell_failure
 from fingerpost.settings import Settings
 
 _DAY_S = 86400.0
 
 
 @flow(name="ingest", timeout_seconds=600, on_failure=[tell_failure], on_crashed=[tell_failure])
-@without_secrets
+@reported
 def ingest_flow(service: str = "") -> dict[str, Any]:
     """Ingests every waiting batch of the service; leaves a table of what came and what was refused."""
     settings = settings_of(service)

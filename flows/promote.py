@@ -8,7 +8,7 @@ from prefect import flow
 from fingerpost.abtest.promotion.promote import Outcome, consider_challenger
 from fingerpost.abtest.promotion.watch import WatchOutcome, check_promotion
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure
 from fingerpost.shown import markdown_text
 from fingerpost.training.registry import StaleEvidenceError
 
@@ -16,7 +16,7 @@ _WHO = "flow promote"
 
 
 @flow(name="promote", timeout_seconds=600, on_failure=[tell_failure], on_crashed=[tell_failure])
-@without_secrets
+@reported
 def promote_flow(service: str = "") -> dict[str, Any]:
     """Looks at the watch and at the challenger; leaves what every gate says."""
     settings = settings_of(service)

@@ -6,12 +6,12 @@ from prefect import flow
 
 from fingerpost.abtest.drift.gate import prune_reports
 from fingerpost.features.maintenance import apply_retention, compact
-from fingerpost.flows.steps import leave_table, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_table, reported, run_step, settings_of, tell_failure
 from fingerpost.lake import remove_left_over
 
 
 @flow(name="retention", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])
-@without_secrets
+@reported
 def retention_flow(service: str = "") -> dict[str, Any]:
     """Removes what is past its age, then merges small files; leaves a table of both."""
     settings = settings_of(service)

@@ -10,14 +10,14 @@ from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy
 from fingerpost.abtest.reports import interval, shadow_errors, shadow_markdown
 from fingerpost.abtest.shadow.compare import ShadowReport
 from fingerpost.clock import clock_us
-from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure
 from fingerpost.shown import markdown_name, markdown_text
 
 logger = logging.getLogger(__name__)
 
 
 @flow(name="shadow", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
-@without_secrets
+@reported
 def shadow_flow(service: str = "", hours: float = 24.0) -> dict[str, Any]:
     """Compares champion and challenger in the shadow; leaves a table of errors, and a picture in `reports/`."""
     settings = settings_of(service)

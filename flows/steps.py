@@ -1,5 +1,6 @@
-"""Defines what flows share: steps with retries, and hooks that report failures."""
+"""Defines what flows share: steps with retries, a status in the lake, and hooks that report failures."""
 
+import json
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -8,11 +9,15 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run as present_run
 from prefect.tasks import exponential_backoff
 
+from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError, RefusedError
+from fingerpost.flow_status import note_ended, note_started
 from fingerpost.flows.alerts import send_alert
-from fingerpost.masking import mask_error
+from fingerpost.flows.run import verdict
+from fingerpost.masking import described, mask_error
 from fingerpost.names import check_name
 from fingerpost.settings import Settings, get_settings
 
@@ -22,6 +27,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 _RETRIES = 3
 _FIRST_PAUSE_S = 5
+_MAX_DETAILS = 64 * 1024
 
 
 def settings_of(service: str) -> Settings:
@@ -86,6 +92,36 @@ def without_secrets(work: Callable[Parameters, Result]) -> Callable[Parameters, 
     return masking
 
 
+def reported(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """The function of a flow, `NAME_flow`: its errors hold no passwords, and the lake tells how its latest run went."""
+    name = work.__name__.removesuffix("_flow")
+
+    @wraps(work)
+    def reporting(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        settings = settings_of(str((args[0] if args else kwargs.get("service")) or ""))
+        place = (settings.lake, settings.service, name)
+        note_started(*place, clock_us(), _address(settings, present_run.id))
+        try:
+            result = work(*args, **kwargs)
+        except BaseException as error:
+            note_ended(*place, clock_us(), True, described(error))
+            raise
+        plain = json.loads(json.dumps(result, default=str))
+        note_ended(*place, clock_us(), False, verdict(name, plain), plain if _is_short(plain) else None)
+        return result
+
+    return without_secrets(reporting)
+
+
+def _is_short(result: Any) -> bool:
+    return isinstance(result, dict) and len(json.dumps(result)) <= _MAX_DETAILS
+
+
+def _address(settings: Settings, run_id: str | None) -> str:
+    """The page of a run in Prefect; empty outside of one."""
+    return f"{settings.prefect.removesuffix('/api')}/runs/flow-run/{run_id}" if run_id else ""
+
+
 def worth_trying_again(_task: Any, _run: Any, state: Any) -> bool:
     """Whether an error may be gone the next time."""
     try:
@@ -100,7 +136,5 @@ def worth_trying_again(_task: Any, _run: Any, state: Any) -> bool:
 def tell_failure(flow: Any, flow_run: Any, state: Any) -> None:
     """Hook of flows that fail or crash."""
     settings = settings_of(str((flow_run.parameters or {}).get("service") or ""))
-    address = f"{settings.prefect.removesuffix('/api')}/runs/flow-run/{flow_run.id}"
-    send_alert(
-        settings, "failed flow", f"{flow.name}: {state.message or state.name}", {"run": flow_run.name, "url": address}
-    )
+    about = {"run": flow_run.name, "url": _address(settings, str(flow_run.id))}
+    send_alert(settings, "failed flow", f"{flow.name}: {state.message or state.name}", about)

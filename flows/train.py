@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 
 from fingerpost.flows.alerts import send_alert
-from fingerpost.flows.steps import leave_markdown, run_step, settings_of, tell_failure, without_secrets
+from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure
 from fingerpost.shown import markdown_text
 from fingerpost.training.train import TrainingReport, train
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @flow(name="train", timeout_seconds=7200, on_failure=[tell_failure], on_crashed=[tell_failure])
-@without_secrets
+@reported
 def train_flow(service: str = "", urgent: bool = False) -> dict[str, Any]:
     """Trains a new model version of the service; leaves a table of its skill.
 

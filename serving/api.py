@@ -21,11 +21,13 @@ from fingerpost.experiment import ALIASES
 from fingerpost.packed_message import MAX_MESSAGE_BYTES
 from fingerpost.serving import api_models as models
 from fingerpost.serving.answers import TooMuchError, UnknownError, predict, route
+from fingerpost.serving.api_examples import add_examples
 from fingerpost.serving.engine import Engine
 from fingerpost.serving.http import BodyLimitMiddleware, Callers, RefusedRequestError, Takes, problem
 from fingerpost.serving.ingest import BusyError
 from fingerpost.serving.landing import MAX_BATCH_BYTES, FullError
 from fingerpost.serving.metrics import exposition
+from fingerpost.serving.page.routes import router
 from fingerpost.serving.store import StoreError
 from fingerpost.serving.views import Published
 from fingerpost.window_report import MEDIA_TYPE
@@ -59,7 +61,17 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _PROBLEMS[status] for status in statuses}
 
 
-app = FastAPI(
+class _Described(FastAPI):
+    """The application; its description has an example of each call."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = add_examples(super().openapi())
+        return self.openapi_schema
+
+
+app = _Described(
     title="Fingerpost prediction engine",
     version=__version__,
     description="Window reports in, routing tables out.",
@@ -83,6 +95,7 @@ app.add_middleware(
 )
 # The outermost: the body of a caller who may not call is not even read.
 app.add_middleware(Callers)
+app.include_router(router)
 
 
 @app.post(

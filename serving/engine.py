@@ -20,6 +20,7 @@ from fingerpost.serving.members import Members, Roster
 from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.outside import Events
+from fingerpost.serving.page.page import Page
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.store import Limits, ReportStore
@@ -56,6 +57,7 @@ class Engine:
         self.store_reads = ThreadPoolExecutor(2, "store-reads")
         self._lake_sync = LakeSync(settings)
         self._disks = DiskWatch(_folders(settings), settings.disk_low_mb)
+        self.page = Page(self)
         self._waits = 0
 
     @property

@@ -178,11 +178,24 @@ def engine_metrics() -> EngineMetrics:
 
 def exposition() -> tuple[bytes, str]:
     """Renders all workers' metrics in Prometheus' text format, and its media type."""
-    from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    return generate_latest(_registry()), CONTENT_TYPE_LATEST
+
+
+def refusals() -> dict[str, float]:
+    """How much was refused by all workers, by reason, since the engine began."""
+    families = (each for each in _registry().collect() if each.name == f"{_SPACE}_refused")
+    samples = (sample for each in families for sample in each.samples if sample.name.endswith("_total"))
+    return {sample.labels["reason"]: sample.value for sample in samples}
+
+
+def _registry() -> Any:
+    from prometheus_client import REGISTRY, CollectorRegistry
     from prometheus_client.multiprocess import MultiProcessCollector
 
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
+        return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    return registry

@@ -15,6 +15,7 @@ from fingerpost.serving.members import Members
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.outside import Events
+from fingerpost.serving.page.windows import AllWindows
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.scoring import ModelScorer, Scored, Serving, score_fleet
 from fingerpost.serving.shadow import ShadowLog
@@ -85,6 +86,7 @@ class Refresher:
         self._metrics, self._categories = metrics, categories
         self._members, self._events = members, events
         self._shadow = ShadowLog(settings, metrics)
+        self.windows = AllWindows(settings.window_s)
         self.models = Models(settings, metrics, self.services, self.scored)
         self._work: dict[str, _Work] = {}
         self._lock = threading.Lock()
@@ -109,6 +111,10 @@ class Refresher:
     def services(self) -> list[str]:
         """The services asked for lately."""
         return list(self._work)
+
+    def known_services(self) -> list[str]:
+        """The services that the store holds hosts of."""
+        return list(self._known)
 
     def views(self) -> list[ServiceView]:
         """The views of the services asked for lately."""
@@ -180,6 +186,7 @@ class Refresher:
                 with self._lock:
                     del self._work[service]
                 self._metrics.services.forget(service)
+                self.windows.forget(service)
                 continue
             # A large fleet takes long to score: half of the time is left to others.
             if now_s - work.refreshed_s >= max(self._settings.table_refresh_s, 2 * work.took_s):
@@ -300,7 +307,8 @@ class Refresher:
         if work.arrived_us:
             self._metrics.arrival_seconds.observe(max(0.0, time.time() - work.arrived_us / 1e6))
             work.arrived_us = 0
-        self._shadow.consider(scored, self.models.slot(view.service, "challenger").model)
+        shadow = self._shadow.consider(scored, self.models.slot(view.service, "challenger").model)
+        self.windows.of(view.service).observe(scored, work.challenger or shadow)
 
     def _contested(self, work: _Work, fleet: FleetState, scorer: ModelScorer | None, before: Scored | None) -> Scored:
         """The fleet as the champion, the baseline, or both by category serve it."""

@@ -25,20 +25,20 @@ class ShadowLog:
         self._settings, self._metrics = settings, metrics
         self._done: dict[str, int] = {}
 
-    def consider(self, scored: Scored, challenger: ModelScorer | None) -> None:
-        """Logs the cells, if it is time and there is a challenger."""
+    def consider(self, scored: Scored, challenger: ModelScorer | None) -> Scored | None:
+        """Logs the cells, if it is time and there is a challenger; returns what was logged of it."""
         if challenger is None or not scored.by_model:
-            return
+            return None
         service = scored.fleet.service
         every_us = round(self._settings.shadow_every_s * 1e6)
         slot = clock_us() // every_us * every_us
         if self._done.get(service) == slot:
-            return
+            return None
         self._done[service] = slot
         path = partition(self._settings.lake, KIND, service, date_of(slot)) / f"{slot}.parquet"
         try:
             if path.exists():
-                return
+                return None
             began = time.perf_counter()
             shadow = score_fleet(scored.fleet, challenger)
             self._metrics.scored("challenger", shadow.cells, time.perf_counter() - began)
@@ -46,9 +46,11 @@ class ShadowLog:
             write_table(path, table)
             remove_oldest(self._settings.lake / KIND, self._settings.max_shadow_mb * 1e6)
             self._metrics.shadow_rows.inc(table.num_rows)
+            return shadow
         except Exception as error:  # a comparison that is lost is no reason not to serve
             self._metrics.shadow_failures.inc()
             logger.warning("predictions were not logged: %s: %s", type(error).__name__, error)
+            return None
 
 
 def prediction_table(champion: Scored, challenger: Scored) -> Any:

@@ -3,62 +3,10 @@
 import numpy as np
 
 from fingerpost.arrays import Floats
-from fingerpost.errors import FingerpostError
+from fingerpost.routing.capacity import best_split, capacity_rps
 from fingerpost.simulator.fleet import Fleet
 
 _SAMPLES = 12
-
-
-def capacity_rps(service_s: Floats, slots: Floats, mix: Floats) -> float:
-    """The greatest rate of `best_split`, requests a second."""
-    return best_split(service_s, slots, mix)[0]
-
-
-def best_split(service_s: Floats, slots: Floats, mix: Floats) -> tuple[float, Floats]:
-    """The greatest rate at which every category can be split over the hosts with no host busier than all the time.
-
-    Linear programme: maximise lambda over lambda, x >= 0 such that `sum_h x[c, h] = lambda * mix[c]` and
-    `sum_c x[c, h] * service_s[c, h] <= slots[h]` (the capacity region of parallel servers whose rates depend on the
-    class; Harrison and Lopez, 1999). No policy is stable above it.
-
-    Args:
-        service_s: mean service times, seconds, shape (C, H).
-        slots: requests each host serves at once, shape (H,); 0 for a host that is not there.
-        mix: shares of the categories, shape (C,).
-
-    Returns:
-        Requests a second; and of each category the rate that each host takes of it then, shape (C, H).
-
-    Raises:
-        FingerpostError: no host can serve.
-    """
-    from scipy.optimize import linprog
-    from scipy.sparse import coo_matrix
-
-    if not (slots > 0).any():
-        raise FingerpostError("no host is up: there is no capacity to take a share of")
-    categories, hosts = service_s.shape
-    cell = np.arange(categories * hosts)
-    category, host = cell // hosts, cell % hosts
-    rate = len(cell)
-    balance = coo_matrix(
-        (
-            np.concatenate([np.ones(len(cell)), -mix]),
-            (np.concatenate([category, np.arange(categories)]), np.concatenate([cell, np.full(categories, rate)])),
-        ),
-        shape=(categories, rate + 1),
-    )
-    # Seconds scaled to the mean service time, which keeps the solver's tolerances meaningful.
-    scale = float(service_s.mean())
-    busy = coo_matrix((service_s.ravel() / scale, (host, cell)), shape=(hosts, rate + 1))
-    objective = np.zeros(rate + 1)
-    objective[rate] = -1.0
-    solved = linprog(
-        objective, A_ub=busy.tocsr(), b_ub=slots, A_eq=balance.tocsr(), b_eq=np.zeros(categories), method="highs"
-    )
-    if not solved.success:
-        raise FingerpostError(f"the bound could not be computed: {solved.message}")
-    return float(-solved.fun) / scale, solved.x[:rate].reshape(categories, hosts) / scale
 
 
 def category_split(fleet: Fleet) -> Floats:

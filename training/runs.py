@@ -140,7 +140,7 @@ class RunStore:
 
         # For what MLflow looks up by the process's own URI: `models:/`, registering.
         mlflow.set_tracking_uri(settings.mlflow)
-        self.name, self._url = settings.model_name, settings.mlflow
+        self.settings, self.name, self._url = settings, settings.model_name, settings.mlflow
         self.client = mlflow.MlflowClient(settings.mlflow)
 
     @contextlib.contextmanager

@@ -146,6 +146,20 @@ def metric_sequences(pairs: Pairs, rules: Rules) -> dict[str, tuple[Sequence, In
     return found
 
 
+def primary_sequence(pairs: Pairs, rules: Rules) -> dict[str, list[float | int]]:
+    """The confidence sequence of mean latency, challenger over champion, to draw: `pair`, `estimate`, `low`, `high`.
+
+    Looks at which nothing could be said yet are left out.
+    """
+    sequence, places = metric_sequences(pairs, rules)[PRIMARY]
+    known = np.isfinite(sequence.lower) & np.isfinite(sequence.upper) & np.isfinite(sequence.centre)
+    ends = {"estimate": sequence.centre, "low": sequence.lower, "high": sequence.upper}
+    return {
+        "pair": (places[sequence.looks - 1] + 1)[known].tolist() if len(places) else [],
+        **{name: np.round(np.exp(values[known]), 4).tolist() for name, values in ends.items()},
+    }
+
+
 def _effects(pairs: Pairs, sequences: Mapping[str, tuple[Sequence, Ints]]) -> dict[str, Effect]:
     effects = {}
     for metric, (champion, challenger) in typical(pairs.values, METRICS).items():

@@ -12,6 +12,7 @@ from fingerpost.abtest.promotion.decide import Decision, decide
 from fingerpost.abtest.promotion.policy import PolicyFile, parse_policy
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import ALIASES
+from fingerpost.flow_status import note_decision
 from fingerpost.training.registry import Registry, none_if_missing
 
 DECISION = "decision.json"
@@ -73,7 +74,20 @@ def write_record(
             "decision": decision.to_json() if decision else None,
         }
         run.json(DECISION, document)
+    note_decision(registry.settings.lake, registry.settings.service, _in_short(run.id, document, versions))
     return run.id
+
+
+def _in_short(run_id: str, document: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:
+    """A decision as the engine's page lists it."""
+    gates = (document["decision"] or {}).get("gates", [])
+    said = "; ".join(f"{gate['name']}: {gate['status']}, {gate['reason']}" for gate in gates)
+    return {
+        "id": run_id,
+        **{name: document[name] for name in ("when", "action", "who", "why")},
+        **versions,
+        "gates": said,
+    }
 
 
 def note_applied(registry: Registry, run_id: str, applied: str) -> None:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from fingerpost.cli import app
 from fingerpost.errors import FingerpostError
 from fingerpost.lake import parquet_files
+from fingerpost.routing.capacity import best_split, capacity_rps
 from fingerpost.routing.cost import routing_cost
 from fingerpost.simulator.basics import forget_stale
-from fingerpost.simulator.bound import best_split, capacity_rps
 from fingerpost.simulator.choice import REPORTED, SCALED, fingerpost
 from fingerpost.simulator.peers import gb_pandas, weights_category
 from fingerpost.simulator.policies import POLICIES, parse_policy

@@ -1,0 +1,224 @@
+"""The engine's page in a real browser: it shows the API's numbers, hostile names as text, and what is away."""
+
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fingerpost.cli.stack.ports import free_ports
+from fingerpost.clock import US, clock_us
+from fingerpost.experiment import CHAMPION
+from fingerpost.flow_status import note_decision, note_ended, note_started
+from tests.support.browser import Watched, running_browser
+from tests.support.engine_harness import RunningEngine
+from tests.support.made_fleet import MadeFleet
+
+pytestmark = pytest.mark.process
+
+HOSTILE = (
+    "GET /<img src=x onerror=alert(1)>|1K|none|browser|DE",
+    'GET /<a href="https://example.org/">click</a>|1K|none|browser|DE',
+    "GET /</script><script>alert(2)</script>|1K|none|browser|DE",
+    "GET /\u202etxt.exe & $x$|1K|none|other|DE",
+)
+WINDOWS = 4
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    home, (port,) = tmp_path_factory.mktemp("page"), free_ports(1)
+    with RunningEngine(home, port, fingerprint_ttl_s=900, mlflow_url="") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with running_browser() as found:
+        yield found
+
+
+@pytest.fixture
+def watched(browser, engine):
+    found = Watched(browser, engine.url)
+    yield found
+    found.page.close()
+
+
+@pytest.fixture(scope="module")
+def fed(engine):
+    """The page's numbers once a fleet of hostile categories has told of some windows."""
+    lake = engine.home / "lake"
+    note_started(lake, "shop", "ingest", clock_us() - 2 * US, "http://127.0.0.1:4200/runs/flow-run/1")
+    note_ended(lake, "shop", "ingest", clock_us(), False, "<b>done</b>", {})
+    note_started(lake, "shop", "train", clock_us())
+    note_ended(lake, "shop", "train", clock_us(), True, "OSError: no room")
+    decided = {
+        "id": "r1",
+        "when": "2026-11-27T06:00:00+00:00",
+        "action": "promote",
+        "who": "me",
+        "why": "<i>better</i>",
+    }
+    note_decision(lake, "shop", {**decided, CHAMPION: "1", "challenger": "2", "gates": "errors: pass, none"})
+    made = MadeFleet.make(5, len(HOSTILE) + 2)
+    made = replace(made, categories=(*sorted(HOSTILE), *made.categories[:2]))
+    span = 10 * US
+    now_us = clock_us() // span * span
+    with engine.client(timeout_s=30) as client:
+        for number in range(WINDOWS):
+            at_us = now_us - (WINDOWS - number) * span + 1000
+            assert client.send_reports(made.packed(number + 1, at_us))["accepted"] == 5
+            engine.wait_for(lambda number=number: len(numbers(engine)["traffic"]["series"]["times"]) > number)
+    engine.wait_for(lambda: numbers(engine)["pipeline"]["flows"], 20)
+    return numbers(engine)
+
+
+def numbers(engine, path="/v1/page", **asked):
+    return httpx.get(f"{engine.url}{path}", params=asked, trust_env=False, timeout=20).json()
+
+
+def test_an_engine_without_hosts_says_so_plainly(watched):
+    watched.open()
+    watched.expect("#state").to_contain_text("live, engine")
+    assert "No host has reported yet" in watched.text("#answer-best")
+    assert "none has reported" in watched.text("#answer-wrong")
+    for panel, said in {
+        "fleet": "No host has reported yet",
+        "traffic": "No window has ended yet",
+        "predictions": "Nothing to compare yet",
+        "model": "No decision was made yet",
+        "worth": "it takes a minute of traffic",
+        "pipeline": "No flow has run yet",
+    }.items():
+        watched.choose(panel)
+        assert said in watched.text(f"#{panel}")
+    assert watched.errors == watched.elsewhere == []
+
+
+def test_each_panel_shows_the_number_of_the_api(engine, fed, watched):
+    assert numbers(engine, service="unknown")["fleet"]["known"] == 0
+    watched.open()
+    watched.page.wait_for_selector("#heat .main-svg")
+    assert watched.figure("fleet-ok") == str(fed["fleet"]["states"]["ok"]) == "5"
+    best = fed["answers"]["best"][0]
+    assert "times as fast as the median host" in best
+    assert best in watched.text("#answer-best")
+
+    watched.page.select_option("#cell-host", "h0002")
+    watched.page.select_option("#cell-category", index=1)
+    category = watched.page.input_value("#cell-category")
+    watched.page.click("#cell-show")
+    watched.page.wait_for_selector("#cell-chart .main-svg")
+    cell = numbers(engine, "/v1/page/cell", service="shop", host="h0002", category=category)
+    assert watched.figure("cell-throughput") == f"{cell['now']['throughput_rps']:g}"
+    assert len(cell["times"]) == len(cell["measured"]["latency_p50_s"]) == WINDOWS - 1
+
+    watched.choose("traffic")
+    assert watched.figure("traffic-rate") == f"{fed['traffic']['rate_rps']:g}"
+    assert f"{fed['traffic']['split'][0]['requests_hour']:g}" in watched.text("#traffic")
+    watched.choose("predictions")
+    assert watched.figure("windows") == str(fed["predictions"]["windows"]) == str(WINDOWS - 1)
+    assert watched.figure("predicts") == "baseline"
+    off = fed["predictions"]["errors"]["served"]["throughput_rps"]
+    assert f"{off * 100:.1f}".rstrip("0").rstrip(".") + " %" in watched.text("#predictions table")
+    watched.choose("model")
+    assert "promote version 2 (champion 1)" in watched.text("#model")
+    watched.choose("worth")
+    assert watched.figure("worth-bound") == f"{fed['worth']['bound_rps']:g}"
+    assert watched.figure("worth-cores") == f"{fed['worth']['cores_saved']:g} of {fed['worth']['cores']:g}"
+    watched.choose("pipeline")
+    assert watched.figure("host-agents") == str(fed["pipeline"]["reporters"]["host agents"]) == "5"
+    assert "OSError: no room" in watched.text("#pipeline")
+    assert "flow train failed: OSError: no room" in watched.text("#answer-wrong")
+    assert watched.page.get_attribute("#pipeline a", "href") == "http://127.0.0.1:4200/runs/flow-run/1"
+    assert watched.errors == watched.elsewhere == []
+
+
+def test_names_from_outside_stay_text(fed, watched):
+    assert set(HOSTILE) <= set(fed["fleet"]["picture"]["categories"])
+    watched.open()
+    watched.page.wait_for_selector("#heat .main-svg")
+    assert "\uff1cimg" in watched.text("#heat")
+    watched.choose("traffic")
+    shown = watched.text("#traffic")
+    for name in HOSTILE[:3]:
+        assert name.partition("|")[0] in shown.replace("\n", " ")
+    assert "\\u{202e}txt.exe" in shown
+    watched.choose("pipeline")
+    assert "<b>done</b>" in watched.text("#pipeline")
+    assert watched.page.locator("main img, main script, main b:not([data-figure]), a[href*='example.org']").count() == 0
+    assert watched.errors == watched.elsewhere == []
+
+
+@pytest.mark.usefixtures("fed")
+def test_it_can_be_used_by_keyboard_and_follows_the_light(watched):
+    watched.open("/#model")
+    watched.expect("#state").to_contain_text("live, engine")
+    watched.page.focus("#tab-model")
+    watched.page.keyboard.press("ArrowRight")
+    assert watched.page.evaluate("document.activeElement.id") == "tab-worth"
+    assert watched.page.is_visible("#worth")
+    assert watched.page.get_attribute("#tab-worth", "aria-selected") == "true"
+    watched.page.keyboard.press("Home")
+    assert watched.page.is_visible("#fleet")
+    assert not watched.page.is_visible("#worth")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = watched.page.evaluate(colour)
+    watched.page.emulate_media(color_scheme="dark")
+    assert watched.page.evaluate(colour) != light
+    named = "!each.ariaLabel && !each.labels?.length && !each.getAttribute('aria-labelledby')"
+    unnamed = f"[...document.querySelectorAll('[role=img], select, [role=tabpanel]')].filter((each) => {named}).length"
+    assert watched.page.evaluate(unnamed) == 0
+
+
+@pytest.mark.usefixtures("fed")
+def test_every_call_has_an_example_that_works(engine, watched, tmp_path):
+    described = numbers(engine, "/v1/openapi.json")["paths"]
+    watched.open("/docs")
+    watched.page.wait_for_selector("article")
+    shown = watched.text("#calls")
+    for path, methods in described.items():
+        for method, call in methods.items():
+            assert f"{method.upper()} {path}" in shown
+            (sample,) = call["x-codeSamples"]
+            assert sample["source"].splitlines()[0] in shown
+            if "@" in sample["source"] or ("web-1" in sample["source"] and method == "get"):
+                continue  # its file, or its host, is the reader's
+            command = shlex.split(sample["source"].replace("\\\n", "").replace("http://127.0.0.1:3000", engine.url))
+            command[0:1] = ["curl", "--silent", "--output", str(tmp_path / "answer"), "--write-out", "%{http_code}"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            # The category table is the features flow's, and `other` no category of this fleet.
+            assert done.stdout[:1] == "2" or path.endswith(("/categories", "/route")), (path, done.stdout)
+    assert watched.errors == watched.elsewhere == []
+
+
+@pytest.mark.usefixtures("fed")
+def test_a_restart_of_the_engine_is_told_and_survived(engine, watched):
+    watched.open()
+    watched.expect("#state").to_contain_text("live, engine")
+    engine.kill()
+    watched.expect("#banner").to_contain_text("does not answer since")
+    assert watched.figure("fleet-ok") == "5"
+    engine.start()
+    watched.expect("#banner", 90).to_be_hidden()
+    watched.expect("#state").to_contain_text("live, engine")
+    watched.expect("[data-figure='fleet-ok']", 30).to_have_text("5")
+
+
+def test_it_is_small_and_sends_nothing_elsewhere(engine):
+    with httpx.Client(base_url=engine.url, trust_env=False) as client:
+        page = client.get("/")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        names = [path.name for path in (Path(__file__).parents[2] / "serving" / "page" / "static").iterdir()]
+        sizes = {name: len(client.get(f"/page/{name}").content) for name in names}
+        assert {"page.js", "page.css", "index.html"} <= set(sizes)
+        assert sum(sizes.values()) < 300_000
+        assert client.get("/page/plotly.js").content.startswith(b"/**\n* plotly.js")
+        for path in ("/page/../api.py", "/page/%2e%2e%2fapi.py", "/page/none.js"):
+            assert client.get(path).status_code == 404
+        assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+        assert client.get("/v1/page/cell", params={"host": "h", "category": "c"}).status_code == 404
+        assert "BentoML" not in page.text
