@@ -17,6 +17,8 @@ EXAMPLES = {
     f'  \'{{"service": "shop", "host": "web-1", "state": "draining"}}\' {_AT}/v1/members',
     "/v1/events": f"curl {_BEARER} {_BODY} \\\n"
     f'  \'{{"kind": "deploy", "service": "shop", "note": "release 42"}}\' {_AT}/v1/events',
+    "/v1/events/withdrawn": f"curl {_BEARER} {_BODY} \\\n"
+    f'  \'{{"service": "shop", "id": "0123456789abcdef"}}\' {_AT}/v1/events/withdrawn',
     "/v1/services/{service}/events": f"curl {_AT}/v1/services/shop/events",
     "/v1/predict": f'curl {_BODY} \'{{"service": "shop"}}\' {_AT}/v1/predict',
     "/v1/route": f'curl {_BODY} \'{{"service": "shop", "category": "other"}}\' {_AT}/v1/route',
