@@ -102,7 +102,7 @@ class MadeFleet:
                 "inflight_mean": none,
             }
             loads = {"host": np.zeros(1, dtype=np.int64), "slots": np.full(1, self.cores[host] * 4)}
-            loads.update({name: np.full(1, 0.3) for name in ("cpu_util", "mem_share", "inflight", "background_cores")})
+            loads.update({name: np.full(1, 0.3) for name in LOAD_COLUMNS if name not in ("cores", "slots")})
             own.observe(end_us, windows, {**loads, "cores": self.cores[host : host + 1]})
         cells, host_values = own.columns()[0].astype(np.float32), own.host_values()[0].astype(np.float32)
         return HistoryBlock(
