@@ -6,7 +6,8 @@ from typing import Any
 from prefect import flow
 
 from fingerpost.abtest.experiment.advance import StepResult, advance_experiment
-from fingerpost.abtest.experiment.verdict import Rules, primary_sequence
+from fingerpost.abtest.experiment.guardrails import Rules
+from fingerpost.abtest.experiment.verdict import primary_sequence
 from fingerpost.abtest.reports import write_experiment_report
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure

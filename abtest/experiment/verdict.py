@@ -147,7 +147,7 @@ def metric_sequences(pairs: Pairs, rules: Rules) -> dict[str, tuple[Sequence, In
 
 
 def primary_sequence(pairs: Pairs, rules: Rules) -> dict[str, list[float | int]]:
-    """The confidence sequence of mean latency, challenger over champion, to draw: `pair`, `estimate`, `low`, `high`.
+    """The confidence sequence of latency, challenger over champion, to draw: `pair`, `estimate`, `low`, `high`.
 
     Looks at which nothing could be said yet are left out.
     """

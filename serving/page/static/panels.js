@@ -247,11 +247,11 @@ function showModel(host, page) {
   ]);
   const sequence = model.verdict?.sequence;
   if (sequence && sequence.pair.length) {
-    chart(part(host, "sequence"), "sequence-chart", "Confidence sequence of the challenger's mean latency over the champion's, by pairs", [
+    chart(part(host, "sequence"), "sequence-chart", "Confidence sequence of the challenger's latency over the champion's, by pairs", [
       { type: "scatter", mode: "lines", x: sequence.pair, y: sequence.low, line: { width: 0 }, showlegend: false, hoverinfo: "skip" },
       { type: "scatter", mode: "lines", x: sequence.pair, y: sequence.high, line: { width: 0 }, fill: "tonexty", fillcolor: "rgba(80,140,200,0.25)", name: "holds at every look" },
       { type: "scatter", mode: "lines", x: sequence.pair, y: sequence.estimate, name: "estimate" },
-    ], { title: { text: "mean latency, challenger over champion (1 is no difference)", font: { size: 13 }, x: 0, xanchor: "left" }, xaxis: { title: { text: "pairs" } },
+    ], { title: { text: "latency, challenger over champion (1 is no difference)", font: { size: 13 }, x: 0, xanchor: "left" }, xaxis: { title: { text: "pairs" } },
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: { dash: "dot", width: 1 } }] });
   }
   fill(host, "decisions", model.decisions, (decisions) => [
