@@ -22,12 +22,13 @@ from fingerpost.agent.ended_windows import Numbering
 from fingerpost.agent.fingerprints import Report, host_values
 from fingerpost.agent.health import Problems, RequestChecks
 from fingerpost.agent.host_history import HistoryFile, HostHistory
+from fingerpost.agent.http import OF_ACCESS
 from fingerpost.agent.options import AgentOptions
 from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.sampling.base import NotYetError, Sampler, SamplingError
 from fingerpost.agent.sampling.trace import CpuTrace
 from fingerpost.agent.sender import Sender
-from fingerpost.agent.sources import Source
+from fingerpost.agent.sources import REFUSED, Source
 from fingerpost.clock import US, clock_us
 from fingerpost.decision_sample import sample_decisions
 from fingerpost.fingerprint import Fingerprint
@@ -225,6 +226,17 @@ class Agent:
         source = self._source.counts if self._source else Counter()
         return dict(self.counts + self._intake.counts + self._history.counts + self._history.ended.counts + source)
 
+    def _refused_before(self) -> Counter[str]:
+        """What was refused before it became a row, by reason: spans, and bodies that nobody can read."""
+        counts = self.counts + (self._source.counts if self._source else Counter())
+        return Counter(
+            {
+                name.removeprefix(REFUSED): count
+                for name, count in counts.items()
+                if name.startswith(REFUSED) and name.removeprefix(REFUSED) not in OF_ACCESS
+            }
+        )
+
     def _begin_anew(self) -> None:
         """Forgets what was observed of the host."""
         options, now_s = self._options, self._clock()
@@ -249,7 +261,7 @@ class Agent:
     def _profile(self) -> None:
         """Has the records since the last call profiled; those that wait for the lake are not profiled twice."""
         fresh = self._intake.records[self._profiled :]
-        self._checks.update(fresh, self._intake.taken, self._intake.reasons)
+        self._checks.update(fresh, self._intake.taken, self._intake.reasons + self._refused_before())
         self._book.note(fresh)
         mapping = self._book.refresh()
         if mapping is not None:
@@ -330,5 +342,6 @@ class Agent:
 
 def _hint(options: AgentOptions) -> str:
     kept = service_folder(options.lake / QUARANTINE, "lines", options.service)
-    asked = f"does --log-format {options.log_format} fit? " if options.access_log else ""
+    check = f"`fingerpost logs check {options.access_log}` says which does"
+    asked = f"does --log-format {options.log_format} fit? {check}. " if options.access_log else ""
     return f"{asked}They are kept in {kept}"

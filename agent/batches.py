@@ -11,6 +11,7 @@ import arro3.core as arrow
 from arro3.io import write_parquet
 
 from fingerpost.lake import INBOX, QUARANTINE, date_of, partition, write_bytes_atomically, write_text_atomically
+from fingerpost.masking import masked_line
 from fingerpost.records import Column
 
 _INT64, _FLOAT64, _TEXT = arrow.DataType.int64(), arrow.DataType.float64(), arrow.DataType.utf8()
@@ -48,14 +49,14 @@ def write_batch(lake: Path, kind: str, columns: tuple[Column, ...], rows: list[d
 
 
 def quarantine_lines(lake: Path, service: str, time_us: int, name: str, lines: list[tuple[str, bytes]]) -> Path:
-    """Keeps refused log lines with their reasons: `quarantine/lines/service=S/date=D/NAME.jsonl`.
+    """Keeps refused log lines with their reasons, masked: `quarantine/lines/service=S/date=D/NAME.jsonl`.
 
     Args:
         lines: (reason, line).
     """
     path = partition(lake / QUARANTINE, "lines", service, date_of(time_us)) / f"{name}.jsonl"
     text = "".join(
-        json.dumps({"reason": reason, "line": line.decode("utf-8", "replace")}, ensure_ascii=False) + "\n"
+        json.dumps({"reason": reason, "line": masked_line(line.decode("utf-8", "replace"))}, ensure_ascii=False) + "\n"
         for reason, line in lines
     )
     write_text_atomically(path, text)

@@ -25,10 +25,12 @@ _SPAN_S = 60.0
 _FEWEST_LINES = 20
 # Of so many requests at least one should tell how long it took.
 _TIMED_REQUESTS = 100
+# So short no request is that a server logs: half of them say that the log is of another unit.
+_SHORTEST_S = 50e-6
 PROBLEMS = {
     "requests": "The access log is not there or cannot be read.",
     "refused": "Most requests are refused.",
-    "times": "No request tells how long it took.",
+    "times": "No request tells how long it took, or most in another unit.",
     "host": "The host cannot be sampled.",
     "lake": "The lake cannot be written.",
     "spool": "The spool cannot be written.",
@@ -105,6 +107,7 @@ class RequestChecks:
         """
         self._problems.tell("refused", self._refusals(taken, refused))
         if self._untimed is None or not fresh:
+            self._check_unit(fresh)
             return
         if any(row.get("duration_s") is not None or row.get("service_time_s") is not None for row in fresh):
             self._untimed = None
@@ -113,6 +116,18 @@ class RequestChecks:
         self._untimed += len(fresh)
         if self._untimed >= _TIMED_REQUESTS:
             self._problems.tell("times", "no request tells how long it took: docs/agent.md has log formats that do")
+
+    def _check_unit(self, fresh: list[dict[str, Any]]) -> None:
+        """A log with seconds or milliseconds where microseconds are read looks like this."""
+        times = [row["duration_s"] for row in fresh if row.get("duration_s") is not None]
+        if len(times) < _TIMED_REQUESTS:
+            return
+        short = sum(0 < each < _SHORTEST_S for each in times)
+        text = (
+            f"{short} of {len(times)} requests took less than {_SHORTEST_S * 1e6:g} us: are the log's times in another "
+            "unit? docs/logs.md#which-format-fits names formats for seconds and milliseconds"
+        )
+        self._problems.tell("times", text if 2 * short > len(times) else None)
 
     def _refusals(self, taken: int, refused: Counter[str]) -> str | None:
         now_s = self._clock()

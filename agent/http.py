@@ -24,13 +24,22 @@ _MAX_BODY_BYTES = 4 * 2**20
 _MAX_BODIES_BYTES = 16 * 2**20
 _MAX_CONNECTIONS = 32
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_MAX_CHUNK_LINE, _MAX_TRAILERS = 256, 64
+_CRLF = b"\r\n"
 
+# Of bodies: before they are read, and of what is read (`fingerpost.agent.otlp`).
+_NO_LENGTH, _TOO_LARGE, _MALFORMED = "body:length", "body:too_large", "body:malformed"
+_BODIES = (_NO_LENGTH, _TOO_LARGE, _MALFORMED, "body:too_many", "body:encoding", "body:content_type")
+_SAY_AGAIN_S = 60.0
 _NO_TOKEN = "token:missing"  # noqa: S105 (a reason)
 _WHY = {
     HOST: "this agent is not called that: set FINGERPOST_ALLOWED_HOSTS",
     ORIGIN: "requests of web pages are refused",
     FORM: "forms are refused",
 }
+# Reasons that tell of who asks, not of what is sent.
+OF_ACCESS = frozenset((*_WHY, _NO_TOKEN))
 
 Made = TypeVar("Made")
 TakeTraces = Callable[[bytes, str, str], tuple[bytes, str]]
@@ -69,7 +78,8 @@ class AgentHTTPServer:
         self.names, self.token = tuple(names), token
         self.counts: Counter[str] = Counter() if counts is None else counts
         # All that there can be, now: others read the counts while threads of ours count.
-        self.counts.update({f"refused {reason}": 0 for reason in (*_WHY, _NO_TOKEN)})
+        self.counts.update({f"refused {reason}": 0 for reason in (*_WHY, _NO_TOKEN, *_BODIES)})
+        self._said_s: dict[str, float] = {}
         # Since when each connection's client is waited for, the longest first; those whose answer is made are not here.
         self._waiting: dict[socket.socket, float] = {}
         # What has been promised of bodies that are not taken in yet, the oldest first.
@@ -137,6 +147,16 @@ class AgentHTTPServer:
         with self._lock:
             self._bodies.pop(connection, None)
 
+    def count_body(self, reason: str) -> None:
+        """Counts a body that is refused; the log has it at most once a minute."""
+        now_s = time.monotonic()
+        with self._lock:
+            self.counts[f"refused {reason}"] += 1
+            if now_s - self._said_s.get(reason, -_SAY_AGAIN_S) < _SAY_AGAIN_S:
+                return
+            self._said_s[reason] = now_s
+        logger.warning("a body at /v1/traces was refused: %s (docs/agent.md#opentelemetry)", reason)
+
     def leave(self, connection: socket.socket) -> None:
         with self._lock:
             self._waiting.pop(connection, None)
@@ -194,29 +214,85 @@ class _Handler(BaseHTTPRequestHandler):
             self.owner.counts[f"refused {_NO_TOKEN}"] += 1
             self._refuse(HTTPStatus.UNAUTHORIZED, "send the bearer token of FINGERPOST_OTLP_TOKEN")
             return
+        try:
+            body = self._chunked_body() if self.headers.get("transfer-encoding") else self._declared_body()
+        finally:
+            self.owner.has_taken(self.connection)
+        if body is not None:
+            self._take(take, body)
+
+    def _declared_body(self) -> bytes | None:
+        """The body, of the length that its headers declare; None: it was refused, or ended on the way."""
         length = self.headers.get("content-length", "")
         # Python reads more as digits, and as numbers, than HTTP does.
         if not _LENGTH.fullmatch(length):
-            self._refuse(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length of 1 to 18 digits")
-            return
+            why = "send a Content-Length of 1 to 18 digits, or chunks"
+            self._refuse_body(HTTPStatus.LENGTH_REQUIRED, _NO_LENGTH, why)
+            return None
         if int(length) > _MAX_BODY_BYTES:
-            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {_MAX_BODY_BYTES} bytes")
-            return
+            self._refuse_body(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE, f"at most {_MAX_BODY_BYTES} bytes")
+            return None
         self.owner.expects(self.connection, int(length))
-        try:
-            self._take(take, int(length))
-        finally:
-            self.owner.has_taken(self.connection)
+        return self._whole(int(length))
 
-    def _take(self, take: TakeTraces, length: int) -> None:
+    def _chunked_body(self) -> bytes | None:
+        """The body in chunks (RFC 9112, 7.1), as exporters send it that compress while they send; else as above."""
+        coding = self.headers.get("transfer-encoding", "").strip().lower()
+        if coding != "chunked" or self.headers.get("content-length") is not None or self.request_version == "HTTP/1.0":
+            self._refuse_body(HTTPStatus.BAD_REQUEST, _NO_LENGTH, "send chunks or a Content-Length, and not both")
+            return None
+        body = bytearray()
+        while True:
+            line = self.rfile.readline(_MAX_CHUNK_LINE)
+            found = _CHUNK.fullmatch(line)
+            if not found:
+                self._malformed(line)
+                return None
+            size = int(found[1], 16)
+            if not size:
+                break
+            if len(body) + size > _MAX_BODY_BYTES:
+                self._refuse_body(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE, f"at most {_MAX_BODY_BYTES} bytes")
+                return None
+            self.owner.has_taken(self.connection)
+            self.owner.expects(self.connection, len(body) + size)
+            chunk = self._whole(size)
+            if chunk is None:
+                return None
+            body += chunk
+            end = self.rfile.read(len(_CRLF))
+            if end != _CRLF:
+                self._malformed(end)
+                return None
+        for _ in range(_MAX_TRAILERS):
+            if self.rfile.readline(_MAX_CHUNK_LINE) in (_CRLF, b"\n", b""):
+                return bytes(body)
+        self._malformed(b"too many trailers")
+        return None
+
+    def _malformed(self, line: bytes) -> None:
+        """Ends the connection; an empty line is no line: it ended by itself."""
+        if line:
+            self._refuse_body(HTTPStatus.BAD_REQUEST, _MALFORMED, "the chunks are malformed")
+        self.close_connection = True
+
+    def _whole(self, length: int) -> bytes | None:
         body = self.rfile.read(length)
         if len(body) < length:
             self.close_connection = True  # it was ended on the way
-            return
+            return None
+        return body
+
+    def _refuse_body(self, status: HTTPStatus, reason: str, why: str) -> None:
+        self.owner.count_body(reason)
+        self._refuse(status, why)
+
+    def _take(self, take: TakeTraces, body: bytes) -> None:
         kind, encoding = self.headers.get("content-type", ""), self.headers.get("content-encoding", "identity")
         try:
             answer, kind = self._made(lambda: take(body, kind, encoding))
         except RefusedError as error:
+            self.owner.count_body(error.reason)
             self._json(HTTPStatus.BAD_REQUEST, {"error": error.reason})
         else:
             self._answer(HTTPStatus.OK, answer, kind)

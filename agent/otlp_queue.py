@@ -37,7 +37,7 @@ class OtlpQueue:
             self._records.extend(spans.records[:room])
             self.counts["spans_dropped"] += max(0, len(spans.records) - room)
             self.counts.update({f"span_{name}": count for name, count in spans.skipped.items()})
-            self.counts.update({f"span_refused {reason}": count for reason, count in spans.refused.items()})
+            self.counts.update({f"refused {reason}": count for reason, count in spans.refused.items()})
         return export_response(content_type, spans.refused.total(), spans.refused), content_type
 
     def close(self) -> None:

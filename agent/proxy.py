@@ -79,7 +79,10 @@ class ProxyAgent:
         self._inbox = bounded_inbox(options.lake, options.service, options.host, options.inbox_bytes)
         self._quarantine = bounded_quarantine(options.lake, options.service, options.max_quarantine_bytes)
         self.problems = Problems()
-        self._checks = RequestChecks(self.problems, f"does --log-format {options.log_format} fit?")
+        fits = (
+            f"does --log-format {options.log_format} fit? `fingerpost logs check {options.access_log}` says which does"
+        )
+        self._checks = RequestChecks(self.problems, fits)
         self.reported_s = time.monotonic()
 
     def read(self) -> bool:

@@ -19,6 +19,8 @@ from fingerpost.lake import set_aside, write_text_atomically
 logger = logging.getLogger(__name__)
 # Begins the name of the lock that an agent of one host holds on a log that it follows.
 FOLLOWS = "follows-"
+# Begins the name of a count of what was refused; its reason follows.
+REFUSED = "refused "
 
 
 class Source(Protocol):
@@ -214,7 +216,8 @@ class QueueSource:
 
     @property
     def counts(self) -> Counter[str]:
-        return Counter({f"queue_{name}": count for name, count in self._queue.counts.items()})
+        counts = self._queue.counts.copy().items()
+        return Counter({name if name.startswith(REFUSED) else f"queue_{name}": count for name, count in counts})
 
     def read(self, intake: RecordBuffer, report: Callable[[], bool]) -> None:
         """Takes in what has come. What comes while nothing can be reported is dropped, and counted, by its sender."""

@@ -65,12 +65,13 @@ def _is_id(segment: str) -> bool:
         after = end == len(segment) or segment[end] in _BESIDE_NUMBER or _ENDING.fullmatch(segment, end) is not None
         if before and after and _NUMBER.fullmatch(found[0]):
             return True
-        if _is_token(found[0]):
+        if is_token(found[0]):
             return True
     return False
 
 
-def _is_token(run: str) -> bool:
+def is_token(run: str) -> bool:
+    """Whether letters, digits, dashes and underscores are an id or a token, and no words."""
     digits = sum(map(str.isdigit, run))
     if digits >= _MANY_DIGITS or _HEX.fullmatch(run):
         return True

@@ -134,6 +134,8 @@ class CpuMeter:
             return None
         elapsed, used = now_s - last[0], busy_s - last[1]
         if used < 0:
-            used = busy_s if self._restarts else 0.0
+            # One that begins anew is far below: a small step back, as after a migration, is none.
+            begun_anew = self._restarts and 2 * busy_s < last[1]
+            used = min(busy_s, max(0.0, elapsed) * cores) if begun_anew else 0.0
         self.used_s = used
         return min(1.0, max(0.0, used / (elapsed * cores))) if elapsed > 0 else 0.0

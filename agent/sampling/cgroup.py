@@ -1,24 +1,27 @@
-"""Host samples of a cgroup (version 2), so that a container sees its own quota and not the machine's.
+"""Host samples of a cgroup, so that a container sees its own quota and not the machine's.
 
 Files by the kernel's documentation (admin-guide/cgroup-v2): cpu.stat, cpu.max, cpuset.cpus.effective, memory.current,
-memory.stat, memory.max.
+memory.stat, memory.max; and, where only version 1 is mounted (admin-guide/cgroup-v1), those of its hierarchies.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
 from fingerpost.agent.sampling.base import CpuMeter, SamplingError, Subject
+from fingerpost.agent.sampling.hierarchies import hierarchies
 from fingerpost.agent.sampling.signs import PROC, SignFiles, SignMeter
 from fingerpost.clock import US
 
 _Number = TypeVar("_Number", int, float)
+_NS = 1_000_000_000
+# Version 1 writes a number near 2^63 for no limit.
+_UNLIMITED_V1 = 2**60
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,61 @@ class Cgroup:
 
     def mem_bytes(self) -> int:
         """Its working set: memory in use without the file cache that the kernel can take back at once."""
-        path = self.folder / "memory.current"
-        try:
-            used = int(path.read_text())
-        except (OSError, ValueError) as error:
-            raise SamplingError(f"cannot read {path}: {error}") from error
+        used = _number(self.folder / "memory.current")
         with contextlib.suppress(SamplingError):
             used -= _field(self.folder / "memory.stat", "inactive_file")
         return max(0, used)
 
 
-def find_cgroup(pid: int | None = None, path: Path | None = None, proc: Path = PROC) -> Cgroup:
-    """The cgroup of a process, or a given one.
+@dataclass(frozen=True)
+class CgroupV1:
+    """A cgroup of version 1: a folder in each of several hierarchies.
+
+    Args:
+        cpu: its files, of the hierarchy that counts and limits the CPU.
+        memory: those of the hierarchy of memory.
+    """
+
+    cpu: Cgroup
+    memory: Cgroup
+
+    @property
+    def folder(self) -> Path:
+        """Where its CPU is counted."""
+        return self.cpu.folder
+
+    def upwards(self) -> Iterator[Path]:
+        """As of `Cgroup.upwards`, of the hierarchy of the CPU."""
+        return self.cpu.upwards()
+
+    def limits(self) -> Limits:
+        """As of `Cgroup.limits`."""
+        cores: list[float] = []
+        memory: list[int] = []
+        for folder in self.cpu.upwards():
+            with contextlib.suppress(SamplingError, ZeroDivisionError):
+                quota = _number(folder / "cpu.cfs_quota_us")
+                cores += [quota / _number(folder / "cpu.cfs_period_us")] if quota > 0 else []
+        for folder in self.memory.upwards():
+            with contextlib.suppress(SamplingError):
+                limit = _number(folder / "memory.limit_in_bytes")
+                memory += [limit] if limit < _UNLIMITED_V1 else []
+        return Limits(_least(cores), _least(memory))
+
+    def busy_s(self) -> float:
+        """CPU-seconds used since it was made."""
+        return _number(self.cpu.folder / "cpuacct.usage") / _NS
+
+    def mem_bytes(self) -> int:
+        """Its working set, as of `Cgroup.mem_bytes`."""
+        used = _number(self.memory.folder / "memory.usage_in_bytes")
+        with contextlib.suppress(SamplingError):
+            used -= _field(self.memory.folder / "memory.stat", "total_inactive_file")
+        return max(0, used)
+
+
+def find_cgroup(pid: int | None = None, path: Path | None = None, proc: Path = PROC) -> Cgroup | CgroupV1:
+    """The cgroup of a process, or a given one; of version 1 where version 2 does not hold it.
 
     Args:
         pid: a process; None: this one.
@@ -89,19 +135,17 @@ def find_cgroup(pid: int | None = None, path: Path | None = None, proc: Path = P
         proc: where the kernel tells of processes and mounts.
 
     Raises:
-        SamplingError: no version 2 hierarchy is mounted, or the process or cgroup is not in it.
+        SamplingError: no hierarchy is mounted, or the process or cgroup is not in it.
     """
-    root, mounted = _mount(proc, "cgroup2")
-    if path is not None:
-        folder = path if (path / "cpu.stat").is_file() else root / str(path).lstrip("/")
-    else:
-        folder = root / _relative(_name(proc / (str(pid) if pid else "self") / "cgroup", "0", ""), mounted)
-        if pid is None and not folder.is_dir():
-            folder = root  # a container that sees the machine's name of its cgroup but only its own folder
-    folder = Path(os.path.normpath(folder))
-    if not (folder / "cpu.stat").is_file():
-        raise SamplingError(f"no cgroup (version 2) at {folder}")
-    return Cgroup(folder, root if folder.is_relative_to(root) else folder)
+    found = hierarchies(proc, pid, path is None)
+    try:
+        return Cgroup(*found.folder("", "cpu.stat", path))
+    except SamplingError as error:
+        try:
+            cpu = Cgroup(*found.folder("cpuacct", "cpuacct.usage", path))
+            return CgroupV1(cpu, Cgroup(*found.folder("memory", "memory.usage_in_bytes", path)))
+        except SamplingError:
+            raise error from None
 
 
 def signs_of_process(pid: int, proc: Path = PROC) -> SignFiles:
@@ -109,13 +153,11 @@ def signs_of_process(pid: int, proc: Path = PROC) -> SignFiles:
     pressure: Path | None = None
     throttling: tuple[Path, ...] = ()
     with contextlib.suppress(SamplingError):
-        cgroup = find_cgroup(pid, None, proc)
+        cgroup = Cgroup(*hierarchies(proc, pid).folder("", "cpu.stat"))
         pressure, throttling = cgroup.folder, tuple(cgroup.upwards())
     # Where version 1 limits the CPU, version 2 is without its controller.
     with contextlib.suppress(SamplingError):
-        root, mounted = _mount(proc, "cgroup", "cpu")
-        folder = Path(os.path.normpath(root / _relative(_name(proc / str(pid) / "cgroup", None, "cpu"), mounted)))
-        throttling += tuple(Cgroup(folder, root if folder.is_relative_to(root) else folder).upwards())
+        throttling += tuple(Cgroup(*hierarchies(proc, pid).folder("cpu", "cpu.stat")).upwards())
     return SignFiles(throttling, pressure, proc)
 
 
@@ -130,7 +172,7 @@ class CgroupSampler:
         SamplingError: the cgroup does not tell of its CPU and memory.
     """
 
-    def __init__(self, subject: Subject, cgroup: Cgroup, proc: Path = PROC) -> None:
+    def __init__(self, subject: Subject, cgroup: Cgroup | CgroupV1, proc: Path = PROC) -> None:
         self._subject = subject
         self._cgroup = cgroup
         self._machine = machine_limits()
@@ -160,45 +202,11 @@ def machine_limits() -> tuple[float, int]:
     return float(psutil.cpu_count() or 1), psutil.virtual_memory().total
 
 
-def _mount(proc: Path, kind: str, controller: str | None = None) -> tuple[Path, str]:
-    """Where a hierarchy is mounted, and which cgroup's folder that mount shows.
-
-    Args:
-        kind: the type of its file system: `cgroup2`, or `cgroup` for version 1.
-        controller: of version 1, which has a hierarchy for each.
-    """
+def _number(path: Path) -> int:
     try:
-        lines = (proc / "self" / "mountinfo").read_text("utf-8", "replace").splitlines()
-    except OSError as error:
-        raise SamplingError(f"cannot read the mounts: {error}") from error
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        fields = before.split(" ")
-        options = after.rpartition(" ")[2].split(",")
-        if after.startswith(f"{kind} ") and len(fields) > 4 and (controller is None or controller in options):
-            return Path(fields[4]), fields[3]
-    raise SamplingError(f"no {kind} hierarchy {f'of {controller} ' if controller else ''}is mounted here")
-
-
-def _name(path: Path, hierarchy: str | None, controller: str) -> str:
-    """The name of a process's cgroup, by the number of its hierarchy (0: version 2), or by its controller."""
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError as error:
+        return int(path.read_text())
+    except (OSError, ValueError) as error:
         raise SamplingError(f"cannot read {path}: {error}") from error
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, name = rest.partition(":")
-        if controller in controllers.split(",") and hierarchy in (None, number):
-            return name.removesuffix(" (deleted)")
-    raise SamplingError(f"{path} names no cgroup of {controller or 'version 2'}")
-
-
-def _relative(name: str, mounted: str) -> str:
-    if "/../" in f"{name}/":
-        raise SamplingError(f"the cgroup {name} is outside of what can be seen from here")
-    path = PurePosixPath(name)
-    return str(path.relative_to(mounted)) if path.is_relative_to(mounted) else name.lstrip("/")
 
 
 def _field(path: Path, name: str) -> int:

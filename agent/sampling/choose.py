@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fingerpost.agent.sampling.base import Sampler, SamplingError, Subject
-from fingerpost.agent.sampling.cgroup import Cgroup, CgroupSampler, Limits, find_cgroup, machine_limits
+from fingerpost.agent.sampling.cgroup import Cgroup, CgroupSampler, CgroupV1, Limits, find_cgroup, machine_limits
 from fingerpost.agent.sampling.find import Finder, by_command, by_pid, by_pid_file, by_unit
 from fingerpost.agent.sampling.process import ProcessSampler
 
@@ -99,7 +99,7 @@ def _within(subject: Subject, pid: int, proc: Path) -> Subject:
     )
 
 
-def _tighter(cgroup: Cgroup) -> Limits:
+def _tighter(cgroup: Cgroup | CgroupV1) -> Limits:
     """The limits of a cgroup that are tighter than the machine."""
     limits, (cores, mem_bytes) = cgroup.limits(), machine_limits()
     return Limits(

@@ -268,6 +268,17 @@ def test_a_log_of_another_format_is_told_of(tmp_path, caplog):
     assert said in caplog.text
 
 
+def test_times_of_another_unit_are_told_of():
+    """Seconds or milliseconds, where microseconds are read."""
+    told = Problems()
+    checks = RequestChecks(told, "")
+    checks.update([{"duration_s": number / 1e6} for number in (0, 1, 2) * 50], 150, Counter())
+    checks.update([{"duration_s": number / 1e6} for number in (0, 1, 2) * 50], 300, Counter())
+    assert "another unit" in told.now()["times"]
+    checks.update([{"duration_s": 0.002}] * 150, 450, Counter())
+    assert told.now() == {}
+
+
 def test_a_log_without_times_is_told_of(tmp_path):
     log = tmp_path / "access.log"
     log.write_bytes(
@@ -341,7 +352,7 @@ def test_the_quarantine_is_bounded_where_the_agent_writes_it(tmp_path):
     log = tmp_path / "access.log"
     for number in range(8):
         with log.open("ab") as handle:
-            handle.write((b"%d" % number * 1000 + b"\n") * 20)
+            handle.write((b"word%d " % number * 160 + b"\n") * 20)
         each.read()
         each.report()
     size = sum(path.stat().st_size for path in (tmp_path / "lake" / "quarantine").rglob("*.jsonl"))
@@ -371,9 +382,9 @@ def test_batches_that_nobody_fetches_are_bounded_and_told_of(tmp_path):
     assert "batches that nobody fetched were removed" in each.problems.now()["inbox"]
 
 
-def test_refused_lines_are_kept_as_they_are(tmp_path):
-    path = quarantine_lines(tmp_path, "shop", 0, "h1", [("a:b", b'\xff\xfe "\n\x00')])
-    assert json.loads(path.read_text()) == {"reason": "a:b", "line": '\ufffd\ufffd "\n\x00'}
+def test_refused_lines_are_kept_as_they_are_but_for_secrets(tmp_path):
+    path = quarantine_lines(tmp_path, "shop", 0, "h1", [("a:b", b'\xff\xfe "\n\x00 /a?key=SECRET')])
+    assert json.loads(path.read_text()) == {"reason": "a:b", "line": '\ufffd\ufffd "\n\x00 /a?***'}
 
 
 # --- its port

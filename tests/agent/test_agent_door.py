@@ -2,14 +2,18 @@
 
 import contextlib
 import http.client
+import json
 import select
 import socket
 import threading
 import time
+import urllib.request
 
 import pytest
 
 from fingerpost.agent.http import AgentHTTPServer
+from fingerpost.agent.main import build_agent
+from fingerpost.agent.options import AgentOptions
 from fingerpost.errors import RefusedError
 from tests.support.waiting import wait_for
 
@@ -136,3 +140,70 @@ def test_while_an_answer_is_made_its_connection_is_not_ended(opened):
         go_on.set()
         asking.join(10)
         assert found == [expected]
+
+
+# --- bodies in chunks, and bodies that are refused
+
+
+def send(door, connect, chunks, head=b"transfer-encoding: chunked", version=b"1.1"):
+    """The answer's first line to a body as it is on the wire."""
+    connection = connect(
+        door, b"POST /v1/traces HTTP/" + version + b"\r\nhost: localhost\r\n" + head + b"\r\n\r\n" + chunks
+    )
+    return connection.recv(4096).partition(b"\r\n")[0].split(b" ")[1].decode()
+
+
+def test_a_body_in_chunks_is_taken(opened, connect):
+    taken = []
+    door = opened(lambda body, *_: (taken.append(body), (b"ok", "x/y"))[1])
+    assert send(door, connect, b"3\r\nabc\r\n00a;x=y\r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n") == "200"
+    assert send(door, connect, b"0\r\n\r\n") == "200"
+    assert taken == [b"abc0123456789", b""]
+    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+    for _ in range(2):  # on one connection
+        connection.request("POST", "/v1/traces", iter([b"a" * 70_000, b"b"]), encode_chunked=True)
+        assert connection.getresponse().read() == b"ok"
+    assert taken[2:] == [b"a" * 70_000 + b"b"] * 2
+
+
+@pytest.mark.parametrize(
+    ("chunks", "head", "status", "reason"),
+    [
+        (b"zz\r\n", b"transfer-encoding: chunked", "400", "body:malformed"),
+        (b"-1\r\n", b"transfer-encoding: chunked", "400", "body:malformed"),
+        (b"3\r\nabcdef", b"transfer-encoding: chunked", "400", "body:malformed"),
+        (b"7fffffff\r\n", b"transfer-encoding: chunked", "413", "body:too_large"),
+        (b"0\r\n\r\n", b"transfer-encoding: gzip, chunked", "400", "body:length"),
+        (b"0\r\n\r\n", b"transfer-encoding: chunked\r\ncontent-length: 5", "400", "body:length"),
+        (b"", b"content-length: 9999999", "413", "body:too_large"),
+        (b"", b"x: y", "411", "body:length"),
+    ],
+)
+def test_a_body_that_is_refused_is_counted_by_its_reason(opened, connect, caplog, chunks, head, status, reason):
+    door = opened()
+    assert [send(door, connect, chunks, head) for _ in range(2)] == [status] * 2
+    assert door.counts[f"refused {reason}"] == 2
+    assert caplog.text.count(reason) == 1
+
+
+def test_what_is_refused_of_bodies_and_spans_is_in_the_metrics_and_a_problem(tmp_path, free_ports):
+    each, door, *_ = build_agent(AgentOptions(tmp_path / "lake", "shop", "h1", otlp=True, http_port=free_ports(1)[0]))
+    door.start()
+    try:
+        bad = {"kind": 2, "attributes": [{"key": "http.request.method", "value": {"stringValue": "GET"}}]}
+        spans = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [bad] * 30}]}]})
+        for body in ("{", "{", spans):
+            connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+            connection.request("POST", "/v1/traces", body, {"content-type": "application/json"})
+            connection.getresponse().read()
+        said = urllib.request.urlopen(f"http://127.0.0.1:{door.port}/metrics").read().decode()
+        assert 'fingerpost_agent_refused_total{reason="body:malformed"} 2.0' in said
+        assert 'fingerpost_agent_refused_total{reason="time:missing"} 30.0' in said
+        each.read()
+        each.report()
+        assert (
+            "32 of the last 32 requests were refused, 30 of them because of time:missing"
+            in each.problems.now()["refused"]
+        )
+    finally:
+        door.stop()

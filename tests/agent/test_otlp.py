@@ -121,6 +121,17 @@ def test_without_a_route_the_path_gives_one():
     assert parse({**bare, "http.url": "http://[broken"}).refused == {"route:malformed": 1}
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("/users/:id(.:format)", "/users/:id(\\d+)", "^users/(?P<pk>[0-9]+)/$", "/users/*rest", "/users/[id]"),
+        *("/users/{id:[0-9]{4}}", "/users/$id", "/users/{id}:cancel", "GET /users/{id}", "GET shop.example/users/{id}"),
+    ],
+)
+def test_templates_of_any_framework_give_the_route_that_logs_have(template):
+    assert the_record({**STABLE, "http.route": template})["route"] == "/users/*"
+
+
 def test_whose_records_they_are():
     made = request(STABLE, resource={"service.instance.id": "i1"})
     (row,) = parse_traces(made.SerializeToString()).records

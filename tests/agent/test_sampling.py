@@ -170,6 +170,49 @@ def test_a_cgroup_out_of_sight_is_one_error(tmp_path, name):
         find_cgroup(proc=tmp_path / "nowhere")
 
 
+def test_a_hierarchy_that_others_mounted_first_is_passed_over(tmp_path):
+    root = tree(tmp_path / "cg")
+    leaf = tree(root / "kubepods" / "c 1", cpu_max="50000 100000", **usage())
+    (tmp_path / "cilium").mkdir()
+    proc = fake_proc(tmp_path, "/kubepods/c 1")
+    mounts = proc / "self" / "mountinfo"
+    mounts.write_text(f"29 23 0:26 / {tmp_path / 'cilium'} rw - cgroup2 cgroup2 rw\n{mounts.read_text()}")
+    assert find_cgroup(proc=proc) == Cgroup(leaf, root)
+    assert find_cgroup(path=Path("/kubepods/c 1"), proc=proc).limits().cores == 0.5
+    mounts.write_text(
+        f"29 23 0:26 /kubepods/c\\0401 {leaf.as_posix().replace(' ', chr(92) + '040')} rw - cgroup2 cgroup2 rw\n"
+    )
+    assert find_cgroup(proc=proc) == Cgroup(leaf, leaf)
+
+
+def test_a_cgroup_of_version_1(tmp_path):
+    """Docker of some years ago: a hierarchy for each resource, and the container's own folder as their roots."""
+    cpu, memory = tree(tmp_path / "cpu,cpuacct" / "shop"), tree(tmp_path / "memory" / "shop")
+    for folder, files in (
+        (cpu, {"cpuacct.usage": 2_500_000_000, "cpu.cfs_quota_us": 150_000, "cpu.cfs_period_us": 100_000}),
+        (cpu.parent, {"cpu.cfs_quota_us": -1, "cpu.cfs_period_us": 100_000}),
+        (memory, {"memory.usage_in_bytes": 500, "memory.limit_in_bytes": 4000}),
+        (memory.parent, {"memory.limit_in_bytes": 9_223_372_036_854_771_712}),
+    ):
+        for name, value in files.items():
+            (folder / name).write_text(f"{value}\n")
+    (memory / "memory.stat").write_text("cache 5\ntotal_inactive_file 100\n")
+    proc = fake_proc(tmp_path, "/")
+    (proc / "self" / "mountinfo").write_text(
+        f"30 1 0:3 / {cpu.parent} rw - cgroup cgroup rw,cpu,cpuacct\n"
+        f"31 1 0:4 / {memory.parent} rw - cgroup cgroup rw,memory\n"
+    )
+    (proc / "self" / "cgroup").write_text("4:memory:/shop\n3:cpu,cpuacct:/shop\n1:name=systemd:/shop\n")
+    found = find_cgroup(proc=proc)
+    assert (found.limits(), found.busy_s(), found.mem_bytes()) == (Limits(1.5, 4000), 2.5, 400)
+    row = good_sample(CgroupSampler(SUBJECT, found, proc).sample())
+    assert (row["cores"], row["mem_limit_bytes"], row["mem_bytes"]) == (1.5, 4000, 400)
+    assert find_cgroup(path=Path("/shop"), proc=proc) == found
+    (cpu / "cpuacct.usage").unlink()
+    with pytest.raises(SamplingError):
+        find_cgroup(path=Path("/shop"), proc=proc)
+
+
 def test_a_cgroup_is_sampled_within_its_limits(tmp_path):
     leaf = tree(tmp_path / "cg", cpu_max="50000 100000", memory_max=4000, **usage())
     sampler = CgroupSampler(SUBJECT, Cgroup(leaf, leaf))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fingerpost.agent.sampling import SamplingError, Subject
-from fingerpost.agent.sampling.prometheus import PrometheusSampler, parse_exposition
+from fingerpost.agent.sampling.prometheus import Counters, PrometheusSampler, parse_exposition
 from tests.support.records import good_sample
 
 SUBJECT = Subject("shop", "h1")
@@ -132,3 +132,88 @@ def test_a_damaged_exposition_is_read_or_refused(data, text, container):
         parse_exposition("".join(damaged).split("\n"), {"container": "shop"} if container else {})
     except SamplingError as error:
         assert str(error)
+
+
+# --- counters that step back, containers that were restarted, and other forms of exposition
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "grew"),
+    [
+        # Steal goes back a little after a migration; a core's counter a little before it is put in again.
+        ({("0", "user"): 50_000.0, ("0", "steal"): 100.0}, {("0", "user"): 50_001.0, ("0", "steal"): 99.98}, 1.0),
+        # A core was taken away, and one was put in.
+        ({("0",): 500.0, ("1",): 400.0}, {("0",): 502.0}, 2.0),
+        ({("0",): 500.0}, {("0",): 502.0, ("1",): 90_000.0}, 2.0),
+        # Begun anew: what it shows was used since, if there was time for it.
+        ({("0",): 500.0}, {("0",): 3.0}, 3.0),
+        ({("0",): 500.0}, {("0",): 200.0}, 0.0),
+        # Another container in its place.
+        ({("aaa", "total"): 910.5}, {("bbb", "total"): 1.5}, 1.5),
+        ({("aaa", "total"): 910.5}, {("bbb", "total"): 800.0}, 0.0),
+        ({("0",): 500.0}, {("0",): float("nan")}, 0.0),
+    ],
+)
+def test_each_counter_counts_by_itself(before, after, grew):
+    counters = Counters()
+    assert counters.add(before, 0.0) == 0.0
+    assert counters.add(after, 20.0) == pytest.approx(grew)
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["a", "b", "c"]).map(lambda key: (key,)), st.floats(0, 1e6)), max_size=6)
+)
+def test_what_counters_grew_by_never_falls(readings):
+    counters = Counters()
+    totals = [counters.add(each, 10.0) for each in readings]
+    assert totals == sorted(totals)
+
+
+LIVES = """\
+container_cpu_usage_seconds_total{container="shop",cpu="total",id="/p1/aaa",pod="shop-0"} 910.5 1795678400000
+container_cpu_usage_seconds_total{container="shop",cpu="total",id="/p1/bbb",pod="shop-0"} 1.5 1795678424000
+container_memory_working_set_bytes{container="shop",id="/p1/aaa",pod="shop-0"} 300 1795678400000
+container_memory_working_set_bytes{container="shop",id="/p1/bbb",pod="shop-0"} 100 1795678424000
+machine_cpu_cores 8
+machine_memory_bytes 64000
+"""
+
+
+def test_of_a_container_that_was_restarted_the_newer_life_counts():
+    reading = parse_exposition(LIVES.splitlines(), {"container": "shop"})
+    assert (reading.busy_s, reading.mem_bytes, reading.measured_s) == (1.5, 100.0, 1_795_678_424.0)
+    bare = [line.rpartition(" ")[0] if line.startswith("container") else line for line in LIVES.splitlines()]
+    with pytest.raises(SamplingError, match="several containers"):
+        parse_exposition(bare, {"container": "shop"})
+    started = [
+        'container_start_time_seconds{container="shop",id="/p1/aaa",pod="shop-0"} 1795678000',
+        'container_start_time_seconds{container="shop",id="/p1/bbb",pod="shop-0"} 1795678422',
+    ]
+    assert parse_exposition([*bare, *started], {"container": "shop"}).busy_s == 1.5
+    with pytest.raises(SamplingError, match="several containers: add"):
+        parse_exposition(LIVES.replace('aaa",pod="shop-0', 'aaa",pod="shop-1').splitlines(), {"container": "shop"})
+
+
+def test_times_in_seconds_exemplars_and_lines_that_are_there_twice():
+    lines = [
+        "# TYPE container_cpu_usage_seconds counter",
+        'container_cpu_usage_seconds_total{container="shop",cpu="total",id="/a"} 15 1795678410.123 # {a="x"} 1 1.5',
+        'container_cpu_usage_seconds_total{container="shop",cpu="total",id="/a"} 14 1795678400.123',
+        'container_memory_working_set_bytes{container="shop",id="/a"} 300 1795678410.123',
+        *("machine_cpu_cores 2", "machine_cpu_cores 2", "machine_memory_bytes 64000", "# EOF"),
+    ]
+    reading = parse_exposition(lines, {"container": "shop"})
+    assert (reading.busy_s, reading.cores) == (15.0, 2.0)
+    assert reading.measured_s == pytest.approx(1_795_678_410.123)
+
+
+@pytest.mark.process
+def test_openmetrics_are_measured_by_their_own_clock(endpoint):
+    sampler = PrometheusSampler(SUBJECT, endpoint["url"], {"container": "shop"})
+    text = LIVES.replace('id="/p1/aaa"', 'id="/p1/aaa",gone="1"')
+    lines = [line for line in text.splitlines() if "aaa" not in line]
+    endpoint["text"] = "\n".join(lines).replace("1795678424000", "1795678424.0")
+    with pytest.raises(SamplingError, match="first reading"):
+        sampler.sample()
+    endpoint["text"] = "\n".join(lines).replace("1795678424000", "1795678434.0").replace(" 1.5 ", " 21.5 ")
+    assert good_sample(sampler.sample())["cpu_util"] == pytest.approx(20 / 10 / 8)

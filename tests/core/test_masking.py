@@ -9,6 +9,8 @@ import time
 import httpx
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fingerpost.cli.stack.ports import free_ports
 from fingerpost.cli.stack.processes import ProcessGroup
@@ -16,7 +18,7 @@ from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import without_secrets
 from fingerpost.flows.table import FLOWS
 from fingerpost.logs import configure_logs
-from fingerpost.masking import described, mask_error, masked, masked_setting
+from fingerpost.masking import described, mask_error, masked, masked_line, masked_setting
 from fingerpost.settings import Settings
 from tests.support.engine_harness import RunningEngine
 
@@ -196,3 +198,28 @@ def test_an_alert_that_fails_tells_nothing_of_its_path(tmp_path, endpoint, caplo
     assert "status 501" in caplog.text
     assert "http://127.0.0.1:9/***: ConnectError" in caplog.text
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        (
+            '203.0.113.9 - - [26/Nov/2026:07:10:14 +0000] "GET /a/42?key=SECRET HTTP/1.1" 200 5 "https://x.example/?SECRET"',
+            '0.0.0.0 - - [26/Nov/2026:07:10:14 +0000] "GET /a/42?*** HTTP/1.1" 200 5 "https://x.example/?***"',
+        ),
+        ('2001:db8::1 "GET /app;jsessionid=SECRET.n1/x" 10:05:03 rt=0.002', ':: "GET /app;***/x" 10:05:03 rt=0.002'),
+        ('{"authorization":"Bearer SECRET","cookie":["SECRET"]}', '{"authorization":***,"cookie":***}'),
+        ("Authorization: Basic SECRETSECRET=", "Authorization: *** ***"),
+        ("/reset/SECRETm90LWEtcmVhbC10b2tlbi0xMjM0NTY3ODk=", "/reset/***"),
+        ("/verify/SECRETiOiJub25lIn0.eyJzdWIiOiJ4In0.bm90LWEtc2lnbmF0dXJl 200", "/verify/*** 200"),
+        ("/bot100000001:SECRETealTokenJustAnExample0000000/sendMessage", "/***/sendMessage"),
+        ("/people/SECRET@shop.example/x", "/people/***/x"),
+    ],
+)
+def test_a_line_of_a_log_is_kept_without_who_asked_and_what_for(line, kept):
+    assert masked_line(line) == kept
+
+
+@given(st.text())
+def test_any_line_is_masked_once_and_for_all(line):
+    assert masked_line(masked_line(line)) == masked_line(line)
