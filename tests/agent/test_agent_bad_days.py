@@ -352,7 +352,7 @@ def test_the_quarantine_is_bounded_where_the_agent_writes_it(tmp_path):
     log = tmp_path / "access.log"
     for number in range(8):
         with log.open("ab") as handle:
-            handle.write((b"word%d " % number * 160 + b"\n") * 20)
+            handle.write((b"%d words " % number * 120 + b"\n") * 20)
         each.read()
         each.report()
     size = sum(path.stat().st_size for path in (tmp_path / "lake" / "quarantine").rglob("*.jsonl"))
