@@ -1,4 +1,7 @@
-"""The ASGI middleware: for FastAPI, Starlette, Litestar, Quart, Django under ASGI, and plain ASGI applications."""
+"""The ASGI middleware: for FastAPI, Starlette, Litestar, Quart, Django under ASGI, and plain ASGI applications.
+
+Under any server: of asyncio, or of Trio.
+"""
 
 import asyncio
 import time
@@ -84,7 +87,7 @@ class FingerpostMiddleware:
             await self.app(scope, receive, send)
             return
         self._prepare_loop()
-        path = scope["path"]
+        path, root = scope["path"], scope.get("root_path", "")
         exchange = self._instrument.begin()
         client = _Client(self._instrument, exchange, receive, send)
         token = CURRENT.set(exchange)
@@ -94,15 +97,17 @@ class FingerpostMiddleware:
             if not exchange.ended_at:
                 exchange.status = CLIENT_GONE
             raise
-        except BaseException:
-            exchange.status = CLIENT_GONE if client.gone and not exchange.ended_at else FAILED
+        except BaseException as error:
+            # Trio's word for it is no class of the standard library.
+            gone = client.gone or type(error).__name__ == "Cancelled"
+            exchange.status = CLIENT_GONE if gone and not exchange.ended_at else FAILED
             raise
         else:
             if not exchange.ended_at:
                 exchange.status = CLIENT_GONE if client.gone else FAILED
         finally:
             CURRENT.reset(token)
-            self._end(exchange, scope, path)
+            self._end(exchange, scope, path, root)
 
     async def _pass_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -112,16 +117,28 @@ class FingerpostMiddleware:
             if self._instrument.reporter:
                 self._instrument.reporter.finish()
 
-    def _end(self, exchange: Exchange, scope: Scope, path: str) -> None:
+    def _end(self, exchange: Exchange, scope: Scope, path: str, root: str) -> None:
         # What is kept for the reporter is these few values, not the scope with all that applications put there.
         route = (self._route_of and self._route_of(scope)) or scope.get("route")
+        # Litestar tells the whole template. Routers below a mount add to the root path of the scope.
+        template, mounted = scope.get("path_template"), scope.get("root_path", "")
+        if not route and isinstance(template, str):
+            route = framework_route(template)
+        below = mounted if len(mounted) > len(root) and path.startswith(mounted) else ""
         extensions = scope.get("extensions")
         tls = extensions.get("tls") if extensions else None
-        facts = partial(_facts, exchange, route, scope["method"], path, scope["headers"], scope.get("client"), tls)
+        facts = partial(
+            _facts, exchange, route, below, scope["method"], path, scope["headers"], scope.get("client"), tls
+        )
         self._instrument.end(exchange, facts)
 
     def _prepare_loop(self) -> None:
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # Trio's, say: coroutines are charged all the same, and tasks of their own are not
+            if self._threads:
+                charge_threads()
+            return
         if loop is self._loop:
             return
         self._loop = loop
@@ -131,8 +148,15 @@ class FingerpostMiddleware:
             charge_threads()
 
 
-def _facts(exchange: Exchange, route: Any, method: str, path: str, raw: Any, peer: Any, tls: Any) -> dict[str, Any]:
-    """What the request says of itself; `route` is its route or the framework's object for it."""
+def _facts(
+    exchange: Exchange, route: Any, below: str, method: str, path: str, raw: Any, peer: Any, tls: Any
+) -> dict[str, Any]:
+    """What the request says of itself.
+
+    Args:
+        route: its route, or the framework's object for it.
+        below: the path of the mounts that the route is below, if they are known.
+    """
     sent = dict(raw)
     headers = {name: sent[key].decode("latin-1") for key, name in _WANTED if key in sent}
     # A body may be left unread, and need not declare its length.
@@ -140,7 +164,7 @@ def _facts(exchange: Exchange, route: Any, method: str, path: str, raw: Any, pee
     verified = bool(tls and tls.get("client_cert_name") and not tls.get("client_cert_error"))
     return {
         "method": method_name(method),
-        "route": route if isinstance(route, str) else _route(route, path),
+        "route": route if isinstance(route, str) else _route(route, path, below),
         **client_facts(headers, peer[0] if peer else None, verified),
     }
 
@@ -197,13 +221,13 @@ class _Client:
             exchange.ended_at = now
 
 
-def _route(route: Any, path: str) -> str:
+def _route(route: Any, path: str, below: str) -> str:
     """The template of the framework's route, with the path of the mounts and routers it is under."""
     template, pattern = getattr(route, "path", None), getattr(route, "path_regex", None)
     if not isinstance(template, str) or pattern is None:
         return route_template(path)
     # A route knows itself but not what it is mounted under: that is what stands before the part it matches.
-    at = 0
+    at = len(below) if pattern.match(path[len(below) :]) else 0
     while at >= 0:
         if pattern.match(path[at:]):
             return framework_route(template, path[:at])

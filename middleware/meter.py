@@ -5,6 +5,7 @@ with the thread's CPU time since it began, so that nothing is charged twice, how
 that runs for nobody charges nobody.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+# gevent may have put greenlets in the place of threads: what is meant here are the system's.
+_MONKEY = sys.modules.get("gevent.monkey")
+_local: Any = _MONKEY.get_original("threading", "local") if _MONKEY else threading.local
+_new_lock: Any = _MONKEY.get_original("_thread", "allocate_lock") if _MONKEY else threading.Lock
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -24,18 +29,27 @@ class Meter:
 
     def __init__(self) -> None:
         self.cpu_s = 0.0
-        self.lock = threading.Lock()
+        self.lock = _new_lock()
 
 
 CURRENT: ContextVar[Meter | None] = ContextVar("fingerpost_meter", default=None)
 
 
-class _Lane(threading.local):
+# Which of two classes it is, is known when it runs.
+class Lane(_local):
+    """Whom a thread runs for, since when on its CPU clock, and whether turns of greenlets on it are charged."""
+
     meter: Meter | None = None
     since = 0.0
+    traced = False
 
 
-_LANE = _Lane()
+_LANE = Lane()
+
+
+def own_lane() -> Lane:
+    """This thread's."""
+    return _LANE
 
 
 def switch(meter: Meter | None) -> Meter | None:

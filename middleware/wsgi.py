@@ -9,6 +9,7 @@ from typing import Any
 from fingerpost.category import route_template
 from fingerpost.middleware.core import FAILED, Exchange, Instrument
 from fingerpost.middleware.facts import HEADERS, body_length, client_facts, method_name
+from fingerpost.middleware.greenlets import charge_greenlets
 from fingerpost.middleware.meter import CURRENT, switch
 from fingerpost.middleware.threads import charge_threads
 from fingerpost.request_status import CLIENT_GONE
@@ -26,8 +27,8 @@ _VARIABLES = (
 class FingerpostWsgiMiddleware:
     """Measures every request of a WSGI application and reports it.
 
-    A request's CPU-seconds are those of its thread inside the application, its response's iteration and close, and of
-    the work it hands to thread pools.
+    A request's CPU-seconds are those of its thread, or of its greenlet's turns, inside the application, its response's
+    iteration and close, and of the work it hands to thread pools.
 
     Args:
         app: the application.
@@ -73,9 +74,9 @@ class FingerpostWsgiMiddleware:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ.get("PATH_INFO", "") in self._skip:
             return self.app(environ, start_response)
+        charge_greenlets()
         response = _Response(self, environ, start_response)
-        response.open()
-        return response
+        return response.open()
 
 
 class _Response:
@@ -96,8 +97,12 @@ class _Response:
         self._exchange = owner.instrument.begin()
         self._left_at = self._exchange.started_at
 
-    def open(self) -> None:
-        """Calls the application; if it raises, there will be no `close`."""
+    def open(self) -> Iterable[bytes]:
+        """Calls the application; if it raises, there will be no `close`.
+
+        Returns:
+            What the server goes through: like the application's answer in all that servers ask of it.
+        """
         environ = self._environ
         if "CONTENT_LENGTH" not in environ and "wsgi.input" in environ:
             environ["wsgi.input"] = _CountedInput(environ["wsgi.input"], self._exchange)
@@ -109,6 +114,36 @@ class _Response:
         except BaseException:
             self._end()
             raise
+        files = environ.get("wsgi.file_wrapper")
+        if isinstance(files, type) and isinstance(self._pieces, files):
+            return self._file(self._pieces)
+        # From the length of a list of one piece servers know that of the body.
+        return _SizedResponse(self) if hasattr(type(self._pieces), "__len__") else self
+
+    def _file(self, pieces: Any) -> Iterable[bytes]:
+        """A file that the server sends by itself: it stays what it is, and its request ends when it is closed."""
+        close = getattr(pieces, "close", None)
+
+        def closed() -> None:
+            try:
+                if close is not None:
+                    close()
+            finally:
+                self._exchange.ended_at = self._exchange.ended_at or time.perf_counter()
+                self._exchange.bytes_out = max(self._exchange.bytes_out, self._declared or 0)
+                self._end()
+
+        try:
+            pieces.close = closed
+        except AttributeError:  # it takes no other: it is counted as ended now
+            self._exchange.bytes_out = max(self._exchange.bytes_out, self._declared or 0)
+            self._exchange.ended_at = time.perf_counter()
+            self._end()
+        return pieces
+
+    def count(self) -> int:
+        """How many pieces there are, of an answer that tells."""
+        return len(self._pieces)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -143,20 +178,39 @@ class _Response:
     def _start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
         code = int(status[:3]) if status[:3].isdigit() else FAILED
         for name, value in headers:
-            if name.lower() == "content-length":
-                self._declared = int(value)
+            if name.lower() == "content-length" and value.isascii() and value.isdigit():
+                self._declared = int(value[:18])
         # Now, since Flask takes its request out of the environ when it is done.
         self._chosen = self._route()
         added = self._owner.instrument.headers(self._exchange, code)
-        return self._start_response(status, [*headers, *added], *exc_info)
+        return self._counted(self._start_response(status, [*headers, *added], *exc_info))
+
+    def _counted(self, write: Any) -> Any:
+        """PEP 3333's `write`, by which an application may send its body as well."""
+        if not callable(write):
+            return write
+
+        def counted(data: bytes) -> Any:
+            before = switch(None)
+            began = time.perf_counter()
+            try:
+                return write(data)
+            finally:
+                self._exchange.sent(len(data))
+                self._exchange.waited_s += time.perf_counter() - began
+                switch(before)
+
+        return counted
 
     def _route(self) -> str | None:
         environ, route_of = self._environ, self._owner.route_of
         route = route_of(environ) if route_of else None
-        rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
-        if route or rule is None:
+        # Werkzeug's, then Bottle's.
+        rule = getattr(environ.get("werkzeug.request"), "url_rule", None) or environ.get("bottle.route")
+        template = getattr(rule, "rule", None)
+        if route or template is None:
             return route
-        return framework_route(str(rule.rule), _text(environ.get("SCRIPT_NAME", "")))
+        return framework_route(str(template), _text(environ.get("SCRIPT_NAME", "")))
 
     def _end(self) -> None:
         environ = self._environ
@@ -204,6 +258,22 @@ def _facts(
         "route": route or route_template(_text(path)),
         **client_facts(headers, client, verified),
     }
+
+
+class _SizedResponse:
+    """A response whose number of pieces is known, as that of a list."""
+
+    def __init__(self, response: _Response) -> None:
+        self._response = response
+
+    def __len__(self) -> int:
+        return self._response.count()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._response
+
+    def close(self) -> None:
+        self._response.close()
 
 
 class _CountedInput:
