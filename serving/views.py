@@ -76,7 +76,7 @@ class ServiceView:
     def at(self, now_us: int) -> Published | None:
         """The table in force at a moment, microseconds since 1970."""
         experiment, tables = self._experiment, self._tables
-        if experiment is not None and experiment.slot_at(now_us) is not None:
+        if experiment is not None and experiment.slot_in_force(now_us) is not None:
             of_arm = tables.get(experiment.arm_at(now_us))
             if of_arm is not None:
                 return of_arm
@@ -139,8 +139,7 @@ class ServiceView:
         experiment, now_us = self._experiment, clock_us()
         if experiment is None or now_us >= experiment.end_us:
             return _MAX_WAIT_S
-        slot = experiment.slot_at(now_us)
-        next_us = experiment.begin_us if slot is None else experiment.slot_begin_us(slot + 1)
+        next_us = experiment.next_change_us(now_us)
         return min(_MAX_WAIT_S, max(0.0, (next_us - now_us) / 1e6) + 0.001)
 
     def _wake(self) -> None:

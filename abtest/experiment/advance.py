@@ -4,14 +4,14 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from fingerpost.abtest.experiment.store import RECORD_TAG, Evaluation, evaluate, start, still_in_force, stop
+from fingerpost.abtest.experiment.store import RECORD_TAG, Evaluation, attend, evaluate, start, still_in_force, stop
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy, challenger_off_policy
 from fingerpost.abtest.results import BETTER, NO_DIFFERENCE, ComparisonResult, log_result
 from fingerpost.abtest.shadow.compare import ShadowReport, compare
 from fingerpost.abtest.shadow.join import load_shadow
-from fingerpost.clock import US
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import NoDataError
-from fingerpost.experiment import CHALLENGER
+from fingerpost.experiment import CHALLENGER, EXPERIMENT_TAG
 from fingerpost.settings import Settings
 from fingerpost.training.registry import HOLD_TAG, WATCH_TAG, Registry
 
@@ -70,12 +70,18 @@ def advance_experiment(settings: Settings) -> StepResult:
             return StepResult("none", why)
         begun = start(settings)
         return StepResult("started", f"experiment {begun.experiment.id}", None)
+    if experiment.purpose == "watch":
+        if registry.note(WATCH_TAG) is None:
+            # The watch was ended, or never written, by somebody who was cut short.
+            registry.set_note(EXPERIMENT_TAG, None)
+        return StepResult("none", "the last promotion is watched")
     found = evaluate(settings, experiment)
     verdict = found.verdict
     if not still_in_force(settings, experiment):
         stop(settings, verdict, "its versions are not champion and challenger any more")
         return StepResult("stopped", "its versions are not champion and challenger any more", found)
     if verdict.decided_at is None and not verdict.over:
+        attend(settings, experiment, clock_us())
         return StepResult("goes on", verdict.reason, found)
     # Logged before it is ended: killed in between, it is ended the next time.
     log_result(registry, "experiment", found.result())

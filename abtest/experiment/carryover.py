@@ -17,7 +17,7 @@ _CERTAIN = 4.0
 
 def washouts(
     records: pd.DataFrame, slot: Ints, within_s: Floats, treated: NDArray[np.bool_], changed: NDArray[np.bool_],
-    slot_s: float, washout_s: float,
+    slot_s: Floats, washout_s: float,
 ) -> Floats:  # fmt: skip
     """The wash-out of each pair, seconds, chosen by the pairs before it alone, shape (pairs,).
 
@@ -33,11 +33,12 @@ def washouts(
         within_s: when each record's request began within its slot, seconds.
         treated: whether a slot's arm is the challenger, shape (2 * pairs,).
         changed: whether the slot before had the other arm, shape (2 * pairs,).
+        slot_s: length of each pair's slots, seconds, shape (pairs,); of a short one at most half is left out.
     """
-    pairs = len(treated) // 2
-    chosen = np.full(pairs, washout_s)
+    pairs, longest = len(treated) // 2, _MOST_OF_SLOT * slot_s
+    chosen = np.minimum(washout_s, longest)
     steps = [washout_s]
-    while steps[-1] > 0 and 2 * steps[-1] <= _MOST_OF_SLOT * slot_s:
+    while steps[-1] > 0 and 2 * steps[-1] <= longest.max(initial=0.0):
         steps.append(2 * steps[-1])
     if len(steps) == 1 or not len(records):
         return chosen
@@ -49,8 +50,8 @@ def washouts(
     for pair in range(1, pairs):
         if step + 1 < len(steps) and certain[step][pair - 1]:
             step += 1
-        chosen[pair] = steps[step]
-    return chosen
+        chosen[pair] = min(steps[step], longest[pair])
+    return np.asarray(chosen)
 
 
 def _residuals(records: pd.DataFrame, pair: Ints, pairs: int) -> Floats:

@@ -153,6 +153,19 @@ def _errors(values: Floats, limit: float, threshold: float, rule: str, name: str
     return Guardrail(rule, f"{name} rises by more than {limit:g}", places, broken, np.cumsum(rises - limit) > 0)
 
 
+def shown_harm(differences: Floats, limit: float, alpha: float, scale: float = 0.1) -> NDArray[np.bool_]:
+    """After each pair, whether differences certainly lie above 0, and look to lie above the limit.
+
+    Where there is no difference it is ever shown with a probability of at most alpha.
+
+    Args:
+        differences: of pairs in the order of time, shape (..., pairs).
+        scale: the size of a difference to be expected at first.
+    """
+    above, _ = paired_evidence(differences, scale)
+    return np.asarray((above >= math.log(1 / alpha)) & (_leaning(differences - limit) > 0))
+
+
 def _leaning(differences: Floats) -> Floats:
     """After each pair, to which side of 0 the differences so far lean; outliers count as much as large ones do."""
     return np.asarray(np.cumsum(np.tanh(differences / past_scale(differences, 0.1)), axis=-1))

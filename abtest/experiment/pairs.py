@@ -79,16 +79,20 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
         until_us: later slots are not over.
     """
     begun = _begun_us(records)
-    span = experiment.slot_s * US
-    slot = np.floor((begun - experiment.begin_us) / span).astype(np.int64)
-    within = begun - experiment.begin_us - slot * span
-    done = min(2 * experiment.pairs, int(max(until_us - experiment.begin_us, 0) // span))
-    count = done // 2
+    slots = np.array([experiment.slot_begin_us(each) for each in range(2 * experiment.pairs)], dtype=np.int64)
+    lengths = np.array([experiment.slot_length_s(each) for each in range(2 * experiment.pairs)])
+    ends = slots + np.round(lengths * US).astype(np.int64)
+    count = int((ends[1::2] <= until_us).sum())
+    slots, ends, lengths = slots[: 2 * count], ends[: 2 * count], lengths[: 2 * count]
     arms = np.array([experiment.arm_of(each) == TREATMENT for each in range(2 * count)], dtype=bool)
-    changed = np.concatenate((arms[:1], arms[1:] != arms[:-1]))
-    of = (slot >= 0) & (slot < 2 * count)
+    # Where no slot comes directly before, the champion routed.
+    before = np.concatenate(([False], arms[:-1] & (ends[:-1] >= slots[1:])))[: 2 * count]
+    slot = np.searchsorted(slots, begun, side="right") - 1
+    of = slot >= 0
+    of[of] = begun[of] < ends[slot[of]]
+    within = (begun - slots[slot]) if count else begun
     inside, place, since_s = records[of], slot[of], within[of] / US
-    washout_s = washouts(inside, place, since_s, arms, changed, experiment.slot_s, experiment.washout_s)
+    washout_s = washouts(inside, place, since_s, arms, arms != before, lengths[::2], experiment.washout_s)
     counted = since_s >= washout_s[place // 2]
     chosen, place = inside[counted], place[counted]
     names = np.array([CONTROL, TREATMENT], dtype=object)
@@ -96,11 +100,10 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     followed = (told == names[arms[place].astype(np.int64)]) if len(chosen) else np.zeros(0, dtype=bool)
     side = place // 2 * 2 + arms[place]
     routed = np.bincount(side, weights=followed * record_weights(chosen), minlength=2 * count).astype(np.float64)
-    begins = experiment.begin_us + np.round(np.arange(2 * count) * span).astype(np.int64)
-    waiting = np.log1p(in_flight(begins, begun.astype(np.int64), records["time_us"].to_numpy(np.int64)))
+    waiting = np.log1p(in_flight(slots, begun.astype(np.int64), records["time_us"].to_numpy(np.int64)))
     load = np.where(arms[::2], -1.0, 1.0) * (waiting[1::2] - waiting[::2])
-    length_s = np.repeat(experiment.slot_s - washout_s, 2)
-    pairs = _paired((CONTROL, TREATMENT), begins[::2], chosen, side, length_s, routed, load, washout_s)
+    length_s = lengths - np.repeat(washout_s, 2)
+    pairs = _paired((CONTROL, TREATMENT), slots[::2], chosen, side, length_s, routed, load, washout_s)
     return replace(pairs, misrouted=int((~followed).sum()), without_arm=int(chosen["arm"].isna().sum()))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,20 @@ import pandas as pd
 from fingerpost.abtest.experiment.guardrails import Rules
 from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
 from fingerpost.abtest.experiment.verdict import Verdict, judge
+from fingerpost.abtest.promotion.policy import RampStep, load_policy
 from fingerpost.abtest.results import ComparisonResult
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment
 from fingerpost.features.build import with_categories
-from fingerpost.features.windows import CATEGORY_COLUMNS
+from fingerpost.features.windows import CATEGORY_COLUMNS, record_weights
 from fingerpost.lake import read_frame, service_folder, write_text_atomically
 from fingerpost.routing.trust import kept_trusts
 from fingerpost.settings import Settings
 from fingerpost.training.registry import Registry
 
 logger = logging.getLogger(__name__)
+_RATE_US = 600 * US
 # On the challenger's version, after the experiment: how it ended, in short.
 RECORD_TAG = "fingerpost.experiment.record"
 KIND = "experiments"
@@ -89,22 +92,58 @@ def start(
             f"experiment {present.id} of versions {present.champion} and {present.challenger} is there: "
             "`fingerpost experiment stop` ends it"
         )
-    # By then every engine has seen it.
     now = clock_us() if now_us is None else now_us
-    begin_us = now + round(max(3 * settings.model_poll_s, 1.0) * US)
+    begin_us = begin_us_of(settings, now)
+    slot_s = settings.experiment_slot_s if slot_s is None else slot_s
+    planned = settings.experiment_pairs if pairs is None else pairs
     experiment = Experiment(
         f"v{champion}-v{challenger}-{begin_us // US}",
         settings.service,
         champion,
         challenger,
         begin_us,
-        settings.experiment_slot_s if slot_s is None else slot_s,
+        slot_s,
         settings.experiment_washout_s if washout_s is None else washout_s,
-        settings.experiment_pairs if pairs is None else pairs,
+        planned,
+        steps=first_steps(load_policy(settings.promotion_policy).policy.experiment.steps, slot_s, planned),
+        until_us=begin_us + round(settings.experiment_unattended_s * US),
     )
-    registry.set_note(EXPERIMENT_TAG, asdict(experiment))
+    registry.set_note(EXPERIMENT_TAG, experiment.to_note())
     # Who started another at the same moment has the last word.
     return Started(running(settings) or experiment, new=True)
+
+
+def begin_us_of(settings: Settings, now_us: int) -> int:
+    """When an experiment can begin that is written now: every engine has seen it by then."""
+    return now_us + round(max(3 * settings.model_poll_s, 1.0) * US)
+
+
+def first_steps(steps: Sequence[RampStep], slot_s: float, pairs: int) -> tuple[tuple[int, int, float], ...]:
+    """The steps of the policy, with slots no longer than the others; at least one of the pairs comes after them."""
+    found: list[tuple[int, int, float]] = []
+    left = pairs - 1
+    for each in steps:
+        count = min(each.pairs, left)
+        if count > 0:
+            found.append((count, each.one_in, min(each.slot_s, slot_s)))
+        left -= count
+    return tuple(found)
+
+
+def attend(settings: Settings, experiment: Experiment, now_us: int) -> None:
+    """Lets the challenger route on: the experiment was looked at, and nothing is wrong with it."""
+    wanted_us = now_us + round(settings.experiment_unattended_s * US)
+    if experiment.until_us and wanted_us - experiment.until_us > settings.experiment_unattended_s * US / 4:
+        registry = Registry(settings)
+        if registry.experiment() == experiment:
+            registry.set_note(EXPERIMENT_TAG, replace(experiment, until_us=wanted_us).to_note())
+
+
+def usual_rate_rps(settings: Settings, now_us: int) -> float:
+    """Requests a second of the last ten minutes that are in the lake."""
+    until = now_us - settle_us(settings)
+    records = read_frame(settings.lake, "requests", settings.service, until - _RATE_US, until, ("time", "weight"))
+    return float(record_weights(records).sum() / (_RATE_US / US))
 
 
 def still_in_force(settings: Settings, experiment: Experiment) -> bool:

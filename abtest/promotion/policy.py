@@ -58,6 +58,14 @@ class ComparisonGate(_Section):
     max_age_h: float = Field(48.0, gt=0)
 
 
+class RampStep(_Section):
+    """What a new version is given at first: pairs of short slots, the challenger's one in so many."""
+
+    pairs: int = Field(ge=1, le=1000)
+    one_in: int = Field(ge=2, le=1000)
+    slot_s: float = Field(ge=1, le=3600)
+
+
 class ExperimentGate(ComparisonGate):
     """The experiment; for *not worse* to count, its regret of the shadow must not be higher than the champion's."""
 
@@ -67,6 +75,14 @@ class ExperimentGate(ComparisonGate):
     max_age_h: float = Field(168.0, gt=0)
     regret: Use = "required"
     max_regret_rise: float = Field(0.0, ge=0, le=1)
+    steps: list[RampStep] = Field(
+        [
+            RampStep(pairs=2, one_in=20, slot_s=10),
+            RampStep(pairs=2, one_in=10, slot_s=10),
+            RampStep(pairs=4, one_in=5, slot_s=10),
+        ],
+        max_length=10,
+    )
 
 
 class StateGate(_Section):

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fingerpost.abtest.promotion.concurrent import begin_watch
 from fingerpost.abtest.promotion.decide import COMPARISONS, FORMAT, Decision, decide
 from fingerpost.abtest.promotion.policy import load_policy
 from fingerpost.abtest.promotion.record import note_applied, same_wait, write_record
+from fingerpost.clock import clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.settings import Settings
@@ -33,10 +35,15 @@ class Outcome:
 
 
 def consider_challenger(settings: Settings, who: str) -> Outcome | None:
-    """Decides on the version that is challenger now, and does what was decided; None: there is no challenger."""
+    """Decides on the version that is challenger now, and does what was decided.
+
+    None: there is no challenger, or it is the champion of before, kept for the watch.
+    """
     registry = Registry(settings)
-    version = registry.version_of(CHALLENGER)
-    return None if version is None else decide_on(settings, registry, version, who, "")
+    version, watch = registry.version_of(CHALLENGER), registry.note(WATCH_TAG)
+    if version is None or (watch is not None and watch.get("previous") == version):
+        return None
+    return decide_on(settings, registry, version, who, "")
 
 
 def promote_version(settings: Settings, version: str, who: str, why: str = "", skip_gates: bool = False) -> Outcome:
@@ -77,6 +84,8 @@ def decide_on(
         if action in ("promote", "forced"):
             watch = _watch(settings, version, evidence["champion"], record)
             registry.swap_champion(evidence["champion"], version, watch)
+            if watch is not None and evidence["champion"] is not None:
+                begin_watch(settings, registry, watch, clock_us())
         elif action == "reject":
             reject(registry, version, decision)
     except StaleEvidenceError as error:

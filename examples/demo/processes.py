@@ -39,7 +39,8 @@ _DEFAULTS = {
     # The watch is to be seen to take a bad version back: the baseline would take over before.
     "baseline_takes_over": "false",
     "promotion_policy": str(Path(__file__).with_name("policy.toml")),
-    "watch_s": "60",
+    # Twenty turns of two slices of 3 s.
+    "watch_s": "130",
     "watch_slot_s": "3",
     "retrain_pause_s": "0",
     "drift_window_s": "45",

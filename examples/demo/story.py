@@ -155,15 +155,15 @@ class Story:
         self._promoted_s = time.time()
         self.told.found["promotion"] = {
             **{name: decided[name] for name in ("version", "previous", "reason", "record")},
-            "afterwards": self._wave(),
+            "afterwards": self._wave(decided["version"]),
         }
 
     def _bad_version(self) -> None:
+        # The version before has its turns while the promotion is watched: the bad one waits until that is over.
+        self._pass(max(self._promoted_s + self._settings.watch_s - time.time(), 0.0))
         child = self._stack.start("bad-version", example_module("examples.demo.bad_version"))
         self._stack.finish(child, _FLOW_S)
         version = child.output().split()[-1]
-        # The watch over the promotion counts all requests: those of least request have to wait until it is over.
-        self._pass(max(self._promoted_s + self._settings.watch_s - time.time(), 0.0))
         # Every other request goes by least request: both are then seen around the same jobs.
         self._route(arm_shares='{"fingerpost": 0.5, "least_request": 0.5}')
         self._pass(_BAD_S)
@@ -215,12 +215,12 @@ class Story:
             act()
         self.told.chapters.append((title, begun, time.time()))
 
-    def _wave(self) -> dict[str, Any]:
-        """What clients see in the next whole wave of the traffic."""
+    def _wave(self, version: str | None = None) -> dict[str, Any]:
+        """What clients see in the next whole wave of the traffic, of the requests that a version routed or of all."""
         self._pass(_SETTLED_S + _WAVE_S)
         now = time.time()
         found = requests_between(self._layout.access_log, self._settings.service, now - _WAVE_S, now)
-        return _figures(found)
+        return _figures(found if version is None else found[found["model_version"] == version])
 
     def _flow(self, *names: str, **changes: str) -> dict[str, Any]:
         """Runs flows one after another in one process, with changed settings; the result of the last."""

@@ -25,6 +25,12 @@ class Experiments(BaseModel):
         default=True,
         description="Start an experiment automatically for a challenger that is no worse in the shadow.",
     )
+    experiment_unattended_s: float = Field(
+        default=900.0,
+        ge=10,
+        description="Give all requests back to the champion when the experiment flow has not looked at an "
+        "experiment for this long, seconds.",
+    )
     experiment_min_pairs: int = Field(
         default=10, ge=1, description="Reach no verdict of better or worse before this many pairs of time slices."
     )

@@ -43,15 +43,24 @@ class Flows(BaseModel):
         description="Watch a promotion for this long and roll it back if it harms requests, seconds; 0: no watch.",
     )
     watch_slot_s: float = Field(
-        default=60.0,
+        default=4.0,
         ge=1,
-        description="Compare requests before and after a promotion in time slices of this length, seconds.",
+        description="Let the promoted version and the champion before it route by turns in time slices of at least "
+        "this length, seconds; longer ones where few requests come.",
     )
     watch_p99_ratio: float = Field(
-        default=1.25, gt=1, description="Roll back when p99 after the promotion / p99 before exceeds this."
+        default=1.25, gt=1, description="Roll back when p99 is certainly higher, by more than this factor."
+    )
+    watch_latency_ratio: float = Field(
+        default=1.1,
+        gt=1,
+        description="Roll back when the geometric mean latency is certainly higher, by more than this factor.",
     )
     watch_error_rise: float = Field(
-        default=0.01, gt=0, lt=1, description="Roll back when the error rate rises by more than this (0..1)."
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Roll back when the error rate is certainly higher, by more than this (0..1).",
     )
 
     @field_validator("promotion_policy")

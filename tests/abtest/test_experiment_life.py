@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import mlflow
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 from fingerpost.abtest.experiment import store as experiments
 from fingerpost.abtest.experiment.store import (
     RECORD_TAG,
+    attend,
     evaluate,
+    first_steps,
     records_of,
     running,
     settle_us,
@@ -21,6 +24,7 @@ from fingerpost.abtest.experiment.store import (
     still_in_force,
     stop,
 )
+from fingerpost.abtest.promotion.policy import RampStep
 from fingerpost.abtest.reports import verdict_markdown
 from fingerpost.cli import app
 from fingerpost.clock import US
@@ -136,6 +140,28 @@ def test_one_at_a_time_and_only_champion_against_challenger(settings, registry):
     with pytest.raises(FingerpostError, match="fingerpost-bank has no champion"):
         start(settings.model_copy(update={"service": "bank"}), now_us=NOW)
     assert running(settings.model_copy(update={"service": "bank"})) is None
+
+
+def test_the_challenger_routes_only_while_somebody_looks(settings):
+    experiment = start(settings, now_us=NOW).experiment
+    lease_us = round(settings.experiment_unattended_s * US)
+    assert experiment.until_us == experiment.begin_us + lease_us
+    attend(settings, experiment, experiment.begin_us + US)
+    assert running(settings) == experiment
+    later = experiment.begin_us + lease_us // 2
+    attend(settings, experiment, later)
+    assert running(settings) == replace(experiment, until_us=later + lease_us)
+    # Who looked at what is not there any more changes nothing.
+    attend(settings, experiment, later + lease_us)
+    assert running(settings).until_us == later + lease_us
+
+
+def test_the_steps_are_those_of_the_policy_with_slots_no_longer_than_the_others(settings):
+    experiment = start(settings, now_us=NOW).experiment
+    assert experiment.steps == ((2, 20, 10.0), (2, 10, 10.0), (4, 5, 10.0))
+    short = [RampStep(pairs=2, one_in=20, slot_s=10), RampStep(pairs=9, one_in=5, slot_s=10)]
+    assert first_steps(short, 5.0, 4) == ((2, 20, 5.0), (1, 5, 5.0))
+    assert first_steps(short, 5.0, 1) == first_steps([], 5.0, 9) == ()
 
 
 class Killed(BaseException):

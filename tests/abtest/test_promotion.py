@@ -28,10 +28,11 @@ def test_a_challenger_is_promoted_with_a_record_that_decides_the_same(made):
     made.good_results()
     done = consider_challenger(made.settings, "flow promote")
     assert (done.action, done.applied) == ("promote", True)
-    assert (made.champion, made.challenger) == ("2", None)
+    # The version before is kept to judge this one by.
+    assert (made.champion, made.challenger) == ("2", "1")
     assert made.registry.former_champions() == ["1"]
     assert made.registry.note(WATCH_TAG)["previous"] == "1"
-    assert made.registry.note(EXPERIMENT_TAG) is None
+    assert made.registry.experiment().purpose == "watch"
     assert made.registry.version("2").tags[OUTCOME_TAG] == "promoted"
 
     record = load_record(made.registry, done.record)

@@ -1,92 +1,156 @@
-"""The watch after a promotion: rolls back what is worse, keeps what is not, goes on where it was killed."""
+"""The watch after a promotion: the champion before keeps some slots; what is worse than it is rolled back."""
 
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from scipy.stats import mannwhitneyu
 
-from fingerpost.abtest.promotion.promote import promote_version, rollback
+from fingerpost.abtest.experiment.pairs import switchback_pairs
+from fingerpost.abtest.experiment.store import settle_us
+from fingerpost.abtest.promotion.concurrent import errors_shown, read_watch, watch_of, watch_slot_s
+from fingerpost.abtest.promotion.promote import consider_challenger, promote_version, rollback
 from fingerpost.abtest.promotion.record import history
-from fingerpost.abtest.promotion.watch import check_promotion, load_requests, read_guardrails
+from fingerpost.abtest.promotion.watch import check_promotion
 from fingerpost.clock import US
-from fingerpost.experiment import CHAMPION
-from fingerpost.lake import partition, write_atomically
-from fingerpost.schemas import REQUEST_RECORD_SCHEMA
+from fingerpost.experiment import CHAMPION, EXPERIMENT_TAG
+from fingerpost.settings import Settings
 from fingerpost.training.registry import WATCH_TAG
-from tests.support.records import record
+from tests.support.experiment_records import BEGIN, keep_records, made_records
 from tests.support.registry_harness import registry_settings
 
-SLOT_S, RATE = 60.0, 2
+MIX = {"light": (0.5, 1.0), "heavy": (0.5, 10.0)}
+SETTINGS = Settings(watch_slot_s=4.0)
 
 
-def write_requests(lake, begin, minutes, slower=1.0, failing=0.002, heavy=0.5, seed=0, arm=None):
-    """Requests of two routes, one of which takes ten times as long, with bursts that whole slots share."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for minute in range(minutes):
-        burst = rng.lognormal(0, 0.15)
-        for number in range(round(RATE * 60)):
-            is_heavy = rng.random() < heavy
-            duration = 0.02 * (10 if is_heavy else 1) * rng.lognormal(0, 0.4) * burst * slower
-            at = int(begin.timestamp() * US) + minute * 60 * US + number * US // RATE
-            status = 503 if rng.random() < failing else 200
-            route = "/heavy" if is_heavy else "/light"
-            rows.append(record(time=at, route=route, status=status, duration_s=duration, arm=arm))
-    by_day = {}
-    for row in rows:
-        by_day.setdefault(datetime.fromtimestamp(row["time"] / US, UTC).strftime("%Y-%m-%d"), []).append(row)
-    for day, part in by_day.items():
-        table = pa.Table.from_pylist(
-            part, schema=pa.schema([each.with_nullable(True) for each in REQUEST_RECORD_SCHEMA])
-        )
-        path = partition(lake, "requests", "shop", day) / f"{begin:%H%M}-{seed}-{arm}.parquet"
-        write_atomically(path, lambda temporary, table=table: pq.write_table(table, temporary))
+def watch_at(rate_rps, watch_s=900.0):
+    """The watch as it is planned at a rate of requests."""
+    from fingerpost.abtest.promotion import concurrent
+
+    until = datetime.fromtimestamp(BEGIN / US, UTC) + timedelta(seconds=watch_s)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(concurrent, "usual_rate_rps", lambda *_: rate_rps)
+        return watch_of(SETTINGS, "2", "1", until, BEGIN)
+
+
+def read(experiment, **arguments):
+    """What the watch says after all slots; the effect is that of the version before against the present one."""
+    records = made_records(experiment, rate_rps=arguments.pop("rate_rps", 60), **arguments)
+    return read_watch(switchback_pairs(records, experiment, experiment.end_us), SETTINGS)
+
+
+def test_both_take_turns_at_first_and_then_the_former_champion_has_a_tenth():
+    experiment = watch_at(100.0)
+    turns = [experiment.slot_at(experiment.begin_us + second * US) for second in range(0, 160, 4)]
+    assert turns == list(range(40))
+    later = [experiment.slot_at(experiment.begin_us + (160 + second) * US) for second in range(0, 400, 4)]
+    assert sum(slot is not None for slot in later) == 20
+    assert (experiment.champion, experiment.challenger, experiment.purpose) == ("2", "1", "watch")
+    assert experiment.end_us <= BEGIN + 900 * US
+
+
+@pytest.mark.parametrize(("rate", "slot_s"), [(100.0, 4.0), (2.0, 80 / 3), (0.01, 120.0), (0.0, 120.0)])
+def test_slots_are_long_enough_for_the_traffic(rate, slot_s):
+    assert watch_slot_s(4.0, rate) == pytest.approx(slot_s)
+    assert watch_at(rate).slot_s == pytest.approx(slot_s)
+
+
+def test_a_short_watch_has_turns_alone():
+    experiment = watch_at(100.0, 30.0)
+    assert (experiment.steps, experiment.one_in) == ((), 2)
+    assert 1 <= experiment.pairs <= 4
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"effect": -0.4, "tail": 0.5}, "latency is 1."),
+        ({"error_rates": (0.08, 0.002), "tail": 0.5}, "of the requests fail"),
+        ({"error_rates": (0.5, 0.0), "tail": 0.5}, "of the requests fail"),
+    ],
+)
+def test_what_is_worse_is_found(made, words):
+    reading = read(watch_at(100.0), seed=1, **made)
+    assert any(words in each for each in reading.broken)
+
+
+def test_a_heavier_tail_is_found_by_p99():
+    experiment = watch_at(100.0)
+    records = made_records(experiment, rate_rps=100, seed=2, tail=0.4)
+    slow = (records["arm"] == "champion") & (np.random.default_rng(2).random(len(records)) < 0.03)
+    records["duration_s"] = records["duration_s"].where(~slow, records["duration_s"] * 4)
+    reading = read_watch(switchback_pairs(records, experiment, experiment.end_us), SETTINGS)
+    assert reading.p99.broken
+    assert not reading.latency.broken
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_no_worse_is_kept_whatever_the_time_brings(seed):
+    """Load that comes and goes, and all requests becoming heavier in the midst of it."""
+    experiment = watch_at(100.0)
+    records = made_records(experiment, rate_rps=40, seed=seed, tail=0.8, categories=MIX, error_rates=(0.01, 0.01))
+    outage = records["time_us"] > experiment.begin_us + 100 * US
+    records["duration_s"] = records["duration_s"].where(~outage, records["duration_s"] * 5)
+    reading = read_watch(switchback_pairs(records, experiment, experiment.end_us), SETTINGS)
+    assert reading.broken == []
+    assert reading.enough
+
+
+def test_errors_that_come_and_go_for_both_are_no_harm():
+    rng = np.random.default_rng(5)
+    bursts = (rng.random((500, 80)) < 0.05) * rng.random((500, 80)) * 0.5
+    rises = bursts * rng.choice((-1.0, 1.0), bursts.shape)
+    assert errors_shown(rises[:, :], 0.01).any(axis=1).mean() < 0.05
 
 
 def promoted(made, **after):
-    """A promotion with an hour of requests before it and half an hour, made otherwise, after; and its watcher."""
+    """A promotion that is watched, and the records of its slots."""
+    made.settings = made.settings.model_copy(update={"watch_slot_s": 15.0, "watch_s": 1200.0})
     promote_version(made.settings, "2", "ann", "test", skip_gates=True)
-    since = datetime.fromisoformat(made.registry.note(WATCH_TAG)["since"])
-    write_requests(made.settings.lake, since - timedelta(minutes=60), 60)
-    write_requests(made.settings.lake, since, 30, seed=1, **after)
-    return since
+    experiment = made.registry.experiment()
+    experiment_records = made_records(experiment, rate_rps=10, tail=0.5, **after)
+    keep_records(made.settings, experiment_records)
+    return experiment, datetime.fromtimestamp(experiment.begin_us / US, UTC)
+
+
+@pytest.fixture
+def slots_of_traffic(monkeypatch):
+    """The lake is empty until the slots are known: the rate is told."""
+    monkeypatch.setattr("fingerpost.abtest.promotion.concurrent.usual_rate_rps", lambda *_: 10.0)
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("slots_of_traffic")
 def test_a_slower_champion_is_rolled_back(made):
-    since = promoted(made, slower=1.8)
-    found = check_promotion(made.settings, "watch", since + timedelta(minutes=10))
+    experiment, begin = promoted(made, effect=-0.5, seed=1)
+    assert (made.champion, made.challenger, experiment.purpose) == ("2", "1", "watch")
+    assert consider_challenger(made.settings, "flow promote") is None
+    early = check_promotion(made.settings, "watch", begin + timedelta(seconds=60))
+    assert early.state == "watching"
+    found = check_promotion(made.settings, "watch", begin + timedelta(minutes=15))
     assert found.state == "rolled back"
-    assert "p99 is 1." in found.reason
-    assert made.champion == "1"
+    assert "latency is " in found.reason
+    assert (made.champion, made.challenger) == ("1", None)
     assert made.registry.note(WATCH_TAG) is None
+    assert made.registry.note(EXPERIMENT_TAG) is None
     assert history(made.registry)[0].action == "rollback"
-    assert check_promotion(made.settings, "watch", since + timedelta(minutes=11)) is None
+    assert check_promotion(made.settings, "watch", begin + timedelta(minutes=16)) is None
 
 
 @pytest.mark.process
-def test_a_failing_champion_is_rolled_back(made):
-    since = promoted(made, failing=0.08)
-    found = check_promotion(made.settings, "watch", since + timedelta(minutes=10))
-    assert found.state == "rolled back"
-    assert "failed requests rose" in found.reason
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("heavy", [0.5, 0.95])
-def test_what_is_no_worse_is_kept_also_when_the_requests_become_heavier(made, heavy):
-    since = promoted(made, heavy=heavy)
-    for minutes in range(3, 30, 3):
-        assert check_promotion(made.settings, "watch", since + timedelta(minutes=minutes)).state == "watching"
-    # Another process goes on from what the registry holds.
-    again = registry_settings(made.settings.home)
-    assert check_promotion(again, "watch", since + timedelta(hours=2)).state == "kept"
-    assert made.champion == "2"
+@pytest.mark.usefixtures("slots_of_traffic")
+def test_what_is_no_worse_is_kept(made):
+    _, begin = promoted(made, seed=2)
+    for minutes in (5, 15):
+        assert check_promotion(made.settings, "watch", begin + timedelta(minutes=minutes)).state == "watching"
+    # Another process goes on from what the registry holds, and waits for the last records.
+    again = registry_settings(made.settings.home, watch_slot_s=15.0, watch_s=1200.0)
+    until = datetime.fromisoformat(made.registry.note(WATCH_TAG)["until"])
+    settled = until + timedelta(seconds=settle_us(again) / US + 1)
+    assert check_promotion(again, "watch", until + timedelta(seconds=1)).state == "watching"
+    assert check_promotion(again, "watch", settled).state == "kept"
+    assert (made.champion, made.challenger) == ("2", None)
     assert made.registry.note(WATCH_TAG) is None
+    assert made.registry.note(EXPERIMENT_TAG) is None
     assert history(made.registry)[0].action == "kept"
 
 
@@ -99,78 +163,10 @@ def test_without_requests_nothing_is_rolled_back(made):
 
 @pytest.mark.process
 def test_a_watch_over_what_is_no_champion_ends(made):
-    promoted(made)
+    promote_version(made.settings, "2", "ann", "test", skip_gates=True)
     rollback(made.settings, "ann", "by hand")
     assert check_promotion(made.settings, "watch") is None
     made.registry.set_note(WATCH_TAG, {"version": "2", "previous": "1", "since": "x", "until": "y"})
     assert check_promotion(made.settings, "watch") is None
     assert made.registry.note(WATCH_TAG) is None
     assert made.registry.version_of(CHAMPION) == "1"
-
-
-def test_the_challengers_requests_of_before_are_left_out(tmp_path):
-    begin = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=40)
-    write_requests(tmp_path, begin, 20)
-    write_requests(tmp_path, begin, 20, slower=9, arm="challenger")
-    assert len(load_requests(tmp_path, "shop", begin, begin + timedelta(minutes=20))) == 20 * 60 * RATE
-
-
-@pytest.mark.process
-def test_alike_times_hardly_ever_raise_an_alarm(tmp_path):
-    begin = datetime(2026, 3, 1, tzinfo=UTC)
-    write_requests(tmp_path, begin, 23 * 60)
-    everything = load_requests(tmp_path, "shop", begin, begin + timedelta(days=1))
-    alarms = 0
-    for start in range(0, 19 * 60, 30):
-        cut = begin + timedelta(minutes=start + 60)
-        before = everything[(everything["time"] >= cut - timedelta(minutes=60)) & (everything["time"] < cut)]
-        for minutes in (5, 15, 60):
-            after = everything[(everything["time"] >= cut) & (everything["time"] < cut + timedelta(minutes=minutes))]
-            alarms += bool(read_guardrails(before, after, SLOT_S, 1.25, 0.01).broken)
-    assert alarms == 0
-
-
-def slots_by_hand(records, usual):
-    """Failed share, and p99 of durations relative to the usual ones, of each slot: straight from the records."""
-    kind = records["method"].astype(str) + " " + records["route"].astype(str)
-    rows = pd.DataFrame({
-        "slot": records["time_us"] // round(SLOT_S * US),
-        "failed": records["status"] >= 500,
-        "relative": records["duration_s"] / kind.map(usual),
-    })  # fmt: skip
-    groups = rows.groupby("slot")
-    groups = rows[rows["slot"].map(groups.size()) >= 20].groupby("slot")
-    return groups["failed"].mean(), groups["relative"].quantile(0.99)
-
-
-@pytest.mark.parametrize("failing", [0.0, 0.05])
-def test_slots_of_the_watch_are_those_of_experiments(tmp_path, failing):
-    begin = datetime(2026, 3, 1, tzinfo=UTC)
-    write_requests(tmp_path, begin, 25, failing=failing, heavy=0.3)
-    write_requests(tmp_path, begin + timedelta(minutes=25), 10, seed=1, slower=1.3, failing=failing)
-    before = load_requests(tmp_path, "shop", begin, begin + timedelta(minutes=25))
-    after = load_requests(tmp_path, "shop", begin + timedelta(minutes=25), begin + timedelta(minutes=34, seconds=50))
-    found = read_guardrails(before, after, SLOT_S, 1.25, 0.01)
-    usual = before.groupby(before["method"].astype(str) + " " + before["route"].astype(str))["duration_s"].median()
-    errors, p99 = zip(*(slots_by_hand(records, usual) for records in (before, after)), strict=True)
-    assert (found.slots_before, found.slots_after, found.requests_after) == (25, 10, len(after))
-    assert found.errors.before == pytest.approx((before["status"] >= 500).mean())
-    assert found.errors.after == pytest.approx((after["status"] >= 500).mean())
-    assert found.errors.chance == mannwhitneyu(errors[1], errors[0], alternative="greater").pvalue
-    if not failing:
-        assert (found.p99.before, found.p99.after) == (np.median(p99[0]), np.median(p99[1]))
-        assert found.p99.chance == mannwhitneyu(p99[1], p99[0], alternative="greater").pvalue
-
-
-def test_a_failed_request_counts_in_errors_and_not_in_p99(tmp_path):
-    begin = datetime(2026, 3, 1, tzinfo=UTC)
-    write_requests(tmp_path, begin, 30, failing=0.0)
-    before = load_requests(tmp_path, "shop", begin, begin + timedelta(minutes=30))
-    timeouts = np.arange(len(before)) % 20 == 0
-    after = before.assign(
-        status=np.where(timeouts, 504, before["status"]), duration_s=np.where(timeouts, 60.0, before["duration_s"])
-    )
-    found = read_guardrails(before, after, SLOT_S, 1.25, 0.01)
-    assert found.errors.broken
-    assert found.p99.change == pytest.approx(1.0, abs=0.1)
-    assert not found.p99.broken

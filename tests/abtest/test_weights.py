@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from fingerpost.abtest.experiment.slots import measure_slots
 from fingerpost.abtest.offpolicy.estimate import evaluate_policy
-from fingerpost.abtest.promotion.watch import read_guardrails
 from fingerpost.abtest.shadow.join import join_outcomes
 from fingerpost.decision_sample import sample_decisions
 
@@ -86,15 +85,6 @@ def test_estimates_from_sampled_records_are_those_of_all():
     assert part.logged.value == pytest.approx(whole.logged.value, rel=0.05)
     # Without their weights explored requests, all of which were kept, would count ten times too often.
     assert estimate(kept.drop(columns="weight")).logged.value > whole.logged.value * 1.15
-
-
-def test_the_watch_counts_failures_by_weight():
-    frame = logged().assign(service_time_s=np.nan, arm=None).rename(columns={"time": "time_us"})
-    frame["status"] = np.where(frame["host"] == "h1", 503, 200)
-    kept = pd.DataFrame(sample_decisions(frame.rename(columns={"time_us": "time"}).to_dict("records"), 500))
-    kept = kept.rename(columns={"time": "time_us"})
-    reading = read_guardrails(frame, kept, 5.0, 2.0, 0.5)
-    assert reading.errors.after == pytest.approx(reading.errors.before, abs=0.02)
 
 
 def test_windows_weigh_by_the_mean_propensity_of_their_requests():
