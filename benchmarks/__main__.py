@@ -500,6 +500,20 @@ def wire(
     _print(measure_wire(hosts, categories, seconds), json_output)
 
 
+def experiments(
+    rate: Annotated[float, typer.Option(min=10, max=100_000, help="Requests a second.")] = 100,
+    runs: Annotated[int, typer.Option(min=10, max=10_000, help="Experiments with an effect, of each kind.")] = 400,
+    null_runs: Annotated[int, typer.Option(min=10, max=20_000, help="Experiments without, of each kind.")] = 2000,
+    watches: Annotated[int, typer.Option(min=10, max=10_000, help="Watched promotions of each kind.")] = 200,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Experiments and watches on made time slices: how often the product's rules are right, and how soon."""
+    from benchmarks.experiments import measure_experiments
+
+    found = measure_experiments(rate, runs, null_runs, watches, lambda text: typer.echo(text, err=True))
+    _print(found, json_output)
+
+
 def _print(figures: dict[str, Any], json_output: bool) -> None:
     import json
 
@@ -519,6 +533,7 @@ for _command in (
     cadence,
     calibrate,
     envoy,
+    experiments,
     exploration,
     picker,
     guard,

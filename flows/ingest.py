@@ -18,7 +18,7 @@ _DAY_S = 86400.0
 def ingest_flow(service: str = "") -> dict[str, Any]:
     """Ingests every waiting batch of the service; leaves a table of what came and what was refused."""
     settings = settings_of(service)
-    report: IngestReport = run_step("ingest", lambda: _ingest(settings))
+    report: IngestReport = run_step("ingest", lambda: ingest_waiting(settings))
     leave_table(
         settings,
         "ingest",
@@ -28,7 +28,8 @@ def ingest_flow(service: str = "") -> dict[str, Any]:
     return report.to_json()
 
 
-def _ingest(settings: Settings) -> IngestReport:
+def ingest_waiting(settings: Settings) -> IngestReport:
+    """Ingests every batch that waits; others that ingest meanwhile are waited for."""
     with lake_lock(settings.lake, settings.service):
         max_age_s = settings.max_age_days * _DAY_S
         store = object_lake(settings)

@@ -5,8 +5,8 @@ import numpy as np
 from fingerpost.abtest.experiment.confidence import past_scale
 from fingerpost.arrays import Floats
 
-# The slope is drawn to 0 by so many pairs, and is 0 before there are as many.
-_PRIOR_PAIRS = 10
+# The slope is 0 before there are so many pairs, and drawn to 0 by as many as `_PRIOR_PAIRS`.
+_LEAST_PAIRS, _PRIOR_PAIRS = 6, 2
 _OUTLIER = 3.0
 
 
@@ -24,7 +24,7 @@ def adjusted(differences: Floats, covariates: Floats) -> Floats:
     """
     known = np.where(np.isfinite(covariates), covariates, 0.0)
     count, width = known.shape[-2:]
-    if count <= _PRIOR_PAIRS or not width:
+    if count <= _LEAST_PAIRS or not width:
         return differences
     reach = _OUTLIER * past_scale(differences, 0.1)
     seen = np.clip(differences, -reach, reach)
@@ -36,7 +36,7 @@ def adjusted(differences: Floats, covariates: Floats) -> Floats:
     shrink = _PRIOR_PAIRS / np.maximum(number, 1.0)
     diagonal = np.eye(width) * (before * shrink[:, None, None] + 1e-12)
     slope = np.linalg.solve(before + diagonal, towards[..., None])[..., 0]
-    slope[..., :_PRIOR_PAIRS, :] = 0.0
+    slope[..., :_LEAST_PAIRS, :] = 0.0
     return np.asarray(differences - (slope * known).sum(axis=-1))
 
 

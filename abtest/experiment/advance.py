@@ -56,11 +56,14 @@ def compare_in_shadow(settings: Settings, hours: float, now_us: int) -> tuple[Sh
     return report, found
 
 
-def advance_experiment(settings: Settings) -> StepResult:
+def advance_experiment(settings: Settings, ingested: bool = False) -> StepResult:
     """Looks at the experiment that runs, ends it when it is decided, and begins one where a challenger is due for it.
 
     A challenger is due once the shadow comparison has shown it to be no worse, if no experiment of it has been
     stopped before, and neither a hold nor a watch is on.
+
+    Args:
+        ingested: whether what waited was ingested just now.
     """
     registry = Registry(settings)
     experiment = registry.experiment()
@@ -75,7 +78,7 @@ def advance_experiment(settings: Settings) -> StepResult:
             # The watch was ended, or never written, by somebody who was cut short.
             registry.set_note(EXPERIMENT_TAG, None)
         return StepResult("none", "the last promotion is watched")
-    found = evaluate(settings, experiment)
+    found = evaluate(settings, experiment, ingested=ingested)
     verdict = found.verdict
     if not still_in_force(settings, experiment):
         stop(settings, verdict, "its versions are not champion and challenger any more")

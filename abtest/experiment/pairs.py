@@ -15,7 +15,7 @@ from fingerpost.abtest.experiment.slots import (
     category_table,
     geometric_means,
     measure_slots,
-    offered_work,
+    offered,
     request_costs,
 )
 from fingerpost.arrays import Floats, Ints
@@ -40,8 +40,8 @@ class Pairs:
         requests: shape (n, 2).
         latency_of, errors_of: by category, its geometric mean latency and its share of failed requests in each slot,
             shape (n, 2); NaN where it had too few requests.
-        covariates: treatment less control of what no arm can have touched: log of the work that arrived, by each
-            category's mean cost of the pairs before, and log of the requests in flight as the slot began; shape (n, 2).
+        covariates: treatment less control of what no arm can have touched: log of the requests that arrived, of their
+            work by each category's mean cost in the pairs before, and of those in flight as the slot began; (n, 3).
         washout_s: what was left out at the beginning of each pair's slots, seconds, shape (n,); see `carryover`.
         skipped: why other pairs do not count: `too few requests`, `not followed` (requests were not routed by
             the slot's arm, such as while the engine was away).
@@ -55,7 +55,7 @@ class Pairs:
     requests: Ints
     latency_of: dict[str, Floats] = field(default_factory=dict)
     errors_of: dict[str, Floats] = field(default_factory=dict)
-    covariates: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    covariates: Floats = field(default_factory=lambda: np.zeros((0, 3)))
     washout_s: Floats = field(default_factory=lambda: np.zeros(0))
     skipped: dict[str, int] = field(default_factory=dict)
     records: int = 0
@@ -198,7 +198,7 @@ def _paired(
         requests[good],
         {name: values[good] for name, values in latency_of.items()},
         {name: values[good] for name, values in errors_of.items()},
-        np.column_stack([offered_work(categories), load])[good],
+        np.column_stack([offered(categories), load])[good],
         washout_s[good],
         dict(+skipped),
         int(requests.sum()),

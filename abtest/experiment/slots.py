@@ -178,18 +178,19 @@ def by_category(table: CategoryTable) -> tuple[dict[str, Floats], dict[str, Floa
     )
 
 
-def offered_work(table: CategoryTable) -> Floats:
-    """Log of the work that arrived in one slot of each pair over that in the other, shape (pairs,).
+def offered(table: CategoryTable) -> Floats:
+    """Log of the requests, and of the work, that arrived in one slot of each pair over that in the other: (pairs, 2).
 
-    Work is the number of requests times the geometric mean cost of their category in all pairs before; 0 where none is
-    known yet.
+    Of the two the requests are counted better, the work says more where the mix changes. Work is the number of requests
+    times the geometric mean cost of their category in all pairs before; 0 where none is known yet.
     """
     shape = (-1, 2, len(table.names))
     logs, measured = (each.reshape(shape).sum(axis=1) for each in (table.logs, table.measured))
     past = safe_ratio(np.cumsum(logs, axis=0) - logs, np.cumsum(measured, axis=0) - measured)
     level = np.where(np.isfinite(past), np.exp(past), 0.0)
     work = (table.weight.reshape(shape) * level[:, None, :]).sum(axis=2)
-    ratio = safe_ratio(work[:, 1], work[:, 0])
+    both = np.stack([table.weight.reshape(shape).sum(axis=2), work], axis=1)
+    ratio = safe_ratio(both[:, :, 1], both[:, :, 0])
     return np.log(np.where(ratio > 0, ratio, 1.0))
 
 

@@ -152,20 +152,24 @@ def still_in_force(settings: Settings, experiment: Experiment) -> bool:
     return all(registry.version_of(arm) == experiment.version_of(arm) for arm in (CONTROL, TREATMENT))
 
 
-def evaluate(settings: Settings, experiment: Experiment, now_us: int | None = None) -> Evaluation:
+def evaluate(
+    settings: Settings, experiment: Experiment, now_us: int | None = None, ingested: bool = False
+) -> Evaluation:
     """Reads the request records of the experiment's time and judges them.
 
-    A slot is over when its records can be in the lake: two batches of the agents and one ingest after its end.
+    A slot is over when its records can be in the lake, see `settle_us`.
 
     Args:
         now_us: the present, microseconds since 1970; None: the clock's.
+        ingested: whether what waited was ingested just now.
     """
     now = clock_us() if now_us is None else now_us
-    until = min(now, experiment.end_us + settle_us(settings))
+    settle = settle_us(settings, ingested)
+    until = min(now, experiment.end_us + settle)
     # Requests that end after the last slot began in it.
     records = records_between(settings.lake, experiment.service, experiment.begin_us, until + US)
-    pairs = switchback_pairs(records, experiment, until - settle_us(settings))
-    over = now >= experiment.end_us + settle_us(settings)
+    pairs = switchback_pairs(records, experiment, until - settle)
+    over = now >= experiment.end_us + settle
     verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)
     known = kept_trusts(settings.home / "routing" / f"{experiment.service}.table")
     trusts = {arm: known[version] for arm in (CONTROL, TREATMENT) if (version := experiment.version_of(arm)) in known}
@@ -184,9 +188,16 @@ def records_between(lake: Path, service: str, begin_us: int, end_us: int) -> pd.
         return records.assign(category=records["method"].astype("str") + " " + records["route"].astype("str"))
 
 
-def settle_us(settings: Settings) -> int:
-    """How long records take to the lake at most, as a rule, microseconds."""
-    return round((2 * settings.agent_batch_s + settings.ingest_every_s) * US)
+def settle_us(settings: Settings, ingested: bool = False) -> int:
+    """How long records take to the lake at most, as a rule, microseconds: two batches of the agents and one ingest.
+
+    Args:
+        ingested: whether what waited was ingested just now: what is then not there was sent within three batches, one
+            of the agent, one of the engine, and one to spare.
+    """
+    return round(
+        (3 * settings.agent_batch_s if ingested else 2 * settings.agent_batch_s + settings.ingest_every_s) * US
+    )
 
 
 def stop(settings: Settings, verdict: Verdict | None, why: str, now_us: int | None = None) -> Path | None:

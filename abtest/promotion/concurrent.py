@@ -132,18 +132,21 @@ def begin_watch(settings: Settings, registry: Registry, watch: Mapping[str, Any]
     version, previous, until = str(watch["version"]), str(watch["previous"]), read_time(watch["until"])
     if until is None or registry.version(previous) is None:
         return
+    experiment = watch_of(settings, version, previous, until, now_us, usual_rate_rps(settings, now_us))
     with registry.lock():
         registry.set_challenger(previous)
-        registry.set_note(EXPERIMENT_TAG, watch_of(settings, version, previous, until, now_us).to_note())
+        registry.set_note(EXPERIMENT_TAG, experiment.to_note())
 
 
-def watch_of(settings: Settings, version: str, previous: str, until: datetime, now_us: int) -> Experiment:
-    """The experiment by which a promotion is watched.
+def watch_of(
+    settings: Settings, version: str, previous: str, until: datetime, now_us: int, rate_rps: float
+) -> Experiment:
+    """The experiment by which a promotion is watched, with slots long enough for requests to be compared.
 
-    Its slots are long enough for requests to be compared, at the rate of the last minutes.
+    Args:
+        rate_rps: requests a second.
     """
-    rate = usual_rate_rps(settings, now_us)
-    slot_s = watch_slot_s(settings.watch_slot_s, rate)
+    slot_s = watch_slot_s(settings.watch_slot_s, rate_rps)
     begin_us = begin_us_of(settings, now_us)
     left_s = max(until.timestamp() - begin_us / US, 2 * slot_s)
     turns = max(1, min(TURNS, int(left_s / (2 * slot_s))))

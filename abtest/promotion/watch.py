@@ -44,8 +44,14 @@ class WatchOutcome:
     reading: dict[str, Any]
 
 
-def check_promotion(settings: Settings, who: str, now: datetime | None = None) -> WatchOutcome | None:
-    """Looks once at the promotion that is watched; rolls it back if a guardrail is broken. None: none is watched."""
+def check_promotion(
+    settings: Settings, who: str, now: datetime | None = None, ingested: bool = False
+) -> WatchOutcome | None:
+    """Looks once at the promotion that is watched; rolls it back if a guardrail is broken. None: none is watched.
+
+    Args:
+        ingested: whether what waited was ingested just now.
+    """
     registry, moment = Registry(settings), now or datetime.now(UTC)
     watch = registry.note(WATCH_TAG)
     if watch is None:
@@ -56,7 +62,7 @@ def check_promotion(settings: Settings, who: str, now: datetime | None = None) -
         # A promotion that was cut short, or undone by hand.
         _end(registry, watch)
         return None
-    pairs = _pairs_so_far(settings, registry, version, moment)
+    pairs = _pairs_so_far(settings, registry, version, moment, settle_us(settings, ingested))
     reading = read_watch(pairs, settings)
     found = {"watch": watch, "reading": _plain(reading)}
     if reading.broken:
@@ -78,7 +84,7 @@ def check_promotion(settings: Settings, who: str, now: datetime | None = None) -
     return WatchOutcome("kept", version, previous, why, record, _plain(reading))
 
 
-def _pairs_so_far(settings: Settings, registry: Registry, version: str, moment: datetime) -> Pairs:
+def _pairs_so_far(settings: Settings, registry: Registry, version: str, moment: datetime, settle: int) -> Pairs:
     """Pairs of slots of the watch; none where it could not be begun, or something else took its place."""
     now_us = round(moment.timestamp() * US)
     experiment = _experiment(registry)
@@ -90,7 +96,7 @@ def _pairs_so_far(settings: Settings, registry: Registry, version: str, moment: 
             np.zeros((0, 2), dtype=np.int64),
         )
     records = records_between(settings.lake, settings.service, experiment.begin_us, now_us)
-    return switchback_pairs(records, experiment, now_us - settle_us(settings))
+    return switchback_pairs(records, experiment, now_us - settle)
 
 
 def _experiment(registry: Registry) -> Experiment | None:

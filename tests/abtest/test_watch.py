@@ -24,12 +24,8 @@ SETTINGS = Settings(watch_slot_s=4.0)
 
 def watch_at(rate_rps, watch_s=900.0):
     """The watch as it is planned at a rate of requests."""
-    from fingerpost.abtest.promotion import concurrent
-
     until = datetime.fromtimestamp(BEGIN / US, UTC) + timedelta(seconds=watch_s)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(concurrent, "usual_rate_rps", lambda *_: rate_rps)
-        return watch_of(SETTINGS, "2", "1", until, BEGIN)
+    return watch_of(SETTINGS, "2", "1", until, BEGIN, rate_rps)
 
 
 def read(experiment, **arguments):

@@ -1,0 +1,53 @@
+"""The suite of experiments: made slices are as noisy as is said, and the product's rules are asked."""
+
+import numpy as np
+import pytest
+
+from benchmarks import experiments
+from benchmarks.experiments import (
+    differences,
+    make_slices,
+    measure_exposure,
+    measure_power,
+    measure_watch,
+    schedule,
+    strength_of,
+)
+from fingerpost.settings import Settings
+
+
+@pytest.mark.parametrize("kind", experiments.KINDS)
+def test_slices_are_as_noisy_as_is_said(kind):
+    strength = strength_of(kind, 0.4, 100.0)
+    times_s = np.arange(400) * 30.0
+    made = make_slices(kind, strength, times_s, np.full(400, 25.0), 100.0, 40, np.random.default_rng(5))
+    raw = np.diff(np.log(made.raw.reshape(40, 200, 2)), axis=-1).std()
+    assert raw == pytest.approx(0.4, rel=0.15)
+
+
+def test_an_effect_is_what_is_measured():
+    plan = schedule(Settings(), 1.0)
+    times_s = np.array([plan.slot_begin_us(slot) for slot in range(2 * plan.pairs)]) / 1e6
+    made = make_slices("mix", 0.3, times_s, np.full(len(times_s), 20.0), 100.0, 30, np.random.default_rng(6))
+    assert differences(made, plan, -0.2).mean() == pytest.approx(np.log(0.8), abs=0.02)
+    assert plan.end_us <= plan.begin_us + 3600 * 10**6
+
+
+def test_what_is_told_of_power(monkeypatch):
+    monkeypatch.setattr(experiments, "KINDS", ("mix",))
+    monkeypatch.setattr(experiments, "NOISES", (0.4,))
+    [row] = measure_power(100.0, 20, 60, lambda _: None)
+    assert row["found_5_percent_in_60_min"] > 0.9
+    assert row["noise_that_decides"] < 0.1
+    assert row["worse_5_percent_called_not_worse"] <= 0.1
+
+
+def test_what_is_told_of_watches(monkeypatch):
+    monkeypatch.setattr(experiments, "NOISES", (0.4,))
+    found = {row["change"]: row for row in measure_watch(100.0, 4, lambda _: None)}
+    assert found["none"]["rolled_back"] == 0
+    assert all(row["rolled_back"] == 1 for change, row in found.items() if change != "none")
+
+
+def test_a_version_that_fails_everything_has_had_two_short_slices():
+    assert measure_exposure()["exposed_s"] == 20
