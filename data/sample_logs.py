@@ -120,6 +120,7 @@ _ENVOY: dict[str, Callable[[Row], Any]] = {
     "%BYTES_SENT%": lambda row: row["bytes_out"],
     "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%": lambda row: row["duration_us"],
     "%COMMON_DURATION(US_TX_BEG:US_RX_END:us)%": lambda row: None if row["service_us"] < 0 else row["service_us"],
+    "%DURATION%": lambda row: round(row["duration_us"] / 1000),
     "%REQ(AUTHORIZATION):6%": lambda row: row["auth_scheme"] or None,
     "%REQ(X-API-KEY):0%": lambda row: "" if row["api_key"] else None,
     "%REQ(COOKIE):0%": lambda row: "" if row["cookie"] else None,

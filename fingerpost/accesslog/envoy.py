@@ -28,6 +28,7 @@ _DECISION_TEXTS, _DECISION_NUMBERS = ("policy", "arm", "model_version"), ("prope
 _NOT_SENT = (None, "false")
 _NO_FLAGS = (None, "-", "")
 _MAX_CLIENTS = 4096
+_US_PER_MS = 1000
 # A start as it is until the year 2286: ten digits, a point, six digits.
 _USUAL, _POINT = 17, 10
 _MAX_NUMBER = 2**63
@@ -75,6 +76,8 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
     except TypeError:  # what cannot be looked up is no text
         auth, agent_class, region = _client_class.__wrapped__(*attributes)
     duration_us = _number(entry, "duration_us")
+    if duration_us is None and (lasted_ms := _number(entry, "lasted_ms")) is not None:
+        duration_us = lasted_ms * _US_PER_MS
     service_us = _number(entry, "service_time_us")
     # What goes into the record as it is, is checked with the record.
     return {

@@ -148,6 +148,16 @@ def test_lines_of_named_formats(name, line, expected):
     assert "SECRET" not in str(row)
 
 
+def test_a_client_that_gave_up_has_the_time_until_then_in_envoy_s_own_log():
+    line = {
+        **{"start": f"{SECOND}.871118", "host": "h1", "method": "GET", "path": "/slow/1", "status": 0, "bytes_in": 0},
+        **{"response_flags": "DC", "bytes_out": 0, "duration_us": None, "service_time_us": None, "lasted_ms": 1500},
+    }
+    row = parse("envoy", json.dumps(line))
+    assert (row["status"], row["duration_s"], row["time"]) == (499, 1.5, SECOND_US + 2_371_118)
+    assert parse("envoy", json.dumps({**line, "lasted_ms": None}))["duration_s"] is None
+
+
 @pytest.mark.parametrize(
     ("text", "line", "expected"),
     [
