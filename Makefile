@@ -54,7 +54,7 @@ fuzz: $(VENV)/.installed-dev
 	@$(PYTEST) -m hypothesis --hypothesis-profile=fuzz --hypothesis-seed=$(SEED) $(SIDE_BY_SIDE) $(ARGS) \
 		|| { echo "make fuzz SEED=$(SEED)    draws these examples again" >&2; exit 1; }
 
-# PostgreSQL, nginx, Apache, HAProxy and Chromium for the tests of them, where they are absent; needs root or sudo, and goes on without.
+# PostgreSQL, nginx, Apache, HAProxy, Chromium and Prometheus for the tests of them, where they are absent; needs root or sudo, and goes on without.
 system-packages:
 	@tests/system_packages.sh
 

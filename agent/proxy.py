@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.agent.batches import quarantine_lines, write_batch
@@ -27,6 +27,7 @@ from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.sender import Sender
 from fingerpost.clock import US, clock_us
 from fingerpost.errors import RefusedError
+from fingerpost.metric_family import Family
 from fingerpost.records import REQUEST_RECORD
 from fingerpost.telemetry.arrivals import Arrivals
 from fingerpost.telemetry.windows import APART_S, SETTLE_S, window_end_us
@@ -38,6 +39,17 @@ _TICK_S = 0.1
 _REPORTS = 100
 # Decision records of so many windows wait while the lake cannot be written.
 _MAX_WAITING = 100
+_HOSTS = Family("fingerpost_proxy_hosts", "gauge", "Hosts that the proxy sends requests to.")
+_LINES = Family("fingerpost_proxy_lines_rps", "gauge", "Lines a second that the log grows by.")
+_EVERY = Family("fingerpost_proxy_every", "gauge", "Of so many lines one is read.")
+_ARRIVALS = (
+    Family("fingerpost_arrivals_rps", "gauge", "Requests that arrive a second, over ten seconds.", ("category",)),
+    Family("fingerpost_arrivals_trend", "gauge", "By how much that grows each second, over a minute.", ("category",)),
+    Family(
+        "fingerpost_arrivals_peak_rps", "gauge", "Requests of the busiest second of the last minute.", ("category",)
+    ),
+)
+FAMILIES = (_HOSTS, _LINES, _EVERY, *_ARRIVALS)
 
 
 class ProxyAgent:
@@ -160,23 +172,14 @@ class ProxyAgent:
     def metrics(self) -> Iterator[Metric]:
         """Of the log, and of what arrives; besides what every agent has."""
         log = self._log
-        yield GaugeMetricFamily(
-            "fingerpost_proxy_hosts", "Hosts that the proxy sends requests to.", self._windows.hosts
-        )
-        yield GaugeMetricFamily("fingerpost_proxy_lines_rps", "Lines that the log grows by.", log.pace.lines_per_s)
-        yield GaugeMetricFamily("fingerpost_proxy_every", "Of so many lines one is read.", log.every)
+        yield _HOSTS.of([((), self._windows.hosts)])
+        yield _LINES.of([((), log.pace.lines_per_s)])
+        yield _EVERY.of([((), log.every)])
         with self._arrivals_lock:
             names, rates = self._book.table.names, self._arrivals.rates(self._clock_us())
-        for name, meaning, values in (
-            ("rps", "Requests that arrive a second, over ten seconds.", rates.rate_rps),
-            ("trend", "By how much that grows each second, over a minute.", rates.trend_rps_per_s),
-            ("peak_rps", "Requests of the busiest second of the last minute.", rates.peak_rps),
-        ):
-            family = GaugeMetricFamily(f"fingerpost_arrivals_{name}", meaning, labels=["category"])
-            for category, value, peak in zip(names, values.tolist(), rates.peak_rps.tolist(), strict=False):
-                if peak:
-                    family.add_metric([category], value)
-            yield family
+        for family, values in zip(_ARRIVALS, (rates.rate_rps, rates.trend_rps_per_s, rates.peak_rps), strict=True):
+            rows = zip(names, values.tolist(), rates.peak_rps.tolist(), strict=False)
+            yield family.of(((category,), value) for category, value, peak in rows if peak)
 
     def _take(self, lines: list[bytes], every: int) -> int:
         """Takes in some lines; returns the latest time among them, 0 if there is none."""

@@ -47,6 +47,7 @@ def router(
     """Follows the engine's routing table and keeps the file that the picker in Envoy reads."""
     import signal
     import threading
+    from functools import partial
 
     from fingerpost.home import make_home
     from fingerpost.logs import configure_logs
@@ -63,11 +64,13 @@ def router(
     url = engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}"
     routers = [ServiceRouter(url, settings.model_copy(update={"service": name}), places.of(name)) for name in services]
     if metrics_port:
-        from fingerpost.routing.metrics_port import GuardMetrics, NameMetrics, serve_metrics
+        from fingerpost.routing.metrics_port import GuardMetrics, NameMetrics, TableMetrics, serve_metrics
 
         guards = {each.service: (lambda router=each.router: router.guard_state) for each in routers}
         watches = {each.service: (lambda names=each.names: names.found) for each in routers if each.keeper}
-        serve_metrics(LOOPBACK, metrics_port, GuardMetrics(guards), *([NameMetrics(watches)] if watches else []))
+        tables = TableMetrics({each.service: partial(getattr, each.router, "table") for each in routers})
+        named = [NameMetrics(watches)] if watches else []
+        serve_metrics(LOOPBACK, metrics_port, tables, GuardMetrics(guards), *named)
     try:
         if once:
             for each in routers:

@@ -1,16 +1,43 @@
 """Metrics in Prometheus' text format on a port of their own: those of the guard, and what serves any of them."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from fingerpost.clock import US
+from fingerpost.metric_family import BUILD_INFO, Family, build_info
 from fingerpost.origins import is_known, own_names
 from fingerpost.routing.engine_hosts import Unmatched
+from fingerpost.routing.table_file import PickerTable
+
+_TRUST = Family(
+    "fingerpost_guard_trust", "gauge", "Exponent of a model version's predicted throughput, 0..1.",
+    ("service", "version"),
+)  # fmt: skip
+_REQUESTS = Family("fingerpost_guard_requests", "counter", "Requests that the guard has judged by.", ("service",))
+_COST = Family(
+    "fingerpost_guard_host_cost", "gauge",
+    "Mean cost of a host over what was predicted, of those that are corrected most.", ("service", "host"),
+)  # fmt: skip
+_SUCCESS = Family(
+    "fingerpost_guard_host_success", "gauge", "Share of its requests that succeed, over the others'.",
+    ("service", "host"),
+)  # fmt: skip
+_UNMATCHED = Family(
+    "fingerpost_router_unmatched_hosts", "gauge",
+    "Endpoints without an agent of their name, and agents without an endpoint.", ("service", "what"),
+)  # fmt: skip
+_REMAINING = Family(
+    "fingerpost_router_table_remaining_seconds", "gauge",
+    "How long the table may still be used; below 0 the picker routes by least request.", ("service",),
+)  # fmt: skip
+FAMILIES = (BUILD_INFO, _TRUST, _REQUESTS, _COST, _SUCCESS, _UNMATCHED, _REMAINING)
 
 
 class Collects(Protocol):
@@ -50,24 +77,7 @@ class GuardMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        trust = GaugeMetricFamily(
-            "fingerpost_guard_trust",
-            "Exponent of a model version's predicted throughput, 0..1.",
-            labels=["service", "version"],
-        )
-        requests = CounterMetricFamily(
-            "fingerpost_guard_requests", "Requests that the guard has judged by.", labels=["service"]
-        )
-        cost = GaugeMetricFamily(
-            "fingerpost_guard_host_cost",
-            "Mean cost of a host over what was predicted, of those that are corrected most.",
-            labels=["service", "host"],
-        )
-        success = GaugeMetricFamily(
-            "fingerpost_guard_host_success",
-            "Share of its requests that succeed, over the others'.",
-            labels=["service", "host"],
-        )
+        trust, requests, cost, success = (each.of(()) for each in (_TRUST, _REQUESTS, _COST, _SUCCESS))
         for service, state_of in self._states.items():
             if not (state := state_of()):
                 continue
@@ -92,16 +102,31 @@ class NameMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        family = GaugeMetricFamily(
-            "fingerpost_router_unmatched_hosts",
-            "Endpoints without an agent of their name, and agents without an endpoint.",
-            labels=["service", "what"],
+        names = {service: found_of() for service, found_of in self._found.items()}
+        yield _UNMATCHED.of(
+            sample
+            for service, found in names.items()
+            for sample in (((service, "endpoint"), len(found.endpoints)), ((service, "agent"), len(found.agents)))
         )
-        for service, found_of in self._found.items():
-            found = found_of()
-            family.add_metric([service, "endpoint"], len(found.endpoints))
-            family.add_metric([service, "agent"], len(found.agents))
-        yield family
+
+
+class TableMetrics:
+    """The version of the router, and how long the table of each service may still be used.
+
+    Args:
+        tables: by service, gives the table in force; None before the first.
+    """
+
+    def __init__(self, tables: Mapping[str, Callable[[], PickerTable | None]]) -> None:
+        self._tables = tables
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        yield build_info("router")
+        present = {service: table_of() for service, table_of in self._tables.items()}
+        yield _REMAINING.of(
+            ((service,), table.expires_us / US - time.time()) for service, table in present.items() if table
+        )
 
 
 def _local(app: Callable[..., Any], host: str) -> Callable[..., Iterable[bytes]]:

@@ -27,6 +27,7 @@ from fingerpost.serving.http import BodyLimitMiddleware, Callers, RefusedRequest
 from fingerpost.serving.ingest import BusyError
 from fingerpost.serving.landing import MAX_BATCH_BYTES, FullError
 from fingerpost.serving.metrics import exposition
+from fingerpost.serving.page.metrics import PageMetrics
 from fingerpost.serving.page.routes import router
 from fingerpost.serving.store import StoreError
 from fingerpost.serving.views import Published
@@ -409,7 +410,7 @@ async def health_endpoint(request: Request) -> Response:
 async def metrics_endpoint(request: Request) -> Response:
     """Gives the Prometheus metrics of all workers."""
     _engine_of(request).note_state()
-    text, media_type = await asyncio.to_thread(exposition)
+    text, media_type = await asyncio.to_thread(exposition, PageMetrics(_engine_of(request)))
     return Response(text, headers={"content-type": media_type})
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what some tests need beside Python from Debian's packages, where it is absent: PostgreSQL,
-# nginx, Apache, HAProxy and Chromium.
+# nginx, Apache, HAProxy, Chromium and Prometheus.
 # Never fails: of what cannot be installed it says which tests will be skipped.
 set -u
 
@@ -8,6 +8,7 @@ absent() {
     command -v nginx >/dev/null 2>&1 || ls /usr/sbin/nginx >/dev/null 2>&1 || echo nginx-light
     ls /usr/sbin/apache2 >/dev/null 2>&1 || echo apache2
     ls /usr/sbin/haproxy >/dev/null 2>&1 || echo haproxy
+    command -v prometheus >/dev/null 2>&1 || echo prometheus
     command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || echo chromium
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || echo postgresql
 }

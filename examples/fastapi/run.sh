@@ -15,4 +15,4 @@ done
 
 send() { curl -fs -o "$folder/out" "http://127.0.0.1:$port/users/$1/orders"; }
 for user in $(seq 100); do send "$user"; done
-until curl -fs "http://127.0.0.1:$metrics/metrics" | grep 'category_cpu_s{.*/users/\*/orders'; do send 1; done
+until curl -fs "http://127.0.0.1:$metrics/metrics" | grep 'category_cpu_seconds{.*/users/\*/orders'; do send 1; done

@@ -15,7 +15,7 @@ sed -e "s|/var/log/nginx/|$folder/|; s|127.0.0.1:8080|127.0.0.1:$port|; s|127.0.
 [ "$(id -u)" = 0 ] && user="user root;" || user=""
 nginx -p "$folder" -c nginx.conf -e error.log -g "daemon off; $user" &
 send() { for route in users/$1 report; do curl -fs -o "$folder/out" "http://127.0.0.1:$port/$route" || sleep 0.2; done; }
-category_costs() { curl -fs "http://127.0.0.1:$metrics/metrics" | grep 'category_cpu_s{.*GET /\(report\|users\)' || true; }
+category_costs() { curl -fs "http://127.0.0.1:$metrics/metrics" | grep 'category_cpu_seconds{.*GET /\(report\|users\)' || true; }
 
 # An agent reads a log that it does not know from the beginning, and chooses the categories by the requests in it.
 for user in $(seq 50); do send "$user"; done

@@ -2,9 +2,17 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
+from fingerpost.metric_family import BUILD_INFO, Family, build_info
 from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
+
+_PICKS = Family(
+    "fingerpost_endpoint_picks", "counter", "Decisions, by policy and by why they were not predicted.",
+    ("policy", "fallback"),
+)  # fmt: skip
+_INFLIGHT = Family("fingerpost_endpoint_inflight", "gauge", "Requests under way at an endpoint.", ("host", "endpoint"))
+FAMILIES = (BUILD_INFO, _PICKS, _INFLIGHT)
 
 
 class EndpointPickerMetrics:
@@ -15,17 +23,8 @@ class EndpointPickerMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        picks = CounterMetricFamily(
-            "fingerpost_endpoint_picks",
-            "Decisions, by policy and by why they were not predicted.",
-            labels=["policy", "fallback"],
-        )
-        for key, count in sorted(self._server.picks.items()):
-            picks.add_metric(key, count)
-        inflight = GaugeMetricFamily(
-            "fingerpost_endpoint_inflight", "Requests under way at an endpoint.", labels=["host", "endpoint"]
-        )
+        yield build_info("endpoint_picker")
+        yield _PICKS.of((key, count) for key, count in sorted(self._server.picks.items()))
         found = self._server.chooser.endpoints
-        for name, address, count in zip(found.names, found.addresses, found.inflight.tolist(), strict=True):
-            inflight.add_metric([name, address], count)
-        yield from (picks, inflight)
+        rows = zip(found.names, found.addresses, found.inflight.tolist(), strict=True)
+        yield _INFLIGHT.of(((name, address), count) for name, address, count in rows)

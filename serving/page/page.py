@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _MADE_EVERY_S, _READ_EVERY_S = 1.0, 5.0
 # What a router wrote longer ago is of a router that is gone.
 _GUARD_S = 60.0
+_STORE_S = 0.5
 
 
 @dataclass
@@ -58,19 +61,29 @@ class _OfService:
     def __init__(self, engine: "Engine", service: str) -> None:
         self._engine, self.service = engine, service
         self._lock = threading.Lock()
-        self._made: tuple[float, bytes] = (-_MADE_EVERY_S, b"")
+        self._made_s, self._body = -_MADE_EVERY_S, b""
+        self._numbers: Mapping[str, Any] = {}
         self._known, self._read_s = _Known(), -_READ_EVERY_S
+        self._asked: Future[tuple[list[dict[str, Any]], dict[str, int]]] | None = None
         self._decided = Decisions(engine.settings.lake, service)
         self.worth = Worth()
 
-    def rendered(self) -> bytes:
-        """The page's numbers as JSON, at most a second old."""
+    def numbers(self) -> Mapping[str, Any]:
+        """The page's numbers, at most a second old; not to be changed."""
         with self._lock:
-            at_s, body = self._made
-            if time.monotonic() - at_s >= _MADE_EVERY_S:
-                body = orjson.dumps(self._snapshot())
-                self._made = (time.monotonic(), body)
-            return body
+            if time.monotonic() - self._made_s >= _MADE_EVERY_S:
+                self._numbers, self._body = self._snapshot(), b""
+                self._made_s = time.monotonic()
+            return self._numbers
+
+    def rendered(self) -> bytes:
+        """The same as JSON, made once for all who look."""
+        numbers = self.numbers()
+        with self._lock:
+            if numbers is not self._numbers:
+                return orjson.dumps(numbers)
+            self._body = self._body or orjson.dumps(numbers)
+            return self._body
 
     def cell(self, host: str, category: str) -> dict[str, Any] | None:
         """See `cell_history`."""
@@ -125,10 +138,14 @@ class _OfService:
     def _read(self, now_us: int) -> _Known:
         engine, settings, found = self._engine, self._engine.settings, _Known()
         try:
-            found.listed = engine.members.listing(self.service)
-            found.reporters = self._reporters(now_us)
-        except StoreError as error:
-            found.listed, found.store_problem = self._known.listed, str(error)
+            # A store that does not answer must hold up neither page nor metrics: what it says late is shown later.
+            self._asked = self._asked or engine.store_reads.submit(self._of_store, now_us)
+            found.listed, found.reporters = self._asked.result(_STORE_S)
+            self._asked = None
+        except (StoreError, TimeoutError, RuntimeError) as error:
+            self._asked = None if self._asked and self._asked.done() else self._asked
+            found.listed, found.reporters = self._known.listed, self._known.reporters
+            found.store_problem = str(error) or "no answer"
         found.flows, found.decisions = (
             flow_statuses(settings.lake, self.service),
             decisions(settings.lake, self.service),
@@ -141,6 +158,9 @@ class _OfService:
             except OSError as error:
                 found.disks[name] = (float("nan"), str(error.strerror))
         return found
+
+    def _of_store(self, now_us: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        return self._engine.members.listing(self.service), self._reporters(now_us)
 
     def _reporters(self, now_us: int) -> dict[str, int]:
         """How many agents reported lately, beside hosts and beside proxies."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from fingerpost.arrays import Floats
 from fingerpost.clock import US
-from fingerpost.experiment import ALIASES, Experiment
+from fingerpost.experiment import ALIASES, CHAMPION, Experiment
 from fingerpost.features.definition import TARGETS
 from fingerpost.flow_status import FlowStatus
 from fingerpost.serving.models import Models
@@ -125,8 +125,15 @@ def predictions_panel(
         "table_ttl_s": settings.table_ttl_s,
         "fingerprint_age_s": _fingerprint_age(table),
         "guard": {name: guard[name] for name in ("trust", "trusts", "requests", "time") if name in guard} or None,
+        "drifted": _drifted(drift),
         "drift": None if drift is None else {"text": drift.text, "at": drift.ended_us / US, "state": drift.state},
     }
+
+
+def _drifted(flow: FlowStatus | None) -> float | None:
+    """1 if the champion's latest drift report says so, else 0; None: there is none."""
+    champion = (flow.details or {}).get(CHAMPION) if flow else None
+    return float(champion.get("verdict") == "drift") if isinstance(champion, dict) else None
 
 
 def _errors(compared: Sequence[Total], name: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_requests_seen_by_middleware_become_records_and_fingerprints(tmp_path, f
         wait_for(lambda: len(lake_rows(tmp_path, "requests")) == 40)
         wait_for(lambda: 'fingerpost_agent_events_total{event="records"} 40.0' in get(port, "/metrics").text)
         # A window later the history knows them.
-        wait_for(lambda: "fingerpost_category_cpu_s{" in get(port, "/metrics").text)
+        wait_for(lambda: "fingerpost_category_cpu_seconds{" in get(port, "/metrics").text)
         wait_for(lambda: most_requests(lake_rows(tmp_path, "fingerprints")) > 20)
         metrics = get(port, "/metrics").text
     row = lake_rows(tmp_path, "requests")[0]
@@ -62,7 +62,7 @@ def test_requests_seen_by_middleware_become_records_and_fingerprints(tmp_path, f
     last = lake_rows(tmp_path, "fingerprints")[-1]
     assert last["cpu_s"] > 0.0005
     assert last["throughput_rps"] > 0
-    for name in ("rate_rps", "error_rate", "latency_p50_s", "latency_p99_s", "cpu_s"):
+    for name in ("rate_rps", "error_rate", "latency_p50_seconds", "latency_p99_seconds", "cpu_seconds"):
         assert re.search(rf'fingerpost_category_{name}\{{category="[^"]+"\}} \d', metrics), name
     assert "fingerpost_host_cpu_util" in metrics
     assert not socket.exists()

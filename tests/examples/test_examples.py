@@ -48,7 +48,9 @@ def session(pid):
 
 def costs(printed):
     """CPU-seconds a request, by category."""
-    return {name: float(cost) for name, cost in re.findall(r'category_cpu_s\{category="([^"]+)"\} (\S+)', printed)}
+    return {
+        name: float(cost) for name, cost in re.findall(r'category_cpu_seconds\{category="([^"]+)"\} (\S+)', printed)
+    }
 
 
 @pytest.mark.process

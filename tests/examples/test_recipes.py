@@ -45,7 +45,9 @@ SENT = [
     ),
 ]
 CATEGORIES = ["/users/*/orders", "/users/*/orders", "/upload", "/upload", "/upload", "/users/*"]
-COST = re.compile(r'fingerpost_category_cpu_s\{category="GET /users/\*/orders\|0\|none\|library\|none"\} 0\.\d*[1-9]')
+COST = re.compile(
+    r'fingerpost_category_cpu_seconds\{category="GET /users/\*/orders\|0\|none\|library\|none"\} 0\.\d*[1-9]'
+)
 
 
 def category_by_the_picker(method, route, body, headers):
@@ -277,7 +279,7 @@ def test_the_recipe_for_fastapi(tmp_path, free_ports):
     application, commands = recipe_with_middleware("FastAPI")
     (tmp_path / "app.py").write_text(application.replace("/tmp/", f"{tmp_path}/"))
     with shell(commands, tmp_path, dict(zip((8000, 9464), free_ports(2), strict=True))) as process:
-        told = next((line for line in process.stdout if line.startswith("fingerpost_category_cpu_s")), "")
+        told = next((line for line in process.stdout if line.startswith("fingerpost_category_cpu_seconds")), "")
     assert COST.match(told)
 
 

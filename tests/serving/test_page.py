@@ -9,12 +9,10 @@ import httpx
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
-from fingerpost.clock import US, clock_us
-from fingerpost.experiment import CHAMPION
-from fingerpost.flow_status import note_decision, note_ended, note_started
 from tests.support.browser import Watched, running_browser
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
+from tests.support.page_feed import feed_windows, note_flows, page_numbers
 
 pytestmark = pytest.mark.process
 
@@ -50,34 +48,10 @@ def watched(browser, engine):
 @pytest.fixture(scope="module")
 def fed(engine):
     """The page's numbers once a fleet of hostile categories has told of some windows."""
-    lake = engine.home / "lake"
-    note_started(lake, "shop", "ingest", clock_us() - 2 * US, "http://127.0.0.1:4200/runs/flow-run/1")
-    note_ended(lake, "shop", "ingest", clock_us(), False, "<b>done</b>", {})
-    note_started(lake, "shop", "train", clock_us())
-    note_ended(lake, "shop", "train", clock_us(), True, "OSError: no room")
-    decided = {
-        "id": "r1",
-        "when": "2026-11-27T06:00:00+00:00",
-        "action": "promote",
-        "who": "me",
-        "why": "<i>better</i>",
-    }
-    note_decision(lake, "shop", {**decided, CHAMPION: "1", "challenger": "2", "gates": "errors: pass, none"})
     made = MadeFleet.make(5, len(HOSTILE) + 2)
-    made = replace(made, categories=(*sorted(HOSTILE), *made.categories[:2]))
-    span = 10 * US
-    now_us = clock_us() // span * span
-    with engine.client(timeout_s=30) as client:
-        for number in range(WINDOWS):
-            at_us = now_us - (WINDOWS - number) * span + 1000
-            assert client.send_reports(made.packed(number + 1, at_us))["accepted"] == 5
-            engine.wait_for(lambda number=number: len(numbers(engine)["traffic"]["series"]["times"]) > number)
-    engine.wait_for(lambda: numbers(engine)["pipeline"]["flows"], 20)
-    return numbers(engine)
-
-
-def numbers(engine, path="/v1/page", **asked):
-    return httpx.get(f"{engine.url}{path}", params=asked, trust_env=False, timeout=20).json()
+    note_flows(engine)
+    feed_windows(engine, replace(made, categories=(*sorted(HOSTILE), *made.categories[:2])), WINDOWS)
+    return engine.wait_for(lambda: (found := page_numbers(engine))["pipeline"]["flows"] and found, 20)
 
 
 def test_an_engine_without_hosts_says_so_plainly(watched):
@@ -99,7 +73,7 @@ def test_an_engine_without_hosts_says_so_plainly(watched):
 
 
 def test_each_panel_shows_the_number_of_the_api(engine, fed, watched):
-    assert numbers(engine, service="unknown")["fleet"]["known"] == 0
+    assert page_numbers(engine, service="unknown")["fleet"]["known"] == 0
     watched.open()
     watched.page.wait_for_selector("#heat .main-svg")
     assert watched.figure("fleet-ok") == str(fed["fleet"]["states"]["ok"]) == "5"
@@ -112,7 +86,7 @@ def test_each_panel_shows_the_number_of_the_api(engine, fed, watched):
     category = watched.page.input_value("#cell-category")
     watched.page.click("#cell-show")
     watched.page.wait_for_selector("#cell-chart .main-svg")
-    cell = numbers(engine, "/v1/page/cell", service="shop", host="h0002", category=category)
+    cell = page_numbers(engine, "/v1/page/cell", service="shop", host="h0002", category=category)
     assert watched.figure("cell-throughput") == f"{cell['now']['throughput_rps']:g}"
     assert len(cell["times"]) == len(cell["measured"]["latency_p50_s"]) == WINDOWS - 1
 
@@ -176,7 +150,7 @@ def test_it_can_be_used_by_keyboard_and_follows_the_light(watched):
 
 @pytest.mark.usefixtures("fed")
 def test_every_call_has_an_example_that_works(engine, watched, tmp_path):
-    described = numbers(engine, "/v1/openapi.json")["paths"]
+    described = page_numbers(engine, "/v1/openapi.json")["paths"]
     watched.open("/docs")
     watched.page.wait_for_selector("article")
     shown = watched.text("#calls")

@@ -9,7 +9,7 @@ from fingerpost.serving.metrics import ServiceGauges
 
 @pytest.fixture(scope="module")
 def gauges():
-    return ServiceGauges("test_gauges")
+    return ServiceGauges("test_gauges", REGISTRY)
 
 
 def said(name, service):
