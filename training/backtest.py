@@ -138,12 +138,13 @@ def backtest(
             other["time"] = other["time"] + pd.Timedelta(seconds=shift_s)
             past.append(other[other["time"] <= last])
         bundle, train_rows = _fitted(past, test, test_share, gap, progress)
-        found, predicted = score(bundle, test), bundle.predict_log(test)
+        predicted = bundle.predict_log(test)
+        found = score(bundle, test, predicted)
         scores = {_NAMES[outcome]: found.get(outcome) for outcome in OUTCOMES}
         progress("noise of windows")
         halves = half_differences(lake, home / "phase-0", name, window_s)
         ceilings = {_NAMES[target]: ceiling_of(target, halves, test, predicted[target]) for target in bundle.targets}
-        ranks = rank_table(bundle, test)
+        ranks = rank_table(bundle, test, predicted)
         unseen = None
         if unseen_hosts:
             progress("holding out hosts")

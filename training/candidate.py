@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fingerpost.arrays import Floats
 from fingerpost.events import Event
 from fingerpost.features.thinning import thinned
 from fingerpost.settings import Settings
@@ -33,6 +34,7 @@ class Candidate:
         replay: what choosing hosts would have cost on `test` as the verdict has it served, beside the baseline; where
             the baseline serves all, by the model.
         coverage: share of requests under each predicted latency on `test`: `raw`, and as `served` with its shift.
+        predicted: what `bundle` predicts of `test`, as `ModelBundle.predict_log` has it.
         halflife_s, window_s: of the features.
         events: that are known, to be shown beside what was measured.
     """
@@ -48,6 +50,7 @@ class Candidate:
     verdict: Verdict
     replay: Replay
     coverage: dict[str, dict[str, float]]
+    predicted: dict[str, Floats]
     window_s: float
     halflife_s: float
     events: tuple[Event, ...] = ()
@@ -94,9 +97,8 @@ def make_candidate(
         bundle = fit_bundle(train, valid, tuning.params, workers=workers)
         bundle = calibrated(bundle, train, valid, tuning.params, workers)
         refitted = refit_bundle(bundle, rows, tuning.params, workers)
-    ranks = rank_table(bundle, test)
     predicted = bundle.predict_log(test)
-    scores = score(bundle, test)
+    ranks, scores = rank_table(bundle, test, predicted), score(bundle, test, predicted)
     verdict, replay = verdict_on(ranks, mean_skill(scores), settings.baseline_margin)
     coverage = {
         target: {
@@ -108,7 +110,7 @@ def make_candidate(
     }
     return Candidate(
         bundle, replace(refitted, verdict=verdict), tuning, scores, past, test, ranks, rank_quality(ranks),
-        verdict, replay, coverage, settings.window_s, settings.halflife_s, events,
+        verdict, replay, coverage, predicted, settings.window_s, settings.halflife_s, events,
     )  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """Splits telemetry by time, and scores predictions against the naive forecasts anyone could make."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from fingerpost.arrays import Floats
 from fingerpost.errors import NoDataError
 from fingerpost.features.definition import NAIVE, naive_column
 from fingerpost.training.bundle import ModelBundle
@@ -102,9 +104,15 @@ def log_mae(actual_log: ArrayLike, predicted_log: ArrayLike, weight: ArrayLike =
     return float(np.average(error[known], weights=weights)) if weights.sum() > 0 else float("nan")
 
 
-def score(bundle: ModelBundle, rows: pd.DataFrame) -> dict[str, TargetScore]:
-    """Scores a model and the naive forecasts on the same rows, target by target."""
-    predicted = bundle.predict_log(rows)
+def score(
+    bundle: ModelBundle, rows: pd.DataFrame, predicted: Mapping[str, Floats] | None = None
+) -> dict[str, TargetScore]:
+    """Scores a model and the naive forecasts on the same rows, target by target.
+
+    Args:
+        predicted: of `bundle.predict_log`; None: it is asked.
+    """
+    predicted = bundle.predict_log(rows) if predicted is None else predicted
     scores = {}
     weight = rows["weight"].to_numpy(np.float64)
     requests = rows["requests"].to_numpy(np.float64) * weight
@@ -124,16 +132,19 @@ def score(bundle: ModelBundle, rows: pd.DataFrame) -> dict[str, TargetScore]:
     return scores
 
 
-def error_table(bundle: ModelBundle, rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Log-MAE of model and EWMA by `host` or `category`, worst first by the model's throughput."""
-    predicted = bundle.predict_log(rows)
+def error_table(predicted: Mapping[str, Floats], rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Log-MAE of model and EWMA by `host` or `category`, worst first by the model's first target.
+
+    Args:
+        predicted: of `ModelBundle.predict_log`, of these rows.
+    """
     errors = pd.DataFrame({by: rows[by].astype("str")})
-    for target in bundle.targets:
+    for target in predicted:
         errors[f"{target}_model"] = np.abs(rows[target] - predicted[target])
         errors[f"{target}_ewma"] = np.abs(rows[target] - rows[naive_column("ewma", target)])
     table = errors.groupby(by).mean()
     table.insert(0, "rows", errors.groupby(by).size())
-    return table.sort_values(f"{bundle.targets[0]}_model", ascending=False).reset_index()
+    return table.sort_values(f"{next(iter(predicted))}_model", ascending=False).reset_index()
 
 
 def mean_skill(scores: dict[str, TargetScore]) -> float:

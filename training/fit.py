@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats
 from fingerpost.errors import NoDataError
-from fingerpost.features.definition import CATEGORICAL_FEATURES, FEATURES, TARGETS, TIME_FEATURES
+from fingerpost.features.definition import FEATURES, TARGETS, TIME_FEATURES
+from fingerpost.training.bins import BINNING, Bins
 from fingerpost.training.bundle import Blend, Encoder, ModelBundle
 from fingerpost.workers import THREADS, Workers
 
@@ -22,14 +24,11 @@ DEFAULT_PARAMS: dict[str, Any] = {
     "lambda_l2": 5.0,
 }
 _FIXED: dict[str, Any] = {
+    **BINNING,
     "metric": "None",
     "bagging_freq": 1,
     "boost_from_average": False,
     "min_data_per_group": 200,
-    "max_bin": 127,
-    "verbosity": -1,
-    "deterministic": True,
-    "force_col_wise": True,
 }
 ROUNDS = 300
 _PATIENCE = 40
@@ -67,19 +66,34 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
+class TargetPart:
+    """Rows in bins, for boosters of one target to be fitted to, or stopped by.
+
+    Args:
+        blend: what is taken off the outcome.
+        data: `lightgbm.Dataset`.
+        count: of the rows.
+    """
+
+    blend: Blend
+    data: Any
+    count: int
+
+
+@dataclass(frozen=True)
 class _ToFit:
     """What all targets of a bundle are fitted to.
 
     Args:
         rows: WEIGHT_COLUMNS and the targets, ordered by time.
-        matrix: features, shape (rows, features).
+        bins: of their features.
         earlier: how many rows, the first, are fitted to find the number of rounds on the others.
         bags: boosters a target.
         rounds: of the targets for which it need not be found.
     """
 
     rows: pd.DataFrame
-    matrix: Floats
+    bins: Bins
     earlier: int
     params: dict[str, Any]
     bags: int
@@ -118,16 +132,45 @@ def training_matrix(encoder: Encoder, rows: pd.DataFrame) -> Floats:
     return matrix
 
 
+def target_part(
+    bins: Bins, rows: pd.DataFrame, chosen: NDArray[np.bool_], target: str, blend: Blend | None = None
+) -> TargetPart:
+    """Those of some rows where a target was measured.
+
+    Args:
+        rows: WEIGHT_COLUMNS and the target, of the rows of `bins`.
+        chosen: which of them, shape (rows,).
+        blend: None: it is fitted to them.
+
+    Raises:
+        NoDataError: as `training_set`.
+    """
+    found = training_set(rows[chosen], bins.matrix[chosen], target)
+    blend = blend or Blend.fit(found.matrix, found.outcome, target)
+    places = np.flatnonzero(chosen & np.isfinite(rows[target].to_numpy(np.float64)))
+    left = found.outcome - blend.predict(found.matrix, target)
+    return TargetPart(blend, bins.part(places, left, found.weight), len(places))
+
+
 def fit_booster(
-    train: TrainingSet,
-    blend: Blend,
+    train: TrainingSet, blend: Blend, target: str, params: dict[str, Any], rounds: int = ROUNDS, seed: int = 7
+) -> Any:
+    """A booster of what the blend leaves of some rows; raises as `fit_part`."""
+    bins, places = Bins(train.matrix, params["min_data_in_leaf"], 1), np.arange(len(train.outcome))
+    left = train.outcome - blend.predict(train.matrix, target)
+    part = TargetPart(blend, bins.part(places, left, train.weight), len(places))
+    return fit_part(part, target, params, None, rounds, seed)
+
+
+def fit_part(
+    train: TargetPart,
     target: str,
     params: dict[str, Any],
-    valid: TrainingSet | None = None,
+    valid: TargetPart | None = None,
     rounds: int = ROUNDS,
     seed: int = 7,
 ) -> Any:
-    """Fits one booster to what the blend leaves; with `valid`, stopped where that no longer gains.
+    """Fits one booster; with `valid`, of the same bins, stopped where that no longer gains.
 
     Returns:
         A `lightgbm.Booster`; its `best_iteration` is set where there is a `valid`.
@@ -137,21 +180,17 @@ def fit_booster(
     """
     import lightgbm
 
-    train_set = _dataset(train, blend, target)
     callbacks: list[Callable[..., Any]] = []
-    sets: list[Any] = []
     if valid is not None:
-        left = valid.outcome - blend.predict(valid.matrix, target)
-        sets = [train_set.create_valid(valid.matrix, left, weight=valid.weight)]
         callbacks = [lightgbm.early_stopping(_PATIENCE, verbose=False)]
-    settings = {**_settings(params, len(train.outcome), seed), **_constraints(target)}
+    settings = {**_settings(params, train.count, seed), **_constraints(target)}
     try:
         return lightgbm.train(
             settings,
-            train_set,
+            train.data,
             num_boost_round=rounds,
-            valid_sets=sets,
-            feval=absolute_error if sets else None,
+            valid_sets=[] if valid is None else [valid.data],
+            feval=None if valid is None else absolute_error,
             callbacks=callbacks,
         )
     except lightgbm.basic.LightGBMError as error:
@@ -159,7 +198,7 @@ def fit_booster(
         if "num_features()" not in str(error):
             raise
         raise NoDataError(
-            f"{len(train.outcome)} rows are too few, or too much alike, to learn {target} from: measure for longer, "
+            f"{train.count} rows are too few, or too much alike, to learn {target} from: measure for longer, "
             "while the load changes"
         ) from error
 
@@ -216,7 +255,8 @@ def _fit_all(
     workers: Workers,
 ) -> ModelBundle:
     encoder = Encoder.fit(rows)
-    shared = _ToFit(rows[[*WEIGHT_COLUMNS, *targets]], training_matrix(encoder, rows), earlier, params, bags, rounds)
+    bins = Bins(training_matrix(encoder, rows), params["min_data_in_leaf"])
+    shared = _ToFit(rows[[*WEIGHT_COLUMNS, *targets]], bins, earlier, params, bags, rounds)
     # A thread a booster, not many threads in one: beside other programs those wait for each other.
     fitted = dict(zip(targets, workers.map(_fit_target, targets, shared), strict=True))
     return ModelBundle(
@@ -227,20 +267,16 @@ def _fit_all(
 
 
 def _fit_target(shared: _ToFit, target: str) -> tuple[Blend, list[Any]]:
-    rounds = shared.rounds.get(target) or _best_rounds(shared, target)
-    data = training_set(shared.rows, shared.matrix, target)
-    blend = Blend.fit(data.matrix, data.outcome, target)
-    return blend, [
-        fit_booster(data, blend, target, shared.params, rounds=rounds, seed=7 + number) for number in range(shared.bags)
-    ]
-
-
-def _best_rounds(shared: _ToFit, target: str) -> int:
-    rows, matrix, count = shared.rows, shared.matrix, shared.earlier
-    early = training_set(rows[:count], matrix[:count], target)
-    late = training_set(rows[count:], matrix[count:], target)
-    stopped = fit_booster(early, Blend.fit(early.matrix, early.outcome, target), target, shared.params, late)
-    return max(_MIN_ROUNDS, int(stopped.best_iteration))
+    rows, bins = shared.rows, shared.bins
+    rounds = shared.rounds.get(target)
+    if not rounds:
+        earlier = np.arange(len(rows)) < shared.earlier
+        early = target_part(bins, rows, earlier, target)
+        late = target_part(bins, rows, ~earlier, target, early.blend)
+        rounds = max(_MIN_ROUNDS, int(fit_part(early, target, shared.params, late).best_iteration))
+    whole = target_part(bins, rows, np.ones(len(rows), dtype=np.bool_), target)
+    seeds = range(7, 7 + shared.bags)
+    return whole.blend, [fit_part(whole, target, shared.params, None, rounds, seed) for seed in seeds]
 
 
 def _settings(params: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:
@@ -253,19 +289,6 @@ def _settings(params: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:
 def _constraints(target: str) -> dict[str, Any]:
     signs = _MONOTONE[target.split("_", maxsplit=1)[0]]
     return {"monotone_constraints": [signs.get(name, 0) for name in FEATURES]}
-
-
-def _dataset(data: TrainingSet, blend: Blend, target: str) -> Any:
-    import lightgbm
-
-    return lightgbm.Dataset(
-        data.matrix,
-        data.outcome - blend.predict(data.matrix, target),
-        weight=data.weight,
-        feature_name=list(FEATURES),
-        categorical_feature=list(CATEGORICAL_FEATURES),
-        params={"verbosity": -1},
-    )
 
 
 def quantile_objective(share: float = 0.5) -> Callable[[Floats, Any], tuple[Floats, Floats]]:

@@ -75,7 +75,7 @@ def _exceptions(candidate: "Candidate") -> str:
 
 
 def _worst(candidate: "Candidate", by: str) -> list[str]:
-    table = error_table(candidate.bundle, candidate.test, by).head(_WORST)
+    table = error_table(candidate.predicted, candidate.test, by).head(_WORST)
     models = [name for name in table.columns if name.endswith("_model")]
     lines = [
         f"| {by} | windows | " + " | ".join(name.removesuffix("_model") for name in models) + " |",

@@ -1,11 +1,12 @@
 """The pictures that go with a model version."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from fingerpost.arrays import Floats
 from fingerpost.clock import US
 from fingerpost.events import Event
 from fingerpost.features.definition import FEATURES, TARGETS
@@ -30,13 +31,13 @@ _MOST_EVENTS, _MOST_LETTERS = 20, 40
 
 def all_plots(candidate: "Candidate") -> dict[str, "Figure"]:
     """File name to figure: load, predictions, errors, residuals, calibration, gains, SHAP values, ranking, tuning."""
-    bundle, rows = candidate.bundle, candidate.test
+    bundle, rows, predicted = candidate.bundle, candidate.test, candidate.predicted
     return {
         "plots/load.png": load_over_time(candidate.train, rows, candidate.events),
-        "plots/predicted_vs_actual.png": predicted_vs_actual(bundle, rows),
+        "plots/predicted_vs_actual.png": predicted_vs_actual(predicted, rows),
         "plots/errors.png": errors(candidate.scores),
-        "plots/residuals.png": residuals(bundle, rows, candidate.events),
-        "plots/calibration.png": calibration(bundle, rows),
+        "plots/residuals.png": residuals(predicted, rows, candidate.events),
+        "plots/calibration.png": calibration(predicted, bundle.shifts, rows),
         "plots/feature_gain.png": feature_gain(bundle),
         "plots/shap.png": shap_summary(bundle, rows),
         "plots/ranking.png": ranking(candidate.ranks),
@@ -44,12 +45,11 @@ def all_plots(candidate: "Candidate") -> dict[str, "Figure"]:
     }
 
 
-def predicted_vs_actual(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
+def predicted_vs_actual(predicted: Mapping[str, Floats], rows: pd.DataFrame) -> "Figure":
     """A point a held-out cell and window, by target; the diagonal is perfection."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     figure = _figure(4.2 * len(TARGETS), 4.2)
-    predicted = bundle.predict_log(rows)
     for place, target in enumerate(TARGETS, start=1):
         axes = figure.add_subplot(1, len(TARGETS), place)
         actual = np.exp(rows[target].to_numpy(np.float64))
@@ -125,10 +125,9 @@ def mark_events(axes: "Axes", events: Sequence[Event], begin_s: float, end_s: fl
         )
 
 
-def residuals(bundle: ModelBundle, rows: pd.DataFrame, events: Sequence[Event] = ()) -> "Figure":
+def residuals(predicted: Mapping[str, Floats], rows: pd.DataFrame, events: Sequence[Event] = ()) -> "Figure":
     """Errors (measured less predicted, logs) over time, and how they are spread, by target."""
     figure = _figure(4.2 * len(TARGETS), 6.0)
-    predicted = bundle.predict_log(rows)
     for place, target in enumerate(TARGETS, start=1):
         error = rows[target].to_numpy(np.float64) - predicted[target]
         known = np.isfinite(error)
@@ -144,14 +143,13 @@ def residuals(bundle: ModelBundle, rows: pd.DataFrame, events: Sequence[Event] =
     return figure
 
 
-def calibration(bundle: ModelBundle, rows: pd.DataFrame) -> "Figure":
+def calibration(predicted: Mapping[str, Floats], shifts: Mapping[str, float], rows: pd.DataFrame) -> "Figure":
     """The share of requests under a predicted latency times a factor, and what is promised at factor 1, as served."""
     figure = _figure(4.6 * len(PROMISED), 3.6)
-    predicted = bundle.predict_log(rows)
     factors = np.linspace(-1.5, 1.5, 31)
     for place, (target, share) in enumerate(PROMISED.items(), start=1):
         axes = figure.add_subplot(1, len(PROMISED), place)
-        served = predicted[target] + bundle.shifts.get(target, 0.0)
+        served = predicted[target] + shifts.get(target, 0.0)
         axes.semilogx(np.exp(factors), calibration_curve(rows, served, factors), color=_MODEL)
         axes.axhline(share, color=_NAIVE, linewidth=1)
         axes.axvline(1.0, color="grey", linewidth=1)

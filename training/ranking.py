@@ -1,10 +1,12 @@
 """Scores how well predictions rank hosts: the cost of routing by them beside truth, baseline and chance."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from fingerpost.arrays import Floats
 from fingerpost.features.definition import baseline_column, naive_column
 from fingerpost.routing.cost import routing_cost
 from fingerpost.training.bundle import ModelBundle
@@ -75,7 +77,7 @@ class Replay:
         return {f"replay.{name}": float(value) for name, value in found.items() if np.isfinite(value)}
 
 
-def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
+def rank_table(bundle: ModelBundle, rows: pd.DataFrame, predicted: Mapping[str, Floats] | None = None) -> pd.DataFrame:
     """One row a (window, category) with at least two hosts whose cost is known: `hosts`, `requests`, `regret`,
     `chance`, `remembered`, `correlation`, and `model`, `baseline`: the cost of the host chosen over the mean of all.
 
@@ -83,10 +85,13 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
 
     Cost is that of the next request at the load of the window's beginning, by throughput, or by median latency where
     no throughput was measured; the truth is what the window then measured.
+
+    Args:
+        predicted: of `bundle.predict_log`; None: it is asked.
     """
+    predicted = bundle.predict_log(rows) if predicted is None else predicted
     known = "throughput_rps" in bundle.targets and np.isfinite(rows["throughput_rps"]).any()
     target = "throughput_rps" if known else "latency_p50_s"
-    predicted = bundle.predict_log(rows)[target]
     # What the engine's baseline serves; rows of an earlier version have its main part alone.
     baseline = rows[naive_column("ewma", target)]
     if (served := baseline_column(target)) in rows:
@@ -99,7 +104,7 @@ def rank_table(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
             "requests": rows["requests"] * rows["weight"],
         }
     )
-    for name, logs in (("true", rows[target]), ("model", predicted), ("baseline", baseline)):
+    for name, logs in (("true", rows[target]), ("model", predicted[target]), ("baseline", baseline)):
         value = np.exp(np.asarray(logs, dtype=np.float64))
         cost[name] = routing_cost(inflight, value) if target == "throughput_rps" else value
     cost = cost[np.isfinite(cost[["true", "model", "baseline"]]).all(axis=1) & ~rows["cold_start"].to_numpy(bool)]

@@ -123,12 +123,14 @@ class Run:
         """Stores the files of a folder under a name."""
         self._client.log_artifacts(self.id, str(folder), name)
 
-    def dataset(self, rows: "pd.DataFrame", name: str, context: str) -> None:
-        """Notes which rows were used, by digest and schema."""
+    def dataset(self, rows: "pd.DataFrame", name: str, context: str, count: int) -> None:
+        """Notes which rows were used, by digest and schema of some of them, and how many there were."""
         from mlflow.data.pandas_dataset import from_pandas
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        entity = Dataset(**from_pandas(rows, name=name).to_dict())
+        about = from_pandas(rows, name=name).to_dict()
+        profile = json.dumps({"num_rows": count, "num_elements": count * rows.shape[1]})
+        entity = Dataset(**{**about, "profile": profile})
         self._client.log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
 

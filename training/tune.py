@@ -12,11 +12,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fingerpost import __version__
-from fingerpost.arrays import Floats
 from fingerpost.features.definition import TARGETS, naive_column, schema_hash
+from fingerpost.training.bins import Bins
 from fingerpost.training.bundle import Blend, Encoder
 from fingerpost.training.evaluate import log_mae, purged_folds
-from fingerpost.training.fit import DEFAULT_PARAMS, WEIGHT_COLUMNS, fit_booster, training_matrix, training_set
+from fingerpost.training.fit import (
+    DEFAULT_PARAMS,
+    WEIGHT_COLUMNS,
+    TargetPart,
+    fit_part,
+    target_part,
+    training_matrix,
+    training_set,
+)
 from fingerpost.workers import THREADS, Workers
 
 if TYPE_CHECKING:
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 
 FOLDS = 2
 ROUNDS = 200
+LEAST_IN_LEAF = 20
 # Finished trials before which none is pruned.
 _MIN_TRIALS = 3
 # Studies that are kept of one model: the one under way, and those it may be compared with.
@@ -85,11 +94,11 @@ class TrialData:
 
     Args:
         rows: WEIGHT_COLUMNS and the targets.
-        matrix: features, shape (rows, features).
+        bins: of their features.
     """
 
     rows: pd.DataFrame
-    matrix: Floats
+    bins: Bins
     cases: tuple[Case, ...]
 
 
@@ -122,12 +131,12 @@ def tune(
 
     from fingerpost.training.draws import Draws
 
-    data = trial_data(rows, gap)
     first: list[dict[str, Any]] = []
     for params in ({}, *begin_with):
         whole = {name: type(usual)(params.get(name, usual)) for name, usual in DEFAULT_PARAMS.items()}
         if whole not in first:
             first.append(whole)
+    data = trial_data(rows, gap, min(LEAST_IN_LEAF, *(whole["min_data_in_leaf"] for whole in first)))
     study = open_study(budget.storage, budget.model, _study_key(rows, gap, first))
     study.sampler = draws = Draws(first)
     errors: list[Exception] = []
@@ -187,12 +196,13 @@ def open_study(storage: str | None, model: str, key: str) -> "optuna.Study":
     return study
 
 
-def trial_data(rows: pd.DataFrame, gap: pd.Timedelta) -> TrialData:
+def trial_data(rows: pd.DataFrame, gap: pd.Timedelta, least_in_leaf: int = LEAST_IN_LEAF) -> TrialData:
     """Makes folds and blends, once for all trials.
 
     Args:
         rows: training rows, ordered by time.
         gap: time left out between what is fitted and what is scored; at least one window.
+        least_in_leaf: the least `min_data_in_leaf` that is tried.
 
     Raises:
         NoDataError: a fold is too short, or a target is not known in one.
@@ -209,15 +219,21 @@ def trial_data(rows: pd.DataFrame, gap: pd.Timedelta) -> TrialData:
             naive = log_mae(judged[target], judged[naive_column("ewma", target)], judged["weight"])
             blend = Blend.fit(train.matrix, train.outcome, target)
             cases.append(Case(target, earlier, scored, blend, naive))
-    return TrialData(rows[[*WEIGHT_COLUMNS, *TARGETS]], matrix, tuple(cases))
+    bins = Bins(matrix, least_in_leaf)
+    return TrialData(rows[[*WEIGHT_COLUMNS, *TARGETS]], bins, tuple(cases))
 
 
 def score_case(data: TrialData, item: tuple[int, dict[str, Any]]) -> float:
     """Fits and scores a case, given by its number, with some parameters: model error / naive error."""
-    case, params = data.cases[item[0]], item[1]
-    train = training_set(data.rows[case.earlier], data.matrix[case.earlier], case.target)
-    valid = training_set(data.rows[case.later], data.matrix[case.later], case.target)
-    booster = fit_booster(train, case.blend, case.target, params, valid, ROUNDS)
+    number, params = item
+    case = data.cases[number]
+    valid = training_set(data.rows[case.later], data.bins.matrix[case.later], case.target)
+
+    def part(chosen: NDArray[np.bool_]) -> TargetPart:
+        return target_part(data.bins, data.rows, chosen, case.target, case.blend)
+
+    train, judged = data.bins.kept(number, lambda: (part(case.earlier), part(case.later)))
+    booster = fit_part(train, case.target, params, judged, ROUNDS)
     predicted = case.blend.predict(valid.matrix, case.target) + booster.predict(
         valid.matrix, num_iteration=booster.best_iteration, num_threads=1
     )
@@ -233,7 +249,7 @@ def _score(trial: "optuna.Trial", data: TrialData, workers: Workers) -> float:
     params = {
         "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.15, log=True),
         "num_leaves": trial.suggest_int("num_leaves", 4, 32, log=True),
-        "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 20, 300, log=True),
+        "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", LEAST_IN_LEAF, 300, log=True),
         "feature_fraction": trial.suggest_float("feature_fraction", 0.1, 1.0),
         "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
         "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 100.0, log=True),

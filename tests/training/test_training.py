@@ -173,7 +173,7 @@ def test_ranking_beats_chance(candidate):
 
 
 def test_error_tables_cover_every_host(candidate):
-    table = error_table(candidate.bundle, candidate.test, "host")
+    table = error_table(candidate.predicted, candidate.test, "host")
     assert sorted(table["host"]) == ["h1", "h2", "h3", "h4"]
     assert table["rows"].sum() == len(candidate.test)
 

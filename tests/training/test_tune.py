@@ -1,5 +1,7 @@
 """Tuning by Optuna: budgets over several runs, trials that fail, processes that die, and the databases behind it."""
 
+import pickle
+
 import optuna
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from fingerpost.features.build import load_training_rows
 from fingerpost.features.definition import CATEGORICAL_FEATURES, NUMERIC_FEATURES
 from fingerpost.training.draws import PLACE, next_place
 from fingerpost.training.fit import DEFAULT_PARAMS
-from fingerpost.training.tune import TuningBudget, open_study, tune
+from fingerpost.training.tune import TuningBudget, open_study, score_case, trial_data, tune
 from fingerpost.workers import LocalExecutor
 from tests.support.postgres import running_postgres
 
@@ -29,6 +31,20 @@ def storage(tmp_path):
 def trials_of(storage, number=-1):
     name = optuna.get_all_study_names(storage)[number]
     return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def test_trials_share_bins_and_are_scored_as_if_each_had_its_own(rows):
+    """Side by side too, and after they were sent elsewhere."""
+    tries = [
+        {**DEFAULT_PARAMS, "min_data_in_leaf": leaf, "num_leaves": leaves} for leaf in (20, 60) for leaves in (4, 9)
+    ]
+    items = [(case, params) for params in tries for case in range(2)]
+    alone = [score_case(trial_data(rows, GAP), item) for item in items]
+    shared = trial_data(rows, GAP)
+    assert LocalExecutor(4).map(score_case, items, shared) == alone
+    assert len(set(alone)) > len(items) / 2
+    sent = pickle.loads(pickle.dumps(shared))  # noqa: S301
+    assert [score_case(sent, item) for item in items[:2]] == alone[:2]
 
 
 @pytest.mark.process
