@@ -44,8 +44,8 @@ def _off_policy_markdown(found: ChallengerOffPolicy | None) -> str:
     if found is None:
         return "Nothing to estimate a policy from yet.\n"
     estimate = found.estimate
-    if not estimate.usable:
-        return f"No off-policy estimate: {markdown_text(estimate.reason)}.\n"
+    if found.unreliable is not None:
+        return f"No off-policy estimate: {markdown_text(found.unreliable)}.\n"
     return (
         f"Had the challenger routed, the mean latency would have been {interval(estimate.dr)} s instead of "
         f"{interval(estimate.logged)} s ({estimate.requests} requests).\n"

@@ -43,7 +43,7 @@ def compare_in_shadow(settings: Settings, hours: float, now_us: int) -> tuple[Sh
     """
     registry, from_us = Registry(settings), now_us - round(hours * 3600 * US)
     joined = load_shadow(settings.lake, settings.service, from_us, now_us, settings.window_s)
-    report = compare(joined, settings.latency_weight)
+    report = compare(joined, settings.latency_weight, block_s=settings.shadow_block_s)
     if report.status != "insufficient":
         log_result(registry, "shadow", report.result())
     try:

@@ -31,12 +31,12 @@ class OffPolicy:
         distance: share of the requests that the target policy would send elsewhere (total variation).
         deviating: the same number of those alone that went where the target policy would send more: what it does
             otherwise is known from these. Where policies mostly agree, `effective` is large without saying anything.
-        largest_weight: before weights are cut.
-        cut: share of the requests whose weight was cut; the estimates are biased by what that took.
+        largest_weight: none is cut, which would bias the estimates by what it takes.
+        mean_weight: 1 on average, where propensities are right and all hosts that the target policy takes are explored.
         agreement: mean probability with which the target policy takes the host that was taken.
         logged: mean cost as it was.
         ips, snips, dr: mean cost by inverse propensity, the same self-normalised, and doubly robust.
-        gain: `dr` less `logged`; below 0 the target policy is better.
+        gain: `dr` less that of the reference policy, or less `logged` without one; below 0 the target policy is better.
     """
 
     usable: bool
@@ -46,7 +46,7 @@ class OffPolicy:
     distance: float
     deviating: float
     largest_weight: float
-    cut: float
+    mean_weight: float
     agreement: float
     logged: Estimate | None = None
     ips: Estimate | None = None
@@ -67,7 +67,7 @@ def evaluate_policy(
     propensity: ArrayLike,
     probability: Floats,
     stands_for: ArrayLike | None = None,
-    max_weight: float = 1000.0,
+    reference: Floats | None = None,
     alpha: float = 0.05,
     min_effective: float = MIN_EFFECTIVE,
 ) -> OffPolicy:
@@ -89,19 +89,21 @@ def evaluate_policy(
         propensity: probability with which the host was taken, in (0, 1]; rows where it is not known do not count.
         probability: of the target policy, shape (n, hosts); rows with NaN do not count.
         stands_for: requests that each row is a sample of, shape (n,); None: each is one. Rows count that often.
-        max_weight: weights are cut here.
+        reference: probability of a policy to compare with, as `probability`: what the replay does not know of loads and
+            tables is the same in both, and cancels. None: the gain is over what was logged.
         min_effective: below this many effective requests nothing is said.
     """
     chance = np.asarray(propensity, dtype=np.float64)
     known = (chance > 0) & np.isfinite(probability).all(axis=1) & np.isfinite(np.asarray(cost, dtype=np.float64))
+    if reference is not None:
+        known &= np.isfinite(reference).all(axis=1)
     times, chance = np.asarray(time_us, dtype=np.int64)[known], chance[known]
     group, taken = (np.asarray(each, dtype=np.int64)[known] for each in (category, host))
     paid, target = np.asarray(cost, dtype=np.float64)[known], probability[known]
     count = len(paid)
     rows = np.ones(count) if stands_for is None else np.asarray(stands_for, dtype=np.float64)[known]
     likely = target[np.arange(count), taken]
-    raw = likely / chance
-    weight = np.minimum(raw, max_weight)
+    weight = likely / chance
     block = time_blocks(times)
     effective, deviating = _effective(rows * weight), _effective(rows * np.maximum(weight - 1, 0.0))
     # Of the two ways to tell it this one is bounded, so few requests will do.
@@ -114,8 +116,8 @@ def evaluate_policy(
         effective,
         distance,
         deviating,
-        largest_weight=float(raw.max(initial=0.0)),
-        cut=float(np.average(raw > max_weight, weights=rows)) if count else 0.0,
+        largest_weight=float(weight.max(initial=0.0)),
+        mean_weight=float(np.average(weight, weights=rows)) if count else 0.0,
         agreement=float(np.average(likely, weights=rows)) if count else 0.0,
     )
     if effective < min_effective or blocks < MIN_BLOCKS or (distance > _SAME and deviating < MIN_DEVIATING):
@@ -126,8 +128,13 @@ def evaluate_policy(
         )
         return replace(said, reason=reason)
     model = cost_model(group, taken, paid, block, target.shape[1], rows)
-    direct = (target * model).sum(axis=1)
-    robust = direct + weight * (paid - model[np.arange(count), taken])
+    left = paid - model[np.arange(count), taken]
+
+    def doubly_robust(of: Floats) -> Floats:
+        return np.asarray((of * model).sum(axis=1) + of[np.arange(count), taken] / chance * left)
+
+    robust = doubly_robust(target)
+    against = paid if reference is None else doubly_robust(reference[known])
     return replace(
         said,
         usable=True,
@@ -135,7 +142,7 @@ def evaluate_policy(
         ips=clustered_mean(weight * paid, block, rows, alpha),
         snips=clustered_mean(paid, block, rows * weight, alpha),
         dr=clustered_mean(robust, block, rows, alpha),
-        gain=clustered_mean(robust - paid, block, rows, alpha),
+        gain=clustered_mean(robust - against, block, rows, alpha),
     )
 
 

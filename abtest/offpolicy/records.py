@@ -22,6 +22,9 @@ _PREDICTED = ("version", "throughput_rps", "latency_p50_s")
 _PREDICTION_COLUMNS = ("time", "host", "category", FILE, *(f"{side}_{name}" for side in ALIASES for name in _PREDICTED))
 _RECORD_COLUMNS = ("time", "host", "status", "duration_s", "propensity", "weight", *CATEGORY_COLUMNS)
 _CAP_QUANTILE = 0.999
+# Below this the log does not show what the router knew: several proxies, or tables that changed in between.
+MIN_REPLAY = 0.9
+MAX_WEIGHT_ERROR = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,28 @@ class ChallengerOffPolicy:
     replay: float
     versions: tuple[str, str]
 
+    @property
+    def unreliable(self) -> str | None:
+        """Why the estimate decides nothing; None: it may."""
+        if not self.estimate.usable:
+            return self.estimate.reason
+        if self.replay < MIN_REPLAY:
+            return f"the champion, replayed, agrees with its own choices in {self.replay:.2f}, {MIN_REPLAY:g} is needed"
+        if abs(self.estimate.mean_weight - 1) > MAX_WEIGHT_ERROR:
+            return (
+                f"the mean weight is {self.estimate.mean_weight:.2f}, not 1: what the challenger takes is not explored"
+            )
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """The plain values; numbers that are not finite are None."""
         about = {"champion": self.versions[0], "challenger": self.versions[1]}
         return {**about, "cap_s": self.cap_s, "replay": self.replay, **self.estimate.to_json()}
 
     def result(self) -> ComparisonResult | None:
-        """The result that is logged, and read by the promotion's gates; None where nothing can be estimated."""
+        """The result that is logged, and read by the promotion's gates; None where nothing can be relied on."""
         gain = self.estimate.gain
-        if not self.estimate.usable or gain is None:
+        if self.unreliable is not None or gain is None:
             return None
         verdict = BETTER if gain.high < 0 else WORSE if gain.low > 0 else NO_DIFFERENCE
         about = {"verdict": verdict, "samples": int(self.estimate.effective)}
@@ -85,8 +101,11 @@ def challenger_off_policy(settings: Settings, from_us: int, to_us: int) -> Chall
     category = np.unique(records["category"].to_numpy(dtype=str), return_inverse=True)[1]
     weight = record_weights(records)
     target = choices["challenger"].probability
-    estimate = evaluate_policy(records["time_us"], category, taken, cost, propensity, target, stands_for=weight)
-    likely = choices["champion"].probability[np.arange(len(taken)), taken]
+    replayed = choices["champion"].probability
+    estimate = evaluate_policy(
+        records["time_us"], category, taken, cost, propensity, target, stands_for=weight, reference=replayed
+    )
+    likely = replayed[np.arange(len(taken)), taken]
     known = np.isfinite(likely) & (propensity > 0)
     replay = float(np.average(likely[known], weights=weight[known])) if known.any() else 0.0
     return ChallengerOffPolicy(estimate, cap_s, replay, versions)

@@ -23,9 +23,9 @@ from fingerpost.settings import Settings
 from fingerpost.training.registry import Registry
 
 # At first both take turns, since the one that is known to be good has half; then it has one slot in so many.
-TURNS, ONE_IN = 20, 10
+TURNS, ONE_IN = 30, 10
 # Probability that a version which is no different is ever rolled back, for each of the three guardrails.
-ALPHA = 0.01
+ALPHA = 0.005
 _WASHOUT_SHARE = 0.25
 _LONGEST_SLOT_S = 120.0
 _GROSS, _GROSS_PAIRS = 10.0, 3
@@ -74,8 +74,8 @@ class WatchReading:
         return found
 
 
-# Evidence of alpha 0.01 needs ten pairs that all point the same way.
-_MIN_PAIRS = 10
+# Evidence of alpha 0.005 needs eleven pairs that all point the same way.
+_MIN_PAIRS = 11
 
 
 def read_watch(pairs: Pairs, settings: Settings) -> WatchReading:

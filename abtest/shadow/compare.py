@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
 
-from fingerpost.abtest.experiment.confidence import MIN_BLOCKS, Estimate, clustered_mean, time_blocks
+from fingerpost.abtest.experiment.confidence import (
+    Estimate,
+    clustered_mean,
+    paired_sequence,
+    time_blocks,
+)
 from fingerpost.abtest.results import ComparisonResult
-from fingerpost.arrays import Floats
+from fingerpost.arrays import Floats, safe_ratio
+from fingerpost.clock import US
 from fingerpost.experiment import ALIASES, CHALLENGER, CHAMPION
 from fingerpost.features.definition import TARGETS
 from fingerpost.features.windows import numbers
@@ -20,7 +26,9 @@ from fingerpost.routing.cost import routing_cost
 from fingerpost.telemetry.windows import LATENCY_SHARES
 from fingerpost.training.calibration import PROMISED
 
-MIN_ROWS = 100
+MIN_ROWS, MIN_EFFECTIVE, MIN_SHADOW_BLOCKS = 100, 50, 3
+# Of mean errors on a log scale between two versions.
+_USUAL_DIFFERENCE = 0.02
 _MAX_NAMES = 100
 
 
@@ -52,7 +60,7 @@ class ShadowReport:
         status: of the challenger, by its errors over all targets; `insufficient`: too few outcomes to tell.
         reason: the same as a sentence.
         versions: of champion and challenger; empty without predictions.
-        rows, blocks: outcomes, and blocks of time that have some.
+        rows, blocks: outcomes, and blocks of a fixed length that are over and have some.
         errors: by target, and `all`, the mean over the targets.
         regret: (true cost of the host that a model would choose) / (that of the best) - 1, over windows and categories
             that traffic reached on several hosts.
@@ -86,13 +94,17 @@ class ShadowReport:
         return ComparisonResult.read({**self.to_json(), **about})
 
 
-def compare(joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.05) -> ShadowReport:
+def compare(
+    joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.05, block_s: float = 600.0
+) -> ShadowReport:
     """Compares the latest two versions in `shadow_join.join_outcomes`.
 
-    Errors are weighted by the rows' weights; intervals are over blocks of time, paired: both models predict the same
-    rows, so what is common to them cancels.
+    Errors are weighted by the rows' weights, and paired: both models predict the same rows, so what is common to them
+    cancels. What decides is the sequence of the differences of blocks of a fixed length, which holds at every look;
+    all other intervals are over blocks of the time so far, and hold at one.
 
     Args:
+        block_s: length of the blocks that decide, seconds; longer than errors depend on each other.
         latency_weight: of the routing cost, see `fingerpost.routing.cost`.
     """
     if joined.empty:
@@ -109,17 +121,21 @@ def compare(joined: pd.DataFrame, latency_weight: float = 0.0, alpha: float = 0.
         for place, target in enumerate(TARGETS)
     }
     overall = {side: _row_means(errors[side]) for side in errors}
-    by_target["all"] = _comparison(overall, block, weight, alpha)
+    by_target["all"] = replace(
+        _comparison(overall, block, weight, alpha),
+        difference=_sequence(rows["end_us"], overall, weight, alpha, block_s),
+    )
     regrets = regret_table(rows, latency_weight)
     regret_values = {side: regrets[side].to_numpy(np.float64) for side in ALIASES}
     regret_block = time_blocks(regrets["end_us"]) if len(regrets) else np.zeros(0, dtype=np.int64)
-    status, reason = _status(by_target["all"])
+    effective = float(weight.sum() ** 2 / max(float(np.square(weight).sum()), 1e-300))
+    status, reason = _status(by_target["all"], effective)
     return ShadowReport(
         status,
         reason,
         versions,
         len(rows),
-        len(np.unique(block)),
+        by_target["all"].difference.blocks,
         by_target,
         _comparison(regret_values, regret_block, np.ones(len(regrets)), alpha),
         _by(rows["host"], overall, block, weight, alpha),
@@ -154,6 +170,26 @@ def regret_table(rows: pd.DataFrame, latency_weight: float = 0.0) -> pd.DataFram
     return found[found["hosts"] > 1].reset_index()
 
 
+def _sequence(
+    end_us: pd.Series, overall: Mapping[str, Floats], weight: Floats, alpha: float, block_s: float
+) -> Estimate:
+    """The difference of errors by blocks that are over, as a confidence sequence of their centre.
+
+    It takes block means that are as often above their centre as below, and independent: of errors that depend on each
+    other over 5 minutes, blocks of 10 minutes are nearly so.
+    """
+    span = round(block_s * US)
+    block = end_us.to_numpy(np.int64) // span
+    difference = overall[CHALLENGER] - overall[CHAMPION]
+    over = np.isfinite(difference) & (weight > 0) & (block < block.max())
+    names, place = np.unique(block[over], return_inverse=True)
+    total, stood_for = (np.bincount(place, weights=each[over]) for each in (weight * np.nan_to_num(difference), weight))
+    found = paired_sequence(safe_ratio(total, stood_for), alpha, _USUAL_DIFFERENCE)
+    if not len(names):
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    return Estimate(float(found.centre[-1]), float(found.lower[-1]), float(found.upper[-1]), len(names))
+
+
 def _comparison(values: Mapping[str, Floats], block: NDArray[np.int64], weight: Floats, alpha: float) -> Comparison:
     means = {side: clustered_mean(each, block, weight, alpha).value for side, each in values.items()}
     difference = clustered_mean(values["challenger"] - values["champion"], block, weight, alpha)
@@ -172,12 +208,14 @@ def _by(
     return found
 
 
-def _status(overall: Comparison) -> tuple[Literal["better", "worse", "no difference", "insufficient"], str]:
+def _status(
+    overall: Comparison, effective: float
+) -> tuple[Literal["better", "worse", "no difference", "insufficient"], str]:
     difference = overall.difference
-    if overall.rows < MIN_ROWS or not difference.known:
+    if overall.rows < MIN_ROWS or effective < MIN_EFFECTIVE or difference.blocks < MIN_SHADOW_BLOCKS:
         return "insufficient", (
-            f"{overall.rows} outcomes in {difference.blocks} blocks of time are too few: at least {MIN_ROWS} in "
-            f"{MIN_BLOCKS} are needed"
+            f"{overall.rows} outcomes, worth {effective:.0f} of equal weight, in {difference.blocks} blocks of time "
+            f"are too few: at least {MIN_ROWS}, {MIN_EFFECTIVE} and {MIN_SHADOW_BLOCKS} are needed"
         )
     interval = f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
     if difference.high < 0:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fingerpost.arrays import safe_ratio
+from fingerpost.arrays import Floats, safe_ratio
 from fingerpost.clock import US
 from fingerpost.features.build import with_categories
 from fingerpost.features.definition import TARGETS
@@ -16,6 +16,8 @@ from fingerpost.telemetry.windows import LATENCY_SHARES, window_end_us
 
 # A window that few requests reach by choice stands for at most this many times as many.
 MAX_WEIGHT = 50.0
+# So many requests' worth of noise a window has however many it measures.
+_REST_REQUESTS = 5.0
 _CELL = ["host", "category"]
 # What is measured of a window: the targets, and all that is known of its durations.
 _OUTCOMES = tuple(dict.fromkeys([*TARGETS, *LATENCY_SHARES]))
@@ -51,7 +53,7 @@ def join_outcomes(
     Returns:
         The predictions' columns; `end_us` of the window; `actual_<target>`, `actual_latency_p90_s`, and
         `naive_<target>`: what the cell's latest window before the prediction had; `inflight` of the host at the time;
-        `weight`, the inverse of the mean propensity, at most `MAX_WEIGHT` times the least.
+        `weight`, of precision and the inverse of the probability of an outcome, at most `MAX_WEIGHT` times the least.
     """
     if predictions.empty or windows.empty:
         return pd.DataFrame()
@@ -72,8 +74,14 @@ def join_outcomes(
     return rows.assign(weight=_weights(rows, records, window_s))
 
 
-def _weights(rows: pd.DataFrame, records: pd.DataFrame, window_s: float) -> "np.typing.NDArray[np.float64]":
-    """Rows whose propensity is unknown weigh nothing, unless none is known."""
+def _weights(rows: pd.DataFrame, records: pd.DataFrame, window_s: float) -> Floats:
+    """Precision of what a window measured, over the probability that it measured anything of its cell.
+
+    Each of the category's N requests in a window reaches a host with its propensity p, so the cell has an outcome with
+    a probability of 1 - (1 - p)^N; p is that of the requests which came. The median of n requests is as precise as
+    n / (n + 5), since windows differ for other reasons too. Rows whose propensity is unknown weigh nothing, unless
+    none is known.
+    """
     even = np.ones(len(rows))
     if not len(records):
         return even
@@ -82,10 +90,15 @@ def _weights(rows: pd.DataFrame, records: pd.DataFrame, window_s: float) -> "np.
     known = np.isfinite(chance)
     weight = np.where(known, record_weights(records), 0.0)
     table = records[_CELL].assign(end_us=ends, total=weight * np.where(known, chance, 0.0), weight=weight)
-    sums = table.groupby(["end_us", *_CELL], as_index=False)[["total", "weight"]].sum()
-    mean = sums.assign(propensity=safe_ratio(sums["total"].to_numpy(), sums["weight"].to_numpy()))
-    found = rows[["end_us", *_CELL]].merge(mean, on=["end_us", *_CELL], how="left")["propensity"].to_numpy(np.float64)
-    if not (found > 0).any():
+    cells = table.groupby(["end_us", *_CELL], as_index=False)[["total", "weight"]].sum()
+    arrived = table.groupby(["end_us", "category"])["weight"].sum().rename("all").reset_index()
+    found = rows[["end_us", *_CELL]].merge(cells, on=["end_us", *_CELL], how="left")
+    found = found.merge(arrived, on=["end_us", "category"], how="left")
+    requests, of_category = (found[name].to_numpy(np.float64) for name in ("weight", "all"))
+    mean = np.nan_to_num(safe_ratio(found["total"].to_numpy(np.float64), requests))
+    if not (mean > 0).any():
         return even
-    weight = 1 / np.where(found > 0, found, np.inf)
+    reached = 1 - (1 - np.clip(mean, 0.0, 1.0)) ** np.maximum(np.nan_to_num(of_category), 1.0)
+    precision = np.nan_to_num(requests) / (np.nan_to_num(requests) + _REST_REQUESTS)
+    weight = np.where(mean > 0, precision / np.maximum(reached, 1e-9), 0.0)
     return np.minimum(weight, MAX_WEIGHT * weight[weight > 0].min())

@@ -28,6 +28,7 @@ _DEFAULTS = {
     # Comparisons of minutes instead of days.
     "ingest_every_s": "10",
     "shadow_every_s": "3",
+    "shadow_block_s": "3",
     "experiment_slot_s": "5",
     "experiment_washout_s": "1",
     "experiment_pairs": "8",

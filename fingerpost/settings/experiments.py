@@ -6,6 +6,12 @@ from pydantic import BaseModel, Field
 class Experiments(BaseModel):
     """Comparisons of versions on live traffic."""
 
+    shadow_block_s: float = Field(
+        default=600.0,
+        ge=1,
+        description="Compare predictions in the shadow by blocks of this length, seconds; longer than errors depend on "
+        "each other.",
+    )
     experiment_slot_s: float = Field(
         default=30.0,
         ge=1,

@@ -43,7 +43,7 @@ class Flows(BaseModel):
         description="Watch a promotion for this long and roll it back if it harms requests, seconds; 0: no watch.",
     )
     watch_slot_s: float = Field(
-        default=4.0,
+        default=3.0,
         ge=1,
         description="Let the promoted version and the champion before it route by turns in time slices of at least "
         "this length, seconds; longer ones where few requests come.",

@@ -1,6 +1,7 @@
 """Off-policy estimates on made logs, where the truth is known, and on a lake."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 
 from fingerpost.abtest.experiment.confidence import clustered_mean, time_blocks
 from fingerpost.abtest.offpolicy.estimate import capped_cost, evaluate_policy
+from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy
 from fingerpost.abtest.offpolicy.target_policy import replayed_choices
 from fingerpost.clock import US
 from fingerpost.settings import Settings
@@ -66,6 +68,46 @@ def test_the_policy_that_was_logged_costs_what_was_logged():
     assert found.gain.low < 0 < found.gain.high
 
 
+def test_the_same_policy_gains_nothing_however_wrong_its_replay_is():
+    """What the replay does not know is the same in both, where the log alone would tell of a gain."""
+    time_us, category, host, cost, propensity = logged(np.random.default_rng(7), 4000)
+    replay = least(MEANS * np.exp(np.random.default_rng(8).normal(0, 0.3, MEANS.shape)), 0.2)[category]
+    found = evaluate_policy(time_us, category, host, cost, propensity, replay, reference=replay)
+    assert (found.gain.low, found.gain.value, found.gain.high) == (0, 0, 0)
+    alone = evaluate_policy(time_us, category, host, cost, propensity, replay)
+    assert not alone.gain.low < 0 < alone.gain.high
+
+
+def test_large_weights_count_in_full():
+    """Of forty hosts each explored request that the target policy had taken weighs thousands."""
+    rng = np.random.default_rng(10)
+    count, hosts = 20_000, 40
+    explored = rng.random(count) < 0.01
+    host = np.where(explored, rng.integers(1, hosts, count), 0)
+    propensity = np.where(explored, 0.01 / hosts, 0.99)
+    target = np.zeros((count, hosts))
+    target[:, 1] = 1.0
+    found = evaluate_policy(
+        np.arange(count) * 10**6, np.zeros(count, dtype=int), host, np.ones(count), propensity, target
+    )
+    assert found.largest_weight > 1000
+    assert not found.usable
+
+
+def test_an_estimate_that_cannot_be_relied_on_decides_nothing():
+    each = logged(np.random.default_rng(1), 4000)
+    estimate = evaluate_policy(*each, CHALLENGER[each[1]])
+    good = ChallengerOffPolicy(estimate, 1.0, 0.97, ("1", "2"))
+    assert good.result().verdict == "better"
+    for bad, words in (
+        (replace(good, replay=0.4), "agrees with its own choices in 0.40"),
+        (replace(good, estimate=replace(estimate, mean_weight=0.5)), "mean weight is 0.50"),
+        (replace(good, estimate=replace(estimate, usable=False, reason="too few")), "too few"),
+    ):
+        assert bad.result() is None
+        assert words in bad.unreliable
+
+
 def test_too_little_overlap_is_refused():
     time_us, category, host, cost, _ = logged(np.random.default_rng(3), 2000)
     # One request in a thousand explores, and the other policy always wants another host.
@@ -78,7 +120,7 @@ def test_too_little_overlap_is_refused():
     assert not found.usable
     assert "explore more" in found.reason
     assert found.effective < 100
-    assert found.cut > 0
+    assert abs(found.mean_weight - 1) > 0.1
     assert (found.dr, found.ips) == (None, None)
     json.dumps(found.to_json(), allow_nan=False)
 

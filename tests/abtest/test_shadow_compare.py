@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fingerpost.abtest.experiment.confidence import paired_evidence
 from fingerpost.abtest.offpolicy.records import challenger_off_policy
 from fingerpost.abtest.reports import shadow_errors, shadow_markdown
 from fingerpost.abtest.shadow.compare import compare, regret_table
@@ -78,8 +79,9 @@ def test_only_cells_that_traffic_reached_are_compared_and_rare_ones_weigh_more()
     rows = join_outcomes(predictions, reached, pd.DataFrame(), records, 10)
     assert set(rows["host"]) == {"h1", "h2"}
     weights = rows.groupby(["host", "category"])["weight"].unique()
-    assert weights["h1", "a"] == pytest.approx(1 / 0.8)
-    assert weights["h2", "a"] == pytest.approx(1 / 0.4)
+    # Of three requests in a window: the probability that any reaches the host, and how much one or two of them tell.
+    assert weights["h1", "a"] == pytest.approx(1 / 6 / (1 - 0.2**3))
+    assert weights["h2", "a"] == pytest.approx(2 / 7 / (1 - 0.6**3))
     assert weights["h1", "b"] == 0
 
 
@@ -87,7 +89,7 @@ def test_only_cells_that_traffic_reached_are_compared_and_rare_ones_weigh_more()
     ("noise", "status"), [((0.3, 0.15), "better"), ((0.15, 0.3), "worse"), ((0.2, 0.2), "no difference")]
 )
 def test_the_better_model_is_told(noise, status):
-    report = compare(joined(noise=noise))
+    report = compare(joined(noise=noise), block_s=60)
     assert report.status == status
     assert report.versions == ("1", "2")
     everything = report.errors["all"]
@@ -106,8 +108,25 @@ def test_the_better_model_is_told(noise, status):
         assert (report.regret.difference.value < 0) == (status == "better")
 
 
+@pytest.mark.parametrize("lasts_s", [0, 300])
+def test_an_equal_challenger_is_rarely_called_worse_however_often_one_looks(lasts_s):
+    """Errors that depend on each other over minutes; looked at after every block of ten, for six hours."""
+    rng = np.random.default_rng(9)
+    steps = np.zeros((1500, 6 * 120))
+    kept = np.exp(-30 / lasts_s) if lasts_s else 0.0
+    for place in range(1, steps.shape[1]):
+        steps[:, place] = kept * steps[:, place - 1] + np.sqrt(1 - kept**2) * rng.normal(0, 0.05, 1500)
+    above, _ = paired_evidence(steps.reshape(1500, 36, 20).mean(axis=2), 0.02)
+    assert (above >= np.log(2 / 0.05)).any(axis=1).mean() <= 0.05
+
+
 def test_few_outcomes_are_insufficient():
-    assert compare(joined(windows=12)).status == "insufficient"
+    assert compare(joined(windows=12), block_s=60).status == "insufficient"
+    # The block in which the latest outcome lies is not over.
+    assert compare(joined(), block_s=600).blocks <= 2
+    rows = joined()
+    few = compare(rows.assign(weight=np.where(rows.index < 9, 50.0, 1.0)), block_s=60)
+    assert (few.status, "worth" in few.reason) == ("insufficient", True)
     assert compare(pd.DataFrame()).status == "insufficient"
     predictions, windows = made(windows=12)
     assert join_outcomes(predictions.head(0), windows, pd.DataFrame(), pd.DataFrame(), 10).empty
@@ -118,7 +137,7 @@ def test_another_pair_of_versions_is_not_mixed_in():
     rows = joined()
     older = rows["time_us"] < rows["time_us"].median()
     rows.loc[older, "challenger_version"] = "0"
-    report = compare(rows)
+    report = compare(rows, block_s=60)
     assert report.versions == ("1", "2")
     assert report.rows == (~older).sum()
 
@@ -140,7 +159,7 @@ def test_regret_is_what_the_chosen_host_costs_over_the_best():
 
 
 def test_a_report_is_json_and_text_and_a_picture():
-    for report in (compare(joined()), compare(joined(windows=12)), compare(pd.DataFrame())):
+    for report in (compare(joined(), block_s=60), compare(joined(windows=12), block_s=60), compare(pd.DataFrame())):
         told = json.loads(json.dumps(report.to_json(), allow_nan=False))
         assert told["status"] == report.status
         assert report.status in shadow_markdown(report)
@@ -177,7 +196,7 @@ def shadow_lake(featured_lake):
 
 def test_a_lake_is_compared(shadow_lake):
     rows = load_shadow(shadow_lake, "shop", 0, 2**52, 5)
-    report = compare(rows)
+    report = compare(rows, block_s=10)
     assert report.status == "better", report.reason
     assert report.errors["throughput_rps"].skill > 0.1
     assert report.by_host["h3"].challenger < report.by_host["h3"].champion

@@ -36,9 +36,9 @@ def read(experiment, **arguments):
 
 def test_both_take_turns_at_first_and_then_the_former_champion_has_a_tenth():
     experiment = watch_at(100.0)
-    turns = [experiment.slot_at(experiment.begin_us + second * US) for second in range(0, 160, 4)]
-    assert turns == list(range(40))
-    later = [experiment.slot_at(experiment.begin_us + (160 + second) * US) for second in range(0, 400, 4)]
+    turns = [experiment.slot_at(experiment.begin_us + second * US) for second in range(0, 240, 4)]
+    assert turns == list(range(60))
+    later = [experiment.slot_at(experiment.begin_us + (240 + second) * US) for second in range(0, 400, 4)]
     assert sum(slot is not None for slot in later) == 20
     assert (experiment.champion, experiment.challenger, experiment.purpose) == ("2", "1", "watch")
     assert experiment.end_us <= BEGIN + 900 * US

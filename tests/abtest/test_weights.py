@@ -87,7 +87,7 @@ def test_estimates_from_sampled_records_are_those_of_all():
     assert estimate(kept.drop(columns="weight")).logged.value > whole.logged.value * 1.15
 
 
-def test_windows_weigh_by_the_mean_propensity_of_their_requests():
+def test_windows_weigh_by_what_they_measured_over_the_probability_of_an_outcome():
     window_us = 10_000_000
     cell = {"host": "h0", "category": "c"}
     outcome = dict.fromkeys(("throughput_rps", "latency_p50_s", "latency_p90_s", "latency_p99_s"), 1.0)
@@ -101,4 +101,6 @@ def test_windows_weigh_by_the_mean_propensity_of_their_requests():
         ]
     )
     rows = join_outcomes(predictions, windows, pd.DataFrame(), records, 10.0).set_index("host")["weight"]
-    assert rows["h1"] / rows["h0"] == pytest.approx(0.82 / 0.41)
+    reached = {"h0": 1 - (1 - 0.82) ** 11, "h1": 1 - (1 - 0.41) ** 11}
+    assert rows["h0"] == pytest.approx(10 / 15 / reached["h0"])
+    assert rows["h1"] == pytest.approx(1 / 6 / reached["h1"])
