@@ -20,6 +20,7 @@ _Reason = Annotated[str, typer.Option(help="Why; it goes into the record.")]
 
 def register(app: typer.Typer) -> None:
     app.command()(promote)
+    app.command()(approve)
     app.command()(rollback)
     app.command()(hold)
     app.command()(history)
@@ -43,6 +44,18 @@ def promote(
     _show(asdict(done), json_output, _decided(done))
     if done.action not in ("promote", "forced"):
         raise typer.Exit(1)
+
+
+def approve(
+    version: Annotated[str, typer.Argument(help="The model version.")], reason: _Reason = "", json_output: _Json = False
+) -> None:
+    """Approves a version for promotion, where the policy asks for that; needs FINGERPOST_APPROVAL_TOKEN."""
+    settings = settings_with_registry()
+    from fingerpost.abtest.promotion.outside import approve as note
+    from fingerpost.abtest.promotion.record import whoami
+
+    done = note(settings, version, whoami(), reason)
+    _show({"version": version, **done}, json_output, f"version {version} is approved by {done['who']}: {done['why']}")
 
 
 def rollback(reason: _Reason = "", json_output: _Json = False) -> None:

@@ -1,11 +1,13 @@
 """From a challenger in the registry to a verdict in it, without anybody's doing: shadow first, then an experiment."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fingerpost.abtest.experiment.store import RECORD_TAG, Evaluation, attend, evaluate, start, still_in_force, stop
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy, challenger_off_policy
+from fingerpost.abtest.promotion.outside import ask_guardrails
+from fingerpost.abtest.promotion.policy import load_policy
 from fingerpost.abtest.results import BETTER, NO_DIFFERENCE, ComparisonResult, log_result
 from fingerpost.abtest.shadow.compare import ShadowReport, compare
 from fingerpost.abtest.shadow.join import load_shadow
@@ -79,13 +81,19 @@ def advance_experiment(settings: Settings, ingested: bool = False) -> StepResult
             registry.set_note(EXPERIMENT_TAG, None)
         return StepResult("none", "the last promotion is watched")
     found = evaluate(settings, experiment, ingested=ingested)
+    broken, problems = ask_guardrails(load_policy(settings.promotion_policy).policy)
+    if broken and found.verdict.decided_at is None:
+        verdict = replace(found.verdict, verdict="guardrail", rule="named", reason="; ".join(broken))
+        verdict = replace(verdict, decided_at=max(verdict.pairs, 1))
+        found = replace(found, verdict=verdict)
     verdict = found.verdict
     if not still_in_force(settings, experiment):
         stop(settings, verdict, "its versions are not champion and challenger any more")
         return StepResult("stopped", "its versions are not champion and challenger any more", found)
     if verdict.decided_at is None and not verdict.over:
-        attend(settings, experiment, clock_us())
-        return StepResult("goes on", verdict.reason, found)
+        if not problems:
+            attend(settings, experiment, clock_us())
+        return StepResult("goes on", "; ".join([verdict.reason, *problems]), found)
     # Logged before it is ended: killed in between, it is ended the next time.
     log_result(registry, "experiment", found.result())
     stop(settings, verdict, verdict.reason)

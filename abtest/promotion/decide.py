@@ -5,7 +5,14 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
-from fingerpost.abtest.promotion.policy import ComparisonGate, ExperimentGate, OfflineGate, Policy, StateGate
+from fingerpost.abtest.promotion.policy import (
+    ApprovalGate,
+    ComparisonGate,
+    ExperimentGate,
+    OfflineGate,
+    Policy,
+    StateGate,
+)
 from fingerpost.abtest.results import (
     BETTER,
     GUARDRAIL,
@@ -65,7 +72,8 @@ def decide(policy: Policy, evidence: Mapping[str, Any]) -> Decision:
         evidence: a JSON document: `format`, `champion` and `challenger` (versions), `as_of` (when it was
             gathered), `hold`
             (a manual hold, a watch that is on, or null), `offline` (metrics and params of the training run), and of
-            `shadow`, `offpolicy`, `experiment` and `drift` each null or `{"at": when, "result": {...}}`.
+            `shadow`, `offpolicy`, `experiment` and `drift` each null or `{"at": when, "result": {...}}`; where
+            the policy asks for them `approval` and `veto`, see `outside`.
     """
     gates = [
         _offline(policy.offline, evidence.get("offline")),
@@ -74,6 +82,11 @@ def decide(policy: Policy, evidence: Mapping[str, Any]) -> Decision:
         _state("data", policy.data, evidence),
         _hold(policy, evidence),
     ]
+    # Records of before these were there have no such gates.
+    if policy.approval.use == "required":
+        gates.append(_approval(policy.approval, evidence))
+    if policy.veto.url:
+        gates.append(_veto(evidence.get("veto")))
     failed = any(gate.status == "fail" for gate in gates)
     waits = any(gate.status == "wait" for gate in gates)
     return Decision("reject" if failed else "wait" if waits else "promote", tuple(gates))
@@ -174,6 +187,27 @@ def _hold(policy: Policy, evidence: Mapping[str, Any]) -> Gate:
         return Gate("hold", "wait", "the evidence does not say when it was gathered")
     frozen = policy.freeze.reason(moment)
     return Gate("hold", "wait", frozen) if frozen else Gate("hold", "pass", "no hold")
+
+
+def _approval(gate: ApprovalGate, evidence: Mapping[str, Any]) -> Gate:
+    found, version = evidence.get("approval"), evidence.get("challenger")
+    if not isinstance(found, Mapping):
+        return Gate("approval", "wait", f"nobody has approved it: `fingerpost approve {version}`")
+    if found.get("valid") is not True:
+        return Gate("approval", "wait", "its approval is not signed with FINGERPOST_APPROVAL_TOKEN")
+    at, moment = read_time(found.get("at")), read_time(evidence.get("as_of"))
+    if at is None or moment is None or moment - at > timedelta(hours=gate.max_age_h):
+        return Gate("approval", "wait", f"its approval is older than {gate.max_age_h:g} h")
+    return Gate("approval", "pass", f"approved by {found.get('who')}: {found.get('why')}")
+
+
+def _veto(found: Any) -> Gate:
+    """The webhook is asked once all else passes; as long as it was not, it does not stand in the way."""
+    if not isinstance(found, Mapping):
+        return Gate("veto", "pass", "not asked yet")
+    if found.get("vetoed") is not False:
+        return Gate("veto", "wait", f"vetoed: {found.get('reason') or 'no reason given'}"[:500])
+    return Gate("veto", "pass", "no veto")
 
 
 def _result(kind: type[Found], name: str, max_age_h: float, evidence: Mapping[str, Any]) -> Found:

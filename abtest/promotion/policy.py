@@ -92,6 +92,35 @@ class StateGate(_Section):
     max_age_h: float = Field(6.0, gt=0)
 
 
+class ApprovalGate(_Section):
+    """A person's approval of the version, by `fingerpost approve`."""
+
+    use: Literal["required", "off"] = "off"
+    max_age_h: float = Field(168.0, gt=0)
+
+
+def _http_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return url
+
+
+class Veto(_Section):
+    """A webhook that is asked before a promotion, and may refuse it."""
+
+    url: Annotated[str, AfterValidator(lambda url: url and _http_url(url))] = ""
+
+
+class UserGuardrail(_Section):
+    """A query of Prometheus whose values must not be beyond a bound while a challenger routes."""
+
+    name: str = Field(min_length=1, max_length=100)
+    url: Annotated[str, AfterValidator(_http_url)]
+    query: str = Field(min_length=1, max_length=4000)
+    bound: float
+    bad: Literal["above", "below"] = "above"
+
+
 class FreezeWindow(_Section):
     """Days and hours at which nothing is promoted; where `to` is not after `from`, it ends on the next day."""
 
@@ -144,6 +173,9 @@ class Policy(_Section):
     drift: StateGate = StateGate()
     data: StateGate = StateGate()
     freeze: Freeze = Freeze()
+    approval: ApprovalGate = ApprovalGate()
+    veto: Veto = Veto()
+    guardrails: list[UserGuardrail] = Field([], max_length=20)
 
 
 @dataclass(frozen=True)

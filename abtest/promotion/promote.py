@@ -6,6 +6,7 @@ from typing import Any
 
 from fingerpost.abtest.promotion.concurrent import begin_watch
 from fingerpost.abtest.promotion.decide import COMPARISONS, FORMAT, Decision, decide
+from fingerpost.abtest.promotion.outside import approval_of, ask_veto
 from fingerpost.abtest.promotion.policy import load_policy
 from fingerpost.abtest.promotion.record import note_applied, same_wait, write_record
 from fingerpost.clock import clock_us
@@ -70,7 +71,14 @@ def decide_on(
     """
     policy = load_policy(settings.promotion_policy)
     evidence = gather(registry, version)
+    if policy.policy.approval.use == "required":
+        evidence["approval"] = approval_of(settings, registry, version)
     decision = decide(policy.policy, evidence)
+    if policy.policy.veto.url and (decision.outcome == "promote" or skip_gates):
+        about = ("model_name", "champion", "challenger")
+        question = {**{name: evidence[name] for name in about}, "reason": why or decision.reason}
+        evidence["veto"] = ask_veto(policy.policy, question)
+        decision = decide(policy.policy, evidence)
     action = "forced" if skip_gates else decision.outcome
     if action == "wait" and not why:
         told = same_wait(registry, evidence, decision, policy)

@@ -37,6 +37,11 @@ class Flows(BaseModel):
     promotion_policy: Path | None = Field(
         default=None, description="Promote by the policy in this TOML file; empty: the shipped policy."
     )
+    approval_token: str = Field(
+        default="",
+        description="Sign and check approvals of versions (`fingerpost approve`) with this secret; only approvers and "
+        "the flows have it.",
+    )
     watch_s: float = Field(
         default=3600.0,
         ge=0,
