@@ -34,7 +34,7 @@ def picker_settings(settings: Settings) -> PickerSettings:
 
 
 def picker_arms(settings: Settings, model_version: str, arm: str = "") -> tuple[Arm, ...]:
-    """The arms that the settings name; one that predicts if they name none.
+    """The arms that the settings name; if they name none one that predicts, and the hold-out of least request.
 
     Args:
         arm: of the experiment that the engine's table is of; it is the one arm's name where the settings name none.
@@ -42,6 +42,10 @@ def picker_arms(settings: Settings, model_version: str, arm: str = "") -> tuple[
     Raises:
         FingerpostError: a policy that pickers do not know, or no share above 0.
     """
+    if not settings.arm_shares and settings.holdout > 0:
+        predicted = Arm(arm or "main", "fingerpost", 0, 1.0, model_version)
+        held_out = Arm("least_request", "least_request", 0, 1.0, model_version)
+        return arms_of_shares([(predicted, 1 - settings.holdout), (held_out, settings.holdout)])
     shares = settings.arm_shares or {"fingerpost": 1.0}
     if unknown := set(shares) - set(POLICIES):
         raise FingerpostError(f"arm_shares: unknown policy {sorted(unknown)[0]!r}: use {', '.join(POLICIES)}")

@@ -67,6 +67,13 @@ class Routing(BaseModel):
         description='Split traffic between policies by these fractions, as a JSON object: `{"fingerpost": 0.5, '
         '"least_request": 0.5}`.',
     )
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.05,
+        description="Always send this share of the requests by least request, to know what prediction is worth "
+        "(0..0.05, such as 0.01); without effect where arm_shares is set.",
+    )
     arm_by: Literal["request", "header", "time"] = Field(
         default="request",
         description="Assign a request to an arm by a random id (`request`), by the header `arm_header` "

@@ -285,3 +285,14 @@ def test_a_table_that_does_not_fit_is_refused():
 def test_the_terms_are_the_cost(inflight, rate, latency, success, weight):
     slope, offset = cost_terms(rate, latency, success, weight)
     assert slope * (inflight + 1) + offset == pytest.approx(routing_cost(inflight, rate, latency, success, weight))
+
+
+def test_a_hold_out_goes_by_least_request_also_in_an_experiment():
+    settings = Settings(holdout=0.02)
+    for arm, name in (("", "main"), ("challenger", "challenger")):
+        arms = table_from_json({**engine_table(), "arm": arm}, settings, 1).arms
+        assert [(each.name, each.policy) for each in arms] == [(name, "fingerpost"), ("least_request", "least_request")]
+        assert [each.until for each in arms] == pytest.approx([0.98, 1.0])
+    assert len(table_from_json(engine_table(), Settings(), 1).arms) == 1
+    shared = Settings(holdout=0.02, arm_shares={"random": 1.0})
+    assert [each.policy for each in table_from_json(engine_table(), shared, 1).arms] == ["random"]
