@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.categoriser import Categoriser
-from fingerpost.category import SEPARATOR, CategoryTable, category_key, fit_categories, size_bucket
+from fingerpost.category import CategoryTable, category_key, fit_categories, size_bucket
 
 _MAX_KEYS = 8192
 _REFIT_S = 60.0
@@ -21,7 +21,6 @@ _OWN_REQUESTS = 10
 _GROWN = 1.5
 # Share of requests in coarser categories from which on a fit of our own is done again.
 _COARSE_SHARE = 0.05
-_DEPTH = 5
 _COLUMNS = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
 
 
@@ -41,7 +40,6 @@ class ActiveCategories:
         self._keys: Counter[tuple[str, ...]] = Counter()
         self._fitted_s, self._fitted_requests = 0.0, 0
         self._categoriser = Categoriser(CategoryTable((), self._templates))
-        self._is_coarse = [True]
         self._since_fit = Counter[str]()
         self.counts: Counter[str] = Counter()
 
@@ -50,10 +48,10 @@ class ActiveCategories:
         return self._categoriser.table
 
     def assign(self, rows: list[dict[str, Any]]) -> NDArray[np.int32]:
-        """The index of every record's category, shape (n,); counts those in a coarser category than their own."""
+        """The index of every record's category, shape (n,); counts those in another category than their own."""
         columns = {name: [row[name] for row in rows] for name in _COLUMNS}
-        index = self._categoriser.assign(**columns)
-        coarse = sum(self._is_coarse[place] for place in index.tolist())
+        index, own = self._categoriser.assign_with_fit(**columns)
+        coarse = len(rows) - int(own.sum())
         self.counts["requests"] += len(rows)
         self.counts["folded"] += coarse
         if self._stamp is None:
@@ -76,7 +74,6 @@ class ActiveCategories:
         places = {name: place for place, name in enumerate(table.names)}
         mapping = [places[table.fold(name)] for name in self.table.names]
         self._categoriser = Categoriser(table)
-        self._is_coarse = [name.count(SEPARATOR) < _DEPTH - 1 for name in table.names]
         self.counts["tables"] += 1
         return mapping
 

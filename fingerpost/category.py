@@ -2,7 +2,9 @@
 
 A category is a tuple of attributes: (request type, payload-size bucket, auth method,
 user-agent class, region). A rare combination is folded into a coarser one by dropping attributes from the right,
-and in the end into `other`, so that a service never has more than a given number of categories.
+and in the end into `other`, so that a service never has more than a given number of categories. A request that no
+category holds goes by one of the same route, of any client and then of any size, before it is `other`: the route says
+most of what it costs.
 """
 
 import hashlib
@@ -10,7 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from heapq import heapify, heappop, heappush
 
 from fingerpost.routes import RouteTable, learn_templates, route_template
@@ -34,6 +36,19 @@ SEPARATOR = "|"
 # Payload sizes up to the first limit that is larger; past the last, `big`.
 SIZE_LIMITS = (1, 2**10, 2**14, 2**18, 2**22)
 SIZE_NAMES = ("0", "1K", "16K", "256K", "4M", "big")
+
+
+# A category that a request goes by without being held by it has at least its route and size, or another size.
+_LEAST_ALIKE = 2
+
+
+@cache
+def _by_nearness(size: str) -> tuple[str, ...]:
+    """All sizes, a size itself first, then those next to it, the larger of two first; none for what is no size."""
+    if size not in SIZE_NAMES:
+        return ()
+    place = SIZE_NAMES.index(size)
+    return tuple(sorted(SIZE_NAMES, key=lambda each: (abs(SIZE_NAMES.index(each) - place), -SIZE_NAMES.index(each))))
 
 
 def size_bucket(bytes_in: float) -> str:
@@ -69,24 +84,66 @@ class CategoryTable:
         object.__setattr__(self, "_routes", RouteTable(self.routes))
 
     def assign(self, key: Key) -> str:
-        """The name of the finest category that holds a request with this key, which may be a coarser prefix."""
+        """The name of the category of a request with this key.
+
+        It is the finest that holds the request, which may be a coarser prefix; else one that is like it; else `other`.
+        """
         key = _with_route(key, self._routes) if key else key
-        for length in range(len(key), 0, -1):
-            if key[:length] in self._known:
-                return SEPARATOR.join(key[:length])
+        exact = self._exact(key)
+        if exact:
+            return SEPARATOR.join(exact)
+        for size in _by_nearness(key[1]) if len(key) > 1 else ():
+            near = self._near((key[0], size, *key[2:]))
+            if near:
+                return SEPARATOR.join(near[1])
         return OTHER
 
     def assign_unsized(self, key: Key) -> str:
         """The category of a request with a body whose size is not declared, as of gRPC or in chunks.
 
-        It is the finest that holds the request with a body of any size, and of equals that of the smallest body.
+        It is the finest that holds the request with a body of any size, and of equals that of the smallest body; else
+        that which is most like it.
         """
-        found = [self.assign((key[0], size, *key[2:])) for size in (*SIZE_NAMES[1:], SIZE_NAMES[0])]
-        return max(found, key=lambda name: 0 if name == OTHER else 1 + name.count(SEPARATOR))
+        key = _with_route(key, self._routes)
+        sized = [(key[0], size, *key[2:]) for size in (*SIZE_NAMES[1:], SIZE_NAMES[0])]
+        exact = max(map(self._exact, sized), key=len)
+        if exact:
+            return SEPARATOR.join(exact)
+        near = max((found for each in sized if (found := self._near(each))), key=lambda found: found[0], default=None)
+        return SEPARATOR.join(near[1]) if near else OTHER
+
+    def is_own(self, key: Key, name: str) -> bool:
+        """Whether the category of a request is its own: neither coarser, nor one that is but like it."""
+        return SEPARATOR.join(_with_route(key, self._routes)) == name
+
+    def _exact(self, key: Key) -> Key:
+        """The longest prefix that is a category; empty: none is."""
+        return next((key[:length] for length in range(len(key), 0, -1) if key[:length] in self._known), ())
+
+    def _near(self, key: Key) -> tuple[int, Key] | None:
+        """How many attributes a category has in common from the left, and that category; route and size at least."""
+        for length in range(len(key), _LEAST_ALIKE - 1, -1):
+            found = self._first.get(key[:length])
+            if found:
+                return length, found
+        return None
+
+    @cached_property
+    def _first(self) -> dict[Key, Key]:
+        """The first category of the table that begins with each prefix."""
+        first: dict[Key, Key] = {}
+        for key in self.keys:
+            for length in range(_LEAST_ALIKE, len(key) + 1):
+                first.setdefault(key[:length], key)
+        return first
 
     def fold(self, name: str) -> str:
         """The category of this table that holds all requests of a category of another table, by its name."""
-        return OTHER if name == OTHER else self.assign(tuple(name.split(SEPARATOR)))
+        key = tuple(name.split(SEPARATOR))
+        if name == OTHER or len(key) == len(ATTRIBUTES):
+            return OTHER if name == OTHER else self.assign(key)
+        # What a coarse category holds is not of one client, and is like no single category.
+        return SEPARATOR.join(self._exact(_with_route(key, self._routes))) or OTHER
 
     @cached_property
     def names(self) -> tuple[str, ...]:

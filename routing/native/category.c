@@ -314,9 +314,9 @@ static uint32_t size_of(uint64_t length) {
     return size;
 }
 
-/* The finest category that the table has of a name with one of the sizes, NONE if it has none; `*level`: how fine it is. */
-static uint32_t find_sized(const table *with, char *name, uint32_t begin, uint64_t begun, const char *const parts[4],
-                           uint32_t *level) {
+/* The longest beginning of a name with one of the sizes that an index has, NONE if it has none; `*level`: its parts. */
+static uint32_t find_sized(const name_index *with, uint32_t least, char *name, uint32_t begin, uint64_t begun,
+                           const char *const parts[4], uint32_t *level) {
     uint32_t ends[5] = {begin}, at = begin;
     uint64_t hashes[5] = {begun};
     for (uint32_t place = 0; place < 4; place++) {
@@ -325,13 +325,41 @@ static uint32_t find_sized(const table *with, char *name, uint32_t begin, uint64
         ends[place + 1] = at;
         hashes[place + 1] = hash_bytes(hashes[place], name + ends[place], at - ends[place]);
     }
-    for (*level = 5; *level > 0; --*level) {
+    for (*level = 5; *level >= least; --*level) {
         text sought = {name, ends[*level - 1]};
-        uint32_t found = find_name(&with->category_index, hashes[*level - 1], sought);
+        uint32_t found = find_name(with, hashes[*level - 1], sought);
         if (found != NONE)
             return found;
     }
+    *level = 0;
     return NONE;
+}
+
+/* What no category holds goes by one of the same route: of its own size first, then of those next to it. */
+static uint32_t find_near(const table *with, bool unsized, uint32_t size, char *name, uint32_t begin, uint64_t begun,
+                          const char *parts[4]) {
+    enum { ALIKE = 2 };
+    uint32_t best = NONE, finest = 0;
+    for (uint32_t tries = 0; tries <= 2 * BIG; tries++) {
+        uint32_t level = 0, place = (tries + 1) % (BIG + 1);
+        if (unsized && tries > BIG)
+            break;
+        if (!unsized) {
+            uint32_t away = (tries + 1) / 2;
+            if (tries % 2 ? size + away > BIG : away > size)
+                continue;
+            place = tries % 2 ? size + away : size - away;
+        }
+        parts[0] = SIZE_NAMES[place];
+        uint32_t found = find_sized(&with->prefix_index, ALIKE, name, begin, begun, parts, &level);
+        if (level > finest) {
+            finest = level;
+            best = with->prefix_of[found];
+        }
+        if (finest && !unsized)
+            break;
+    }
+    return best;
 }
 
 uint32_t category_of(const table *with, const request *what) {
@@ -350,11 +378,13 @@ uint32_t category_of(const table *with, const request *what) {
     for (uint32_t tries = 1; tries <= (what->unsized ? BIG + 1u : 1u) && finest < 5; tries++) {
         uint32_t level = 0;
         parts[0] = SIZE_NAMES[what->unsized ? tries % (BIG + 1) : size_of(what->length)];
-        uint32_t found = find_sized(with, name, begin, begun, parts, &level);
+        uint32_t found = find_sized(&with->category_index, 1, name, begin, begun, parts, &level);
         if (level > finest) {
             finest = level;
             best = found;
         }
     }
-    return finest ? best : with->other;
+    if (!finest)
+        best = find_near(with, what->unsized, size_of(what->length), name, begin, begun, parts);
+    return best == NONE ? with->other : best;
 }

@@ -183,6 +183,26 @@ static void take_arms(reader *from, table *to) {
     }
 }
 
+/* Of equal prefixes the first is found, since it was put in first. */
+static bool index_prefixes(table *to) {
+    enum { PARTS = 5 };
+    to->prefix = calloc(to->categories * (PARTS - 1) + 1u, sizeof *to->prefix);
+    to->prefix_of = calloc(to->categories * (PARTS - 1) + 1u, sizeof *to->prefix_of);
+    if (!to->prefix || !to->prefix_of)
+        return false;
+    for (uint32_t place = 0; place < to->categories; place++) {
+        text name = to->category[place];
+        for (uint32_t at = 0, parts = 1; place != to->other && at <= name.size && parts <= PARTS; at++)
+            if (at == name.size || name.at[at] == '|') {
+                if (parts++ > 1) {
+                    to->prefix[to->prefixes] = (text){name.at, at};
+                    to->prefix_of[to->prefixes++] = place;
+                }
+            }
+    }
+    return index_names(&to->prefix_index, to->prefix, to->prefixes);
+}
+
 static bool read_table(table *to, const char *bytes, size_t size) {
     reader from = {bytes, size, size <= UINT32_MAX && size >= 24 && !memcmp(bytes, MAGIC, sizeof MAGIC)};
     uint64_t sum = 0;
@@ -228,10 +248,13 @@ static bool read_table(table *to, const char *bytes, size_t size) {
     if (!index_names(&to->category_index, to->category, to->categories))
         return false;
     to->other = find_name(&to->category_index, hash_bytes(0, "other", 5), (text){"other", 5});
-    return true;
+    return index_prefixes(to);
 }
 
 static void table_free(table *gone) {
+    free(gone->prefix);
+    free(gone->prefix_of);
+    free(gone->prefix_index.slots);
     free(gone->host);
     free(gone->category);
     free(gone->host_index.slots);

@@ -57,8 +57,10 @@ typedef struct {
     float exploration;
     text version, salt, arm_header;
     text *host, *category;
+    text *prefix; /* what categories begin with, from their route and size on, whole names among them */
+    uint32_t *prefix_of, prefixes;
     arm arms[MAX_ARMS];
-    name_index host_index, category_index;
+    name_index host_index, category_index, prefix_index;
     route_node *nodes;
     uint32_t node_count, *node_slots, node_mask; /* the slots are open addressing, at most half full */
     const cell *cells; /* [matrix][category][hosts + 1]: the last column is for hosts the table does not know */

@@ -222,3 +222,53 @@ def test_a_size_that_is_not_declared_is_found_among_those_that_there_are():
     assert table.assign_unsized((call, "", "basic", "service", "none")) == f"{call}|1K"
     assert table.assign_unsized(("POST /up", "", "none", "other", "none")) == "POST /up|0"
     assert table.assign_unsized(("POST /else", "", "none", "other", "none")) == OTHER
+
+
+NEAR = CategoryTable(
+    (
+        ("GET /a",),
+        ("POST /a", "1K", "none", "library", "DE"),
+        ("POST /a", "1K", "none", "service", "none"),
+        ("POST /a", "4M", "bearer", "service", "none"),
+        ("POST /b", "0"),
+        ("POST /b", "0", "none", "mobile", "DE"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        # Held by a category, be it a coarse one.
+        (("POST /a", "1K", "none", "service", "none"), "POST /a|1K|none|service|none"),
+        (("GET /a", "big", "basic", "bot", "US"), "GET /a"),
+        (("POST /b", "0", "none", "mobile", "US"), "POST /b|0"),
+        # Of the same route and size: any region, any client, any auth method.
+        (("POST /a", "1K", "none", "library", "US"), "POST /a|1K|none|library|DE"),
+        (("POST /a", "1K", "none", "other", "none"), "POST /a|1K|none|library|DE"),
+        (("POST /a", "1K", "cookie", "browser", "none"), "POST /a|1K|none|library|DE"),
+        # Then of any size, the nearest first, of two the larger.
+        (("POST /a", "16K", "none", "service", "none"), "POST /a|1K|none|service|none"),
+        (("POST /a", "big", "none", "service", "none"), "POST /a|4M|bearer|service|none"),
+        (("POST /b", "4M", "none", "mobile", "DE"), "POST /b|0|none|mobile|DE"),
+        # Another route is another thing.
+        (("POST /c", "1K", "none", "service", "none"), OTHER),
+        (("PUT /a", "1K", "none", "service", "none"), OTHER),
+    ],
+)
+def test_a_request_that_no_category_holds_goes_by_one_of_its_route(key, name):
+    assert NEAR.assign(key) == name
+    assert NEAR.is_own(key, name) == ("|".join(key) == name)
+
+
+def test_a_body_of_undeclared_size_goes_by_the_category_most_like_it():
+    assert NEAR.assign_unsized(("POST /a", "", "bearer", "service", "none")) == "POST /a|4M|bearer|service|none"
+    assert NEAR.assign_unsized(("POST /a", "", "bearer", "bot", "none")) == "POST /a|4M|bearer|service|none"
+    assert NEAR.assign_unsized(("POST /a", "", "cookie", "bot", "none")) == "POST /a|1K|none|library|DE"
+    assert NEAR.assign_unsized(("POST /c", "", "none", "bot", "none")) == OTHER
+
+
+def test_a_coarse_category_is_like_no_single_one():
+    assert NEAR.fold("POST /a|1K|none|other|none") == "POST /a|1K|none|library|DE"
+    assert NEAR.fold("POST /a|1K") == OTHER
+    assert NEAR.fold("GET /a|1K|none") == "GET /a"
