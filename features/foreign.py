@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fingerpost.arrays import Ints
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
+from fingerpost.features.foreign_files import column_names, numbers, plain, read_columns, table_files
 from fingerpost.features.ingest import by_date
 from fingerpost.features.windows import in_flight
 from fingerpost.lake import partition, write_table
@@ -34,6 +34,9 @@ SAMPLE_FIELDS = frozenset(
 )
 # When a foreign request began is known by its duration alone.
 _FOREIGN_REQUEST = tuple(replace(each, required=True) if each.name == "duration_s" else each for each in REQUEST_RECORD)
+_LENGTHS = frozenset({"duration_s", "service_time_s", "cpu_s"})
+# Of so many rows most should be good, or the table is not read as it is meant.
+_ENOUGH_ROWS = 10
 _HOUR_US = 3_600_000_000
 # Times are impossible further out than the span of the middle 98% of them, or an hour if that is longer.
 _EDGE = 0.01
@@ -72,28 +75,26 @@ class TableMapping(_Checked):
     optional: bool = False
 
     def files(self, folder: Path) -> list[Path]:
-        return sorted(path for path in folder.glob(self.file) if path.is_file())
+        return table_files(folder, self.file)
 
     def fits(self, folder: Path) -> bool:
         """Whether the files are there with all columns that are needed."""
         files = self.files(folder)
         if not files:
             return self.optional
-        present = set(_column_names(files[0]))
-        return all(source.optional or source.name in present for source in self.columns.values())
+        present = column_names(files[0])
+        return all(source.optional or plain(source.name) in present for source in self.columns.values())
 
     def read(self, folder: Path) -> pd.DataFrame:
         """The table with our names, in our units, unchecked; columns that are absent are left out."""
         parts = []
         for path in self.files(folder):
-            present = set(_column_names(path))
-            chosen = {name: source for name, source in self.columns.items() if source.name in present}
-            wanted = sorted({source.name for source in chosen.values()})
-            frame = (
-                pd.read_csv(path, usecols=wanted) if path.suffix == ".csv" else pd.read_parquet(path, columns=wanted)
-            )
+            present = column_names(path)
+            chosen = {name: source for name, source in self.columns.items() if plain(source.name) in present}
+            called = {name: present[plain(source.name)] for name, source in chosen.items()}
+            frame = read_columns(path, sorted(set(called.values())))
             parts.append(
-                pd.DataFrame({name: _converted(frame[source.name], name, source) for name, source in chosen.items()})
+                pd.DataFrame({name: _converted(frame[called[name]], name, source) for name, source in chosen.items()})
             )
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
@@ -149,12 +150,6 @@ def find_mapping(folder: Path) -> Mapping:
     )
 
 
-def _column_names(path: Path) -> list[str]:
-    if path.suffix == ".csv":
-        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
-    return [str(name) for name in pq.read_schema(path).names]
-
-
 def _converted(values: pd.Series, name: str, source: Source) -> pd.Series:
     """A foreign column in our unit, what cannot be read as null.
 
@@ -164,9 +159,18 @@ def _converted(values: pd.Series, name: str, source: Source) -> pd.Series:
     if name in _TEXT_FIELDS:
         return values.astype("str").astype("category").where(values.notna())
     if name not in ("time", "start"):
-        return pd.to_numeric(values, errors="coerce").astype("float64") * source.scale
-    if not pd.api.types.is_numeric_dtype(values):
-        return pd.to_datetime(values, utc=True, errors="coerce", format="mixed")
+        return numbers(values, lengths=name in _LENGTHS) * source.scale
+    if pd.api.types.is_numeric_dtype(values):
+        return _of_numbers(values, source)
+    times = pd.to_datetime(values, utc=True, errors="coerce", format="mixed")
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return times
+    # Numbers among texts.
+    counted = pd.to_numeric(values.where(times.isna()), errors="coerce")
+    return times.where(counted.isna(), _of_numbers(counted, source)) if counted.notna().any() else times
+
+
+def _of_numbers(values: pd.Series, source: Source) -> pd.Series:
     times = pd.to_datetime(values, unit=source.unit, utc=True, errors="coerce")
     if values.notna().any() and not 2000 <= times.median().year < 2100:
         raise NoDataError(
@@ -190,9 +194,11 @@ def import_telemetry(folder: Path, mapping: Mapping, lake: Path, service: str) -
         raise NoDataError(f"{folder} has no {mapping.requests.file} with the columns {needed}")
     refused: Counter[str] = Counter()
     frame = _requests(mapping.requests.read(folder))
+    if frame.empty:
+        raise NoDataError(f"no request in {folder}: its table has no rows")
     requests = _checked(frame, _FOREIGN_REQUEST, "requests", service, refused)
-    if not requests.num_rows:
-        raise NoDataError(f"no good request in {folder}: {dict(refused)}")
+    if not requests.num_rows or (len(frame) >= _ENOUGH_ROWS and 2 * requests.num_rows < len(frame)):
+        raise NoDataError(_most_refused(folder, len(frame), refused))
     if "inflight" not in frame:
         place = requests.schema.get_field_index("inflight")
         requests = requests.set_column(place, requests.schema.field(place), pa.array(_inflight(requests)))
@@ -204,6 +210,20 @@ def import_telemetry(folder: Path, mapping: Mapping, lake: Path, service: str) -
         of_requests = pc.is_in(samples.column("host"), value_set=requests.column("host").unique())
         _write(samples.filter(of_requests), lake, "samples", service)
     return refused
+
+
+def _most_refused(folder: Path, rows: int, refused: Counter[str]) -> str:
+    """Says why most of the requests cannot be used, and what to do."""
+    [(reason, count)] = refused.most_common(1)
+    name, _, what = reason.removeprefix("requests:").partition(":")
+    do = {
+        "missing": "its values are not what the column should hold",
+        "too_large": "is it of another unit? A mapping file gives its scale",
+    }.get(what, "see docs/models.md")
+    return (
+        f"no good request, or too few, in {folder}: of {rows} rows {refused.total()} are refused, {count} of them for "
+        f"{name}:{what}: {do} (--mapping)"
+    )
 
 
 def _requests(frame: pd.DataFrame) -> pd.DataFrame:

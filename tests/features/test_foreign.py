@@ -1,5 +1,10 @@
 """Foreign telemetry is held to the bounds of our own, and told how many requests each host had."""
 
+import bz2
+import contextlib
+import gzip
+import lzma
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,3 +92,67 @@ def test_a_mapping_that_does_not_say_what_it_must_is_refused_by_the_place(tmp_pa
     path.write_text(f'[requests]\nfile = "x.csv"\n[requests.columns]\n{others}\n{columns}\n')
     with pytest.raises(NoDataError, match=problem):
         load_mapping(path)
+
+
+HEAD = "time,host,route,duration_s\n"
+ROWS = [f"2026-11-01T10:00:0{second}+00:00,h{second % 2},/a,0.012" for second in range(9)]
+
+
+def imported(folder, content, name="requests.csv"):
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused = import_telemetry(folder, find_mapping(folder), folder / "lake", "shop")
+    return refused, read(folder / "lake", "requests", "shop")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("requests.csv", "\n".join([HEAD.strip(), *ROWS])),
+        ("requests.csv", ("\ufeff" + HEAD + "\n".join(ROWS)).encode()),
+        ("requests.csv", (HEAD + "\n".join(ROWS)).encode("utf-16")),
+        ("requests.csv", (HEAD + "\n".join(ROWS)).replace("/a", "/\xe9").encode("latin-1")),
+        ("requests.csv", (HEAD + "\n".join(ROWS)).replace(",", "\t")),
+        ("requests.csv", (HEAD + "\n".join(ROWS)).replace(",", ";").replace("0.012", "0,012")),
+        ("requests.csv", (HEAD + "\n".join(ROWS)).replace("0.012", "12ms")),
+        ("requests.csv", (HEAD + "\n".join(ROWS)).replace("0.012", "12000 us")),
+        ("requests.csv", "Time,HOST, Route,Duration_S\n" + "\n".join(ROWS)),
+        ("requests.csv", '"time","host","route","duration_s"\n' + "\n".join(ROWS)),
+        ("requests.csv.gz", gzip.compress((HEAD + "\n".join(ROWS)).encode())),
+        ("requests.csv.xz", lzma.compress((HEAD + "\n".join(ROWS)).encode())),
+        ("requests.csv", bz2.compress((HEAD + "\n".join(ROWS)).encode())),
+    ],
+)
+def test_tables_are_read_whatever_their_encoding_separator_and_compression(tmp_path, name, content):
+    refused, rows = imported(tmp_path, content, name)
+    assert not refused
+    assert rows.num_rows == 9
+    assert set(rows["duration_s"].to_pylist()) == {0.012}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            HEAD + "\n".join(["yesterday,h0,/a,0.01"] * 8 + ROWS[:2]),
+            "of 10 rows 8 are refused, 8 .* time:missing",
+        ),
+        (HEAD + "\n".join(ROWS).replace("0.012", "12000"), "duration_s:too_large: is it of another unit"),
+        (HEAD + "1793527200,h0,/a,0.01\n" + "\n".join(ROWS), "set its unit"),
+        (HEAD, "has no rows"),
+        ("", "cannot be read as CSV"),
+        (gzip.compress((HEAD + "\n".join(ROWS)).encode())[:60], "cannot be read as CSV"),
+        (b"\0" * 100, "fits a shipped mapping"),
+    ],
+)
+def test_a_table_most_of_which_cannot_be_used_is_refused_in_one_line(tmp_path, content, words):
+    with pytest.raises(NoDataError, match=words) as error:
+        imported(tmp_path, content)
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(",;\t|\n\"' 0123456789.:-TZab") | st.text(), st.sampled_from(["", HEAD, HEAD + ROWS[0] + "\n"]))
+def test_any_table_is_read_or_refused(tmp_path_factory, text, head):
+    folder = tmp_path_factory.mktemp("any")
+    with contextlib.suppress(NoDataError):
+        imported(folder, (head + text).encode("utf-8", "replace"))
