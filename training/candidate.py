@@ -9,12 +9,13 @@ import pandas as pd
 
 from fingerpost.arrays import Floats
 from fingerpost.events import Event
+from fingerpost.features.definition import TARGETS
 from fingerpost.features.thinning import thinned
 from fingerpost.settings import Settings
 from fingerpost.training.bundle import ModelBundle
 from fingerpost.training.calibration import PROMISED, share_under, shift_to
 from fingerpost.training.evaluate import TargetScore, mean_skill, score, time_split
-from fingerpost.training.fit import fit_bundle, refit_bundle
+from fingerpost.training.fit import fit_bundles, refit_bundle
 from fingerpost.training.manifest import Verdict
 from fingerpost.training.ranking import Ranking, Replay, rank_quality, rank_table, verdict_on
 from fingerpost.training.tune import Tuning, TuningBudget, tune
@@ -94,8 +95,7 @@ def make_candidate(
     with workers_of(settings, THREADS) as workers:
         tuning = tune(thinned(past, settings.max_tuning_rows), gap, budget, begin_with, tell, workers)
         progress("fitting")
-        bundle = fit_bundle(train, valid, tuning.params, workers=workers)
-        bundle = calibrated(bundle, train, valid, tuning.params, workers)
+        bundle = fit_calibrated(train, valid, tuning.params, workers)
         refitted = refit_bundle(bundle, rows, tuning.params, workers)
     predicted = bundle.predict_log(test)
     ranks, scores = rank_table(bundle, test, predicted), score(bundle, test, predicted)
@@ -114,11 +114,12 @@ def make_candidate(
     )  # fmt: skip
 
 
-def calibrated(
-    bundle: ModelBundle, train: pd.DataFrame, valid: pd.DataFrame, params: dict[str, Any], workers: Workers = THREADS
+def fit_calibrated(
+    train: pd.DataFrame, valid: pd.DataFrame, params: dict[str, Any], workers: Workers = THREADS
 ) -> ModelBundle:
-    """The model with the shift of its p99, learned on rows that the model it is learned with has not seen."""
+    """A model with the shift of its p99, learned on rows that the model it is learned with has not seen."""
     target = "latency_p99_s"
-    probe = fit_bundle(train, train.iloc[-max(20, len(train) // 5) :], params, (target,), workers=workers)
+    probing = (train, train.iloc[-max(20, len(train) // 5) :], (target,))
+    bundle, probe = fit_bundles([(train, valid, TARGETS), probing], params, workers=workers)
     shift = shift_to(valid, probe.predict_log(valid)[target], PROMISED[target])
-    return ModelBundle(bundle.boosters, bundle.blends, bundle.encoder, {target: shift if np.isfinite(shift) else 0.0})
+    return replace(bundle, shifts={target: shift if np.isfinite(shift) else 0.0})

@@ -13,6 +13,7 @@ from fingerpost.errors import NoDataError
 from fingerpost.features.definition import FEATURES, TARGETS, TIME_FEATURES
 from fingerpost.training.bins import BINNING, Bins
 from fingerpost.training.bundle import Blend, Encoder, ModelBundle
+from fingerpost.training.loss import absolute_error, quantile_objective
 from fingerpost.workers import THREADS, Workers
 
 DEFAULT_PARAMS: dict[str, Any] = {
@@ -46,8 +47,6 @@ _MONOTONE: dict[str, dict[str, int]] = {
     "latency": {"inflight": 1, "host_inflight": 1},
     "throughput": {"host_background_cores": -1, "host_cores": 1, "host_slots": 1},
 }
-# Errors well above this count by their size, those below by its square; on a log scale.
-SMOOTH = 0.05
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,22 @@ def fit_bundle(
         bags: boosters a target, whose predictions are averaged.
         workers: who fits, a target each.
     """
-    return _fit_all(pd.concat([train, valid], ignore_index=True), len(train), targets, params, bags, {}, workers)
+    return fit_bundles([(train, valid, targets)], params, bags, workers)[0]
+
+
+def fit_bundles(
+    parts: Sequence[tuple[pd.DataFrame, pd.DataFrame, Sequence[str]]],
+    params: dict[str, Any],
+    bags: int = 1,
+    workers: Workers = THREADS,
+) -> list[ModelBundle]:
+    """Fits several bundles, all their targets side by side, each as `fit_bundle` would.
+
+    Args:
+        parts: of each bundle: `train`, `valid` and `targets`.
+    """
+    whole = [(pd.concat([train, valid], ignore_index=True), len(train), targets) for train, valid, targets in parts]
+    return _fit_all(whole, params, bags, {}, workers)
 
 
 def refit_bundle(
@@ -241,32 +255,42 @@ def refit_bundle(
     """
     bags = len(next(iter(bundle.boosters.values())))
     rounds = {target: boosters[0].num_trees() for target, boosters in bundle.boosters.items()}
-    refitted = _fit_all(rows.reset_index(drop=True), len(rows), bundle.targets, params, bags, rounds, workers)
+    whole = [(rows.reset_index(drop=True), len(rows), bundle.targets)]
+    (refitted,) = _fit_all(whole, params, bags, rounds, workers)
     return replace(refitted, shifts=bundle.shifts)
 
 
 def _fit_all(
-    rows: pd.DataFrame,
-    earlier: int,
-    targets: Sequence[str],
+    parts: Sequence[tuple[pd.DataFrame, int, Sequence[str]]],
     params: dict[str, Any],
     bags: int,
     rounds: Mapping[str, int],
     workers: Workers,
-) -> ModelBundle:
-    encoder = Encoder.fit(rows)
-    bins = Bins(training_matrix(encoder, rows), params["min_data_in_leaf"])
-    shared = _ToFit(rows[[*WEIGHT_COLUMNS, *targets]], bins, earlier, params, bags, rounds)
-    # A thread a booster, not many threads in one: beside other programs those wait for each other.
-    fitted = dict(zip(targets, workers.map(_fit_target, targets, shared), strict=True))
-    return ModelBundle(
-        {target: boosters for target, (_, boosters) in fitted.items()},
-        {target: blend for target, (blend, _) in fitted.items()},
-        encoder,
+) -> list[ModelBundle]:
+    encoders = [Encoder.fit(rows) for rows, _, _ in parts]
+    shared = tuple(
+        _ToFit(
+            rows[[*WEIGHT_COLUMNS, *targets]],
+            Bins(training_matrix(encoder, rows), params["min_data_in_leaf"]),
+            *(earlier, params, bags, rounds),
+        )
+        for encoder, (rows, earlier, targets) in zip(encoders, parts, strict=True)
     )
+    items = [(number, target) for number, (_, _, targets) in enumerate(parts) for target in targets]
+    # A thread a booster, not many threads in one: beside other programs those wait for each other.
+    fitted = dict(zip(items, workers.map(_fit_target, items, shared), strict=True))
+    return [
+        ModelBundle(
+            {target: fitted[number, target][1] for target in targets},
+            {target: fitted[number, target][0] for target in targets},
+            encoder,
+        )
+        for number, (encoder, (_, _, targets)) in enumerate(zip(encoders, parts, strict=True))
+    ]
 
 
-def _fit_target(shared: _ToFit, target: str) -> tuple[Blend, list[Any]]:
+def _fit_target(parts: tuple[_ToFit, ...], item: tuple[int, str]) -> tuple[Blend, list[Any]]:
+    shared, target = parts[item[0]], item[1]
     rows, bins = shared.rows, shared.bins
     rounds = shared.rounds.get(target)
     if not rounds:
@@ -289,37 +313,3 @@ def _settings(params: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:
 def _constraints(target: str) -> dict[str, Any]:
     signs = _MONOTONE[target.split("_", maxsplit=1)[0]]
     return {"monotone_constraints": [signs.get(name, 0) for name in FEATURES]}
-
-
-def quantile_objective(share: float = 0.5) -> Callable[[Floats, Any], tuple[Floats, Floats]]:
-    """Gradient and curvature of the pinball loss (Koenker and Bassett, 1978), for `lightgbm.train`.
-
-    LightGBM sets the leaves of its own absolute and quantile losses anew after growing a tree, which monotone
-    constraints would not survive, and therefore refuses the two together. Here the absolute value is smoothed to
-    sqrt(e^2 + s^2), and the curvature is that of the parabola that touches the loss from above (as in iteratively
-    reweighted least squares), so that every step lowers it. Both are scaled such that the curvature is at most the
-    row's weight.
-
-    Args:
-        share: the quantile to be predicted, 0..1; 0.5 is the median, half the absolute error.
-    """
-
-    def objective(predicted: Floats, data: Any) -> tuple[Floats, Floats]:
-        error = predicted - data.get_label()
-        curvature = SMOOTH / np.sqrt(error * error + SMOOTH**2)
-        gradient = error * curvature
-        if share != 0.5:
-            gradient += SMOOTH * (1 - 2 * share)
-        weight = data.get_weight()
-        if weight is not None:
-            gradient *= weight
-            curvature *= weight
-        return gradient, curvature
-
-    return objective
-
-
-def absolute_error(predicted: Floats, data: Any) -> tuple[str, float, bool]:
-    """Weighted mean absolute error, as an evaluation for `lightgbm.train`."""
-    error = np.abs(predicted - data.get_label())
-    return "l1", float(np.average(error, weights=data.get_weight())), False

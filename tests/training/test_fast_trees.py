@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fingerpost.training.fit import quantile_objective
+from fingerpost.training.loss import quantile_objective
 from fingerpost.training.trees.fast import Forest, UnsupportedTreesError, fast_predict
 
 QUIET = {"verbosity": -1, "num_threads": 1, "min_data_in_leaf": 2, "min_data_in_bin": 1, "learning_rate": 0.3}

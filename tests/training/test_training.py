@@ -19,7 +19,8 @@ from fingerpost.training.bundle import Blend, ModelBundle
 from fingerpost.training.calibration import share_under, shift_to
 from fingerpost.training.candidate import make_candidate
 from fingerpost.training.evaluate import error_table, log_mae, purged_folds, score, time_split
-from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster, quantile_objective, training_set
+from fingerpost.training.fit import DEFAULT_PARAMS, TrainingSet, fit_booster, training_set
+from fingerpost.training.loss import quantile_objective
 from fingerpost.training.manifest import SchemaMismatchError
 from fingerpost.training.registration import champion_params, register
 from fingerpost.training.registry import Registry
