@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from fingerpost.abtest.drift.gate import check_drift, retrain_reason
+from fingerpost.abtest.drift.gate import check_drift, retrain_pause_s, retrain_reason
 from fingerpost.abtest.drift.verdict import DriftVerdict
 from fingerpost.abtest.results import DRIFT
 from fingerpost.experiment import CHALLENGER, CHAMPION
@@ -14,7 +14,7 @@ from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure
 from fingerpost.flows.train import train_flow
 from fingerpost.shown import markdown_text
-from fingerpost.training.registry import Registry
+from fingerpost.training.registry import WATCH_TAG, Registry
 
 
 @flow(name="drift", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
@@ -25,9 +25,11 @@ def drift_flow(service: str = "") -> dict[str, Any]:
     registry = Registry(settings)
     verdicts: dict[str, DriftVerdict] = {}
     runs: dict[str, str] = {}
+    watch = registry.note(WATCH_TAG) or {}
     for alias in (CHAMPION, CHALLENGER):
         version = registry.version_of(alias)
-        if version is not None:
+        # The champion of before has slots while the promotion is watched; it is no answer to drift.
+        if version is not None and (alias == CHAMPION or version != watch.get("previous")):
             verdicts[alias], runs[alias] = run_step(f"drift of the {alias}", partial(check_drift, settings, version))
     found = {alias: {**verdict.to_json(), "run_id": runs[alias]} for alias, verdict in verdicts.items()}
     leave_markdown(settings, "drift", _markdown(verdicts), description="Has the world changed")
@@ -35,7 +37,8 @@ def drift_flow(service: str = "") -> dict[str, Any]:
     if champion is not None and champion.verdict == DRIFT:
         send_alert(settings, "drift", f"version {champion.model_version}: {'; '.join(champion.reasons)}")
     age_s = time.time() - registry.newest_version_s()
-    why = retrain_reason(champion, verdicts.get(CHALLENGER), age_s, settings.retrain_pause_s)
+    pause_s = retrain_pause_s(settings.retrain_pause_s, registry.newer_than_champion())
+    why = retrain_reason(champion, verdicts.get(CHALLENGER), age_s, pause_s)
     return {**found, "retrain": why, "training": _train(settings.service) if why else None}
 
 

@@ -100,6 +100,12 @@ class Registry(RunStore):
         versions = self.client.search_model_versions(f"name = '{self.name}'")
         return max((each.creation_timestamp / 1000 for each in versions), default=float("-inf"))
 
+    def newer_than_champion(self) -> int:
+        """How many versions were registered since the champion; all of them where there is none."""
+        champion = int(self.version_of(CHAMPION) or 0)
+        versions = self.client.search_model_versions(f"name = '{self.name}'")
+        return sum(int(each.version) > champion for each in versions)
+
     def set_champion(self, version: str) -> None:
         """Points `champion` at a version. It stops being challenger, and an experiment of other versions ends."""
         self.client.set_registered_model_alias(self.name, CHAMPION, version)

@@ -21,6 +21,7 @@ from fingerpost.training.runs import VERDICT, HeldOutSkill
 
 REPORT = "report.html"
 _MAX_SNAPSHOTS = 200
+_MAX_DOUBLINGS = 2
 
 
 def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, str]:
@@ -124,6 +125,18 @@ def retrain_reason(
     if challenger is not None and challenger.verdict != DRIFT:
         return None
     return "drift" if champion.verdict == DRIFT else "skill fell"
+
+
+def retrain_pause_s(pause_s: float, unpromoted: int) -> float:
+    """The least time between trainings that drift starts, seconds: training is asked for as often as it helps.
+
+    It doubles with each version since the champion that was not promoted, up to fourfold; the first one is free.
+
+    Args:
+        pause_s: after a training that helped.
+        unpromoted: versions that are newer than the champion.
+    """
+    return float(pause_s * 2 ** min(max(unpromoted - 1, 0), _MAX_DOUBLINGS))
 
 
 def prune_reports(settings: Settings, keep: int = 48) -> int:

@@ -56,5 +56,8 @@ class Drift(BaseModel):
         default=0.15, gt=0, description="Start a training when the champion's mean skill falls by more than this."
     )
     retrain_pause_s: float = Field(
-        default=21_600.0, ge=0, description="Wait at least this long between two trainings that drift started, seconds."
+        default=21_600.0,
+        ge=0,
+        description="Wait at least this long between two trainings that drift started, seconds; up to four times as "
+        "long while new versions are not promoted.",
     )

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fingerpost.abtest.drift.frames import split_rows
-from fingerpost.abtest.drift.gate import check_drift, workspace_path
+from fingerpost.abtest.drift.gate import check_drift, retrain_pause_s, workspace_path
 from fingerpost.abtest.drift.verdict import drift_verdict
 from fingerpost.abtest.results import DriftResult
 from fingerpost.errors import NoDataError
@@ -155,3 +155,9 @@ def test_a_version_that_does_not_tell_its_window_is_named(made, tmp_path):
     assert Path(made.settings.home) == tmp_path
     with pytest.raises(NoDataError, match="version 2 of fingerpost-shop does not tell"):
         check_drift(made.settings, "2")
+
+
+@pytest.mark.parametrize(("unpromoted", "hours"), [(0, 6), (1, 6), (2, 12), (3, 24), (9, 24)])
+def test_a_training_is_asked_for_as_often_as_it_helps(unpromoted, hours):
+    assert retrain_pause_s(6 * 3600.0, unpromoted) == hours * 3600
+    assert retrain_pause_s(0.0, unpromoted) == 0

@@ -54,3 +54,11 @@ def test_what_is_not_there_is_none(made):
     assert registry.latest_result("shadow", "2") is None
     registry.set_note(HOLD_TAG, None)
     registry.tag_version("9", OUTCOME_TAG, "promoted")
+
+
+def test_versions_since_the_champion_are_counted(made):
+    assert made.registry.newer_than_champion() == 1
+    made.version(0.4)
+    assert made.registry.newer_than_champion() == 2
+    made.registry.set_champion("2")
+    assert made.registry.newer_than_champion() == 1
