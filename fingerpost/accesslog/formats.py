@@ -37,10 +37,16 @@ class LogFormat:
     tells: Tells
 
 
-def _prefixed(claim: Claim, parse: Parse, tells: Tells) -> LogFormat:
-    """A format whose lines may have come through syslog, a container runtime or journald."""
+def _prefixed(claim: Claim | None, parse: Parse, tells: Tells) -> LogFormat:
+    """A format whose lines may have come through a collector.
+
+    Args:
+        claim: as of `LogFormat`; None: every line is of the host whose log it is in.
+    """
 
     def claimed(line: bytes, host: str) -> str | None:
+        if claim is None:
+            return host
         try:
             return claim(without_prefix(line), host)
         except RefusedError:
@@ -71,8 +77,6 @@ def _by_values(values_of: Callable[[bytes], Values], names_host: bool) -> LogFor
     """
 
     def claim(line: bytes, host: str) -> str | None:
-        if not names_host:
-            return host
         try:
             values = values_of(line)
         except RefusedError:
@@ -86,7 +90,11 @@ def _by_values(values_of: Callable[[bytes], Values], names_host: bool) -> LogFor
         except RefusedError:
             return frozenset()
 
-    return _prefixed(claim, lambda line, service, host: record_of(values_of(line), service, host or ""), tells)
+    return _prefixed(
+        claim if names_host else None,
+        lambda line, service, host: record_of(values_of(line), service, host or ""),
+        tells,
+    )
 
 
 def _json(names: Callable[..., Values], names_host: bool = False) -> LogFormat:

@@ -27,7 +27,7 @@ _PREFIXES = re.compile(
     rb"|" + _ISO + rb" (?:stdout|stderr) (?P<whole>[FP])(?::\S*)? "
     rb"|\[pod/[^\]\s]{1,300}\] "
     # `docker compose logs`.
-    rb"|[A-Za-z0-9][\w.-]{0,127} *\| +"
+    rb"|[A-Za-z0-9][\w.-]{0,127}+ *+\| +"
     rb")"
 )
 # A time alone, of `kubectl logs --timestamps`; a format's own line may begin so too.
