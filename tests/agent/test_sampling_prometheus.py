@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fingerpost.agent.sampling import SamplingError, Subject
-from fingerpost.agent.sampling.prometheus import Counters, PrometheusSampler, parse_exposition
+from fingerpost.agent.sampling.exposition import Counters, parse_exposition
+from fingerpost.agent.sampling.prometheus import PrometheusSampler
 from tests.support.records import good_sample
 
 SUBJECT = Subject("shop", "h1")

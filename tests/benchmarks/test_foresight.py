@@ -60,7 +60,7 @@ def test_what_a_fleet_is_goes_to_its_process_unchanged():
 
 
 def test_a_sleeping_host_tells_its_processor_as_an_exporter_does():
-    from fingerpost.agent.sampling.prometheus import parse_exposition
+    from fingerpost.agent.sampling.exposition import parse_exposition
 
     reading = parse_exposition(SleepingHost(SleepingFleet([1], 4, [[0.1]]), 0).metrics().splitlines(), {})
     assert reading.busy_s == 0
