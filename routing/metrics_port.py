@@ -21,6 +21,10 @@ _TRUST = Family(
     ("service", "version"),
 )  # fmt: skip
 _REQUESTS = Family("fingerpost_guard_requests", "counter", "Requests that the guard has judged by.", ("service",))
+_FALLBACKS = Family(
+    "fingerpost_router_fallbacks", "counter", "Requests that the picker did not predict, by reason.",
+    ("service", "reason"),
+)  # fmt: skip
 _COST = Family(
     "fingerpost_guard_host_cost", "gauge",
     "Mean cost of a host over what was predicted, of those that are corrected most.", ("service", "host"),
@@ -37,7 +41,7 @@ _REMAINING = Family(
     "fingerpost_router_table_remaining_seconds", "gauge",
     "How long the table may still be used; below 0 the picker routes by least request.", ("service",),
 )  # fmt: skip
-FAMILIES = (BUILD_INFO, _TRUST, _REQUESTS, _COST, _SUCCESS, _UNMATCHED, _REMAINING)
+FAMILIES = (BUILD_INFO, _TRUST, _REQUESTS, _FALLBACKS, _COST, _SUCCESS, _UNMATCHED, _REMAINING)
 
 
 class Collects(Protocol):
@@ -77,17 +81,20 @@ class GuardMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        trust, requests, cost, success = (each.of(()) for each in (_TRUST, _REQUESTS, _COST, _SUCCESS))
+        families = (_TRUST, _REQUESTS, _FALLBACKS, _COST, _SUCCESS)
+        trust, requests, fallbacks, cost, success = (each.of(()) for each in families)
         for service, state_of in self._states.items():
             if not (state := state_of()):
                 continue
             for version, value in sorted(state["trusts"].items()):
                 trust.add_metric([service, version], value)
             requests.add_metric([service], state["requests"])
+            for reason, count in sorted(state["fallbacks"].items()):
+                fallbacks.add_metric([service, reason], count)
             for host, found in state["hosts"].items():
                 cost.add_metric([service, host], found["cost"])
                 success.add_metric([service, host], found["success"])
-        yield from (trust, requests, cost, success)
+        yield from (trust, requests, fallbacks, cost, success)
 
 
 class NameMetrics:

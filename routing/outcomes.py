@@ -1,5 +1,6 @@
 """Reads the outcomes of requests from the proxies' access log; the guard judges predictions by them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fingerpost.accesslog.envoy import parse_line
+from fingerpost.accesslog.envoy import fallback_of, parse_line
 from fingerpost.accesslog.rotation import Position
 from fingerpost.accesslog.tail import LogTail
 from fingerpost.arrays import Ints
@@ -38,6 +39,8 @@ class OutcomeLog:
         self._tail = self._at_end()
         self._categoriser = Categoriser(CategoryTable())
         self._names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        # Requests that were not predicted, by the picker's reason.
+        self.fallbacks: Counter[str] = Counter()
 
     def close(self) -> None:
         self._tail.close()
@@ -65,6 +68,8 @@ class OutcomeLog:
                 row = parse_line(line, self._service)
             except RefusedError:
                 continue
+            if reason := fallback_of(line):
+                self.fallbacks[reason] += 1
             status = row["status"]
             judged = row["host"] in hosts and isinstance(status, int) and (failed(status) or measures(status))
             if judged and not refusal(row, REQUEST_RECORD, 0, _ANY_TIME):

@@ -90,8 +90,9 @@ class TrustKeeper:
     def state(self) -> dict[str, Any]:
         """What the guard has found, for people and for the verdicts on experiments, as JSON.
 
-        `trust` is of the model version in force, `trusts` of each that is remembered; `hosts` has those whose mean cost
-        is corrected most, with `cost` (times what was predicted) and `success` (relative to the fleet's).
+        `trust` is of the model version in force, `trusts` of each that is remembered; `fallbacks` counts requests that
+        were not predicted, by reason; `hosts` has those whose mean cost is corrected most, with `cost` (times what was
+        predicted) and `success` (relative to the fleet's).
         """
         named = self._corrected_hosts()[:_MAX_NAMED]
         return {
@@ -100,6 +101,7 @@ class TrustKeeper:
             "trust": round(self.trust, 4),
             "trusts": {name: round(trust, 4) for name, trust in self._guard.trusts.items()},
             "requests": self._requests,
+            "fallbacks": dict(self._outcomes.fallbacks),
             "hosts": {name: {"cost": round(cost, 3), "success": round(success, 3)} for name, cost, success in named},
         }
 

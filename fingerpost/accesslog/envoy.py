@@ -16,6 +16,8 @@ from fingerpost.records import has_surrogates
 from fingerpost.request_status import told_status
 
 _HOST = re.compile(rb'"host"\s*:\s*"([^"]{1,64})"')
+# The second part of a decision, in a line as Envoy writes it.
+_FALLBACK = re.compile(rb'"decision"\s*:\s*"[a-z_]*;(no_table|expired|no_category|no_row|panic);')
 # A picker's decision is one text, its parts set apart by a mark that JSON need not escape: empty where there is nothing
 # to say. The last part may hold the mark.
 DECISION = (
@@ -44,6 +46,12 @@ def claimed_host(line: bytes) -> str | None:
 def _name(raw: bytes) -> str | None:
     host = raw.decode("ascii", "replace")
     return host if is_name(host) else None
+
+
+def fallback_of(line: bytes) -> str:
+    """Why the picker did not predict for a request: `no_table`, `expired`, `no_category`, `no_row`; empty: it did."""
+    found = _FALLBACK.search(line)
+    return found.group(1).decode("ascii") if found else ""
 
 
 def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[str, Any]:

@@ -123,7 +123,9 @@ class Decisions:
         status = frame["status"].astype(float).to_numpy()
         took_s = frame["duration_s"].astype(float).fillna(frame["service_time_s"].astype(float)).to_numpy()
         weight = frame["weight"].astype(float).fillna(1.0).to_numpy()
-        explored = frame["propensity"].astype(float).fillna(1.0).to_numpy() < EXPLORED_BELOW
+        # Other policies have no best host that they could leave.
+        predicted = frame["policy"].astype(object).to_numpy() == "fingerpost"
+        explored = predicted & (frame["propensity"].astype(float).fillna(1.0).to_numpy() < EXPLORED_BELOW)
         bins, bad, good = np.searchsorted(_EDGES, took_s), failed(status), measures(status) & np.isfinite(took_s)
         minutes = times // _MINUTE_US
         for minute in np.unique(minutes[kept]).tolist():
@@ -136,7 +138,7 @@ class Decisions:
                     ArmMinute(
                         float(weight[chosen].sum()),
                         float(weight[chosen & bad].sum()),
-                        float(weight[chosen & explored].sum()) if arm != "random" else 0.0,
+                        float(weight[chosen & explored].sum()),
                         np.bincount(bins[chosen & good], weight[chosen & good], len(_EDGES) + 1).astype(np.float64),
                     )
                 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fingerpost.arrays import Floats
+from fingerpost.arrays import Floats, significant
 from fingerpost.clock import US
 from fingerpost.serving.page.windows import Point
 from fingerpost.serving.table import RoutingTable
@@ -241,7 +241,13 @@ def _host_json(row: HostRow) -> dict[str, Any]:
 
 def numbers(values: Any) -> Any:
     """An array as nested lists of four significant digits; None where not finite."""
-    return [numbers(each) if np.ndim(each) else number(each) for each in values]
+    return _known(significant(np.asarray(values, dtype=np.float64)).tolist())
+
+
+def _known(values: Any) -> Any:
+    if values and isinstance(values[0], list):
+        return [_known(each) for each in values]
+    return [each if each == each else None for each in values]  # noqa: PLR0124 (NaN)
 
 
 def number(value: Any) -> float | None:

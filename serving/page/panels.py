@@ -28,11 +28,13 @@ def traffic_panel(
     minute: Floats,
     hour: Floats,
     decided: Decisions,
+    guard: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Where requests go, how many, and how long they take by who routed them.
 
     Args:
         minute, hour: requests of the last minute and hour by cell of the table, shape (H, C).
+        guard: state of the router's guard; empty: it is not known here.
     """
     latest, kept = totals[-1] if totals else None, _thinned(totals)
     return {
@@ -47,6 +49,7 @@ def traffic_panel(
         },
         "split": _split(table, minute, hour),
         "arms": _arms(decided),
+        "fallbacks": dict(guard["fallbacks"]) if isinstance(guard.get("fallbacks"), dict) else None,
         "arms_problem": decided.problem,
     }
 

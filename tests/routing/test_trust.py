@@ -119,6 +119,22 @@ def test_shuffled_predictions_lose_all_trust_and_good_ones_none(tmp_path, caplog
         caplog.clear()
 
 
+def test_requests_that_were_not_predicted_are_counted_by_reason(tmp_path):
+    times, log = service_s(), tmp_path / "log"
+    predictions = predictions_from_json(table_json(times))
+    keeper = TrustKeeper(log, "shop", 1.0)
+    log.touch()
+    keeper.update(predictions)
+    entries = [json.loads(line) for line in log_lines(times, 12, np.random.default_rng(1)).splitlines()]
+    reasons = ["expired"] * 3 + ["no_category"] * 2 + [""] * (len(entries) - 5)
+    with log.open("a") as file:
+        for entry, reason in zip(entries, reasons, strict=True):
+            policy = "least_request" if reason else "fingerpost"
+            file.write(json.dumps({**entry, "decision": f"{policy};{reason};0;;1;t;0.9;1.0;other"}) + "\n")
+    keeper.update(predictions)
+    assert keeper.state()["fallbacks"] == {"expired": 3, "no_category": 2}
+
+
 def test_a_request_counts_for_the_version_that_sent_it(tmp_path):
     """What the old version sent ends while the new one is in force already."""
     times, log = service_s(), tmp_path / "log"

@@ -192,7 +192,7 @@ def test_arms_are_read_from_the_records_of_the_lake_once(tmp_path):
     assert (predicted.requests, predicted.explored, predicted.failed) == (200, 20, 0)
     assert predicted.quantile_s(0.4) == pytest.approx(0.01, rel=0.06)
     assert predicted.quantile_s(0.9) == pytest.approx(0.02, rel=0.06)
-    assert hour["least request"].failed == 10
+    assert (hour["least request"].failed, hour["least request"].explored) == (10, 0)
     assert hour["least request"].quantile_s(0.5) is None
 
 

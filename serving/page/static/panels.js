@@ -183,6 +183,12 @@ function showTraffic(host, page) {
       arms.map(([name, each]) => [name, number(each.requests), seconds(each.p50_s), seconds(each.p99_s), percent(each.failed_share), percent(each.explored_share)]),
       "No request record tells who routed it. Run `fingerpost agent --proxy` beside Envoy."),
   ]);
+  fill(host, "fallbacks", traffic.fallbacks, (fallbacks) => [
+    el("h3", {}, "Not predicted, by reason"),
+    fallbacks ? table([{ name: "reason" }, { name: "requests since the router began", number: true }],
+      Object.entries(fallbacks).map(([reason, count]) => [reason, number(count)]), "Every request was predicted.")
+      : empty("No router reads its proxy's log on this machine: its metric is fingerpost_router_fallbacks_total."),
+  ]);
   if (arms.some(([, each]) => each.times.length > 1)) {
     curves(part(host, "armchart"), "arm-chart", "p99 by who routed, minute by minute", "p99 by who routed, seconds",
       arms.map(([name, each]) => ({ name, times: each.times, values: each.minute_p99_s })), { height: 240 });
