@@ -28,8 +28,8 @@ def shadow():
 
 def off_policy():
     known = Estimate(-0.01, -0.02, -0.005, 20)
-    estimate = OffPolicy(True, "", 5000, 4000.5, 0.1, 60, math.inf, 0, 0.9, known, known, known, known, known)
-    return ChallengerOffPolicy(estimate, 1.0, 0.9, ("1", "2")).result()
+    estimate = OffPolicy(True, "", 5000, 4000.5, 0.1, 60, math.inf, 1.0, 0.9, known, known, known, known, known)
+    return ChallengerOffPolicy(estimate, 1.0, 0.95, ("1", "2")).result()
 
 
 def experiment():
