@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fingerpost.errors import FingerpostError
+from fingerpost.flow_status import decisions, flow_statuses
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.run import verdict
 from fingerpost.flows.schedule import MAX_SERVICES, add_new, deployments, services
@@ -177,6 +178,12 @@ def test_the_flow_promotes_and_tells(in_force, webhook):
     again = promote_flow()
     assert again["decision"] is None
     assert again["watch"]["state"] == "watching"
+    # The engine's page and metrics read both out of the lake.
+    lake = in_force.settings.lake
+    status = flow_statuses(lake, "shop")["promote"]
+    assert (status.state, status.failures, status.text) == ("ok", 0, "there is nothing to decide")
+    assert "/runs/flow-run/" in status.url
+    assert [each["action"] for each in decisions(lake, "shop")] == ["wait", "promote"]
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -188,6 +195,9 @@ def test_a_failed_flow_is_told_of_once(in_force, webhook):
             drift_flow()
     assert [alert["kind"] for alert in webhook["alerts"]] == ["failed flow"]
     assert "drift" in webhook["alerts"][0]["text"]
+    status = flow_statuses(in_force.settings.lake, "shop")["drift"]
+    assert (status.state, status.failures, status.succeeded_us) == ("failed", 2, 0)
+    assert "does not tell the window" in status.text
     assert in_force.champion == "1"
 
 

@@ -198,6 +198,8 @@ def test_one_name_lands_in_site_packages(wheel):
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"fingerpost"}
     assert all(f"fingerpost/{room}/__init__.py" in names for room in ROOMS)
     assert {"fingerpost/py.typed", "fingerpost/routing/native/policy.c"} <= set(names)
+    page = {f"fingerpost/serving/page/static/{name}" for name in ("index.html", "page.js", "docs.html", "page.css")}
+    assert page <= set(names)
 
 
 def test_the_base_is_small_and_names_the_roles(role, tmp_path):
