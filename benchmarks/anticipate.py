@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fingerpost.arrays import Floats
+from fingerpost.arrays import Floats, safe_ratio
 from fingerpost.simulator.predictions import Average, Clairvoyant, Predictor
 from fingerpost.simulator.run import Bench
 from fingerpost.simulator.scenario import Scenario, load_scenario
@@ -22,6 +22,8 @@ HALFLIVES_S, HORIZONS_S = (3.0, 10.0, 30.0), (1.0, 3.0)
 PREDICTORS = ("clairvoyant", "average", "baseline", "learned")
 # A host is in a spell while it is so many times slower than by itself; what counts is the beginning of spells.
 SPELL, _BEGINNING_S = 1.5, 15.0
+# Traffic has left ahead of a spell if it did so within the seconds before; after one, a host is tried again slowly.
+_AHEAD_S, _RECOVERY_S = 3.0, 30.0
 _LN2 = float(np.log(2))
 
 
@@ -32,6 +34,7 @@ class Seen:
     Attributes:
         setting: half-life of an average, horizon of a clairvoyant, seconds; 0 of others.
         spell_p99_s: of requests sent in the first 15 s of a spell or of another mix; p99 where there is neither.
+        ahead: of `traffic_ahead`.
     """
 
     scenario: str
@@ -43,6 +46,7 @@ class Seen:
     p99_s: float
     spell_p99_s: float
     mean_s: float
+    ahead: float
 
 
 def names() -> tuple[str, ...]:
@@ -87,12 +91,14 @@ def summarise(found: Sequence[Seen]) -> list[dict[str, Any]]:
         of = [each for each in found if (each.scenario, each.load, each.pickers) == key]
         row: dict[str, Any] = dict(zip(("scenario", "load", "pickers"), key, strict=True))
         for predictor in dict.fromkeys(each.predictor for each in of):
-            for name in ("spell_p99_s", "p99_s"):
-                settings = sorted({each.setting for each in of if each.predictor == predictor})
+            settings = sorted({each.setting for each in of if each.predictor == predictor})
+            for name in ("spell_p99_s", "p99_s", "ahead"):
                 means = [
                     float(np.mean([getattr(e, name) for e in of if (e.predictor, e.setting) == (predictor, setting)]))
                     for setting in settings
                 ]
+                if not np.isfinite(means).all():
+                    continue
                 row[f"{predictor}_{name}"] = round(min(means), 4)
                 if len(settings) > 1:
                     row[f"{predictor}_{name}_at"] = settings[int(np.argmin(means))]
@@ -146,6 +152,7 @@ def _run(
         *(name, predictor, setting, load, pickers, bench.seed, figures.p99_s),
         float(np.quantile(took[chosen], 0.99)) if chosen.any() else float("nan"),
         figures.mean_s,
+        traffic_ahead(bench.scenario, chunks) if begins.size else float("nan"),
     )
 
 
@@ -166,6 +173,35 @@ def spell_begins(scenario: Scenario, chunks: Sequence[Chunk]) -> Floats:
     begun = ends[1:][(slow[1:] & ~slow[:-1]).any(axis=1)]
     every = np.unique(np.concatenate([begun, [mix.at_s for mix in scenario.mix if mix.at_s > 0]]))
     return every[every >= scenario.warmup_s]
+
+
+def traffic_ahead(scenario: Scenario, chunks: Sequence[Chunk]) -> float:
+    """What hosts get in the 3 s before they become slow, over what the same hosts get when nothing is the matter.
+
+    Returns:
+        1 where nobody sees a spell coming, 0 where all traffic has left; NaN where no host becomes slow while it is up.
+    """
+    ends = np.array([chunk.end_s for chunk in chunks])
+    slow, up = (np.array([getattr(chunk.samples, name) for chunk in chunks]) for name in ("slowed", "up"))
+    slow = slow > SPELL
+    sent_s, host = (np.concatenate([getattr(chunk.records, name) for chunk in chunks]) for name in ("sent_s", "host"))
+    routed = (host >= 0) & (sent_s < ends[-1])
+    counts = np.zeros(slow.shape)
+    np.add.at(counts, (np.searchsorted(ends, sent_s[routed], side="right"), host[routed]), 1)
+    spans = np.diff(ends, prepend=0.0)
+    ahead, recovering = np.zeros_like(slow), np.zeros_like(slow)
+    for place, of in zip(*np.nonzero(slow[1:] & ~slow[:-1]), strict=True):
+        before = (ends <= ends[place] + 1e-9) & (ends > ends[place] - _AHEAD_S + 1e-9)
+        ahead[:, of] |= before & up[:, of].astype(np.bool_)
+    for place, of in zip(*np.nonzero(slow | ~up), strict=True):
+        recovering[(ends > ends[place]) & (ends <= ends[place] + _RECOVERY_S), of] = True
+    measured = ends[:, None] > scenario.warmup_s
+    calm = measured & up & ~slow & ~ahead & ~recovering
+    ahead &= measured & ~recovering
+    usual = safe_ratio((counts * calm).sum(axis=0), (spans[:, None] * calm).sum(axis=0))
+    expected = np.nansum((spans[:, None] * ahead).sum(axis=0) * usual)
+    got = (counts * ahead)[:, np.isfinite(usual)].sum()
+    return float(got / expected) if expected > 0 else float("nan")
 
 
 def near_spells(sent_s: Floats, begins: Floats) -> np.ndarray:

@@ -1,14 +1,16 @@
 """What foresight is worth is told of the same requests for all, against the best setting of each reference."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.anticipate import Seen, near_spells, summarise
+from benchmarks.anticipate import SCENARIOS, Seen, near_spells, summarise, traffic_ahead
 from benchmarks.anticipation_pictures import Course, around, chosen, draw, slowdown
+from fingerpost.simulator.scenario import load_scenario
 
-BASE = Seen("jobs", "average", 10.0, 0.8, 10, 1, p99_s=0.5, spell_p99_s=0.8, mean_s=0.1)
+BASE = Seen("jobs", "average", 10.0, 0.8, 10, 1, p99_s=0.5, spell_p99_s=0.8, mean_s=0.1, ahead=1.0)
 
 
 def test_requests_near_a_spell_are_those_of_its_first_fifteen_seconds():
@@ -16,6 +18,21 @@ def test_requests_near_a_spell_are_those_of_its_first_fifteen_seconds():
     near = near_spells(sent, np.array([10.0, 39.5]))
     assert near.tolist() == [False, True, True, False, True, True]
     assert not near_spells(sent, np.zeros(0)).any()
+
+
+@pytest.mark.parametrize(("sent_ahead", "expected"), [(10, 1.0), (5, 0.5), (0, 0.0)])
+def test_traffic_has_left_ahead_where_a_host_gets_less_of_it_in_the_seconds_before_a_spell(sent_ahead, expected):
+    scenario = load_scenario(SCENARIOS / "jobs.json").model_copy(update={"warmup_s": 10.0})
+    chunks = []
+    for second in range(100):
+        # The first host is slow from second 60 to 70; the other never is, and gets ten requests a second as well.
+        slow, ahead = 60 <= second < 70, 57 <= second < 60
+        first = sent_ahead if ahead else 0 if slow else 10
+        host = np.repeat([0, 1], [first, 10])
+        samples = SimpleNamespace(slowed=np.array([8.0 if slow else 1.0, 1.0]), up=np.ones(2, dtype=bool))
+        records = SimpleNamespace(sent_s=np.full(len(host), second + 0.5), host=host)
+        chunks.append(SimpleNamespace(end_s=second + 1.0, samples=samples, records=records))
+    assert traffic_ahead(scenario, chunks) == pytest.approx(expected)
 
 
 def test_a_share_is_of_the_way_from_the_best_average_to_the_best_clairvoyant():
