@@ -48,7 +48,8 @@ def merged(before: Member | None, notice: Notice, now_us: int, ttl_us: int, sinc
     """The member after a notice; `before` itself if the notice is to be passed over.
 
     A host that drains or was removed stays so until its agent begins another life, or an operator resumes it: what a
-    running agent repeats says nothing new. An agent that ends speaks for its own life alone.
+    running agent repeats says nothing new. An agent that ends speaks for its own life alone. With another life of its
+    agent, or after a long silence, a host is as good as new: its caches are cold, and what is known of it is of before.
 
     Args:
         ttl_us: silence after which a host that comes back is new.
@@ -65,7 +66,7 @@ def merged(before: Member | None, notice: Notice, now_us: int, ttl_us: int, sinc
     state = notice.state
     if same_life and not operator and before.state != SERVING:
         state = before.state
-    back = now_us - before.heard_us > ttl_us and not operator
+    back = not operator and (not same_life or now_us - before.heard_us > ttl_us)
     joined_us = now_us if state == SERVING and (back or before.state != SERVING) else before.joined_us
     heard_us = before.heard_us if operator and state == SERVING else now_us
     return Member(notice.host, notice.boot_id or before.boot_id, state, about, joined_us, heard_us)

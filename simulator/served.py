@@ -15,7 +15,7 @@ import pandas as pd
 from fingerpost.arrays import Floats, significant
 from fingerpost.category import SEPARATOR, category_key
 from fingerpost.clock import US
-from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types
+from fingerpost.features.fleet_features import CellFeatures, FleetFeatures, HostsCells, request_types
 from fingerpost.features.replay import Replay
 from fingerpost.routing.success import slow_start_weights, success_rates
 from fingerpost.simulator.fleet import Bools
@@ -70,7 +70,7 @@ class Served:
         # As the engine has them, and as of when; a host that never told anything has 0.
         self._cells, self._host_values = self._history.columns(), self._history.host_values()
         self._as_of_us, self._heard_s = np.zeros(hosts, dtype=np.int64), np.full(hosts, -np.inf)
-        self._first_s = np.full(hosts, np.inf)
+        self._first_s, self._gone = np.full(hosts, np.inf), np.zeros(hosts, dtype=np.bool_)
         apart_s = min(APART_S, self._telling.report_s)
         self._phase_s = self._telling.settle_s + np.random.default_rng([seed, 8]).random(hosts) * apart_s
         self._cores, self._slots = np.full((2, hosts), np.nan)
@@ -108,15 +108,18 @@ class Served:
 
     def features(self) -> CellFeatures:
         """Of all cells, host by host, as of the latest window that any host has told of."""
-        host, category = np.divmod(np.arange(self._cells.shape[0] * self._shape[1]), self._shape[1])
         cells, values, now_us = self._forward()
-        return cell_features(cells, values, self._types, now_us, host, category)
+        return FleetFeatures(cells, values, self._types, now_us).of(HostsCells(0, *self._shape))
 
     def _note_reports(self, now_s: float, up: Bools) -> None:
         """An agent that is up reports, if only that its host is there."""
         told_s = self._phase_s + np.floor((now_s - self._phase_s) / self._telling.report_s) * self._telling.report_s
-        self._heard_s = np.where(up & (told_s >= 0), np.maximum(self._heard_s, told_s), self._heard_s)
-        self._first_s = np.minimum(self._first_s, np.where(self._heard_s >= 0, self._heard_s, np.inf))
+        heard = up & (told_s >= np.maximum(self._heard_s, 0.0))
+        # Another life of a host's agent: the host is ramped up as if it were new.
+        anew = heard & (self._gone | np.isinf(self._first_s)) & (told_s > self._heard_s)
+        self._first_s = np.where(anew, told_s, self._first_s)
+        self._heard_s = np.where(heard, told_s, self._heard_s)
+        self._gone = (self._gone | ~up) & ~anew
 
     def _take(self, now_s: float) -> bool:
         """Takes in what agents have reported by now; tells whether there was any."""

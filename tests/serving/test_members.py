@@ -54,8 +54,9 @@ def test_an_operator_may_drain_a_host_before_it_announces_itself():
 def test_a_host_joins_when_it_begins_to_serve():
     assert after(told(), told()).joined_us == NOW
     assert after(told(), told(DRAINING), told(boot_id="life-2")).joined_us == NOW + 2 * US
-    # A restarted agent does not make its host a new one; a long silence does.
-    assert after(told(), told(boot_id="life-2")).joined_us == NOW
+    # A host whose agent began another life was down, as far as anyone can tell, and begins cold.
+    assert after(told(), told(boot_id="life-2")).joined_us == NOW + US
+    assert after(told(), told(boot_id="life-2"), told(boot_id="life-2")).joined_us == NOW + US
     assert after(told(), told(boot_id="life-2"), step_us=2 * BACK_US).joined_us == NOW + 2 * BACK_US
     assert merged(None, told(), NOW, BACK_US, since_us=NOW - 5).joined_us == NOW - 5
 
