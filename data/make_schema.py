@@ -198,6 +198,11 @@ def _features() -> list[str]:
         (", ".join(f"`{name}`" for name in definition.OUTSIDE_FEATURES), "float64", "events and holidays"),
         (", ".join(f"`{name}`" for name in definition.TIME_FEATURES), "float64", "time of day and week"),
         ("QUANTITY_VIEW", "float64", "natural log; see below"),
+        (
+            ", ".join(f"`{name}_{definition.BASELINE_VIEW}`" for name in definition.TARGETS),
+            "float64",
+            f"what the engine would serve without a model, {_AVERAGE}",
+        ),
     )
     return [
         "## Training row",

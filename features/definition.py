@@ -26,7 +26,13 @@ SHARED_VIEWS = ("fleet", "type", "host", "peers", "shrunk")
 OFF_VIEWS = ("host_off", "host_drift", "category_off", "fleet_off", "fleet_drift", "worst_off")
 VIEWS = ("ewma", *OWN_VIEWS, *ERROR_VIEWS, *SHARED_VIEWS, *OFF_VIEWS)
 
-CELL_FEATURES = tuple(f"{quantity}_{view}" for quantity in QUANTITIES for view in VIEWS)
+# What the engine would serve of a target without a model; relative to the rolling average, as the views are.
+BASELINE_VIEW = "baseline"
+
+CELL_FEATURES = (
+    *(f"{quantity}_{view}" for quantity in QUANTITIES for view in VIEWS),
+    *(f"{target}_{BASELINE_VIEW}" for target in TARGETS),
+)
 TRAFFIC_FEATURES = (
     "requests_last",
     "rate_rps_last",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fingerpost.arrays import Floats, Ints
 from fingerpost.category import category_attributes
 from fingerpost.features.definition import (
+    BASELINE_VIEW,
     ERROR_VIEWS,
     HOST_FEATURES,
     NAIVE,
@@ -20,9 +21,11 @@ from fingerpost.features.definition import (
     OUTCOMES,
     OUTSIDE_FEATURES,
     OWN_VIEWS,
+    TARGETS,
     TRAFFIC_FEATURES,
 )
 from fingerpost.features.peers import PeerEstimates, estimate_from_peers
+from fingerpost.telemetry.baseline import BASELINE_INPUTS, baseline_of, host_kinds
 from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS
 from fingerpost.telemetry.history_state import QUANTITIES
 
@@ -126,26 +129,11 @@ def request_types(categories: Sequence[str]) -> Ints:
     return np.unique(np.array(names, dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
-def cell_features(
-    history: Floats,
-    host_values: Floats,
-    types: Ints,
-    now_us: int,
-    host: Ints,
-    category: Ints,
-    outside: Mapping[str, Floats] | None = None,
-) -> CellFeatures:
-    """Features of the given cells at a time.
-
-    Args:
-        history, host_values, types, now_us, outside: of `FleetFeatures`.
-        host, category: indices of the wanted cells, shape (n,).
-    """
-    return FleetFeatures(history, host_values, types, now_us, outside).of(ChosenCells(host, category))
-
-
 class FleetFeatures:
     """A fleet at a time, its hosts compared with each other once, whichever cells' features are then asked for.
+
+    Attributes:
+        baseline: what the engine's baseline says of every cell, as logs, shape (H, C, targets).
 
     Args:
         history: of `fingerpost.telemetry.history.History.columns`, shape (H, C, K), float64 or 32.
@@ -173,6 +161,9 @@ class FleetFeatures:
             shared = estimate_from_peers(ewma, types)
             self._shared[quantity], self._fill[quantity] = shared, _fill(ewma, shared)
             self._elsewhere[quantity] = _off_elsewhere(last - level, current)
+        inputs = np.stack([self._column(name) for name in BASELINE_INPUTS], axis=-1)
+        cores, slots = (host_values[:, _M[name]] for name in ("host_cores", "host_slots"))
+        self.baseline = baseline_of(inputs, host_kinds(cores, slots)).filled()
         known = outside or {name: np.full(len(host_values), np.nan) for name in OUTSIDE_FEATURES}
         told = {name: _scaled(name, values) for name, values in known.items()}
         self._of_hosts = {**_host_columns(host_values), **_off_hosts(host_values), **told}
@@ -201,6 +192,9 @@ class FleetFeatures:
             for name, values in self._shared_views(quantity, base, seen, np.isfinite(ewma), cells).items():
                 out[_F[name]] = values
             out[_F[f"{quantity}_category_off"]] = cells.of_cells(self._elsewhere[quantity])
+            if quantity in TARGETS:
+                baseline = cells.of_cells(self.baseline[..., TARGETS.index(quantity)])
+                np.subtract(baseline, base, out=out[_F[f"{quantity}_{BASELINE_VIEW}"]])
             if quantity in OUTCOMES:
                 for view in NAIVE:
                     values = history[_H[f"{quantity}_{view}"]]

@@ -20,14 +20,13 @@ from fingerpost.features.definition import (
     OUTCOMES,
     schema_hash,
 )
-from fingerpost.features.fleet_features import CellFeatures, cell_features, request_types, without_cells
+from fingerpost.features.fleet_features import CellFeatures, ChosenCells, FleetFeatures, request_types, without_cells
 from fingerpost.features.outside import NOTHING, Outside
 from fingerpost.features.thinning import Draws
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import blocks_of
 from fingerpost.lake import write_atomically
-from fingerpost.telemetry.baseline import BASELINE_INPUTS, baseline_of, host_kinds
-from fingerpost.telemetry.history import HISTORY_HOST_PLACE, HISTORY_PLACE, History
+from fingerpost.telemetry.history import History
 from fingerpost.telemetry.history_state import LOADS, fresh_state, index_of_common, log_values, remap_state
 from fingerpost.telemetry.windows import Arrays, select_window
 
@@ -144,15 +143,17 @@ class Replay:
         history, values = self.history.columns(began_us), self.history.host_values(began_us)
         host, category = cells["host"].astype(np.int64), cells["category"].astype(np.int64)
         outside = self._outside.at(began_us)
-        found = cell_features(history, values, self._types, began_us, host, category, outside)
-        rows.add(began_us, cells, found, _baseline(history, values)[host, category].T, cold_start=False)
+        fleet = FleetFeatures(history, values, self._types, began_us, outside)
+        found = fleet.of(ChosenCells(host, category))
+        rows.add(began_us, cells, found, fleet.baseline[host, category].T, cold_start=False)
         if not simulate_cold_start:
             return
         chosen, hidden = self._as_if_new(end_us, present, history)
         mask = (host == chosen) & np.isin(category, hidden)
         if mask.any():
             unseen = without_cells(history, chosen, hidden)
-            found = cell_features(unseen, values, self._types, began_us, host[mask], category[mask], outside)
+            fleet = FleetFeatures(unseen, values, self._types, began_us, outside)
+            found = fleet.of(ChosenCells(host[mask], category[mask]))
             unknown = np.full((len(BASELINE_COLUMNS), int(mask.sum())), np.nan)
             rows.add(began_us, {name: each[mask] for name, each in cells.items()}, found, unknown, cold_start=True)
 
@@ -193,17 +194,6 @@ class Replay:
         """A host of this window and the categories it shall not have served; the same whenever it is asked."""
         rng = np.random.default_rng((_SEED, end_us))
         return int(rng.choice(present)), np.flatnonzero(rng.random(history.shape[1]) >= _KEPT)
-
-
-def _baseline(history: Floats, host_values: Floats) -> Floats:
-    """What the engine's baseline says of every cell, as logs, shape (H, C, 3).
-
-    Args:
-        history, host_values: `History.columns` and `History.host_values` of the fleet.
-    """
-    cells = history[..., [HISTORY_PLACE[name] for name in BASELINE_INPUTS]]
-    cores, slots = (host_values[:, HISTORY_HOST_PLACE[name]] for name in ("host_cores", "host_slots"))
-    return baseline_of(cells, host_kinds(cores, slots)).filled()
 
 
 def _made_by(window_s: float, halflife_s: float) -> str:

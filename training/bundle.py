@@ -146,9 +146,13 @@ def _own(matrix: Floats) -> NDArray[np.bool_]:
 
 
 def _differences(matrix: Floats, target: str, views: tuple[str, ...]) -> Floats:
-    """The views less the rolling average, shape (n, views); a view that is not known agrees with it."""
+    """The views less the rolling average, shape (n, views); one that is not known, or is no feature, agrees with it."""
     # A view side by side, whichever way the features lie, so that the sums are the same to the bit.
-    picked = np.asfortranarray(matrix[:, [_PLACE[f"{target}_{view}"] for view in views]])
+    picked = np.zeros((len(matrix), len(views)), order="F")
+    for number, view in enumerate(views):
+        # Of p90, which is not served, there is no baseline.
+        if (place := _PLACE.get(f"{target}_{view}")) is not None:
+            picked[:, number] = matrix[:, place]
     return np.where(np.isfinite(picked), picked, 0.0)
 
 

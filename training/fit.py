@@ -13,7 +13,7 @@ from fingerpost.errors import NoDataError
 from fingerpost.features.definition import FEATURES, TARGETS, TIME_FEATURES
 from fingerpost.training.bins import BINNING, Bins
 from fingerpost.training.bundle import Blend, Encoder, ModelBundle
-from fingerpost.training.loss import absolute_error, quantile_objective
+from fingerpost.training.loss import loss_of, quantile_objective
 from fingerpost.workers import THREADS, Workers
 
 DEFAULT_PARAMS: dict[str, Any] = {
@@ -179,17 +179,22 @@ def fit_part(
     """
     import lightgbm
 
+    loss = loss_of(target)
     callbacks: list[Callable[..., Any]] = []
     if valid is not None:
         callbacks = [lightgbm.early_stopping(_PATIENCE, verbose=False)]
-    settings = {**_settings(params, train.count, seed), **_constraints(target)}
+
+    def measured(predicted: Floats, data: Any) -> tuple[str, float, bool]:
+        return "loss", loss.measure(predicted, data.get_label(), data.get_weight()), False
+
+    settings = {**_settings(params, train.count, seed), **_constraints(target), "objective": loss.objective}
     try:
         return lightgbm.train(
             settings,
             train.data,
             num_boost_round=rounds,
             valid_sets=[] if valid is None else [valid.data],
-            feval=None if valid is None else absolute_error,
+            feval=None if valid is None else measured,
             callbacks=callbacks,
         )
     except lightgbm.basic.LightGBMError as error:

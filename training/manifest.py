@@ -17,8 +17,9 @@ from fingerpost.features.definition import CATEGORICAL_FEATURES, TARGETS, schema
 FORMAT = 3
 ABOUT = "bundle.json"
 # Forecasts that are blended for a cell with a history, and for one without.
-OWN = ("last", "previous", "short", "long", "level", "median", "mixed", "shrunk", "host_off", "category_off")
-NEW = ("shrunk", "type", "peers", "host_off", "category_off")
+_BOTH = ("host_off", "category_off", "baseline")
+OWN = ("last", "previous", "short", "long", "level", "median", "mixed", "shrunk", *_BOTH)
+NEW = ("shrunk", "type", "peers", *_BOTH)
 MAX_ABOUT_BYTES = 8 * 2**20
 _MAX_FILE_BYTES = 64 * 2**20
 _MAX_BOOSTERS = 32

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fingerpost import __version__
 from fingerpost.features.definition import TARGETS, naive_column, schema_hash
 from fingerpost.training.bins import Bins
 from fingerpost.training.bundle import Blend, Encoder
-from fingerpost.training.evaluate import log_mae, purged_folds
+from fingerpost.training.evaluate import purged_folds
 from fingerpost.training.fit import (
     DEFAULT_PARAMS,
     WEIGHT_COLUMNS,
@@ -25,6 +25,7 @@ from fingerpost.training.fit import (
     training_matrix,
     training_set,
 )
+from fingerpost.training.loss import loss_of
 from fingerpost.workers import THREADS, Workers
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def trial_data(rows: pd.DataFrame, gap: pd.Timedelta, least_in_leaf: int = LEAST
         for target in TARGETS:
             train = training_set(rows[earlier], matrix[earlier], target)
             judged = rows.loc[scored, [target, naive_column("ewma", target), "weight"]]
-            naive = log_mae(judged[target], judged[naive_column("ewma", target)], judged["weight"])
+            naive = _loss(target, judged[target], judged[naive_column("ewma", target)], judged["weight"])
             blend = Blend.fit(train.matrix, train.outcome, target)
             cases.append(Case(target, earlier, scored, blend, naive))
     bins = Bins(matrix, least_in_leaf)
@@ -239,7 +240,14 @@ def score_case(data: TrialData, item: tuple[int, dict[str, Any]]) -> float:
     )
     later = data.rows.loc[case.later, [case.target, "weight"]]
     stands_for = later.loc[np.isfinite(later[case.target]), "weight"]
-    return log_mae(valid.outcome, predicted, stands_for) / case.naive if case.naive > 0 else 1.0
+    return _loss(case.target, valid.outcome, predicted, stands_for) / case.naive if case.naive > 0 else 1.0
+
+
+def _loss(target: str, outcome: ArrayLike, predicted: ArrayLike, weight: ArrayLike) -> float:
+    """What boosters of the target are fitted to lessen; of rows in which both are known."""
+    known = np.isfinite(outcome) & np.isfinite(predicted)
+    logs = (np.asarray(each, dtype=np.float64)[known] for each in (predicted, outcome, weight))
+    return loss_of(target).measure(*logs)
 
 
 def _score(trial: "optuna.Trial", data: TrialData, workers: Workers) -> float:

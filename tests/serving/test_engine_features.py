@@ -14,7 +14,7 @@ from fingerpost.clock import US, clock_us
 from fingerpost.events import Event
 from fingerpost.features.build import build_features, load_categories, load_training_rows
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
-from fingerpost.features.fleet_features import cell_features, request_types
+from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, request_types
 from fingerpost.features.outside import Outside
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
@@ -124,7 +124,7 @@ def test_served_features_are_those_of_the_training_rows(lake, agents):
         types = request_types(histories.categories)
         outside = fleet.outside.of_hosts(fleet.hosts).at(end_us)
         cells = histories.cells.astype(np.float64)
-        found = cell_features(cells, histories.host_values, types, end_us, host, category, outside)
+        found = FleetFeatures(cells, histories.host_values, types, end_us, outside).of(ChosenCells(host, category))
         wanted = part[list(NUMERIC_FEATURES)].to_numpy(np.float64)
         assert len(part) > 30
         assert np.isfinite(part[["deploy_since_s", "campaign_until_s", "campaign_on"]]).all(axis=None)

@@ -12,7 +12,7 @@ from fingerpost.engine_api import EngineError
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import fingerprints_path, load_training_rows
 from fingerpost.features.definition import NUMERIC_FEATURES, TARGETS
-from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, HostsCells, cell_features, request_types
+from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, HostsCells, request_types
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.serving import scoring
 from fingerpost.serving.answers import predict
@@ -120,7 +120,7 @@ def evaluated(bundle, histories):
     shape = histories.cells.shape[:2]
     host, category = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
     types, history = request_types(histories.categories), histories.cells.astype(np.float64)
-    found = cell_features(history, histories.host_values, types, histories.now_us, host, category)
+    found = FleetFeatures(history, histories.host_values, types, histories.now_us).of(ChosenCells(host, category))
     served = bundle.served_logs(bundle.encoder.encode_cells(found.numeric, histories.categories, category))
     return np.stack([served[target] for target in TARGETS], axis=1).reshape(*shape, len(TARGETS))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fingerpost.features import build
-from fingerpost.features.fleet_features import cell_features, request_types
+from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, request_types
 from fingerpost.features.outside import events_in_lake, outside_of
 from fingerpost.features.prepare import FeatureSettings
 from fingerpost.features.replay import Replay, frame_of
@@ -19,7 +19,8 @@ def features_of(replay: Replay) -> pd.DataFrame:
     history = replay.history
     types, now_us = request_types(replay.categories), history.now_us
     outside = replay._outside.at(now_us)
-    found = cell_features(history.columns(), history.host_values(), types, now_us, host, category, outside)
+    fleet = FleetFeatures(history.columns(), history.host_values(), types, now_us, outside)
+    found = fleet.of(ChosenCells(host, category))
     return frame_of(np.full(len(host), now_us), host, category, found, replay.hosts, replay.categories)
 
 

@@ -203,7 +203,7 @@ def states_of(made: MadeFleet, sequence: int = 1, **changes: int) -> dict[str, H
 def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor: float = 1.0) -> Any:
     """A ModelBundle that learned the fleet's true values from its histories, and serves `factor` times as much."""
     from fingerpost.features.definition import TARGETS
-    from fingerpost.features.fleet_features import cell_features, request_types
+    from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, request_types
     from fingerpost.serving.fleet_state import build_fleet
     from fingerpost.serving.histories import gather
     from fingerpost.training.bundle import Blend, Encoder, ModelBundle
@@ -219,7 +219,7 @@ def fit_model(fleet: MadeFleet, trees: int, leaves: int, rounds: int = 4, factor
     for sequence in range(rounds):
         histories = gather(build_fleet(fleet.service, fleet.states(sequence), 4096), FORM)
         types, now_us = request_types(histories.categories), histories.now_us
-        found = cell_features(histories.cells.astype(np.float64), histories.host_values, types, now_us, host, category)
+        found = FleetFeatures(histories.cells, histories.host_values, types, now_us).of(ChosenCells(host, category))
         matrices.append(encoder.encode_cells(found.numeric, histories.categories, category))
     matrix = np.concatenate(matrices)
     truth = fleet.truth()
