@@ -34,6 +34,7 @@ _ROLES = {
     "event": "",
     "hosts": "",
     "logs": "agent",
+    "page": "engine",
     "router": "router",
     "settings": "",
     "version": "",
@@ -74,7 +75,7 @@ _MODULES = (
         "router",
         "endpoint_picker",
     ),
-    *("inspect", "status", "doctor", "simulate", "worth", "experiment", "shadow", "promotion", "drift", "up"),
+    *("inspect", "page", "status", "doctor", "simulate", "worth", "experiment", "shadow", "promotion", "drift", "up"),
 )
 for _module in _MODULES:
     import_module(f"fingerpost.cli.{_module}").register(app)

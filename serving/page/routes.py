@@ -27,32 +27,36 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-router = APIRouter()
+# The page's own files; and with them the numbers that the engine has.
+files, router = APIRouter(), APIRouter()
 _Service = Annotated[str | None, Query(pattern=models.NAME, description="Name of the service; default: the settings'.")]
 
 
-@router.get("/", include_in_schema=False)
+@files.get("/", include_in_schema=False)
 async def index_endpoint() -> Response:
     """The page."""
     return _file("index.html")
 
 
-@router.get("/docs", include_in_schema=False)
+@files.get("/docs", include_in_schema=False)
 async def docs_endpoint() -> Response:
     """The HTTP API for people, with an example of each call."""
     return _file("docs.html")
 
 
-@router.get("/favicon.ico", include_in_schema=False)
+@files.get("/favicon.ico", include_in_schema=False)
 async def icon_endpoint() -> Response:
     """The icon that browsers ask for."""
     return RedirectResponse("/page/icon.svg", 308, _HEADERS)
 
 
-@router.get("/page/{name}", include_in_schema=False)
+@files.get("/page/{name}", include_in_schema=False)
 async def file_endpoint(name: str) -> Response:
     """A file of the page; `plotly.js` is the one of the Python package Plotly."""
     return _file(name)
+
+
+router.include_router(files)
 
 
 @router.get(

@@ -1,7 +1,9 @@
 """The engine's page in a real browser: it shows the API's numbers, hostile names as text, and what is away."""
 
 import shlex
+import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tests.support.browser import Watched, running_browser
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
 from tests.support.page_feed import feed_windows, note_flows, page_numbers
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
 
@@ -125,6 +128,36 @@ def test_names_from_outside_stay_text(fed, watched):
     assert "<b>done</b>" in watched.text("#pipeline")
     assert watched.page.locator("main img, main script, main b:not([data-figure]), a[href*='example.org']").count() == 0
     assert watched.errors == watched.elsewhere == []
+
+
+def test_the_page_of_an_engine_elsewhere_is_shown_on_this_machine(engine, fed, browser, tmp_path):
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "fingerpost", "page", "--engine", engine.url, "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            assert url in process.stdout.readline()
+            watched = Watched(browser, url)
+            wait_for(lambda: httpx.get(url).is_success)
+            watched.open()
+            watched.expect("#state").to_contain_text("live, engine")
+            watched.page.wait_for_selector("#heat .main-svg")
+            assert watched.figure("fleet-ok") == str(fed["fleet"]["states"]["ok"])
+            assert watched.errors == watched.elsewhere == []
+            watched.page.close()
+            assert httpx.get(f"{url}/v1/hosts").status_code == 404
+            assert httpx.get(url, headers={"host": "example.org"}).status_code == 400
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+
+
+def test_a_page_without_its_engine_is_refused_with_the_address(tmp_path):
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "fingerpost", "page", "--engine", f"http://127.0.0.1:{port}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 1
+    assert f"the engine at http://127.0.0.1:{port} does not answer" in done.stderr
 
 
 @pytest.mark.usefixtures("fed")
