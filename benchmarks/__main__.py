@@ -5,6 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+_Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+_Seed = Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")]
+_Loads = Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")]
+
 
 def agent(
     rate: Annotated[float, typer.Option(min=1, max=100_000, help="Log lines a second.")] = 200,
@@ -12,7 +16,7 @@ def agent(
     real_log: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A combined log (Apache, nginx) to parse too.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """CPU and memory of an agent beside a busy host, and what the middleware adds to a request."""
     from benchmarks.agent import measure_agent
@@ -26,7 +30,7 @@ def proxy_agent(
     seconds: Annotated[float, typer.Option(min=10, max=3600, help="For how long.")] = 60,
     hosts: Annotated[int, typer.Option(min=1, max=5000, help="Hosts of the proxy.")] = 500,
     categories: Annotated[int, typer.Option(min=1, max=26, help="Categories of each.")] = 20,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """CPU and memory of the agent beside a proxy, for all of its hosts, and whether its counts are right."""
     from benchmarks.proxy_agent import measure_proxy_agent
@@ -39,7 +43,7 @@ def attribution(
     seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long they are driven.")] = 180,
     rate: Annotated[float, typer.Option(min=1, max=500, help="Requests a second, on average.")] = 50,
     seed: Annotated[int, typer.Option(help="The same seed plans the same requests.")] = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """How well fingerprints know the CPU a request costs, against the same requests done alone."""
     from benchmarks.attribution import measure_attribution
@@ -54,7 +58,7 @@ def envoy(
     hosts: Annotated[int, typer.Option(min=2, max=200, help="Sleeping hosts, of 4 slots each.")] = 20,
     seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long each policy meets each load.")] = 20,
     warm_up: Annotated[float, typer.Option(min=10, max=3600, help="For how long the fleet is learned, seconds.")] = 90,
-    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.3,0.7",
+    loads: _Loads = "0.3,0.7",
     policies: Annotated[
         str | None,
         typer.Option(help="With commas; without it Envoy's own, HAProxy's, nginx's, and ours by baseline and model."),
@@ -64,8 +68,8 @@ def envoy(
     log_only: Annotated[bool, typer.Option("--log-only", help="Hosts tell nothing but what proxies log.")] = False,
     predict: Annotated[bool, typer.Option("--predict", help="Also what `fingerpost worth` says of the log.")] = False,
     slo_ms: Annotated[float, typer.Option(min=1, help="The p99 that a load must keep to count as held.")] = 500,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: _Seed = 1,
+    json_output: _Json = False,
 ) -> None:
     """Real proxies before an emulated fleet: their own policies and ours, on the same arrivals.
 
@@ -84,7 +88,7 @@ def exploration(
     requests: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Requests of each run.")] = 12_000,
     load: Annotated[float, typer.Option(min=0.1, max=0.9, help="Load, as a part of what the fleet could serve.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Seed of hosts and requests.")] = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """What ways of exploring cost, and how precise off-policy estimates are by them; simulated."""
     from benchmarks.exploration import measure_exploration
@@ -98,7 +102,7 @@ def zones(
     load: Annotated[float, typer.Option(min=0.1, max=0.95, help="Load, of what the fleet serves blindly.")] = 0.5,
     uneven: Annotated[float, typer.Option(min=1, max=100, help="Requests of the first zone for one of another.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of hosts and requests.")] = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """What staying in the proxy's zone costs, and how many requests leave it, by the zone's factor; simulated."""
     from benchmarks.zones import measure_zones
@@ -110,7 +114,7 @@ def zones(
 def picker(
     seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each policy is loaded in a round.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the policies in turn.")] = 30,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """What a decision of the native picker costs, by itself and in Envoy beside least request."""
     from benchmarks.picker import measure_picker
@@ -125,7 +129,7 @@ def plain_logs(
     seconds: Annotated[float, typer.Option(min=20, max=3600, help="For how long each phase is measured.")] = 120,
     seed: Annotated[int, typer.Option(help="The same seed makes the same arrivals.")] = 1,
     slots: Annotated[bool, typer.Option(help="Tell agents how many requests a host serves at once.")] = True,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """The documented path from nginx's logs alone, with shipped settings: baseline, first model, and later.
 
@@ -141,7 +145,7 @@ def endpoint_picker(
     seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each is loaded.")] = 5,
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds, the doors in turn.")] = 3,
     rate: Annotated[float, typer.Option(min=1, max=10_000, help="Requests a second where latency is measured.")] = 300,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """What the native picker and the endpoint picker add to a request, beside least request in the same Envoy."""
     from benchmarks.endpoint_picker import measure_endpoint_picker
@@ -153,13 +157,13 @@ def guard(
     scenarios: Annotated[
         str, typer.Option(help="Names of files in simulator/scenarios, with commas.")
     ] = "mild-hosts,like-hosts,unlike-hosts",
-    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.5,0.65,0.8",
+    loads: _Loads = "0.5,0.65,0.8",
     absurd: Annotated[
         str, typer.Option(help="Numbers of hosts that are predicted ten times too fast; 0: predictions are true.")
     ] = "0,1,3,40",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
     untold: Annotated[bool, typer.Option("--untold", help="Hosts tell neither slots nor requests in flight.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Simulated fleets with absurd predictions and the guard, beside least request and true predictions."""
     import json
@@ -187,7 +191,7 @@ def calibrate(
     seconds: Annotated[float, typer.Option(min=30, max=3600, help="For how long it lasts.")] = 120,
     saturated: Annotated[float, typer.Option(min=2, max=600, help="For how long each category saturates a host.")] = 6,
     seed: Annotated[int, typer.Option(help="The same seed makes the same traffic.")] = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Capacities of a demo host for each category alone: by the engine's table, and as they are measured."""
     from benchmarks.calibrate import measure_calibration
@@ -211,7 +215,7 @@ def cadence(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
     told: Annotated[bool, typer.Option("--told", help="Hosts tell their slots and requests in flight.")] = False,
     like: Annotated[bool, typer.Option("--like", help="Hosts do not differ before the change.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """A simulated class of hosts that becomes slower for a minute: p99 and shares of traffic, in spans since then."""
     import json
@@ -241,14 +245,14 @@ def cadence(
 
 def anticipate(
     scenario: Annotated[str, typer.Option(help="Names in simulator/scenarios/anticipation, with commas; all.")] = "",
-    loads: Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")] = "0.6,0.8",
+    loads: _Loads = "0.6,0.8",
     pickers: Annotated[str, typer.Option(help="Numbers of pickers.")] = "1,10",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 5,
     predictors: Annotated[str, typer.Option(help="Those to run.")] = "clairvoyant,average,baseline,learned",
     pictures: Annotated[
         Path | None, typer.Option(help="Only draw a picture of each scenario into this folder, of seed 1.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Simulated fleets in which something can be anticipated: what foresight is worth, and what ours has of it."""
     import json
@@ -295,7 +299,7 @@ def llm(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A trace, TIMESTAMP,ContextTokens,GeneratedTokens; else drawn."),
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """A simulated pool of unlike accelerators that serve language models: time to the first token, ours and others'."""
     import json
@@ -331,7 +335,7 @@ def foresight(
     seconds: Annotated[float, typer.Option(min=10, max=3600, help="For how long each policy routes.")] = 120,
     load: Annotated[float, typer.Option(min=0.1, max=0.95, help="Share of what the fleet can carry at most.")] = 0.6,
     seed: Annotated[int, typer.Option(help="Of the fleet and its requests.")] = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Real Envoy, agents and engine: hosts that slow down by a rule, by least request, the baseline and a model."""
     from benchmarks.foresight import Options, measure_foresight
@@ -342,7 +346,7 @@ def foresight(
 
 def unlike(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each, with seeds 1, 2, ...")] = 3,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Simulated fleets from alike to unlike by category: what predictive routing gains over least request."""
     import json
@@ -367,8 +371,8 @@ def sinkhole(
     ] = False,
     seconds: Annotated[float, typer.Option(min=2, max=3600, help="For how long it fails.")] = 120,
     warm_up: Annotated[float, typer.Option(min=2, max=3600, help="For how long all hosts are well, seconds.")] = 60,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")] = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: _Seed = 1,
+    json_output: _Json = False,
 ) -> None:
     """Errors that clients see when one host fails its requests faster than the others answer.
 
@@ -388,7 +392,7 @@ def sinkhole(
 def scoring(
     hosts: Annotated[int, typer.Option(min=1, max=10_000, help="Hosts of the fleet.")] = 1000,
     categories: Annotated[int, typer.Option(min=1, max=4096, help="Categories of the service.")] = 100,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Cells predicted a CPU-second, features included."""
     import os
@@ -419,7 +423,7 @@ def _print_cells(cells: list[dict[str, Any]]) -> None:
 def services(
     services: Annotated[int, typer.Option(min=1, max=200, help="Services that report.")] = 20,
     seconds: Annotated[float, typer.Option(min=60, max=86_400, help="For how long, once all are scheduled.")] = 300,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """CPU of MLflow, Prefect and the flows of many services, at default schedules, with new requests every minute."""
     from benchmarks.services import measure_services
@@ -429,7 +433,7 @@ def services(
 
 def windowing(
     records: Annotated[int, typer.Option(min=1000, max=50_000_000, help="Request records.")] = 2_000_000,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Request records a second that become windows."""
     from benchmarks.windowing import measure_windowing
@@ -442,7 +446,7 @@ def training(
     categories: Annotated[int, typer.Option(min=1, max=256, help="Categories of its service.")] = 100,
     days: Annotated[int, typer.Option(min=1, max=30, help="Days of its history.")] = 7,
     windows: Annotated[int, typer.Option(min=10, max=8640, help="Windows of 10 s that are made of each day.")] = 48,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Seconds and memory of features, tuning, training and registration of a fleet, with the shipped defaults."""
     from benchmarks.training import measure_training
@@ -453,7 +457,7 @@ def training(
 def fits(
     rows: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Training rows.")] = 1_000_000,
     columns: Annotated[int, typer.Option(min=2, max=500, help="Features.")] = 40,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Seconds to fit the boosters of all targets."""
     from benchmarks.training import measure_fits
@@ -466,7 +470,7 @@ def engine(
     categories: Annotated[int, typer.Option(min=1, max=4096, help="Categories of its service.")] = 100,
     reporting: Annotated[int, typer.Option(min=1, max=5000, help="Hosts that report every 5 s.")] = 2000,
     seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 10,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Scoring, ingest, freshness, table fetches, a model swap under load, and memory."""
     import os
@@ -480,7 +484,7 @@ def engine(
 def churn(
     minutes: Annotated[int, typer.Option(min=10, max=10_000, help="Simulated time, minutes.")] = 180,
     minute_s: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds in which a minute is run through.")] = 1.0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Memory of an engine while hosts and categories come and go."""
     from benchmarks.engine_churn import measure_churn
@@ -492,7 +496,7 @@ def wire(
     hosts: Annotated[int, typer.Option(min=1, max=5000, help="Agents that report to one engine worker.")] = 2000,
     categories: Annotated[int, typer.Option(min=1, max=1000, help="Categories of a host, for its bytes.")] = 100,
     seconds: Annotated[float, typer.Option(min=5, max=3600, help="For how long they report, each every 5 s.")] = 60,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Bytes a host sends in a day, and an engine that takes and lands the windows of many agents."""
     from benchmarks.wire import measure_wire
@@ -505,7 +509,7 @@ def experiments(
     runs: Annotated[int, typer.Option(min=10, max=10_000, help="Experiments with an effect, of each kind.")] = 400,
     null_runs: Annotated[int, typer.Option(min=10, max=20_000, help="Experiments without, of each kind.")] = 2000,
     watches: Annotated[int, typer.Option(min=10, max=10_000, help="Watched promotions of each kind.")] = 200,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json_output: _Json = False,
 ) -> None:
     """Experiments and watches on made time slices: how often the product's rules are right, and how soon."""
     from benchmarks.experiments import measure_experiments

@@ -26,6 +26,7 @@ def _version(wanted: bool) -> None:
 # Which extra holds what a command needs; all others need the whole platform.
 _ROLES = {
     "agent": "agent",
+    "bench": "",
     "deploy": "engine",
     "doctor": "",
     "endpoint-picker": "gateway",
@@ -75,7 +76,20 @@ _MODULES = (
         "router",
         "endpoint_picker",
     ),
-    *("inspect", "page", "status", "doctor", "simulate", "worth", "experiment", "shadow", "promotion", "drift", "up"),
+    *(
+        "bench",
+        "inspect",
+        "page",
+        "status",
+        "doctor",
+        "simulate",
+        "worth",
+        "experiment",
+        "shadow",
+        "promotion",
+        "drift",
+        "up",
+    ),
 )
 for _module in _MODULES:
     import_module(f"fingerpost.cli.{_module}").register(app)

@@ -18,11 +18,12 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {"pandas", "numpy", "pyarrow", "mlflow", "prefect", "bentoml", "lightgbm", "httpx", "pydantic"}
 
 
-def fingerpost(*arguments, **env):
+def fingerpost(*arguments, cwd=None, **env):
     return subprocess.run(
         [sys.executable, "-m", "fingerpost", *arguments],
         capture_output=True,
         text=True,
+        cwd=cwd,
         env={**os.environ, **env},
         timeout=120,
         check=False,
@@ -45,6 +46,15 @@ def modules_after(statement):
     code = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in json.loads(done.stdout)}
+
+
+def test_benchmarks_are_run_with_all_that_follows_their_name(tmp_path):
+    done = fingerpost("bench", "anticipate", "--scenario", "nowhere", "--seeds", "0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--seeds" in done.stderr
+    listed = fingerpost("bench", "--help", cwd=tmp_path)
+    assert listed.returncode == 0
+    assert "anticipate" in listed.stdout
 
 
 def test_help_loads_nothing_heavy():
