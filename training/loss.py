@@ -10,7 +10,8 @@ from fingerpost.arrays import Floats
 
 # Errors well above this count by their size, those below by its square; on a log scale.
 SMOOTH = 0.05
-_MAX_TIME_ERROR = np.log(20.0)
+# Errors of time by more than this ratio count as this.
+_MAX_TIME_ERROR = np.log(4.0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def time_deviance(predicted: Floats, outcome: Floats, weight: Floats) -> float:
 
 
 def _time_error(predicted: Floats, outcome: Floats) -> Floats:
-    """Log of seconds measured over predicted; beyond a ratio of 20 it counts as that, so that no row decides alone."""
+    """Log of seconds measured over predicted; beyond a ratio of 4 it counts as that, so that no row decides alone."""
     return np.clip(predicted - outcome, -_MAX_TIME_ERROR, _MAX_TIME_ERROR)
 
 
