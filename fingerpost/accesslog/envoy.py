@@ -5,9 +5,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
-from fingerpost.accesslog.fields import client_of, route_of
+from fingerpost.accesslog.fields import client_of, json_object, route_of
 from fingerpost.client_attributes import auth_method, coarse_region, user_agent_class
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
@@ -64,16 +62,11 @@ def parse_line(line: bytes, service: str, claimed: str | None = None) -> dict[st
     `fingerpost.routing.envoy.config.access_log_format`): to look the region up, never to be stored.
 
     Raises:
-        RefusedError: `line:malformed` (not JSON, cut off, not UTF-8), `line:not_an_object`, `host:mismatch` (the line
+        RefusedError: of `json_object`, `host:mismatch` (the line
             is not about the host it was claimed for), or of what goes into no record as it is: `<field>:type`,
             `<field>:not_unicode`, `<field>:too_large`.
     """
-    try:
-        entry = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise RefusedError("line:malformed") from error
-    if not isinstance(entry, dict):
-        raise RefusedError("line:not_an_object")
+    entry = json_object(line)
     claimed, host = claimed or claimed_host(line), entry.get("host")
     if claimed != host and (claimed or is_name(host)):
         raise RefusedError("host:mismatch")

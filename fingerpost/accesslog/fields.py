@@ -1,6 +1,9 @@
 """Parses the fields that log formats share: request lines, routes and clients, bounded whatever the line holds."""
 
 import re
+from typing import Any
+
+import orjson
 
 from fingerpost.errors import RefusedError
 from fingerpost.routes import route_template
@@ -10,6 +13,21 @@ MAX_CLIENT = 256
 _REQUEST = re.compile(r"(?P<method>[A-Z]{3,16}) (?P<target>\S+)(?: HTTP/[\d.]+)?", re.ASCII)
 # The absolute form, of requests to proxies, and as HAProxy logs HTTP/2: `https://shop.example/users/42`.
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*", re.ASCII)
+
+
+def json_object(line: bytes) -> dict[str, Any]:
+    """The object that a line of JSON holds.
+
+    Raises:
+        RefusedError: `line:malformed` (not JSON, cut off, not UTF-8), `line:not_an_object`.
+    """
+    try:
+        entry = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise RefusedError("line:malformed") from error
+    if not isinstance(entry, dict):
+        raise RefusedError("line:not_an_object")
+    return entry
 
 
 def route_of(path: str) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
-
+from fingerpost.accesslog.fields import json_object
 from fingerpost.accesslog.format_names import NGINX_VARIABLES, header
 from fingerpost.accesslog.values import Values
 from fingerpost.errors import RefusedError
@@ -19,15 +18,9 @@ def json_values(line: bytes, names: Callable[[Entry], Values]) -> Values:
         names: one of the functions below; raises RefusedError where the object is of another kind.
 
     Raises:
-        RefusedError: `line:malformed` (not JSON), `line:not_an_object`, `line:other_format`.
+        RefusedError: of `json_object`, `line:other_format`.
     """
-    try:
-        entry = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise RefusedError("line:malformed") from error
-    if not isinstance(entry, dict):
-        raise RefusedError("line:not_an_object")
-    return names(entry)
+    return names(json_object(line))
 
 
 def caddy_values(entry: Entry) -> Values:

@@ -2,8 +2,7 @@
 
 import re
 
-import orjson
-
+from fingerpost.accesslog.fields import json_object
 from fingerpost.errors import RefusedError
 
 _ISO = rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?"
@@ -69,10 +68,8 @@ def without_time(line: bytes) -> bytes:
 def _inner(line: bytes) -> bytes | None:
     """The message within a line of JSON, as Docker and journald write it."""
     try:
-        entry = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(entry, dict):
+        entry = json_object(line)
+    except RefusedError:
         return None
     message = entry.get("log", entry.get("MESSAGE"))
     if isinstance(message, list):  # of bytes that are no text

@@ -23,7 +23,6 @@ _WORDS = {**_UNITS, "µs": 1e6, "m": 1 / 60, "h": 1 / 3600}
 _UPSTREAMS = re.compile(r"\s*,\s*| : ")
 # Requests by these methods have no body but in rare cases: what is counted with headers says nothing of it.
 BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "DELETE"))
-_SWITCHING = 101
 _MAX_AGENT = 4096
 
 Values = Mapping[str, Any]
@@ -50,16 +49,10 @@ def record_of(values: Values, service: str, host: str) -> dict[str, Any]:
     """
     method, path = _request(values)
     duration_s = _length(values, _DURATION, "duration_s")
-    service_s = _length(values, _SERVICE, "service_time_s")
-    status = _status(values)
-    if status == _SWITCHING or method == "CONNECT":
-        # How long a connection lasted is no time that a request took.
-        connected_s, duration_s, service_s = duration_s, None, None
-    else:
-        connected_s = duration_s
+    service_s, status = _length(values, _SERVICE, "service_time_s"), _status(values)
     named = _last(_text(values, "host"))
     return {
-        "time": _time_us(values, connected_s),
+        "time": _time_us(values, duration_s),
         "service": service,
         "host": host or named,
         "method": method,
