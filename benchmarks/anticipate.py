@@ -152,7 +152,7 @@ def _run(
         *(name, predictor, setting, load, pickers, bench.seed, figures.p99_s),
         float(np.quantile(took[chosen], 0.99)) if chosen.any() else float("nan"),
         figures.mean_s,
-        traffic_ahead(bench.scenario, chunks) if begins.size else float("nan"),
+        traffic_ahead(bench.scenario, chunks),
     )
 
 
@@ -192,7 +192,7 @@ def traffic_ahead(scenario: Scenario, chunks: Sequence[Chunk]) -> float:
     ahead, recovering = np.zeros_like(slow), np.zeros_like(slow)
     for place, of in zip(*np.nonzero(slow[1:] & ~slow[:-1]), strict=True):
         before = (ends <= ends[place] + 1e-9) & (ends > ends[place] - _AHEAD_S + 1e-9)
-        ahead[:, of] |= before & up[:, of].astype(np.bool_)
+        ahead[:, of] |= before & up[:, of]
     for place, of in zip(*np.nonzero(slow | ~up), strict=True):
         recovering[(ends > ends[place]) & (ends <= ends[place] + _RECOVERY_S), of] = True
     measured = ends[:, None] > scenario.warmup_s

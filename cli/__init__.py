@@ -62,35 +62,31 @@ def _options(
         _check_role(context.invoked_subcommand)
 
 
-_MODULES = (
-    *(
-        "agent",
-        "logs",
-        "hosts",
-        "event",
-        "platform",
-        "engine",
-        "deploy",
-        "evaluate",
-        "envoy",
-        "router",
-        "endpoint_picker",
-    ),
-    *(
-        "bench",
-        "inspect",
-        "page",
-        "status",
-        "doctor",
-        "simulate",
-        "worth",
-        "experiment",
-        "shadow",
-        "promotion",
-        "drift",
-        "up",
-    ),
-)
+_MODULES = [
+    "agent",
+    "logs",
+    "hosts",
+    "event",
+    "platform",
+    "engine",
+    "deploy",
+    "evaluate",
+    "envoy",
+    "router",
+    "endpoint_picker",
+    "bench",
+    "inspect",
+    "page",
+    "status",
+    "doctor",
+    "simulate",
+    "worth",
+    "experiment",
+    "shadow",
+    "promotion",
+    "drift",
+    "up",
+]
 for _module in _MODULES:
     import_module(f"fingerpost.cli.{_module}").register(app)
 

@@ -161,7 +161,7 @@ class FleetFeatures:
             shared = estimate_from_peers(ewma, types)
             self._shared[quantity], self._fill[quantity] = shared, _fill(ewma, shared)
             self._elsewhere[quantity] = _off_elsewhere(last - level, current)
-        inputs = np.stack([self._column(name) for name in BASELINE_INPUTS], axis=-1)
+        inputs = history[..., [_H[name] for name in BASELINE_INPUTS]].astype(np.float64)
         cores, slots = (host_values[:, _M[name]] for name in ("host_cores", "host_slots"))
         self.baseline = baseline_of(inputs, host_kinds(cores, slots)).filled()
         known = outside or {name: np.full(len(host_values), np.nan) for name in OUTSIDE_FEATURES}

@@ -10,6 +10,7 @@ import numpy as np
 
 from fingerpost.arrays import Floats, significant
 from fingerpost.clock import US
+from fingerpost.features.definition import TARGETS
 from fingerpost.serving.page.windows import Point
 from fingerpost.serving.table import RoutingTable
 
@@ -203,24 +204,24 @@ def cell_history(
     now = None
     if table is not None and host in table.hosts and category in table.categories:
         row, column = table.categories.index(category), table.hosts.index(host)
-        now = {name: number(getattr(table, name)[row, column]) for name in ("throughput_rps", "latency_p50_s",
-                                                                             "latency_p99_s", "evidence")}  # fmt: skip
+        now = {name: number(getattr(table, name)[row, column]) for name in (*TARGETS, "evidence")}
     if now is None and not times:
         return None
     off = np.concatenate(residuals) if residuals else np.zeros((0, 3))
     factors = np.exp(np.quantile(off, [0.1, 0.9], axis=0)) if len(off) >= _ENOUGH else None
-    names = ("throughput_rps", "latency_p50_s", "latency_p99_s")
     return {
         "host": host,
         "category": category,
         "now": now,
         "times": times,
         "requests": requests,
-        "measured": {name: numbers(np.array([each[place] for each in measured])) for place, name in enumerate(names)},
-        "predicted": {name: numbers(np.array([each[place] for each in predicted])) for place, name in enumerate(names)},
+        "measured": {name: numbers(np.array([each[place] for each in measured])) for place, name in enumerate(TARGETS)},
+        "predicted": {
+            name: numbers(np.array([each[place] for each in predicted])) for place, name in enumerate(TARGETS)
+        },
         "interval": None
         if factors is None
-        else {name: [number(factors[0, place]), number(factors[1, place])] for place, name in enumerate(names)},
+        else {name: [number(factors[0, place]), number(factors[1, place])] for place, name in enumerate(TARGETS)},
         "compared": len(off),
     }
 

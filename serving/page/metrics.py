@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from fingerpost.features.definition import TARGETS
 from fingerpost.metric_family import BUILD_INFO, Family, Sample, build_info
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class PageMetrics:
 
 def _errors(page: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], float | None]]:
     for name, found in page["predictions"]["errors"].items():
-        for target in ("throughput_rps", "latency_p50_s", "latency_p99_s"):
+        for target in TARGETS:
             yield (name, target), found[target]
 
 

@@ -151,10 +151,8 @@ class _OfService:
             self._asked = None if self._asked and self._asked.done() else self._asked
             found.listed, found.reporters = self._known.listed, self._known.reporters
             found.store_problem = str(error) or "no answer"
-        found.flows, found.decisions = (
-            flow_statuses(settings.lake, self.service),
-            decisions(settings.lake, self.service),
-        )
+        found.flows = flow_statuses(settings.lake, self.service)
+        found.decisions = decisions(settings.lake, self.service)
         found.refused, found.guard = refusals(), self._guard(now_us)
         for name, folder in (("home", settings.home), ("lake", settings.lake)):
             try:

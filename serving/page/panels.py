@@ -151,7 +151,7 @@ def _errors(compared: Sequence[Total], name: str) -> dict[str, Any]:
     ]
     return {
         **{
-            f"{target}": None if value is None else number(np.expm1(value))
+            target: None if value is None else number(np.expm1(value))
             for target, value in zip(TARGETS, typical, strict=True)
         },
         "regret": _weighted(np.array([each.regret[name] for each in found]), weight),
