@@ -11,6 +11,7 @@ Helpers and fixtures of more than one file are in `tests/support`; test files im
 """
 
 import contextlib
+import logging
 import random
 import shutil
 import threading
@@ -59,6 +60,15 @@ def fresh_settings() -> Iterator[None]:
     get_settings.cache_clear()
     yield
     get_settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def restored_logs() -> Iterator[None]:
+    """What a test sets up of logging goes with it: a handler left writes into what the test has closed."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = before, level
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,6 +12,8 @@ from fingerpost.arrays import Floats, safe_ratio
 REMEMBERED, MIN_PERIOD = 360, 5
 # The period is looked for so often, in windows; what is due by it in each of them.
 SEARCHED = 6
+# Spans of so many windows are numbered anew after this many: states are saved as float32, which tells no more apart.
+_SPANS = 1 << 20
 # A host is slow from this far off its level on (on a log scale), and has recovered below the second.
 SLOW_FROM, SLOW_UNTIL = 0.25, 0.12
 # What is further off than this counts as this.
@@ -63,10 +65,11 @@ def follow_slowness(
     for number in range(window - passed + skipped + 1, window + 1):
         _shift(ring, state[4], slow if number == window else silent)
     # By the number since 1970, so that a host is searched at the same windows whenever it was first seen.
-    place = np.flatnonzero(np.nan_to_num(state[5]) < window // SEARCHED)
+    span = window // SEARCHED % _SPANS
+    place = np.flatnonzero(state[5] != span)
     if place.size:
         state[0, place], state[1, place] = find_period(ring[:, place])
-        state[5, place] = window // SEARCHED
+        state[5, place] = span
     state[2:4] = [_due(ring, state[0], ahead) for ahead in (1, 2)]
 
 

@@ -115,16 +115,7 @@ def test_a_server_that_is_away_is_named_without_its_password(monkeypatch, tmp_pa
     assert SECRET not in done.stderr
 
 
-@pytest.fixture
-def restored_logs():
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:], root.level = before, level
-
-
 @pytest.mark.parametrize("form", ["json", "console"])
-@pytest.mark.usefixtures("restored_logs")
 def test_no_log_line_holds_a_password_whoever_writes_it(form, capsys):
     configure_logs("INFO", form)
     try:

@@ -110,14 +110,11 @@ def test_matplotlib_and_spreadsheets_find_no_formula(text):
 
 def test_a_plain_log_line_stays_one(capsys):
     configure_logs("INFO", "plain")
+    logging.getLogger("of.tests").warning("refused %s", HOSTILE[5])
     try:
-        logging.getLogger("of.tests").warning("refused %s", HOSTILE[5])
-        try:
-            raise ValueError(HOSTILE[5])
-        except ValueError:
-            logging.getLogger("of.tests").exception("a flow failed")
-    finally:
-        logging.basicConfig(force=True)
+        raise ValueError(HOSTILE[5])
+    except ValueError:
+        logging.getLogger("of.tests").exception("a flow failed")
     said = capsys.readouterr().err
     assert all(line.startswith("  ") for line in said.splitlines() if " of.tests: " not in line)
     assert not set("\x1b\x9b\r\u2028\u202e") & set(said)

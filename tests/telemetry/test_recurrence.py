@@ -156,3 +156,15 @@ def test_slowness_is_of_whichever_tells_and_bounded():
     off = np.array([np.nan, 0.3, -0.5, 9.0, np.nan])
     rate = np.array([-0.4, np.nan, -0.1, 0.0, np.nan])
     np.testing.assert_array_equal(slowness(off, rate), [0.4, 0.3, 0.1, 1.0, np.nan])
+
+
+def test_a_host_whose_state_was_saved_is_searched_when_it_would_have_been():
+    """States are saved as float32, which holds no number of windows since 1970."""
+    rng = np.random.default_rng(5)
+    slow = np.clip(recurring(13.0, 2, 60, rng, 0.1) + rng.uniform(0, 0.05, 60), 0, 1).astype(np.float32)
+    for first in range(179_000_001, 179_000_019):
+        ring, state = fresh(2)
+        for number, value in enumerate(slow.tolist(), first):
+            state[:, 1] = state[:, 1].astype(np.float32)
+            follow_slowness(ring, state, np.full(2, value), 1, number)
+            np.testing.assert_allclose(state[:, 0], state[:, 1], rtol=1e-5)
