@@ -39,6 +39,14 @@ def endpoint_picker(
             "those of language models.",
         ),
     ] = False,
+    queue_metric: Annotated[
+        str | None,
+        typer.Option(
+            help="With --streamed: ask endpoints how many requests wait there, by this gauge of their /metrics, such "
+            "as `vllm:num_requests_waiting`; needed where several pickers serve one pool."
+        ),
+    ] = None,
+    queue_seconds: Annotated[float, typer.Option(min=0.05, max=10.0, help="Time between looks at a queue.")] = 0.25,
 ) -> None:
     """Serves the endpoint picker protocol of the Kubernetes Gateway API: gateways ask it for a request's endpoints."""
     import asyncio
@@ -52,6 +60,7 @@ def endpoint_picker(
     from fingerpost.routing.endpoint_picker.choice import Chooser
     from fingerpost.routing.endpoint_picker.endpoints import Endpoints
     from fingerpost.routing.endpoint_picker.metrics import EndpointPickerMetrics
+    from fingerpost.routing.endpoint_picker.queues import Queues
     from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
     from fingerpost.routing.engine_hosts import ENGINE, host_sources
     from fingerpost.routing.envoy.upstream import parse_upstreams
@@ -64,6 +73,8 @@ def endpoint_picker(
     configure_logs(settings.log_level, settings.log_format)
     if host and hosts:
         raise FingerpostError("name the endpoints by --host or in a file (--hosts), not both")
+    if queue_metric and not streamed:
+        raise FingerpostError("--queue-metric counts requests that wait for their answer to begin: give --streamed too")
     source = None
     if hosts and engine:
         source, _ = host_sources(hosts, EngineClient(engine, settings.engine_token, 3.0), settings.service)
@@ -78,8 +89,9 @@ def endpoint_picker(
     if table is None:
         make_home(settings.home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    chooser = Chooser(Endpoints(upstreams), settings.panic_percent / 100)
-    server = EndpointPickerServer(chooser, path, source, streamed)
+    chooser = Chooser(Endpoints(upstreams), settings.panic_percent / 100, queues=bool(queue_metric))
+    queues = Queues(chooser.endpoints, queue_metric, queue_seconds) if queue_metric else None
+    server = EndpointPickerServer(chooser, path, source, streamed, queues)
     if metrics_port:
         serve_metrics(settings.bind_host, metrics_port, EndpointPickerMetrics(server))
     stopped = threading.Event()

@@ -55,3 +55,20 @@ def faded(others: ArrayLike, rounds: ArrayLike, age_s: ArrayLike) -> Floats:
     """
     gone = np.maximum(np.asarray(rounds, dtype=np.float64) / GONE_ROUNDS, np.asarray(age_s, dtype=np.float64) / GONE_S)
     return np.asarray(np.asarray(others, dtype=np.float64) * (1.0 - np.clip(gone, 0.0, 1.0)))
+
+
+def work_ahead(own: Floats, own_s: Floats, queued: Floats, since: Floats, each_s: Floats) -> Floats:
+    """Seconds of work that a request finds on hosts which tell how many requests wait there; all of the same shape.
+
+    The picker's own are taken at what they were predicted to take there. Others' are those that wait beyond its own,
+    and take as long as its own do: traffic is alike at all pickers.
+
+    Args:
+        own: the picker's requests whose answers have not begun, and `own_s` the predicted seconds of them together.
+        queued: requests that waited when the host was looked at, 0 where it is not known.
+        since: of its own, those that were sent after that look.
+        each_s: predicted seconds of the request to be sent, which others' are taken to take where there is no own.
+    """
+    others = np.maximum(queued + since - own, 0.0)
+    each = np.where(own > 0, own_s / np.maximum(own, 1.0), each_s)
+    return np.asarray(own_s + others * each)

@@ -4,7 +4,8 @@ Ours is the product's own code (`fingerpost.simulator.control`): agents read a l
 forecasts from their windows, and the guard and the cost are those that serve.
 
 - `fingerpost`: the native picker; it counts requests until they end, and hosts tell theirs with the first token;
-- `streamed`: the endpoint picker with `--streamed`, which counts requests until their answers begin.
+- `streamed`: the endpoint picker with `--streamed`, which counts requests until their answers begin;
+- `queued`: the same with `--queue-metric`, which also looks at hosts' queues every 250 ms.
 
 Peers are the scorers of the inference gateways with their default weights. The prefix cache scorer is left out: no
 prompt here repeats another, so it would give all hosts the same.
@@ -49,10 +50,12 @@ POLICIES = {
     "known": kernel.KNOWN,
     "fingerpost": kernel.FINGERPOST,
     "streamed": kernel.STREAMED,
+    "queued": kernel.QUEUED,
 }
 HEURISTICS = ("random", "least_request", "active_request", "token_load", "queue_and_cache")
-OURS = ("fingerpost", "streamed")
-SCRAPE_S = 0.05
+OURS = ("fingerpost", "streamed", "queued")
+# How often gateways look at queues by default, and our endpoint picker.
+SCRAPE_S, LOOK_S = 0.05, 0.25
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,16 @@ class Pool:
 
     def __init__(self, hosts: list[Accelerator], traffic: Traffic, pickers: int, policy: str, seed: int) -> None:
         count, requests = len(hosts), len(traffic.time_s)
-        floats = np.full((requests, 3), np.nan)
+        floats = np.full((requests, 4), np.nan)
         floats[:, kernel.SENT] = traffic.time_s
         ints = np.zeros((requests, 11), dtype=np.int64)
         for column, name in ((kernel.PROMPT, "prompt"), (kernel.ANSWER, "answer")):
             ints[:, column] = getattr(traffic, name)
         ints[:, kernel.CATEGORY], ints[:, kernel.PICKER] = traffic.category, traffic.picker
         ints[:, [kernel.HOST, kernel.NEXT]] = -1
+        self._scrape_s = LOOK_S if policy == "queued" else SCRAPE_S
         of_pickers = np.zeros((pickers, 2))
-        of_pickers[:, kernel.SCRAPE_AT] = np.arange(pickers) / pickers * SCRAPE_S
+        of_pickers[:, kernel.SCRAPE_AT] = np.arange(pickers) / pickers * self._scrape_s
         self.state = kernel.State(
             ints,
             floats,
@@ -153,7 +157,7 @@ class Pool:
             np.zeros((count, max(host.limit for host in hosts)), dtype=np.int64),
             np.array([[host.step_s, host.prefill_s, host.decode_s, host.context_s] for host in hosts]),
             np.array([[host.cache, host.limit, host.budget] for host in hosts], dtype=np.int64),
-            np.zeros((8, pickers, count)),
+            np.zeros((10, pickers, count)),
             of_pickers,
             np.zeros(requests, dtype=np.int64),
             np.ones(count, dtype=np.int64),
@@ -171,7 +175,7 @@ class Pool:
     def step(self, end_s: float) -> Chunk:
         """Runs to `end_s`; infinite: until every request has its last token."""
         state, begin_s, before = self.state, self.now_s, int(self.state.counters[kernel.ENDED])
-        kernel.advance(state, end_s, self._policy, self._cost, self._exploration, SCRAPE_S)
+        kernel.advance(state, end_s, self._policy, self._cost, self._exploration, self._scrape_s)
         ended = state.ended[before : int(state.counters[kernel.ENDED])]
         floats, ints = state.requests_f[ended], state.requests_i[ended]
         self.now_s = end_s if np.isfinite(end_s) else float(floats[:, kernel.END].max(initial=begin_s))

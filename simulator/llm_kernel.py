@@ -16,13 +16,13 @@ from fingerpost.routing.inflight import GONE_ROUNDS, GONE_S
 from fingerpost.simulator.basics import compiled, draw_host, least_of, uniform
 from fingerpost.simulator.choice import OWN, REPORTED, explore, fingerpost
 
-RANDOM, LEAST_REQUEST, ACTIVE_REQUEST, QUEUE_AND_CACHE, TOKEN_LOAD, KNOWN, FINGERPOST, STREAMED = range(8)
+RANDOM, LEAST_REQUEST, ACTIVE_REQUEST, QUEUE_AND_CACHE, TOKEN_LOAD, KNOWN, FINGERPOST, STREAMED, QUEUED = range(9)
 
 # Columns of `requests_i`: tokens of prompt and answer, category, picker, host, tokens of the prompt done and of the
 # answer made, those of the prompt in the present step, the next in the host's queue, requests found there, explored.
 PROMPT, ANSWER, CATEGORY, PICKER, HOST, READ, MADE, CHUNK, NEXT, FOUND, EXPLORED = range(11)
-# Columns of `requests_f`, seconds; NaN until then.
-SENT, FIRST, END = range(3)
+# Columns of `requests_f`, seconds; NaN until then: the last is what it was predicted to take where it was sent.
+SENT, FIRST, END, WORK = range(4)
 # Columns of `hosts_i`: requests in the batch and in the queue, the queue's ends, tokens of the cache that are reserved
 # and that are filled, prompt tokens yet to be read, requests that the present step decodes.
 BATCH, WAITING, HEAD, TAIL, RESERVED, FILLED, UNREAD, DECODING = range(8)
@@ -32,8 +32,8 @@ STEP, PREFILL, DECODE, CONTEXT = range(4)
 CACHE, LIMIT, BUDGET = range(3)
 # Planes of `views`, of shape (pickers, hosts), what each picker knows: its own requests, those of them whose answer has
 # not begun and the prompt tokens of these; requests of others, when that was told and after how many answers; queue and
-# share of the cache as last scraped.
-OUT, UNANSWERED, TOKENS, OTHERS, TOLD_AT, HEARD_AT, QUEUE, USAGE = range(8)
+# share of the cache as last scraped, and own requests sent since; predicted seconds of the unanswered.
+OUT, UNANSWERED, TOKENS, OTHERS, TOLD_AT, HEARD_AT, QUEUE, USAGE, SINCE, AHEAD = range(10)
 # Columns of `pickers`: answers heard, the next scrape, seconds.
 HEARD, SCRAPE_AT = range(2)
 # Places in `counters`: the next arrival, and requests ended.
@@ -82,7 +82,7 @@ def advance(state: State, until: float, policy: int, cost: Floats, exploration: 
         for each in range(len(state.pickers)):
             if state.pickers[each, SCRAPE_AT] < state.pickers[looks, SCRAPE_AT]:
                 looks = each
-        if policy == QUEUE_AND_CACHE and state.pickers[looks, SCRAPE_AT] < now:
+        if policy in (QUEUE_AND_CACHE, QUEUED) and state.pickers[looks, SCRAPE_AT] < now:
             _scrape(state, looks)
             state.pickers[looks, SCRAPE_AT] += scrape_s
             continue
@@ -101,6 +101,7 @@ def advance(state: State, until: float, policy: int, cost: Floats, exploration: 
             state.requests_i[coming, EXPLORED] = int(chosen >= 0)
         if chosen < 0:
             chosen = choose(state, policy, row, picker, coming, now)
+        state.requests_f[coming, WORK] = row[0, chosen] if np.isfinite(row[0, chosen]) else 0.0
         _send(state, coming, chosen)
         if not np.isfinite(state.step_end[chosen]):
             _begin_step(state, chosen, now)
@@ -119,6 +120,18 @@ def choose(state: State, policy: int, cost: Floats, picker: int, request: int, n
         # What hosts tell counts requests whose answers have begun too: where those do not count it is left out.
         inflight = REPORTED if policy == FINGERPOST else OWN
         return fingerpost(up, own, views[OTHERS, picker], gone, cost, inflight, len(state.pickers), random)
+    if policy == QUEUED:
+        # `fingerpost.routing.inflight.work_ahead`, compiled.
+        total, least = np.empty(len(up)), np.inf
+        for host in range(len(up)):
+            count, work = views[UNANSWERED, picker, host], views[AHEAD, picker, host]
+            others = max(0.0, views[QUEUE, picker, host] + views[SINCE, picker, host] - count)
+            each = work / count if count > 0 else cost[0, host]
+            total[host] = work + others * each + cost[0, host] + cost[1, host]
+            if not np.isfinite(total[host]):
+                total[host] = np.inf
+            least = min(least, total[host])
+        return least_of(total if np.isfinite(least) else views[UNANSWERED, picker], up, random)
     if policy in (RANDOM, LEAST_REQUEST):
         one, other = draw_host(up, random), draw_host(up, random)
         return other if policy == LEAST_REQUEST and views[OUT, picker, other] < views[OUT, picker, one] else one
@@ -153,6 +166,7 @@ def _scrape(state: State, picker: int) -> None:
     """Has a picker see queues and caches as they are."""
     for host in range(len(state.step_end)):
         state.views[QUEUE, picker, host] = state.hosts_i[host, WAITING]
+        state.views[SINCE, picker, host] = 0.0
         state.views[USAGE, picker, host] = state.hosts_i[host, FILLED] / state.classes_i[host, CACHE]
 
 
@@ -171,6 +185,8 @@ def _send(state: State, request: int, host: int) -> None:
     state.views[OUT, of[PICKER], host] += 1.0
     state.views[UNANSWERED, of[PICKER], host] += 1.0
     state.views[TOKENS, of[PICKER], host] += of[PROMPT]
+    state.views[SINCE, of[PICKER], host] += 1.0
+    state.views[AHEAD, of[PICKER], host] += state.requests_f[request, WORK]
 
 
 @compiled
@@ -246,6 +262,8 @@ def _begin_answer(state: State, request: int, host: int, now: float) -> None:
     state.requests_f[request, FIRST] = now
     views[TOKENS, picker, host] -= of[PROMPT]
     views[UNANSWERED, picker, host] -= 1.0
+    left = max(0.0, views[AHEAD, picker, host] - state.requests_f[request, WORK])
+    views[AHEAD, picker, host] = left if views[UNANSWERED, picker, host] > 0 else 0.0
     state.pickers[picker, HEARD] += 1.0
     views[OTHERS, picker, host] = max(0.0, has[BATCH] + has[WAITING] - views[OUT, picker, host])
     views[TOLD_AT, picker, host] = now

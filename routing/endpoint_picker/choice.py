@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fingerpost.accesslog.envoy import DECISION_MARK
-from fingerpost.arrays import Floats
+from fingerpost.arrays import Floats, safe_ratio
 from fingerpost.routing.arms import arm_of, time_key
 from fingerpost.routing.cost import choice_probabilities, cost_at, exploration_shares
 from fingerpost.routing.endpoint_picker.endpoints import Endpoints
@@ -30,6 +30,7 @@ class Decision:
         fallback: why it was not predicted: `no_table`, `expired`, `no_category`, `no_row` or `panic`; empty if it was.
         propensity: probability of the first endpoint under this policy; None where it is not known.
         predicted_cost: of the first endpoint, seconds; None where there is no prediction.
+        work_s: what the request is predicted to take of the first endpoint, seconds; 0 where there is no prediction.
     """
 
     endpoints: tuple[str, ...]
@@ -42,6 +43,7 @@ class Decision:
     propensity: float | None = None
     predicted_cost: float | None = None
     category: str = ""
+    work_s: float = 0.0
 
     def served_elsewhere(self) -> "Decision":
         """This decision for a request that another endpoint than its first served: how likely that was is not known."""
@@ -63,10 +65,18 @@ class Chooser:
         panic_share: with fewer of the endpoints than this share alive, or known to the table, all are used, by least
             requests under way: predictions for a few hosts would send everything there.
         rng: for ties and exploration.
+        queues: endpoints are asked how many requests wait there (`fingerpost.routing.endpoint_picker.queues`): the cost
+            is of the seconds of work ahead, not of requests in flight.
     """
 
-    def __init__(self, endpoints: Endpoints, panic_share: float = 0.5, rng: random.Random | None = None) -> None:
-        self.endpoints = endpoints
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        panic_share: float = 0.5,
+        rng: random.Random | None = None,
+        queues: bool = False,
+    ) -> None:
+        self.endpoints, self._queues = endpoints, queues
         self._panic_share, self._rng = panic_share, rng or random.Random()
         self._table: PickerTable | None = None
         self._categories = RequestCategories((), ())
@@ -117,13 +127,15 @@ class Chooser:
         table = self._table
         assert table is not None  # noqa: S101 (asked by `choose` alone)
         columns = self._columns_in(table)[places]
-        load = self.endpoints.load(places, time.monotonic())
-        cost = cost_at(table.slope[arm.matrix, category, columns], table.offset[arm.matrix, category, columns], load)
+        slope, offset = table.slope[arm.matrix, category, columns], table.offset[arm.matrix, category, columns]
+        work_s = np.where(np.isfinite(slope), slope, 0.0).astype(np.float64)
+        cost = cost_at(slope, offset, self._load(places, work_s))
         if arm.policy == "least_request":
-            return self._by_requests(places, said, cost)
+            return self._by_requests(places, said, cost, work_s)
         if arm.policy == "random":
             first = self._rng.randrange(len(places))
-            return self._decided(places, first, cost, replace(said, policy="random", propensity=1 / len(places)))
+            drawn = replace(said, policy="random", propensity=1 / len(places))
+            return self._decided(places, first, cost, drawn, work_s)
         weight = 1.0 if table.explore is None else table.explore[arm.matrix, category, columns]
         share = table.settings.exploration
         probability = choice_probabilities(cost, share, weight)
@@ -133,12 +145,21 @@ class Chooser:
         explored = open_to.any() and self._rng.random() < share
         first = self._rng.choices(range(len(places)), open_to.tolist())[0] if explored else self._least(cost)
         chosen = replace(said, policy="fingerpost", explored=bool(explored), propensity=float(probability[first]))
-        return self._decided(places, first, cost, chosen)
+        return self._decided(places, first, cost, chosen, work_s)
 
-    def _by_requests(self, places: Places, said: Decision, cost: Floats | None = None) -> Decision:
+    def _load(self, places: Places, work_s: Floats) -> Floats:
+        """What is at these places, counted in requests like the one to be sent, which takes `work_s` there."""
+        now_s = time.monotonic()
+        if not self._queues:
+            return self.endpoints.load(places, now_s)
+        return safe_ratio(self.endpoints.work_ahead(places, work_s, now_s), work_s)
+
+    def _by_requests(
+        self, places: Places, said: Decision, cost: Floats | None = None, work_s: Floats | None = None
+    ) -> Decision:
         load = self.endpoints.inflight[places].astype(np.float64)
         first = self._least(load)
-        found = self._decided(places, first, load, said)
+        found = self._decided(places, first, load, said, work_s)
         known = cost is not None and np.isfinite(cost[first])
         return replace(found, predicted_cost=float(cost[first]) if cost is not None and known else None)
 
@@ -146,13 +167,16 @@ class Chooser:
         """One of least cost, ties at random."""
         return int(self._rng.choice(np.flatnonzero(choice_probabilities(cost))))
 
-    def _decided(self, places: Places, first: int, cost: Floats, said: Decision) -> Decision:
+    def _decided(
+        self, places: Places, first: int, cost: Floats, said: Decision, work_s: Floats | None = None
+    ) -> Decision:
         """The decision with its endpoints: the chosen one, then the others in order of cost."""
         order = np.argsort(cost)[: MAX_ENDPOINTS + 1]
         listed = [first, *(int(place) for place in order if place != first and np.isfinite(cost[place]))]
         addresses = tuple(self.endpoints.addresses[places[place]] for place in listed[:MAX_ENDPOINTS])
         predicted = float(cost[first]) if np.isfinite(cost[first]) else None
-        return replace(said, endpoints=addresses, predicted_cost=predicted)
+        work = 0.0 if work_s is None else float(work_s[first])
+        return replace(said, endpoints=addresses, predicted_cost=predicted, work_s=work)
 
     def _columns_in(self, table: PickerTable) -> Places:
         """The column of each endpoint's host in the table; hosts that it does not know have the last."""

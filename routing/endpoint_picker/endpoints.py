@@ -9,11 +9,13 @@ from fingerpost.arrays import Floats
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.envoy.clusters import ERRORS_IN_A_ROW, GATEWAY_ERRORS, GATEWAY_ERRORS_IN_A_ROW, LEFT_OUT_S
 from fingerpost.routing.envoy.upstream import Upstream, plain_address
-from fingerpost.routing.inflight import faded, others_of
+from fingerpost.routing.inflight import faded, others_of, work_ahead
 
 # What restarts is back in seconds.
 _REFUSED_S = 5.0
 _SERVER_ERROR = 500
+# What is kept of an endpoint while others come and go.
+_KEPT = ("refused_until", "others", "told_at", "heard_at", "work_s", "queued", "since", "queued_until")
 
 
 def endpoint_of(upstream: Upstream) -> str:
@@ -39,6 +41,9 @@ class Endpoints:
         inflight, refused_until: arrays in that order; counts, and until when one is left out, monotonic seconds.
         others, told_at, heard_at: requests of other pickers as endpoints told them, when, in monotonic seconds, and
             after how many such answers; same order.
+        work_s: predicted seconds of the requests under way; queued, since, queued_until: requests that waited at an
+            endpoint when it was last looked at, how many were sent there since, and until when that counts, in
+            monotonic seconds; same order.
         version: another number after every change of the set.
     """
 
@@ -50,6 +55,10 @@ class Endpoints:
         self.others: Floats = np.zeros(0)
         self.told_at: Floats = np.zeros(0)
         self.heard_at: Floats = np.zeros(0)
+        self.work_s: Floats = np.zeros(0)
+        self.queued: Floats = np.zeros(0)
+        self.since: Floats = np.zeros(0)
+        self.queued_until: Floats = np.zeros(0)
         self._heard = 0
         self._errors: dict[str, tuple[int, int]] = {}  # in a row up to now: of all kinds, and of gateways
         self.version = 0
@@ -77,10 +86,9 @@ class Endpoints:
         addresses = [*found, *(self.addresses[place] for place in left)]
         before = [self._place.get(address) for address in addresses]
         inflight = [0 if place is None else int(self.inflight[place]) for place in before]
-        self.refused_until, self.others, self.told_at, self.heard_at = (
-            np.array([0.0 if place is None else float(values[place]) for place in before])
-            for values in (self.refused_until, self.others, self.told_at, self.heard_at)
-        )
+        for name in _KEPT:
+            values = getattr(self, name)
+            setattr(self, name, np.array([0.0 if place is None else float(values[place]) for place in before]))
         self.names = [*found.values(), *(self.names[place] for place in left)]
         self.addresses = addresses
         self.inflight = np.array(inflight, dtype=np.int64)
@@ -105,12 +113,29 @@ class Endpoints:
         rounds = (self._heard - self.heard_at[places]) / max(self._known, 1)
         return self.inflight[places] + faded(self.others[places], rounds, now_s - self.told_at[places])
 
-    def begin(self, address: str) -> bool:
-        """Counts a request at an endpoint; False, and nothing counted, if there is no such endpoint."""
+    def work_ahead(self, places: NDArray[np.int64], each_s: Floats, now_s: float) -> Floats:
+        """Seconds of work at these places, where endpoints are asked for their queues: `routing.inflight.work_ahead`.
+
+        Args:
+            each_s: predicted seconds of the request to be sent, at each place.
+            now_s: monotonic seconds.
+        """
+        fresh = now_s < self.queued_until[places]
+        queued, since = (np.where(fresh, values[places], 0.0) for values in (self.queued, self.since))
+        return work_ahead(self.inflight[places].astype(np.float64), self.work_s[places], queued, since, each_s)
+
+    def begin(self, address: str, work_s: float = 0.0) -> bool:
+        """Counts a request at an endpoint; False, and nothing counted, if there is no such endpoint.
+
+        Args:
+            work_s: what it is predicted to take there; `end` is to be told the same.
+        """
         place = self._place.get(address)
         if place is None:
             return False
         self.inflight[place] += 1
+        self.work_s[place] += work_s
+        self.since[place] += 1
         return True
 
     def told(self, address: str, requests: int, now_s: float) -> None:
@@ -121,9 +146,18 @@ class Endpoints:
             self.others[place] = others_of(requests, int(self.inflight[place]))
             self.told_at[place], self.heard_at[place] = now_s, self._heard
 
-    def end(self, address: str) -> None:
+    def queue(self, address: str, waiting: float, until_s: float) -> None:
+        """Takes note of how many requests wait at an endpoint, which counts until then, in monotonic seconds."""
+        place = self._place.get(address)
+        if place is not None:
+            self.queued[place], self.since[place], self.queued_until[place] = waiting, 0.0, until_s
+
+    def end(self, address: str, work_s: float = 0.0) -> None:
         """Takes a request that `begin` counted away again."""
-        self.inflight[self._place[address]] -= 1
+        place = self._place[address]
+        self.inflight[place] -= 1
+        # Nothing is left of sums of many terms where there is nothing.
+        self.work_s[place] = max(0.0, self.work_s[place] - work_s) if self.inflight[place] else 0.0
 
     def refused(self, address: str, now_s: float) -> None:
         """Leaves an endpoint out for five seconds: it did not take a request."""

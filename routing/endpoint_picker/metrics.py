@@ -1,5 +1,6 @@
 """The endpoint picker's metrics, in Prometheus' text format, on a port of their own."""
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client.core import Metric
@@ -12,7 +13,15 @@ _PICKS = Family(
     ("policy", "fallback"),
 )  # fmt: skip
 _INFLIGHT = Family("fingerpost_endpoint_inflight", "gauge", "Requests under way at an endpoint.", ("host", "endpoint"))
-FAMILIES = (BUILD_INFO, _PICKS, _INFLIGHT)
+_WAITING = Family(
+    "fingerpost_endpoint_waiting", "gauge", "Requests that wait at an endpoint, as it told of late.",
+    ("host", "endpoint"),
+)  # fmt: skip
+_QUEUES_FAILED = Family(
+    "fingerpost_endpoint_queue_failures", "counter", "Looks at endpoints' queues that told nothing, by reason.",
+    ("reason",),
+)  # fmt: skip
+FAMILIES = (BUILD_INFO, _PICKS, _INFLIGHT, _WAITING, _QUEUES_FAILED)
 
 
 class EndpointPickerMetrics:
@@ -28,3 +37,9 @@ class EndpointPickerMetrics:
         found = self._server.chooser.endpoints
         rows = zip(found.names, found.addresses, found.inflight.tolist(), strict=True)
         yield _INFLIGHT.of(((name, address), count) for name, address, count in rows)
+        if self._server.queues is None:
+            return
+        now_s = time.monotonic()
+        told = zip(found.names, found.addresses, found.queued.tolist(), found.queued_until.tolist(), strict=True)
+        yield _WAITING.of(((name, address), count) for name, address, count, until_s in told if now_s < until_s)
+        yield _QUEUES_FAILED.of(((reason,), count) for reason, count in sorted(self._server.queues.failed.items()))

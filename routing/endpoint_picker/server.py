@@ -1,7 +1,6 @@
 """The endpoint picker's gRPC server: external processing, health, and the table kept fresh beside them."""
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.routing.endpoint_picker.choice import Chooser, Decision
 from fingerpost.routing.endpoint_picker.messages import SERVICE, messages
+from fingerpost.routing.endpoint_picker.queues import Queues
 from fingerpost.routing.endpoint_picker.service import Exchange
 from fingerpost.routing.envoy.upstream import Upstream
 from fingerpost.routing.hosts import HostSource
@@ -29,13 +29,22 @@ class EndpointPickerServer:
         hosts: of `fingerpost.routing.hosts.host_source`, looked at every quarter of a second; those that drain are no
             endpoints. None: the chooser's endpoints stay.
         streamed: see `fingerpost.routing.endpoint_picker.service.Exchange`.
+        queues: followed while it serves; None: endpoints are not asked.
 
     Attributes:
         picks: number of decisions by policy and reason of the fallback; `("", "no_endpoint")`: none could be chosen.
     """
 
-    def __init__(self, chooser: Chooser, table: Path, hosts: HostSource | None = None, streamed: bool = False) -> None:
+    def __init__(
+        self,
+        chooser: Chooser,
+        table: Path,
+        hosts: HostSource | None = None,
+        streamed: bool = False,
+        queues: Queues | None = None,
+    ) -> None:
         self.chooser, self._watch, self._hosts, self._streamed = chooser, TableWatch(table), hosts, streamed
+        self.queues = queues
         self.picks: Counter[tuple[str, str]] = Counter()
         self._hosts_seen: list[Upstream] = []
         self._problem = ""
@@ -55,16 +64,18 @@ class EndpointPickerServer:
         except RuntimeError as error:
             raise FingerpostError(f"the endpoint picker cannot listen on {address}: {error}") from error
         await self.refresh()
-        refreshing = asyncio.create_task(self._keep_fresh(health))
+        beside = [asyncio.create_task(self._keep_fresh(health))]
+        if self.queues:
+            beside.append(asyncio.create_task(self.queues.follow()))
         await server.start()
         if ready:
             ready(port)
         try:
             await stop.wait()
         finally:
-            refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await refreshing
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await server.stop(_GRACE_S)
 
     async def process(self, _messages: Any, context: Any) -> None:

@@ -34,6 +34,7 @@ class Exchange:
         self._chooser, self._endpoints, self._picked = chooser, chooser.endpoints, picked
         self._decision: Decision | None = None
         self._at: str | None = None
+        self._work_s = 0.0
         self._echo = (False, False)
 
     def answer(self, message: Any) -> Any:
@@ -65,7 +66,7 @@ class Exchange:
 
     def _leave(self) -> None:
         if self._at is not None:
-            self._endpoints.end(self._at)
+            self._endpoints.end(self._at, self._work_s)
             self._at = None
 
     def _request(self, message: Any, response: Any) -> None:
@@ -81,7 +82,7 @@ class Exchange:
             response.immediate_response.body = b"no endpoint\n"
             response.immediate_response.details = "fingerpost_no_endpoint"
             return
-        self._count_at(found.endpoints[0])
+        self._count_at(found.endpoints[0], found.work_s)
         listed = ",".join(found.endpoints)
         option = response.request_headers.response.header_mutation.set_headers.add(append_action=OVERWRITE)
         option.header.key, option.header.raw_value = DESTINATION, listed.encode()
@@ -111,7 +112,7 @@ class Exchange:
         for address in found.endpoints[:tried]:
             self._endpoints.refused(address, time.monotonic())
         self._leave()
-        self._count_at(served)
+        self._count_at(served, found.work_s)
         self._decision = found.served_elsewhere()
         response.dynamic_metadata.update({LOG_SPACE: {LOG_KEY: self._decision.as_text()}})
 
@@ -123,8 +124,8 @@ class Exchange:
             body, streamed = getattr(message, kind), answered.response.body_mutation.streamed_response
             streamed.body, streamed.end_of_stream = body.body, body.end_of_stream
 
-    def _count_at(self, address: str) -> None:
-        self._at = address if self._endpoints.begin(address) else None
+    def _count_at(self, address: str, work_s: float) -> None:
+        self._at, self._work_s = address if self._endpoints.begin(address, work_s) else None, work_s
 
 
 def _subset_of(message: Any) -> list[str] | None:

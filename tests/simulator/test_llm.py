@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.llm import Run, measure_llm, summarise
 from fingerpost.errors import FingerpostError
+from fingerpost.routing.inflight import work_ahead
 from fingerpost.simulator import llm_kernel as kernel
 from fingerpost.simulator.llm import CLASSES, POLICIES, Pool, Seen, learn_pool, pool_hosts, run_pool, seen
 from fingerpost.simulator.llm_traffic import (
@@ -90,7 +91,7 @@ def test_no_request_and_no_token_is_lost(policy):
     assert (state.requests_i[:, kernel.READ] == coming.prompt).all()
     assert (state.requests_i[:, kernel.MADE] == coming.answer).all()
     assert (state.requests_i[:, kernel.HOST] >= 0).all()
-    assert (np.diff(state.requests_f, axis=1) >= 0).all()
+    assert (np.diff(state.requests_f[:, : kernel.END + 1], axis=1) >= 0).all()
     assert not state.hosts_i[:, [kernel.BATCH, kernel.WAITING, kernel.RESERVED, kernel.FILLED, kernel.UNREAD]].any()
     assert not state.views[[kernel.OUT, kernel.UNANSWERED, kernel.TOKENS]].any()
 
@@ -184,6 +185,31 @@ def test_ours_brings_the_first_token_sooner_than_the_gateways_rules():
         for policy in ("queue_and_cache", "token_load", "known", "streamed")
     }
     assert p99["known"] < p99["streamed"] < 0.8 * min(p99["queue_and_cache"], p99["token_load"])
+
+
+def test_pickers_that_look_at_queues_see_what_the_others_have_sent():
+    coming = pool_traffic(drawn_service(1), 55.0, 150.0, 10, 1)
+    hosts = pool_hosts()
+    p99 = {
+        policy: seen(run_pool(policy, hosts, coming, 10, 1), 60.0).first_p99_s
+        for policy in ("queue_and_cache", "known", "streamed", "queued")
+    }
+    assert p99["known"] < p99["queued"] < 0.8 * min(p99["queue_and_cache"], p99["streamed"])
+
+
+def test_a_picker_that_looks_at_queues_counts_the_work_ahead_as_the_endpoint_picker_does():
+    count, picker = 5, 0
+    pool = Pool([FAST] * count, traffic((1.0, 10, 1)), 1, "queued", 1)
+    rng, views = np.random.default_rng(4), pool.state.views
+    for _ in range(200):
+        own, queued, since = rng.integers(0, 4, (3, count)).astype(np.float64)
+        own_s, cost = own * rng.uniform(0.1, 1, count), rng.uniform(0.1, 1, (3, count))
+        for plane, values in (
+            *((kernel.UNANSWERED, own), (kernel.AHEAD, own_s), (kernel.QUEUE, queued)), (kernel.SINCE, since)
+        ):  # fmt: skip
+            views[plane, picker] = values
+        expected = work_ahead(own, own_s, queued, since, cost[0]) + cost[0] + cost[1]
+        assert kernel.choose(pool.state, kernel.QUEUED, cost, picker, 0, 0.0) == np.argmin(expected)
 
 
 def test_a_model_learns_from_a_past_of_the_pool_and_serves_it():
