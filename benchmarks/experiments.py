@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.closed_arms import measure_closed_arms
+from benchmarks.sequences import measure_sequences
 from fingerpost.abtest.experiment.adjustment import adjusted
 from fingerpost.abtest.experiment.guardrails import Rules, shown_harm, shown_of_latency, within_margin
 from fingerpost.abtest.experiment.slots import CategoryTable, geometric_means, offered
@@ -267,12 +269,19 @@ def measure_exposure() -> dict[str, Any]:
     return {"stopped_after_s": elapsed_s, "exposed_s": exposed_s, "share_of_requests": round(exposed_s / elapsed_s, 3)}
 
 
+def _few(watches: int) -> tuple[int, int]:
+    """How many experiments are made request by request, with harm and without: each takes seconds."""
+    return max(2, watches // 10), max(2, watches // 10)
+
+
 def measure_experiments(
     rate_rps: float, runs: int, null_runs: int, watches: int, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """All of it."""
     return {
         "exposure": measure_exposure(),
+        "sequences": measure_sequences(null_runs),
+        "closed_arms": measure_closed_arms(schedule(Settings(), 1.0), rate_rps, *_few(watches), progress),
         "watch": measure_watch(rate_rps, watches, progress),
         "experiments": measure_power(rate_rps, runs, null_runs, progress),
     }

@@ -135,8 +135,8 @@ def outside_of(service: str, told: Sequence[Event], calendar: Path | None, count
     return Outside((*told, *planned), country)
 
 
-def events_in_lake(lake: Path, service: str) -> list[Event]:
-    """The events that were told of a service, as they were landed; one that was told twice counts once.
+def events_in_lake(lake: Path, service: str, kinds: Sequence[str] = KINDS) -> list[Event]:
+    """The events of these kinds that were told of a service, as they were landed; one that was told twice counts once.
 
     One that was withdrawn is landed again, with when that was.
     """
@@ -146,7 +146,7 @@ def events_in_lake(lake: Path, service: str) -> list[Event]:
         told_us = round(row["time"].timestamp() * US)
         until_us, host, note = row["until_us"], row["host"] or "", row["note"] or ""
         event = Event(row["kind"], service, host, row["at_us"], until_us, note, told_us, row["withdrawn_us"])
-        if event.kind in KINDS and (event.id not in found or found[event.id].withdrawn_us is None):
+        if event.kind in kinds and (event.id not in found or found[event.id].withdrawn_us is None):
             first = found.setdefault(event.id, event)
             found[event.id] = replace(first, withdrawn_us=event.withdrawn_us)
     return list(found.values())

@@ -201,7 +201,7 @@ EVENT: tuple[Column, ...] = (
     Column("time", "timestamp", "when it was told, or else withdrawn", required=True),
     Column("service", "string", "service that it concerns", required=True),
     Column("host", "string", "host that it concerns; none: all of the service"),
-    Column("kind", "string", "deploy, config or campaign", required=True),
+    Column("kind", "string", "deploy, config or campaign; closed arm: the engine's own", required=True),
     Column("at_us", "int64", "when it begins, microseconds since 1970", required=True, low=0, high=10**17),
     Column("until_us", "int64", "when it ends, microseconds since 1970", low=0, high=10**17),
     Column("note", "string", "a few words for people"),

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection, delete, func, select
 
 from fingerpost.clock import US, clock_us
+from fingerpost.closed_arms import CLOSED
 from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.events import Event
 from fingerpost.features.outside import NOTHING, Outside, outside_of
@@ -107,6 +108,17 @@ class Events:
         Raises:
             StoreError: the store cannot be read.
         """
+        return [event for event in self._all(service) if event.kind != CLOSED]
+
+    def closings(self, service: str) -> list[Event]:
+        """The closed arms of the last eight days, withdrawn ones too; see `fingerpost.closed_arms`.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return [event for event in self._all(service) if event.kind == CLOSED]
+
+    def _all(self, service: str) -> list[Event]:
         query = select(events).where(events.c.service == service).order_by(events.c.at_us, events.c.id)
         return self._store.reading(lambda connection: [_event(row._mapping) for row in connection.execute(query)])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fingerpost.clock import clock_us
 from fingerpost.experiment import CONTROL, TREATMENT
+from fingerpost.serving.arm_guard import ArmGuard
 from fingerpost.serving.contest import CONTEST, LiveContest
 from fingerpost.serving.fleet_state import FleetState, build_fleet
 from fingerpost.serving.host_states import HostStates
@@ -88,6 +89,7 @@ class Refresher:
         self._shadow = ShadowLog(settings, metrics)
         self.windows = AllWindows(settings.window_s)
         self.models = Models(settings, metrics, self.services, self.scored)
+        self.arms = ArmGuard(self.models, events, settings, self.services)
         self._work: dict[str, _Work] = {}
         self._lock = threading.Lock()
         self._known: dict[str, int] = {}
@@ -101,12 +103,14 @@ class Refresher:
     def start(self) -> None:
         self._thread.start()
         self.models.start()
+        self.arms.start()
 
     def stop(self) -> None:
         self._stopping = True
         self._wake.set()
         self._thread.join(10)
         self.models.stop()
+        self.arms.stop()
 
     def services(self) -> list[str]:
         """The services asked for lately."""
@@ -127,6 +131,8 @@ class Refresher:
             return None
         if work.plan.experiment is not None and work.view.scored is not None and not work.view.scored.by_model:
             return f"experiment {work.plan.experiment.id} cannot run: no agent has told of its host's history"
+        if work.plan.experiment is not None and work.plan.closed:
+            return f"the {work.plan.closed} of experiment {work.plan.experiment.id} routes nothing, for gross harm"
         return work.plan.problem
 
     def scored(self, service: str) -> Scored | None:
@@ -233,7 +239,7 @@ class Refresher:
             self.models.refresh(service)
         champion = self.models.slot(service, "champion")
         scorer = champion.model
-        plan = plan_arms(self.models, service, clock_us())
+        plan = plan_arms(self.models, service, clock_us(), self.arms.closed(service))
         if work.dirty or plan != work.plan or (view.scored is not None and view.scored.scorer is not scorer):
             work.plan = plan
             with self.models.computing:
@@ -303,7 +309,7 @@ class Refresher:
             tables[CONTROL] = of_arm(table, CONTROL, experiment.id)
             tables[TREATMENT] = of_arm(self._table(work.challenger), TREATMENT, experiment.id)
         view.scored = scored
-        view.publish(tables, experiment, now_s)
+        view.publish(tables, experiment, now_s, work.plan.closed)
         if work.arrived_us:
             self._metrics.arrival_seconds.observe(max(0.0, time.time() - work.arrived_us / 1e6))
             work.arrived_us = 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fingerpost.clock import clock_us
+from fingerpost.closed_arms import other_arm
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
 from fingerpost.serving.models import Models
 from fingerpost.serving.scoring import ModelScorer, Scored
@@ -65,6 +66,7 @@ class ServiceView:
         self.asked_s = time.monotonic()
         self._tables: dict[str, Published] = {}
         self._experiment: Experiment | None = None
+        self._closed = ""
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._lock = threading.Lock()
 
@@ -75,7 +77,9 @@ class ServiceView:
 
     def at(self, now_us: int) -> Published | None:
         """The table in force at a moment, microseconds since 1970."""
-        experiment, tables = self._experiment, self._tables
+        experiment, tables, closed = self._experiment, self._tables, self._closed
+        if experiment is not None and closed:
+            return (tables.get(TREATMENT) if other_arm(closed) == TREATMENT else None) or tables.get(NO_ARM)
         if experiment is not None and experiment.slot_in_force(now_us) is not None:
             of_arm = tables.get(experiment.arm_at(now_us))
             if of_arm is not None:
@@ -90,13 +94,20 @@ class ServiceView:
         """The table of an arm, or that in force now."""
         return self.of_arm(arm) if arm else self.published
 
-    def publish(self, tables: Mapping[str, RoutingTable], experiment: Experiment | None, confirmed_s: float) -> None:
+    def publish(
+        self,
+        tables: Mapping[str, RoutingTable],
+        experiment: Experiment | None,
+        confirmed_s: float,
+        closed: str = "",
+    ) -> None:
         """Puts tables into service; those that are there already are known to be right again.
 
         Args:
             tables: by arm, one of NO_ARM among them; nothing: there are no live hosts.
             experiment: that the arms are of.
             confirmed_s: see `Published`.
+            closed: the arm whose table is not served, whatever the slot; empty: none.
         """
         fresh = {}
         for arm, table in tables.items():
@@ -107,7 +118,8 @@ class ServiceView:
         changed = {arm: each.table.version for arm, each in fresh.items()} != {
             arm: each.table.version for arm, each in self._tables.items()
         }
-        self._tables, self._experiment, self.empty = fresh, experiment, not tables
+        changed |= closed != self._closed
+        self._tables, self._experiment, self._closed, self.empty = fresh, experiment, closed, not tables
         self.confirm(confirmed_s)
         if changed:
             self._wake()
@@ -160,17 +172,22 @@ class ArmsPlan:
         experiment: whose arms' tables are kept; None: there is none, or it cannot be run.
         challenger: the model of its second arm.
         problem: why an experiment that should run does not.
+        closed: the arm that is closed for gross harm; empty: none.
     """
 
     experiment: Experiment | None = None
     challenger: ModelScorer | None = None
     problem: str | None = None
+    closed: str = ""
 
 
-def plan_arms(models: Models, service: str, now_us: int) -> ArmsPlan:
+def plan_arms(models: Models, service: str, now_us: int, closed: str = "") -> ArmsPlan:
     """Plans for a moment, microseconds since 1970; an experiment whose models are not loaded is not served at all.
 
     Then every table is the champion's, and names no arm: what is routed by it belongs to neither.
+
+    Args:
+        closed: of `ArmsPlan`.
     """
     experiment = models.experiment(service)
     if experiment is None:
@@ -188,4 +205,4 @@ def plan_arms(models: Models, service: str, now_us: int) -> ArmsPlan:
                 "the champion's table is served"
             )
     challenger = models.slot(service, TREATMENT).model
-    return ArmsPlan(experiment, challenger)
+    return ArmsPlan(experiment, challenger, closed=closed)

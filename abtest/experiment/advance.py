@@ -6,7 +6,7 @@ from typing import Any
 
 from fingerpost.abtest.experiment.store import RECORD_TAG, Evaluation, attend, evaluate, start, still_in_force, stop
 from fingerpost.abtest.offpolicy.records import ChallengerOffPolicy, challenger_off_policy
-from fingerpost.abtest.promotion.outside import ask_guardrails
+from fingerpost.abtest.promotion.outside import ask_during
 from fingerpost.abtest.promotion.policy import load_policy
 from fingerpost.abtest.results import BETTER, NO_DIFFERENCE, ComparisonResult, log_result
 from fingerpost.abtest.shadow.compare import ShadowReport, compare
@@ -81,7 +81,9 @@ def advance_experiment(settings: Settings, ingested: bool = False) -> StepResult
             registry.set_note(EXPERIMENT_TAG, None)
         return StepResult("none", "the last promotion is watched")
     found = evaluate(settings, experiment, ingested=ingested)
-    broken, problems = ask_guardrails(load_policy(settings.promotion_policy).policy)
+    about = {"champion": experiment.champion, "challenger": experiment.challenger}
+    told = {"model_name": registry.name, **about, "reason": f"experiment {experiment.id} goes on"}
+    broken, problems = ask_during(load_policy(settings.promotion_policy).policy, "experiment", told)
     if broken and found.verdict.decided_at is None:
         verdict = replace(found.verdict, verdict="guardrail", rule="named", reason="; ".join(broken))
         verdict = replace(verdict, decided_at=max(verdict.pairs, 1))

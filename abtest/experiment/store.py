@@ -15,9 +15,11 @@ from fingerpost.abtest.experiment.verdict import Verdict, judge
 from fingerpost.abtest.promotion.policy import RampStep, load_policy
 from fingerpost.abtest.results import ComparisonResult
 from fingerpost.clock import US, clock_us
+from fingerpost.closed_arms import CLOSED, confirmed
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import CONTROL, EXPERIMENT_TAG, TREATMENT, Experiment
 from fingerpost.features.build import with_categories
+from fingerpost.features.outside import events_in_lake
 from fingerpost.features.windows import CATEGORY_COLUMNS, record_weights
 from fingerpost.lake import read_frame, service_folder, write_text_atomically
 from fingerpost.routing.trust import kept_trusts
@@ -171,9 +173,19 @@ def evaluate(
     pairs = switchback_pairs(records, experiment, until - settle)
     over = now >= experiment.end_us + settle
     verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)
+    closed = closed_for_harm(settings, experiment, now)
+    if closed and verdict.decided_at is None:
+        verdict = replace(
+            verdict, verdict="guardrail", rule="gross harm", reason=closed, decided_at=max(verdict.pairs, 1)
+        )
     known = kept_trusts(settings.home / "routing" / f"{experiment.service}.table")
     trusts = {arm: known[version] for arm in (CONTROL, TREATMENT) if (version := experiment.version_of(arm)) in known}
     return Evaluation(experiment, replace(verdict, experiment=asdict(experiment), trusts=trusts), pairs)
+
+
+def closed_for_harm(settings: Settings, experiment: Experiment, now_us: int) -> str | None:
+    """Why the engine closed the new version's arm for good, or None; see `fingerpost.closed_arms`."""
+    return confirmed(events_in_lake(settings.lake, experiment.service, (CLOSED,)), experiment, now_us)
 
 
 def records_between(lake: Path, service: str, begin_us: int, end_us: int) -> pd.DataFrame:

@@ -48,7 +48,7 @@ class Verdict:
             for lack of pairs; `guardrail`: stop it at once.
         rule: the rule that decided, as a stable name: `latency`, `margin`, `indifference`, `errors`, `gross errors`,
             `p99`, `mean`, `throughput`, `category`, `category errors`, `named` (by the policy),
-            `all pairs seen`, `too few pairs`.
+            `gross harm` (for which the engine closed the arm), `all pairs seen`, `too few pairs`.
         reason: the same as a sentence.
         decided_at: the pair at which, from 1; None while nothing has.
         pairs, planned, elapsed: pairs that count, planned, and over by now.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from fingerpost.abtest.promotion.policy import Policy, UserGuardrail
+from fingerpost.abtest.promotion.policy import Policy, Stage, UserGuardrail
 from fingerpost.errors import FingerpostError
 from fingerpost.masking import masked, masked_webhook
 from fingerpost.settings import Settings
@@ -23,6 +23,26 @@ APPROVAL_TAG = "fingerpost.approval"
 _TIMEOUT_S = 5.0
 _MAX_BYTES = 1_000_000
 _MAX_REASON = 500
+
+
+def ask_during(policy: Policy, stage: Stage, told: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Why a new version that routes is to be stopped, by the user's guardrails and webhook; and who cannot be asked.
+
+    A webhook that does not answer stops nothing: it has to agree to a promotion, not to each minute of one.
+
+    Args:
+        told: is posted to the webhook as JSON, with the stage.
+    """
+    broken, problems = ask_guardrails(policy)
+    if policy.veto.url and stage in policy.veto.during:
+        try:
+            answer = _ask_webhook(policy, {**told, "stage": stage})
+        except Exception as error:  # whatever it does, the look goes on
+            logger.warning("%s did not answer: %s", masked_webhook(policy.veto.url), type(error).__name__)
+            problems.append(f"the webhook that may veto did not answer: {type(error).__name__}")
+        else:
+            broken += [f"vetoed: {answer['reason'] or 'no reason given'}"] if answer["vetoed"] else []
+    return broken, problems
 
 
 def ask_guardrails(policy: Policy) -> tuple[list[str], list[str]]:
@@ -63,15 +83,19 @@ def ask_veto(policy: Policy, told: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `vetoed` and `reason`, for the evidence.
     """
-    import httpx
-
     try:
-        answer = _json(httpx.post(policy.veto.url, json=dict(told), timeout=_TIMEOUT_S))
-        if not isinstance(answer.get("veto"), bool):
-            raise ValueError("it has no field veto that is true or false")
+        return _ask_webhook(policy, told)
     except Exception as error:
         logger.warning("%s did not answer: %s", masked_webhook(policy.veto.url), type(error).__name__)
         return {"vetoed": True, "reason": f"the webhook that may veto did not answer: {type(error).__name__}"}
+
+
+def _ask_webhook(policy: Policy, told: Mapping[str, Any]) -> dict[str, Any]:
+    import httpx
+
+    answer = _json(httpx.post(policy.veto.url, json=dict(told), timeout=_TIMEOUT_S))
+    if not isinstance(answer.get("veto"), bool):
+        raise ValueError("it has no field veto that is true or false")
     return {"vetoed": answer["veto"], "reason": masked(str(answer.get("reason") or ""))[:_MAX_REASON]}
 
 

@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fingerpost.errors import FingerpostError
 
 Use = Literal["required", "optional", "off"]
+# While a new version routes: before its promotion, and after.
+Stage = Literal["experiment", "watch"]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -106,13 +108,14 @@ def _http_url(url: str) -> str:
 
 
 class Veto(_Section):
-    """A webhook that is asked before a promotion, and may refuse it."""
+    """A webhook that is asked before a promotion, and may refuse it; if `during` says so it may end more than that."""
 
     url: Annotated[str, AfterValidator(lambda url: url and _http_url(url))] = ""
+    during: list[Stage] = []
 
 
 class UserGuardrail(_Section):
-    """A query of Prometheus whose values must not be beyond a bound while a challenger routes."""
+    """A query of Prometheus whose values must not be beyond a bound while a challenger routes, or is watched."""
 
     name: str = Field(min_length=1, max_length=100)
     url: Annotated[str, AfterValidator(_http_url)]

@@ -13,8 +13,10 @@ from pydantic_core import to_jsonable_python
 
 from fingerpost.abtest.experiment.pairs import Pairs, switchback_pairs
 from fingerpost.abtest.experiment.slots import METRICS
-from fingerpost.abtest.experiment.store import records_between, settle_us
+from fingerpost.abtest.experiment.store import closed_for_harm, records_between, settle_us
 from fingerpost.abtest.promotion.concurrent import WatchReading, read_watch
+from fingerpost.abtest.promotion.outside import ask_during
+from fingerpost.abtest.promotion.policy import load_policy
 from fingerpost.abtest.promotion.promote import rollback
 from fingerpost.abtest.promotion.record import note_applied, write_record
 from fingerpost.abtest.results import read_time
@@ -49,6 +51,8 @@ def check_promotion(
 ) -> WatchOutcome | None:
     """Looks once at the promotion that is watched; rolls it back if a guardrail is broken. None: none is watched.
 
+    Guardrails are those of the comparison, the arm that the engine closed for gross harm, and the policy's own.
+
     Args:
         ingested: whether what waited was ingested just now.
     """
@@ -64,9 +68,16 @@ def check_promotion(
         return None
     pairs = _pairs_so_far(settings, registry, version, moment, settle_us(settings, ingested))
     reading = read_watch(pairs, settings)
-    found = {"watch": watch, "reading": _plain(reading)}
-    if reading.broken:
-        why = f"watch over version {version}: {'; '.join(reading.broken)}"
+    now_us = round(moment.timestamp() * US)
+    experiment = _experiment(registry)
+    closed = closed_for_harm(settings, experiment, now_us) if experiment and experiment.champion == version else None
+    told = {"model_name": registry.name, "champion": previous, "challenger": version}
+    question = {**told, "reason": f"version {version} is watched until {until.isoformat()}"}
+    named, problems = _ask_outside(settings, question) if moment < until else ([], [])
+    broken = [*reading.broken, *([closed] if closed else []), *named]
+    found = {"watch": watch, "reading": _plain(reading), "closed": closed, "named": named}
+    if broken:
+        why = f"watch over version {version}: {'; '.join(broken)}"
         try:
             done = rollback(settings, who, why, found, expected=version)
         except StaleEvidenceError:
@@ -75,13 +86,22 @@ def check_promotion(
         logger.warning("rolled back", extra={"model_version": version, "reason": why})
         return WatchOutcome("rolled back", version, previous, why, done.record, _plain(reading))
     if moment.timestamp() < until.timestamp() + settle_us(settings) / US:
-        return WatchOutcome("watching", version, previous, f"until {until.isoformat()}", "", _plain(reading))
+        why = "; ".join([f"until {until.isoformat()}", *problems])
+        return WatchOutcome("watching", version, previous, why, "", _plain(reading))
     why = "no guardrail was broken" if reading.enough else "too few requests came to tell anything bad of it"
-    told = {"model_name": registry.name, "champion": previous, "challenger": version, **found}
-    record = write_record(registry, "kept", told, None, None, who, why)
+    record = write_record(registry, "kept", {**told, **found}, None, None, who, why)
     _end(registry, watch)
     note_applied(registry, record, "yes")
     return WatchOutcome("kept", version, previous, why, record, _plain(reading))
+
+
+def _ask_outside(settings: Settings, question: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """As `ask_during`; without a policy that can be read nothing is asked, and the rest of the watch goes on."""
+    try:
+        return ask_during(load_policy(settings.promotion_policy).policy, "watch", question)
+    except (FingerpostError, OSError) as error:
+        logger.warning("the policy's guardrails are not asked: %s", error)
+        return [], [f"the policy's guardrails are not asked: {error}"]
 
 
 def _pairs_so_far(settings: Settings, registry: Registry, version: str, moment: datetime, settle: int) -> Pairs:

@@ -13,10 +13,13 @@ from fingerpost.abtest.experiment.store import start
 from fingerpost.abtest.promotion.decide import FORMAT, decide
 from fingerpost.abtest.promotion.outside import approval_of, approve, ask_guardrails, ask_veto
 from fingerpost.abtest.promotion.policy import parse_policy
-from fingerpost.abtest.promotion.promote import consider_challenger
+from fingerpost.abtest.promotion.promote import consider_challenger, promote_version
 from fingerpost.abtest.promotion.record import load_record, replay
+from fingerpost.abtest.promotion.watch import check_promotion
+from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import EXPERIMENT_TAG
+from tests.support.experiment_records import keep_closing
 
 pytestmark = pytest.mark.process
 
@@ -196,3 +199,47 @@ def test_a_named_guardrail_ends_an_experiment_and_one_that_is_away_gives_the_tra
     assert (done.action, done.evaluation.verdict.verdict) == ("stopped", "guardrail")
     assert made.registry.latest_result("experiment", "2")["result"]["verdict"] == "guardrail"
     assert consider_challenger(made.settings, "flow").action == "reject"
+
+
+def test_an_arm_that_the_engine_closed_ends_its_experiment(made):
+    experiment = start(made.settings).experiment
+    keep_closing(made.settings, experiment, "60% of 200 requests failed", experiment.begin_us - 120 * US)
+    done = advance_experiment(made.settings)
+    assert (done.action, done.why) == ("stopped", "60% of 200 requests failed")
+    assert done.evaluation.verdict.rule == "gross harm"
+    assert consider_challenger(made.settings, "flow").action == "reject"
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "asked", "answer", "state", "words"),
+    [
+        (True, False, vector(6), "rolled back", "guardrail baskets is 6, above 5"),
+        (True, False, "nonsense", "watching", "guardrail baskets cannot be asked"),
+        (False, True, '{"veto": true, "reason": "sale today"}', "rolled back", "vetoed: sale today"),
+        (False, True, "nonsense", "watching", "did not answer"),
+        (False, False, '{"veto": true}', "watching", "until"),
+    ],
+)
+def test_what_a_user_names_binds_the_watch(made, outside, tmp_path, guardrail, asked, answer, state, words):
+    path = tmp_path / "policy.toml"
+    named = f'[[guardrails]]\nname = "baskets"\nurl = "{outside.url}"\nquery = "q"\nbound = 5.0'
+    during = 'during = ["watch"]' if asked else ""
+    promote_version(made.settings, "2", "ann", "test", skip_gates=True)
+    path.write_text(named if guardrail else f'[veto]\nurl = "{outside.url}"\n{during}')
+    made.settings = made.settings.model_copy(update={"promotion_policy": path})
+    outside.answer = answer
+    found = check_promotion(made.settings, "watch")
+    assert (found.state, words in found.reason) == (state, True)
+    assert made.champion == ("1" if state == "rolled back" else "2")
+    assert [json.loads(body)["stage"] for _, body in outside.asked if body] == (["watch"] if asked else [])
+
+
+def test_a_veto_ends_an_experiment_where_the_policy_asks_for_it(made, outside, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(f'[veto]\nurl = "{outside.url}"\nduring = ["experiment"]')
+    made.settings = made.settings.model_copy(update={"promotion_policy": path})
+    start(made.settings)
+    outside.answer = '{"veto": false}'
+    assert advance_experiment(made.settings).action == "goes on"
+    outside.answer = '{"veto": true, "reason": "sale today"}'
+    assert advance_experiment(made.settings).why == "vetoed: sale today"

@@ -15,7 +15,7 @@ from fingerpost.clock import US
 from fingerpost.experiment import CHAMPION, EXPERIMENT_TAG
 from fingerpost.settings import Settings
 from fingerpost.training.registry import WATCH_TAG
-from tests.support.experiment_records import BEGIN, keep_records, made_records
+from tests.support.experiment_records import BEGIN, keep_closing, keep_records, made_records
 from tests.support.registry_harness import registry_settings
 
 MIX = {"light": (0.5, 1.0), "heavy": (0.5, 10.0)}
@@ -148,6 +148,19 @@ def test_what_is_no_worse_is_kept(made):
     assert made.registry.note(WATCH_TAG) is None
     assert made.registry.note(EXPERIMENT_TAG) is None
     assert history(made.registry)[0].action == "kept"
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("slots_of_traffic")
+def test_a_champion_whose_arm_the_engine_closed_is_rolled_back_once_that_stands(made):
+    promote_version(made.settings, "2", "ann", "test", skip_gates=True)
+    experiment = made.registry.experiment()
+    begin = datetime.fromtimestamp(experiment.begin_us / US, UTC)
+    keep_closing(made.settings, experiment, "60% of 200 requests failed", experiment.begin_us)
+    assert check_promotion(made.settings, "watch", begin + timedelta(seconds=40)).state == "watching"
+    found = check_promotion(made.settings, "watch", begin + timedelta(seconds=70))
+    assert (found.state, "60% of 200 requests failed" in found.reason) == ("rolled back", True)
+    assert made.champion == "1"
 
 
 @pytest.mark.process

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import experiments
+from benchmarks import closed_arms, experiments
+from benchmarks.closed_arms import measure_closed_arms
 from benchmarks.experiments import (
     differences,
     make_slices,
@@ -13,6 +14,7 @@ from benchmarks.experiments import (
     schedule,
     strength_of,
 )
+from benchmarks.sequences import measure_sequences
 from fingerpost.settings import Settings
 
 
@@ -51,3 +53,23 @@ def test_what_is_told_of_watches(monkeypatch):
 
 def test_a_version_that_fails_everything_has_had_two_short_slices():
     assert measure_exposure()["exposed_s"] == 20
+
+
+def test_what_is_told_of_closed_arms(monkeypatch):
+    """The new version is closed within a slot, and has had few seconds by when that is for good."""
+    monkeypatch.setattr(closed_arms, "HARMS", ("20% fail",))
+    monkeypatch.setattr(closed_arms, "NO_HARMS", ("nothing",))
+    found = measure_closed_arms(schedule(Settings(), 0.25), 50.0, 2, 1, lambda _: None)
+    for harmed, same in (found[:2], found[2:]):
+        assert harmed["closed_for_good"] == 1
+        assert harmed["first_s"][0] < 10
+        assert harmed["routed_s"][0] < 25
+        assert same["closed_for_good"] == 0
+
+
+def test_what_is_told_of_sequences():
+    found = {(row["differences"], row["effect_in_sd"]): row for row in measure_sequences(400)}
+    assert found["normal", 0.0]["sequence_found"] <= 0.05
+    assert found["normal", 0.0]["groups_found"] <= 0.07
+    strong = found["normal", 0.8]
+    assert strong["sequence_pairs_mean"] < strong["groups_pairs_mean"]

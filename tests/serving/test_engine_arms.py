@@ -79,6 +79,35 @@ def test_the_clock_says_which_table_is_in_force(tables):
     assert (view.of_arm("challenger"), view.of_arm("champion").table.arm) == (None, "")
 
 
+@pytest.mark.parametrize(
+    ("purpose", "closed", "arm"), [("compare", "challenger", ""), ("watch", "champion", "challenger")]
+)
+def test_of_a_closed_arm_no_table_is_served_whatever_the_slot(tables, purpose, closed, arm):
+    view, running = ServiceView("shop"), experiment(purpose=purpose)
+    view.publish(tables, running, 0.0, closed)
+    for slot in range(20):
+        assert view.at(running.slot_begin_us(slot)).table.arm == arm
+    view.publish(tables, running, 0.0)
+    assert {view.at(running.slot_begin_us(slot)).table.arm for slot in range(20)} == {"champion", "challenger"}
+
+
+def test_who_waits_is_woken_when_an_arm_is_closed(tables):
+    running = experiment(begin_us=clock_us() - 20 * US, slot_s=600.0)
+    view = ServiceView("shop")
+    view.publish(tables, running, 0.0)
+    before = view.published.table
+    other = {"champion": "challenger", "challenger": ""}[before.arm]
+
+    async def wait():
+        waiting = asyncio.create_task(view.changed(before.version, 60.0))
+        await asyncio.sleep(0)
+        view.publish(tables, running, 0.0, before.arm)
+        await waiting
+
+    asyncio.run(wait())
+    assert view.published.table.arm == other
+
+
 def test_who_waits_is_woken_when_a_slot_begins(tables):
     """No new table comes: it is the other arm's turn."""
     now_us = clock_us()

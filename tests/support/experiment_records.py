@@ -6,8 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fingerpost.clock import US
+from fingerpost.closed_arms import HELD_S, closing
 from fingerpost.experiment import TREATMENT, Experiment
-from fingerpost.lake import date_of
+from fingerpost.lake import date_of, partition
+from fingerpost.serving.outside import event_file
 from fingerpost.settings import Settings
 
 BEGIN = 1_790_000_000_000_000
@@ -77,3 +79,12 @@ def keep_records(settings: Settings, records: pd.DataFrame) -> None:
         folder = settings.lake / "requests" / f"service={settings.service}" / f"date={day}"
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.append_column("time", times).filter(pa.array(days == day)), folder / "h1.parquet")
+
+
+def keep_closing(settings: Settings, experiment: Experiment, why: str, now_us: int) -> None:
+    """Writes into the lake that the engine closed the new version's arm, and again when it was opened."""
+    for told_us in (now_us, now_us + round(HELD_S * US) + 3 * US):
+        event = closing(experiment, why, told_us)
+        folder = partition(settings.lake, "events", settings.service, date_of(told_us))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"event-{event.id}.parquet").write_bytes(event_file(event))
