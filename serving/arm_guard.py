@@ -148,10 +148,11 @@ def _of_table(table: pa.Table | None, experiment: Experiment) -> Requests:
     """By the model version that routed a request, or else by its arm, if it came in the experiment's time."""
     if table is None or not {"time", "status", "duration_s"} <= set(table.column_names):
         table = pa.table({name: pa.array([], pa.int64()) for name in ("time", "status", "duration_s")})
-    ended_us = table["time"].cast(pa.int64()).to_numpy()
+    ended_us = table["time"].cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.int64()).to_numpy()
     empty = np.full(len(ended_us), None, dtype=object)
     arm, version = (
-        table[name].to_numpy() if name in table.column_names else empty for name in ("arm", "model_version")
+        table[name].cast(pa.string()).to_numpy() if name in table.column_names else empty
+        for name in ("arm", "model_version")
     )
     by = np.full(len(ended_us), "", dtype=object)
     for alias in ALIASES:

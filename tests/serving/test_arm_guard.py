@@ -3,16 +3,15 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from fingerpost.agent.batches import write_batch
 from fingerpost.clock import US, clock_us
 from fingerpost.closed_arms import CLOSED, closed_now, closing, confirmed
 from fingerpost.experiment import Experiment
 from fingerpost.features.ingest import ingest
 from fingerpost.features.outside import events_in_lake
+from fingerpost.records import REQUEST_RECORD
 from fingerpost.serving.arm_guard import ArmGuard
 from fingerpost.serving.landing import Landing
 from fingerpost.serving.outside import Events
@@ -44,13 +43,13 @@ class Landed:
         return ArmGuard(models, self.events, self.settings, lambda: ["shop"])
 
     def land(self, version, at_us, status=200, arm=None, count=150):
-        folder = self.settings.lake / "inbox" / "requests" / "service=shop" / "date=2026-01-01"
-        folder.mkdir(parents=True, exist_ok=True)
-        times = pa.array(at_us + np.arange(count), pa.timestamp("us", tz="UTC"))
-        same = {"status": pa.array([status] * count, pa.int16()), "duration_s": [0.05] * count}
-        about = {"arm": pa.array([arm] * count, pa.string()), "model_version": pa.array([version] * count, pa.string())}
+        """Writes a batch as agents do."""
+        about = {"service": "shop", "host": "h1", "method": "GET", "route": "/", "arm": arm, "model_version": version}
+        rest = {"bytes_in": 0, "bytes_out": 9, "auth": "none", "user_agent_class": "bot", "region": "none"}
+        told = {**about, **rest, "status": status, "duration_s": 0.05, "policy": "fingerpost"}
         self.batches += 1
-        pq.write_table(pa.table({"time": times, **same, **about}), folder / f"{self.batches:03}.parquet")
+        rows = [{**told, "time": at_us + number} for number in range(count)]
+        write_batch(self.settings.lake, "requests", REQUEST_RECORD, rows, f"h1-{self.batches:03}")
 
     def look(self, at_us):
         self.guard.look("shop", at_us)
@@ -134,7 +133,6 @@ def test_what_is_no_batch_and_what_no_version_routed_is_left_out(landed):
     landed.land(OLD, NOW - 60 * US)
     landed.land(None, NOW, status=503)
     landed.land("7", NOW, status=503)
-    (landed.settings.lake / "inbox" / "requests" / "service=shop" / "date=2026-01-01" / "x.parquet").write_bytes(
-        b"PAR1"
-    )
+    [folder] = (landed.settings.lake / "inbox" / "requests" / "service=shop").iterdir()
+    (folder / "x.parquet").write_bytes(b"PAR1")
     assert landed.look(NOW + US) == ""
