@@ -118,11 +118,17 @@ def ask_engine(url: str, token: str, call: "Call") -> "Answer":
 
 
 def engine_of(engine: str | None) -> tuple[str, str]:
-    """The engine's URL, as given or by the settings, and its token."""
+    """The engine's URL, as given or by the settings, and its token.
+
+    Raises:
+        FingerpostError: the URL is none of HTTP.
+    """
+    from fingerpost.engine_api import checked_url
     from fingerpost.settings import LOOPBACK, get_settings
 
     settings = get_settings()
-    return engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}", settings.engine_token
+    url = checked_url(engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}")
+    return url, settings.engine_token
 
 
 def service_of(service: str | None) -> str:

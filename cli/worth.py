@@ -16,7 +16,12 @@ def worth(
         typer.Argument(metavar="PATH...", exists=True, help="A lake, a folder of foreign telemetry, or access logs."),
     ],
     log_format: Annotated[
-        str | None, typer.Option(help="envoy, combined or haproxy; without it the one that fits.")
+        str | None,
+        typer.Option(
+            "--log-format",
+            "--format",
+            help="A name, or the format string of nginx, Apache, HAProxy or Envoy; default: the one that fits best.",
+        ),
     ] = None,
     mapping: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="How to read foreign telemetry (TOML).")
@@ -47,14 +52,17 @@ def worth(
     """Tells what predictive routing is worth for your fleet, from its logs or records; installs and changes nothing."""
     import json
 
-    from fingerpost.accesslog.formats import LOG_FORMATS
+    from fingerpost.accesslog.formats import log_format as format_named
     from fingerpost.cli.simulate import number
     from fingerpost.errors import FingerpostError
     from fingerpost.lake import write_text_atomically
     from fingerpost.simulator.policies import parse_policy
 
-    if log_format is not None and log_format not in LOG_FORMATS:
-        raise FingerpostError(f"--log-format: {log_format!r} is none of {', '.join(LOG_FORMATS)}")
+    if log_format is not None:
+        try:
+            format_named(log_format)
+        except FingerpostError as error:
+            raise FingerpostError(f"--log-format: {error}") from None
     names = tuple(name.strip() for name in policies.split(","))
     for name in names:
         try:

@@ -269,6 +269,17 @@ def table_of(answer: Answer) -> Table:
     return Table(answer.headers.get("etag", ""), expires_at, body, answer.headers.get("x-fingerpost-stale"))
 
 
+def checked_url(url: str) -> str:
+    """The URL of an engine, as it is.
+
+    Raises:
+        FingerpostError: it is of another scheme, or of none.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise FingerpostError(f"the engine's URL {url!r} must begin with http:// or https://")
+    return url
+
+
 class EngineClient:
     """Asks one engine; a context manager. All methods raise EngineError.
 
@@ -282,9 +293,7 @@ class EngineClient:
     def __init__(self, url: str, token: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         import httpx
 
-        if not url.startswith(("http://", "https://")):
-            raise FingerpostError(f"the engine's URL {url!r} must begin with http:// or https://")
-        self.url, self._timeout_s = url.rstrip("/"), timeout_s
+        self.url, self._timeout_s = checked_url(url).rstrip("/"), timeout_s
         # The system's authorities, as agents use them; the library would take those that it brings, and no others.
         verify = ssl.create_default_context() if self.url.startswith("https:") else True
         self._http = httpx.Client(headers=headers_of(token), trust_env=False, verify=verify)

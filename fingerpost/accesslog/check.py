@@ -1,7 +1,7 @@
 """Tries a log before an agent follows it: which format fits, what is refused, and what its lines do not tell."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -12,7 +12,7 @@ from fingerpost.errors import RefusedError
 from fingerpost.records import REQUEST_RECORD, refusal
 
 # Lines that all formats are tried on, and records that are shown.
-_TRIED, _SHOWN = 200, 5
+TRIED, _SHOWN = 200, 5
 # Whose record a line of a log is that names no host.
 _OWN = "own-host"
 # Any time of a log is good here: 1970 to 2100.
@@ -79,8 +79,8 @@ def check_lines(lines: Iterable[bytes], name: str | None = None) -> LogCheck:
         FingerpostError: no such format.
     """
     rest = (line for line in lines if line.strip())
-    first = list(islice(rest, _TRIED))
-    chosen = name or _best(first)
+    first = list(islice(rest, TRIED))
+    chosen = name or best_format(first)
     found = LogCheck(chosen)
     if chosen is None:
         # What the most usual format says of it is as good a reason as any.
@@ -91,8 +91,11 @@ def check_lines(lines: Iterable[bytes], name: str | None = None) -> LogCheck:
     return found
 
 
-def _best(lines: list[bytes]) -> str | None:
-    """The format by which most lines are read; of equals the one that tells most, then the first."""
+def best_format(lines: Sequence[bytes]) -> str | None:
+    """The name of the format by which most lines are read; of equals the one that tells most, then the first.
+
+    None where no format reads any line.
+    """
     best, score = None, (0, 0)
     for name in FORMAT_NAMES:
         found = LogCheck(name)

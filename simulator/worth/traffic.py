@@ -1,54 +1,33 @@
 """Reads the requests of a whole fleet: from a lake, from access logs that name hosts, or from foreign telemetry."""
 
-import itertools
-import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fingerpost.accesslog.formats import LOG_FORMATS
-from fingerpost.accesslog.rotation import open_log
-from fingerpost.accesslog.tail import MAX_LINE_BYTES
 from fingerpost.arrays import Floats, Ints
 from fingerpost.categoriser import Categoriser
 from fingerpost.category import fit_categories
 from fingerpost.clock import US
-from fingerpost.errors import NoDataError, RefusedError
-from fingerpost.features.foreign import find_mapping, host_name, import_telemetry, load_mapping, plausible
+from fingerpost.errors import NoDataError
+from fingerpost.features.foreign import find_mapping, import_telemetry, load_mapping, plausible
 from fingerpost.features.windows import category_counts, in_flight
 from fingerpost.lake import read, service_folder
-from fingerpost.names import is_name
-from fingerpost.records import REQUEST_RECORD, refusal
 from fingerpost.request_status import failed, measures
+from fingerpost.simulator.worth.logs import COLUMNS, read_logs
 from fingerpost.telemetry.throughput import at_resolution
 
 MAX_HOSTS, MAX_CATEGORIES = 1000, 256
 MIN_REQUESTS, MIN_HOSTS = 500, 2
 _MIN_CATEGORY_REQUESTS = 30
-_COLUMNS = (
-    *("time", "host", "method", "route", "status", "bytes_in", "auth", "user_agent_class", "region"),
-    *("duration_s", "service_time_s", "inflight"),
-)
 _ATTRIBUTES = ("method", "route", "bytes_in", "auth", "user_agent_class", "region")
-_LOOKED_AT = 50
 # Of the requests, so many tell a thing that is then taken to be told.
 _MOST = 0.9
-_FAR_US = 2**62
-# The address of the host that answered, of a log of all hosts: nginx's `$upstream_addr` under one of these names.
-_UPSTREAM = re.compile(rb'\b(?:upstream|upstream_addr)="?([^",\s]+(?:(?:,\s*| : )[^",\s]+)*)')
-# The log of ingress-nginx ends: length, time, [service], [other service], addresses, sizes, times, statuses, id.
-_INGRESS = re.compile(
-    rb"(\d{1,18}) ([\d.]{1,18}) \[[^\]]*\] \[[^\]]*\] (\S+(?:, \S+)*) (\S+(?:, \S+)*) (\S+(?:, \S+)*) (\S+(?:, \S+)*) "
-    rb"[0-9a-f]{16,32}$"
-)
-_SPLIT = re.compile(r", | : |,")
 
 
 @dataclass(frozen=True)
@@ -103,13 +82,14 @@ def read_traffic(
 
     Args:
         paths: a lake, a folder of foreign telemetry, or access logs, compressed or not.
-        log_format: a name of LOG_FORMATS; None: the one that fits a log's first lines.
+        log_format: a name or a format string (`fingerpost.accesslog.formats.log_format`); None: what fits best.
         mapping: how to read foreign telemetry; None: the shipped one that fits.
         service: of a lake with several.
         max_requests: no more are read; what comes after them is left out, and said.
 
     Raises:
         NoDataError: too few requests or hosts, no host or no duration in them, or nothing that can be read.
+        FingerpostError: no such format.
     """
     folders = [path for path in paths if path.is_dir()]
     if folders and len(paths) > 1:
@@ -120,7 +100,7 @@ def read_traffic(
     if folders:
         frame, told = _folder(folders[0], mapping, service, max_requests, notes, refused, progress)
     else:
-        frame = _logs(paths, log_format, max_requests, notes, refused, progress)
+        frame = read_logs(paths, log_format, max_requests, notes, refused, progress)
     return traffic_of(frame, told, notes, refused)
 
 
@@ -225,7 +205,7 @@ def _only_service(lake: Path) -> str:
 def _lake(lake: Path, service: str, max_requests: int, notes: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not service_folder(lake, "requests", service).is_dir():
         raise NoDataError(f"{lake} has no requests of service {service!r}")
-    table = read(lake, "requests", service, columns=list(_COLUMNS))
+    table = read(lake, "requests", service, columns=list(COLUMNS))
     if table.num_rows > max_requests:
         notes.append(f"The latest {max_requests:,} of {table.num_rows:,} requests were taken.")
         table = table.slice(table.num_rows - max_requests)
@@ -233,105 +213,6 @@ def _lake(lake: Path, service: str, max_requests: int, notes: list[str]) -> tupl
     frame["time"] = table.column("time").cast("int64").to_numpy()
     samples = read(lake, "samples", service, columns=["time", "host", "slots", "cores"])
     return frame, samples.select(["host", "slots", "cores"]).to_pandas()
-
-
-def _logs(
-    paths: Sequence[Path],
-    log_format: str | None,
-    max_requests: int,
-    notes: list[str],
-    refused: Counter[str],
-    progress: Callable[[str], None],
-) -> pd.DataFrame:
-    rows: list[tuple[Any, ...]] = []
-    for path in paths:
-        chosen = log_format or _format_of(path)
-        progress(f"reading {path} (format {chosen})")
-        own = host_name(path.name.split(".")[0]) if len(paths) > 1 else ""
-        for line in _lines(path):
-            if len(rows) >= max_requests:
-                notes.append(f"The first {max_requests:,} requests were taken, and what came after them was left out.")
-                break
-            try:
-                rows.append(_row(line, chosen, own))
-            except RefusedError as error:
-                refused[error.reason] += 1
-            if len(rows) % 200_000 == 0 and rows:
-                progress(f"{len(rows):,} requests")
-    if not rows:
-        raise NoDataError(
-            f"no line can be used: {dict(refused.most_common(5))}; `host:missing` means that the log does not name the "
-            "host that answered (nginx: add upstream=$upstream_addr to the format; or give one log a host)"
-        )
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with open_log(path) as lines:
-        while line := lines.readline(MAX_LINE_BYTES):
-            if line.strip():
-                yield line.rstrip(b"\r\n")
-
-
-def _format_of(path: Path) -> str:
-    """The format in which most of the first lines can be read."""
-    first = list(itertools.islice(_lines(path), _LOOKED_AT))
-    if not first:
-        raise NoDataError(f"{path} is empty")
-    good: Counter[str] = Counter()
-    for name, line in itertools.product(LOG_FORMATS, first):
-        try:
-            LOG_FORMATS[name].parse(_combined(line) if name == "combined" else line, "worth", None)
-        except RefusedError:
-            continue
-        good[name] += 1
-    if not good:
-        raise NoDataError(
-            f"{path}: none of its first {len(first)} lines is of a known format ({', '.join(LOG_FORMATS)}): "
-            "docs/logs.md has them"
-        )
-    return good.most_common(1)[0][0]
-
-
-def _row(line: bytes, log_format: str, own: str) -> tuple[Any, ...]:
-    """The columns of one line.
-
-    Args:
-        own: the host of a log whose lines name none.
-    """
-    host: str | None = None
-    if log_format == "combined":
-        line = _combined(line)
-        found = _UPSTREAM.findall(line)
-        # The last address is that of the host that answered. What a client sends stands before our fields.
-        text = _SPLIT.split(found[-1].decode("latin-1"))[-1] if found else own
-        host = host_name(text) or None
-    else:
-        host = LOG_FORMATS[log_format].claim(line, "")
-    if not is_name(host):
-        raise RefusedError("host:missing")
-    row = LOG_FORMATS[log_format].parse(line, "worth", host)
-    if reason := refusal(row, REQUEST_RECORD, 0, _FAR_US):
-        raise RefusedError(reason)
-    return tuple(row.get(name) for name in _COLUMNS)
-
-
-def _combined(line: bytes) -> bytes:
-    """A line of ingress-nginx as the combined format with named fields; others as they are."""
-    found = _INGRESS.search(line)
-    if found is None:
-        return line
-    length, took, upstreams, _, times, _ = found.groups()
-    last = [_SPLIT.split(each.decode("latin-1")) for each in (upstreams, times)]
-    return line[: found.start()] + b"rl=%s rt=%s " % (length, took) + _answered(*last).encode()
-
-
-def _answered(upstreams: list[str], times: list[str]) -> str:
-    """The upstream that answered: the last one with a time."""
-    for upstream, took in reversed(list(zip(upstreams, times, strict=False))):
-        if took != "-":
-            return f"urt={took} upstream={upstream}"
-    return ""
 
 
 def _of_few_hosts(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

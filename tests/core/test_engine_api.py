@@ -5,8 +5,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from typer.testing import CliRunner
 
 from fingerpost import engine_api
+from fingerpost.cli import app
 from fingerpost.engine_api import (
     Answer,
     EngineClient,
@@ -113,3 +115,8 @@ def test_the_client_takes_no_more_than_it_must(server, monkeypatch):
 def test_a_url_that_is_none_is_refused_at_once(url):
     with pytest.raises(FingerpostError, match=f"the engine's URL '{url}' must begin with http:// or https://"):
         EngineClient(url)
+    if url:  # else it is that of the settings
+        for command in (["page"], ["hosts", "list"]):
+            refused = CliRunner().invoke(app, [*command, "--engine", url])
+            assert isinstance(refused.exception, FingerpostError)
+            assert f"the engine's URL '{url}' must begin with http:// or https://" in str(refused.exception)

@@ -34,6 +34,15 @@ WRITTEN = {
         f'10.9.9.9 - - [{CLOCK.format(n // 60, n % 60)} +0000] "GET /c{n % 2} HTTP/1.1" 200 61 "-" "curl/8.5.0" '
         f"348 0.021 [default-web-80] [] 10.0.0.99:80, {host}:8080 0, 61 0.001, 0.020 502, 200 8351a9c0e2487dbb"
     ),
+    # What a collector puts before a line.
+    "ingress-cri": lambda n, host: f"2026-11-26T07:10:14.123456789Z stdout F {WRITTEN['ingress'](n, host)}",
+    "envoy-json": lambda n, host: json.dumps(
+        {
+            **{"start_time": f"2026-11-26T07:{n // 60:02}:{n % 60:02}.500Z", "method": "GET", "path": f"/c{n % 2}"},
+            **{"response_code": 200, "response_flags": "-", "bytes_received": 0, "bytes_sent": 61, "duration": 21},
+            **{"upstream_service_time": "20", "upstream_host_name": host},
+        }
+    ),
     "haproxy": lambda n, host: (
         f"10.9.9.9:51370 [{CLOCK.format(n // 60, n % 60)}.654] front app/{host} 0/0/1/20/21 200 120 - - ---- "
         f'1/1/0/0/0 0/0 "GET /c{n % 2} HTTP/1.1"'
@@ -51,7 +60,7 @@ def write_log(path, write, hosts=tuple(f"h{each}" for each in range(HOSTS)), cou
 def test_every_log_of_all_hosts_is_read_with_the_host_that_answered(tmp_path, name):
     log = write_log(tmp_path / "access.log", WRITTEN[name])
     found = read_traffic([log])
-    ports = "-8080" if name in ("combined", "ingress") else ""
+    ports = "-8080" if name in ("combined", "ingress", "ingress-cri") else ""
     assert found.hosts == [f"h{each}{ports}" for each in range(HOSTS)]
     assert len(found.host) == COUNT
     assert [each.split("|")[0] for each in found.categories] == ["GET /c0", "GET /c1"]
@@ -71,6 +80,26 @@ def test_one_log_a_host_may_leave_the_host_to_the_file_names(tmp_path):
     assert any("whole seconds" in note for note in found.notes)
     with pytest.raises(NoDataError, match=r"host:missing.*upstream=\$upstream_addr"):
         read_traffic(logs[:1])
+
+
+@pytest.mark.parametrize("given", [None, "envoy-text", "line"])
+def test_logs_of_any_known_or_declared_format_are_read(tmp_path, given):
+    """Of hosts that are named by their files, since the lines name none."""
+    declared = '[%START_TIME%] "%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL%" %RESPONSE_CODE% %DURATION%'
+    tail = "" if given == "line" else ' 43 "-" "curl/8" "id" "shop" "10.0.0.1:80"'
+    sizes = "" if given == "line" else "- 0 61 "
+    logs = [tmp_path / f"web-{host}.log" for host in (1, 2)]
+    for log in logs:
+        lines = [
+            f'[2026-11-26T07:{n // 60:02}:{n % 60:02}.500Z] "GET /c{n % 2} HTTP/1.1" 200 {sizes}44{tail}'
+            for n in range(COUNT)
+        ]
+        log.write_text("\n".join(lines))
+    found = read_traffic(logs, log_format=declared if given == "line" else given)
+    assert found.hosts == ["web-1", "web-2"]
+    assert len(found.host) == 2 * COUNT
+    assert found.duration_s == pytest.approx(np.full(2 * COUNT, 0.044))
+    assert not found.refused
 
 
 def without_times(number, host):
@@ -198,7 +227,7 @@ def test_the_command_reads_the_sample_and_checks_its_options(tmp_path):
     for wrong, message in (
         (["--policies", "orca"], "fingerpost, least_request must be among them"),
         (["--policies", "least_request,fingerpost,best"], "'best' is none of"),
-        (["--log-format", "iis"], "'iis' is none of"),
+        (["--log-format", "iis"], "--log-format: the log format 'iis' is neither a known name nor a format string"),
         (["--loads", "2"], "--loads: '2'"),
     ):
         refused = CliRunner().invoke(app, ["worth", "data/sample", *wrong])
