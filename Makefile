@@ -17,7 +17,7 @@ INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pytho
 PROGRAM := -e .[platform,postgres,s3,demo]
 EVERYTHING := -e .[platform,postgres,s3,demo,dask] --group dev
 
-.PHONY: setup demo fleet test check roles containers manifests fuzz docs system-packages lint format constraints clean
+.PHONY: setup demo fleet test check roles containers manifests fuzz fuzz-native docs system-packages lint format constraints clean
 
 setup: $(VENV)/.installed
 
@@ -53,6 +53,12 @@ fuzz: $(VENV)/.installed-dev
 	@echo "make fuzz SEED=$(SEED)    draws these examples again" >&2
 	@$(PYTEST) -m hypothesis --hypothesis-profile=fuzz --hypothesis-seed=$(SEED) $(SIDE_BY_SIDE) $(ARGS) \
 		|| { echo "make fuzz SEED=$(SEED)    draws these examples again" >&2; exit 1; }
+
+# The native picker's parsers under sanitizers, ten minutes each unless SECONDS= says else; what it finds of use is kept
+# in tests/corpus/native.
+fuzz-native: SECONDS := 600
+fuzz-native: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.support.native_fuzz $(SECONDS)
 
 # PostgreSQL, nginx, Apache, HAProxy, Chromium and Prometheus for the tests of them, where they are absent; needs root or sudo, and goes on without.
 system-packages:

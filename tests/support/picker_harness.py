@@ -18,13 +18,13 @@ from fingerpost.routing.envoy.module import FLAGS, SOURCES, compile_sources, com
 from fingerpost.routing.table_file import PickerTable, encode
 
 
-def build_harness(path: Path, flags: Sequence[str] = ()) -> Path:
-    """Compiles the program that runs the picker without Envoy (`native/harness.c`).
+def build_harness(path: Path, flags: Sequence[str] = (), source: str = "harness.c") -> Path:
+    """Compiles the program that runs the picker without Envoy (`native/harness.c`), or another one beside it.
 
     Args:
         flags: such as `-fsanitize=address,undefined`.
     """
-    sources = [*sorted(SOURCES.glob("*.c")), Path(__file__).parent / "native" / "harness.c"]
+    sources = [*sorted(SOURCES.glob("*.c")), Path(__file__).parent / "native" / source]
     compile_sources([*FLAGS, f"-I{SOURCES}", "-Wno-conversion", *flags], sources, ("-lm", "-lpthread"), path)
     return path
 
@@ -111,12 +111,12 @@ class Harness:
         return done.stdout
 
 
-def build(folder: Path, *flags: str) -> Path:
-    """The harness, or a skipped test where it cannot be built."""
+def build(folder: Path, *flags: str, source: str = "harness.c") -> Path:
+    """The harness, or another program beside it, or a skipped test where it cannot be built."""
     if compiler() is None:
         pytest.skip("there is no C compiler")
     try:
-        return build_harness(folder / "harness", flags)
+        return build_harness(folder / "harness", flags, source)
     except FingerpostError as error:
         if flags:
             pytest.skip(f"sanitizers are not available: {str(error)[:200]}")
