@@ -102,14 +102,19 @@ class _Arm:
     """Evidence of one arm's predictions.
 
     Attributes:
+        all, newest: evidence that fades slowly, and quickly; moved where predictions changed (`follow`).
+        measured: as `all`, but never moved: what a host has been like, whatever was predicted of it.
         expected_s: latency of a request that need not wait, by predictions and evidence, shape (hosts, categories).
         changed: 1 for hosts that have just changed, fading to 0, shape (hosts,).
+        rate: predictions that it was last corrected by, shape (hosts, categories); None: there were none.
     """
 
     def __init__(self, hosts: int, categories: int, now_s: float) -> None:
-        self.all, self.newest, self.at_s = Sums(hosts, categories), Sums(hosts, categories), now_s
+        self.all, self.newest, self.measured = (Sums(hosts, categories) for _ in range(3))
+        self.at_s = now_s
         self.trust, self.fresh, self.changes = 1.0, False, HostChanges(hosts)
         self.expected_s, self.changed = np.full((hosts, categories), np.nan), np.zeros(hosts)
+        self.rate: Floats | None = None
 
     @property
     def prior_requests(self) -> Floats:
@@ -117,18 +122,43 @@ class _Arm:
         return HOST_REQUESTS * (1 - _CHANGED * self.changed)
 
     def align(self, rows: Ints, columns: Ints) -> None:
-        self.all.align(rows, columns)
-        self.newest.align(rows, columns)
+        for sums in (self.all, self.newest, self.measured):
+            sums.align(rows, columns)
         self.changes.align(rows, columns)
         self.expected_s = taken(taken(self.expected_s, rows).T, columns).T
         self.expected_s[self.expected_s == 0] = np.nan
-        self.changed = taken(self.changed, rows)
+        self.changed, self.rate = taken(self.changed, rows), None
+
+    def follow(self, rate: Floats, places: Floats, trust: float) -> None:
+        """Takes note of other predictions: what they say of a host is never held against them.
+
+        What was measured while a host was predicted to be slow, or before, is no evidence against a prediction that it
+        has recovered: nobody has tried it since. So evidence goes along where predictions would move away from it, and
+        counts less.
+
+        Args:
+            rate: predictions now in force, shape (hosts, categories).
+            places: requests hosts work on at once, shape (hosts, 1); trust: the exponent of what is predicted.
+        """
+        before, self.rate = self.rate, rate
+        if before is None or np.array_equal(before, rate, equal_nan=True):
+            return
+        logs = []
+        for each in (before, rate):
+            service_s = _service(each, places, trust)
+            requests = np.where(np.isfinite(service_s), self.all.requests, 0.0).sum(axis=1)
+            ratio = host_ratios(self.all, service_s, requests, self.prior_requests)
+            logs.append(np.log(np.maximum(ratio, 1 / MAX_FACTOR)))
+        moved = np.exp(np.clip(logs[1], np.minimum(logs[0], 0.0), np.maximum(logs[0], 0.0)) - logs[1])
+        for sums in (self.all, self.newest):
+            sums.move(moved)
 
     def add(self, ended: Ended, now_s: float) -> Ints:
         """Adds requests; of hosts that have changed, which it gives back, only those since then are kept."""
         passed_s = max(now_s - self.at_s, 0.0)
         keep, added = float(np.exp(-passed_s / MEMORY_S)), summed(ended, self.expected_s.shape)
         self.all.add(added, keep)
+        self.measured.add(added, keep)
         self.newest.add(added, float(np.exp(-passed_s / DOUBT_MEMORY_S)))
         self.changed *= float(np.exp(-passed_s / _CHANGED_MEMORY_S))
         self.at_s, self.fresh = now_s, self.fresh or bool(len(ended.host))
@@ -138,8 +168,8 @@ class _Arm:
         since = Sums(*self.expected_s.shape)
         for each in self.changes.since_change(changed):
             since.add(summed(each, self.expected_s.shape), 1.0)
-        self.all.replace(changed, since)
-        self.newest.replace(changed, since)
+        for sums in (self.all, self.newest, self.measured):
+            sums.replace(changed, since)
         self.changed[changed] = 1.0
         return changed
 
@@ -234,10 +264,11 @@ class Guard:
         if of.fresh:
             of.fresh, of.trust = False, _trust(of, places / np.where(usable, rate, np.nan), told)
         trust = of.trust * self._ceiling
+        of.follow(rate, places, trust)
         keep = float(np.exp(-max(now_s - of.at_s, 0.0) / MEMORY_S))
-        service_s = places / np.where(usable, trusted_throughput(rate, trust), np.nan)
+        service_s = _service(rate, places, trust)
         host = host_factors(of.all, service_s, keep, of.prior_requests)
-        of.expected_s = expected_service(of.all, service_s)
+        of.expected_s = expected_service(of.measured, service_s)
         factor = cell_factors(of.all, service_s, host, keep) * scale_factors(of.all, service_s, host, keep)
         return Correction(trust, np.clip(factor, 1 / MAX_FACTOR, MAX_FACTOR), success)
 
@@ -257,9 +288,15 @@ class Guard:
         self._requests, self._failed = requests * least, failed * least
 
 
+def _service(rate: Floats, places: Floats, trust: float) -> Floats:
+    """Predicted seconds of a request that need not wait, shape (hosts, categories); NaN where nothing is predicted."""
+    usable = np.isfinite(rate) & (rate > 0)
+    return np.asarray(places / np.where(usable, trusted_throughput(rate, trust), np.nan))
+
+
 def _expected(of: _Arm, host: Ints, category: Ints, load: Floats) -> Floats:
     """Latencies to be expected of requests; those that wait do so for requests of all the host's categories."""
-    known = np.where(np.isfinite(of.expected_s), of.all.requests, 0.0)
+    known = np.where(np.isfinite(of.expected_s), of.measured.requests, 0.0)
     mean = over((known * np.nan_to_num(of.expected_s)).sum(axis=1), known.sum(axis=1))
     return of.expected_s[host, category] + (load - 1) * mean[host]
 

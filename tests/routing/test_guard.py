@@ -322,3 +322,53 @@ def test_an_exponent_brings_hosts_together_and_leaves_the_unusable(predicted):
         assert len(set(kept)) <= 1
         assert (kept > 0).all()
     np.testing.assert_allclose(trusted_throughput(table, 1.0)[usable], table[usable], rtol=1e-9)
+
+
+def test_a_host_that_is_predicted_to_slow_down_is_not_held_to_what_it_was():
+    """It is left before it does: what was measured of it is of before."""
+    guard, rng = Guard(NAMES, KINDS), np.random.default_rng(1)
+    for second in range(20):
+        guard.observe(outcomes(SERVICE_S, 600, rng), ["1"], SLOTS / SERVICE_S, TOLD, float(second))
+    guard.correct("1", SLOTS / SERVICE_S, TOLD, 20.0)
+    found = guard.correct("1", SLOTS / spoiled([0], 8.0), TOLD, 20.0)
+    assert np.abs(np.log(found.cost_factor)).max() < 0.1
+
+
+@pytest.mark.parametrize("known_at_s", [20.0, 23.0], ids=["foreseen", "taken in later"])
+def test_a_host_that_is_predicted_to_have_recovered_is_used_again_at_once(known_at_s):
+    """Nobody has tried it since: what was measured within the spell is no evidence of after it."""
+    guard, rng, slow = Guard(NAMES, KINDS), np.random.default_rng(1), spoiled([0], 8.0)
+    fine_rate, slow_rate = SLOTS / SERVICE_S, SLOTS / slow
+    for second in range(20):
+        guard.observe(outcomes(SERVICE_S, 600, rng), ["1"], fine_rate, TOLD, float(second))
+    guard.correct("1", fine_rate, TOLD, 20.0)
+    for second in range(20, 24):
+        rate = slow_rate if second >= known_at_s else fine_rate
+        guard.correct("1", rate, TOLD, float(second))
+        guard.observe(outcomes(slow, 600, rng), ["1"], rate, TOLD, float(second))
+    # From here on it gets nothing.
+    for second in range(24, 30):
+        host = rng.integers(1, HOSTS, 600)
+        guard.observe(outcomes(slow, 600, rng, host=host), ["1"], slow_rate, TOLD, float(second))
+        guard.correct("1", slow_rate, TOLD, float(second))
+    found = guard.correct("1", fine_rate, TOLD, 30.0)
+    assert found.cost_factor[0].max() < 1.3
+    # Where predictions knew nothing of the spell, nothing says that it is over.
+    unknowing, rng = Guard(NAMES, KINDS), np.random.default_rng(1)
+    for second in range(24):
+        times = slow if second >= 20 else SERVICE_S
+        unknowing.observe(outcomes(times, 600, rng), ["1"], fine_rate, TOLD, float(second))
+        unknowing.correct("1", fine_rate, TOLD, float(second))
+    assert unknowing.correct("1", fine_rate, TOLD, 24.0).cost_factor[0].min() > 4.0
+
+
+def test_a_prediction_that_says_again_and_again_that_all_is_well_does_not_outweigh_new_evidence():
+    guard, rng, slow = Guard(NAMES, KINDS), np.random.default_rng(1), spoiled([0], 8.0)
+    for second in range(20):
+        rate = SLOTS / (SERVICE_S if second % 2 else slow)
+        guard.observe(outcomes(slow, 600, rng), ["1"], rate, TOLD, float(second))
+        guard.correct("1", rate, TOLD, float(second))
+    for second in range(20, 24):
+        guard.observe(outcomes(slow, 600, rng), ["1"], SLOTS / SERVICE_S, TOLD, float(second))
+        found = guard.correct("1", SLOTS / SERVICE_S, TOLD, float(second))
+    assert found.cost_factor[0].min() > 3.0
