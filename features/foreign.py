@@ -171,7 +171,9 @@ def _converted(values: pd.Series, name: str, source: Source) -> pd.Series:
 
 
 def _of_numbers(values: pd.Series, source: Source) -> pd.Series:
-    times = pd.to_datetime(values, unit=source.unit, utc=True, errors="coerce")
+    # Whole numbers beyond 64 bits, which are no times, are not taken for null by pandas itself.
+    within = values.where(values.astype("float64").abs() < 2.0**63)
+    times = pd.to_datetime(within, unit=source.unit, utc=True, errors="coerce")
     if values.notna().any() and not 2000 <= times.median().year < 2100:
         raise NoDataError(
             f"column {source.name!r}: {values.median():g} {source.unit} since 1970 is no time between 2000 and 2100; "

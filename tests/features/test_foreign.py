@@ -8,7 +8,7 @@ import lzma
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fingerpost.errors import NoDataError
@@ -152,6 +152,8 @@ def test_a_table_most_of_which_cannot_be_used_is_refused_in_one_line(tmp_path, c
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(",;\t|\n\"' 0123456789.:-TZab") | st.text(), st.sampled_from(["", HEAD, HEAD + ROWS[0] + "\n"]))
+@example("20000000000000000000", "time,host,route,duration_s\n")
+@example("99999999999999999999999", HEAD + ROWS[0] + "\n")
 def test_any_table_is_read_or_refused(tmp_path_factory, text, head):
     folder = tmp_path_factory.mktemp("any")
     with contextlib.suppress(NoDataError):

@@ -114,15 +114,19 @@ def served(app, answer, environ, seen):
 
 
 @pytest.fixture(scope="module")
-def nobody_listens(tmp_path_factory):
-    return tmp_path_factory.mktemp("middleware") / "agent.sock"
+def middleware(tmp_path_factory):
+    """Of an agent that does not listen; its application is another one each time."""
+    nobody = tmp_path_factory.mktemp("middleware") / "agent.sock"
+    made = FingerpostWsgiMiddleware(app_of({}, []), service="shop", host="h1", socket=nobody)
+    yield made
+    made.instrument.reporter.close()
 
 
 @given(answers, environs)
-def test_a_server_sees_the_answer_of_the_application(nobody_listens, answer, environ):
+def test_a_server_sees_the_answer_of_the_application(middleware, answer, environ):
     plain, through = [], []
-    wrapped = FingerpostWsgiMiddleware(app_of(answer, through), service="shop", host="h1", socket=nobody_listens)
+    middleware.app = app_of(answer, through)
     served(app_of(answer, plain), answer, environ, plain)
-    served(wrapped, answer, environ, through)
+    served(middleware, answer, environ, through)
     assert through == plain
-    assert wrapped.inflight == 0
+    assert middleware.inflight == 0
