@@ -1,8 +1,11 @@
 """Takes the pictures of docs/page.md: `python -m docs.make_page_pictures`, in a checkout, with Chromium.
 
 An engine of its own is told of the windows of a made-up fleet: 12 hosts of three classes, a model, request records.
+`--url URL` takes them of a page that is served already, such as that of a running demo; `--out FOLDER` puts them
+elsewhere.
 """
 
+import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +36,25 @@ _PANELS = ("fleet", "traffic", "predictions", "model", "worth", "pipeline")
 
 def main() -> None:
     """Takes one picture of each panel."""
+    parser = argparse.ArgumentParser(prog="python -m docs.make_page_pictures", description=__doc__)
+    parser.add_argument("--url", help="address of a page that is served already, such as http://127.0.0.1:3001")
+    parser.add_argument("--out", type=Path, default=_PLACE, help="folder of the pictures")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.url:
+        with running_browser() as browser:
+            take_pictures(Watched(browser, asked.url.rstrip("/")), asked.out)
+    else:
+        of_made_fleet(asked.out)
+
+
+def of_made_fleet(folder: Path) -> None:
+    """Pictures of the made-up fleet, at an engine of their own."""
     (port,) = free_ports(1)
     made = MadeFleet.make(len(_HOSTS), len(_ROUTES))
     # Names in order, as a fleet has them: classes go by the place.
     made = replace(made, hosts=_HOSTS, categories=tuple(sorted(f"{route}|1K|bearer|browser|DE" for route in _ROUTES)))
-    with tempfile.TemporaryDirectory() as folder, RunningEngine(Path(folder), port, fingerprint_ttl_s=900) as engine:
+    with tempfile.TemporaryDirectory() as home, RunningEngine(Path(home), port, fingerprint_ttl_s=900) as engine:
         url = engine.env["FINGERPOST_MLFLOW_URL"]
         register_model(fit_model(made, 20, 8), url, "fingerpost-shop")
         note_flows(engine)
@@ -45,18 +62,22 @@ def main() -> None:
         feed_windows(engine, made, _WINDOWS)
         engine.wait_for(lambda: page_numbers(engine)["traffic"]["arms"], 60)
         with running_browser() as browser:
-            watched = Watched(browser, engine.url)
-            watched.open()
-            watched.page.wait_for_selector("#heat .main-svg")
-            watched.page.click("#cell-show")
-            watched.page.wait_for_selector("#cell-chart .main-svg")
-            for panel in _PANELS:
-                watched.choose(panel)
-                watched.page.wait_for_timeout(500)
-                path = _PLACE / f"page-{panel}.png"
-                watched.page.screenshot(path=path, full_page=True)
-                # A third of the size, and nobody sees it.
-                Image.open(path).convert("RGB").quantize(96).save(path, optimize=True)
+            take_pictures(Watched(browser, engine.url), folder)
+
+
+def take_pictures(watched: Watched, folder: Path) -> None:
+    """Writes `page-PANEL.png` of each panel; of the first with one field over time."""
+    watched.open()
+    watched.page.wait_for_selector("#heat .main-svg")
+    watched.page.click("#cell-show")
+    watched.page.wait_for_selector("#cell-title")
+    for panel in _PANELS:
+        watched.choose(panel)
+        watched.page.wait_for_timeout(500)
+        path = folder / f"page-{panel}.png"
+        watched.page.screenshot(path=path, full_page=True)
+        # A third of the size, and nobody sees it.
+        Image.open(path).convert("RGB").quantize(96).save(path, optimize=True)
 
 
 def _records(lake: Path) -> None:

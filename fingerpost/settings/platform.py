@@ -47,6 +47,12 @@ class Platform(BaseModel):
         "socket in `home`.",
     )
     engine_port: int = Field(default=3000, ge=1, le=65535, description="Run the prediction engine on this port.")
+    page_port: int = Field(
+        default=3001,
+        ge=1,
+        le=65535,
+        description="Serve `fingerpost page`, and the demo's page, on this port of 127.0.0.1.",
+    )
     mlflow_port: int = Field(default=5000, ge=1, le=65535, description="Run the local MLflow server on this port.")
     prefect_port: int = Field(default=4200, ge=1, le=65535, description="Run the local Prefect server on this port.")
     host_port_base: int = Field(

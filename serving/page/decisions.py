@@ -16,8 +16,8 @@ from fingerpost.request_status import failed, measures
 
 _HOUR_US, _MINUTE_US = 3600 * US, 60 * US
 _LOOK_EVERY_S = 10.0
-# Rows that one look reads at most, and files that the first one does: the newest.
-_MAX_ROWS, _MAX_FIRST_FILES = 200_000, 60
+# Rows and files that one look reads at most: the newest. The first look finds the files of an hour.
+_MAX_ROWS, _MAX_FIRST_FILES, _MAX_FILES = 200_000, 60, 300
 _COLUMNS = ("time", "status", "duration_s", "service_time_s", "policy", "arm", "propensity", "weight")
 # Steps of 5 % from 0.1 ms to 100 s.
 _EDGES = np.geomspace(1e-4, 100.0, 284)
@@ -62,6 +62,7 @@ class Decisions:
     def __init__(self, lake: Path, service: str) -> None:
         self._lake, self._service = lake, service
         self._seen: set[Path] = set()
+        self._looked = False
         self._looked_s = -_LOOK_EVERY_S
         self._minutes: dict[int, dict[str, ArmMinute]] = {}
         self.problem: str | None = None
@@ -97,8 +98,8 @@ class Decisions:
         found = {path for day in days for path in parquet_files(partition(self._lake, "requests", self._service, day))}
         self._seen &= found
         fresh = sorted(found - self._seen, key=_modified, reverse=True)
-        rows = 0
-        for path in fresh[:_MAX_FIRST_FILES]:
+        rows, most = 0, _MAX_FILES if self._looked else _MAX_FIRST_FILES
+        for path in fresh[:most]:
             # Merged files hold what was counted already.
             if rows > _MAX_ROWS or _modified(path) < now_us / US - 3600 or path.name.startswith("merged"):
                 continue
@@ -110,6 +111,7 @@ class Decisions:
             rows += table.num_rows
             self._count(table, now_us)
         self._seen |= found
+        self._looked = True
         for old in [minute for minute in self._minutes if minute < (now_us - _HOUR_US) // _MINUTE_US]:
             del self._minutes[old]
 

@@ -103,8 +103,13 @@ def _known_files() -> dict[str, Path]:
     return found
 
 
+def page_file(name: str) -> Path | None:
+    """A file of the page by its name; None: there is none of this name."""
+    return _known_files().get(name)
+
+
 def _file(name: str) -> Response:
-    path = _known_files().get(name)
+    path = page_file(name)
     if path is None:
         raise RefusedRequestError(404, "there is no such file")
     media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"

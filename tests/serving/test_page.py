@@ -4,6 +4,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import httpx
 import pytest
 
 from fingerpost.cli.stack.ports import free_ports
+from fingerpost.serving.page.frozen import frozen_now
+from fingerpost.serving.page.stage import Stage
 from tests.support.browser import Watched, running_browser
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
@@ -132,7 +135,9 @@ def test_names_from_outside_stay_text(fed, watched):
 
 def test_the_page_of_an_engine_elsewhere_is_shown_on_this_machine(engine, fed, browser, tmp_path):
     (port,) = free_ports(1)
+    story = tmp_path / "stage.json"
     command = [sys.executable, "-m", "fingerpost", "page", "--engine", engine.url, "--port", str(port)]
+    command += ["--story", str(story)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         url = f"http://127.0.0.1:{port}"
         try:
@@ -143,6 +148,17 @@ def test_the_page_of_an_engine_elsewhere_is_shown_on_this_machine(engine, fed, b
             watched.expect("#state").to_contain_text("live, engine")
             watched.page.wait_for_selector("#heat .main-svg")
             assert watched.figure("fleet-ok") == str(fed["fleet"]["states"]["ok"])
+            assert not watched.page.is_visible("#stage")
+            Stage(2, 9, "traffic", "<b>Clients</b> send.", "Who routes.", "traffic", time.time() - 70, ["1 < 2"]).write(
+                story
+            )
+            watched.expect("#stage").to_contain_text("2 of 9: traffic for 7")
+            assert "<b>Clients</b> send." in watched.text("#stage")
+            assert "1 < 2" in watched.text("#stage")
+            watched.page.click("#stage button")
+            assert watched.page.is_visible("#traffic")
+            story.write_text('{"number": "many"}')
+            watched.expect("#stage").to_be_hidden()
             assert watched.errors == watched.elsewhere == []
             watched.page.close()
             assert httpx.get(f"{url}/v1/hosts").status_code == 404
@@ -150,6 +166,82 @@ def test_the_page_of_an_engine_elsewhere_is_shown_on_this_machine(engine, fed, b
         finally:
             process.send_signal(signal.SIGINT)
     assert process.returncode == 0
+
+
+def test_a_story_is_told_before_its_engine_answers(browser, tmp_path):
+    port, nobody = free_ports(2)
+    story = tmp_path / "stage.json"
+    Stage(1, 9, "the parts start", "An engine starts.", "", "fleet", time.time()).write(story)
+    command = [
+        sys.executable,
+        "-m",
+        "fingerpost",
+        "page",
+        "--engine",
+        f"http://127.0.0.1:{nobody}",
+        "--port",
+        str(port),
+    ]
+    with subprocess.Popen(
+        [*command, "--story", str(story)], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            assert url in process.stdout.readline()
+            wait_for(lambda: httpx.get(url).is_success)
+            watched = Watched(browser, url)
+            watched.open()
+            watched.expect("#stage").to_contain_text("1 of 9: the parts start")
+            watched.expect("#banner").to_have_text("The engine starts: it does not answer yet.")
+            watched.page.close()
+        finally:
+            process.terminate()
+
+
+def test_the_page_is_frozen_into_one_file_that_draws_what_it_drew(engine, fed, browser, tmp_path):
+    path = tmp_path / "frozen.html"
+    command = [sys.executable, "-m", "fingerpost", "page", "--engine", engine.url, "--freeze", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
+    assert str(path) in done.stdout
+    watched = Watched(browser, path.as_uri())
+    watched.open("")
+    watched.page.wait_for_selector("#heat .main-svg")
+    shown = watched.text("main")
+    for name in ("Fleet", "Traffic", "Predictions", "Model", "Worth", "Pipeline"):
+        assert f"{name}, as of" in shown
+    assert fed["answers"]["best"][0] in shown
+    assert watched.figure("worth-bound")
+    assert "promote version 2 (champion 1)" in shown
+    assert "<b>done</b>" in shown
+    assert watched.page.locator("#worth-chart .main-svg, #error-chart .main-svg, #latency-chart .main-svg").count() >= 3
+    assert watched.page.locator("main img, main b:not([data-figure]), a[href*='example.org']").count() == 0
+    assert watched.errors == watched.elsewhere == []
+    watched.page.close()
+
+
+def test_an_experiment_is_drawn_as_a_confidence_sequence_that_narrows(fed, browser, tmp_path):
+    effect = {"metric": "latency_geomean_s", "champion": 0.02, "challenger": 0.018, "unit": "ratio"}
+    verdict = {
+        "verdict": "no difference",
+        "reason": "no interval excludes 1",
+        "effects": {"latency": {**effect, "estimate": 0.9, "low": 0.7, "high": 1.2}},
+        "sequence": {"pair": [6, 7, 8], "low": [0.2, 0.5, 0.7], "high": [4.0, 1.8, 1.2], "estimate": [0.8, 0.95, 0.9]},
+    }
+    experiment = {"id": "<i>x1</i>", "champion": "1", "challenger": "2", "pair": 8, "pairs": 8, "arm": "champion"}
+    model = {**fed["model"], "experiment": {**experiment, "end": fed["now"]}, "verdict": verdict}
+    path = tmp_path / "frozen.html"
+    path.write_text(frozen_now({**fed, "model": model}))
+    watched = Watched(browser, path.as_uri())
+    watched.open("")
+    watched.page.wait_for_selector("#sequence-chart .main-svg")
+    drawn = watched.page.evaluate("document.getElementById('sequence-chart').data.map((each) => Array.from(each.y))")
+    assert drawn == [verdict["sequence"][name] for name in ("low", "high", "estimate")]
+    assert "<i>x1</i>: version 2 against 1, pair 8 of 8, the champion routes now" in watched.text("#experiment")
+    shown = watched.text("main")
+    assert "Latest verdict: no difference. no interval excludes 1." in shown
+    assert "0.7 to 1.2" in shown
+    assert watched.errors == watched.elsewhere == []
+    watched.page.close()
 
 
 def test_a_page_without_its_engine_is_refused_with_the_address(tmp_path):

@@ -1,11 +1,13 @@
 // Asks the engine for the page's numbers every two seconds and shows the panel that is chosen.
 import { clock, el, link, seconds, visible } from "/page/draw.js";
 import { PANELS } from "/page/panels.js";
+import { showStage } from "/page/stage.js";
 
 const EVERY_MS = 2000;
 const byId = (id) => document.getElementById(id);
 let page = null;
 let heard = null;
+let stage = null;
 let chosen = PANELS.some((each) => each.id === location.hash.slice(1)) ? location.hash.slice(1) : PANELS[0].id;
 let service = new URLSearchParams(location.search).get("service");
 
@@ -60,7 +62,8 @@ function showServices() {
 function tellState(problem) {
   const banner = byId("banner");
   const lines = [];
-  if (problem !== null) lines.push(heard ? `The engine does not answer since ${clock(heard)}: what is shown is of then. ${problem}` : `The engine does not answer. ${problem}`);
+  if (problem !== null && stage && !heard) lines.push("The engine starts: it does not answer yet.");
+  else if (problem !== null) lines.push(heard ? `The engine does not answer since ${clock(heard)}: what is shown is of then. ${problem}` : `The engine does not answer. ${problem}`);
   else if (page.stale) lines.push(`The tables may be old: ${page.stale}`);
   banner.hidden = !lines.length;
   const text = lines.map(visible).join(" ");
@@ -74,12 +77,30 @@ function tellState(problem) {
   byId("state").textContent = `live, engine ${page.engine.version} ${page.engine.status}, ${table}`;
 }
 
+function tellStage(told) {
+  stage = told.stage || null;
+  showStage(byId("stage"), stage, choose);
+}
+
+// What an answer says that is no page: why, and the stage if it came along.
+async function refusal(answer) {
+  const text = await answer.text();
+  try {
+    const told = JSON.parse(text);
+    if (told.stage) tellStage(told);
+    return told.error || text;
+  } catch {
+    return text;
+  }
+}
+
 async function poll() {
   try {
     const query = service ? `?${new URLSearchParams({ service })}` : "";
     const answer = await fetch(`/v1/page${query}`, { signal: AbortSignal.timeout(10000), cache: "no-store" });
-    if (!answer.ok) throw new Error(`It answers with ${answer.status}: ${(await answer.text()).slice(0, 200)}`);
+    if (!answer.ok) throw new Error(`It answers with ${answer.status}: ${(await refusal(answer)).slice(0, 200)}`);
     page = await answer.json();
+    tellStage(page);
     heard = page.now;
     tellState(null);
     show();

@@ -1,5 +1,5 @@
 // The six panels: each shows its part of the page's numbers, and says so plainly where there are none.
-import { chart, clock, curves, el, figures, label, link, number, percent, seconds, table, visible } from "/page/draw.js";
+import { chart, clock, curves, el, figures, label, link, number, percent, seconds, table, visible, when } from "/page/draw.js";
 
 const STATE_CLASS = { ok: "good", warming: "warn", draining: "warn", anomalous: "warn", failing: "bad", ejected: "bad", silent: "bad", running: "warn", failed: "bad" };
 let quantity = "throughput";
@@ -47,7 +47,7 @@ function showFleet(host, page) {
     hint("Each row is a host, each column a kind of request. Yellow is the fastest host of a column, dark a slow one. Select a field to see what was measured beside what was predicted."),
     figures(...Object.entries(fleet.states).map(([state, count]) => [state, String(count), `fleet-${state}`])),
   ]);
-  showChoices(host, page);
+  if (!page.frozen) showChoices(host, page);
   const map = part(host, "map");
   if (fleet.picture) {
     clearChart(map, "nothing", "");
@@ -107,7 +107,7 @@ function heatMap(host, picture) {
     margin: { t: 10, b: 120 },
   }, Math.min(1100, 190 + 22 * rows.length));
   place.picture = picture;
-  if (!place.clickable) {
+  if (!place.clickable && document.getElementById("cell-show")) {
     place.clickable = true;
     place.on("plotly_click", (event) => {
       const [row, column] = event.points[0].pointIndex;
@@ -160,6 +160,15 @@ async function showCell(host, page) {
 
 // Traffic.
 
+// Numbered lines at moments that somebody has marked, `[{at, name}]`.
+function marked(marks) {
+  if (!marks) return {};
+  return {
+    shapes: marks.map(({ at }) => ({ type: "line", xref: "x", yref: "paper", x0: when(at), x1: when(at), y0: 0, y1: 1, line: { dash: "dot", width: 1 } })),
+    annotations: marks.map(({ at, name }) => ({ x: when(at), xref: "x", yref: "paper", y: 1, yanchor: "top", textangle: -90, xanchor: "left", showarrow: false, text: label(name, 40), font: { size: 10 } })),
+  };
+}
+
 function showTraffic(host, page) {
   const { traffic } = page;
   const arms = Object.entries(traffic.arms);
@@ -172,7 +181,7 @@ function showTraffic(host, page) {
     clearChart(part(host, "rate"), "nothing", "");
     curves(part(host, "rate"), "rate-chart", "Requests a second over the last hour", "requests/s, by windows of the agents", [{ name: "requests/s", times, values: traffic.series.rate_rps }], { height: 220 });
     curves(part(host, "latency"), "latency-chart", "Latency over the last hour", "latency, seconds (mean of the hosts' own, by requests)",
-      [{ name: "p50", times, values: traffic.series.p50_s }, { name: "p99", times, values: traffic.series.p99_s }], { height: 240 });
+      [{ name: "p50", times, values: traffic.series.p50_s }, { name: "p99", times, values: traffic.series.p99_s }], { height: page.marks ? 320 : 240, layout: marked(page.marks) });
   } else clearChart(part(host, "rate"), "rate-chart", "No window has ended yet: agents report every 10 s.");
   fill(host, "arms", [traffic.arms, traffic.arms_problem], () => [
     el("h3", {}, "By who routed"),
