@@ -15,7 +15,7 @@ INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pytho
 	|| { $(BIN)/python -m pip install --quiet 'pip>=25.1' && $(BIN)/python -m pip install --quiet -c constraints.txt $(1); }
 # What `make setup` installs, and what developers work with beside it.
 PROGRAM := -e .[platform,postgres,s3,demo]
-EVERYTHING := -e .[platform,postgres,s3,demo,dask] --group dev
+EVERYTHING := -e .[platform,postgres,s3,demo,dask,traces] --group dev
 
 .PHONY: setup demo fleet test check roles containers manifests fuzz fuzz-native docs system-packages lint format constraints clean
 
@@ -97,7 +97,7 @@ format: $(VENV)/.installed-dev
 # Resolves the pinned set anew, for Python 3.11 and later; what is pinned and still fits stays as it is.
 constraints: | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra platform --extra postgres --extra s3 --extra demo --extra dask --group dev --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml build-tools.in -o constraints.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra platform --extra postgres --extra s3 --extra demo --extra dask --extra traces --group dev --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml build-tools.in -o constraints.txt
 
 clean:
 	rm -rf $(VENV) .fingerpost build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,6 +20,7 @@ from fingerpost.flows.run import verdict
 from fingerpost.masking import described, mask_error
 from fingerpost.names import check_name
 from fingerpost.settings import Settings, get_settings
+from fingerpost.tracing import flush, span
 
 # What a key of Prefect's artifacts may not hold.
 _NOT_IN_KEY = re.compile(r"[^a-z0-9-]")
@@ -65,7 +66,8 @@ def run_step(name: str, work: Callable[[], Any], retries: int = _RETRIES) -> Any
 
     @without_secrets
     def step_of_flow() -> Any:
-        return work()
+        with span(f"step {name}"):
+            return work()
 
     step = task(
         name=name,
@@ -102,10 +104,14 @@ def reported(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]
         place = (settings.lake, settings.service, name)
         note_started(*place, clock_us(), _address(settings, present_run.id))
         try:
-            result = work(*args, **kwargs)
+            with span(f"flow {name}", fingerpost_service=settings.service):
+                result = work(*args, **kwargs)
         except BaseException as error:
             note_ended(*place, clock_us(), True, described(error))
             raise
+        finally:
+            # The process of a run may end without the words that would send them.
+            flush()
         plain = json.loads(json.dumps(result, default=str))
         note_ended(*place, clock_us(), False, verdict(name, plain), plain if _is_short(plain) else None)
         return result

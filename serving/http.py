@@ -14,6 +14,7 @@ from starlette.responses import Response
 from fingerpost.origins import FORM, HOST, ORIGIN, has_token, own_names, refusal
 from fingerpost.serving.metrics import LoopLag, engine_metrics
 from fingerpost.settings import Settings, get_settings
+from fingerpost.tracing import span, traced
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -83,6 +84,25 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if not traced():
+            await self._answer(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        with span(scope["method"], headers, http_request_method=scope["method"], url_path=scope["path"]) as present:
+
+            async def noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    present.note(http_response_status__code=message["status"])
+                    if message["status"] >= 500:
+                        present.failed("")
+                await send(message)
+
+            await self._answer(scope, receive, noted)
+            route = getattr(scope.get("route"), "path", _UNKNOWN)
+            present.name(f"{scope['method']} {route}")
+            present.note(http_route=route)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._lag.start()
         began, status = time.perf_counter(), 500
 

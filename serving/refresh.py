@@ -24,6 +24,7 @@ from fingerpost.serving.store import Mark, ReportStore, StoreError
 from fingerpost.serving.table import Categories, RoutingTable, build_table, of_arm
 from fingerpost.serving.views import NO_ARM, ArmsPlan, ServiceView, plan_arms
 from fingerpost.settings import Settings
+from fingerpost.tracing import span
 
 logger = logging.getLogger(__name__)
 _TICK_S = 0.1
@@ -242,8 +243,11 @@ class Refresher:
         plan = plan_arms(self.models, service, clock_us(), self.arms.closed(service))
         if work.dirty or plan != work.plan or (view.scored is not None and view.scored.scorer is not scorer):
             work.plan = plan
-            with self.models.computing:
+            with self.models.computing, span("refresh table", fingerpost_service=service) as present:
                 self._publish(work, scorer, champion.warmed, now_s)
+                if view.published is not None:
+                    hosts, categories = view.published.table.hosts, view.published.table.categories
+                    present.note(fingerpost_hosts=len(hosts), fingerpost_categories=len(categories))
         elif stored:
             view.confirm(now_s)
 

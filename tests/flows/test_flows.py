@@ -18,6 +18,7 @@ from fingerpost.flows.schedule import MAX_SERVICES, add_new, deployments, servic
 from fingerpost.flows.steps import worth_trying_again
 from fingerpost.flows.table import FLOWS
 from fingerpost.settings import Settings, get_settings
+from tests.support.otlp_receiver import receiving
 
 pytestmark = pytest.mark.process
 
@@ -125,12 +126,18 @@ def test_every_service_that_has_data_is_served(tmp_path):
 
 
 @pytest.mark.usefixtures("prefect_server", "in_force")
-def test_a_flow_is_of_the_service_it_is_given():
+def test_a_flow_is_of_the_service_it_is_given(monkeypatch):
     from prefect.client.orchestration import get_client
 
     from fingerpost.flows.ingest import ingest_flow
 
-    assert ingest_flow("Blog.EU")["files"] == 0
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        assert ingest_flow("Blog.EU")["files"] == 0
+        monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+    flow, step = receiver.spans["flow ingest"], receiver.spans["step ingest"]
+    assert step.parent_span_id == flow.span_id
+    assert [each.value.string_value for each in flow.attributes] == ["Blog.EU"]
     with get_client(sync_client=True) as client:
         keys = {each.key for each in client.read_artifacts()}
     assert "ingest-blog-eu" in keys

@@ -22,6 +22,7 @@ from fingerpost.packed_message import message
 from fingerpost.window_report import MEDIA_TYPE, WINDOW_COLUMNS, pack
 from tests.support.engine_harness import RunningEngine
 from tests.support.made_fleet import MadeFleet
+from tests.support.otlp_receiver import receiving
 
 pytestmark = pytest.mark.process
 
@@ -32,9 +33,18 @@ def made():
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def receiver():
+    with receiving() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory, receiver):
     home, (port,) = tmp_path_factory.mktemp("engine"), free_ports(1)
-    with RunningEngine(home, port, workers=2, max_categories=50, fingerprint_ttl_s=900) as running:
+    with pytest.MonkeyPatch.context() as variables:
+        variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        running = RunningEngine(home, port, workers=2, max_categories=50, fingerprint_ttl_s=900)
+    with running:
         yield running
 
 
@@ -59,6 +69,17 @@ def test_without_a_model_tables_come_from_fingerprints_alone(engine, client, mad
     assert len(table["throughput_rps"]) == 5
     # Once the registry has said that it has no champion, the baseline is what there is to serve.
     assert engine.wait_for(lambda: httpx.get(f"{engine.url}/readyz").status_code == 200)
+
+
+def test_answers_and_refreshes_are_spans(engine, receiver):
+    wanted = {"POST /v1/reports", "refresh table"}
+    assert engine.wait_for(lambda: wanted <= receiver.spans.keys())
+    answered, refreshed = (receiver.spans[name] for name in sorted(wanted))
+    attributes = {each.key: each.value for each in answered.attributes}
+    assert attributes["http.response.status_code"].int_value == 200
+    assert attributes["http.route"].string_value == "/v1/reports"
+    told = {each.key: each.value for each in refreshed.attributes}
+    assert (told["fingerpost.service"].string_value, told["fingerpost.hosts"].int_value) == ("shop", 6)
 
 
 def test_before_the_registry_has_answered_the_engine_is_not_ready(tmp_path, free_ports):
