@@ -1,9 +1,10 @@
 """A deliberately bad model version, for the gates to stop: it takes fast hosts for slow ones, and slow ones for fast.
 
-`python -m examples.demo.bad_version` registers it as the challenger, as somebody might whose telemetry has mixed up the
-hosts.
+`python -m examples.demo.bad_version` registers it, as somebody might whose telemetry has mixed up the hosts, and prints
+its version; `python -m examples.demo.bad_version VERSION` makes that the challenger.
 """
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ _MIRROR, _MOST = 2.0, np.log(4.0)
 
 
 def make_bad(settings: Settings) -> str:
-    """Registers the champion's mirror image and makes it challenger; returns its version.
+    """Registers the champion's mirror image; returns its version.
 
     Raises:
         FingerpostError: there is no champion.
@@ -38,7 +39,6 @@ def make_bad(settings: Settings) -> str:
     bad = replace(bundle, boosters={**bundle.boosters, **_mirrored(bundle, bundle.encoder.encode(rows))})
     version = register_bundle(registry, bad, rows.tail(100), {"made_of": present, "purpose": "a bad version"})
     registry.describe(version, "Made to be bad: it takes fast hosts for slow ones.")
-    registry.set_challenger(version)
     return version
 
 
@@ -58,7 +58,10 @@ def _mirrored(bundle: ModelBundle, matrix: np.ndarray) -> dict[str, list[Any]]:
 def main() -> None:
     settings = get_settings()
     apply_tool_environment(settings)
-    print(make_bad(settings))
+    if sys.argv[1:]:
+        Registry(settings).set_challenger(sys.argv[1])
+    else:
+        print(make_bad(settings))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from examples.demo.work import KINDS
 
 _MAX_PAYLOAD = 128 * 1024
 _MAX_IN_FLIGHT = 200
-_WAVE_S, _CALM_S, _BURST_S = 40.0, 10.0, 1.5
+# What is compared holds whole waves, and each wave favours every kind for as long.
+WAVE_S = 20.0
+_CALM_S, _BURST_S = 10.0, 1.5
 _MEAN = (_CALM_S + 2.0 * _BURST_S) / (_CALM_S + _BURST_S)
 _HIGHEST = 1.5 * 2.0 / _MEAN
 _AUTH: list[dict[str, str]] = [
@@ -53,10 +55,10 @@ class LoadReport:
 
 
 def arrivals(rate_rps: float, seconds: float, seed: int) -> Iterator[Arrival]:
-    """Arrivals of a Poisson process whose rate breathes (0.5 to 1.5 of the mean, every 40 s) and bursts.
+    """Arrivals of a Poisson process whose rate breathes (0.5 to 1.5 of the mean, every 20 s) and bursts.
 
     A burst, twice the rate, begins every 10 s and lasts 1.5 s, both on average. Sizes are log-normal (median 1 KiB),
-    the mix of kinds drifts slowly.
+    each kind is favoured in turn, once a wave.
     """
     rng = random.Random(seed)
     now, burst, switch_at = 0.0, False, rng.expovariate(1 / _CALM_S)
@@ -69,10 +71,10 @@ def arrivals(rate_rps: float, seconds: float, seed: int) -> Iterator[Arrival]:
         while now >= switch_at:
             burst = not burst
             switch_at += rng.expovariate(1 / (_BURST_S if burst else _CALM_S))
-        wave = 1 + 0.5 * math.sin(2 * math.pi * now / _WAVE_S)
+        wave = 1 + 0.5 * math.sin(2 * math.pi * now / WAVE_S)
         if rng.random() * _HIGHEST > wave * (2.0 if burst else 1.0) / _MEAN:
             continue
-        favoured = int(now / 20) % len(kinds)
+        favoured = int(now / WAVE_S * len(kinds)) % len(kinds)
         kind = rng.choices(kinds, [2.0 if index == favoured else 1.0 for index in range(len(kinds))])[0]
         size = 0 if rng.random() < 0.3 else min(_MAX_PAYLOAD, int(rng.lognormvariate(6.93, 1.6)))
         region = rng.choices(_REGIONS, [4, 3, 2, 1, 1])[0]

@@ -65,24 +65,6 @@ def of_policies(requests: pd.DataFrame, version: str) -> dict[str, pd.DataFrame]
     return {"fingerpost": requests[ours], "least_request": requests[requests["policy"] == "least_request"]}
 
 
-def by_second_of_job(requests: pd.DataFrame, host: str, job: Job) -> pd.DataFrame:
-    """Each second around the beginnings of a host's job, the mean over all of them.
-
-    Returns:
-        Indexed by the second since the job began, of those in which there were requests: `share` of the requests that
-        were sent to the host, `host_p50_s` of these, `p90_s` of all.
-    """
-    second = np.floor(job.since(_sent_s(requests)))
-    at_host = requests["host"] == host
-    return pd.DataFrame(
-        {
-            "share": at_host.groupby(second).mean(),
-            "host_p50_s": requests["duration_s"].where(at_host).groupby(second).median(),
-            "p90_s": requests["duration_s"].groupby(second).quantile(0.9),
-        }
-    )
-
-
 def job_figures(requests: pd.DataFrame, host: str, job: Job) -> dict[str, Any]:
     """The host's share of the requests: in the `AHEAD_S` before its job, within the job, and at all other times.
 

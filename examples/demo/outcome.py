@@ -1,13 +1,13 @@
 """Prints the demo's outcome: as JSON, and as a table of hosts and categories."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from examples.demo.story import Told
+from examples.demo.stages import Told
 from fingerpost.category import category_attributes
 from fingerpost.shown import rich_text
 
@@ -20,7 +20,8 @@ class Outcome:
         load: what the clients saw.
         pipeline: results of ingest, features and training.
         answer: the engine's answer, with its cells.
-        told, report: what came after the first model, and the page that shows it.
+        told, report: the story, and the file that shows it; None: the demo ended with the first model.
+        milestones: seconds since the start of what a newcomer waits for.
     """
 
     load: dict[str, Any]
@@ -30,6 +31,7 @@ class Outcome:
     seconds: float
     told: Told | None = None
     report: Path | None = None
+    milestones: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         cells = self.answer["cells"]
@@ -46,10 +48,16 @@ class Outcome:
             "skill": {target: round(skill, 4) for target, skill in trained["skill"].items()},
             "as_of": self.answer["as_of"],
             "seconds": round(self.seconds, 1),
+            "milestones": self.milestones,
             "urls": self.urls,
-            **({"story": self.told.found, "report": str(self.report)} if self.told else {}),
+            **({"story": self.told.found, "stages": self._stages(), "report": str(self.report)} if self.told else {}),
             "table": cells,
         }
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """Each stage with how long it took, seconds."""
+        chapters = self.told.chapters if self.told else []
+        return [{"title": plan.title, "seconds": round(ended - begun, 1)} for plan, begun, ended in chapters]
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:

@@ -26,11 +26,11 @@ _DEFAULTS = {
     "category_drift": "0.9",
     "model_poll_s": "2",
     # Comparisons of minutes instead of days.
-    "ingest_every_s": "10",
+    "ingest_every_s": "5",
     "shadow_every_s": "3",
     "shadow_block_s": "3",
-    "experiment_slot_s": "5",
-    "experiment_washout_s": "1",
+    "experiment_slot_s": "3",
+    "experiment_washout_s": "0.75",
     "experiment_pairs": "8",
     "experiment_min_pairs": "6",
     "challenger_min_skill": "-0.3",
@@ -40,11 +40,12 @@ _DEFAULTS = {
     # The watch is to be seen to take a bad version back: the baseline would take over before.
     "baseline_takes_over": "false",
     "promotion_policy": str(Path(__file__).with_name("policy.toml")),
-    # Twenty turns of two slices of 3 s.
-    "watch_s": "130",
+    # A few turns of two slices of 3 s, while what the promotion brought is measured.
+    "watch_s": "36",
     "watch_slot_s": "3",
     "retrain_pause_s": "0",
-    "drift_window_s": "45",
+    "drift_window_s": "36",
+    "drift_min_rows": "100",
 }
 # So that pairs the router avoids are seen to become better, or worse, within a minute.
 _EXPLORATION = "0.05"
@@ -90,6 +91,15 @@ class Layout:
     def report(self) -> Path:
         return self.home / "report.html"
 
+    @property
+    def stage(self) -> Path:
+        """Where the page is told what happens now."""
+        return self.home / "stage.json"
+
+    @property
+    def warm(self) -> Path:
+        return self.home / "warm"
+
 
 def demo_settings(settings: Settings) -> Settings:
     """The settings with the demo's defaults for what the user left open."""
@@ -106,6 +116,7 @@ def port_uses(settings: Settings, hosts: list[DemoHost]) -> list[PortUse]:
         PortUse("Envoy", host, settings.envoy_port, "FINGERPOST_ENVOY_PORT"),
         PortUse("Envoy admin", LOOPBACK, settings.envoy_admin_port, "FINGERPOST_ENVOY_ADMIN_PORT"),
         PortUse("engine", host, settings.engine_port, "FINGERPOST_ENGINE_PORT"),
+        PortUse("page", LOOPBACK, settings.page_port, "FINGERPOST_PAGE_PORT"),
         PortUse("MLflow", LOOPBACK, settings.mlflow_port, "FINGERPOST_MLFLOW_PORT"),
         PortUse("Prefect", LOOPBACK, settings.prefect_port, "FINGERPOST_PREFECT_PORT"),
         *(PortUse(f"demo host {each.name}", LOOPBACK, each.port, "FINGERPOST_HOST_PORT_BASE") for each in hosts),

@@ -2,13 +2,18 @@
 
 import contextlib
 import json
+import os
 import shutil
+import sys
 import time
+import webbrowser
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
+from examples.demo import stages, words
 from examples.demo.classes import demo_hosts
 from examples.demo.new_story import told_before
 from examples.demo.outcome import Outcome, print_outcome
@@ -21,15 +26,20 @@ from examples.demo.processes import (
     example_module,
     host_command,
     port_uses,
+    routing_envoy,
+    variables,
 )
 from examples.demo.progress import Progress
 from examples.demo.report import write_report
-from examples.demo.story import Story, Told
+from examples.demo.stages import Stages, has_table, numbers_of
+from examples.demo.story import STAGES, Story
+from examples.demo.warm import Run, Warm
 from fingerpost.cli.stack.parts import (
     answers,
     fingerpost,
     mlflow_command,
     prefect_command,
+    registry_path,
     settings_environment,
 )
 from fingerpost.cli.stack.ports import check_ports
@@ -46,6 +56,8 @@ from fingerpost.settings import LOOPBACK, Settings
 from fingerpost.shown import rich_text
 
 _START_TIMEOUT_S = 120
+# What starts when the first table is there.
+_LATER = ("MLflow", "Prefect")
 _PIPELINE_TIMEOUT_S = 600
 _SETTLE_TIMEOUT_S = 30
 # After the first model there is more to do for the machine than to serve.
@@ -80,7 +92,10 @@ class Demo:
         self._hosts = demo_hosts(options.hosts, self._settings.host_port_base)
         self._console = Console(stderr=True)
         self._progress = Progress(self._console)
+        of = 3 if options.short else 3 + STAGES + options.skip_gates
+        self._stages = Stages(self._layout.stage, of, partial(numbers_of, self._urls()["engine"]), self._progress)
         self._began = time.monotonic()
+        self._milestones: dict[str, float] = {}
 
     def run(self) -> None:
         keep_from_others()
@@ -96,6 +111,7 @@ class Demo:
             with stack:
                 stack.catch_signals()
                 outcome = self._loop(stack)
+                self._stages.over()
                 if self._options.json_output:
                     print(json.dumps(outcome.to_json(), indent=1), flush=True)
                 else:
@@ -104,90 +120,134 @@ class Demo:
                     self._stay(stack, outcome)
 
     def _loop(self, stack: ProcessGroup) -> Outcome:
-        settings = self._settings
-        again = told_before(settings)
-        with self._progress.phase("starting the fleet, Envoy, the engine, MLflow and Prefect"):
-            stack.start("prefect", prefect_command(settings), prefect_server_environment(settings))
-            stack.start("mlflow", mlflow_command(settings))
-            if again:
-                self._make_room(stack)
-            engine = stack.start("engine", fingerpost("engine"))
-            envoy = self._start_fleet(stack)
-            for name in self._health_urls():
-                self._wait_for(stack, name)
-        with self._progress.phase(f"driving {len(self._hosts)} hosts for {self._options.seconds:.0f} s"):
-            load = self._drive(stack)
-        answered = sum(count for status, count in load["statuses"].items() if status.isdigit())
-        with self._progress.phase(f"waiting for the agents' reports of {answered} requests"):
-            stack.wait_until(
-                lambda: self._reported() >= answered,
-                _SETTLE_TIMEOUT_S,
-                f"the agents reported {self._reported()} of {answered} requests",
-            )
-        with self._progress.phase("ingest, features, tuning, training (Prefect flows)"):
-            pipeline = self._pipeline(stack)
-        with self._progress.phase("asking the prediction engine"):
-            answer = self._ask(stack, engine, pipeline)
-        # The story is of a champion: where the baseline goes on serving there is nothing to promote or to roll back.
-        told = self._tell(stack, envoy) if pipeline["train"]["champion"] and not self._options.short else None
-        seconds = time.monotonic() - self._began
-        urls = {name: masked(url) for name, url in self._urls().items()}
-        return Outcome(load, pipeline, answer, urls, seconds, told, self._layout.report)
-
-    def _tell(self, stack: ProcessGroup, envoy: Child) -> Told:
-        """What comes after the first model; its page is written however it ends."""
         settings, options, layout = self._settings, self._options, self._layout
-        rate = options.rate * _STORY_RATE
-        story = Story(settings, layout, self._hosts, stack, self._progress, rate, options.skip_gates)
+        warm = Warm(stack, layout.warm, layout.logs)
+        story = Story(settings, layout, self._hosts, stack, self._stages, warm, options.skip_gates)
         try:
-            return story.tell(envoy)
+            with self._stages.stage(stages.START):
+                self._show_page(stack)
+                engine = self._start_serving(stack, story)
+            with self._stages.stage(stages.DRIVE_ONLY if options.short else stages.DRIVE):
+                load = self._drive(stack, warm)
+                if not options.short:
+                    story.compare_baseline(self._driven_s)
+                    self._passed("predicted beside least request")
+                    story.send(options.rate * _STORY_RATE)
+            with self._stages.stage(stages.TRAIN):
+                pipeline, answer = self._train(stack, warm, engine, load)
+            trained = pipeline["train"]
+            self._stages.say(*words.first_model(trained, pipeline["ingest"]["request_records"]))
+            # The story is of a champion: where the baseline goes on serving there is nothing to promote or roll back.
+            told = bool(trained["champion"]) and not options.short
+            if told:
+                story.tell()
+            warm.stop()
         finally:
-            if story.told.chapters:
-                pictures = sorted(layout.reports.rglob("*.png"), key=lambda each: each.stat().st_mtime)
-                write_report(story.told, layout.access_log, settings.service, pictures, layout.report, self._hosts)
-                self._console.print(f"the story in pictures: {layout.report}", highlight=False)
+            if self._stages.told.chapters:
+                write_report(self._stages.told, layout.report)
+                self._console.print(f"the story in pictures: {layout.report}", highlight=False, soft_wrap=True)
+        self._passed("story" if told else "predictions")
+        urls = {name: masked(url) for name, url in self._urls().items()}
+        seconds = time.monotonic() - self._began
+        return Outcome(
+            load, pipeline, answer, urls, seconds, self._stages.told if told else None, layout.report, self._milestones
+        )
+
+    def _passed(self, milestone: str) -> None:
+        self._milestones[milestone] = round(time.monotonic() - self._began, 1)
+
+    def _show_page(self, stack: ProcessGroup) -> None:
+        """The page comes first: it tells of all that starts after it."""
+        address = self._urls()["page"]
+        stack.start("page", fingerpost("page", "--story", str(self._layout.stage)))
+        stack.wait_until(lambda: answers(f"{address}/"), _START_TIMEOUT_S, f"the page does not answer at {address}")
+        self._passed("page")
+        self._console.print(f"watch it at {address}/", highlight=False, soft_wrap=True)
+        if at_a_desk(self._console.is_terminal):
+            webbrowser.open(f"{address}/")
+
+    def _start_serving(self, stack: ProcessGroup, story: Story) -> Child:
+        """Starts what the first table needs, and waits for that; the rest starts when the machine has time for it."""
+        engine = stack.start("engine", fingerpost("engine"))
+        self._start_fleet(stack)
+        if not self._options.short:
+            story.begin_turns()
+        for name in self._health_urls():
+            if name not in _LATER:
+                self._wait_for(stack, name)
+        self._load = self._start_load(stack)
+        url, hosts = self._urls()["engine"], len(self._hosts)
+        stack.wait_until(lambda: has_table(numbers_of(url), hosts), _START_TIMEOUT_S, "no table knows all hosts")
+        self._passed("first predicted table")
+        return engine
+
+    def _train(
+        self, stack: ProcessGroup, warm: Warm, engine: Child, load: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        answered = sum(count for status, count in load["statuses"].items() if status.isdigit())
+        stack.wait_until(
+            lambda: self._reported() >= answered,
+            _SETTLE_TIMEOUT_S,
+            f"the agents reported {self._reported()} of {answered} requests",
+        )
+        run = warm.begin("pipeline", fingerpost("run", "pipeline", "--output", str(self._layout.result)))
+        warm.finish(run, _PIPELINE_TIMEOUT_S, lambda: self._progress.note(_last_message(run)))
+        pipeline: dict[str, Any] = json.loads(self._layout.result.read_text())
+        return pipeline, self._ask(stack, engine, pipeline)
 
     def _wait_for(self, stack: ProcessGroup, name: str) -> None:
         url = self._health_urls()[name]
         stack.wait_until(lambda: answers(url), _START_TIMEOUT_S, f"{name} does not answer at {url}")
 
-    def _make_room(self, stack: ProcessGroup) -> None:
-        """Before the engine starts, which would serve what an earlier story ended with."""
-        self._wait_for(stack, "MLflow")
-        stack.finish(stack.start("new-story", example_module("examples.demo.new_story")), _START_TIMEOUT_S)
-
-    def _start_fleet(self, stack: ProcessGroup) -> Child:
+    def _start_fleet(self, stack: ProcessGroup) -> None:
         settings, layout = self._settings, self._layout
         for host in self._hosts:
             process = stack.start(f"host-{host.name}", host_command(host)).process
             stack.start(f"agent-{host.name}", agent_command(layout, host, process.pid, self._urls()["engine"]))
-        places = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port, settings.envoy_admin_socket)
-        return stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *places))
+        if self._options.short:
+            places = (settings.bind_host, settings.envoy_port, settings.envoy_admin_port, settings.envoy_admin_socket)
+            stack.start("envoy", envoy_command(self._hosts, layout.home, layout.access_log, *places))
+        else:
+            part = routing_envoy(settings, layout, self._hosts)
+            stack.start("envoy", part.command, part.env)
 
-    def _drive(self, stack: ProcessGroup) -> dict[str, Any]:
+    def _start_load(self, stack: ProcessGroup) -> Child:
         options = self._options
+        self._driven_s = time.time()
         command = demo_module(
             *("load", "--url", self._urls()["envoy"], "--seconds", str(options.seconds)),
             *("--rate", str(options.rate), "--seed", str(options.seed)),
         )
-        child = stack.start("load", command)
-        began = time.monotonic()
+        return stack.start("load", command)
+
+    def _drive(self, stack: ProcessGroup, warm: Warm) -> dict[str, Any]:
+        """Waits for the end of the traffic, and starts meanwhile what keeps models and runs flows."""
+        seconds = self._options.seconds
+        self._start_platform(stack, warm)
 
         def tick() -> None:
-            self._progress.note(f"{min(options.seconds, time.monotonic() - began):.0f} of {options.seconds:.0f} s")
+            passed = time.time() - self._driven_s
+            self._progress.note(f"{min(seconds, passed):.0f} of {seconds:.0f} s")
 
-        stack.finish(child, options.seconds + _SETTLE_TIMEOUT_S + _START_TIMEOUT_S, tick)
-        report: dict[str, Any] = json.loads(child.output().splitlines()[-1])
+        stack.finish(self._load, seconds + _SETTLE_TIMEOUT_S + _START_TIMEOUT_S, tick)
+        for name in _LATER:
+            self._wait_for(stack, name)
+        stack.wait_until(warm.ready, _START_TIMEOUT_S, "what runs the flows is not ready")
+        report: dict[str, Any] = json.loads(self._load.output().splitlines()[-1])
         return report
+
+    def _start_platform(self, stack: ProcessGroup, warm: Warm) -> None:
+        settings = self._settings
+        stack.start("prefect", prefect_command(settings), prefect_server_environment(settings))
+        warm.start()
+        if told_before(settings):
+            # Before its server is up: the engine would serve what an earlier story ended with.
+            registry = {"mlflow_url": f"sqlite:///{registry_path(settings)}"}
+            warm.run("new-story", example_module("examples.demo.new_story"), _START_TIMEOUT_S, variables(registry))
+        stack.start("mlflow", mlflow_command(settings))
 
     def _reported(self) -> int:
         return row_count(self._layout.lake / INBOX, "requests", self._settings.service)
-
-    def _pipeline(self, stack: ProcessGroup) -> dict[str, Any]:
-        child = stack.start("pipeline", fingerpost("run", "pipeline", "--output", str(self._layout.result)))
-        stack.finish(child, _PIPELINE_TIMEOUT_S, lambda: self._progress.note(_last_message(child)))
-        result: dict[str, Any] = json.loads(self._layout.result.read_text())
-        return result
 
     def _ask(self, stack: ProcessGroup, engine: Child, pipeline: dict[str, Any]) -> dict[str, Any]:
         url, trained = self._urls()["engine"], pipeline["train"]
@@ -237,6 +297,7 @@ class Demo:
         return {
             "envoy": f"{base}:{settings.envoy_port}",
             "engine": f"{base}:{settings.engine_port}",
+            "page": f"http://{LOOPBACK}:{settings.page_port}",
             "mlflow": settings.mlflow,
             "prefect": settings.prefect.removesuffix("/api"),
         }
@@ -247,13 +308,25 @@ class Demo:
         make_home(layout.home)
         for folder in (layout.lake, layout.reports, ModelFiles(layout.home).root):
             shutil.rmtree(folder, ignore_errors=True)
-        for path in (layout.access_log, layout.result, layout.report, *layout.home.glob("fingerprints.db*")):
+        for path in (
+            layout.access_log,
+            layout.result,
+            layout.report,
+            layout.stage,
+            *layout.home.glob("fingerprints.db*"),
+        ):
             path.unlink(missing_ok=True)
 
 
-def _last_message(child: Child) -> str:
-    """The last message of a child that logs JSON lines."""
+def at_a_desk(terminal: bool) -> bool:
+    """Whether somebody sits before this machine, to whom a browser can be shown."""
+    display = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return terminal and display and not os.environ.get("SSH_CONNECTION")
+
+
+def _last_message(run: Run) -> str:
+    """The last message of a run that logs JSON lines."""
     try:
-        return str(json.loads(child.output().splitlines()[-1])["message"])
+        return str(json.loads(run.output().splitlines()[-1])["message"])
     except (IndexError, ValueError, KeyError, TypeError):
         return ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from examples.demo.load import WAVE_S
 from examples.demo.measured import figures, without_beginnings
 from examples.demo.progress import Progress
 from examples.fleet.machines import JOINER, SERVICES, Fleet, Host
@@ -121,7 +122,7 @@ class Story:
             self._pass(60)
             answer["trained"] = {service.name: self._train(service.name) for service in SERVICES}
             self._pass(10)
-        span_s = 8 if self._short else 80
+        span_s = 8 if self._short else 4 * WAVE_S
         self._pass(span_s)
         found = without_beginnings(requests_of(self._fleet, time.time() - span_s, time.time()), "arm", _WASHOUT_S)
         for service in SERVICES:

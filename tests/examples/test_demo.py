@@ -1,5 +1,6 @@
 """The demo as a user runs it: every part a real process on this machine."""
 
+import contextlib
 import json
 import math
 import os
@@ -28,10 +29,10 @@ class RunningDemo:
     """A demo process with ports and a home of its own."""
 
     def __init__(self, home: Path, ports: list[int], *arguments: str) -> None:
-        names = ("envoy", "engine", "mlflow", "prefect")
+        names = ("envoy", "engine", "mlflow", "prefect", "envoy admin", "page")
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in zip(names, ports, strict=False)}
         self.home = home
-        variables = ("ENVOY_PORT", "ENGINE_PORT", "MLFLOW_PORT", "PREFECT_PORT", "ENVOY_ADMIN_PORT")
+        variables = ("ENVOY_PORT", "ENGINE_PORT", "MLFLOW_PORT", "PREFECT_PORT", "ENVOY_ADMIN_PORT", "PAGE_PORT")
         self.env = {
             **os.environ,
             **{f"FINGERPOST_{name}": str(port) for name, port in zip(variables, ports, strict=False)},
@@ -62,6 +63,17 @@ class RunningDemo:
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def part(self, *words: str) -> psutil.Process:
+        """The process whose command has all these words, once it runs."""
+        deadline = time.monotonic() + 120
+        while True:
+            for each in self.family():
+                with contextlib.suppress(psutil.Error):  # it may end while we look
+                    if all(any(word in argument for argument in each.cmdline()) for word in words):
+                        return each
+            assert time.monotonic() < deadline, self.messages.read_text()
+            time.sleep(0.2)
+
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -78,7 +90,7 @@ def ports():
             return probe.connect_ex(("127.0.0.1", port)) != 0
 
     base = next(base for base in range(21000, 60000, 100) if all(free(base + offset) for offset in range(20)))
-    return [base, base + 1, base + 2, base + 3, base + 4, base + 10]
+    return [base, base + 1, base + 2, base + 3, base + 4, base + 5, base + 10]
 
 
 def assert_gone(family: list[psutil.Process]) -> None:
@@ -108,6 +120,21 @@ def test_the_loop_ends_in_predictions_from_what_it_measured(staying):
     assert len(table) == outcome["hosts"] * outcome["categories"]
     assert all(cell["throughput_rps"] > 0 and 0 < cell["latency_p50_s"] <= cell["latency_p99_s"] for cell in table)
     assert sum(cell["best"] for cell in table) == outcome["categories"]
+
+
+def test_the_page_is_there_first_and_tells_of_the_stages(staying):
+    url, outcome = staying.urls["page"], json.loads(staying.output.read_text())
+    passed = outcome["milestones"]
+    assert 0 < passed["page"] < passed["first predicted table"] < passed["predictions"]
+    assert f"watch it at {url}/" in staying.messages.read_text()
+    page = httpx.get(f"{url}/v1/page", trust_env=False).json()
+    assert page["stage"]["title"] == "the story is over"
+    assert any("Version 1, trained on" in line for line in page["stage"]["found"])
+    assert page["model"]["aliases"][0]["version"] == "1"
+    report = (staying.home / "demo" / "report.html").read_text()
+    chapters = json.loads(report.partition('id="chapters">')[2].partition("</script>")[0])
+    assert [each["title"][:2] for each in chapters[1:4]] == ["1.", "2.", "3."]
+    assert all(each["page"]["service"] == "shop" for each in chapters)
 
 
 def test_the_table_knows_which_class_is_fast_at_what(staying):
@@ -216,11 +243,14 @@ def test_ctrl_c_leaves_no_process(staying):
 def test_killing_a_process_is_told_and_ends_the_demo(tmp_path, ports, victim):
     demo = RunningDemo(tmp_path, ports, *SMALL)
     try:
-        demo.wait_for("driving", 120)
-        family = demo.family()
-        wanted = {"envoy": "envoy.json", "mlflow": "mlflow.db", "agent-storage-1": "storage-1"}[victim]
-        marks = [each for each in family if any(wanted in word for word in each.cmdline())]
-        next(each for each in marks if victim != "agent-storage-1" or "fingerpost.agent.main" in each.cmdline()).kill()
+        demo.wait_for("traffic, routed by", 120)
+        wanted = {
+            "envoy": ["envoy-routing.json"],
+            "mlflow": ["mlflow.db"],
+            "agent-storage-1": ["storage-1", "fingerpost.agent.main"],
+        }[victim]
+        part, family = demo.part(*wanted), demo.family()
+        part.kill()
         assert demo.process.wait(60) == 1
     finally:
         demo.end()
@@ -231,7 +261,7 @@ def test_killing_a_process_is_told_and_ends_the_demo(tmp_path, ports, victim):
 
 def test_killing_the_demo_itself_leaves_no_process(tmp_path, ports):
     demo = RunningDemo(tmp_path, ports, *SMALL)
-    demo.wait_for("driving", 120)
+    demo.wait_for("traffic, routed by", 120)
     family = demo.family()
     demo.process.kill()
     demo.process.wait()

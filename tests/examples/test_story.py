@@ -6,11 +6,12 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
-from examples.demo.classes import DemoHost, Job, demo_hosts
+from examples.demo import words
+from examples.demo.classes import Job, demo_hosts
 from examples.demo.host import DemoHostApp
 from examples.demo.measured import (
-    by_second_of_job,
     figures,
     job_figures,
     of_policies,
@@ -19,10 +20,12 @@ from examples.demo.measured import (
 )
 from examples.demo.new_story import make_room, told_before
 from examples.demo.processes import Layout, demo_settings, host_command
-from examples.demo.report import job_in_words, write_report
-from examples.demo.story import Told
+from examples.demo.progress import Progress
+from examples.demo.report import chapters, write_report
+from examples.demo.stages import SHADOW, Plan, Stages, Told
 from fingerpost.abtest.promotion.promote import set_hold
 from fingerpost.experiment import EXPERIMENT_TAG, Experiment
+from fingerpost.serving.page.stage import Stage, read_stage
 from fingerpost.settings import Settings
 from fingerpost.training.registry import FORMER_TAG, HOLD_TAG, WATCH_TAG
 from tests.support.registry_harness import registry_settings
@@ -68,21 +71,104 @@ def test_the_beginnings_of_turns_are_left_out(access_log):
     assert turn.min() >= 2.0 - 0.05
 
 
-def test_the_page_shows_what_happened(access_log, tmp_path):
-    told = Told([("by turns", BEGIN, BEGIN + 20), ("a <change>", BEGIN + 20, BEGIN + 40)], {"drift": {"cells": ["x"]}})
-    write_report(told, access_log, "shop", [tmp_path / "none.png"], tmp_path / "report.html", [])
+FOUND = {"requests": 700, "failed": 0, "p50_s": 0.005, "mean_s": 0.006, "p99_s": 0.024}
+PLAN = Plan("a <change>", "Hosts become slower.", "The fields turn dark.", "fleet")
+
+
+def made_page():
+    """Numbers of a page, as far as the file looks at them itself."""
+    return {"now": BEGIN, "service": "shop", "answers": {"wrong": ["<b>Nothing</b> is wrong."]}}
+
+
+def test_the_file_has_every_stage_with_its_panel_and_what_it_found():
+    told = Told([(PLAN, BEGIN, BEGIN + 20), (SHADOW, BEGIN + 20, BEGIN + 50)], [made_page(), None])
+    told.said = {PLAN.title: words.change({**FOUND, "render": FOUND}, {**FOUND, "render": FOUND}, "render")}
+    first, change, shadow, panels = chapters(told)
+    assert first.answers
+    assert first.page["marks"] == [
+        {"at": BEGIN, "name": "1. a <change>"},
+        {"at": BEGIN + 20, "name": f"2. {SHADOW.title}"},
+    ]
+    assert change.title == "1. a <change>"
+    assert change.panels == ("fleet",)
+    assert change.sentences[:2] == [PLAN.now, told.said[PLAN.title][0]]
+    assert "p99 24 ms (700 requests)" in change.sentences[1]
+    assert change.sentences[-1] == "It took 20 s."
+    assert shadow.page is None
+    assert panels.panels == ("fleet", "traffic", "predictions", "model", "worth", "pipeline")
+
+
+def test_the_file_is_whole_and_nothing_in_it_becomes_markup(tmp_path):
+    told = Told([(PLAN, BEGIN, BEGIN + 20)], [made_page()], said={PLAN.title: ["</script><script>alert(1)</script>"]})
+    write_report(told, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
-    assert "a &lt;change&gt;" in page
-    assert "drift" in page
+    assert "<change>" not in page
+    assert "<b>Nothing" not in page
+    assert "</script><script>alert" not in page
+    assert page.count("<script") == page.count("</script>") == 3
+    assert "import {" not in page.rpartition('<script type="module">')[2]
+    told = page.partition('id="chapters">')[2].partition("</script>")[0]
+    assert json.loads(told)[1]["sentences"][1] == "</script><script>alert(1)</script>"
 
 
-def test_nothing_measured_makes_a_page_too(tmp_path):
-    log = tmp_path / "access.log"
-    log.touch()
-    assert isinstance(requests_between(log, "shop", 0, 1), pd.DataFrame)
-    write_report(Told([("by turns", 0.0, 1.0)], {}), log, "shop", [], tmp_path / "report.html", [])
+def test_a_story_that_came_to_nothing_makes_a_file_too(tmp_path):
+    write_report(Told([(PLAN, 0.0, 1.0)], [None]), tmp_path / "report.html")
     assert (tmp_path / "report.html").exists()
+
+
+def test_what_was_found_is_said_in_sentences():
+    found = {"fingerpost": FOUND, "least_request": {**FOUND, "requests": 0}}
+    assert words.side_by_side(found, "the model") == [
+        "Routed by the model: median 5 ms, p99 24 ms (700 requests). By Envoy's least request, in turns with it: "
+        "no requests."
+    ]
+    skill = {"throughput_rps": -0.014}
+    trained = {"model_version": "1", "champion": False, "reason": "it is no better", "skill": skill}
+    assert "does not serve, the baseline goes on: it is no better." in words.first_model(trained, 5)[0]
+    effect = {"metric": "p99", "estimate": 1.0421, "unit": "ratio", "low": 0.0, "high": None}
+    of = {"verdict": "no difference", "pairs": 8, "why": "no interval excludes 1.", "effects": {"p99": effect}}
+    assert words.experiment(of) == [
+        "The experiment: no difference after 8 pairs. No interval excludes 1.",
+        "p99: 1.04 (ratio).",
+    ]
+    assert words.experiment({**of, "effects": {"p99": {**effect, "low": 0.27, "high": 2.79}}})[1].endswith(
+        "(ratio), 0.27 to 2.79."
+    )
+    told = {"reasons": ["a", "b", "c", "d"], "cells": [f"h{n}" for n in range(9)], "trained": "2"}
+    cells, trained = words.drift(told)[-2:]
+    assert cells == "Cells that changed: h0, h1, h2, h3, h4, h5 and others."
+    assert trained == "Version 2 was trained."
+
+
+def test_the_page_is_told_of_each_stage_while_it_is_under_way(tmp_path):
+    path = tmp_path / "stage.json"
+    stages = Stages(path, 2, lambda: None, Progress(Console(quiet=True)))
+    with stages.stage(PLAN):
+        told = read_stage(path)
+        assert (told["number"], told["of"], told["title"], told["found"]) == (1, 2, "a <change>", [])
+    stages.say("It was dark.")
+    with stages.stage(SHADOW):
+        assert read_stage(path)["found"] == ["It was dark."]
+    stages.over()
+    assert read_stage(path)["number"] == 2
+    assert [plan for plan, _, _ in stages.told.chapters] == [PLAN, SHADOW]
+    assert stages.told.pages == [None, None]
+
+
+@pytest.mark.parametrize("told", ["", "[]", "{}", '{"number": "x"}', "\xff", "[" * 5000])
+def test_what_is_no_stage_is_none(tmp_path, told):
+    path = tmp_path / "stage.json"
+    assert read_stage(path) is None
+    path.write_text(told, encoding="latin-1")
+    assert read_stage(path) is None
+
+
+def test_a_stage_is_cut_to_what_can_be_shown(tmp_path):
+    path = tmp_path / "stage.json"
+    Stage(1, 2, "x" * 5000, "", "", "fleet", 0.0, ["y"] * 50).write(path)
+    told = read_stage(path)
+    assert len(told["title"]) < 1000
+    assert len(told["found"]) < 10
 
 
 JOB = Job(every_s=30, for_s=6, times=4, after_s=2)
@@ -152,37 +238,13 @@ def test_where_requests_go_around_a_job_is_told_by_who_routed_them():
     assert (peer["ahead_share"], peer["job_share"], peer["usual_share"]) == (0.5, 0.5, 0.5)
     assert (ours["jobs"], peer["jobs"]) == (3, 3)
     assert (ours["job_p90_s"], peer["job_p90_s"]) == (0.1, 0.4)
-    course = by_second_of_job(by["least_request"], "h1", JOB)
-    assert course.index.tolist() == list(range(-15, 15))
-    assert course.loc[0, "host_p50_s"] == 0.4
-    assert course.loc[-1, "host_p50_s"] == 0.1
-    assert np.isnan(by_second_of_job(by["fingerpost"], "h1", JOB).loc[0, "host_p50_s"])
     assert job_figures(job_requests().iloc[:0], "h1", JOB)["jobs"] == 0
-
-
-def test_the_page_shows_the_job_and_says_what_became_of_the_traffic(tmp_path):
-    log = tmp_path / "access.log"
-    begun = JOB_BEGIN - BEGIN
-    lines = [log_line(begun - 15 + at / 10, 0.02, ("fingerpost", "least_request")[at % 2]) for at in range(600)]
-    log.write_bytes(b"\n".join(lines))
-    hosts = [DemoHost("h1", "storage", 9100, JOB)]
-    requests = requests_between(log, "shop", 0, 2 * BEGIN)
-    by = {name: job_figures(of, "h1", JOB) for name, of in of_policies(requests, "1").items()}
-    found = {"host": "h1", "version": "1", "every_s": 30.0, "for_s": 6.0, **by}
-    told = Told([("by turns", BEGIN - 100, BEGIN + 100)], {"job": found})
-    write_report(told, log, "shop", [], tmp_path / "report.html", hosts)
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
-    assert job_in_words(found) in page
-    assert (
-        "Every 30 s a job makes h1 slow for 6 s. By version 1 it gets 100.0% of the requests in the 3 s before" in page
-    )
 
 
 def test_a_version_that_met_no_job_is_said_to_have_met_none():
     by = of_policies(job_requests(), "9")
     figures_of = {name: job_figures(of, "h1", JOB) for name, of in by.items()}
-    text = job_in_words({"host": "h1", "version": "9", "every_s": 30.0, "for_s": 6.0, **figures_of})
+    text = words.job({"host": "h1", "version": "9", "every_s": 30.0, "for_s": 6.0, **figures_of})
     assert "Version 9 met 0 jobs, and least request 3 jobs." in text
 
 
