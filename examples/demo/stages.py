@@ -40,9 +40,10 @@ START = Plan(
 )
 DRIVE = Plan(
     "traffic, routed by the baseline and by least request in turns",
-    "Clients send bursts of requests. In turns of 2 s, drawn at random, each goes to the host that the baseline "
-    "predicts to be best, or where Envoy's least request sends it. MLflow, which keeps the models, and "
-    "Prefect, which runs the flows, start meanwhile.",
+    "Clients send bursts of requests. At first, in turns of 2 s, drawn at random, each goes to the host that the "
+    "baseline predicts to be best, or where Envoy's least request sends it. MLflow, which keeps the models, and "
+    "Prefect, which runs the flows, start meanwhile. In the end least request routes alone: a model's choices can only "
+    "be tested where several hosts served the same.",
     "What each host is good at. storage-1 has a job besides that makes it twelve times slower for 6 s every 30 s.",
     "fleet",
 )

@@ -68,6 +68,10 @@ class Story:
         """Starts the router: what predicts, the baseline at first, and least request take turns."""
         self._route(arm_shares='{"fingerpost": 0.5, "least_request": 0.5}', arm_by="time", arm_seconds=str(_TURN_S))
 
+    def spread(self) -> None:
+        """Has least request route alone: where one host gets all, a model's choice has nothing to be compared with."""
+        self._route(arm_shares='{"least_request": 1}')
+
     def compare_baseline(self, since_s: float) -> None:
         """Tells how the baseline did beside least request in the latest whole waves since a time."""
         now = time.time()
@@ -121,6 +125,7 @@ class Story:
         return {arm: _figures(requests[requests["arm"] == arm]) for arm in ("fingerpost", "least_request")}
 
     def _side_by_side(self) -> None:
+        self.begin_turns()
         self._pass(_SETTLED_S + WAVE_S)
         now = time.time()
         self._found["side_by_side"] = found = self._by_turns(now - WAVE_S, now)
