@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from prefect.runner import Runner
@@ -21,7 +22,7 @@ from fingerpost.flows.table import FLOWS
 _LOG = logging.getLogger("fingerpost.schedule")
 _ENGINE = "prefect.engine"
 # What flows import only when they run, beside their own modules.
-_LIBRARIES = (
+LIBRARIES = (
     *(_ENGINE, "prefect.flow_engine", "prefect.task_engine", "prefect.artifacts", "prefect.events.clients"),
     *("mlflow.tracking", "mlflow.artifacts", "lightgbm", "pandas", "pyarrow.parquet", "scipy.stats"),
 )
@@ -56,7 +57,7 @@ async def warm_up() -> None:
     """Starts the process that runs are forked from, and waits until it has imported what they need."""
     context = multiprocessing.get_context("forkserver")
     modules = [entry.entrypoint.rpartition(".")[0] for entry in FLOWS.values()]
-    context.set_forkserver_preload([*modules, *_LIBRARIES])
+    context.set_forkserver_preload([*modules, *LIBRARIES])
     first = context.Process(target=_nothing)
     await asyncio.to_thread(first.start)
     await _ended(first)
@@ -105,11 +106,16 @@ async def _ended(process: Any) -> None:
 def _run(run_id: str, environment: dict[str, str]) -> None:
     """Runs a flow as `python -m prefect.engine` does; in the fork."""
     os.environ.update(environment)
-    sys.argv = [_ENGINE, run_id]
+    run_module(_ENGINE, [run_id])
+
+
+def run_module(name: str, arguments: Sequence[str]) -> None:
+    """Runs a module as `python -m` does, in a fork of a process that has imported what it needs."""
+    sys.argv = [name, *arguments]
     with warnings.catch_warnings():
-        # It has been imported already, which is the point.
+        # It may have been imported already, which is the point.
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
-        runpy.run_module(_ENGINE, run_name="__main__", alter_sys=True)
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _nothing() -> None:

@@ -5,15 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from examples.demo.progress import Progress
+from fingerpost.cli.hosts import ask_engine
+from fingerpost.engine_api import checked, get_call
+from fingerpost.errors import FingerpostError
 from fingerpost.serving.page.stage import Stage
-
-_ASK_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -190,15 +189,10 @@ class Stages:
 
 def numbers_of(engine_url: str) -> dict[str, Any] | None:
     """The page's numbers as the engine gives them; None: it does not."""
-    parts = urlsplit(engine_url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=_ASK_S)
     try:
-        connection.request("GET", "/v1/page")
-        found = json.loads(connection.getresponse().read())
-    except (OSError, HTTPException, ValueError):
+        found = json.loads(checked(ask_engine(engine_url, "", get_call("/v1/page"))).body)
+    except (FingerpostError, ValueError):
         return None
-    finally:
-        connection.close()
     return found if isinstance(found, dict) and "fleet" in found else None
 
 

@@ -7,10 +7,8 @@ and answers are files in the folder, each written whole.
 import importlib
 import json
 import os
-import runpy
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,12 +20,8 @@ from fingerpost.masking import masked
 
 _POLL_S = 0.05
 _READY = "ready"
-# What the commands of the story import, most of it only where they use it.
-_LIBRARIES = (
-    *("prefect.flow_engine", "prefect.task_engine", "prefect.artifacts", "prefect.events.clients"),
-    *("mlflow.tracking", "mlflow.artifacts", "mlflow.pyfunc", "lightgbm", "pandas", "pyarrow.parquet", "scipy.stats"),
-    *("matplotlib.figure", "optuna", "evidently"),
-)
+# What the commands of the story import only where they use it, beside the libraries of the flows.
+_LIBRARIES = ("mlflow.pyfunc", "matplotlib.figure", "optuna", "evidently")
 _TOLD_LINES = 5
 
 
@@ -153,9 +147,10 @@ def _import() -> None:
     # Prefect reads its variables when it is imported; the settings are each run's own.
     apply_flow_environment(get_settings())
     get_settings.cache_clear()
+    from fingerpost.flows.forking import LIBRARIES
     from fingerpost.flows.table import FLOWS
 
-    for name in (*(entry.entrypoint.rpartition(".")[0] for entry in FLOWS.values()), *_LIBRARIES):
+    for name in (*(entry.entrypoint.rpartition(".")[0] for entry in FLOWS.values()), *LIBRARIES, *_LIBRARIES):
         importlib.import_module(name)
 
 
@@ -164,11 +159,9 @@ def _run(module: str, arguments: list[str], env: dict[str, str], log: str) -> No
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(env)
-    sys.argv = [module, *arguments]
-    with warnings.catch_warnings():
-        # It may have been imported already, which is the point.
-        warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    from fingerpost.flows.forking import run_module
+
+    run_module(module, arguments)
 
 
 if __name__ == "__main__":

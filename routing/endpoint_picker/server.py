@@ -1,6 +1,7 @@
 """The endpoint picker's gRPC server: external processing, health, and the table kept fresh beside them."""
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from pathlib import Path
@@ -75,7 +76,9 @@ class EndpointPickerServer:
         finally:
             for task in beside:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            for task in beside:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             await server.stop(_GRACE_S)
 
     async def process(self, _messages: Any, context: Any) -> None:
