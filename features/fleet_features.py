@@ -3,6 +3,7 @@
 A pure function of the stored history, so that what is served is what was trained on.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ from fingerpost.telemetry.history_state import QUANTITIES
 _H = {name: index for index, name in enumerate(HISTORY_COLUMNS)}
 _M = {name: index for index, name in enumerate(HISTORY_HOST_COLUMNS)}
 _F = {name: index for index, name in enumerate(NUMERIC_FEATURES)}
+DUE = "host_due"
 _DAY_S = 86_400
 _WEEK_S = 7 * _DAY_S
 # A cell's own average counts for half when it was seen in this many windows.
@@ -134,6 +136,7 @@ class FleetFeatures:
 
     Attributes:
         baseline: what the engine's baseline says of every cell, as logs, shape (H, C, targets).
+        now_us: the time of prediction.
 
     Args:
         history: of `fingerpost.telemetry.history.History.columns`, shape (H, C, K), float64 or 32.
@@ -151,7 +154,7 @@ class FleetFeatures:
         now_us: int,
         outside: Mapping[str, Floats] | None = None,
     ) -> None:
-        self._history, self._host_values, self._now_us = history, host_values, now_us
+        self._history, self._host_values, self.now_us = history, host_values, now_us
         current = history[..., _H["age_s"]] == 0
         self._shared: dict[str, PeerEstimates] = {}
         self._fill: dict[str, Floats] = {}
@@ -208,6 +211,12 @@ class FleetFeatures:
         for name, value in self._of_all.items():
             out[_F[name]] = value
         return CellFeatures(out.T, {view: np.stack(rows) for view, rows in naive.items()}, seen > 0)
+
+    def with_due(self, due: Floats) -> "FleetFeatures":
+        """The same at a time between windows, when what recurs makes hosts otherwise slow; `due` has shape (H,)."""
+        later = copy.copy(self)
+        later._of_hosts = {**self._of_hosts, DUE: _scaled(DUE, due)}
+        return later
 
     def _column(self, name: str) -> Floats:
         """A column of the history of all cells, shape (H, C)."""

@@ -75,12 +75,14 @@ def _prior_requests(count: Floats, bad: Floats) -> Floats:
     return np.clip(within / np.maximum(between, 1e-12), _PRIOR_REQUESTS, _MAX_PRIOR_REQUESTS)
 
 
-def slow_start_weights(known_s: ArrayLike, slow_start_s: float) -> Floats:
+def slow_start_weights(known_s: ArrayLike, slow_start_s: float, measured: ArrayLike = False) -> Floats:
     """The share of its full weight that each host has by now; where all are new, none is newer than another.
 
     Args:
         known_s: since each host was first heard of, seconds, shape (hosts,).
         slow_start_s: over which a new host is ramped up; 0: not at all.
+        measured: hosts whose predictions know how fast they are since they came back, of a shape that fits: ramped up
+            beside it they would be taken to be slow twice. They have their full weight.
 
     Returns:
         Same shape, 0.1 to 1 in steps of a twentieth, so that tables do not change all the time.
@@ -89,4 +91,5 @@ def slow_start_weights(known_s: ArrayLike, slow_start_s: float) -> Floats:
     if not known.size or slow_start_s <= 0:
         return np.ones(known.shape)
     share = np.clip(known / slow_start_s, _MIN_WEIGHT, 1.0)
-    return np.asarray(np.ceil(share / share.max() * _WEIGHT_STEPS) / _WEIGHT_STEPS)
+    ramped = np.ceil(share / share.max() * _WEIGHT_STEPS) / _WEIGHT_STEPS
+    return np.asarray(np.where(measured, 1.0, ramped))

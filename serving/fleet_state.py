@@ -51,6 +51,7 @@ class FleetState:
         cells: BASELINE_INPUTS, shape (H, C, 8); `age_s` as of the fingerprint; NaN where not known.
         category_version: of the category table most hosts use.
         outside: events and holidays that are known.
+        at_us: the second for which it is to be predicted, microseconds since 1970; 0: as of the latest window.
     """
 
     service: str
@@ -61,6 +62,7 @@ class FleetState:
     cells: Floats
     category_version: str
     outside: Outside = NOTHING
+    at_us: int = 0
 
     @property
     def times_us(self) -> Ints:
@@ -106,6 +108,7 @@ def build_fleet(
     max_categories: int,
     before: FleetState | None = None,
     outside: Outside = NOTHING,
+    at_us: int = 0,
 ) -> FleetState:
     """The state of a fleet.
 
@@ -113,18 +116,19 @@ def build_fleet(
         states: host to its state.
         max_categories: most categories kept: those the most hosts report, so that one host cannot push out the others'.
         before: an earlier state of the service, whose arrays are used again where they still hold.
-        outside: of `FleetState`.
+        outside, at_us: of `FleetState`.
     """
     hosts = tuple(sorted(states))
     ordered = tuple(states[host] for host in hosts)
     if before is not None and before.hosts == hosts and _same_categories(before.states, ordered):
-        return replace(_with_changes(before, ordered), outside=outside)
+        return replace(_with_changes(before, ordered), outside=outside, at_us=at_us)
     categories = _choose_categories(ordered, max_categories)
     place = {name: number for number, name in enumerate(categories)}
     cells = np.full((len(hosts), len(categories), len(BASELINE_INPUTS)), np.nan)
     for row, state in enumerate(ordered):
         _fill(cells[row], state.fingerprint, place)
-    return FleetState(service, hosts, categories, ordered, _host_values(ordered), cells, _version(ordered), outside)
+    values, version = _host_values(ordered), _version(ordered)
+    return FleetState(service, hosts, categories, ordered, values, cells, version, outside, at_us)
 
 
 def _same_categories(before: tuple[HostState, ...], after: tuple[HostState, ...]) -> bool:

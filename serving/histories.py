@@ -11,7 +11,14 @@ from fingerpost.arrays import Floats
 from fingerpost.clock import US
 from fingerpost.history_block import HistoryBlock
 from fingerpost.serving.fleet_state import FleetState
-from fingerpost.telemetry.history import HISTORY_COLUMNS, HISTORY_HOST_COLUMNS, History, extrapolate_history
+from fingerpost.telemetry.history import (
+    HISTORY_COLUMNS,
+    HISTORY_HOST_COLUMNS,
+    HISTORY_HOST_PLACE,
+    History,
+    extrapolate_history,
+)
+from fingerpost.telemetry.recurrence import due_between
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,17 @@ class Histories:
     cells: NDArray[np.float32]
     host_values: Floats
     now_us: int
+
+    def due_at(self, at_us: int, window_s: float) -> Floats:
+        """How slow what recurs makes each host at a time between windows, shape (H,); NaN where nothing recurs.
+
+        Args:
+            at_us: microseconds since 1970; before the end of a host's last window: as of that.
+            window_s: length of the windows.
+        """
+        due, after = (self.host_values[:, HISTORY_HOST_PLACE[name]] for name in ("host_due", "host_due_after"))
+        as_of_us = np.array([block.as_of_us if block else self.now_us for block in self.blocks], dtype=np.int64)
+        return due_between(due, after, np.maximum(at_us - as_of_us, 0) / US, window_s)
 
     @property
     def known(self) -> int:

@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from fingerpost.clock import clock_us
+from fingerpost.clock import US, clock_us
 from fingerpost.experiment import CONTROL, TREATMENT
 from fingerpost.serving.arm_guard import ArmGuard
 from fingerpost.serving.contest import CONTEST, LiveContest
@@ -240,11 +240,13 @@ class Refresher:
             self.models.refresh(service)
         champion = self.models.slot(service, "champion")
         scorer = champion.model
+        at_us = clock_us() // US * US
+        work.dirty |= view.scored is not None and view.scored.moves(at_us)
         plan = plan_arms(self.models, service, clock_us(), self.arms.closed(service))
         if work.dirty or plan != work.plan or (view.scored is not None and view.scored.scorer is not scorer):
             work.plan = plan
             with self.models.computing, span("refresh table", fingerpost_service=service) as present:
-                self._publish(work, scorer, champion.warmed, now_s)
+                self._publish(work, scorer, champion.warmed, now_s, at_us)
                 if view.published is not None:
                     hosts, categories = view.published.table.hosts, view.published.table.categories
                     present.note(fingerpost_hosts=len(hosts), fingerpost_categories=len(categories))
@@ -288,7 +290,9 @@ class Refresher:
             work.states.forget(host)
             work.dirty = True
 
-    def _publish(self, work: _Work, scorer: ModelScorer | None, warmed: Scored | None, now_s: float) -> None:
+    def _publish(
+        self, work: _Work, scorer: ModelScorer | None, warmed: Scored | None, now_s: float, at_us: int
+    ) -> None:
         settings, view = self._settings, work.view
         work.dirty = False
         times = (max(state.received_us, state.fingerprint.time_us) for state in work.states.hosts.values())
@@ -304,7 +308,7 @@ class Refresher:
             before = warmed
         known = before.fleet if before else None
         outside = self._events.outside(view.service)
-        fleet = build_fleet(view.service, states, settings.max_categories, known, outside)
+        fleet = build_fleet(view.service, states, settings.max_categories, known, outside, at_us)
         scored = self._contested(work, fleet, scorer, before)
         table, experiment = self._table(scored), work.plan.experiment
         tables = {NO_ARM: table}

@@ -1,15 +1,15 @@
 """Scores fleets: a registered model's predictions, and where it has none, what the fingerprints say."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from fingerpost.arrays import Bools, Floats
+from fingerpost.arrays import Bools, Floats, Ints
 from fingerpost.features.definition import FEATURES, NUMERIC_FEATURES, TARGETS
-from fingerpost.features.fleet_features import FleetFeatures, HostsCells, request_types
+from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, HostsCells, request_types
 from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.histories import Histories, HistoryForm, gather
 from fingerpost.telemetry.baseline import BaselineEstimates
@@ -27,13 +27,24 @@ class ModelOutput:
     """A model's output for a fleet.
 
     Args:
-        logs: of the targets, shape (H, C, 3); NaN where it predicts nothing.
+        logs: of the targets, as of the end of the histories, shape (H, C, 3); NaN where it predicts nothing.
         cells: how many were scored for it; 0 if an earlier output still held.
+        present: as `logs`, for the second that the fleet is to be predicted for.
+        due: how slow what recurs makes each host then, shape (H,).
+        features: of the histories; None: no host has one.
     """
 
     histories: Histories
     logs: Floats
     cells: int
+    present: Floats
+    due: Floats
+    features: FleetFeatures | None = None
+
+    def moved(self, at_us: int, window_s: float) -> Ints:
+        """The hosts that something else is due on at another second, as indices."""
+        due = self.histories.due_at(at_us, window_s)
+        return np.flatnonzero(np.isfinite(due) & (due != self.due))
 
 
 @dataclass(frozen=True)
@@ -61,39 +72,61 @@ class ModelScorer:
     def output(self, fleet: FleetState, before: ModelOutput | None = None) -> ModelOutput:
         """Scores every cell; depends on the histories of all hosts, and on events and holidays.
 
+        Between windows only the hosts are scored anew that something is due on: a host's recurring spell may begin
+        within a window.
+
         Args:
             before: of this scorer, whose logs are given again if no history has changed: events count from the next
                 window on.
         """
         histories = gather(fleet, self.form, before.histories if before else None)
         if before is not None and histories is before.histories:
-            return ModelOutput(histories, before.logs, 0)
+            return self._at(replace(before, cells=0), fleet.at_us)
         shape = (len(fleet.hosts), len(fleet.categories))
-        if not histories.known:
-            return ModelOutput(histories, np.full((*shape, len(TARGETS)), np.nan), 0)
+        due = histories.due_at(0, self.form.window_s)
+        if not histories.known or not shape[1]:
+            logs = np.full((*shape, len(TARGETS)), np.nan)
+            return ModelOutput(histories, logs, 0, logs, due)
         outside = fleet.outside.of_hosts(fleet.hosts).at(histories.now_us)
-        return ModelOutput(histories, self._predict(histories, outside), shape[0] * shape[1])
-
-    def _predict(self, histories: Histories, outside: Mapping[str, Floats]) -> Floats:
-        hosts, categories = histories.cells.shape[:2]
-        logs = np.empty((hosts, categories, len(TARGETS)))
-        if not logs.size:
-            return logs
-        types, codes = request_types(histories.categories), self.bundle.encoder.codes(histories.categories)
+        types = request_types(histories.categories)
         features = FleetFeatures(histories.cells, histories.host_values, types, histories.now_us, outside)
+        step = max(1, _BLOCK // shape[1])
+        blocks = [HostsCells(begin, min(begin + step, shape[0]), shape[1]) for begin in range(0, shape[0], step)]
+        logs = self._predict(features, histories.categories, blocks)
+        return self._at(ModelOutput(histories, logs, shape[0] * shape[1], logs, due, features), fleet.at_us)
+
+    def _at(self, output: ModelOutput, at_us: int) -> ModelOutput:
+        """What is predicted for another second."""
+        moved = output.moved(at_us, self.form.window_s)
+        if not moved.size or output.features is None:
+            return output
+        histories, due, present = output.histories, output.due.copy(), output.present.copy()
+        due[moved] = histories.due_at(at_us, self.form.window_s)[moved]
+        categories = len(histories.categories)
         step = max(1, _BLOCK // categories)
+        blocks = [
+            ChosenCells(np.repeat(hosts, categories), np.tile(np.arange(categories), len(hosts)))
+            for hosts in np.split(moved, range(step, len(moved), step))
+        ]
+        present[moved] = self._predict(output.features.with_due(due), histories.categories, blocks)
+        return replace(output, cells=output.cells + len(moved) * categories, present=present, due=due)
+
+    def _predict(
+        self, features: FleetFeatures, categories: Sequence[str], blocks: Sequence[HostsCells | ChosenCells]
+    ) -> Floats:
+        """Logs of whole hosts, one after the other, shape (hosts, C, 3); a block holds some of them."""
+        codes = self.bundle.encoder.codes(categories)
+        found: list[Floats] = []
         # A feature side by side, as they are made and as trees want them; one piece of memory for all blocks.
-        memory = np.empty(len(FEATURES) * min(step, hosts) * categories)
-        for begin in range(0, hosts, step):
-            cells = HostsCells(begin, min(begin + step, hosts), categories)
+        memory = np.empty(len(FEATURES) * max(cells.count for cells in blocks))
+        for cells in blocks:
             columns = memory[: len(FEATURES) * cells.count].reshape(len(FEATURES), cells.count)
             features.of(cells, columns[: len(NUMERIC_FEATURES)])
             for place, values in enumerate(codes, start=len(NUMERIC_FEATURES)):
                 columns[place] = cells.of_categories(values)
             served = self.bundle.served_logs(columns.T, self.trees)
-            for place, target in enumerate(TARGETS):
-                logs[begin : cells.end, :, place] = served[target].reshape(-1, categories)
-        return logs
+            found.append(np.stack([served[target] for target in TARGETS], axis=-1))
+        return np.concatenate(found).reshape(-1, len(categories), len(TARGETS))
 
 
 def load_model(folder: Path, version: str, source: str, form: HistoryForm) -> ModelScorer:
@@ -156,6 +189,15 @@ class Scored:
         """The version of the model whose predictions are served; empty without one."""
         return self.scorer.version if self.scorer and self._serves_model else ""
 
+    def moves(self, at_us: int) -> bool:
+        """Whether the model says something else for another second, though no history has changed."""
+        return (
+            self.scorer is not None
+            and self.model_output is not None
+            and self._serves_model
+            and bool(self.model_output.moved(at_us, self.scorer.form.window_s).size)
+        )
+
     @property
     def _serves_model(self) -> bool:
         return self.by_model and len(self.by_baseline) < len(self.fleet.categories)
@@ -194,8 +236,8 @@ def score_fleet(
             name for name, by_model in zip(fleet.categories, served.tolist(), strict=True) if not by_model
         )
         reason = serving.reason
-        chosen = np.isfinite(output.logs) & told[:, None, None] & served[None, :, None]
-        logs = np.where(chosen, output.logs, baseline)
+        chosen = np.isfinite(output.present) & told[:, None, None] & served[None, :, None]
+        logs = np.where(chosen, output.present, baseline)
     predictions = np.exp(logs)
     # A p99 is never below the median.
     predictions[..., 2] = np.fmax(predictions[..., 2], predictions[..., 1])

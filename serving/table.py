@@ -17,7 +17,9 @@ from fingerpost.clock import US
 from fingerpost.features.build import load_categories
 from fingerpost.lake import published_categories
 from fingerpost.routing.success import slow_start_weights, success_rates
+from fingerpost.serving.fleet_state import FleetState
 from fingerpost.serving.scoring import Scored
+from fingerpost.telemetry.history import measured_again
 
 logger = logging.getLogger(__name__)
 _MATRICES = ("throughput_rps", "latency_p50_s", "latency_p99_s", "success_rate", "evidence", "age_s")
@@ -98,9 +100,8 @@ def build_table(scored: Scored, routes: Sequence[str], slow_start_s: float) -> R
             fleet.cell_column("age_s"),
         )
     ]
-    known_s = (fleet.as_of_us - np.array([state.first_seen_us for state in fleet.states], dtype=np.float64)) / US
     host_values = [
-        slow_start_weights(known_s, slow_start_s).astype(np.float32),
+        _weights(fleet, slow_start_s).astype(np.float32),
         *(_short(fleet.host_column(name)) for name in ("host_inflight", "slots")),
     ]
     names = (fleet.service, source, model_version, fleet.category_version, fleet.hosts, fleet.categories, tuple(routes))
@@ -167,6 +168,17 @@ def render_json(table: RoutingTable, expires_at: float) -> bytes:
     matrices = b",".join(b'"%s":%s' % (name.encode(), _rows(getattr(table, name))) for name in _MATRICES)
     head = b'{"expires_at":%.3f,' % expires_at
     return head + orjson.dumps(about)[1:-1] + b"," + matrices + b"}"
+
+
+def _weights(fleet: FleetState, slow_start_s: float) -> Floats:
+    first_us = np.array([state.first_seen_us for state in fleet.states], dtype=np.float64)
+    again = np.zeros(len(first_us), dtype=np.bool_)
+    for place, state in enumerate(fleet.states):
+        block = state.fingerprint.history
+        if block is not None and block.fits:
+            since_s = (block.as_of_us - first_us[place]) / US
+            again[place] = measured_again(block.host_values[None], [since_s], block.window_s)[0]
+    return slow_start_weights((fleet.as_of_us - first_us) / US, slow_start_s, again)
 
 
 def _short(values: Floats) -> Floats32:

@@ -23,7 +23,14 @@ from fingerpost.simulator.scenario import Scenario
 from fingerpost.simulator.simulation import Chunk, Table
 from fingerpost.simulator.telemetry import Telemetry, joined
 from fingerpost.telemetry.baseline import BASELINE_INPUTS, baseline_of, host_kinds
-from fingerpost.telemetry.history import HISTORY_PLACE, History, extrapolate_history
+from fingerpost.telemetry.history import (
+    HISTORY_HOST_PLACE,
+    HISTORY_PLACE,
+    History,
+    extrapolate_history,
+    measured_again,
+)
+from fingerpost.telemetry.recurrence import due_between
 from fingerpost.telemetry.windows import APART_S, Arrays, select_window
 from fingerpost.training.evaluate import time_split
 from fingerpost.training.fit import DEFAULT_PARAMS, fit_bundle
@@ -75,6 +82,7 @@ class Served:
         self._phase_s = self._telling.settle_s + np.random.default_rng([seed, 8]).random(hosts) * apart_s
         self._cores, self._slots = np.full((2, hosts), np.nan)
         self._coming: deque[_Told] = deque()
+        self._due = np.full(hosts, np.nan)
         self._table: Table | None = None
 
     def observe(self, chunk: Chunk) -> None:
@@ -102,14 +110,27 @@ class Served:
         fresh = self._take(now_s)
         live = now_s - self._heard_s <= self._telling.ttl_s
         weights = self._weights(now_s, live)
-        if self._table is None or fresh or (self._table.weights != weights).any():
+        due = self._due_at(now_s) if self._bundle is not None else self._due
+        moves = not np.array_equal(due, self._due, equal_nan=True)
+        if self._table is None or fresh or moves or (self._table.weights != weights).any():
+            self._due = due
             self._table = self._made(live, weights)
         return self._table
 
     def features(self) -> CellFeatures:
         """Of all cells, host by host, as of the latest window that any host has told of."""
+        return self._features().of(HostsCells(0, *self._shape))
+
+    def _features(self) -> FleetFeatures:
         cells, values, now_us = self._forward()
-        return FleetFeatures(cells, values, self._types, now_us).of(HostsCells(0, *self._shape))
+        return FleetFeatures(cells, values, self._types, now_us)
+
+    def _due_at(self, now_s: float) -> Floats:
+        """What is due on each host now, between windows."""
+        values = self._forward()[1]
+        due, after = (values[:, HISTORY_HOST_PLACE[name]] for name in ("host_due", "host_due_after"))
+        as_of_s = np.array([self._source.seconds(as_of_us) for as_of_us in self._as_of_us.tolist()])
+        return due_between(due, after, np.maximum(np.floor(now_s) - as_of_s, 0.0), self._telling.window_s)
 
     def _note_reports(self, now_s: float, up: Bools) -> None:
         """An agent that is up reports, if only that its host is there."""
@@ -137,7 +158,9 @@ class Served:
     def _weights(self, now_s: float, live: Bools) -> Floats:
         known_s = np.maximum(now_s - self._first_s, 0.0)
         weights = np.ones(len(live))
-        weights[live] = slow_start_weights(known_s[live], self._telling.slow_start_s)
+        since_s = np.array([self._source.seconds(as_of_us) for as_of_us in self._as_of_us.tolist()]) - self._first_s
+        again = measured_again(self._host_values, since_s, self._telling.window_s)
+        weights[live] = slow_start_weights(known_s[live], self._telling.slow_start_s, again[live])
         return weights
 
     def _made(self, live: Bools, weights: Floats) -> Table:
@@ -155,7 +178,8 @@ class Served:
 
     def _encoded(self, bundle: "ModelBundle") -> Floats:
         category = np.tile(np.arange(self._shape[1]), self._shape[0])
-        return bundle.encoder.encode_cells(self.features().numeric, self._categories, category)
+        numeric = self._features().with_due(self._due).of(HostsCells(0, *self._shape)).numeric
+        return bundle.encoder.encode_cells(numeric, self._categories, category)
 
     def _forward(self) -> tuple[Floats, Floats, int]:
         """Histories as models are fed them: of hosts that are more than a window behind, brought forward."""

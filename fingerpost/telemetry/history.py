@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fingerpost.arrays import Floats, Ints, decayed, safe_ratio
+from fingerpost.arrays import Bools, Floats, Ints, decayed, safe_ratio
 from fingerpost.clock import US
 from fingerpost.telemetry.history_state import (
     BIAS_WINDOWS,
@@ -383,3 +383,16 @@ def extrapolate_history(
     for name in ages:
         host[HISTORY_HOST_PLACE[name]] += after_s
     return now, host
+
+
+def measured_again(host_values: ArrayLike, since_s: ArrayLike, window_s: ArrayLike) -> Bools:
+    """Which hosts were known before they came back, and have served in a window since, or in most of one.
+
+    Args:
+        host_values: HISTORY_HOST_COLUMNS, shape (H, M).
+        since_s: from when each host came, or came back, to what its values are as of, seconds, shape (H,).
+        window_s: length of their windows, seconds, of a shape that fits.
+    """
+    values, since = np.asarray(host_values, dtype=np.float64), np.asarray(since_s, dtype=np.float64)
+    known_s, rate_rps = (values[:, HISTORY_HOST_PLACE[name]] for name in ("host_known_s", "host_rate_rps_last"))
+    return np.asarray((since >= np.asarray(window_s) / 2) & (known_s > since) & (rate_rps > 0))

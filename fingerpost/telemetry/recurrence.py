@@ -4,7 +4,7 @@ NumPy alone; a host is looked at by itself. What is followed is how far the host
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fingerpost.arrays import Floats, safe_ratio
 
@@ -23,6 +23,9 @@ HELD = 6
 # Of the greatest correlation at any lag: the first peak with so much of it is the period; later ones are its multiples.
 _FIRST_PEAK = 0.8
 _MIN_VARIANCE = 1e-4
+# What is due is told by window; between windows it is read as of the one whose middle is so far ahead, in steps of this
+# share of a window. A table is used for some seconds from now on.
+_AHEAD_S, _READ = 2.0, 0.1
 _STEPS = np.arange(-10, 11) / 10
 _CYCLES = np.arange(1, 5)
 # Of the work after which hosts became slow: the weight of the last time.
@@ -121,6 +124,21 @@ def recurrence_views(state: NDArray[np.float64], spell: NDArray[np.float64], sin
     ages = np.where(regular | steady, spell[1:3] + since_s, np.nan)
     work = np.where(steady, [spell[3], safe_ratio(spell[3], spell[4])], np.nan)
     return [np.where(regular, state[0], np.nan), state[1], *due, *ages, *work]
+
+
+def due_between(due: Floats, due_after: Floats, after_s: ArrayLike, window_s: float) -> Floats:
+    """How slow what recurs makes hosts some seconds after their last window: tables are made more often than windows.
+
+    Args:
+        due, due_after: of RECURRENCE_VIEWS, shape (H,).
+        after_s: seconds since the end of each host's last window, of a shape that fits.
+
+    Returns:
+        Shape (H,); between the two, linearly; until 3 s after a window of 10 s as in the first.
+    """
+    passed = (np.asarray(after_s, dtype=np.float64) + _AHEAD_S) / window_s - 0.5
+    share = np.clip(np.round(passed / _READ) * _READ, 0.0, 1.0)
+    return np.asarray(np.where(np.isfinite(due_after), (1 - share) * due + share * np.nan_to_num(due_after), due))
 
 
 def find_period(slow: NDArray[np.float64]) -> tuple[Floats, Floats]:

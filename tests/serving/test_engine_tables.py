@@ -71,6 +71,23 @@ def test_a_new_host_is_like_its_class_and_is_ramped_up(made):
     assert table_of(states_of(made, first_seen_us=999 * US))[0].weights.min() == 1.0  # all new: none newer
 
 
+def test_a_host_that_came_back_is_ramped_up_until_it_has_served_in_a_window_since(made):
+    """From then on what is predicted of it knows that it begins cold: both together would count that twice."""
+    window_us = round(FORM.window_s * US)
+    before, since = (
+        {
+            **states_of(made),
+            made.hosts[0]: state_of(made.fingerprint(0, 1, NOW), received_us=NOW, first_seen_us=NOW + shift_us),
+        }
+        for shift_us in (-window_us // 4, -3 * window_us // 4)
+    )
+    assert table_of(before)[0].weights[0] < 0.3
+    assert table_of(since)[0].weights[0] == 1.0
+    # All that is known of a host that is new is of since it came: a few requests, of some categories.
+    new = {**states_of(made), made.hosts[0]: state_of(made.fingerprint(0, 1, NOW), NOW, NOW - 5 * window_us)}
+    assert table_of(new)[0].weights[0] < 1.0
+
+
 def test_a_new_host_is_served_by_its_class_until_it_has_a_history_of_its_own(made, model):
     """To the model all hosts without history are alike."""
     classes = {host: f"class-{place % 3}" for place, host in enumerate(made.hosts)}

@@ -14,15 +14,17 @@ from fingerpost.serving import host_states, refresh, views
 from fingerpost.serving.landing import Landing
 from fingerpost.serving.members import Members
 from fingerpost.serving.metrics import engine_metrics
+from fingerpost.serving.models import Slot
 from fingerpost.serving.outside import Events
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.store import Arrival, Limits, ReportStore
 from fingerpost.serving.table import Categories, build_table
 from fingerpost.settings import Settings
+from fingerpost.telemetry.history import HISTORY_HOST_PLACE
 from fingerpost.window_report import pack
-from tests.support.contest import WORLD, planted, run, shuffled
-from tests.support.made_fleet import MadeFleet
+from tests.support.contest import WORLD, DueAlone, planted, run, shuffled
+from tests.support.made_fleet import FORM, MadeFleet, fit_model
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -217,3 +219,30 @@ def test_the_baseline_takes_over_from_a_worse_champion_and_the_metrics_say_so(re
     assert kept.exists() == takes_over
     share = build_table(last, (), 0.0).model_share
     assert share == (0.0 if takes_over else 1.0)
+
+
+def test_a_table_follows_what_is_due_although_nothing_is_reported(refresher, monkeypatch):
+    """A recurring spell begins within a window: what was predicted as the window began is not served to its end."""
+    view = wait_for(lambda: refresher.view("forgotten"))
+    wait_for(lambda: said("hosts") == 4.0 and view.published)
+    clock = Clock()
+    monkeypatch.setattr(refresh, "clock_us", lambda: clock.time_ns() // 1000)
+    bundle = fit_model(MadeFleet.make(4, 3, "forgotten"), 4, 4)
+    champion = Slot(DueAlone(bundle, None, "1", FORM))
+    monkeypatch.setattr(refresher.models, "slot", lambda _, alias: champion if alias == "champion" else Slot())
+    states = refresher._work["forgotten"].states.hosts
+    for place, (host, state) in enumerate(list(states.items())):
+        block = state.fingerprint.history
+        values = block.host_values.copy()
+        values[[HISTORY_HOST_PLACE["host_due"], HISTORY_HOST_PLACE["host_due_after"]]] = (0.0, float(place == 0))
+        block = replace(block, host_values=values, as_of_us=clock_us())
+        states[host] = replace(state, fingerprint=replace(state.fingerprint, history=block))
+    refresher._work["forgotten"].dirty = True
+
+    def speeds():
+        return view.published.table.throughput_rps[0]
+
+    wait_for(lambda: view.scored.by_model and speeds()[0] < 2.0)
+    clock.ahead_s = 60.0
+    wait_for(lambda: speeds()[0] > 2.0)
+    assert (speeds()[1:] == 1.0).all()

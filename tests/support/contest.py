@@ -1,19 +1,21 @@
 """A small fleet whose hosts slow down now and then, routed by the engine's own score of a planted model or baseline."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fingerpost.arrays import Floats
 from fingerpost.clock import US
+from fingerpost.features.definition import NUMERIC_FEATURES, TARGETS
+from fingerpost.features.fleet_features import ChosenCells, FleetFeatures, HostsCells
 from fingerpost.fingerprint import FINGERPRINT_HOST_COLUMNS, Fingerprint
 from fingerpost.history_block import blocks_of
 from fingerpost.serving.contest import LiveContest
 from fingerpost.serving.fleet_state import FleetState, build_fleet
-from fingerpost.serving.histories import Histories
 from fingerpost.serving.scoring import ModelScorer, Scored
 from fingerpost.telemetry.history import History
 from fingerpost.training.bundle import Encoder, ModelBundle
@@ -23,6 +25,7 @@ from tests.support.made_fleet import FORM, state_of
 HOSTS, CATEGORIES, SLOTS = 8, 6, 8
 _NAMES = tuple(sorted(f"POST /work/k{number}|1K|none|browser|DE" for number in range(CATEGORIES)))
 _REQUESTS = 150
+_DUE = NUMERIC_FEATURES.index("host_due")
 # Hosts take three times as long for 4 windows of 12, each at its own phase.
 _PERIOD, _SPELL, _SLOWER = 12, 4, np.log(3.0)
 # Each choice is a little off the best: so every host is measured now and then.
@@ -51,9 +54,20 @@ class Planted(ModelScorer):
 
     predict: Model = field(kw_only=True)
 
-    def _predict(self, histories: Histories, outside: Mapping[str, Floats]) -> Floats:  # noqa: ARG002
-        seconds = self.predict(round(histories.now_us / FORM.window_s / US))
+    def _predict(self, features: FleetFeatures, *_: Any) -> Floats:
+        seconds = self.predict(round(features.now_us / FORM.window_s / US))
         return np.stack([np.log(SLOTS) - seconds, seconds, seconds + 1.0], axis=-1)
+
+
+class DueAlone(ModelScorer):
+    """Predicts by what is due on a host alone, in place of trees."""
+
+    def _predict(
+        self, features: FleetFeatures, categories: Sequence[str], blocks: Sequence[HostsCells | ChosenCells]
+    ) -> Floats:
+        due = np.concatenate([features.of(cells).numeric[:, _DUE] for cells in blocks])
+        logs = np.repeat(np.nan_to_num(due)[:, None], len(TARGETS), axis=1)
+        return logs.reshape(-1, len(categories), len(TARGETS))
 
 
 WORLD = World(3)
