@@ -122,6 +122,21 @@ def picker(
     _print(measure_picker(seconds, rounds), json_output)
 
 
+def page(
+    hosts: Annotated[int, typer.Option(min=1, max=5000, help="Hosts of the fleet.")] = 1000,
+    categories: Annotated[int, typer.Option(min=1, max=256, help="Categories of each.")] = 100,
+    viewers: Annotated[int, typer.Option(min=1, max=100, help="People who look at the page.")] = 3,
+    seconds: Annotated[float, typer.Option(min=4, max=3600, help="Length of each turn, without and with them.")] = 30,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Turns of each kind.")] = 3,
+    looks: Annotated[int, typer.Option(min=0, max=50, help="Times that a browser opens it; needs Chromium.")] = 5,
+    json_output: _Json = False,
+) -> None:
+    """What the page costs the engine, with reports and without; its bytes, and how soon a browser shows it."""
+    from benchmarks.page import measure_page
+
+    _print(measure_page(hosts, categories, viewers, seconds, rounds, looks), json_output)
+
+
 def plain_logs(
     hosts: Annotated[int, typer.Option(min=2, max=20, help="Hosts, each behind an nginx.")] = 6,
     load: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of what the fleet can carry at most.")] = 0.5,
@@ -539,6 +554,7 @@ for _command in (
     envoy,
     experiments,
     exploration,
+    page,
     picker,
     guard,
     llm,

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fingerpost.errors import FingerpostError
+from fingerpost.flow_status import KIND as STATUS
+from fingerpost.flow_status import MAX_BYTES as MAX_STATUS_BYTES
 from fingerpost.lake import (
     INBOX,
     QUARANTINE,
@@ -29,7 +31,8 @@ from fingerpost.settings import Settings
 
 # What engines write and the platform reads.
 _SENT = (INBOX, "predictions")
-# What the platform writes and engines read: the categories of all services, and the last fingerprints of each.
+# What the platform writes and engines read: the categories of all services, the last fingerprints of each, and how
+# flows went (`STATUS`).
 _CATEGORIES, _FINGERPRINTS = "categories", "fingerprints/service={}/latest.parquet"
 # Stays on the machine: what waits, what was refused, and what agents beside it remember.
 _LOCAL = (INBOX, QUARANTINE, "agents")
@@ -106,10 +109,31 @@ class ObjectLake:
         published = self._list(_CATEGORIES)
         names = [PurePosixPath(found["path"]).stem.removeprefix("service=") for found in published]
         last = [self._head(_FINGERPRINTS.format(name)) for name in names if is_name(name)]
-        for found in (*published, *(each for each in last if each)):
+        told = [found for found in self._list(STATUS) if _is_status(found)]
+        for found in (*published, *told, *(each for each in last if each)):
             if self._seen.get(found["path"]) != found["e_tag"]:
                 self._get(found)
                 self._seen[found["path"]] = found["e_tag"]
+
+    def publish(self, path: Path, content: bytes) -> None:
+        """Puts one file of the folder there, as its writer knows it: `follow` may have put an older one in its place.
+
+        Raises:
+            FingerpostError: the storage does not answer, or refuses.
+        """
+        with self._told():
+            self._store.put(self._key(path), content)
+
+    def bring(self, path: Path) -> None:
+        """Fetches one file of the folder, if it is there.
+
+        Raises:
+            FingerpostError: the storage does not answer, or refuses.
+            OSError: the file cannot be written.
+        """
+        found = self._head(self._key(path))
+        if found:
+            self._get(found)
 
     def services(self) -> list[str]:
         """The services that there are objects of.
@@ -269,3 +293,9 @@ class ObjectLake:
         except (BaseError, FileNotFoundError) as error:
             lines = str(error).splitlines() or [type(error).__name__]
             raise FingerpostError(f"FINGERPOST_LAKE_URL={self._url}: {lines[0][:500]}") from error
+
+
+def _is_status(found: dict[str, Any]) -> bool:
+    """Whether an object is a file of `fingerpost.flow_status`, and no more than its reader takes."""
+    key = PurePosixPath(found["path"])
+    return len(key.parts) == 3 and key.suffix == ".json" and is_name(key.stem) and found["size"] <= MAX_STATUS_BYTES

@@ -12,8 +12,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run as present_run
 from prefect.tasks import exponential_backoff
 
-from fingerpost.clock import clock_us
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError, RefusedError
+from fingerpost.features.status import send_status
 from fingerpost.flow_status import note_ended, note_started
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.run import verdict
@@ -102,18 +103,20 @@ def reported(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]
     def reporting(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         settings = settings_of(str((args[0] if args else kwargs.get("service")) or ""))
         place = (settings.lake, settings.service, name)
-        note_started(*place, clock_us(), _address(settings, present_run.id))
+        address, planned_us = _address(settings, present_run.id), _planned_us()
+        send_status(settings, *note_started(*place, clock_us(), address, planned_us))
         try:
             with span(f"flow {name}", fingerpost_service=settings.service):
                 result = work(*args, **kwargs)
         except BaseException as error:
-            note_ended(*place, clock_us(), True, described(error))
+            send_status(settings, *note_ended(*place, clock_us(), True, described(error)))
             raise
         finally:
             # The process of a run may end without the words that would send them.
             flush()
         plain = json.loads(json.dumps(result, default=str))
-        note_ended(*place, clock_us(), False, verdict(name, plain), plain if _is_short(plain) else None)
+        details = plain if _is_short(plain) else None
+        send_status(settings, *note_ended(*place, clock_us(), False, verdict(name, plain), details))
         return result
 
     return without_secrets(reporting)
@@ -121,6 +124,12 @@ def reported(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]
 
 def _is_short(result: Any) -> bool:
     return isinstance(result, dict) and len(json.dumps(result)) <= _MAX_DETAILS
+
+
+def _planned_us() -> int | None:
+    """When the present run was to begin, microseconds since 1970; None: outside of one."""
+    planned = present_run.scheduled_start_time
+    return round(planned.timestamp() * US) if planned else None
 
 
 def _address(settings: Settings, run_id: str | None) -> str:

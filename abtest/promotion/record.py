@@ -12,7 +12,9 @@ from fingerpost.abtest.promotion.decide import Decision, decide
 from fingerpost.abtest.promotion.policy import PolicyFile, parse_policy
 from fingerpost.errors import FingerpostError
 from fingerpost.experiment import ALIASES
-from fingerpost.flow_status import note_decision
+from fingerpost.features.status import bring_status, send_status
+from fingerpost.flow_status import decisions_path, note_decision
+from fingerpost.settings import Settings
 from fingerpost.training.registry import Registry, none_if_missing
 
 DECISION = "decision.json"
@@ -74,8 +76,14 @@ def write_record(
             "decision": decision.to_json() if decision else None,
         }
         run.json(DECISION, document)
-    note_decision(registry.settings.lake, registry.settings.service, _in_short(run.id, document, versions))
+    _note(registry.settings, _in_short(run.id, document, versions))
     return run.id
+
+
+def _note(settings: Settings, decision: Mapping[str, str]) -> None:
+    """Adds a decision to those that the engine's page lists."""
+    bring_status(settings, decisions_path(settings.lake, settings.service))
+    send_status(settings, *note_decision(settings.lake, settings.service, decision))
 
 
 def _in_short(run_id: str, document: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:

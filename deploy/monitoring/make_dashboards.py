@@ -33,6 +33,7 @@ _PANELS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
         ("Versions of the program", "short", [("count by (part, version) (fingerpost_build_info)", "{{part}} {{version}}")]),
         ("Since the last success of each flow", "s", [("time() - fingerpost_flow_last_success_timestamp_seconds > 0", "{{flow}}")]),
         ("How long flows take", "s", [("fingerpost_flow_duration_seconds", "{{flow}}")]),
+        ("How much later than planned flows begin", "s", [("fingerpost_flow_lag_seconds", "{{flow}}")]),
         ("Reports a second, by what became of them", "short", [("sum by (outcome) (rate(fingerpost_engine_reports_total[5m]))", "{{outcome}}")]),
         ("Refused a second, by reason", "short", [("sum by (reason) (rate(fingerpost_engine_refused_total[5m]))", "{{reason}}")]),
         ("99% of the engine's answers within", "s", [("histogram_quantile(0.99, sum by (le) (rate(fingerpost_engine_request_seconds_bucket[5m])))", "p99")]),

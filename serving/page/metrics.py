@@ -74,6 +74,9 @@ SUCCESS = Family(
 TOOK = Family(
     "fingerpost_flow_duration_seconds", "gauge", "How long its latest run took, succeeded or not.", ("service", "flow")
 )
+LAG = Family(
+    "fingerpost_flow_lag_seconds", "gauge", "How much later than planned its latest run began.", ("service", "flow")
+)
 FAILURES = Family(
     "fingerpost_flow_failures", "gauge", "Runs of it that failed since its last success.", ("service", "flow")
 )
@@ -86,7 +89,7 @@ DECIDED = Family(
 )
 FAMILIES = (
     ERROR, REGRET, P99_OVER, RATE, CAPACITY, HEADROOM, HOST_STATES, ROUTED, ROUTED_LATENCY, EXPLORED, FAILED, MODEL,
-    EXPERIMENT, EFFECT, DRIFT, SUCCESS, TOOK, FAILURES, DECISIONS, DECIDED, BUILD_INFO,
+    EXPERIMENT, EFFECT, DRIFT, SUCCESS, TOOK, LAG, FAILURES, DECISIONS, DECIDED, BUILD_INFO,
 )  # fmt: skip
 _ACTIONS = ("promote", "rollback", "reject", "wait", "forced", "kept")
 _MAX_SERVICES = 100
@@ -186,6 +189,7 @@ _SAMPLES: dict[Family, Callable[[Mapping[str, Any]], Iterable[Any]]] = {
     DRIFT: lambda page: [((), page["predictions"]["drifted"])],
     SUCCESS: _flows(lambda flow: flow["succeeded"] or 0.0),
     TOOK: _flows(lambda flow: flow["took_s"]),
+    LAG: _flows(lambda flow: flow["lag_s"]),
     FAILURES: _flows(lambda flow: float(flow["failures"])),
     DECISIONS: _decisions,
     DECIDED: _decided,

@@ -240,6 +240,7 @@ def pipeline_panel(
                 "ended": each.ended_us / US or None,
                 "succeeded": each.succeeded_us / US or None,
                 "took_s": number(each.took_s),
+                "lag_s": number(each.lag_s),
                 "failures": each.failures,
                 "text": each.text,
                 "link": each.url if each.url.startswith(("http://", "https://")) else None,

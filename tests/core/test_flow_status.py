@@ -16,8 +16,9 @@ from fingerpost.flow_status import (
 
 
 def test_a_run_that_succeeds_then_one_that_fails(tmp_path):
-    note_started(tmp_path, "shop", "ingest", 100 * US, "http://prefect/1")
-    assert flow_statuses(tmp_path, "shop")["ingest"].state == RUNNING
+    note_started(tmp_path, "shop", "ingest", 100 * US, "http://prefect/1", 92 * US)
+    begun = flow_statuses(tmp_path, "shop")["ingest"]
+    assert (begun.state, begun.lag_s) == (RUNNING, 8.0)
     note_ended(tmp_path, "shop", "ingest", 103 * US, False, "done", {"files": 2})
     found = flow_statuses(tmp_path, "shop")["ingest"]
     assert (found.state, found.succeeded_us, found.took_s, found.details) == (OK, 103 * US, 3.0, {"files": 2})

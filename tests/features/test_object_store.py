@@ -11,11 +11,14 @@ from fingerpost.errors import FingerpostError
 from fingerpost.features.build import build_features
 from fingerpost.features.ingest import ingest
 from fingerpost.features.object_store import ObjectLake, object_lake
+from fingerpost.features.status import bring_status, send_status
+from fingerpost.flow_status import decisions, decisions_path, flow_statuses, note_decision, note_started
 from fingerpost.flows.schedule import services
+from fingerpost.flows.steps import reported
 from fingerpost.lake import parquet_files, published_categories, read
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from fingerpost.serving.lake_sync import LakeSync
-from fingerpost.settings import Settings
+from fingerpost.settings import Settings, get_settings
 from tests.support.lakes import SETTINGS
 from tests.support.records import record, sample
 from tests.support.waiting import wait_for
@@ -188,6 +191,63 @@ def test_an_engines_thread_sends_and_follows_and_says_when_it_cannot(bucket, tmp
     finally:
         for each in (*syncs, lost):
             each.stop()
+
+
+def test_an_engine_elsewhere_knows_how_each_flow_went(bucket, server, tmp_path, monkeypatch):
+    url, keys = bucket
+    monkeypatch.setenv("FINGERPOST_HOME", str(tmp_path / "platform"))
+    monkeypatch.setenv("FINGERPOST_LAKE_URL", url)
+    monkeypatch.setenv("FINGERPOST_SERVICE", "shop")
+    get_settings.cache_clear()
+
+    @reported
+    def drift_flow():
+        raise FingerpostError("no reference")
+
+    @reported
+    def features_flow():
+        # Whoever asks while it runs sees that.
+        assert "status/service=shop/features.json" in keys()
+        return {}
+
+    with pytest.raises(FingerpostError, match="no reference"):
+        drift_flow()
+    features_flow()
+    name = url.split("/")[2]
+    for key, content in (("other/x.json", b"{}"), ("service=shop/huge.json", b" " * 300_000)):
+        server.put_object(Bucket=name, Key=f"fleet/status/{key}", Body=content)
+    engine = tmp_path / "engine"
+    store = ObjectLake(url, engine)
+    store.follow()
+    found = flow_statuses(engine, "shop")
+    assert {flow: (status.state, status.failures) for flow, status in found.items()} == {
+        "drift": ("failed", 1),
+        "features": ("ok", 0),
+    }
+    assert "no reference" in found["drift"].text
+    assert found["features"].succeeded_us >= found["features"].started_us > 0
+    assert not (engine / "status" / "service=shop" / "huge.json").exists()
+    get_settings.cache_clear()
+
+
+def test_decisions_of_several_machines_are_one_list(bucket, tmp_path):
+    url, _ = bucket
+    for machine, action in (("platform", "wait"), ("desk", "promote")):
+        settings = Settings(home=tmp_path / machine, lake_url=url, service="shop")
+        bring_status(settings, decisions_path(settings.lake, "shop"))
+        send_status(settings, *note_decision(settings.lake, "shop", {"id": machine, "when": "t", "action": action}))
+    ObjectLake(url, tmp_path / "engine").follow()
+    assert [each["action"] for each in decisions(tmp_path / "engine", "shop")] == ["wait", "promote"]
+
+
+@pytest.mark.usefixtures("server")
+def test_storage_that_is_away_holds_up_no_flow(tmp_path, caplog):
+    settings = Settings(home=tmp_path, lake_url="s3://nowhere-at-all/x", service="shop")
+    noted = note_started(settings.lake, "shop", "train", clock_us(), planned_us=clock_us() - 90 * US)
+    bring_status(settings, noted[0])
+    send_status(settings, *noted)
+    assert flow_statuses(settings.lake, "shop")["train"].lag_s == pytest.approx(90, abs=20)
+    assert "train.json is told on this machine alone, until the next ingest" in caplog.text
 
 
 def test_services_are_found_that_nobody_has_ingested(bucket, tmp_path):

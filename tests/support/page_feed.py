@@ -28,8 +28,8 @@ def feed_windows(engine: Any, made: Any, windows: int) -> None:
 
 def note_flows(engine: Any) -> None:
     """Notes flows that ran and failed, and decisions, in the engine's lake."""
-    lake = engine.home / "lake"
-    note_started(lake, "shop", "ingest", clock_us() - 2 * US, "http://127.0.0.1:4200/runs/flow-run/1")
+    lake, now_us = engine.home / "lake", clock_us()
+    note_started(lake, "shop", "ingest", now_us - 2 * US, "http://127.0.0.1:4200/runs/flow-run/1", now_us - 9 * US)
     note_ended(lake, "shop", "ingest", clock_us(), False, "<b>done</b>", {})
     note_started(lake, "shop", "train", clock_us())
     note_ended(lake, "shop", "train", clock_us(), True, "OSError: no room")

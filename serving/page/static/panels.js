@@ -308,8 +308,8 @@ function showPipeline(host, page) {
   fill(host, "problems", pipeline.problems, (problems) => [el("h3", {}, "Problems"),
     table([{ name: "of" }, { name: "what" }], Object.entries(problems).map(([name, text]) => [name, el("span", { class: "bad" }, text)]), "None.")]);
   fill(host, "flows", [pipeline.flows, Math.floor(page.now / 10)], () => [el("h3", {}, "Flows"),
-    table([{ name: "flow" }, { name: "state" }, { name: "last success", number: true }, { name: "took", number: true }, { name: "failures since" , number: true }, { name: "what came of it" }, { name: "run" }],
-      pipeline.flows.map((each) => [each.name, coloured(each.state), each.succeeded ? `${seconds(Math.max(0, page.now - each.succeeded))} ago` : "never", seconds(each.took_s), String(each.failures), each.text, each.link ? link(each.link, "Prefect") : ""]),
+    table([{ name: "flow" }, { name: "state" }, { name: "last success", number: true }, { name: "took", number: true }, { name: "began late by", number: true }, { name: "failures since", number: true }, { name: "what came of it" }, { name: "run" }],
+      pipeline.flows.map((each) => [each.name, coloured(each.state), each.succeeded ? `${seconds(Math.max(0, page.now - each.succeeded))} ago` : "never", seconds(each.took_s), seconds(each.lag_s), String(each.failures), each.text, each.link ? link(each.link, "Prefect") : ""]),
       "No flow has run yet on this lake. `fingerpost up` starts their schedules.")]);
   fill(host, "refused", pipeline.refused, (refused) => [el("h3", {}, "Refused since the engine began"),
     table([{ name: "reason" }, { name: "count", number: true }], Object.entries(refused).map(([reason, count]) => [reason, number(count)]), "Nothing was refused.")]);
