@@ -126,8 +126,8 @@ def page(
     hosts: Annotated[int, typer.Option(min=1, max=5000, help="Hosts of the fleet.")] = 1000,
     categories: Annotated[int, typer.Option(min=1, max=256, help="Categories of each.")] = 100,
     viewers: Annotated[int, typer.Option(min=1, max=100, help="People who look at the page.")] = 3,
-    seconds: Annotated[float, typer.Option(min=4, max=3600, help="Length of each turn, without and with them.")] = 30,
-    rounds: Annotated[int, typer.Option(min=1, max=50, help="Turns of each kind.")] = 3,
+    seconds: Annotated[float, typer.Option(min=4, max=3600, help="Length of each turn, without and with them.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Turns of each kind.")] = 20,
     looks: Annotated[int, typer.Option(min=0, max=50, help="Times that a browser opens it; needs Chromium.")] = 5,
     json_output: _Json = False,
 ) -> None:

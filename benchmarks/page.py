@@ -37,7 +37,7 @@ def measure_page(hosts: int, categories: int, viewers: int, seconds: float, roun
     Args:
         hosts, categories: of the fleet, without a model.
         viewers: people who look, each as often as the page asks.
-        seconds: length of each turn.
+        seconds: length of each turn; whole windows of 10 s hold the same work.
         rounds: turns of each kind.
         looks: times that a browser opens the page with nothing in its cache.
     """
@@ -82,7 +82,10 @@ def _reports(engine: MeasuredEngine, fleet: MadeFleet, windows: int) -> Load:
 
 
 def _cost(engine: MeasuredEngine, viewers: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """Shares of a core that the worker takes without and with viewers, in turns; the difference of their medians."""
+    """Shares of a core that the worker takes without and with viewers, in turns: their means, and what it is more.
+
+    Turns that follow each other are compared, since others on the machine make the same work dearer for a while.
+    """
     without, watched, bytes_each = [], [], 0
     for _ in range(rounds):
         without.append(_share(engine, seconds))
@@ -90,10 +93,13 @@ def _cost(engine: MeasuredEngine, viewers: int, seconds: float, rounds: int) -> 
             people = [looking.enter_context(_Viewer(engine.url)) for _ in range(viewers)]
             watched.append(_share(engine, seconds))
         bytes_each = people[0].bytes if people else 0
+    more = [dearer - share for share, dearer in zip(without, watched, strict=True)]
+    error = statistics.stdev(more) / math.sqrt(rounds) if rounds > 1 else math.nan
     return {
-        "without": [round(share, 4) for share in without],
-        "watched": [round(share, 4) for share in watched],
-        "cost": round(statistics.median(watched) - statistics.median(without), 4),
+        "without": round(statistics.mean(without), 4),
+        "watched": round(statistics.mean(watched), 4),
+        "cost": round(statistics.mean(more), 4),
+        "cost_standard_error": round(error, 4),
         "numbers_bytes": bytes_each,
     }
 

@@ -95,7 +95,7 @@ def endpoint_picker(
     if metrics_port:
         serve_metrics(settings.bind_host, metrics_port, EndpointPickerMetrics(server))
     stopped = threading.Event()
-    follower = Router(engine, path, settings, access_log) if engine else None
+    follower = Router(engine, path, settings, access_log, "endpoint-picker") if engine else None
     if follower:
         threading.Thread(target=follower.follow, args=(stopped,), name="router", daemon=True).start()
 

@@ -47,7 +47,6 @@ def router(
     """Follows the engine's routing table and keeps the file that the picker in Envoy reads."""
     import signal
     import threading
-    from functools import partial
 
     from fingerpost.home import make_home
     from fingerpost.logs import configure_logs
@@ -68,7 +67,7 @@ def router(
 
         guards = {each.service: (lambda router=each.router: router.guard_state) for each in routers}
         watches = {each.service: (lambda names=each.names: names.found) for each in routers if each.keeper}
-        tables = TableMetrics({each.service: partial(getattr, each.router, "table") for each in routers})
+        tables = TableMetrics({each.service: each.router for each in routers})
         named = [NameMetrics(watches)] if watches else []
         serve_metrics(LOOPBACK, metrics_port, tables, GuardMetrics(guards), *named)
     try:

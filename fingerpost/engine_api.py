@@ -28,6 +28,8 @@ BATCH_KINDS = ("samples", "requests")
 # What the engine itself lands of the reports that it takes.
 LANDED_KINDS = ("reported_windows", "reported_loads", "reported_keys", "events")
 DEFAULT_TIMEOUT_S = 10.0
+# With it a picker that asks for a table says who it is, `KIND/NAME`.
+PICKER_HEADER = "x-fingerpost-picker"
 # Five matrices of 5,000 hosts and 256 categories, 15 bytes a number: no answer is larger.
 MAX_ANSWER_BYTES = 96 * 2**20
 _MAX_REASON = 300
@@ -211,10 +213,11 @@ def _listed_host(given: Mapping[str, Any]) -> ListedHost:
     return ListedHost(host, announcement_from_wire(told), state, bool(given["reports"]), heard_s)
 
 
-def table_call(service: str, etag: str | None = None, wait_s: float = 0.0) -> Call:
+def table_call(service: str, etag: str | None = None, wait_s: float = 0.0, picker: str = "") -> Call:
     """Asks for a routing table, as `EngineClient.table`."""
     path = get_call(f"/v1/services/{quote(service, safe='')}/table", wait=wait_s).path
-    return Call("GET", path, None, {"Accept": JSON, **({"If-None-Match": etag} if etag else {})}, wait_s)
+    told = {"If-None-Match": etag or "", PICKER_HEADER: picker}
+    return Call("GET", path, None, {"Accept": JSON, **{name: value for name, value in told.items() if value}}, wait_s)
 
 
 def checked(answer: Answer) -> Answer:
@@ -335,9 +338,13 @@ class EngineClient:
         asked = {"service": service, "category": category, "request": request, "inflight": inflight}
         return self._json(post_call("/v1/route", **asked))
 
-    def table(self, service: str, etag: str | None = None, wait_s: float = 0.0) -> Table:
-        """Fetches the routing table; with the `etag` of the last one it waits up to `wait_s` for another."""
-        return table_of(self._ask(table_call(service, etag, wait_s)))
+    def table(self, service: str, etag: str | None = None, wait_s: float = 0.0, picker: str = "") -> Table:
+        """Fetches the routing table; with the `etag` of the last one it waits up to `wait_s` for another.
+
+        Args:
+            picker: who will choose by it, `KIND/NAME`, for the engine's page; empty: nobody.
+        """
+        return table_of(self._ask(table_call(service, etag, wait_s, picker)))
 
     def hosts(self, service: str | None = None) -> list[dict[str, Any]]:
         """Lists the hosts the engine knows."""

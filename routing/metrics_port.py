@@ -41,7 +41,11 @@ _REMAINING = Family(
     "fingerpost_router_table_remaining_seconds", "gauge",
     "How long the table may still be used; below 0 the picker routes by least request.", ("service",),
 )  # fmt: skip
-FAMILIES = (BUILD_INFO, _TRUST, _REQUESTS, _FALLBACKS, _COST, _SUCCESS, _UNMATCHED, _REMAINING)
+_AGE = Family(
+    "fingerpost_router_table_age_seconds", "gauge",
+    "Since the engine gave the table that the picker has, or said that it is still right.", ("service",),
+)  # fmt: skip
+FAMILIES = (BUILD_INFO, _TRUST, _REQUESTS, _FALLBACKS, _COST, _SUCCESS, _UNMATCHED, _REMAINING, _AGE)
 
 
 class Collects(Protocol):
@@ -117,23 +121,40 @@ class NameMetrics:
         )
 
 
-class TableMetrics:
-    """The version of the router, and how long the table of each service may still be used.
+class Follows(Protocol):
+    """Keeps a service's table.
 
-    Args:
-        tables: by service, gives the table in force; None before the first.
+    Attributes:
+        table: in force; None before the first.
+        table_age_s: since the engine had the last word on it; None before the first.
     """
 
-    def __init__(self, tables: Mapping[str, Callable[[], PickerTable | None]]) -> None:
-        self._tables = tables
+    @property
+    def table(self) -> PickerTable | None: ...
+
+    @property
+    def table_age_s(self) -> float | None: ...
+
+
+class TableMetrics:
+    """The version of the router, how old the table of each service is, and how long it may still be used.
+
+    Args:
+        routers: by service.
+    """
+
+    def __init__(self, routers: Mapping[str, Follows]) -> None:
+        self._routers = routers
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
         yield build_info("router")
-        present = {service: table_of() for service, table_of in self._tables.items()}
+        present = {service: router.table for service, router in self._routers.items()}
         yield _REMAINING.of(
             ((service,), table.expires_us / US - time.time()) for service, table in present.items() if table
         )
+        ages = {service: router.table_age_s for service, router in self._routers.items()}
+        yield _AGE.of(((service,), age_s) for service, age_s in ages.items() if age_s is not None)
 
 
 def _local(app: Callable[..., Any], host: str) -> Callable[..., Iterable[bytes]]:

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import re
+import socket
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ _MAX_CONTAINERS = 6 * MAX_CATEGORIES + MAX_HOSTS + 64
 _WAIT_S = 5.0
 GUARDED_WAIT_S = 0.5
 _PAUSE_S, _MAX_PAUSE_S = 0.1, 10.0
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def write_table(path: Path, table: PickerTable) -> None:
@@ -54,14 +58,18 @@ class Router:
         access_log: the proxies' log, to correct predictions by the outcomes of requests; None: they are trusted as far
             as the setting `prediction_trust` says. The guard's state is kept in a file beside the picker's, of the
             same name with `.guard.json` after it.
+        kind: what the engine's page calls it: `router`, or `endpoint-picker`.
 
     Attributes:
         table: that is in force; None before the first.
         guard_state: see `fingerpost.routing.trust.TrustKeeper.state`; empty before the first look at the log.
     """
 
-    def __init__(self, engine: str, path: Path, settings: Settings, access_log: Path | None = None) -> None:
+    def __init__(
+        self, engine: str, path: Path, settings: Settings, access_log: Path | None = None, kind: str = "router"
+    ) -> None:
         self._path, self._settings = path, settings
+        self._who, self._told_s = f"{kind}/{_name_of(path, settings.service)}", 0.0
         remove_left_over(path.parent, recursive=False)
         self._guard = TrustKeeper(access_log, settings.service, settings.prediction_trust) if access_log else None
         self._predictions: Predictions | None = None
@@ -70,24 +78,34 @@ class Router:
         self.table: PickerTable | None = None
         self.guard_state: dict[str, Any] = {}
 
+    @property
+    def table_age_s(self) -> float | None:
+        """Since the engine gave the table in force, or said that it is still right, seconds; None before the first."""
+        return time.monotonic() - self._told_s if self.table else None
+
     def close(self) -> None:
         self._client.close()
         if self._guard:
             self._guard.close()
 
-    def sync(self, wait_s: float = 0.0) -> bool:
+    def sync(self, wait_s: float = 0.0, who: str = "") -> bool:
         """Asks once for the table and writes it; False if it is the one that is there, whose expiry is renewed.
+
+        Args:
+            who: goes on to ask, and is told so to the engine; empty: nobody does.
 
         Raises:
             FingerpostError: the engine does not answer, or not with a table.
         """
         try:
-            return self._sync(wait_s)
+            changed = self._sync(wait_s, who)
         except (FingerpostError, ValueError) as error:
             raise FingerpostError(f"no table from {self._client.url}: {error}") from error
+        self._told_s = time.monotonic()
+        return changed
 
-    def _sync(self, wait_s: float) -> bool:
-        given = self._client.table(self._settings.service, self._etag, wait_s)
+    def _sync(self, wait_s: float, who: str) -> bool:
+        given = self._client.table(self._settings.service, self._etag, wait_s, who)
         if given.body is None:
             if self.table is None:
                 raise ValueError("304 Not Modified, although no table was named in the request")
@@ -138,10 +156,16 @@ class Router:
             beat()
             try:
                 self.judge()
-                if self.sync(wait_s if self._etag else 0.0):
+                if self.sync(wait_s if self._etag else 0.0, self._who):
                     _LOG.info("table %s", self.table.version if self.table else "")
                 pause = _PAUSE_S
             except (FingerpostError, OSError) as error:
                 _LOG.warning("%s; the table there is stays in force until it expires", error)
                 pause = min(pause * 2, _MAX_PAUSE_S)
             stop.wait(pause)
+
+
+def _name_of(path: Path, service: str) -> str:
+    """What the engine's page calls a picker: its machine, and its file where that is not called as its service."""
+    parts = [socket.gethostname(), *([path.stem] if path.stem != service else [])]
+    return _NOT_IN_NAME.sub("-", "-".join(parts)).strip("._-")[:64] or "unnamed"

@@ -17,10 +17,16 @@ class TableWatch:
 
     Args:
         path: need not be there yet.
+
+    Attributes:
+        table: the newest.
+        written_us: when its file was written, microseconds since 1970; 0 before the first.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.table: PickerTable | None = None
+        self.written_us = 0
         self._known: tuple[int, int, int] | None = None
 
     def newer(self) -> PickerTable | None:
@@ -45,4 +51,6 @@ class TableWatch:
             return None
         except OSError as error:
             raise RefusedError("table:unreadable") from error
-        return decode(data)
+        self.table = decode(data)
+        self.written_us = about.st_mtime_ns // 1000
+        return self.table

@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 from fingerpost import __version__, events
 from fingerpost.announcement import MAX_BYTES, notice_from_json
-from fingerpost.clock import clock_us
-from fingerpost.engine_api import PARQUET
+from fingerpost.clock import US, clock_us
+from fingerpost.engine_api import PARQUET, PICKER_HEADER
 from fingerpost.errors import NoDataError, RefusedError
 from fingerpost.experiment import ALIASES
 from fingerpost.packed_message import MAX_MESSAGE_BYTES
@@ -307,6 +307,8 @@ async def table_endpoint(
         "cache-control": "no-cache",
         "x-fingerpost-expires-at": f"{published.expires_at(ttl_s):.3f}",
     }
+    if who := request.headers.get(PICKER_HEADER):
+        engine.pickers.note(service, who, round(published.expires_at(0.0) * US))
     if (stale := engine.stale()) is not None:
         headers["x-fingerpost-stale"] = stale.encode("ascii", "replace").decode()
     if headers["etag"] in held:

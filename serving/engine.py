@@ -21,6 +21,7 @@ from fingerpost.serving.metrics import engine_metrics
 from fingerpost.serving.models import Models
 from fingerpost.serving.outside import Events
 from fingerpost.serving.page.page import Page
+from fingerpost.serving.pickers import Pickers
 from fingerpost.serving.refresh import Refresher
 from fingerpost.serving.report_log import ReportLog
 from fingerpost.serving.store import Limits, ReportStore
@@ -47,6 +48,7 @@ class Engine:
         self.ingest = Ingest(self.store, settings, self.metrics, self.refusals)
         self.members = Members(self.store, limits, round(settings.host_ttl_s * 1e6), clock_us())
         self.roster = Roster(self.members)
+        self.pickers = Pickers(self.store)
         log = ReportLog(self.store, uuid.uuid4().hex)
         self.landing = Landing(settings.lake, round(settings.engine_inbox_mb * 2**20))
         self.events = Events(self.store, self.landing, settings)
@@ -70,6 +72,7 @@ class Engine:
         self.window_landing.start()
         self._disks.start()
         self._lake_sync.start()
+        self.pickers.start()
 
     def stop(self) -> None:
         self.ingest.stop()
@@ -77,6 +80,7 @@ class Engine:
         self.window_landing.stop()
         self._disks.stop()
         self._lake_sync.stop()
+        self.pickers.stop()
         self.store_reads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 

@@ -118,6 +118,15 @@ events = Table(
     Column("told_us", BigInteger, nullable=False),
     Column("withdrawn_us", BigInteger),
 )
+# Who follows the tables, and when the table that each was given last was known to be right.
+pickers = Table(
+    "pickers",
+    metadata,
+    Column("service", _NAME, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("name", _NAME, primary_key=True),
+    Column("right_us", BigInteger, nullable=False),
+)
 # One row: how many changes there were, and which life of the database this is.
 changes = Table(
     "report_changes",

@@ -18,6 +18,7 @@ _PANELS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
         ("Failed, by who routed", "percentunit", [(f"fingerpost_engine_routed_failed_ratio{_OF}", "{{arm}}")]),
         ("Explored", "percentunit", [(f"fingerpost_engine_routed_explored_ratio{_OF}", "{{arm}}")]),
         ("Table may still be used for", "s", [("fingerpost_router_table_remaining_seconds", "{{service}} {{instance}}")]),
+        ("Age of each picker's table", "s", [(f"fingerpost_engine_picker_table_age_seconds{_OF}", "{{kind}} {{picker}}")]),
     ],
     "predictions-and-models": [
         ("Error of predicted throughput", "percentunit", [('fingerpost_engine_prediction_error_ratio{target="throughput_rps", service=~"$service"}', "{{predictor}}")]),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import Metric
 
+from fingerpost.clock import US
 from fingerpost.metric_family import BUILD_INFO, Family, build_info
 from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
 
@@ -21,7 +22,15 @@ _QUEUES_FAILED = Family(
     "fingerpost_endpoint_queue_failures", "counter", "Looks at endpoints' queues that told nothing, by reason.",
     ("reason",),
 )  # fmt: skip
-FAMILIES = (BUILD_INFO, _PICKS, _INFLIGHT, _WAITING, _QUEUES_FAILED)
+_TABLE_AGE = Family(
+    "fingerpost_endpoint_table_age_seconds", "gauge",
+    "Since the file of its table was last written, which is done as often as the engine says that it is right.",
+)  # fmt: skip
+_TABLE_REMAINING = Family(
+    "fingerpost_endpoint_table_remaining_seconds", "gauge",
+    "How long its table may still be used; below 0 it picks by least requests under way.",
+)  # fmt: skip
+FAMILIES = (BUILD_INFO, _PICKS, _INFLIGHT, _WAITING, _QUEUES_FAILED, _TABLE_AGE, _TABLE_REMAINING)
 
 
 class EndpointPickerMetrics:
@@ -37,6 +46,10 @@ class EndpointPickerMetrics:
         found = self._server.chooser.endpoints
         rows = zip(found.names, found.addresses, found.inflight.tolist(), strict=True)
         yield _INFLIGHT.of(((name, address), count) for name, address, count in rows)
+        watch = self._server.watch
+        if watch.table:
+            yield _TABLE_AGE.of([((), time.time() - watch.written_us / US)])
+            yield _TABLE_REMAINING.of([((), watch.table.expires_us / US - time.time())])
         if self._server.queues is None:
             return
         now_s = time.monotonic()

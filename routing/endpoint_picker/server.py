@@ -33,6 +33,7 @@ class EndpointPickerServer:
         queues: followed while it serves; None: endpoints are not asked.
 
     Attributes:
+        watch: of the table.
         picks: number of decisions by policy and reason of the fallback; `("", "no_endpoint")`: none could be chosen.
     """
 
@@ -44,7 +45,7 @@ class EndpointPickerServer:
         streamed: bool = False,
         queues: Queues | None = None,
     ) -> None:
-        self.chooser, self._watch, self._hosts, self._streamed = chooser, TableWatch(table), hosts, streamed
+        self.chooser, self.watch, self._hosts, self._streamed = chooser, TableWatch(table), hosts, streamed
         self.queues = queues
         self.picks: Counter[tuple[str, str]] = Counter()
         self._hosts_seen: list[Upstream] = []
@@ -98,7 +99,7 @@ class EndpointPickerServer:
     async def refresh(self) -> None:
         """Takes a new table and new endpoints, if there are any."""
         try:
-            table = await asyncio.to_thread(self._watch.newer)
+            table = await asyncio.to_thread(self.watch.newer)
             if table:
                 self.chooser.use(table)
                 _LOG.info("table %s", table.version)

@@ -6,6 +6,7 @@ from typing import Any
 from fingerpost.category import SEPARATOR
 from fingerpost.flow_status import FAILED
 from fingerpost.serving.page.fleet import OK, HostRow
+from fingerpost.serving.page.pickers import said_of
 
 _NAMED = 3
 
@@ -75,6 +76,7 @@ def _wrong(page: Mapping[str, Any], rows: Sequence[HostRow], store_problem: str 
         f"{', '.join(each.name for each in rows if each.state == state)[:200]}"
         for state, count in bad.items()
     ]
+    found += said_of(page["pickers"]["listed"])
     found += [
         f"flow {each['name']} failed: {each['text']}" for each in page["pipeline"]["flows"] if each["state"] == FAILED
     ]

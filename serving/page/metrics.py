@@ -29,6 +29,11 @@ P99_OVER = Family(
     f"{_PLACE}_p99_exceeded_ratio", "gauge",
     "Share of the cells' measured p99 above the predicted one, over the last hour.", ("service",),
 )  # fmt: skip
+PICKER_AGE = Family(
+    f"{_PLACE}_picker_table_age_seconds", "gauge",
+    "Since the table that a picker was given last was known to be right, of at most a hundred with the oldest.",
+    ("service", "kind", "picker"),
+)  # fmt: skip
 RATE = Family(
     f"{_PLACE}_fleet_requests_per_second", "gauge", "Requests a second of the whole fleet, latest window.", ("service",)
 )
@@ -88,8 +93,8 @@ DECIDED = Family(
     "fingerpost_promotion_last_timestamp_seconds", "gauge", "When such a decision was last made.", ("service", "action")
 )
 FAMILIES = (
-    ERROR, REGRET, P99_OVER, RATE, CAPACITY, HEADROOM, HOST_STATES, ROUTED, ROUTED_LATENCY, EXPLORED, FAILED, MODEL,
-    EXPERIMENT, EFFECT, DRIFT, SUCCESS, TOOK, LAG, FAILURES, DECISIONS, DECIDED, BUILD_INFO,
+    ERROR, REGRET, P99_OVER, PICKER_AGE, RATE, CAPACITY, HEADROOM, HOST_STATES, ROUTED, ROUTED_LATENCY, EXPLORED,
+    FAILED, MODEL, EXPERIMENT, EFFECT, DRIFT, SUCCESS, TOOK, LAG, FAILURES, DECISIONS, DECIDED, BUILD_INFO,
 )  # fmt: skip
 _ACTIONS = ("promote", "rollback", "reject", "wait", "forced", "kept")
 _MAX_SERVICES = 100
@@ -181,6 +186,9 @@ _SAMPLES: dict[Family, Callable[[Mapping[str, Any]], Iterable[Any]]] = {
     ],
     EXPLORED: _arms("explored_share"),
     FAILED: _arms("failed_share"),
+    PICKER_AGE: lambda page: [
+        ((each["kind"], each["name"]), each["table_age_s"]) for each in page["pickers"]["listed"]
+    ],
     MODEL: lambda page: [
         ((each["alias"], each["version"]), 1.0) for each in page["model"]["aliases"] if each["version"]
     ],

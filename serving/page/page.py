@@ -22,7 +22,9 @@ from fingerpost.serving.page import panels
 from fingerpost.serving.page.answers import answers
 from fingerpost.serving.page.decisions import Decisions
 from fingerpost.serving.page.fleet import cell_history, fleet_panel, host_rows
+from fingerpost.serving.page.pickers import pickers_of
 from fingerpost.serving.page.worth import Worth, worth_panel
+from fingerpost.serving.pickers import Picker
 from fingerpost.serving.store import StoreError
 from fingerpost.serving.store_database import hosts as reporting
 
@@ -44,11 +46,13 @@ class _Known:
 
     Args:
         reporters: agents that report, by kind.
+        pickers: that follow the table, the oldest table first.
         store_problem: why hosts and reporters are not known.
     """
 
     listed: list[dict[str, Any]] = field(default_factory=list)
     reporters: dict[str, int] = field(default_factory=dict)
+    pickers: list[Picker] = field(default_factory=list)
     flows: dict[str, FlowStatus] = field(default_factory=dict)
     decisions: list[dict[str, str]] = field(default_factory=list)
     refused: dict[str, float] = field(default_factory=dict)
@@ -66,7 +70,7 @@ class _OfService:
         self._made_s, self._took_s, self._body = -_MADE_EVERY_S, 0.0, b""
         self._numbers: Mapping[str, Any] = {}
         self._known, self._read_s = _Known(), -_READ_EVERY_S
-        self._asked: Future[tuple[list[dict[str, Any]], dict[str, int]]] | None = None
+        self._asked: Future[tuple[list[dict[str, Any]], dict[str, int], list[Picker]]] | None = None
         self._decided = Decisions(engine.settings.lake, service)
         self.worth = Worth()
 
@@ -136,6 +140,7 @@ class _OfService:
             "pipeline": panels.pipeline_panel(
                 known.flows, known.reporters, known.refused, known.disks, health["problems"], settings
             ),
+            "pickers": pickers_of(known.pickers, now_us, settings.table_ttl_s),
         }
         page["answers"] = answers(page, rows, known.store_problem)
         return page
@@ -145,11 +150,12 @@ class _OfService:
         try:
             # A store that does not answer must hold up neither page nor metrics: what it says late is shown later.
             self._asked = self._asked or engine.store_reads.submit(self._of_store, now_us)
-            found.listed, found.reporters = self._asked.result(_STORE_S)
+            found.listed, found.reporters, found.pickers = self._asked.result(_STORE_S)
             self._asked = None
         except (StoreError, TimeoutError, RuntimeError) as error:
             self._asked = None if self._asked and self._asked.done() else self._asked
             found.listed, found.reporters = self._known.listed, self._known.reporters
+            found.pickers = self._known.pickers
             found.store_problem = str(error) or "no answer"
         found.flows = flow_statuses(settings.lake, self.service)
         found.decisions = decisions(settings.lake, self.service)
@@ -162,8 +168,9 @@ class _OfService:
                 found.disks[name] = (float("nan"), str(error.strerror))
         return found
 
-    def _of_store(self, now_us: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        return self._engine.members.listing(self.service), self._reporters(now_us)
+    def _of_store(self, now_us: int) -> tuple[list[dict[str, Any]], dict[str, int], list[Picker]]:
+        pickers = self._engine.pickers.listing(self.service, now_us)
+        return self._engine.members.listing(self.service), self._reporters(now_us), pickers
 
     def _reporters(self, now_us: int) -> dict[str, int]:
         """How many agents reported lately, beside hosts and beside proxies."""

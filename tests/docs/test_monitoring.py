@@ -157,6 +157,12 @@ def query(port, expression):
     # Rates of a few seconds, since nobody waits for five minutes.
     asked = {"query": expression.replace("[5m]", "[10s]")}
     url = f"http://127.0.0.1:{port}/api/v1/query"
-    found = wait_for(lambda: httpx.get(url, params=asked, trust_env=False, timeout=10), 30, 0.5).json()
+
+    def answer():
+        given = httpx.get(url, params=asked, trust_env=False, timeout=10)
+        # It says so while it starts.
+        return given if given.status_code != 503 else None
+
+    found = wait_for(answer, 60, 0.5).json()
     assert found["status"] == "success", (expression, found)
     return bool(found["data"]["result"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import threading
 import time
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from fingerpost.category import OTHER
 from fingerpost.cli import app
+from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
 from fingerpost.routing.endpoint_picker.choice import Chooser
 from fingerpost.routing.endpoint_picker.endpoints import Endpoints, endpoint_of
@@ -24,6 +26,7 @@ from fingerpost.routing.endpoint_picker.requests import Request
 from fingerpost.routing.endpoint_picker.server import EndpointPickerServer
 from fingerpost.routing.envoy.upstream import Upstream
 from fingerpost.routing.inflight import work_ahead
+from fingerpost.routing.router import write_table
 from fingerpost.routing.table_file import PickerSettings
 from tests.support.picker_harness import made_table
 
@@ -154,6 +157,27 @@ def test_queues_are_followed_and_what_an_endpoint_does_not_tell_is_said_once(por
     assert [each.value for each in found["fingerpost_endpoint_waiting"]] == [7.0]
     assert {each.labels["reason"] for each in found["fingerpost_endpoint_queue_failures"]} == failed
     assert len([record for record in caplog.records if "queue of" in record.message]) == 4
+
+
+def test_the_age_of_the_table_is_a_metric(tmp_path):
+    path = tmp_path / "table"
+    server = EndpointPickerServer(Chooser(Endpoints([Upstream("a", "127.0.0.1", 1)])), path)
+
+    def values():
+        asyncio.run(server.refresh())
+        found = {
+            each.name: [sample.value for sample in each.samples] for each in EndpointPickerMetrics(server).collect()
+        }
+        return [found.get(f"fingerpost_endpoint_table_{what}_seconds") for what in ("age", "remaining")]
+
+    assert values() == [None, None]
+    now_s = time.time()
+    write_table(path, made_table(["a"], [OTHER], expires_us=round((now_s + 20) * US)))
+    os.utime(path, (now_s - 10, now_s - 10))
+    [age_s], [remaining_s] = values()
+    passed_s = time.time() - now_s
+    assert 10 <= age_s <= 10 + passed_s
+    assert 20 - passed_s <= remaining_s <= 20
 
 
 def test_a_name_that_is_none_is_refused():

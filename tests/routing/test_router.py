@@ -13,6 +13,8 @@ import pytest
 
 from fingerpost.errors import FingerpostError
 from fingerpost.heartbeat import Heartbeats
+from fingerpost.names import is_name
+from fingerpost.routing.metrics_port import TableMetrics
 from fingerpost.routing.router import Router
 from fingerpost.routing.services import Places, ServiceRouter, check_places, follow_all
 from fingerpost.routing.table_file import decode
@@ -36,10 +38,11 @@ TABLE = {
 @pytest.fixture
 def engine():
     """An engine that serves one table: with its version as ETag, and its expiry in a header."""
-    state = {"version": "v1", "expires": time.time() + 60, "status": 200, "body": None, "asked": []}
+    state = {"version": "v1", "expires": time.time() + 60, "status": 200, "body": None, "asked": [], "pickers": set()}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            state["pickers"].add(self.headers.get("x-fingerpost-picker"))
             state["asked"].append((self.path, self.headers.get("if-none-match"), self.headers.get("authorization")))
             same = self.headers.get("if-none-match") == f'"{state["version"]}"'
             body = (
@@ -115,6 +118,37 @@ def test_it_follows_until_told_to_stop(engine, tmp_path):
     stop.set()
     thread.join(10)
     assert read(path).version == "v1"
+    # The engine is told who picks by it: this machine, and the file, since that is not called as the service.
+    (who,) = engine["pickers"]
+    assert who.startswith("router/")
+    assert who.endswith("-t")
+    assert is_name(who.removeprefix("router/"))
+
+
+def test_the_age_of_the_table_is_a_metric(engine, tmp_path):
+    router = Router(engine["url"], tmp_path / "t", Settings())
+
+    def ages():
+        metrics = {each.name: each.samples for each in TableMetrics({"shop": router}).collect()}
+        return [each.value for each in metrics["fingerpost_router_table_age_seconds"]]
+
+    assert ages() == []
+    router.sync()
+    # Nobody goes on to ask after a single look.
+    assert engine["pickers"] == {None}
+    [first] = ages()
+    [second] = ages()
+    assert 0 <= first < second
+    engine["status"] = 503
+    with pytest.raises(FingerpostError):
+        router.sync()
+    [third] = ages()
+    assert third > second
+    engine["status"] = 200
+    asked_s = time.monotonic()
+    router.sync()
+    [fourth] = ages()
+    assert fourth <= time.monotonic() - asked_s
 
 
 def fingerpost(*arguments, **environment):

@@ -115,6 +115,14 @@ def test_each_panel_shows_the_number_of_the_api(engine, fed, watched):
     # How much later than planned ingest began.
     assert "7 s" in watched.text("#pipeline table tr:has-text('ingest')")
     assert "flow train failed: OSError: no room" in watched.text("#answer-wrong")
+    with engine.client() as client:
+        client.table("shop", picker="router/edge-1")
+    watched.expect("#pipeline").to_contain_text("edge-1")
+    assert "router beside Envoy" in watched.text("#pipeline tr:has-text('edge-1')")
+    assert (
+        'picker_table_age_seconds{kind="router",picker="edge-1",service="shop"}'
+        in httpx.get(f"{engine.url}/metrics", timeout=20, trust_env=False).text
+    )
     assert watched.page.get_attribute("#pipeline a", "href") == "http://127.0.0.1:4200/runs/flow-run/1"
     assert watched.errors == watched.elsewhere == []
 

@@ -302,6 +302,8 @@ function showWorth(host, page) {
 
 function showPipeline(host, page) {
   const { pipeline } = page;
+  // An engine of an earlier version tells of none.
+  const pickers = page.pickers || { known: 0, listed: [] };
   fill(host, "figures", [pipeline.reporters, pipeline.disks], () => [figures(
     ...Object.entries(pipeline.reporters).map(([name, count]) => [`${name} that report`, String(count), name.replace(" ", "-")]),
     ...pipeline.disks.map((each) => [`free on the disk of ${each.folder}`, each.free_mb === null ? "–" : `${Math.round(each.free_mb / 1024)} GB`, `disk-${each.folder}`]))]);
@@ -311,6 +313,11 @@ function showPipeline(host, page) {
     table([{ name: "flow" }, { name: "state" }, { name: "last success", number: true }, { name: "took", number: true }, { name: "began late by", number: true }, { name: "failures since", number: true }, { name: "what came of it" }, { name: "run" }],
       pipeline.flows.map((each) => [each.name, coloured(each.state), each.succeeded ? `${seconds(Math.max(0, page.now - each.succeeded))} ago` : "never", seconds(each.took_s), seconds(each.lag_s), String(each.failures), each.text, each.link ? link(each.link, "Prefect") : ""]),
       "No flow has run yet on this lake. `fingerpost up` starts their schedules.")]);
+  fill(host, "pickers", [pickers, Math.floor(page.now / 2)], () => [el("h3", {}, "Pickers that follow the table"),
+    table([{ name: "picker" }, { name: "kind" }, { name: "age of its table", number: true }, { name: "state" }],
+      pickers.listed.map((each) => [each.name, each.kind === "router" ? "router beside Envoy" : "endpoint picker", seconds(each.table_age_s), each.expired ? el("span", { class: "bad" }, "expired") : coloured("ok")]),
+      "None has asked within ten minutes. Run `fingerpost router` beside Envoy, or `fingerpost endpoint-picker --engine`."),
+    pickers.known > pickers.listed.length ? hint(`${pickers.known - pickers.listed.length} more have younger tables.`) : null]);
   fill(host, "refused", pipeline.refused, (refused) => [el("h3", {}, "Refused since the engine began"),
     table([{ name: "reason" }, { name: "count", number: true }], Object.entries(refused).map(([reason, count]) => [reason, number(count)]), "Nothing was refused.")]);
 }
