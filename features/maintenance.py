@@ -29,11 +29,20 @@ from numpy.typing import NDArray
 
 from fingerpost.errors import FingerpostError
 from fingerpost.features.prepare import file_marks, read_manifest, write_manifest
-from fingerpost.lake import INBOX, QUARANTINE, dates, parquet_files, partition, remove_oldest, service_folder
+from fingerpost.lake import (
+    INBOX,
+    LIVE_ERRORS,
+    QUARANTINE,
+    dates,
+    parquet_files,
+    partition,
+    remove_oldest,
+    service_folder,
+)
 from fingerpost.locks import locked
 
 COMPACTED = ("requests", "samples", "reported_windows", "reported_loads", "reported_keys", "fingerprints", "events")
-KEPT_BY_AGE = (*COMPACTED, "counts", "windows", "loads", "features", "history")
+KEPT_BY_AGE = (*COMPACTED, "counts", "windows", "loads", "features", "history", LIVE_ERRORS)
 MERGED = "merged.parquet"
 _NAMES = ".merged.npy"
 _ROWS = 200_000

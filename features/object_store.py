@@ -18,6 +18,8 @@ from fingerpost.flow_status import KIND as STATUS
 from fingerpost.flow_status import MAX_BYTES as MAX_STATUS_BYTES
 from fingerpost.lake import (
     INBOX,
+    LIVE_ERRORS,
+    PREDICTIONS,
     QUARANTINE,
     TAKEN,
     batch_name,
@@ -30,7 +32,7 @@ from fingerpost.names import is_name
 from fingerpost.settings import Settings
 
 # What engines write and the platform reads.
-_SENT = (INBOX, "predictions")
+_SENT = (INBOX, PREDICTIONS, LIVE_ERRORS)
 # What the platform writes and engines read: the categories of all services, the last fingerprints of each, and how
 # flows went (`STATUS`).
 _CATEGORIES, _FINGERPRINTS = "categories", "fingerprints/service={}/latest.parquet"
@@ -174,7 +176,8 @@ class ObjectLake:
             # What is here already, and was never sent, is newer or as good.
             wanted = [found for found in wanted if not (self._lake / found["path"]).exists()]
         else:
-            wanted = [found for found in self._of_service("predictions", service) if found["path"] not in known]
+            tops = [top for top in _SENT if top not in _LOCAL]
+            wanted = [found for top in tops for found in self._of_service(top, service) if found["path"] not in known]
         list(self._each(self._get, wanted))
         self._note(service, {**(known or {}), **{found["path"]: self._state(found["path"]) for found in wanted}})
         batches = [found for kind in self._folders(INBOX) for found in self._list(f"{kind}/service={service}")]

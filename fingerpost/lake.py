@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 INBOX = "inbox"
 QUARANTINE = "quarantine"
+# What engines write beside the inbox: predictions of champion and challenger, and how far the champion was off.
+PREDICTIONS, LIVE_ERRORS = "predictions", "live_errors"
 # Behind the name of a batch that was taken out of the inbox, which then begins with a dot.
 TAKEN = ".taken"
 # As a column to read: the path of the file that a row is in.

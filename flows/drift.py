@@ -68,8 +68,16 @@ def _markdown(verdicts: dict[str, DriftVerdict]) -> str:
             for test in verdict.tests
         )
         reasons = "\n".join(f"- {markdown_text(reason)}" for reason in verdict.reasons)
+        live = "\n".join(
+            f"| {each.target} | {markdown_text(each.category) or 'all'} | {each.error:.3f} | {each.low:.3f} to "
+            f"{each.high:.3f} | {each.beyond} of {each.windows} | {'drift' if each.found else ''} |"
+            for each in verdict.live
+            if each.found or not each.category
+        )
         parts.append(
             f"# {alias}, version {verdict.model_version}: {verdict.verdict}\n\n{reasons}\n\n"
+            f"| live error of | category | now | interval when tested | windows beyond | |\n|---|---|---|---|---|---|\n"
+            f"{live}\n\n"
             f"| column | distance | limit | |\n|---|---|---|---|\n{rows}\n\n{tests}\n"
         )
     return "\n".join(parts) or "There is no champion yet.\n"

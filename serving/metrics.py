@@ -128,6 +128,8 @@ class EngineMetrics:
         self.services = ServiceGauges(_SPACE, known)
         self.shadow_rows = counter("shadow_rows", "Predictions logged for comparison")
         self.shadow_failures = counter("shadow_failures", "Logs of predictions that could not be written")
+        self.live_error_windows = counter("live_error_windows", "Windows whose live errors were logged")
+        self.live_error_failures = counter("live_error_failures", "Logs of live errors that could not be written")
 
     def received(self, accepted: int, stale: int, reasons: Mapping[str, int]) -> None:
         for outcome, count in (("accepted", accepted), ("stale", stale), ("refused", sum(reasons.values()))):

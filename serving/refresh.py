@@ -12,6 +12,7 @@ from fingerpost.serving.arm_guard import ArmGuard
 from fingerpost.serving.contest import CONTEST, LiveContest
 from fingerpost.serving.fleet_state import FleetState, build_fleet
 from fingerpost.serving.host_states import HostStates
+from fingerpost.serving.live_errors import LiveErrorLog
 from fingerpost.serving.members import Members
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.models import Models
@@ -87,7 +88,7 @@ class Refresher:
         self._store, self._log, self._settings = store, log, settings
         self._metrics, self._categories = metrics, categories
         self._members, self._events = members, events
-        self._shadow = ShadowLog(settings, metrics)
+        self._shadow, self._live = ShadowLog(settings, metrics), LiveErrorLog(settings, metrics)
         self.windows = AllWindows(settings.window_s)
         self.models = Models(settings, metrics, self.services, self.scored)
         self.arms = ArmGuard(self.models, events, settings, self.services)
@@ -194,6 +195,7 @@ class Refresher:
                     del self._work[service]
                 self._metrics.services.forget(service)
                 self.windows.forget(service)
+                self._live.forget(service)
                 continue
             # A large fleet takes long to score: half of the time is left to others.
             if now_s - work.refreshed_s >= max(self._settings.table_refresh_s, 2 * work.took_s):
@@ -322,7 +324,7 @@ class Refresher:
             self._metrics.arrival_seconds.observe(max(0.0, time.time() - work.arrived_us / 1e6))
             work.arrived_us = 0
         shadow = self._shadow.consider(scored, self.models.slot(view.service, "challenger").model)
-        self.windows.of(view.service).observe(scored, work.challenger or shadow)
+        self._live.take(view.service, self.windows.of(view.service).observe(scored, work.challenger or shadow))
 
     def _contested(self, work: _Work, fleet: FleetState, scorer: ModelScorer | None, before: Scored | None) -> Scored:
         """The fleet as the champion, the baseline, or both by category serve it."""

@@ -6,13 +6,12 @@ from typing import Any
 
 from fingerpost.clock import clock_us
 from fingerpost.features.definition import TARGETS
-from fingerpost.lake import date_of, partition, remove_oldest, write_table
+from fingerpost.lake import PREDICTIONS, date_of, partition, remove_oldest, write_table
 from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.scoring import ModelScorer, Scored, score_fleet
 from fingerpost.settings import Settings
 
 logger = logging.getLogger(__name__)
-KIND = "predictions"
 
 
 class ShadowLog:
@@ -35,7 +34,7 @@ class ShadowLog:
         if self._done.get(service) == slot:
             return None
         self._done[service] = slot
-        path = partition(self._settings.lake, KIND, service, date_of(slot)) / f"{slot}.parquet"
+        path = partition(self._settings.lake, PREDICTIONS, service, date_of(slot)) / f"{slot}.parquet"
         try:
             if path.exists():
                 return None
@@ -44,7 +43,7 @@ class ShadowLog:
             self._metrics.scored("challenger", shadow.cells, time.perf_counter() - began)
             table = prediction_table(scored, shadow)
             write_table(path, table)
-            remove_oldest(self._settings.lake / KIND, self._settings.max_shadow_mb * 1e6)
+            remove_oldest(self._settings.lake / PREDICTIONS, self._settings.max_shadow_mb * 1e6)
             self._metrics.shadow_rows.inc(table.num_rows)
             return shadow
         except Exception as error:  # a comparison that is lost is no reason not to serve

@@ -1,5 +1,6 @@
 """The drift gate of one version: its training window from the registry, rows from the lake, the verdict into MLflow."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fingerpost.abtest.drift.frames import split_rows
+from fingerpost.abtest.drift.live import LIVE_TARGETS, LiveSign, live_signs
 from fingerpost.abtest.drift.report import page
 from fingerpost.abtest.drift.verdict import DriftVerdict, drift_verdict
 from fingerpost.abtest.results import DRIFT
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import load_training_rows
+from fingerpost.lake import LIVE_ERRORS, read_frame
 from fingerpost.settings import Settings
 from fingerpost.shown import markdown_text
 from fingerpost.training.registry import Registry
@@ -22,6 +26,7 @@ from fingerpost.training.runs import VERDICT, HeldOutSkill
 REPORT = "report.html"
 _MAX_SNAPSHOTS = 200
 _MAX_DOUBLINGS = 2
+_WHO = ("model", "naive")
 
 
 def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, str]:
@@ -50,8 +55,21 @@ def check_drift(settings: Settings, model_version: str) -> tuple[DriftVerdict, s
         # The registered model has learned the rows it was scored on: what it says of those tells nothing of its errors.
         return (registered if rows["time"].min() > end else scored).predict_log(rows)
 
-    verdict = drift_verdict(reference, current, predict_log, settings, model_version, learned_until, skill_then)
+    tested = reference[reference["time"] > learned_until].tail(settings.drift_max_rows)
+    live = live_rows(settings, model_version, end)
+    signs = live_signs(tested, predict_log, live, settings.drift_live_ratio)
+    about = (model_version, learned_until, skill_then, signs)
+    verdict = drift_verdict(reference, current, predict_log, settings, *about)
     return verdict, _log(settings, registry, verdict)
+
+
+def live_rows(settings: Settings, version: str, trained_until: datetime) -> pd.DataFrame:
+    """What engines saw of a version's errors, of the latest `drift_window_s`; empty where it never was champion."""
+    end_us = clock_us()
+    begin_us = max(end_us - round(settings.drift_window_s * US), round(trained_until.timestamp() * US))
+    columns = ("time", "version", "category", "requests", *(f"{who}_{each}" for who in _WHO for each in LIVE_TARGETS))
+    rows = read_frame(settings.lake, LIVE_ERRORS, settings.service, begin_us, max(end_us, begin_us + 1), columns)
+    return rows[rows["version"].astype(str) == version]
 
 
 def _window(params: dict[str, Any], name: str, version: str) -> tuple[datetime, datetime, datetime]:
@@ -92,7 +110,20 @@ def _metrics(verdict: DriftVerdict) -> dict[str, float]:
         "cells_changed": told["cells_changed"],
         "data_tests_failed": len(told["data"]["failed"]),
     }
-    return {name: float(value) for name, value in {**distances, **skills, **counts}.items() if value is not None}
+    live = _live_metrics(verdict.live)
+    found = {**distances, **skills, **counts, **live}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _live_metrics(signs: Sequence[LiveSign]) -> dict[str, float]:
+    """Of all categories together, by target; and how many signs of drift there are."""
+    whole = {each.target: each for each in signs if not each.category}
+    values = {
+        f"live.{name}.{target}": value
+        for target, each in whole.items()
+        for name, value in (("error", each.error), ("low", each.low), ("high", each.high))
+    }
+    return {**values, "live.signs": float(sum(each.found for each in signs))}
 
 
 def workspace_path(settings: Settings) -> Path:

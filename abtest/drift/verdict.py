@@ -1,6 +1,7 @@
 """From report to verdict: has the world changed since the model was trained, and is the data fit to judge by."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,12 +10,16 @@ import numpy as np
 import pandas as pd
 
 from fingerpost.abtest.drift.frames import CELL, LEVEL, RESIDUALS, Predict, checked_frames
+from fingerpost.abtest.drift.live import LiveSign
 from fingerpost.abtest.drift.report import Column, DataTest, Limits, run_report
 from fingerpost.abtest.results import DRIFT, NO_DRIFT, TOO_LITTLE, DriftResult
 from fingerpost.features.definition import NAIVE, TARGETS, naive_column
 from fingerpost.settings import Settings
 from fingerpost.training.evaluate import log_mae
 
+# Signs of live errors that a result tells; those that were found come first.
+_MAX_LIVE = 20
+_MAX_SIGNS = 3
 # Below this share of the reference's hosts, what is measured is not the fleet.
 _MIN_HOSTS = 0.5
 
@@ -47,6 +52,7 @@ class DriftVerdict:
         skill: of the model on the rows now, target by target; None where it cannot be told.
         skill_then: mean over the targets when it was registered.
         skill_fell: whether the mean fell by more than `skill_fall`.
+        live: live errors against the interval of the tested windows: the first sign.
         snapshot: Evidently's, to be saved; not part of the JSON.
     """
 
@@ -63,6 +69,7 @@ class DriftVerdict:
     skill: dict[str, float | None] = field(default_factory=dict)
     skill_then: float | None = None
     skill_fell: bool = False
+    live: list[LiveSign] = field(default_factory=list)
     snapshot: Any = None
 
     @property
@@ -73,7 +80,7 @@ class DriftVerdict:
     def result(self) -> DriftResult:
         """The result that is logged, and read by the promotion's gates."""
         failed = [test.description for test in self.tests if not test.passed]
-        passed = not failed if self.verdict != TOO_LITTLE else None
+        passed = not failed if self.tests else None
         columns = [{**asdict(each), "drifted": each.drifted} for each in self.columns]
         names = ("model_name", "model_version", "verdict", "reasons", "rows", "span", "retrain", "cells_looked_at")
         return DriftResult.model_validate({
@@ -83,6 +90,7 @@ class DriftVerdict:
             "columns": columns,
             "cells": [asdict(each) for each in self.cells[:100]],
             "cells_changed": len(self.cells),
+            "live": [{**asdict(each), "found": each.found} for each in self.live[:_MAX_LIVE]],
         })  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -98,10 +106,12 @@ def drift_verdict(
     model_version: str,
     learned_until: datetime,
     skill_then: float | None = None,
+    live: Sequence[LiveSign] = (),
 ) -> DriftVerdict:
     """Compares the rows a model was trained on with those since.
 
-    It is drift if throughput or the model's errors drifted as a whole, if more than `drift_cell_share` of the cells
+    It is drift if live errors say so, whatever rows there are since; if throughput or the model's errors drifted as a
+    whole, if more than `drift_cell_share` of the cells
     changed by more than `drift_cell_ratio`, or if at least `drift_share` of all columns drifted.
 
     Args:
@@ -109,11 +119,16 @@ def drift_verdict(
         predict_log: the model.
         learned_until: the last time it learned from; the reference's rows after it were only tested on.
         skill_then: its mean skill when it was registered.
+        live: of `live_signs`.
     """
     rows = {"reference": len(reference), "current": len(current)}
     found = DriftVerdict(settings.model_name, model_version, TOO_LITTLE, [], rows, _span(reference, current))
+    found.live = list(live)
+    signs = [each.text() for each in found.live if each.found][:_MAX_SIGNS]
     if min(rows.values()) < settings.drift_min_rows:
-        found.reasons = [f"{rows['current']} rows since {rows['reference']} before, {settings.drift_min_rows} needed"]
+        found.verdict = DRIFT if signs else TOO_LITTLE
+        few = f"{rows['current']} rows since {rows['reference']} before, {settings.drift_min_rows} needed"
+        found.reasons = [*signs, few]
         return found
     before, now = checked_frames(reference, current, predict_log, settings.drift_max_rows, learned_until)
     limits = Limits(
@@ -123,7 +138,7 @@ def drift_verdict(
     found.columns, found.tests, found.snapshot = run_report(before, now, limits, name, [model_version])
     found.tests.append(_hosts_test(reference, current))
     found.cells, found.cells_looked_at = shifted_cells(before, now, settings.drift_cell_ratio)
-    found.reasons = _reasons(found, settings)
+    found.reasons = [*signs, *_reasons(found, settings)]
     found.verdict = DRIFT if found.reasons else NO_DRIFT
     found.skill = {target: _skill(now, target) for target in TARGETS}
     known = [value for value in found.skill.values() if value is not None]

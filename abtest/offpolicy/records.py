@@ -12,9 +12,8 @@ from fingerpost.errors import NoDataError
 from fingerpost.experiment import ALIASES
 from fingerpost.features.build import with_categories
 from fingerpost.features.windows import CATEGORY_COLUMNS, numbers, record_weights
-from fingerpost.lake import FILE, read_frame
+from fingerpost.lake import FILE, PREDICTIONS, read_frame
 from fingerpost.request_status import failed
-from fingerpost.serving.shadow import KIND
 from fingerpost.settings import Settings
 
 _MAX_RECORDS = 300_000
@@ -78,9 +77,9 @@ def challenger_off_policy(settings: Settings, from_us: int, to_us: int) -> Chall
         NoDataError: there are no predictions of a challenger, or no requests with a propensity.
     """
     lake, service = settings.lake, settings.service
-    predictions = read_frame(lake, KIND, service, from_us, to_us, _PREDICTION_COLUMNS)
+    predictions = read_frame(lake, PREDICTIONS, service, from_us, to_us, _PREDICTION_COLUMNS)
     if predictions.empty:
-        raise NoDataError(f"no predictions of champion and challenger in {lake / KIND}: is there a challenger?")
+        raise NoDataError(f"no predictions of champion and challenger in {lake / PREDICTIONS}: is there a challenger?")
     last = predictions.iloc[-1]
     versions = (str(last["champion_version"]), str(last["challenger_version"]))
     same = (predictions["champion_version"] == versions[0]) & (predictions["challenger_version"] == versions[1])

@@ -10,8 +10,7 @@ from fingerpost.clock import US
 from fingerpost.features.build import with_categories
 from fingerpost.features.definition import TARGETS
 from fingerpost.features.windows import CATEGORY_COLUMNS, numbers, record_weights
-from fingerpost.lake import read_frame
-from fingerpost.serving.shadow import KIND
+from fingerpost.lake import PREDICTIONS, read_frame
 from fingerpost.telemetry.windows import LATENCY_SHARES, window_end_us
 
 # A window that few requests reach by choice stands for at most this many times as many.
@@ -29,7 +28,7 @@ def load_shadow(lake: Path, service: str, from_us: int, to_us: int, window_s: fl
     """`join_outcomes` of what the lake has of predictions in a span of time."""
     reach = round(_LOAD_WINDOWS * window_s * US)
     span = (from_us - reach, to_us + reach)
-    predictions = read_frame(lake, KIND, service, from_us, to_us)
+    predictions = read_frame(lake, PREDICTIONS, service, from_us, to_us)
     windows = read_frame(lake, "windows", service, *span, ("time", *_CELL, "requests", *_OUTCOMES))
     loads = read_frame(lake, "loads", service, *span, ("time", "host", "inflight"))
     if predictions.empty or windows.empty:

@@ -22,6 +22,12 @@ class Drift(BaseModel):
         gt=1,
         description="Report a cell (host and category) as changed when its throughput or errors change by this factor.",
     )
+    drift_live_ratio: float = Field(
+        default=1.5,
+        gt=1,
+        description="Count a window against the champion when its live error is this many times the error it was "
+        "tested with, and beyond the interval of these.",
+    )
     drift_cell_share: float = Field(
         default=0.01,
         ge=0,

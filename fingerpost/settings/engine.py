@@ -93,7 +93,8 @@ class Engine(BaseModel):
     max_shadow_mb: float = Field(
         default=256.0,
         gt=0,
-        description="Remove the oldest logged predictions of champion and challenger beyond this size, megabytes.",
+        description="Remove the oldest logged predictions of champion and challenger, and the oldest live errors, "
+        "beyond this size each, megabytes.",
     )
 
     @field_validator("engine_url")

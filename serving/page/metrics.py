@@ -72,6 +72,12 @@ EFFECT = Family(
     ("service", "metric", "bound"),
 )  # fmt: skip
 DRIFT = Family(f"{_PLACE}_drift", "gauge", "1 if the latest drift report of the champion says so.", ("service",))
+LIVE_INTERVAL = Family(
+    f"{_PLACE}_live_error", "gauge",
+    "The champion's live error, mean |log(measured / predicted)|, and the interval it was tested with, by the latest "
+    "drift report: `error`, `low`, `high`.",
+    ("service", "target", "bound"),
+)  # fmt: skip
 SUCCESS = Family(
     "fingerpost_flow_last_success_timestamp_seconds", "gauge", "When a flow last succeeded; 0: never.",
     ("service", "flow"),
@@ -94,7 +100,8 @@ DECIDED = Family(
 )
 FAMILIES = (
     ERROR, REGRET, P99_OVER, PICKER_AGE, RATE, CAPACITY, HEADROOM, HOST_STATES, ROUTED, ROUTED_LATENCY, EXPLORED,
-    FAILED, MODEL, EXPERIMENT, EFFECT, DRIFT, SUCCESS, TOOK, LAG, FAILURES, DECISIONS, DECIDED, BUILD_INFO,
+    FAILED, MODEL, EXPERIMENT, EFFECT, DRIFT, LIVE_INTERVAL, SUCCESS, TOOK, LAG, FAILURES, DECISIONS, DECIDED,
+    BUILD_INFO,
 )  # fmt: skip
 _ACTIONS = ("promote", "rollback", "reject", "wait", "forced", "kept")
 _MAX_SERVICES = 100
@@ -195,6 +202,11 @@ _SAMPLES: dict[Family, Callable[[Mapping[str, Any]], Iterable[Any]]] = {
     EXPERIMENT: _experiment,
     EFFECT: _effects,
     DRIFT: lambda page: [((), page["predictions"]["drifted"])],
+    LIVE_INTERVAL: lambda page: [
+        ((each["target"], bound), each[bound])
+        for each in page["predictions"]["live"]
+        for bound in ("error", "low", "high")
+    ],
     SUCCESS: _flows(lambda flow: flow["succeeded"] or 0.0),
     TOOK: _flows(lambda flow: flow["took_s"]),
     LAG: _flows(lambda flow: flow["lag_s"]),

@@ -129,6 +129,7 @@ def predictions_panel(
         "fingerprint_age_s": _fingerprint_age(table),
         "guard": {name: guard[name] for name in ("trust", "trusts", "requests", "time") if name in guard} or None,
         "drifted": _drifted(drift),
+        "live": _live(drift),
         "drift": None if drift is None else {"text": drift.text, "at": drift.ended_us / US, "state": drift.state},
     }
 
@@ -137,6 +138,14 @@ def _drifted(flow: FlowStatus | None) -> float | None:
     """1 if the champion's latest drift report says so, else 0; None: there is none."""
     champion = (flow.details or {}).get(CHAMPION) if flow else None
     return float(champion.get("verdict") == "drift") if isinstance(champion, dict) else None
+
+
+def _live(flow: FlowStatus | None) -> list[dict[str, Any]]:
+    """By target the champion's live error of all categories with the interval it was tested with."""
+    champion = (flow.details or {}).get(CHAMPION) if flow else None
+    signs = champion.get("live") if isinstance(champion, dict) else None
+    names = ("target", "error", "low", "high", "windows", "found")
+    return [{name: each[name] for name in names} for each in signs or [] if not each["category"]]
 
 
 def _errors(compared: Sequence[Total], name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fingerpost.clock import US
 from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.features.definition import TARGETS
 from fingerpost.serving.fleet_state import FleetState
+from fingerpost.serving.live_errors import LiveErrors, live_errors
 from fingerpost.serving.scoring import Scored
 
 Floats16 = NDArray[np.float16]
@@ -96,6 +97,7 @@ class _Forecast:
     categories: tuple[str, ...]
     end_us: int
     version: str
+    champion: str
     logs: dict[str, Floats32]
 
     def add(self, name: str, scored: Scored) -> None:
@@ -177,7 +179,7 @@ class ServiceWindows:
         self._axes: _Axes = ((), ())
         self._steps: dict[int, Floats32] = {}
 
-    def observe(self, scored: Scored, challenger: Scored | None = None) -> None:
+    def observe(self, scored: Scored, challenger: Scored | None = None) -> list[LiveErrors]:
         """Takes in a fleet as it was scored.
 
         A window is over when all hosts have told of it, or one of a later one. It is compared with what was predicted
@@ -185,21 +187,26 @@ class ServiceWindows:
 
         Args:
             challenger: the same fleet, or an earlier one, as the challenger scores it.
+
+        Returns:
+            How far the champion was off in the windows that are over now, whether it serves or not.
         """
         ends = [state.fingerprint.history.as_of_us for state in scored.fleet.states if state.fingerprint.history]
         latest = max(ends, default=0)
         if not latest:
-            return
+            return []
+        live: list[LiveErrors | None] = []
         with self._lock:
             if self._held and latest > self._end_us and not self._done:
-                self._close(self._held, self._end_us)
+                live.append(self._close(self._held, self._end_us))
             if latest != self._end_us:
                 self._end_us, self._done = latest, False
             self._held = scored
             if not self._done and min(ends) == latest:
-                self._close(scored, latest)
+                live.append(self._close(scored, latest))
             if self._forecast and challenger and CHALLENGER not in self._forecast.logs:
                 self._forecast.add(CHALLENGER, challenger)
+        return [each for each in live if each is not None]
 
     def points(self) -> list[Point]:
         """The windows that are kept of every cell, oldest first."""
@@ -223,20 +230,24 @@ class ServiceWindows:
                 minute += _aligned(each.requests, (each.hosts, each.categories), (hosts, categories))
         return minute, hour
 
-    def _close(self, scored: Scored, end_us: int) -> None:
+    def _close(self, scored: Scored, end_us: int) -> LiveErrors | None:
         self._done = True
         measured = measured_of(scored.fleet, end_us)
         forecast = self._forecast
-        errors = None
+        errors = live = None
         if forecast is not None and 0 < end_us - forecast.end_us <= 2 * round(self._window_s * US):
             axes, of = (measured.hosts, measured.categories), (forecast.hosts, forecast.categories)
             predicted = {name: _aligned(logs, of, axes) for name, logs in forecast.logs.items()}
             errors = errors_of(predicted, measured)
+            if CHAMPION in predicted:
+                about = (end_us, forecast.champion, measured.categories, measured.requests, measured.logs)
+                live = live_errors(*about, predicted[CHAMPION], predicted[NAIVE])
             self._keep(measured, predicted[SERVED], forecast.version)
         self._recent.append(measured)
         self._add(measured)
         self._totals.append(self._total(scored, measured, errors))
         self._forecast = _forecast_of(scored, measured)
+        return live
 
     def _keep(self, measured: Measured, predicted: Floats32, version: str) -> None:
         logs = np.where((measured.requests > 0)[..., None], measured.logs, np.nan)
@@ -297,7 +308,8 @@ def _forecast_of(scored: Scored, measured: Measured) -> _Forecast:
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = {SERVED: np.log(scored.predictions).astype(np.float32)}
     logs[BASELINE], logs[NAIVE] = scored.baseline_logs.astype(np.float32), measured.logs
-    made = _Forecast(scored.fleet.hosts, scored.fleet.categories, measured.end_us, scored.version, logs)
+    champion = scored.scorer.version if scored.scorer else ""
+    made = _Forecast(scored.fleet.hosts, scored.fleet.categories, measured.end_us, scored.version, champion, logs)
     made.add(CHAMPION, scored)
     return made
 

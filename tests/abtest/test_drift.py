@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,17 @@ import pandas as pd
 import pytest
 
 from fingerpost.abtest.drift.frames import split_rows
-from fingerpost.abtest.drift.gate import check_drift, retrain_pause_s, workspace_path
+from fingerpost.abtest.drift.gate import check_drift, live_rows, retrain_pause_s, retrain_reason, workspace_path
+from fingerpost.abtest.drift.live import LiveSign, live_signs
 from fingerpost.abtest.drift.verdict import drift_verdict
 from fingerpost.abtest.results import DriftResult
+from fingerpost.clock import US, clock_us
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import build_features, load_training_rows
+from fingerpost.features.definition import TARGETS, naive_column
 from fingerpost.features.prepare import FeatureSettings
+from fingerpost.lake import LIVE_ERRORS, date_of, partition, write_table
+from fingerpost.serving.live_errors import live_error_table, live_errors
 from fingerpost.settings import Settings
 from fingerpost.training.candidate import Candidate, make_candidate
 from fingerpost.training.registration import register
@@ -148,6 +154,52 @@ def test_the_gate_logs_what_promotion_reads(candidate, settings, monkeypatch):
     [project] = workspace.list_projects()
     assert project.name == settings.model_name
     assert len(workspace.list_runs(project.id)) == 1
+
+
+def test_live_errors_come_first_and_are_enough(steady, candidate, settings):
+    """Rows are not needed for them; of rows that do not drift the report says so all the same."""
+    sign = LiveSign("throughput_rps", "", 0.5, 0.1, 0.2, 1.4, 1.0, 40, 38, 10**15)
+    half = first_half(steady)
+    about = (candidate.bundle.predict_log, settings, "1", half["time"].min(), None, [sign])
+    few = drift_verdict(half, half.head(50), *about)
+    assert few.verdict == "drift"
+    assert few.retrain
+    assert few.reasons[0].startswith("live error of throughput_rps is 0.500 since 2001-09-09")
+    assert few.to_json()["data"]["passed"] is None
+    assert few.to_json()["live"][0]["found"]
+    calm = drift_verdict(half, half.head(50), *about[:-1], [replace(sign, since_us=None)])
+    assert (calm.verdict, len(calm.reasons)) == ("too little data", 1)
+    # The budget of trainings holds for them too.
+    assert retrain_reason(few, None, 100.0, 200.0) is None
+    assert retrain_reason(few, None, 300.0, 200.0) == "drift"
+
+
+@pytest.mark.parametrize(("wrong", "signs"), [(0.0, 0), (1.2, 2)])
+def test_what_engines_saw_is_read_from_the_lake(steady, candidate, settings, wrong, signs):
+    """Windows as those it was tested with are no sign; made worse for good they are, of their version."""
+    later = steady[(steady["time"] > candidate.test["time"].max()) & ~steady["cold_start"].to_numpy(bool)]
+    later = later.reset_index(drop=True)
+    naive = [naive_column("last", each) for each in TARGETS]
+    predicted = candidate.bundle.predict_log(later)
+    now_us, found = clock_us(), []
+    for number, places in enumerate(later.groupby("time").indices.values()):
+        rows = later.iloc[places]
+        model = np.column_stack([predicted[each][places] for each in TARGETS]) + wrong
+        cells = (each[None] for each in (rows[[*TARGETS]].to_numpy(), model, rows[naive].to_numpy()))
+        categories = [str(each) for each in rows["category"]]
+        asked = rows["requests"].to_numpy()[None]
+        found.append(live_errors(now_us - (200 - number) * US, "9", categories, asked, *cells))
+    assert len(found) > 30
+    path = partition(settings.lake, LIVE_ERRORS, "shop", date_of(now_us)) / f"{wrong}.parquet"
+    write_table(path, live_error_table("shop", found))
+    try:
+        since = pd.Timestamp(now_us - 300 * US, unit="us", tz="UTC").to_pydatetime()
+        live = live_rows(settings, "9", since)
+        assert live_rows(settings, "8", since).empty
+        told = live_signs(later, candidate.bundle.predict_log, live, settings.drift_live_ratio)
+        assert sum(each.found for each in told if not each.category) == signs
+    finally:
+        path.unlink()
 
 
 @pytest.mark.process

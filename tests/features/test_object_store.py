@@ -3,6 +3,7 @@
 import zlib
 
 import boto3
+import numpy as np
 import pytest
 
 from fingerpost.agent.batches import write_batch
@@ -10,14 +11,16 @@ from fingerpost.clock import US, clock_us
 from fingerpost.errors import FingerpostError
 from fingerpost.features.build import build_features
 from fingerpost.features.ingest import ingest
+from fingerpost.features.maintenance import apply_retention
 from fingerpost.features.object_store import ObjectLake, object_lake
 from fingerpost.features.status import bring_status, send_status
 from fingerpost.flow_status import decisions, decisions_path, flow_statuses, note_decision, note_started
 from fingerpost.flows.schedule import services
 from fingerpost.flows.steps import reported
-from fingerpost.lake import parquet_files, published_categories, read
+from fingerpost.lake import LIVE_ERRORS, date_of, parquet_files, partition, published_categories, read, write_table
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from fingerpost.serving.lake_sync import LakeSync
+from fingerpost.serving.live_errors import live_error_table, live_errors
 from fingerpost.settings import Settings, get_settings
 from tests.support.lakes import SETTINGS
 from tests.support.records import record, sample
@@ -79,6 +82,26 @@ def ingested(store, lake, service="shop"):
     store.push(service)
     store.drop(batches)
     return report.files
+
+
+def test_what_engines_see_of_errors_reaches_the_platform(bucket, tmp_path):
+    url, keys = bucket
+    engine, platform = tmp_path / "engine", tmp_path / "platform"
+    store = ObjectLake(url, platform)
+    store.fetch("shop")
+    cells = np.zeros((1, 1, 3))
+    for minute in range(2):
+        at_us = BEGIN_US + minute * 60 * US
+        found = live_errors(at_us, "1", ("a",), np.ones((1, 1)), cells, cells + 0.2, cells + 0.3)
+        path = partition(engine, LIVE_ERRORS, "shop", date_of(at_us)) / f"{at_us}.parquet"
+        write_table(path, live_error_table("shop", [found]))
+        assert ObjectLake(url, engine).send() == 1
+        assert store.fetch("shop") == []
+        assert read(platform, LIVE_ERRORS, "shop").num_rows == 2 * (minute + 1)
+    assert len(keys()) == 2
+    apply_retention(platform, "shop", 1, 1, now_s=BEGIN_US / US + 3 * 86_400)
+    store.push("shop")
+    assert keys() == []
 
 
 def rows(lake, kind="requests"):

@@ -5,19 +5,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from fingerpost.agent.batches import write_batch
 from fingerpost.clock import US, clock_us
 from fingerpost.features.ingest import ingest
-from fingerpost.lake import date_of, partition
+from fingerpost.lake import LIVE_ERRORS, date_of, partition, read
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD
 from fingerpost.serving.fleet_state import build_fleet
+from fingerpost.serving.live_errors import LiveErrorLog, live_errors
+from fingerpost.serving.metrics import EngineMetrics
 from fingerpost.serving.page.decisions import Decisions
 from fingerpost.serving.page.fleet import cell_history, fleet_panel, host_rows, slowdown
 from fingerpost.serving.page.windows import SERVED, Measured, ServiceWindows, Total, errors_of
 from fingerpost.serving.page.worth import forecast_rps
 from fingerpost.serving.scoring import ModelScorer, score_fleet
 from fingerpost.serving.table import build_table
+from fingerpost.settings import Settings
 from tests.support.made_fleet import FORM, MadeFleet, fit_model, states_of
 from tests.support.records import record, sample
 
@@ -106,16 +110,41 @@ def test_a_model_and_its_challenger_are_compared_too():
     model = fit_model(made, 5, 4)
     champion = ModelScorer.compiled(model, "1", FORM)
     challenger = ModelScorer.compiled(fit_model(made, 5, 4, factor=2.0), "2", FORM, "challenger")
-    windows, scored = ServiceWindows(10.0), None
+    windows, scored, live = ServiceWindows(10.0), None, []
     for number in range(3):
         scored = scored_at(made, number, NOW + number * 10 * US, scored, champion)
-        windows.observe(scored, score_fleet(scored.fleet, challenger))
+        live += windows.observe(scored, score_fleet(scored.fleet, challenger))
     errors = windows.totals()[-1].errors
     assert set(errors.off) == {"served", "baseline", "last window", "champion", "challenger"}
     assert errors.off["challenger"][0] == pytest.approx(math.log(2), abs=0.15)
     assert errors.off["champion"][0] < 0.2
+    # The champion's are what the drift flow reads.
+    assert [(each.end_us, each.version) for each in live] == [(NOW + number * 10 * US, "1") for number in (1, 2)]
+    assert live[-1].categories == ("", *made.categories)
+    assert live[-1].model[0] == pytest.approx(errors.off["champion"], rel=0.1)
     # Ratios between hosts are what routes: a factor for all costs nothing.
     assert errors.regret["challenger"] == pytest.approx(errors.regret["champion"], abs=0.05)
+
+
+def test_live_errors_are_in_the_lake_once_a_minute_is_over(tmp_path):
+    settings = Settings(home=tmp_path)
+    cells = np.zeros((2, 2, 3))
+    windows = [
+        live_errors(NOW + second * US, "7", CATEGORIES, np.ones((2, 2)), cells, cells + 0.25, cells - 0.5)
+        for second in range(0, 130, 10)
+    ]
+    # Two engines of one lake.
+    for log in (LiveErrorLog(settings, EngineMetrics(CollectorRegistry())) for _ in range(2)):
+        log.take("shop", windows)
+    rows = read(settings.lake, LIVE_ERRORS, "shop").to_pandas()
+    minute_us = NOW // (60 * US) * 60 * US
+    until_us = (NOW + 120 * US) // (60 * US) * 60 * US
+    assert len(rows) == 3 * sum(minute_us <= each.end_us < until_us for each in windows)
+    assert set(rows["version"]) == {"7"}
+    assert list(rows["category"][:3]) == ["", "x", "y"]
+    assert list(rows["requests"][:3]) == [4, 2, 2]
+    assert rows["model_throughput_rps"].to_numpy() == pytest.approx(0.25)
+    assert rows["naive_latency_p50_s"].to_numpy() == pytest.approx(0.5)
 
 
 def listed(host, **changes):

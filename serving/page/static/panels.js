@@ -227,6 +227,7 @@ function showPredictions(host, page) {
     predictions.guard ? null : hint("The guard is the router's: no router keeps its table on this machine. Its metric is fingerpost_guard_trust."),
     predictions.drift ? el("p", {}, `Drift, as of ${clock(predictions.drift.at)}: ${predictions.drift.text}`) : null,
   ]);
+  fill(host, "live", predictions.live, (live) => live.map((each) => el("p", { class: each.found ? "bad" : "" }, `Live error of ${each.target}: ${number(each.error)}, tested with ${number(each.low)} to ${number(each.high)}${each.found ? ": a sign of drift" : ""}.`)));
   fill(host, "errors", predictions.errors, (errors) => [
     el("h3", {}, "How far off"),
     hint("Mean error of the last hour, by the windows that followed each prediction. Regret: how much longer the host takes that a predictor holds for the fastest. `served` is what routes; `last window` expects what was measured last; a model that does not beat the baseline does not serve."),
