@@ -9,6 +9,7 @@ import platform
 import sys
 import uuid
 from collections import Counter
+from pathlib import Path
 
 from fingerpost.agent.active_categories import ActiveCategories
 from fingerpost.agent.agent import Agent
@@ -33,10 +34,11 @@ from fingerpost.logs import configure_logs
 from fingerpost.masking import masked
 from fingerpost.origins import own_names
 from fingerpost.regions import Regions
+from fingerpost.tokens import Token, token_of
 
 
 def build_agent(
-    options: AgentOptions, engine_token: str = "", otlp_token: str = ""
+    options: AgentOptions, engine_token: Token = "", otlp_token: str = ""
 ) -> tuple[Agent, AgentHTTPServer | None, Sender | None, Courier | None]:
     """Everything an agent is made of, not yet started.
 
@@ -68,7 +70,7 @@ def build_agent(
 
 
 def build_proxy_agent(
-    options: AgentOptions, engine_token: str = ""
+    options: AgentOptions, engine_token: Token = ""
 ) -> tuple[ProxyAgent, AgentHTTPServer | None, Sender, Courier | None]:
     """Everything the agent of a proxy is made of, not yet started; errors as of `build_agent`."""
     book, intake, sender, courier = _common_parts(options, engine_token)
@@ -86,7 +88,7 @@ def build_proxy_agent(
 
 
 def _common_parts(
-    options: AgentOptions, engine_token: str
+    options: AgentOptions, engine_token: Token
 ) -> tuple[ActiveCategories, RecordBuffer, Sender | None, Courier | None]:
     options.state.mkdir(parents=True, exist_ok=True)
     book = ActiveCategories(
@@ -159,8 +161,9 @@ def main() -> None:
 def _run(options: AgentOptions) -> None:
     configure_logs(os.environ.get("FINGERPOST_LOG_LEVEL", "INFO"), os.environ.get("FINGERPOST_LOG_FORMAT", "json"))
     # Tokens, and URLs that may hold a password, stay out of the arguments, which anyone on the machine can read.
-    tokens = (os.environ.get(name, "") for name in ("FINGERPOST_ENGINE_TOKEN", "FINGERPOST_OTLP_TOKEN"))
-    engine_token, otlp_token = tokens
+    names = ("FINGERPOST_ENGINE_TOKEN", "FINGERPOST_ENGINE_TOKEN_FILE", "FINGERPOST_OTLP_TOKEN")
+    fixed, path, otlp_token = (os.environ.get(name, "") for name in names)
+    engine_token = token_of(fixed, Path(path) if path else None)
     parts = (
         build_proxy_agent(options, engine_token) if options.proxy else build_agent(options, engine_token, otlp_token)
     )

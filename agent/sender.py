@@ -4,7 +4,7 @@ import http.client
 import logging
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from fingerpost.agent.spool import Spool
@@ -12,6 +12,7 @@ from fingerpost.engine_api import DEFAULT_TIMEOUT_S, Answer, Call, EngineError, 
 from fingerpost.errors import RefusedError
 from fingerpost.masking import described
 from fingerpost.packed_message import MAX_MESSAGE_BYTES, MAX_PARTS, message, open_message
+from fingerpost.tokens import Token
 
 logger = logging.getLogger(__name__)
 _BATCH = 100
@@ -28,11 +29,11 @@ class Target:
 
     Args:
         url: such as `http://127.0.0.1:3000`; a path is put before the engine's own.
-        token: its bearer token, empty if it wants none.
+        token: its bearer token, or the file of it; empty if it wants none.
     """
 
     url: str
-    token: str = ""
+    token: Token = field(default="", repr=False)
 
 
 class Sender:
@@ -158,6 +159,7 @@ def ask(target: Target, call: Call) -> Answer:
 
     Raises:
         OSError, http.client.HTTPException: there is none.
+        EngineError: there is no token in the file of it.
     """
     parts = urlsplit(target.url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

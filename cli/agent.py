@@ -299,7 +299,7 @@ def _drain(settings: "Settings", service: str, host: str, url: str) -> None:
 
     if not url:
         raise FingerpostError("--drain is told to the engine: give --engine-url, or FINGERPOST_ENGINE_URL")
-    tell(url, settings.engine_token, Notice(service, host, DRAINING))
+    tell(url, settings.token_to_send, Notice(service, host, DRAINING))
     time.sleep(settings.agent_drain_s)
     typer.echo(f"{host} drains: routers send it nothing new")
 
@@ -332,6 +332,7 @@ def _become(options: "AgentOptions", settings: "Settings") -> None:
         "FINGERPOST_LOG_LEVEL": settings.log_level,
         "FINGERPOST_LOG_FORMAT": settings.log_format,
         "FINGERPOST_ENGINE_TOKEN": settings.engine_token,
+        "FINGERPOST_ENGINE_TOKEN_FILE": str(settings.engine_token_file or ""),
         "FINGERPOST_OTLP_TOKEN": settings.otlp_token,
         OPTIONS_VARIABLE: options.to_json(),
         # One thread is enough for arrays this small, and idle ones would cost memory.

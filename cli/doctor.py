@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from fingerpost.cli.stack.checkup import Check
     from fingerpost.settings import Settings
+    from fingerpost.tokens import Token
 
 _ROLES = ("agent", "router", "gateway", "engine", "platform")
 _TAIL_BYTES, _TAIL_LINES = 2**18, 200
@@ -132,10 +133,10 @@ def _of_engine(settings: "Settings", url: str) -> "tuple[list[str], list[Check]]
     from fingerpost.engine_api import get_call
 
     began_s = time.time()
-    status, headers, body = _ask(url, get_call("/v1/health").path, settings.engine_token)
+    status, headers, body = _ask(url, get_call("/v1/health").path, settings.token_to_send)
     ended_s = time.time()
     reason = body.decode("utf-8", "replace")[:200]
-    checks = [checkup.check_engine(url, status, reason, bool(settings.engine_token))]
+    checks = [checkup.check_engine(url, status, reason, bool(settings.token_to_send))]
     if checks[0].level != checkup.OK:
         return [], checks
     checks.append(checkup.check_clock(headers.get("date"), began_s, ended_s, settings.clock_skew_s))
@@ -143,23 +144,24 @@ def _of_engine(settings: "Settings", url: str) -> "tuple[list[str], list[Check]]
     try:
         checks += checkup.check_engine_problems(json.loads(body)["problems"])
         path = get_call("/v1/hosts", service=settings.service).path
-        hosts = [str(each["host"]) for each in json.loads(_ask(url, path, settings.engine_token)[2])["hosts"]]
+        hosts = [str(each["host"]) for each in json.loads(_ask(url, path, settings.token_to_send)[2])["hosts"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         told = f"{url} does not answer as an engine does: {error!r}"
         checks.append(checkup.Check(checkup.ERROR, "engine", told, "is it another server?"))
     return hosts, checks
 
 
-def _ask(url: str, path: str, token: str) -> "tuple[int | None, Mapping[str, str], bytes]":
+def _ask(url: str, path: str, token: "Token") -> "tuple[int | None, Mapping[str, str], bytes]":
     """Status, headers and body of a question; status None and the reason, if there is no answer."""
     from http.client import HTTPException
 
     from fingerpost.agent.sender import Target, ask
     from fingerpost.engine_api import Call
+    from fingerpost.errors import FingerpostError
 
     try:
         answer = ask(Target(url, token), Call("GET", path))
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError, FingerpostError) as error:
         return None, {}, str(error).encode()
     return answer.status, answer.headers, answer.body
 

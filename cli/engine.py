@@ -20,12 +20,15 @@ def engine(
     from fingerpost.errors import FingerpostError
     from fingerpost.home import keep_from_others, make_home
     from fingerpost.settings import get_settings
+    from fingerpost.settings.engine import NAME_TOKENS
 
     settings = get_settings()
-    if not settings.engine_token and not settings.only_this_machine:
+    tokens = settings.accepted_tokens()
+    tokens.check()
+    if not tokens.asked and not settings.only_this_machine:
         raise FingerpostError(
-            f"on {settings.bind_host} anybody could send the engine reports: set FINGERPOST_ENGINE_TOKEN, "
-            "or FINGERPOST_BIND_HOST=127.0.0.1"
+            f"on {settings.bind_host} anybody could send the engine reports: {NAME_TOKENS}; or set "
+            "FINGERPOST_BIND_HOST=127.0.0.1"
         )
     check_ports([PortUse("engine", settings.bind_host, settings.engine_port, "FINGERPOST_ENGINE_PORT")])
     keep_from_others()

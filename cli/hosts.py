@@ -8,6 +8,7 @@ from fingerpost.announcement import DRAINING, REMOVED, SERVING, Notice
 
 if TYPE_CHECKING:
     from fingerpost.engine_api import Answer, Call, ListedHost
+    from fingerpost.tokens import Token
 
 _Engine = Annotated[str | None, typer.Option("--engine", help="URL of the engine; default FINGERPOST_ENGINE_URL.")]
 _Service = Annotated[str | None, typer.Option("--service", help="Service; default FINGERPOST_SERVICE.")]
@@ -78,7 +79,7 @@ def remove(host: _Host, service: _Service = None, engine: _Engine = None) -> Non
         typer.echo("its agent was heard of just now: when that starts anew, the host is back; stop it there")
 
 
-def tell(url: str, token: str, notice: Notice) -> None:
+def tell(url: str, token: "Token", notice: Notice) -> None:
     """Sends a notice to the engine.
 
     Raises:
@@ -89,7 +90,7 @@ def tell(url: str, token: str, notice: Notice) -> None:
     checked(ask_engine(url, token, notice_call(notice)))
 
 
-def known(url: str, token: str, service: str) -> "list[ListedHost]":
+def known(url: str, token: "Token", service: str) -> "list[ListedHost]":
     """The hosts of a service as the engine lists them.
 
     Raises:
@@ -100,7 +101,7 @@ def known(url: str, token: str, service: str) -> "list[ListedHost]":
     return hosts_of(ask_engine(url, token, hosts_call(service))) or []
 
 
-def ask_engine(url: str, token: str, call: "Call") -> "Answer":
+def ask_engine(url: str, token: "Token", call: "Call") -> "Answer":
     """Asks the engine without the libraries of its client.
 
     Raises:
@@ -117,7 +118,7 @@ def ask_engine(url: str, token: str, call: "Call") -> "Answer":
         raise FingerpostError(f"the engine at {url} does not answer: {error}") from error
 
 
-def engine_of(engine: str | None) -> tuple[str, str]:
+def engine_of(engine: str | None) -> "tuple[str, Token]":
     """The engine's URL, as given or by the settings, and its token.
 
     Raises:
@@ -128,7 +129,7 @@ def engine_of(engine: str | None) -> tuple[str, str]:
 
     settings = get_settings()
     url = checked_url(engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}")
-    return url, settings.engine_token
+    return url, settings.token_to_send
 
 
 def service_of(service: str | None) -> str:

@@ -66,8 +66,9 @@ def _engine(settings: "Settings") -> "Engine":
     from fingerpost.engine_api import EngineClient, EngineError
     from fingerpost.routing.engine_hosts import unmatched
 
+    url = f"http://{settings.reach_host}:{settings.engine_port}"
     try:
-        with EngineClient(f"http://{settings.reach_host}:{settings.engine_port}", timeout_s=5) as client:
+        with EngineClient(url, settings.token_to_send, 5.0) as client:
             health = client.health()
             problems = {str(name): str(text) for name, text in health["problems"].items()}
             endpoints = _endpoints(settings.home / "routing" / f"{settings.service}.endpoints.json")

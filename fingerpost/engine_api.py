@@ -16,6 +16,7 @@ from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.events import Event, event_from_listing
 from fingerpost.names import is_name
 from fingerpost.packed_message import message
+from fingerpost.tokens import Token, token_text
 from fingerpost.window_report import MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ _MAX_REASON = 300
 _NOT_MODIFIED = 304
 # Read by the engine, which says what became of each report, although it stored none.
 _NONE_STORED = (409, 422)
-_TRY_AGAIN = (408, 429)
+# Who is not let in waits until the tokens of both ends are the same again.
+_TRY_AGAIN = (401, 403, 408, 429)
 
 
 class EngineError(FingerpostError):
@@ -120,9 +122,17 @@ class ListedHost:
     heard_s: float
 
 
-def headers_of(token: str) -> dict[str, str]:
-    """The headers of every request of a caller with this token; empty: it has none."""
-    return {"Authorization": f"Bearer {token}"} if token else {}
+def headers_of(token: Token) -> dict[str, str]:
+    """The headers of every request of a caller with this token, as its file has it now; empty: it has none.
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+    try:
+        text = token_text(token)
+    except FingerpostError as error:
+        raise EngineError(None, str(error)) from error
+    return {"Authorization": f"Bearer {text}"} if text else {}
 
 
 def get_call(path: str, **query: Any) -> Call:
@@ -289,17 +299,17 @@ class EngineClient:
     Args:
         url: of the engine, such as `http://127.0.0.1:3000`; a path is put before the engine's own. Of `https` the
             certificate must be of an authority that the system trusts, or of one in the file `SSL_CERT_FILE`.
-        token: bearer token, if the engine wants one.
+        token: bearer token, or the file of it, if the engine wants one.
         timeout_s: most seconds for one answer.
     """
 
-    def __init__(self, url: str, token: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(self, url: str, token: Token = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         import httpx
 
-        self.url, self._timeout_s = checked_url(url).rstrip("/"), timeout_s
+        self.url, self._token, self._timeout_s = checked_url(url).rstrip("/"), token, timeout_s
         # The system's authorities, as agents use them; the library would take those that it brings, and no others.
         verify = ssl.create_default_context() if self.url.startswith("https:") else True
-        self._http = httpx.Client(headers=headers_of(token), trust_env=False, verify=verify)
+        self._http = httpx.Client(trust_env=False, verify=verify)
 
     def __enter__(self) -> "EngineClient":
         return self
@@ -380,7 +390,8 @@ class EngineClient:
         import httpx
 
         url, timeout_s = f"{self.url}{call.path}", self._timeout_s + call.wait_s
-        asked: dict[str, Any] = {"content": call.body, "headers": call.headers, "timeout": timeout_s}
+        headers = {**call.headers, **headers_of(self._token)}
+        asked: dict[str, Any] = {"content": call.body, "headers": headers, "timeout": timeout_s}
         try:
             with self._http.stream(call.method, url, **asked) as answer:
                 return Answer(answer.status_code, answer.headers, _bounded(answer))

@@ -4,6 +4,7 @@ A page can send requests to any address, and read the answers of a server by a n
 rebinding). It cannot choose the headers `Host`, `Origin` and `Sec-Fetch-Site`, and knows no token.
 """
 
+import base64
 import hmac
 import ipaddress
 import socket
@@ -58,10 +59,26 @@ def is_known(host: str, names: Collection[str]) -> bool:
         return _matches(name, (*_LOCAL, *names))
 
 
+def bearer(authorization: str) -> str:
+    """The bearer token in an `Authorization` header; empty: it holds none."""
+    scheme, _, given = authorization.partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
+def password(authorization: str) -> str:
+    """The password in an `Authorization` header of the scheme Basic, which browsers send; empty: it holds none."""
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
 def has_token(authorization: str, token: str) -> bool:
     """Whether an `Authorization` header holds the bearer token; never where there is no token."""
-    scheme, _, given = authorization.partition(" ")
-    return bool(token) and scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+    return bool(token) and hmac.compare_digest(bearer(authorization).encode(), token.encode())
 
 
 def _name(place: str) -> str:

@@ -22,8 +22,9 @@ from fingerpost.packed_message import MAX_MESSAGE_BYTES
 from fingerpost.serving import api_models as models
 from fingerpost.serving.answers import TooMuchError, UnknownError, predict, route
 from fingerpost.serving.api_examples import add_examples
+from fingerpost.serving.callers import CALLER, Callers, check_notice
 from fingerpost.serving.engine import Engine
-from fingerpost.serving.http import BodyLimitMiddleware, Callers, RefusedRequestError, Takes, problem
+from fingerpost.serving.http import BodyLimitMiddleware, RefusedRequestError, Takes, problem
 from fingerpost.serving.ingest import BusyError
 from fingerpost.serving.landing import MAX_BATCH_BYTES, FullError
 from fingerpost.serving.metrics import exposition
@@ -31,6 +32,7 @@ from fingerpost.serving.page.metrics import PageMetrics
 from fingerpost.serving.page.routes import router
 from fingerpost.serving.store import StoreError
 from fingerpost.serving.views import Published
+from fingerpost.tokens import AGENT, PERSON, PROXY
 from fingerpost.window_report import MEDIA_TYPE
 
 MAX_WAIT_S = 20.0
@@ -41,7 +43,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request cannot be read.",
         401: "A bearer token is needed.",
-        403: "The request is of a web page from elsewhere.",
+        403: "The request is of a web page from elsewhere, or its token is of another role.",
         404: "There is no such thing.",
         406: "No such format.",
         408: "The body did not come in time.",
@@ -79,23 +81,22 @@ app = _Described(
     openapi_url="/v1/openapi.json",
     docs_url=None,
     redoc_url=None,
-    responses=_problems(403),
+    responses=_problems(401, 403),
 )
 _QUESTION = Takes(_JSON, 2**20)
-app.add_middleware(
-    BodyLimitMiddleware,
-    takes={
-        "/v1/reports": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, token=True),
-        "/v1/batches": Takes(PARQUET, MAX_BATCH_BYTES, token=True),
-        "/v1/members": Takes(_JSON, MAX_BYTES, token=True),
-        "/v1/events": Takes(_JSON, events.MAX_BYTES, token=True),
-        "/v1/events/withdrawn": Takes(_JSON, events.MAX_BYTES, token=True),
-        "/v1/predict": _QUESTION,
-        "/v1/route": _QUESTION,
-    },
-)
+_REPORTS, _HOSTS, _DECISIONS = frozenset({AGENT, PROXY}), frozenset({AGENT, PERSON}), frozenset({PERSON})
+_TAKES = {
+    "/v1/reports": Takes(MEDIA_TYPE, MAX_MESSAGE_BYTES, _REPORTS),
+    "/v1/batches": Takes(PARQUET, MAX_BATCH_BYTES, _REPORTS),
+    "/v1/members": Takes(_JSON, MAX_BYTES, _HOSTS),
+    "/v1/events": Takes(_JSON, events.MAX_BYTES, _DECISIONS),
+    "/v1/events/withdrawn": Takes(_JSON, events.MAX_BYTES, _DECISIONS),
+    "/v1/predict": _QUESTION,
+    "/v1/route": _QUESTION,
+}
+app.add_middleware(BodyLimitMiddleware, takes=_TAKES)
 # The outermost: the body of a caller who may not call is not even read.
-app.add_middleware(Callers)
+app.add_middleware(Callers, takes=_TAKES)
 app.include_router(router)
 
 
@@ -175,6 +176,7 @@ async def members_endpoint(request: Request) -> Response:
     engine = _engine_of(request)
     try:
         notice = notice_from_json(await request.body())
+        check_notice(notice, request.scope[CALLER])
         state = await asyncio.to_thread(engine.roster.take, notice, clock_us())
     except RefusedError as error:
         engine.metrics.refused(error.reason, 1)

@@ -45,6 +45,9 @@ class Engine:
         self.store = ReportStore(settings.fingerprint_store, limits)
         self.categories = Categories(settings.lake)
         self.refusals = RefusalRate()
+        self.tokens = settings.accepted_tokens()
+        # Set where the engine listens beyond the loopback: then reading takes a token too.
+        self.reading_asks = False
         self.ingest = Ingest(self.store, settings, self.metrics, self.refusals)
         self.members = Members(self.store, limits, round(settings.host_ttl_s * 1e6), clock_us())
         self.roster = Roster(self.members)
@@ -186,6 +189,7 @@ class Engine:
             "landing": self.window_landing.problem,
             "lake": self._lake_sync.problem,
             "events": self.events.problem,
+            "tokens": self.tokens.problem(),
         }
         most = limits_of_process().most
         if len(connections()) >= most:

@@ -1,4 +1,4 @@
-"""Guards every request: who may call, a bound on its body, the time it took, and plain reasons for refusals."""
+"""Guards every request: a bound on its body, the time it took, and plain reasons for refusals."""
 
 import asyncio
 import time
@@ -11,9 +11,8 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from fingerpost.origins import FORM, HOST, ORIGIN, has_token, own_names, refusal
 from fingerpost.serving.metrics import LoopLag, engine_metrics
-from fingerpost.settings import Settings, get_settings
+from fingerpost.settings import get_settings
 from fingerpost.tracing import span, traced
 
 Scope = MutableMapping[str, Any]
@@ -25,13 +24,6 @@ _UNKNOWN = "unknown"
 # No status of an answer, since there was none: nginx's number in its logs for a client that went away.
 _GONE = 499
 _MAX_DIGITS = 12
-_SETTING = "set FINGERPOST_ALLOWED_HOSTS at the engine, or send the token"
-_WHY = {
-    HOST: (403, f"the engine is not called {{host!r}}: {_SETTING}"),
-    ORIGIN: (403, "requests of web pages from elsewhere are refused"),
-    FORM: (415, "forms are refused"),
-}
-_SHOWN = 100
 
 
 class RefusedRequestError(Exception):
@@ -59,12 +51,12 @@ class Takes:
     Args:
         media_type: of the body.
         most: bytes.
-        token: whether it takes the engine's bearer token, where there is one.
+        roles: of the tokens that may send it, where there are tokens; none: it is a question, which changes nothing.
     """
 
     media_type: str
     most: int
-    token: bool = False
+    roles: frozenset[str] = frozenset()
 
 
 class BodyLimitMiddleware:
@@ -120,7 +112,7 @@ class BodyLimitMiddleware:
             body = await self._body(scope, receive, takes) if takes else b""
             await self._app(scope, _once(body, receive), counted)
         except RefusedRequestError as error:
-            if self._takes[scope["path"]].token:
+            if self._takes[scope["path"]].roles:
                 _note_refusal(scope, error.status)
             await problem(error.status, error.error, error.headers)(scope, receive, counted)
         except ClientDisconnect:
@@ -140,9 +132,6 @@ class BodyLimitMiddleware:
             ClientDisconnect: the client went away.
         """
         headers = Headers(scope=scope)
-        token = scope["app"].state.engine.settings.engine_token
-        if takes.token and token and not has_token(headers.get("authorization", ""), token):
-            raise RefusedRequestError(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
         given = headers.get("content-type", "").partition(";")[0].strip().lower()
         if given != takes.media_type:
             raise RefusedRequestError(415, f"send a body of {takes.media_type}")
@@ -234,42 +223,3 @@ def _once(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return next_message
-
-
-class Callers:
-    """Refuses callers without the token whom a web page in a browser could have sent; counts them by reason.
-
-    Nothing of a body is read before.
-
-    BentoML's probes stay outside: clusters ask them by any name of a pod, and they reveal nothing.
-    """
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._names: tuple[Settings, tuple[str, ...]] | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-
-        def header(name: str) -> str:
-            return sent.get(name, "")
-
-        settings: Settings = scope["app"].state.engine.settings
-        reason = None
-        if not has_token(header("authorization"), settings.engine_token):
-            reason = refusal(scope["method"], header, self._names_of(settings))
-        if reason is None:
-            await self._app(scope, receive, send)
-            return
-        engine_metrics().refused(reason, 1)
-        status, text = _WHY[reason]
-        answer = problem(status, text.format(host=header("host")[:_SHOWN]), {"connection": "close"})
-        await answer(scope, receive, send)
-
-    def _names_of(self, settings: Settings) -> tuple[str, ...]:
-        if self._names is None or self._names[0] is not settings:
-            self._names = (settings, own_names(settings.bind_host, settings.allowed_hosts))
-        return self._names[1]

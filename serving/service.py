@@ -11,6 +11,7 @@ from fingerpost.logs import configure_logs
 from fingerpost.serving import bento_compat
 from fingerpost.serving.api import app
 from fingerpost.settings import Settings, get_settings, is_loopback
+from fingerpost.settings.engine import NAME_TOKENS
 
 _SWITCH_S = 0.0005
 bento_compat.install()
@@ -28,9 +29,11 @@ class PredictionEngine:
         apply_tool_environment(settings)
         configure_logs(settings.log_level, settings.log_format)
         bento_compat.quieten_logs()
-        require_token_unless_loopback(settings, bento_compat.listening_address() or settings.bind_host)
+        address = bento_compat.listening_address() or settings.bind_host
+        require_token_unless_loopback(settings, address)
         _preload_models()
         self._engine = Engine(settings)
+        self._engine.reading_asks = not is_loopback(address)
         app.state.engine = self._engine
         self._engine.start()
         _tune_runtime()
@@ -48,12 +51,12 @@ def require_token_unless_loopback(settings: Settings, address: str) -> None:
     """Refuses to serve others than this machine without a token.
 
     Raises:
-        FingerpostError: it would.
+        FingerpostError: it would, or a file of tokens cannot be read.
     """
-    if not settings.engine_token and not is_loopback(address):
-        raise FingerpostError(
-            f"the engine would listen on {address}, where anybody could send reports: set FINGERPOST_ENGINE_TOKEN"
-        )
+    tokens = settings.accepted_tokens()
+    tokens.check()
+    if not tokens.asked and not is_loopback(address):
+        raise FingerpostError(f"the engine would listen on {address}, where anybody could send reports: {NAME_TOKENS}")
 
 
 def _tune_runtime() -> None:

@@ -105,7 +105,9 @@ def check_engine(url: str, status: int | None, problem: str, token_set: bool) ->
     if status is None:
         return Check(ERROR, "engine", f"{url} does not answer: {problem}", "start it, or set FINGERPOST_ENGINE_URL")
     if status in (401, 403):
-        cure = "FINGERPOST_ENGINE_TOKEN is not the engine's" if token_set else "set FINGERPOST_ENGINE_TOKEN"
+        cure = (
+            "the token is not one of the engine's, or of another role" if token_set else "set FINGERPOST_ENGINE_TOKEN"
+        )
         return Check(ERROR, "engine", f"{url} refuses this caller ({status}): {problem}", cure)
     if status != 200:
         return Check(ERROR, "engine", f"{url} answers {status}: {problem}", "look into its log")

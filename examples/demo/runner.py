@@ -267,7 +267,7 @@ class Demo:
         def serves_it() -> bool:
             if not answers(f"{url}/readyz"):
                 return False
-            with contextlib.suppress(EngineError), EngineClient(url, timeout_s=30) as client:
+            with contextlib.suppress(EngineError), EngineClient(url, self._settings.token_to_send, 30) as client:
                 answer.update(client.predict(self._settings.service))
             return answer.get("model_version") == trained["model_version"] or (not trained["champion"] and bool(answer))
 

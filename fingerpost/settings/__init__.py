@@ -30,6 +30,7 @@ from fingerpost.settings.platform import Platform
 from fingerpost.settings.routing import Routing
 from fingerpost.settings.telemetry import Telemetry
 from fingerpost.settings.training import Training
+from fingerpost.tokens import AcceptedTokens, Token, token_of
 
 logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
@@ -98,6 +99,15 @@ class Settings(Drift, Flows, Experiments, Engine, Routing, Training, Telemetry, 
     def reach_host(self) -> str:
         """Where Envoy and the engine are reached from this machine."""
         return LOOPBACK if self.bind_host in _ANY else self.bind_host
+
+    @property
+    def token_to_send(self) -> Token:
+        """What callers of the engine send it."""
+        return token_of(self.engine_token, self.engine_token_file)
+
+    def accepted_tokens(self) -> AcceptedTokens:
+        """What the engine takes from callers."""
+        return AcceptedTokens(self.engine_token, self.engine_token_file, self.engine_roles_file)
 
     @property
     def model_name(self) -> str:

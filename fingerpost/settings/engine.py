@@ -1,6 +1,11 @@
 """The prediction engine: its address, models, store and bounds."""
 
+from pathlib import Path
+
 from pydantic import BaseModel, Field, field_validator
+
+# What to do about an engine that others could reach and that knows no token.
+NAME_TOKENS = "set FINGERPOST_ENGINE_TOKEN, FINGERPOST_ENGINE_TOKEN_FILE or FINGERPOST_ENGINE_ROLES_FILE"
 
 
 class Engine(BaseModel):
@@ -12,8 +17,19 @@ class Engine(BaseModel):
     )
     engine_token: str = Field(
         default="",
-        description="Require this bearer token for telemetry sent to the engine; required when it is bound "
-        "beyond loopback.",
+        description="Send this bearer token to the engine, and take it there from callers of any role; what changes "
+        "anything then requires a token. Bound beyond loopback, the engine requires one for reading too, and does not "
+        "start without.",
+    )
+    engine_token_file: Path | None = Field(
+        default=None,
+        description="Send the first token of this file to the engine, and take all of them there, for any role. It is "
+        "read again when it changes.",
+    )
+    engine_roles_file: Path | None = Field(
+        default=None,
+        description="Take the tokens of this file at the engine, each for its role: lines of `agent TOKEN`, `proxy "
+        "TOKEN` or `person TOKEN`. It is read again when it changes.",
     )
     model_poll_s: float = Field(
         default=10.0, gt=0, description="Check the registry's aliases this often at the engine, seconds."
@@ -96,6 +112,11 @@ class Engine(BaseModel):
         description="Remove the oldest logged predictions of champion and challenger, and the oldest live errors, "
         "beyond this size each, megabytes.",
     )
+
+    @field_validator("engine_token_file", "engine_roles_file")
+    @classmethod
+    def _file_is_absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
 
     @field_validator("engine_url")
     @classmethod

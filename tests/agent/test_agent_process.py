@@ -120,8 +120,10 @@ def test_spans_become_records(tmp_path, free_ports):
 
 @pytest.mark.process
 def test_an_engine_that_is_killed_loses_no_report(tmp_path):
-    engine = Engine()
-    with running_agent(tmp_path, "--engine-url", f"http://127.0.0.1:{engine.port}", FINGERPOST_ENGINE_TOKEN="secret"):
+    engine, token = Engine(), tmp_path / "token"
+    token.write_text("secret\n")
+    options = {"FINGERPOST_ENGINE_TOKEN_FILE": str(token)}
+    with running_agent(tmp_path, "--engine-url", f"http://127.0.0.1:{engine.port}", **options):
         wait_for(lambda: len(engine.sequences) >= 3)
         engine.stop()
         time.sleep(3)  # at least eight reports long

@@ -4,6 +4,7 @@ import pytest
 
 from fingerpost.agent.sender import Sender, Target
 from fingerpost.agent.spool import Spool
+from fingerpost.tokens import TokenFile
 from tests.support.agent_harness import Engine, packet
 from tests.support.waiting import wait_for
 
@@ -78,6 +79,24 @@ def test_an_engine_that_is_away_or_ill_loses_nothing(tmp_path):
     wait_for(lambda: sender.problem is None)
     sender.stop()
     second.stop()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_is_not_let_in_keeps_everything_until_the_file_of_the_token_is_right(tmp_path, engine, status):
+    (path := tmp_path / "token").write_text("the-old-one\n")
+    engine.status = status
+    sender = Sender(Spool(tmp_path / "spool", 10**6), Target(f"http://127.0.0.1:{engine.port}", TokenFile(path)))
+    sender.start()
+    sender.put(packet(0))
+    wait_for(lambda: sender.counts["failures"] >= 1)
+    assert sender.state()["waiting"] == 1
+    path.write_text("the-new-one\n")
+    engine.status = 200
+    wait_for(lambda: engine.sequences == [0])
+    sender.stop()
+    sent = [headers["Authorization"] for _, headers in engine.headers]
+    assert (sent[0], sent[-1]) == ("Bearer the-old-one", "Bearer the-new-one")
 
 
 @pytest.mark.process

@@ -58,7 +58,8 @@ def test_a_receipt_counts_every_fingerprint(given, sent, wanted):
 
 
 @pytest.mark.parametrize(
-    ("status", "temporary"), [(400, False), (401, False), (408, True), (413, False), (429, True), (500, True)]
+    ("status", "temporary"),
+    [(400, False), (401, True), (403, True), (408, True), (413, False), (429, True), (500, True)],
 )
 def test_an_error_says_why_and_whether_to_try_again(status, temporary):
     for read in (checked, table_of, lambda given: receipt_of(given, 1)):

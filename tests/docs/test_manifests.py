@@ -98,9 +98,10 @@ def test_the_base_is_what_the_chart_makes(tmp_path):
             "engine": {"autoscaling": {"enabled": False}, "env": {"FINGERPOST_MAX_HOSTS": 9}},
         },
         {"lake": {"url": "s3://bucket/fleet", "secret": "aws"}},
+        {"tokens": "by-role"},
         {"endpointPicker": {"namespace": "shop-team"}, "serviceMonitor": {"enabled": True, "labels": {"release": "p"}}},
     ],
-    ids=["little", "lake", "objects", "elsewhere"],
+    ids=["little", "lake", "objects", "tokens", "elsewhere"],
 )
 def test_the_chart_makes_objects_whatever_is_chosen(values):
     helm = pytest.importorskip("helm_python", reason="Helm is not installed")
@@ -109,6 +110,30 @@ def test_the_chart_makes_objects_whatever_is_chosen(values):
     made = [each for text in found.values() for each in yaml.safe_load_all(text) if each]
     assert "Deployment" in {each["kind"] for each in made}
     check_schemas(made)
+
+
+def test_with_tokens_by_role_each_part_has_its_own_and_no_other():
+    helm = pytest.importorskip("helm_python", reason="Helm is not installed")
+    with helm.Chart.load(str(DEPLOY / "helm" / "fingerpost")) as chart:
+        found = chart.render({"tokens": "by-role"}, name="f", namespace="n")
+    given = {}
+    for name, spec in pods([each for text in found.values() for each in yaml.safe_load_all(text) if each]):
+        [volume] = [each["secret"] for each in spec["volumes"] if each["name"] == "tokens"]
+        [item] = volume["items"]
+        for each in spec["containers"]:
+            files = {one["name"]: one["value"] for one in each.get("env", ()) if one["name"].endswith("_FILE")}
+            assert "FINGERPOST_ENGINE_TOKEN" not in {one["name"] for one in each.get("env", ())}
+            mounted = any(one["name"] == "tokens" for one in each["volumeMounts"])
+            assert bool(files) == mounted
+            if files:
+                [[setting, path]] = files.items()
+                assert path == f"/etc/fingerpost/tokens/{item['path']}"
+                assert setting in SETTINGS
+                given[name] = (setting, item["key"], volume["secretName"])
+    assert sorted(given.values()) == [
+        ("FINGERPOST_ENGINE_ROLES_FILE", "roles", "by-role"),
+        *(("FINGERPOST_ENGINE_TOKEN_FILE", role, "by-role") for role in ("agent", "person", "proxy")),
+    ]
 
 
 def check_schemas(found):

@@ -39,6 +39,27 @@ securityContext:
   valueFrom: {secretKeyRef: {name: {{ .root.Values.secret }}, key: {{ .key }}}}
 {{- end }}
 
+{{- define "fingerpost.engine-token" -}}
+{{- if .root.Values.tokens }}
+- {name: FINGERPOST_ENGINE_{{ ternary "ROLES" "TOKEN" (eq .role "roles") }}_FILE, value: /etc/fingerpost/tokens/{{ .role }}}
+{{- else }}
+{{- include "fingerpost.secret" (dict "root" .root "name" "FINGERPOST_ENGINE_TOKEN" "key" "engine-token") }}
+{{- end }}
+{{- end }}
+
+{{- define "fingerpost.tokens-mount" -}}
+{{- if .Values.tokens }}
+- {name: tokens, mountPath: /etc/fingerpost/tokens, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "fingerpost.tokens-volume" -}}
+{{- if .root.Values.tokens }}
+- name: tokens
+  secret: {secretName: {{ .root.Values.tokens }}, defaultMode: 0440, items: [{key: {{ .role }}, path: {{ .role }}}]}
+{{- end }}
+{{- end }}
+
 {{- define "fingerpost.env" -}}
 {{- range $name, $value := . }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
