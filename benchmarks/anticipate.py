@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fingerpost.arrays import Floats, safe_ratio
+from fingerpost.arrays import Bools, Floats, Ints, safe_ratio
 from fingerpost.simulator.predictions import Average, Clairvoyant, Predictor
 from fingerpost.simulator.run import Bench
 from fingerpost.simulator.scenario import Scenario, load_scenario
@@ -22,6 +22,7 @@ HALFLIVES_S, HORIZONS_S = (3.0, 10.0, 30.0), (1.0, 3.0)
 PREDICTORS = ("clairvoyant", "average", "baseline", "learned")
 # A host is in a spell while it is so many times slower than by itself; what counts is the beginning of spells.
 SPELL, _BEGINNING_S = 1.5, 15.0
+_YOUNG_S = 60.0
 # Traffic has left ahead of a spell if it did so within the seconds before; after one, a host is tried again slowly.
 _AHEAD_S, _RECOVERY_S = 3.0, 30.0
 _LN2 = float(np.log(2))
@@ -35,6 +36,7 @@ class Seen:
         setting: half-life of an average, horizon of a clairvoyant, seconds; 0 of others.
         spell_p99_s: of requests sent in the first 15 s of a spell or of another mix; p99 where there is neither.
         ahead: of `traffic_ahead`.
+        young_p99_s: of requests to hosts that came, or came back, less than a minute before; NaN where none did.
     """
 
     scenario: str
@@ -47,6 +49,7 @@ class Seen:
     spell_p99_s: float
     mean_s: float
     ahead: float
+    young_p99_s: float
 
 
 def names() -> tuple[str, ...]:
@@ -84,7 +87,7 @@ def summarise(found: Sequence[Seen]) -> list[dict[str, Any]]:
     Returns:
         p99s in seconds at the beginning of spells and overall; of each predictor but the references the `share` of
         what the clairvoyant gains over the average at the beginning of spells (None where that is less than 1%), and
-        its overall p99 over the average's as `ratio`.
+        its overall p99 over the average's as `ratio`, and that of hosts in their first minute as `young_ratio`.
     """
     rows = []
     for key in sorted({(each.scenario, each.load, each.pickers) for each in found}):
@@ -92,7 +95,7 @@ def summarise(found: Sequence[Seen]) -> list[dict[str, Any]]:
         row: dict[str, Any] = dict(zip(("scenario", "load", "pickers"), key, strict=True))
         for predictor in dict.fromkeys(each.predictor for each in of):
             settings = sorted({each.setting for each in of if each.predictor == predictor})
-            for name in ("spell_p99_s", "p99_s", "ahead"):
+            for name in ("spell_p99_s", "p99_s", "ahead", "young_p99_s"):
                 means = [
                     float(np.mean([getattr(e, name) for e in of if (e.predictor, e.setting) == (predictor, setting)]))
                     for setting in settings
@@ -119,6 +122,9 @@ def _compared(row: dict[str, Any]) -> dict[str, Any]:
             worth = average - best > 0.01 * average
             compared[f"{predictor}_share"] = round(gained / (average - best), 2) if worth else None
         compared[f"{predictor}_ratio"] = round(row[f"{predictor}_p99_s"] / row["average_p99_s"], 3)
+        if f"{predictor}_young_p99_s" in row:
+            ratio = row[f"{predictor}_young_p99_s"] / row["average_young_p99_s"]
+            compared[f"{predictor}_young_ratio"] = round(ratio, 3)
     return compared
 
 
@@ -140,19 +146,21 @@ def _run(
 ) -> Seen:
     chunks: list[Chunk] = []
     figures = bench.run(f"fingerpost:{predictor}", load, pickers, chunks.append, made)
-    sent, took, error = (
+    sent, took, error, host = (
         np.concatenate([getattr(chunk.records, field) for chunk in chunks])
-        for field in ("sent_s", "duration_s", "error")
+        for field in ("sent_s", "duration_s", "error", "host")
     )
     fine = ~error & (sent >= bench.scenario.warmup_s)
     begins = spell_begins(bench.scenario, chunks)
     near = fine & near_spells(sent, begins)
     chosen = near if near.any() else fine
+    young = fine & young_hosts(chunks, sent, host)
     return Seen(
         *(name, predictor, setting, load, pickers, bench.seed, figures.p99_s),
         float(np.quantile(took[chosen], 0.99)) if chosen.any() else float("nan"),
         figures.mean_s,
         traffic_ahead(bench.scenario, chunks),
+        float(np.quantile(took[young], 0.99)) if young.any() else float("nan"),
     )
 
 
@@ -204,7 +212,18 @@ def traffic_ahead(scenario: Scenario, chunks: Sequence[Chunk]) -> float:
     return float(got / expected) if expected > 0 else float("nan")
 
 
-def near_spells(sent_s: Floats, begins: Floats) -> np.ndarray:
+def young_hosts(chunks: Sequence[Chunk], sent_s: Floats, host: Ints) -> Bools:
+    """Whether requests were sent to hosts that came less than a minute before; those there from the start are old."""
+    ends, up = np.array([chunk.end_s for chunk in chunks]), np.array([chunk.samples.up for chunk in chunks])
+    came = np.full(up.shape, -np.inf)
+    began = up[1:] & ~up[:-1]
+    came[1:][began] = np.broadcast_to(ends[1:, None], began.shape)[began]
+    since = np.maximum.accumulate(came, axis=0)
+    place = np.minimum(np.searchsorted(ends, sent_s, side="right"), len(ends) - 1)
+    return np.asarray((host >= 0) & (sent_s - since[place, np.maximum(host, 0)] < _YOUNG_S))
+
+
+def near_spells(sent_s: Floats, begins: Floats) -> Bools:
     """Whether requests were sent in the first 15 s of a spell."""
     if not len(begins):
         return np.zeros(len(sent_s), dtype=np.bool_)

@@ -54,7 +54,8 @@ class Sums:
     def __init__(self, hosts: int, categories: int) -> None:
         self.requests, self.seconds, self.load, self.free, self.free_seconds = np.zeros((5, hosts, categories))
 
-    def add(self, sums: "Sums", keep: float) -> None:
+    def add(self, sums: "Sums", keep: float | Floats) -> None:
+        """Adds sums to what is left of these, of a shape that fits."""
         for name, more in vars(sums).items():
             setattr(self, name, keep * getattr(self, name) + more)
 

@@ -42,8 +42,9 @@ Bools = NDArray[np.bool_]
 # Times in which evidence fades to 1/e: for factors and trust; for quick doubt; of successes and failures; of how many
 # requests are on a host.
 MEMORY_S, DOUBT_MEMORY_S, SUCCESS_MEMORY_S, _PRESENT_MEMORY_S = 30.0, 5.0, 30.0, 1.0
-# Of a host that has just changed, what was predicted counts as so much less: it is of before.
-_CHANGED, _CHANGED_MEMORY_S = 0.9, 120.0
+# Of a host that has just changed, what was predicted counts as so much less: it is of before. And what was measured
+# since fades so fast at first: it may change back, and a host that is avoided is not seen to.
+_CHANGED, _CHANGED_MEMORY_S, _SINCE_MEMORY_S = 0.9, 120.0, 8.0
 # Requests of a host that are remembered at the most for its success: one that has mended itself is used again after a
 # few good ones, however many failed before.
 SUCCESS_MOST = 50.0
@@ -156,7 +157,8 @@ class _Arm:
     def add(self, ended: Ended, now_s: float) -> Ints:
         """Adds requests; of hosts that have changed, which it gives back, only those since then are kept."""
         passed_s = max(now_s - self.at_s, 0.0)
-        keep, added = float(np.exp(-passed_s / MEMORY_S)), summed(ended, self.expected_s.shape)
+        fading = (1 - self.changed) / MEMORY_S + self.changed / _SINCE_MEMORY_S
+        keep, added = np.exp(-passed_s * fading)[:, None], summed(ended, self.expected_s.shape)
         self.all.add(added, keep)
         self.measured.add(added, keep)
         self.newest.add(added, float(np.exp(-passed_s / DOUBT_MEMORY_S)))

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.anticipate import SCENARIOS, Seen, near_spells, summarise, traffic_ahead
+from benchmarks.anticipate import SCENARIOS, Seen, near_spells, summarise, traffic_ahead, young_hosts
 from benchmarks.anticipation_pictures import Course, around, chosen, draw, slowdown
 from fingerpost.simulator.scenario import load_scenario
 
-BASE = Seen("jobs", "average", 10.0, 0.8, 10, 1, p99_s=0.5, spell_p99_s=0.8, mean_s=0.1, ahead=1.0)
+BASE = Seen("jobs", "average", 10.0, 0.8, 10, 1, p99_s=0.5, spell_p99_s=0.8, mean_s=0.1, ahead=1.0, young_p99_s=0.9)
 
 
 def test_requests_near_a_spell_are_those_of_its_first_fifteen_seconds():
@@ -33,6 +33,25 @@ def test_traffic_has_left_ahead_where_a_host_gets_less_of_it_in_the_seconds_befo
         records = SimpleNamespace(sent_s=np.full(len(host), second + 0.5), host=host)
         chunks.append(SimpleNamespace(end_s=second + 1.0, samples=samples, records=records))
     assert traffic_ahead(scenario, chunks) == pytest.approx(expected)
+
+
+def test_a_host_is_young_in_the_minute_after_it_came_or_came_back():
+    up = np.ones((200, 3), dtype=bool)
+    up[:20, 1], up[90:100, 2] = False, False
+    chunks = [
+        SimpleNamespace(end_s=second + 1.0, samples=SimpleNamespace(up=up[second])) for second in range(len(up))
+    ]
+    sent = np.array([5.0, 21.5, 80.5, 81.5, 30.0, 101.5, 102.0])
+    host = np.array([0, 1, 1, 1, 2, 2, -1])
+    assert young_hosts(chunks, sent, host).tolist() == [False, True, True, False, False, True, False]
+
+
+def test_hosts_in_their_first_minute_are_compared_with_those_of_the_best_average():
+    found = [replace(BASE, setting=3.0, young_p99_s=1.0), BASE, replace(BASE, predictor="learned", young_p99_s=0.45)]
+    (row,) = summarise(found)
+    assert row["learned_young_ratio"] == 0.5
+    (row,) = summarise([replace(each, young_p99_s=np.nan) for each in found])
+    assert "learned_young_ratio" not in row
 
 
 def test_a_share_is_of_the_way_from_the_best_average_to_the_best_clairvoyant():

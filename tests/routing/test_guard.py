@@ -372,3 +372,18 @@ def test_a_prediction_that_says_again_and_again_that_all_is_well_does_not_outwei
         guard.observe(outcomes(slow, 600, rng), ["1"], SLOTS / SERVICE_S, TOLD, float(second))
         found = guard.correct("1", SLOTS / SERVICE_S, TOLD, float(second))
     assert found.cost_factor[0].min() > 3.0
+
+
+def test_a_host_that_slowed_down_unforeseen_is_tried_again_sooner_than_one_that_was_always_slow():
+    """It may have recovered, and nobody would see it; how long one is slow that always was is known better."""
+    rate, costs = SLOTS / SERVICE_S, {}
+    for was_slow in (True, False):
+        guard, rng = Guard(NAMES, KINDS), np.random.default_rng(1)
+        for second in range(46):
+            times = spoiled([0], 6.0) if was_slow or second >= 20 else SERVICE_S
+            # From second 22 on it gets nothing.
+            host = rng.integers(0 if second < 22 else 1, HOSTS, 200)
+            guard.observe(outcomes(times, 200, rng, host=host), ["1"], rate, TOLD, float(second))
+            costs[was_slow, second] = guard.correct("1", rate, TOLD, float(second)).cost_factor[0].mean()
+    assert costs[False, 22] > 4.0
+    assert costs[False, 45] < 2.0 < 3.5 < costs[True, 45]
