@@ -17,7 +17,7 @@ INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pytho
 PROGRAM := -e .[platform,postgres,s3,demo]
 EVERYTHING := -e .[platform,postgres,s3,demo,dask,traces] --group dev
 
-.PHONY: setup demo fleet test check roles containers manifests fuzz fuzz-native docs system-packages lint format constraints clean
+.PHONY: setup demo fleet test check roles containers manifests fuzz fuzz-native sbom audit docs system-packages lint format constraints clean
 
 setup: $(VENV)/.installed
 
@@ -85,6 +85,14 @@ containers: $(VENV)/.installed-dev
 # The files for clusters without Helm, made from the chart.
 manifests: $(VENV)/.installed-dev
 	@$(BIN)/python deploy/kubernetes/render.py
+
+# What the pinned set is made of, as CycloneDX JSON.
+sbom: $(VENV)/.installed-dev
+	@$(BIN)/python deploy/supply_chain.py sbom dist/sbom.json
+
+# Fails if a weakness of a pinned package is known; says so, and does not fail, where that cannot be asked.
+audit: $(VENV)/.installed-dev
+	@$(BIN)/python deploy/supply_chain.py audit
 
 # The documentation as a site, with every link checked.
 docs: $(VENV)/.installed-dev
