@@ -386,4 +386,5 @@ def test_a_host_that_slowed_down_unforeseen_is_tried_again_sooner_than_one_that_
             guard.observe(outcomes(times, 200, rng, host=host), ["1"], rate, TOLD, float(second))
             costs[was_slow, second] = guard.correct("1", rate, TOLD, float(second)).cost_factor[0].mean()
     assert costs[False, 22] > 4.0
-    assert costs[False, 45] < 2.0 < 3.5 < costs[True, 45]
+    assert costs[False, 45] < 2.0
+    assert costs[True, 45] > 3.5
