@@ -38,9 +38,7 @@ def test_traffic_has_left_ahead_where_a_host_gets_less_of_it_in_the_seconds_befo
 def test_a_host_is_young_in_the_minute_after_it_came_or_came_back():
     up = np.ones((200, 3), dtype=bool)
     up[:20, 1], up[90:100, 2] = False, False
-    chunks = [
-        SimpleNamespace(end_s=second + 1.0, samples=SimpleNamespace(up=up[second])) for second in range(len(up))
-    ]
+    chunks = [SimpleNamespace(end_s=second + 1.0, samples=SimpleNamespace(up=up[second])) for second in range(len(up))]
     sent = np.array([5.0, 21.5, 80.5, 81.5, 30.0, 101.5, 102.0])
     host = np.array([0, 1, 1, 1, 2, 2, -1])
     assert young_hosts(chunks, sent, host).tolist() == [False, True, True, False, False, True, False]
