@@ -469,6 +469,22 @@ def training(
     _print(measure_training(hosts, categories, days, windows), json_output)
 
 
+def correction(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A lake, or foreign telemetry.")],
+    window: Annotated[float, typer.Option(min=1, max=3600, help="Length of windows, seconds.")] = 10,
+    halflives: Annotated[str, typer.Option(help="After so many seconds an error counts half.")] = "60,300,1200",
+    json_output: _Json = False,
+) -> None:
+    """Skill of a model whose predictions are corrected between trainings by their errors so far, beside its own."""
+    import json
+
+    from benchmarks.correction import measure_correction
+
+    seconds = [float(each) for each in halflives.split(",")]
+    rows = measure_correction(folder, window, seconds, lambda text: typer.echo(text, err=True))
+    typer.echo("\n".join(json.dumps(row) for row in rows) if not json_output else json.dumps(rows, indent=1))
+
+
 def fits(
     rows: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Training rows.")] = 1_000_000,
     columns: Annotated[int, typer.Option(min=2, max=500, help="Features.")] = 40,
@@ -564,6 +580,7 @@ for _command in (
     services,
     windowing,
     training,
+    correction,
     fits,
     engine,
     zones,

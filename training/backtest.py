@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fingerpost.arrays import Floats
 from fingerpost.errors import NoDataError
 from fingerpost.features.build import build_features, load_training_rows
 from fingerpost.features.definition import OUTCOMES
@@ -95,6 +96,7 @@ def backtest(
     service: str | None = None,
     unseen_hosts: bool = False,
     progress: Callable[[str], None] = lambda _text: None,
+    tested: Callable[[ModelBundle, pd.DataFrame, dict[str, Floats]], None] = lambda _bundle, _rows, _logs: None,
 ) -> BacktestReport:
     """Trains on the earlier part of some telemetry and scores on the later; touches neither.
 
@@ -105,6 +107,7 @@ def backtest(
         service: of a lake with several.
         unseen_hosts: also hold out hosts.
         progress: called with what is being done.
+        tested: called with the model, the rows it is tested on, and what it says of them, as logs by target.
 
     Raises:
         NoDataError: there is too little, or it cannot be read; the message says what to do.
@@ -139,6 +142,7 @@ def backtest(
             past.append(other[other["time"] <= last])
         bundle, train_rows = _fitted(past, test, test_share, gap, progress)
         predicted = bundle.predict_log(test)
+        tested(bundle, test, predicted)
         found = score(bundle, test, predicted)
         scores = {_NAMES[outcome]: found.get(outcome) for outcome in OUTCOMES}
         progress("noise of windows")
