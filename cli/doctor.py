@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fingerpost.cli.options import EngineUrl
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -23,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    engine: Annotated[str | None, typer.Option(help="URL of the engine; default FINGERPOST_ENGINE_URL.")] = None,
+    engine: EngineUrl = None,
     access_log: Annotated[
         Path | None, typer.Option(help="The proxy's access log; default FINGERPOST_HOME/access.log, if there is one.")
     ] = None,

@@ -16,7 +16,7 @@ def endpoint_picker(
         str | None,
         typer.Option(
             help="Endpoints as they come and go: a file with one a line, `dns:NAME:PORT`, `endpointslices:FILE`, "
-            "`kubernetes:SERVICE:PORT`, or with --engine `engine:`, those that agents announce."
+            "`kubernetes:SERVICE:PORT`, or with --engine-url `engine:`, those that agents announce."
         ),
     ] = None,
     listen: Annotated[str, typer.Option(help="`address:port` for proxies, gRPC without TLS.")] = "127.0.0.1:9002",
@@ -26,10 +26,13 @@ def endpoint_picker(
         typer.Option(help="The file `fingerpost router` keeps; default FINGERPOST_HOME/routing/SERVICE.table."),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Follow the engine at this URL and keep that file too, without a router.")
+        str | None,
+        typer.Option(
+            "--engine-url", "--engine", help="Follow the engine at this URL and keep that file too, without a router."
+        ),
     ] = None,
     access_log: Annotated[
-        Path | None, typer.Option(help="With --engine: Envoy's access log, as of `fingerpost router`.")
+        Path | None, typer.Option(help="With --engine-url: Envoy's access log, as of `fingerpost router`.")
     ] = None,
     streamed: Annotated[
         bool,

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-_Engine = Annotated[str | None, typer.Option("--engine", help="URL of the engine; default FINGERPOST_ENGINE_URL.")]
+from fingerpost.cli.options import EngineUrl
+
 _Service = Annotated[str | None, typer.Option("--service", help="Service; default FINGERPOST_SERVICE.")]
 _Host = Annotated[str, typer.Option("--host", help="The host it concerns; default: all of the service.")]
 _At = Annotated[str, typer.Option("--at", help="Begin, `2026-11-27T08:00` (UTC) or with an offset; default: now.")]
@@ -37,7 +38,7 @@ def _telling(kind: str) -> Callable[..., None]:
         at: _At = "",
         until: _Until = "",
         note: _Note = "",
-        engine: _Engine = None,
+        engine: EngineUrl = None,
     ) -> None:
         _tell(kind, service, host, at, until, note, engine)
 
@@ -46,7 +47,7 @@ def _telling(kind: str) -> Callable[..., None]:
 
 def list_events(
     service: _Service = None,
-    engine: _Engine = None,
+    engine: EngineUrl = None,
     json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Lists the events of a service that are to come, or ended in the last eight days."""
@@ -72,7 +73,7 @@ def list_events(
 def withdraw(
     event_id: Annotated[str, typer.Argument(metavar="ID", help="Of the event, as `fingerpost event list` tells it.")],
     service: _Service = None,
-    engine: _Engine = None,
+    engine: EngineUrl = None,
 ) -> None:
     """Withdraws an event: from now on models do not know of it."""
     from fingerpost.cli.hosts import ask_engine, engine_of, service_of

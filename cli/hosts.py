@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fingerpost.announcement import DRAINING, REMOVED, SERVING, Notice
+from fingerpost.cli.options import EngineUrl
 
 if TYPE_CHECKING:
     from fingerpost.engine_api import Answer, Call, ListedHost
     from fingerpost.tokens import Token
 
-_Engine = Annotated[str | None, typer.Option("--engine", help="URL of the engine; default FINGERPOST_ENGINE_URL.")]
 _Service = Annotated[str | None, typer.Option("--service", help="Service; default FINGERPOST_SERVICE.")]
 _Host = Annotated[str, typer.Argument(help="Name of the host.")]
 # An agent that was heard of so lately runs.
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def list_hosts(
     service: _Service = None,
-    engine: _Engine = None,
+    engine: EngineUrl = None,
     json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Lists the hosts of a service: address, zone, class, state, and when each was last heard of."""
@@ -51,19 +51,19 @@ def list_hosts(
         typer.echo(f"{each.host:{width}}  {', '.join(word for word in shown if word)}")
 
 
-def drain(host: _Host, service: _Service = None, engine: _Engine = None) -> None:
+def drain(host: _Host, service: _Service = None, engine: EngineUrl = None) -> None:
     """Lets a host end what it has and sends it nothing new, until its agent starts anew or it is resumed."""
     tell(*engine_of(engine), Notice(service_of(service), host, DRAINING))
     typer.echo(f"{host} drains: routers send it nothing new")
 
 
-def resume(host: _Host, service: _Service = None, engine: _Engine = None) -> None:
+def resume(host: _Host, service: _Service = None, engine: EngineUrl = None) -> None:
     """Sends requests to a host again that drains or was removed."""
     tell(*engine_of(engine), Notice(service_of(service), host, SERVING))
     typer.echo(f"{host} serves again, ramped up as a new host is")
 
 
-def remove(host: _Host, service: _Service = None, engine: _Engine = None) -> None:
+def remove(host: _Host, service: _Service = None, engine: EngineUrl = None) -> None:
     """Removes a host from tables and endpoints, with what is known of it; for one that is gone or was misspelt."""
     import time
 

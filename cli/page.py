@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
+from fingerpost.cli.options import EngineUrl
+
 
 def register(app: typer.Typer) -> None:
     app.command()(page)
 
 
 def page(
-    engine: Annotated[
-        str | None, typer.Option("--engine", help="URL of the engine; default FINGERPOST_ENGINE_URL.")
-    ] = None,
+    engine: EngineUrl = None,
     port: Annotated[
         int | None,
         typer.Option(min=1, max=65535, help="Port on this machine's loopback; default FINGERPOST_PAGE_PORT."),
@@ -32,10 +32,19 @@ def page(
     from functools import partial
 
     from fingerpost.cli.hosts import ask_engine, engine_of
+    from fingerpost.cli.stack.ports import PortUse, check_ports
     from fingerpost.engine_api import checked, get_call
+    from fingerpost.errors import FingerpostError
     from fingerpost.serving.page.remote import remote_page
+    from fingerpost.serving.page.stage import checked_story
     from fingerpost.settings import LOOPBACK, get_settings
 
+    if freeze and (story or browse or port):
+        raise FingerpostError("--freeze writes a file and ends: leave out --story, --open and --port")
+    if freeze and (freeze.is_dir() or not freeze.absolute().parent.is_dir()):
+        raise FingerpostError(f"--freeze {freeze}: name a file in a folder that there is")
+    if story:
+        checked_story(story)
     url, token = engine_of(engine)
     ask = partial(ask_engine, url, token)
     port = port or get_settings().page_port
@@ -50,6 +59,7 @@ def page(
         return
     if story is None:
         checked(ask(get_call("/v1/page")))
+    check_ports([PortUse("page", LOOPBACK, port, "FINGERPOST_PAGE_PORT, or give --port")])
     address = f"http://{LOOPBACK}:{port}/"
     typer.echo(f"the page of {url} is at {address}")
     if browse:

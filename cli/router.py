@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from fingerpost.cli.options import EngineUrl
+
 
 def register(app: typer.Typer) -> None:
     app.command()(router)
@@ -18,7 +20,7 @@ def router(
         ),
     ] = None,
     table: Annotated[str, typer.Option(help="The picker's file; default FINGERPOST_HOME/routing/SERVICE.table.")] = "",
-    engine: Annotated[str | None, typer.Option(help="URL of the engine; default FINGERPOST_ENGINE_URL.")] = None,
+    engine: EngineUrl = None,
     access_log: Annotated[
         str,
         typer.Option(help="Envoy's access log: predictions are trusted as far as they agree with what it says."),

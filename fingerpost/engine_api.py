@@ -239,6 +239,8 @@ def checked(answer: Answer) -> Answer:
     if answer.status < 400:
         return answer
     text = answer.body[: 4 * _MAX_REASON].decode("utf-8", "replace")
+    if answer.headers.get("content-type", "").startswith("text/html"):
+        text = "this is a web page, no answer of an engine: is the URL that of one?"
     try:
         reason = str(json.loads(answer.body)["error"])
     except (ValueError, KeyError, TypeError):
@@ -290,6 +292,8 @@ def checked_url(url: str) -> str:
     """
     if not url.startswith(("http://", "https://")):
         raise FingerpostError(f"the engine's URL {url!r} must begin with http:// or https://")
+    if not url.partition("//")[2].partition("/")[0]:
+        raise FingerpostError(f"the engine's URL {url!r} names no host: write it as http://HOST:3000")
     return url
 
 

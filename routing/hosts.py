@@ -44,7 +44,7 @@ def host_source(text: str) -> HostSource:
     """
     kind, colon, rest = text.partition(":")
     if (kind, rest) == ("engine", "") and colon:
-        raise FingerpostError(f"{text!r} needs the engine's URL: give --engine")
+        raise FingerpostError(f"{text!r} needs the engine's URL: give --engine-url")
     if kind == "dns" and colon:
         name, _, port = rest.rpartition(":")
         if not name or not port.isdecimal() or not 0 < int(port) < 65536:

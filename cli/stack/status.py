@@ -89,6 +89,8 @@ class Status:
         Args:
             now: seconds since 1970.
         """
+        if self.home.exists() and not self.home.is_dir():
+            return [f"{self.home} is no folder: name another as FINGERPOST_HOME"]
         found = [] if self.parts else [f"nothing runs in {self.home}: start `fingerpost up`"]
         found += [problem for each in self.parts if (problem := _problem(each, now))]
         if self.engine is not None and not self.engine.answers:

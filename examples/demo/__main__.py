@@ -31,8 +31,11 @@ def demo(
     if context.invoked_subcommand:
         return
     from examples.demo.runner import Demo, DemoOptions
+    from fingerpost.errors import FingerpostError
     from fingerpost.settings import get_settings
 
+    if short and skip_gates:
+        raise FingerpostError("--short ends before there is a version to let through: leave out --skip-gates")
     Demo(get_settings(), DemoOptions(once, json_output, hosts, seconds, rate, seed, short, skip_gates)).run()
 
 

@@ -160,7 +160,7 @@ class Fleet:
         several = [word for service in SERVICES for word in ("--service", service.name)]
         places = {"table": self._TABLE, "endpoints": self._ENDPOINTS, "access-log": self._LOG}
         words = [word for name, place in places.items() for word in (f"--{name}", str(self.home / place))]
-        command = fingerpost("router", *several, "--engine", self.engine_url, "--hosts", "engine:", *words)
+        command = fingerpost("router", *several, "--engine-url", self.engine_url, "--hosts", "engine:", *words)
         changed = {name.upper(): value for name, value in changes.items()}
         self._routers = [self._start(proxy, f"router-{proxy.name}", command, changed) for proxy in self.proxies]
 

@@ -27,7 +27,7 @@ send() { for route in report search; do curl -s -o "$folder/out" "http://127.0.0
 for _ in $(seq 100); do send; done
 fingerpost agent --host a --access-log "$log" --pid "$a_pid" --slots 4 --engine-url "http://127.0.0.1:$engine" &
 fingerpost agent --host b --access-log "$log" --pid "$b_pid" --slots 4 --engine-url "http://127.0.0.1:$engine" &
-fingerpost router --engine "http://127.0.0.1:$engine" --table "$table" --access-log "$log" &
+fingerpost router --engine-url "http://127.0.0.1:$engine" --table "$table" --access-log "$log" &
 
 # Until the engine has a table requests go by least request, and the log says so. Its last field is the category.
 predicted() { grep '"decision":"fingerpost;;;[^"]*;GET /' "$log" || true; }

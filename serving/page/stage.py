@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from fingerpost.errors import FingerpostError
 from fingerpost.lake import write_text_atomically
 
 _MAX_BYTES, _MAX_CHARACTERS, _MAX_FOUND = 64 * 1024, 600, 6
@@ -37,6 +38,19 @@ class Stage:
     def write(self, path: Path) -> None:
         """Writes it for `read_stage`."""
         write_text_atomically(path, orjson.dumps(asdict(self)).decode())
+
+
+def checked_story(path: Path) -> None:
+    """Makes sure that a file tells of a stage, before anybody waits for what it never will.
+
+    Raises:
+        FingerpostError: there is no such file, or it holds no stage; the message says what to do.
+    """
+    if not path.is_file():
+        raise FingerpostError(f"there is no story in {path}: write a stage there first, then serve the page")
+    if read_stage(path) is None:
+        names = ", ".join(each.name for each in fields(Stage))
+        raise FingerpostError(f"{path} tells of no stage: it must be a JSON object with {names}")
 
 
 def read_stage(path: Path) -> dict[str, Any] | None:

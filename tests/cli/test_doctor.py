@@ -151,7 +151,7 @@ def test_the_command_says_what_to_do_where_nothing_answers(tmp_path, monkeypatch
     monkeypatch.setenv("FINGERPOST_HOME", str(tmp_path))
     (tmp_path / "access.log").write_text("nonsense\n" * 3)
     get_settings.cache_clear()
-    done = CliRunner().invoke(app, ["doctor", "--engine", "http://127.0.0.1:9", "--proxy", "edge", "--json"])
+    done = CliRunner().invoke(app, ["doctor", "--engine-url", "http://127.0.0.1:9", "--proxy", "edge", "--json"])
     get_settings.cache_clear()
     assert done.exit_code == 1
     found = {each["about"]: each for each in json.loads(done.stdout)["checks"]}
@@ -169,7 +169,8 @@ def test_the_agent_of_a_proxy_is_found_by_its_lock_and_checkpoint(tmp_path, monk
     get_settings.cache_clear()
     with sole(state / "proxy=edge.lock", "it runs"):
         (state / "proxy=edge.json").write_text(json.dumps({"closed_us": clock_us() - 300_000_000}))
-        arguments = ["--engine", "http://127.0.0.1:9", "--proxy", "edge", "--access-log", str(tmp_path / "nginx.log")]
+        log = str(tmp_path / "nginx.log")
+        arguments = ["--engine-url", "http://127.0.0.1:9", "--proxy", "edge", "--access-log", log]
         done = CliRunner().invoke(app, ["doctor", *arguments, "--log-format", "combined", "--json"])
     get_settings.cache_clear()
     found = {each["about"]: each for each in json.loads(done.stdout)["checks"]}

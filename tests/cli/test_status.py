@@ -91,6 +91,13 @@ def test_what_is_wrong_is_said(tmp_path, changes, words):
     assert found.to_json(NOW)["problems"] == [problem]
 
 
+def test_a_home_that_is_no_folder_is_named(tmp_path):
+    home = tmp_path / "home"
+    home.write_text("")
+    (problem,) = status(home).problems(NOW)
+    assert problem == f"{home} is no folder: name another as FINGERPOST_HOME"
+
+
 def test_what_is_not_here_is_no_problem(tmp_path):
     found = status(tmp_path, part("envoy"), engine=None, has_router=False, table_age_s=None, model_version="")
     assert found.problems(NOW) == []

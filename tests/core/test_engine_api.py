@@ -1,5 +1,6 @@
 """What callers of the engine's API make of its answers, whatever these are."""
 
+import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -117,7 +118,10 @@ def test_a_url_that_is_none_is_refused_at_once(url):
     with pytest.raises(FingerpostError, match=f"the engine's URL '{url}' must begin with http:// or https://"):
         EngineClient(url)
     if url:  # else it is that of the settings
-        for command in (["page"], ["hosts", "list"]):
-            refused = CliRunner().invoke(app, [*command, "--engine", url])
+        # The second is the former name of the option.
+        for command in itertools.product(
+            (["page"], ["hosts", "list"], ["event", "list"]), ("--engine-url", "--engine")
+        ):
+            refused = CliRunner().invoke(app, [*command[0], command[1], url])
             assert isinstance(refused.exception, FingerpostError)
             assert f"the engine's URL '{url}' must begin with http:// or https://" in str(refused.exception)

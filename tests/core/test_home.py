@@ -35,7 +35,7 @@ def mode(path):
             "--cgroup",
             "/nowhere",
         ],
-        ["router", "--once", "--engine", "http://127.0.0.1:9"],
+        ["router", "--once", "--engine-url", "http://127.0.0.1:9"],
     ],
 )
 def test_whatever_makes_the_home_makes_it_for_its_owner_alone(command, tmp_path):

@@ -97,7 +97,7 @@ def test_every_expression_has_data_from_running_parts(tmp_path):
             ["agent", "--host", "h9", "--access-log", str(log), "--http-port", str(agent_port)],
             [
                 "router",
-                "--engine",
+                "--engine-url",
                 engine.url,
                 "--table",
                 str(tmp_path / "shop.table"),

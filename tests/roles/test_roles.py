@@ -278,9 +278,8 @@ def test_engine_router_and_a_bento_serve_a_registered_model(role, registry, tmp_
         built = router.run(tmp_path, "fingerpost", "envoy", "build", xdg_cache_home=tmp_path)
         assert built.returncode == 0, built.stderr
         table = tmp_path / "table"
-        once = router.run(
-            tmp_path, "fingerpost", "router", "--once", "--engine", f"http://127.0.0.1:{port}", "--table", str(table)
-        )
+        told = ("--engine-url", f"http://127.0.0.1:{port}", "--table", str(table))
+        once = router.run(tmp_path, "fingerpost", "router", "--once", *told)
         assert once.returncode == 0, once.stderr
         assert table.stat().st_size > 0
     deployed = engine.run(tmp_path, "fingerpost", "deploy", "--json", bentoml_home=tmp_path / "bentoml", **settings)

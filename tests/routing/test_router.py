@@ -165,10 +165,10 @@ def fingerpost(*arguments, **environment):
 
 def test_commands(engine, tmp_path):
     home = {"FINGERPOST_HOME": str(tmp_path)}
-    done = fingerpost("router", "--engine", engine["url"], "--once", **home)
+    done = fingerpost("router", "--engine-url", engine["url"], "--once", **home)
     assert done.returncode == 0, done.stderr
     assert read(Path(done.stdout.strip())).version == "v1"
-    done = fingerpost("router", "--engine", "http://127.0.0.1:9", "--once", **home)
+    done = fingerpost("router", "--engine-url", "http://127.0.0.1:9", "--once", **home)
     assert (done.returncode, "no table from" in done.stderr) == (1, True)
     done = fingerpost("envoy", "config", "--host", "a=127.0.0.1:9", "--policy", "orca", **home)
     assert json.loads(done.stdout)["static_resources"]["clusters"][0]["name"] == "hosts"
@@ -186,7 +186,7 @@ def test_commands(engine, tmp_path):
 
 def router_command(engine, folder, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "fingerpost", "router", "--once", "--engine", engine["url"], *arguments],
+        [sys.executable, "-m", "fingerpost", "router", "--once", "--engine-url", engine["url"], *arguments],
         env={**os.environ, "FINGERPOST_HOME": str(folder), "FINGERPOST_LOG_FORMAT": "console"},
         capture_output=True,
         text=True,
@@ -197,7 +197,7 @@ def router_command(engine, folder, *arguments):
 def test_one_router_serves_several_services_and_one_without_a_table_leaves_the_others_alone(engine, tmp_path):
     hosts = tmp_path / "shop.hosts"
     hosts.write_text("a=127.0.0.1:9001\n")
-    command = [sys.executable, "-m", "fingerpost", "router", "--engine", engine["url"]]
+    command = [sys.executable, "-m", "fingerpost", "router", "--engine-url", engine["url"]]
     for service in ("absent", "shop", "calls"):
         command += ["--service", service]
     for option, name in (("table", "table"), ("access-log", "log"), ("hosts", "hosts"), ("endpoints", "json")):

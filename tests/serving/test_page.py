@@ -146,8 +146,10 @@ def test_names_from_outside_stay_text(fed, watched):
 def test_the_page_of_an_engine_elsewhere_is_shown_on_this_machine(engine, fed, browser, tmp_path):
     (port,) = free_ports(1)
     story = tmp_path / "stage.json"
-    command = [sys.executable, "-m", "fingerpost", "page", "--engine", engine.url, "--port", str(port)]
+    command = [sys.executable, "-m", "fingerpost", "page", "--engine-url", engine.url, "--port", str(port)]
     command += ["--story", str(story)]
+    stage = Stage(2, 9, "traffic", "<b>Clients</b> send.", "Who routes.", "traffic", time.time() - 70, ["1 < 2"])
+    stage.write(story)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         url = f"http://127.0.0.1:{port}"
         try:
@@ -158,16 +160,16 @@ def test_the_page_of_an_engine_elsewhere_is_shown_on_this_machine(engine, fed, b
             watched.expect("#state").to_contain_text("live, engine")
             watched.page.wait_for_selector("#heat .main-svg")
             assert watched.figure("fleet-ok") == str(fed["fleet"]["states"]["ok"])
-            assert not watched.page.is_visible("#stage")
-            Stage(2, 9, "traffic", "<b>Clients</b> send.", "Who routes.", "traffic", time.time() - 70, ["1 < 2"]).write(
-                story
-            )
             watched.expect("#stage").to_contain_text("2 of 9: traffic for 7")
             assert "<b>Clients</b> send." in watched.text("#stage")
             assert "1 < 2" in watched.text("#stage")
             watched.page.click("#stage button")
             assert watched.page.is_visible("#traffic")
             story.write_text('{"number": "many"}')
+            watched.expect("#stage").to_be_hidden()
+            stage.write(story)
+            watched.expect("#stage").to_be_visible()
+            story.unlink()
             watched.expect("#stage").to_be_hidden()
             assert watched.errors == watched.elsewhere == []
             watched.page.close()
@@ -187,7 +189,7 @@ def test_a_story_is_told_before_its_engine_answers(browser, tmp_path):
         "-m",
         "fingerpost",
         "page",
-        "--engine",
+        "--engine-url",
         f"http://127.0.0.1:{nobody}",
         "--port",
         str(port),
@@ -210,7 +212,7 @@ def test_a_story_is_told_before_its_engine_answers(browser, tmp_path):
 
 def test_the_page_is_frozen_into_one_file_that_draws_what_it_drew(engine, fed, browser, tmp_path):
     path = tmp_path / "frozen.html"
-    command = [sys.executable, "-m", "fingerpost", "page", "--engine", engine.url, "--freeze", str(path)]
+    command = [sys.executable, "-m", "fingerpost", "page", "--engine-url", engine.url, "--freeze", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
     assert str(path) in done.stdout
     watched = Watched(browser, path.as_uri())
@@ -256,7 +258,7 @@ def test_an_experiment_is_drawn_as_a_confidence_sequence_that_narrows(fed, brows
 
 def test_a_page_without_its_engine_is_refused_with_the_address(tmp_path):
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "fingerpost", "page", "--engine", f"http://127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "fingerpost", "page", "--engine-url", f"http://127.0.0.1:{port}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
     assert done.returncode == 1
     assert f"the engine at http://127.0.0.1:{port} does not answer" in done.stderr

@@ -317,7 +317,7 @@ function showPipeline(host, page) {
   fill(host, "pickers", [pickers, Math.floor(page.now / 2)], () => [el("h3", {}, "Pickers that follow the table"),
     table([{ name: "picker" }, { name: "kind" }, { name: "age of its table", number: true }, { name: "state" }],
       pickers.listed.map((each) => [each.name, each.kind === "router" ? "router beside Envoy" : "endpoint picker", seconds(each.table_age_s), each.expired ? el("span", { class: "bad" }, "expired") : coloured("ok")]),
-      "None has asked within ten minutes. Run `fingerpost router` beside Envoy, or `fingerpost endpoint-picker --engine`."),
+      "None has asked within ten minutes. Run `fingerpost router` beside Envoy, or `fingerpost endpoint-picker --engine-url`."),
     pickers.known > pickers.listed.length ? hint(`${pickers.known - pickers.listed.length} more have younger tables.`) : null]);
   fill(host, "refused", pipeline.refused, (refused) => [el("h3", {}, "Refused since the engine began"),
     table([{ name: "reason" }, { name: "count", number: true }], Object.entries(refused).map(([reason, count]) => [reason, number(count)]), "Nothing was refused.")]);
