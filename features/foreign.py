@@ -18,7 +18,7 @@ from fingerpost.clock import US
 from fingerpost.errors import NoDataError
 from fingerpost.features.foreign_files import column_names, numbers, plain, read_columns, table_files
 from fingerpost.features.ingest import by_date
-from fingerpost.features.windows import in_flight
+from fingerpost.features.windows import in_flight_at
 from fingerpost.lake import partition, write_table
 from fingerpost.records import HOST_SAMPLE, REQUEST_RECORD, Column
 from fingerpost.schemas import SCHEMAS, refusals
@@ -311,7 +311,7 @@ def _inflight(requests: pa.Table) -> Ints:
     inflight = np.zeros(len(hosts), dtype=np.int64)
     for host in np.unique(hosts):
         of = hosts == host
-        inflight[of] = in_flight(begun[of], begun[of], ended[of])
+        inflight[of] = in_flight_at(begun[of], begun[of], ended[of])
     return inflight
 
 

@@ -67,7 +67,7 @@ def record_weights(records: pd.DataFrame) -> Floats:
     return np.where(weight >= 1, weight, 1.0)
 
 
-def in_flight(at: Ints, begun: Ints, ended: Ints) -> Ints:
+def in_flight_at(at: Ints, begun: Ints, ended: Ints) -> Ints:
     """Counts the requests in flight at each moment: begun before it, and not ended by it.
 
     Args:

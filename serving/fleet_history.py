@@ -35,6 +35,9 @@ class FleetHistory:
     Args:
         form: of windows and half-life; windows of another length are not taken.
         max_categories: kept at once; past it those go that no host has served for longest.
+
+    Attributes:
+        counts: what was passed over: `windows_late`, and `cells_dropped`, whose categories had no room.
     """
 
     def __init__(self, form: HistoryForm, max_categories: int) -> None:
@@ -141,7 +144,7 @@ class FleetHistory:
         told, waiting = self._told_us.setdefault(host, {}), self._waiting.setdefault(host, {})
         told[report.reporter] = max(end_us, told.get(report.reporter, 0))
         if end_us <= self.end_us(host):
-            self.counts["late"] += 1
+            self.counts["windows_late"] += 1
             return []
         waiting.setdefault(end_us, []).append(report)
         latest = max(told.values())
@@ -162,7 +165,7 @@ class FleetHistory:
         names = [name for report in reports for name in report.categories]
         columns = np.array([self._category.get(name, -1) for name in names], dtype=np.int64)
         kept = columns >= 0
-        self.counts["categories_dropped"] += int((~kept).sum())
+        self.counts["cells_dropped"] += int((~kept).sum())
         matrix = np.concatenate([report.windows for report in reports]).astype(np.float64)[kept]
         windows: dict[str, NDArray[Any]] = dict(zip(WINDOW_COLUMNS, matrix.T, strict=True))
         windows.update(host=np.repeat(places, rows)[kept], category=columns[kept])

@@ -3,7 +3,8 @@
 import logging
 import time
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -109,6 +110,11 @@ class HostStates:
             known = self.hosts.get(row.host)
             block = blocks.get(row.host) or (known.fingerprint.history if known else None)
             self._note(row, report, known, block)
+
+    def passed_over(self) -> Mapping[str, int]:
+        """What was passed over since the last call, by what it was; see `FleetHistory.counts`."""
+        found, self._history.counts = self._history.counts, Counter()
+        return found
 
     def take_members(self, changed: Sequence[Member], whole: bool) -> bool:
         """Takes what has changed of the members; tells whether a table may be another by that.

@@ -119,6 +119,13 @@ class EngineMetrics:
         self.model_problem = gauge("model_problem", "1 while the model an alias points at cannot be used", "alias")
         self.registry_problem = gauge("registry_problem", "1 while the model registry does not answer")
         self.store_problem = gauge("store_problem", "1 while the report store cannot be used")
+        self._passed_over = counter(
+            "history_passed_over",
+            "What a worker left out of hosts' states: windows that came too late, cells whose category had no room",
+            "what",
+        )
+        for what in ("windows_late", "cells_dropped"):
+            self._passed_over.labels(what)
         self.connections_ended = counter(
             "connections_ended", "Connections ended for want of room, or since the client was too slow", "how"
         )
@@ -140,6 +147,10 @@ class EngineMetrics:
 
     def refused(self, reason: str, count: int) -> None:
         self._reasons.labels(reason).inc(count)
+
+    def passed_over(self, counts: Mapping[str, int]) -> None:
+        for what, count in counts.items():
+            self._passed_over.labels(what).inc(count)
 
     def store_failed(self) -> None:
         self._store_failures.inc()

@@ -273,6 +273,7 @@ class Refresher:
             return False
         if rows:
             work.states.take(rows)
+            self._metrics.passed_over(work.states.passed_over())
             work.arrived_us = min(work.arrived_us or rows[0].received_us, rows[0].received_us)
             work.dirty = True
         work.dirty |= work.states.take_members(members, whole)

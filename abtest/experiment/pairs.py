@@ -21,7 +21,7 @@ from fingerpost.abtest.experiment.slots import (
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
-from fingerpost.features.windows import in_flight, numbers, record_weights
+from fingerpost.features.windows import in_flight_at, numbers, record_weights
 
 # Fewer requests than this say nothing of a slot.
 MIN_REQUESTS = 20
@@ -100,7 +100,7 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     followed = (told == names[arms[place].astype(np.int64)]) if len(chosen) else np.zeros(0, dtype=bool)
     side = place // 2 * 2 + arms[place]
     routed = np.bincount(side, weights=followed * record_weights(chosen), minlength=2 * count).astype(np.float64)
-    waiting = np.log1p(in_flight(slots, begun.astype(np.int64), records["time_us"].to_numpy(np.int64)))
+    waiting = np.log1p(in_flight_at(slots, begun.astype(np.int64), records["time_us"].to_numpy(np.int64)))
     load = np.where(arms[::2], -1.0, 1.0) * (waiting[1::2] - waiting[::2])
     length_s = lengths - np.repeat(washout_s, 2)
     pairs = _paired((CONTROL, TREATMENT), slots[::2], chosen, side, length_s, routed, load, washout_s)

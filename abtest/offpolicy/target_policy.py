@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats, Ints
 from fingerpost.clock import US
-from fingerpost.features.windows import in_flight, numbers
+from fingerpost.features.windows import in_flight_at, numbers
 from fingerpost.routing.cost import choice_probabilities, cost_at, exploration_weight
 from fingerpost.routing.picker_table import picker_cells
 from fingerpost.settings import Settings
@@ -47,7 +47,7 @@ def replayed_choices(
     begun = ended - np.round(np.nan_to_num(duration) * US).astype(np.int64)
     probability = np.full((len(records), len(hosts)), np.nan)
     named = records["host"].to_numpy(dtype=object)
-    load = np.stack([in_flight(begun, begun[named == host], ended[named == host]) for host in hosts], axis=1)
+    load = np.stack([in_flight_at(begun, begun[named == host], ended[named == host]) for host in hosts], axis=1)
     logs = [part for _, part in predictions.groupby("file", sort=False)]
     logs.sort(key=lambda part: int(part["time_us"].max()))
     # A log is in force from when its youngest fingerprint was made until the next one is.

@@ -39,6 +39,7 @@ _PANELS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
         ("Refused a second, by reason", "short", [("sum by (reason) (rate(fingerpost_engine_refused_total[5m]))", "{{reason}}")]),
         ("99% of the engine's answers within", "s", [("histogram_quantile(0.99, sum by (le) (rate(fingerpost_engine_request_seconds_bucket[5m])))", "p99")]),
         ("From a report to its table, 99% within", "s", [("histogram_quantile(0.99, sum by (le) (rate(fingerpost_engine_arrival_to_table_seconds_bucket[5m])))", "p99")]),
+        ("Left out of hosts' states a second", "short", [("sum by (what) (rate(fingerpost_engine_history_passed_over_total[5m]))", "{{what}}")]),
         ("Agents' problems", "short", [("sum by (problem) (fingerpost_agent_problem)", "{{problem}}")]),
     ],
 }  # fmt: skip

@@ -16,7 +16,7 @@ from fingerpost.category import fit_categories
 from fingerpost.clock import US
 from fingerpost.errors import NoDataError
 from fingerpost.features.foreign import find_mapping, import_telemetry, load_mapping, plausible
-from fingerpost.features.windows import category_counts, in_flight
+from fingerpost.features.windows import category_counts, in_flight_at
 from fingerpost.lake import read, service_folder
 from fingerpost.request_status import failed, measures
 from fingerpost.simulator.worth.logs import COLUMNS, read_logs
@@ -248,5 +248,5 @@ def _found(told: Floats | None, host: Ints, begin_us: Ints, end_us: Ints, notes:
     found = np.zeros(len(host))
     for each in np.unique(host):
         of = host == each
-        found[of] = in_flight(begin_us[of], begin_us[of], end_us[of])
+        found[of] = in_flight_at(begin_us[of], begin_us[of], end_us[of])
     return found

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fingerpost.errors import NoDataError
 from fingerpost.features.foreign import find_mapping, import_telemetry, load_mapping
-from fingerpost.features.windows import in_flight
+from fingerpost.features.windows import in_flight_at
 from fingerpost.lake import read
 
 MOMENTS = st.integers(0, 12)
@@ -26,7 +26,7 @@ def test_in_flight_are_those_that_have_begun_before_and_not_ended_by_then(at, sp
     lasting = [(begin, end) for begin, end in spans if end > begin]
     begun, ended = (np.array([span[place] for span in lasting], dtype=np.int64) for place in (0, 1))
     expected = [sum(begin < moment < end for begin, end in lasting) for moment in at]
-    assert in_flight(np.array(at, dtype=np.int64), begun, ended).tolist() == expected
+    assert in_flight_at(np.array(at, dtype=np.int64), begun, ended).tolist() == expected
 
 
 def spans(folder, **columns):

@@ -101,7 +101,7 @@ def test_windows_that_come_too_late_are_counted_and_left_out():
     told, history = reports(skip=0.0), FleetHistory(FORM, 256)
     history.observe(told)
     history.observe(told[:3])
-    assert history.counts["late"] == 3
+    assert history.counts["windows_late"] == 3
     assert_as_replayed(history, told)
 
 
@@ -146,7 +146,7 @@ def test_categories_are_bounded_and_those_out_of_use_make_room():
         history.observe([replace(report, categories=tuple(names), windows=windows)])
 
     tell([f"a{number}" for number in range(30)], 0)
-    assert history.counts["categories_dropped"] == 10
+    assert history.counts["cells_dropped"] == 10
     tell([f"a{number}" for number in range(10, 20)], 100)
     tell([f"b{number}" for number in range(4)], 101)
     kept = set(history.blocks([MADE.hosts[0]])[MADE.hosts[0]].categories)
@@ -216,6 +216,18 @@ def followed(store, tmp_path):
     states.follow(store.mark().epoch)
     states.take(store.changed("shop", 0))
     return states
+
+
+@pytest.mark.process
+def test_what_is_passed_over_is_told_once(store, tmp_path):
+    told = reports(first_us=clock_us() // SPAN_US * SPAN_US - 12 * SPAN_US, skip=0.0)[: len(MADE.hosts)]
+    put(store, told)
+    states = followed(store, tmp_path)
+    assert states.passed_over().get("windows_late", 0) == 0
+    # As if the same windows were told again later.
+    states.take([replace(row, change=row.change + 100) for row in store.changed("shop", 0)[:2]])
+    assert states.passed_over()["windows_late"] == 2
+    assert states.passed_over() == {}
 
 
 @pytest.mark.process

@@ -148,7 +148,7 @@ def test_the_page_of_an_engine_elsewhere_is_shown_on_this_machine(engine, fed, b
     story = tmp_path / "stage.json"
     command = [sys.executable, "-m", "fingerpost", "page", "--engine-url", engine.url, "--port", str(port)]
     command += ["--story", str(story)]
-    stage = Stage(2, 9, "traffic", "<b>Clients</b> send.", "Who routes.", "traffic", time.time() - 70, ["1 < 2"])
+    stage = Stage(2, 9, "traffic", "<b>Clients</b> send.", "Who routes.", "traffic", time.time() - 5 * 3600, ["1 < 2"])
     stage.write(story)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         url = f"http://127.0.0.1:{port}"
@@ -160,7 +160,7 @@ def test_the_page_of_an_engine_elsewhere_is_shown_on_this_machine(engine, fed, b
             watched.expect("#state").to_contain_text("live, engine")
             watched.page.wait_for_selector("#heat .main-svg")
             assert watched.figure("fleet-ok") == str(fed["fleet"]["states"]["ok"])
-            watched.expect("#stage").to_contain_text("2 of 9: traffic for 7")
+            watched.expect("#stage").to_contain_text("2 of 9: traffic for 5 h")
             assert "<b>Clients</b> send." in watched.text("#stage")
             assert "1 < 2" in watched.text("#stage")
             watched.page.click("#stage button")
