@@ -123,8 +123,9 @@ class _FirstModel:
         self._done = found.known
         if found.known and found.champion is None:
             self._tell(
-                "no model yet, the baseline predicts: run `fingerpost run pipeline` once some minutes of traffic are "
-                f"measured, or wait for the schedule (FINGERPOST_TRAIN_CRON={settings.train_cron!r}, UTC)"
+                "no model yet, the baseline predicts: a first one is trained as soon as enough is measured "
+                f"(FINGERPOST_FIRST_TRAINING_ROWS={settings.first_training_rows}), else by the schedule "
+                f"(FINGERPOST_TRAIN_CRON={settings.train_cron!r}, UTC), or now by `fingerpost run pipeline`"
             )
 
 

@@ -12,7 +12,7 @@ from fingerpost.abtest.results import DRIFT
 from fingerpost.experiment import CHALLENGER, CHAMPION
 from fingerpost.flows.alerts import send_alert
 from fingerpost.flows.steps import leave_markdown, reported, run_step, settings_of, tell_failure
-from fingerpost.flows.train import train_flow
+from fingerpost.flows.train import ask_for_training, train_flow
 from fingerpost.shown import markdown_text
 from fingerpost.training.registry import WATCH_TAG, Registry
 
@@ -43,17 +43,13 @@ def drift_flow(service: str = "") -> dict[str, Any]:
 
 
 def _train(service: str) -> str:
-    """Asks the training's deployment for a run, so that no two train at once; without one, trains here."""
-    from prefect.deployments import run_deployment
+    """Has the training's deployment train; without one, trains here."""
     from prefect.exceptions import ObjectNotFound
 
     try:
-        run: Any = run_deployment(
-            f"train/{service}", parameters={"service": service, "urgent": True}, timeout=0, as_subflow=False
-        )
+        return ask_for_training(service, urgent=True)
     except ObjectNotFound:
         return str(train_flow(service, urgent=True)["model_version"])
-    return str(run.name)
 
 
 def _markdown(verdicts: dict[str, DriftVerdict]) -> str:

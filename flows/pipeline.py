@@ -14,4 +14,6 @@ from fingerpost.flows.train import train_flow
 @reported
 def pipeline_flow(service: str = "") -> dict[str, Any]:
     """Runs ingest, features and training of a service in series, each as a flow of its own."""
-    return {"ingest": ingest_flow(service), "features": features_flow(service), "train": train_flow(service)}
+    ingested = ingest_flow(service)
+    features = features_flow(service, ask=False)
+    return {"ingest": ingested, "features": features, "train": train_flow(service)}

@@ -34,6 +34,27 @@ def train_flow(service: str = "", urgent: bool = False) -> dict[str, Any]:
     return {**asdict(report), "skill": {target: each.skill for target, each in report.scores.items()}}
 
 
+def ask_for_training(service: str, urgent: bool = False, key: str | None = None) -> str:
+    """Asks the training's deployment for a run, so that no two train at once; returns the run's name.
+
+    Args:
+        key: a second request with the same key starts no second run; None: each does.
+
+    Raises:
+        ObjectNotFound: no schedules serve the deployment.
+    """
+    from prefect.deployments import run_deployment
+
+    run: Any = run_deployment(
+        f"train/{service}",
+        parameters={"service": service, "urgent": urgent},
+        timeout=0,
+        as_subflow=False,
+        idempotency_key=key,
+    )
+    return str(run.name)
+
+
 def _markdown(report: TrainingReport) -> str:
     rows = "\n".join(
         f"| {target} | {each.rows} | {each.model:.4f} | {each.best_naive} {each.naive[each.best_naive]:.4f} "

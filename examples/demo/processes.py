@@ -27,6 +27,8 @@ _DEFAULTS = {
     "model_poll_s": "2",
     # Comparisons of minutes instead of days.
     "ingest_every_s": "5",
+    # The story itself says when.
+    "first_training_rows": "0",
     "shadow_every_s": "3",
     "shadow_block_s": "3",
     "experiment_slot_s": "3",

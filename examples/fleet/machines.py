@@ -237,6 +237,8 @@ class Fleet:
             "HOME": str(self.home),
             "XDG_CACHE_HOME": str(build_module().parents[2]),
             "FINGERPOST_DISK_LOW_MB": "0",
+            # The story itself says when.
+            "FINGERPOST_FIRST_TRAINING_ROWS": "0",
             "FINGERPOST_ENGINE_TOKEN": self._token,
             **{f"FINGERPOST_{setting}": value for setting, value in changes.items()},
             **(environment or {}),

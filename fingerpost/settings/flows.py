@@ -11,6 +11,12 @@ class Flows(BaseModel):
     ingest_every_s: float = Field(default=60.0, gt=0, description="Run the ingest flow this often, seconds.")
     features_every_s: float = Field(default=300.0, gt=0, description="Run the features flow this often, seconds.")
     train_cron: str = Field(default="0 3 * * *", description="Run the training flow on this schedule (cron, UTC).")
+    first_training_rows: int = Field(
+        default=2000,
+        ge=0,
+        description="Train a first model as soon as there are this many training rows, and again each time they have "
+        "doubled, until one serves; 0: by the schedule alone.",
+    )
     drift_cron: str = Field(default="10 * * * *", description="Run the drift flow on this schedule (cron, UTC).")
     compare_every_s: float = Field(
         default=60.0, gt=0, description="Run the shadow and experiment flows this often, seconds."

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from fingerpost.errors import FingerpostError
+from fingerpost.features.build import FeaturesReport
 from fingerpost.flow_status import decisions, flow_statuses
 from fingerpost.flows.alerts import send_alert
+from fingerpost.flows.features import first_training_key
 from fingerpost.flows.run import verdict
 from fingerpost.flows.schedule import MAX_SERVICES, add_new, deployments, services
 from fingerpost.flows.steps import worth_trying_again
@@ -165,6 +167,33 @@ def test_a_service_that_appears_is_scheduled(tmp_path):
     with get_client(sync_client=True) as client:
         names = {each.name for each in client.read_deployments()}
     assert {"shop", "blog"} <= names
+
+
+def features_report(rows, hosts=3):
+    return FeaturesReport(0, 0, rows, [f"h{number}" for number in range(hosts)], [], "1", "abc", "", [], [], 0)
+
+
+def test_a_first_training_is_asked_for_once_there_is_enough_and_when_that_has_doubled():
+    keys = [first_training_key(2000, features_report(rows)) for rows in (0, 1999, 2000, 3999, 4000, 7999, 8000)]
+    assert keys == [None, None, "abc-1", "abc-1", "abc-2", "abc-2", "abc-3"]
+    assert first_training_key(0, features_report(10_000)) is None
+    assert first_training_key(2000, features_report(10_000, hosts=1)) is None
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_one_training_is_asked_for_while_no_model_serves(in_force):
+    from fingerpost.flows.features import _first_training
+
+    settings = in_force.settings.model_copy(update={"service": "new"})
+    # Nobody serves the deployment yet.
+    assert _first_training(settings, features_report(2000)) is None
+    [train] = [each for each in deployments(settings, "new") if each.flow_name == "train"]
+    train.apply()
+    first = _first_training(settings, features_report(2000))
+    assert first
+    assert _first_training(settings, features_report(3000)) == first
+    assert _first_training(settings, features_report(4000)) not in (None, first)
+    assert _first_training(in_force.settings, features_report(9000)) is None
 
 
 @pytest.mark.usefixtures("prefect_server")
