@@ -14,6 +14,9 @@ MAX_ROWS = 50_000
 # Of what is refused: what is kept of one for the quarantine, and of all between two reports.
 MAX_REFUSED_BYTES = 4096
 _MAX_ALL_REFUSED_BYTES = 8 * 2**20
+# A wall clock that falls back by more than this against the steady one was set; what was stamped before it was set is
+# read within the time after it.
+_JUMP_S, _STAMPED_BEFORE_S = 1.0, 60.0
 
 
 class RecordBuffer:
@@ -21,6 +24,9 @@ class RecordBuffer:
 
     Of what is refused the first 4096 bytes are kept, and at most 8 MiB of all until the next report; the rest is only
     counted (`refused_dropped`).
+
+    When the clock is set back, requests that were stamped just before lie in the future. For a minute their times are
+    set back as the clock was (`clock_corrected`), so that none is lost.
 
     Attributes:
         taken, reasons: how many request records were accepted and refused by now, the latter by reason.
@@ -30,14 +36,23 @@ class RecordBuffer:
         clock_skew_s: how far in the future a time may lie.
         max_age_s: how old a time may be.
         clock: the present, seconds since 1970.
+        steady: seconds of a clock that nobody sets.
     """
 
     def __init__(
-        self, regions: Regions, clock_skew_s: float, max_age_s: float, clock: Callable[[], float] = time.time
+        self,
+        regions: Regions,
+        clock_skew_s: float,
+        max_age_s: float,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._regions = regions
         self._limits = (max_age_s, clock_skew_s)
-        self._clock = clock
+        self._clock, self._steady = clock, steady
+        self._offset_s = clock() - steady()
+        # By how much the clock was set back lately, and until when that counts.
+        self._set_back_s, self._set_back_until = 0.0, 0.0
         self.records: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self.refused: list[tuple[str, bytes]] = []
@@ -64,7 +79,9 @@ class RecordBuffer:
             row["user_agent_class"] = user_agent_class(agent)
         if header is not None or client is not None or "region" not in row:
             row["region"] = self._regions.region(header or row.get("region"), client)
-        reason = refusal(row, REQUEST_RECORD, *self._time_bounds())
+        bounds = self._time_bounds()
+        self._correct(row, bounds[1])
+        reason = refusal(row, REQUEST_RECORD, *bounds)
         if reason is None:
             self.records.append(row)
             self.taken += 1
@@ -102,7 +119,26 @@ class RecordBuffer:
         self.records, self.samples, self.refused = [], [], []
         self._refused_bytes = 0
 
+    def _correct(self, row: dict[str, Any], latest_us: int) -> None:
+        """Sets a time back that the clock stamped before it was set back itself."""
+        time_us = row.get("time")
+        back_us = round(self._set_back_s * US)
+        if back_us and type(time_us) is int and latest_us < time_us <= latest_us + back_us:
+            row["time"] = time_us - back_us
+            self.counts["clock_corrected"] += 1
+
+    def _notice_jump(self, now: float) -> None:
+        steady = self._steady()
+        offset = now - steady
+        if steady > self._set_back_until:
+            self._set_back_s = 0.0
+        if offset < self._offset_s - _JUMP_S:
+            self._set_back_s += self._offset_s - offset
+            self._set_back_until = steady + _STAMPED_BEFORE_S
+        self._offset_s = offset
+
     def _time_bounds(self) -> tuple[int, int]:
         now = self._clock()
+        self._notice_jump(now)
         max_age_s, clock_skew_s = self._limits
         return int((now - max_age_s) * US), int((now + clock_skew_s) * US)

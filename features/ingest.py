@@ -72,6 +72,8 @@ _ONE_AT_A_TIME_S = 600.0
 _MAX_KNOWN_HOSTS = 10_000
 # Records of a host travel ahead of its first window, and by another way: those of a host that is not known wait for it.
 _UNKNOWN_WAIT_US = 120 * US
+# What the clock stamped just before it was set back lies in the future until that time has come again.
+_AHEAD_WAIT_US = 600 * US
 
 
 @dataclass
@@ -96,6 +98,7 @@ def ingest(lake: Path, service: str, clock_skew_s: float, max_age_s: float, now_
     Good rows go to the folder of their kind under their own date; refused rows and unreadable files
     to `quarantine/` with the reason. A batch is removed only when both are written, and keeps its name. Where one has
     records of the last two minutes of a host that no sample or window has told of yet, it waits for the next ingest.
+    So does one with times ahead of the clock by ten minutes or less, which a clock that was set back leaves behind.
     Temporary files of processes that were killed while they wrote are removed from the inbox after an hour.
 
     Args:
@@ -158,7 +161,7 @@ def _ingest_batch(
         report.files += 1
         report.refused_files[_refuse_file(lake, kind, service, batch, name, error)] += 1
         return
-    if hosts is not None and _is_early(table, hosts, bounds[1]):
+    if _is_ahead(table, bounds[1]) or (hosts is not None and _is_early(table, hosts, bounds[1])):
         return
     report.files += 1
     allowed = {"service": ("mismatch", frozenset({service})), **({} if hosts is None else {"host": ("unknown", hosts)})}
@@ -181,6 +184,13 @@ def _ingest_batch(
     if counted is not None:
         setattr(report, counted, getattr(report, counted) + good.num_rows)
     batch.unlink()
+
+
+def _is_ahead(table: pa.Table, latest_us: int) -> bool:
+    """Whether the time of some rows will come soon."""
+    times = table.column("time").cast(pa.int64())
+    soon = pc.and_(pc.greater(times, latest_us), pc.less_equal(times, latest_us + _AHEAD_WAIT_US))
+    return bool(pc.any(soon).as_py())
 
 
 def _is_early(table: pa.Table, hosts: frozenset[str], latest_us: int) -> bool:

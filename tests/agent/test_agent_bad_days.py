@@ -21,6 +21,8 @@ from fingerpost.agent.http import AgentHTTPServer
 from fingerpost.agent.options import AgentOptions
 from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.spool import Spool
+from fingerpost.clock import US
+from fingerpost.regions import Regions
 from fingerpost.window_report import unpack
 from tests.support.agent_harness import (
     FAR,
@@ -35,6 +37,7 @@ from tests.support.agent_harness import (
     quarantined,
     running_agent,
 )
+from tests.support.records import record
 from tests.support.waiting import wait_for
 
 NGINX = b'203.0.113.9 - - [17/May/2026:10:05:03 +0000] "GET /a/42 HTTP/1.1" 200 512 "-" "curl/8.5.0"\n'
@@ -345,6 +348,29 @@ def test_of_refused_lines_only_so_much_is_held():
     held.clear()
     held.refuse("line:malformed", b"y")
     assert held.refused == [("line:malformed", b"y")]
+
+
+def test_what_was_stamped_before_the_clock_was_set_back_is_set_back_as_well():
+    now, steady = {"s": 1e9}, {"s": 50.0}
+    held = RecordBuffer(Regions(), 5, 86_400, lambda: now["s"], lambda: steady["s"])
+
+    def take(at_s):
+        row = record(time=round(at_s * US))
+        held.take(row, b"")
+        return row["time"] / US
+
+    # The hosts' clocks may be ahead by five seconds; more is refused, as long as this one was not set.
+    assert take(1e9 + 4) == 1e9 + 4
+    take(1e9 + 6)
+    assert held.counts["refused time:future"] == 1
+    now["s"], steady["s"] = 1e9 + 10 - 90, 60.0
+    assert take(1e9 + 9) == 1e9 + 9 - 90
+    assert take(1e9 - 81) == 1e9 - 81
+    take(1e9 + 3600)
+    assert (held.counts["clock_corrected"], held.counts["refused time:future"], held.taken) == (1, 2, 3)
+    now["s"], steady["s"] = 1e9 + 71 - 90, 121.0
+    take(1e9 + 60)
+    assert held.counts["refused time:future"] == 3
 
 
 def test_the_quarantine_is_bounded_where_the_agent_writes_it(tmp_path):

@@ -66,6 +66,15 @@ def test_records_of_a_host_that_is_not_known_yet_wait_for_it(lake):
     assert not list(parquet_files(lake / INBOX))
 
 
+def test_records_of_before_the_clock_was_set_back_wait_until_their_time_has_come(lake):
+    ahead = clock_us() + 90 * US
+    write_batch(lake, "requests", REQUEST_RECORD, [record(), record(time=ahead)], "h1-1")
+    assert (run(lake).request_records, rows(lake, "quarantine")) == (0, [])
+    report = ingest(lake, "shop", clock_skew_s=5, max_age_s=DAY_S, now_s=ahead / US)
+    assert (report.request_records, report.refused) == (2, {})
+    assert not list(parquet_files(lake / INBOX))
+
+
 def test_unreadable_files_are_set_aside_with_their_reason(lake):
     whole = write_batch(lake, "requests", REQUEST_RECORD, [record()] * 50, "h1-1")
     half = whole.with_name("h1-2.parquet")
