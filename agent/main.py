@@ -23,7 +23,7 @@ from fingerpost.agent.proxy import ProxyAgent
 from fingerpost.agent.proxy_log import ProxyLog
 from fingerpost.agent.record_buffer import RecordBuffer
 from fingerpost.agent.sampling import SamplerOptions, Subject, finder, make_sampler
-from fingerpost.agent.sender import Sender, Target
+from fingerpost.agent.sender import Sender
 from fingerpost.agent.sources import LogSource, QueueSource, Source
 from fingerpost.agent.spool import Spool
 from fingerpost.announcement import Announcement, Notice
@@ -52,7 +52,7 @@ def build_agent(
     if options.engine_url:
         about = Announcement(options.address, options.zone, options.host_class, options.slots, options.cores)
         notice = Notice(options.service, options.host, boot_id=boot_id, about=about)
-        target = Target(options.engine_url, engine_token)
+        target = options.target(engine_token)
         announcer = Announcer(notice, target, options.drain_s if options.address else 0.0)
     source, take_traces = _source(options, boot_id)
     subject = Subject(
@@ -101,7 +101,7 @@ def _common_parts(
     intake = RecordBuffer(regions, options.clock_skew_s, options.max_age_s)
     if not options.engine_url:
         return book, intake, None, None
-    target = Target(options.engine_url, engine_token)
+    target = options.target(engine_token)
     sender = Sender(Spool(options.state / f"{options.state_name}.spool", options.spool_bytes), target)
     to_engine = options.deliver == "engine"
     courier = Courier(options.lake, options.service, options.host, target) if to_engine else None

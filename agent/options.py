@@ -1,10 +1,13 @@
 """Defines the options of an agent; they travel to its process as one JSON object in a variable."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from fingerpost.agent.sender import Target
 from fingerpost.regions import Detail
+from fingerpost.tls import ClientTLS
+from fingerpost.tokens import Token
 
 # How they travel: not as arguments, which anyone on the machine can read.
 OPTIONS_VARIABLE = "FINGERPOST_AGENT_OPTIONS"
@@ -26,6 +29,7 @@ class AgentOptions:
         slots: requests the host serves at once, if nothing else tells.
         http_port: where `/metrics`, `/healthz` and, with `otlp`, `/v1/traces` are; 0: nowhere.
         engine_url: where window reports are sent; empty: nowhere.
+        engine_ca, engine_client_cert, engine_client_key: for TLS to it, as of `ClientTLS`.
         address, zone, host_class: of the host, announced to the engine; empty: not.
         drain_s: for so long the host drains when the agent is stopped; 0: it stays.
         deliver: `lake`: records and samples stay in the lake's inbox, which the platform sees; `engine`: only the
@@ -75,6 +79,9 @@ class AgentOptions:
     http_port: int = 0
     allowed_hosts: tuple[str, ...] = ()
     engine_url: str = ""
+    engine_ca: Path | None = None
+    engine_client_cert: Path | None = None
+    engine_client_key: Path | None = None
     address: str = ""
     zone: str = ""
     host_class: str = ""
@@ -92,11 +99,16 @@ class AgentOptions:
     def from_json(cls, text: str) -> "AgentOptions":
         """What `to_json` wrote."""
         given = json.loads(text)
-        for name in ("lake", "access_log", "middleware_socket", "pid_file", "cgroup", "geoip_database"):
+        for name in (each.name for each in fields(cls) if "Path" in str(each.type)):
             given[name] = Path(given[name]) if given[name] else None
         for name in ("route_templates", "allowed_hosts"):
             given[name] = tuple(given[name])
         return cls(**given)
+
+    def target(self, token: Token) -> Target:
+        """The engine to send to."""
+        tls = ClientTLS(self.engine_ca, self.engine_client_cert, self.engine_client_key)
+        return Target(self.engine_url, token, tls)
 
     @property
     def state(self) -> Path:

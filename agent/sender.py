@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from fingerpost.agent.spool import Spool
 from fingerpost.engine_api import DEFAULT_TIMEOUT_S, Answer, Call, EngineError, headers_of, receipt_of, send_call
-from fingerpost.errors import RefusedError
+from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.masking import described
 from fingerpost.packed_message import MAX_MESSAGE_BYTES, MAX_PARTS, message, open_message
+from fingerpost.tls import SYSTEM, ClientTLS
 from fingerpost.tokens import Token
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,12 @@ class Target:
     Args:
         url: such as `http://127.0.0.1:3000`; a path is put before the engine's own.
         token: its bearer token, or the file of it; empty if it wants none.
+        tls: for `https`; its files are read for each call.
     """
 
     url: str
     token: Token = field(default="", repr=False)
+    tls: ClientTLS = SYSTEM
 
 
 class Sender:
@@ -159,11 +162,10 @@ def ask(target: Target, call: Call) -> Answer:
 
     Raises:
         OSError, http.client.HTTPException: there is none.
-        EngineError: there is no token in the file of it.
+        EngineError: a file of the token, or for TLS, cannot be read.
     """
     parts = urlsplit(target.url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=DEFAULT_TIMEOUT_S)
+    connection = _connection(parts.netloc, target.tls if parts.scheme == "https" else None)
     headers = {**call.headers, **headers_of(target.token)}
     try:
         connection.request(call.method, parts.path.rstrip("/") + call.path, call.body, headers)
@@ -172,3 +174,12 @@ def ask(target: Target, call: Call) -> Answer:
         return Answer(response.status, names, response.read(_MAX_ANSWER))
     finally:
         connection.close()
+
+
+def _connection(place: str, tls: ClientTLS | None) -> http.client.HTTPConnection:
+    if tls is None:
+        return http.client.HTTPConnection(place, timeout=DEFAULT_TIMEOUT_S)
+    try:
+        return http.client.HTTPSConnection(place, timeout=DEFAULT_TIMEOUT_S, context=tls.context())
+    except FingerpostError as error:
+        raise EngineError(None, str(error)) from error

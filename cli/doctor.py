@@ -49,12 +49,12 @@ def doctor(
     from fingerpost.accesslog.formats import LOG_FORMATS
     from fingerpost.cli.stack.checkup import ERROR, worst
     from fingerpost.errors import FingerpostError
-    from fingerpost.settings import LOOPBACK, get_settings
+    from fingerpost.settings import get_settings
 
     settings = get_settings()
     if log_format not in LOG_FORMATS:
         raise FingerpostError(f"--log-format {log_format!r} is not one of {', '.join(LOG_FORMATS)}")
-    url = (engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}").rstrip("/")
+    url = (engine or settings.engine_url or settings.own_engine).rstrip("/")
     routing = settings.home / "routing"
     log = access_log or _if_there(settings.home / "access.log")
     kept = endpoints or _if_there(routing / f"{settings.service}.endpoints.json")
@@ -160,9 +160,10 @@ def _ask(url: str, path: str, token: "Token") -> "tuple[int | None, Mapping[str,
     from fingerpost.agent.sender import Target, ask
     from fingerpost.engine_api import Call
     from fingerpost.errors import FingerpostError
+    from fingerpost.settings import get_settings
 
     try:
-        answer = ask(Target(url, token), Call("GET", path))
+        answer = ask(Target(url, token, get_settings().engine_tls), Call("GET", path))
     except (OSError, HTTPException, ValueError, FingerpostError) as error:
         return None, {}, str(error).encode()
     return answer.status, answer.headers, answer.body

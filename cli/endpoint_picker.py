@@ -80,7 +80,9 @@ def endpoint_picker(
         raise FingerpostError("--queue-metric counts requests that wait for their answer to begin: give --streamed too")
     source = None
     if hosts and engine:
-        source, _ = host_sources(hosts, EngineClient(engine, settings.token_to_send, 3.0), settings.service)
+        source, _ = host_sources(
+            hosts, EngineClient(engine, settings.token_to_send, 3.0, settings.engine_tls), settings.service
+        )
     elif hosts:
         source = host_source(hosts)
     # An orchestrator, or its names, may have none yet: until then the picker reports that it does not serve.

@@ -1,6 +1,7 @@
 """`fingerpost engine`: the prediction engine, until stopped."""
 
 import os
+import ssl
 import sys
 from typing import Annotated
 
@@ -21,10 +22,13 @@ def engine(
     from fingerpost.home import keep_from_others, make_home
     from fingerpost.settings import get_settings
     from fingerpost.settings.engine import NAME_TOKENS
+    from fingerpost.tls import ClientTLS
 
     settings = get_settings()
     tokens = settings.accepted_tokens()
     tokens.check()
+    if settings.engine_cert:
+        ClientTLS(settings.engine_client_ca, settings.engine_cert, settings.engine_key).context()
     if not tokens.asked and not settings.only_this_machine:
         raise FingerpostError(
             f"on {settings.bind_host} anybody could send the engine reports: {NAME_TOKENS}; or set "
@@ -37,6 +41,10 @@ def engine(
         os.environ["FINGERPOST_ENGINE_WORKERS"] = str(workers)
     make_home(settings.home)
     service = ["fingerpost.serving.service:PredictionEngine", "--host", settings.bind_host]
+    if settings.engine_cert and settings.engine_key:
+        service += ["--ssl-certfile", str(settings.engine_cert), "--ssl-keyfile", str(settings.engine_key)]
+    if settings.engine_client_ca:
+        service += ["--ssl-ca-certs", str(settings.engine_client_ca), "--ssl-cert-reqs", str(int(ssl.CERT_REQUIRED))]
     # BentoML imports from its working directory first, where a user may have folders of any name.
     service += ["--port", str(settings.engine_port), "--working-dir", str(settings.home.absolute())]
     os.execv(sys.executable, python_module("bentoml", "serve", *service))  # noqa: S606

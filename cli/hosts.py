@@ -111,9 +111,10 @@ def ask_engine(url: str, token: "Token", call: "Call") -> "Answer":
 
     from fingerpost.agent.sender import Target, ask
     from fingerpost.errors import FingerpostError
+    from fingerpost.settings import get_settings
 
     try:
-        return ask(Target(url, token), call)
+        return ask(Target(url, token, get_settings().engine_tls), call)
     except (OSError, HTTPException, ValueError) as error:
         raise FingerpostError(f"the engine at {url} does not answer: {error}") from error
 
@@ -125,10 +126,10 @@ def engine_of(engine: str | None) -> "tuple[str, Token]":
         FingerpostError: the URL is none of HTTP.
     """
     from fingerpost.engine_api import checked_url
-    from fingerpost.settings import LOOPBACK, get_settings
+    from fingerpost.settings import get_settings
 
     settings = get_settings()
-    url = checked_url(engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}")
+    url = checked_url(engine or settings.engine_url or settings.own_engine)
     return url, settings.token_to_send
 
 

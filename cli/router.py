@@ -62,7 +62,7 @@ def router(
     check_places(places, services)
     if not table:
         make_home(settings.home)
-    url = engine or settings.engine_url or f"http://{LOOPBACK}:{settings.engine_port}"
+    url = engine or settings.engine_url or settings.own_engine
     routers = [ServiceRouter(url, settings.model_copy(update={"service": name}), places.of(name)) for name in services]
     if metrics_port:
         from fingerpost.routing.metrics_port import GuardMetrics, NameMetrics, TableMetrics, serve_metrics

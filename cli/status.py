@@ -66,9 +66,8 @@ def _engine(settings: "Settings") -> "Engine":
     from fingerpost.engine_api import EngineClient, EngineError
     from fingerpost.routing.engine_hosts import unmatched
 
-    url = f"http://{settings.reach_host}:{settings.engine_port}"
     try:
-        with EngineClient(url, settings.token_to_send, 5.0) as client:
+        with EngineClient(settings.own_engine, settings.token_to_send, 5.0, settings.engine_tls) as client:
             health = client.health()
             problems = {str(name): str(text) for name, text in health["problems"].items()}
             endpoints = _endpoints(settings.home / "routing" / f"{settings.service}.endpoints.json")

@@ -155,7 +155,7 @@ def _keeper(settings: "Settings", hosts: str) -> "EndpointsKeeper":
     from fingerpost.routing.engine_hosts import ENGINE, host_sources
     from fingerpost.routing.hosts import EndpointsKeeper
 
-    client = EngineClient(f"http://{settings.reach_host}:{settings.engine_port}", settings.token_to_send, 3.0)
+    client = EngineClient(settings.own_engine, settings.token_to_send, 3.0, settings.engine_tls)
     source, _ = host_sources(hosts, client, settings.service)
     keeper = EndpointsKeeper(source, settings.home / "routing" / f"{settings.service}.endpoints.json")
     if hosts == ENGINE:

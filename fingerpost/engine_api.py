@@ -4,7 +4,6 @@ All but `EngineClient` is pure, and httpx is imported by that alone: the agent s
 """
 
 import json
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,6 +15,7 @@ from fingerpost.errors import FingerpostError, RefusedError
 from fingerpost.events import Event, event_from_listing
 from fingerpost.names import is_name
 from fingerpost.packed_message import message
+from fingerpost.tls import SYSTEM, ClientTLS
 from fingerpost.tokens import Token, token_text
 from fingerpost.window_report import MEDIA_TYPE
 
@@ -302,17 +302,23 @@ class EngineClient:
 
     Args:
         url: of the engine, such as `http://127.0.0.1:3000`; a path is put before the engine's own. Of `https` the
-            certificate must be of an authority that the system trusts, or of one in the file `SSL_CERT_FILE`.
+            certificate must be of an authority that `tls` names.
         token: bearer token, or the file of it, if the engine wants one.
         timeout_s: most seconds for one answer.
+        tls: for `https`; its files are read once.
+
+    Raises:
+        FingerpostError: the URL is none of HTTP, or a file for TLS cannot be read.
     """
 
-    def __init__(self, url: str, token: Token = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, token: Token = "", timeout_s: float = DEFAULT_TIMEOUT_S, tls: ClientTLS = SYSTEM
+    ) -> None:
         import httpx
 
         self.url, self._token, self._timeout_s = checked_url(url).rstrip("/"), token, timeout_s
         # The system's authorities, as agents use them; the library would take those that it brings, and no others.
-        verify = ssl.create_default_context() if self.url.startswith("https:") else True
+        verify = tls.context() if self.url.startswith("https:") else True
         self._http = httpx.Client(trust_env=False, verify=verify)
 
     def __enter__(self) -> "EngineClient":

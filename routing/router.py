@@ -73,7 +73,7 @@ class Router:
         remove_left_over(path.parent, recursive=False)
         self._guard = TrustKeeper(access_log, settings.service, settings.prediction_trust) if access_log else None
         self._predictions: Predictions | None = None
-        self._client = EngineClient(engine, settings.token_to_send)
+        self._client = EngineClient(engine, settings.token_to_send, tls=settings.engine_tls)
         self._etag = ""
         self.table: PickerTable | None = None
         self.guard_state: dict[str, Any] = {}

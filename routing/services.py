@@ -90,7 +90,7 @@ class ServiceRouter:
         self.names, self.keeper = NameWatch(), None
         if places.hosts:
             path = Path(places.endpoints) if places.endpoints else folder / f"{settings.service}.endpoints.json"
-            client = EngineClient(url, settings.token_to_send, _HOSTS_TIMEOUT_S)
+            client = EngineClient(url, settings.token_to_send, _HOSTS_TIMEOUT_S, settings.engine_tls)
             source, known = host_sources(places.hosts, client, settings.service)
             self.keeper = EndpointsKeeper(
                 source, path, places.cluster, lambda found: self.names.look([each.name for each in found], known.known)

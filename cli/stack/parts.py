@@ -5,14 +5,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from fingerpost.accesslog.envoy_format import FLUSH_MS
 from fingerpost.cli.stack.ports import PortUse
 from fingerpost.environment import own_origins, prefect_server_environment, python_module
-from fingerpost.settings import LOOPBACK, Settings
+from fingerpost.errors import FingerpostError
+from fingerpost.settings import LOOPBACK, Settings, get_settings
 
 _PYTHON = sys.executable
 
@@ -48,7 +49,7 @@ class Part:
 
 def platform_parts(settings: Settings, envoy: Part | None = None) -> list[Part]:
     """The parts that run on this machine by the settings: MLflow and Prefect only where no URL points elsewhere."""
-    host, reach = settings.bind_host, f"http://{settings.reach_host}"
+    host = settings.bind_host
     engine, mlflow, prefect = settings.engine_port, settings.mlflow, settings.prefect
     parts = []
     if not settings.mlflow_url:
@@ -63,7 +64,7 @@ def platform_parts(settings: Settings, envoy: Part | None = None) -> list[Part]:
         what = "flows and their runs"
         parts.append(Part("prefect", what, command, f"{prefect}/health", shown, (), ports, env, secret_file=secret))
     ports = (PortUse("engine", host, engine, "FINGERPOST_ENGINE_PORT"),)
-    address = f"{reach}:{engine}"
+    address = settings.own_engine
     parts += [
         Part("engine", "predictions", fingerpost("engine"), f"{address}/livez", address, ("mlflow",), ports),
         Part("schedule", "runs the flows", fingerpost("schedule"), "", "", ("prefect", "mlflow"), beats=True),
@@ -153,9 +154,16 @@ def settings_environment(settings: Settings) -> dict[str, str]:
 
 
 def answers(url: str, timeout_s: float = 2.0) -> bool:
-    """True if a GET of the URL (`http`) is answered with 200 in time."""
+    """True if a GET of the URL is answered with 200 in time; of `https` only the engine's, as callers ask it."""
     parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    place = parts.hostname or "", parts.port
+    try:
+        tls = get_settings().engine_tls.context() if parts.scheme == "https" else None
+    except FingerpostError:
+        return False
+    connection = (
+        HTTPSConnection(*place, timeout=timeout_s, context=tls) if tls else HTTPConnection(*place, timeout=timeout_s)
+    )
     try:
         connection.request("GET", parts.path or "/")
         return connection.getresponse().status == HTTPStatus.OK

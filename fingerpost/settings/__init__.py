@@ -30,6 +30,7 @@ from fingerpost.settings.platform import Platform
 from fingerpost.settings.routing import Routing
 from fingerpost.settings.telemetry import Telemetry
 from fingerpost.settings.training import Training
+from fingerpost.tls import ClientTLS
 from fingerpost.tokens import AcceptedTokens, Token, token_of
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,18 @@ class Settings(Drift, Flows, Experiments, Engine, Routing, Training, Telemetry, 
     def token_to_send(self) -> Token:
         """What callers of the engine send it."""
         return token_of(self.engine_token, self.engine_token_file)
+
+    @property
+    def engine_tls(self) -> ClientTLS:
+        """What callers of the engine use where its URL begins with `https:`."""
+        return ClientTLS(self.engine_ca, self.engine_client_cert, self.engine_client_key)
+
+    @property
+    def own_engine(self) -> str:
+        """URL of this machine's engine; by TLS it is the one that is set, for a certificate is good for its names."""
+        if self.engine_cert and self.engine_url:
+            return self.engine_url.rstrip("/")
+        return f"http{'s' if self.engine_cert else ''}://{self.reach_host}:{self.engine_port}"
 
     def accepted_tokens(self) -> AcceptedTokens:
         """What the engine takes from callers."""

@@ -1,8 +1,9 @@
 """The prediction engine: its address, models, store and bounds."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 # What to do about an engine that others could reach and that knows no token.
 NAME_TOKENS = "set FINGERPOST_ENGINE_TOKEN, FINGERPOST_ENGINE_TOKEN_FILE or FINGERPOST_ENGINE_ROLES_FILE"
@@ -30,6 +31,28 @@ class Engine(BaseModel):
         default=None,
         description="Take the tokens of this file at the engine, each for its role: lines of `agent TOKEN`, `proxy "
         "TOKEN` or `person TOKEN`. It is read again when it changes.",
+    )
+    engine_cert: Path | None = Field(
+        default=None,
+        description="Serve the engine by TLS, with this certificate (PEM, with those that lead to its authority); "
+        "empty: without.",
+    )
+    engine_key: Path | None = Field(default=None, description="The key of the engine's certificate (PEM).")
+    engine_client_ca: Path | None = Field(
+        default=None,
+        description="Take only callers of the engine with a certificate of these authorities (PEM), probes included; "
+        "empty: tokens alone decide.",
+    )
+    engine_ca: Path | None = Field(
+        default=None,
+        description="Trust these authorities (PEM) for the certificate of an engine whose URL begins with `https:`; "
+        "empty: the system's.",
+    )
+    engine_client_cert: Path | None = Field(
+        default=None, description="Show this certificate (PEM) to the engine; empty: none."
+    )
+    engine_client_key: Path | None = Field(
+        default=None, description="The key of the certificate that is shown to the engine (PEM)."
     )
     model_poll_s: float = Field(
         default=10.0, gt=0, description="Check the registry's aliases this often at the engine, seconds."
@@ -113,10 +136,22 @@ class Engine(BaseModel):
         "beyond this size each, megabytes.",
     )
 
-    @field_validator("engine_token_file", "engine_roles_file")
+    @field_validator(
+        *("engine_token_file", "engine_roles_file", "engine_cert", "engine_key", "engine_client_ca"),
+        *("engine_ca", "engine_client_cert", "engine_client_key"),
+    )
     @classmethod
     def _file_is_absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _certificates_have_keys(self) -> Self:
+        for cert, key in (("engine_cert", "engine_key"), ("engine_client_cert", "engine_client_key")):
+            if (getattr(self, cert) is None) != (getattr(self, key) is None):
+                raise ValueError(f"FINGERPOST_{cert.upper()} and FINGERPOST_{key.upper()} must both be set, or neither")
+        if self.engine_client_ca and not self.engine_cert:
+            raise ValueError("FINGERPOST_ENGINE_CLIENT_CA needs FINGERPOST_ENGINE_CERT: only TLS knows certificates")
+        return self
 
     @field_validator("engine_url")
     @classmethod

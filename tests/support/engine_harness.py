@@ -14,6 +14,7 @@ import httpx
 import psutil
 
 from fingerpost.engine_api import EngineClient, EngineError
+from fingerpost.tls import ClientTLS
 from tests.support.databases import empty_registry
 from tests.support.server_harness import kill_family
 
@@ -26,7 +27,10 @@ class RunningEngine:
     """
 
     def __init__(self, home: Path, port: int, workers: int = 1, **settings: object) -> None:
-        self.url, self.home, self._workers = f"http://127.0.0.1:{port}", home, workers
+        self.home, self._workers = home, workers
+        self.url = str(settings.get("engine_url") or f"http://127.0.0.1:{port}")
+        papers = (settings.get(f"engine_{name}") for name in ("ca", "client_cert", "client_key"))
+        self._tls = ClientTLS(*papers)
         self._token = str(settings.get("engine_token", ""))
         home.mkdir(parents=True, exist_ok=True)
         if "mlflow_url" not in settings and not (home / "mlflow.db").exists():
@@ -61,7 +65,7 @@ class RunningEngine:
         self.end()
 
     def client(self, **options) -> EngineClient:
-        return EngineClient(self.url, **{"token": self._token, **options})
+        return EngineClient(self.url, **{"token": self._token, "tls": self._tls, **options})
 
     def worker_pids(self) -> list[int]:
         return self.pids_of("_bentoml_impl.worker.service")
