@@ -87,6 +87,27 @@ def test_the_file_is_what_the_engine_says(engine, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_token_is_that_of_its_file_at_the_time_of_asking(engine, tmp_path):
+    (token := tmp_path / "token").write_text("the-old-one\n")
+    router = Router(engine["url"], tmp_path / "routing" / "t", Settings(engine_token_file=token))
+    (tmp_path / "routing").mkdir()
+    router.sync()
+    token.write_text("the-new-one\n")
+    router.sync()
+    assert [sent for _, _, sent in engine["asked"]] == ["Bearer the-old-one", "Bearer the-new-one"]
+
+
+def test_what_a_router_left_that_was_killed_while_it_wrote_is_removed(engine, tmp_path):
+    old, new, other = (tmp_path / name for name in (".t.1-0a1b2c3d.tmp", ".t.2-0a1b2c3d.tmp", ".notes.tmp"))
+    for each in (old, new, other):
+        each.write_bytes(b"half")
+    for each in (old, other):
+        os.utime(each, (time.time() - 7200,) * 2)
+    Router(engine["url"], tmp_path / "t", Settings())
+    # One that is written now is another router's.
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([new.name, other.name])
+
+
 def test_what_is_no_table_leaves_the_file_alone(engine, tmp_path):
     path = tmp_path / "t"
     router = Router(engine["url"], path, Settings())
