@@ -67,6 +67,8 @@ def of_made_fleet(folder: Path) -> None:
 
 def take_pictures(watched: Watched, folder: Path) -> None:
     """Writes `page-PANEL.png` of each panel; of the first with one field over time."""
+    # A machine that runs a whole demo is busy.
+    watched.page.set_default_timeout(60_000)
     watched.open()
     watched.page.wait_for_selector("#heat .main-svg")
     watched.page.click("#cell-show")

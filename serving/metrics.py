@@ -126,6 +126,7 @@ class EngineMetrics:
         )
         for what in ("windows_late", "cells_dropped"):
             self._passed_over.labels(what)
+        self.page_seconds = counter("page_seconds", "CPU seconds spent putting the page's numbers together")
         self.connections_ended = counter(
             "connections_ended", "Connections ended for want of room, or since the client was too slow", "how"
         )

@@ -80,8 +80,10 @@ class _OfService:
             if time.monotonic() - self._made_s >= max(_MADE_EVERY_S, self._took_s / _MOST_SHARE):
                 began_s = time.thread_time()
                 self._numbers, self._body = self._snapshot(), b""
+                spent_s = time.thread_time() - began_s
+                self._engine.metrics.page_seconds.inc(spent_s)
                 # The capacity is not computed every time: what a look takes is told over several.
-                self._took_s += (time.thread_time() - began_s - self._took_s) / _LOOKS
+                self._took_s += (spent_s - self._took_s) / _LOOKS
                 self._made_s = time.monotonic()
             return self._numbers
 
@@ -91,7 +93,10 @@ class _OfService:
         with self._lock:
             if numbers is not self._numbers:
                 return orjson.dumps(numbers)
-            self._body = self._body or orjson.dumps(numbers)
+            if not self._body:
+                began_s = time.thread_time()
+                self._body = orjson.dumps(numbers)
+                self._engine.metrics.page_seconds.inc(time.thread_time() - began_s)
             return self._body
 
     def cell(self, host: str, category: str) -> dict[str, Any] | None:
