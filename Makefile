@@ -17,7 +17,7 @@ INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pytho
 PROGRAM := -e .[platform,postgres,s3,demo]
 EVERYTHING := -e .[platform,postgres,s3,demo,dask,traces] --group dev
 
-.PHONY: setup demo fleet test check roles containers manifests fuzz fuzz-native sbom audit docs system-packages lint format constraints clean
+.PHONY: setup demo fleet chaos test check roles containers manifests fuzz fuzz-native sbom audit docs system-packages lint format constraints clean
 
 setup: $(VENV)/.installed
 
@@ -43,6 +43,10 @@ demo: $(VENV)/.installed
 # A fleet of machines that share nothing but a network, each a network namespace; needs root, or user namespaces.
 fleet: $(VENV)/.installed
 	@$(BIN)/python -m examples.fleet $(ARGS)
+
+# A small platform under load whose parts are killed, cut off and damaged in turn; needs root, or user namespaces.
+chaos: $(VENV)/.installed-dev
+	@$(BIN)/python -m benchmarks chaos $(ARGS)
 
 test: $(VENV)/.installed-dev
 	@$(PYTEST) $(SIDE_BY_SIDE) $(ARGS)

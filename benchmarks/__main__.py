@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.chaos.commands import chaos, soak
+
 _Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 _Seed = Annotated[int, typer.Option(help="The same seed makes the same fleet and arrivals.")]
 _Loads = Annotated[str, typer.Option(help="Shares of what the fleet can carry at most.")]
@@ -586,6 +588,8 @@ for _command in (
     zones,
     churn,
     wire,
+    chaos,
+    soak,
 ):
     app.command()(_command)
 app.command(name="plain-logs")(plain_logs)

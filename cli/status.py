@@ -26,13 +26,14 @@ def status(
     from fingerpost.cli.stack.status import told
     from fingerpost.settings import get_settings
 
-    found, now = _status(get_settings()), time.time()
+    found, now = status_of(get_settings()), time.time()
     typer.echo(json.dumps(found.to_json(now), indent=2) if json_output else told(found, now))
     if found.problems(now):
         raise typer.Exit(1)
 
 
-def _status(settings: "Settings") -> "Status":
+def status_of(settings: "Settings") -> "Status":
+    """How the platform of a home is now; the engine is asked."""
     import time
 
     from fingerpost.cli.stack.state import read_states

@@ -43,8 +43,8 @@ def inside() -> bool:
     return bool(os.environ.get(_INSIDE))
 
 
-def enter(arguments: Sequence[str]) -> int:
-    """Runs `python -m examples.fleet` with these arguments in namespaces of its own; returns its exit code.
+def enter(arguments: Sequence[str], module: str = "examples.fleet") -> int:
+    """Runs `python -m MODULE` with these arguments in namespaces of its own; returns its exit code.
 
     Raises:
         FingerpostError: there can be none here.
@@ -52,7 +52,7 @@ def enter(arguments: Sequence[str]) -> int:
     if reason := why_not():
         raise FingerpostError(reason)
     # Not by `-P`: the examples are installed nowhere, and are found where we run.
-    command = [*_unshare(), sys.executable, "-m", "examples.fleet", *arguments]
+    command = [*_unshare(), sys.executable, "-m", module, *arguments]
     environment = {**os.environ, _INSIDE: "1"}
     outer = subprocess.Popen(
         command,
