@@ -21,15 +21,19 @@ from fingerpost.shown import markdown_name, markdown_text, matplotlib_label
 
 def write_experiment_report(found: Evaluation, folder: Path) -> str:
     """Writes `report.md` and pictures of an experiment into a folder; returns the report."""
-    text = verdict_markdown(found.verdict)
+    text = verdict_markdown(found.verdict, found.version)
     write_text_atomically(folder / "report.md", text)
     differences(found.pairs, found.verdict.alpha).savefig(folder / "differences.png")
     latencies(found.pairs).savefig(folder / "latencies.png")
     return text
 
 
-def verdict_markdown(verdict: Verdict) -> str:
-    """The verdict, a row a metric, and what does not count."""
+def verdict_markdown(verdict: Verdict, version: str = "") -> str:
+    """The verdict, a row a metric, and what does not count.
+
+    Args:
+        version: of the challenger; empty: the first of the experiment.
+    """
     about = verdict.experiment or {}
     rows = "\n".join(
         f"| {each.metric} | {_number(each.champion)} | {_number(each.challenger)} | {each.unit} "
@@ -49,9 +53,10 @@ def verdict_markdown(verdict: Verdict) -> str:
     decided = f" (pair {verdict.decided_at}, rule {verdict.rule})" if verdict.decided_at else ""
     return (
         f"# Experiment {about.get('id', '')}: {verdict.verdict}\n\n{markdown_text(verdict.reason)}{decided}.\n\n"
-        f"Challenger {about.get('challenger', '')} against champion {about.get('champion', '')}: {verdict.pairs} pairs "
-        f"count of {verdict.elapsed} seen and {verdict.planned} planned; left out: {skipped}; {verdict.records} "
-        f"requests, of which {verdict.misrouted} were not routed by their slot's arm.{washout}{trusts}\n\n"
+        f"Challenger {version or about.get('challenger', '')} against champion {about.get('champion', '')}: "
+        f"{verdict.pairs} pairs count of {verdict.elapsed} seen and {verdict.planned} planned; left out: {skipped}; "
+        f"{verdict.records} requests, of which {verdict.misrouted} were not routed by their slot's arm."
+        f"{washout}{trusts}\n\n"
         f"| metric | champion | challenger | unit | change | {1 - verdict.alpha:.0%} at any look | pairs |\n"
         f"|---|---|---|---|---|---|---|\n{rows}\n"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from fingerpost.abtest.promotion.concurrent import watch_of
 from fingerpost.arrays import Floats
 from fingerpost.clock import US
-from fingerpost.closed_arms import HELD_S, closed_now, closing, confirmed, standing, suspect, withdrawn_us
+from fingerpost.closed_arms import HELD_S, closed_now, closing, confirmed, standing, suspects, withdrawn_us
 from fingerpost.events import Event
 from fingerpost.experiment import Experiment
 from fingerpost.serving.gross_harm import HarmWatch, Requests
@@ -122,7 +122,7 @@ def _treated(plan: Experiment, begun: Floats) -> Any:
     cells, place = np.unique(cell, return_inverse=True)
     middles = [plan.begin_us + round((each + 0.5) * step_s * US) for each in cells.tolist()]
     arms = np.array([plan.arm_at(each) for each in middles], dtype=object)
-    return (arms == suspect(plan))[place] & (begun >= 0)
+    return (arms == suspects(plan)[0])[place] & (begun >= 0)
 
 
 def _made(what: str, begun: Floats, treated: Any, rng: np.random.Generator) -> tuple[Floats, Any]:

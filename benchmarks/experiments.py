@@ -6,7 +6,7 @@ ratio of raw mean latency within a pair. What makes it differs by kind, and so d
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -129,11 +129,46 @@ def strength_of(kind: str, noise: float, rate_rps: float) -> float:
     return low
 
 
-def differences(slices: Slices, experiment: Experiment, effect: float) -> Floats:
-    """What the product makes of the pairs, challenger less champion, shape (experiments, pairs)."""
-    treated = np.array([experiment.arm_of(slot) == TREATMENT for slot in range(2 * experiment.pairs)])
+def measure_several(rate_rps: float, runs: int, challengers: int = 3) -> list[dict[str, Any]]:
+    """Several equal challengers in one experiment of three hours, by kind of noise: how often one is called different.
+
+    `alone` is how often that would be had each of them the whole of alpha.
+    """
+    settings, rules, rows = Settings(), Rules(), []
+    single = schedule(settings, 3.0 / challengers)
+    names = tuple(str(number) for number in range(3, 2 + challengers))
+    steps = tuple((count * challengers, one_in, slot_s) for count, one_in, slot_s in single.steps)
+    plan = replace(single, pairs=single.pairs * challengers, steps=steps, others=names)
+    begins = np.array([plan.slot_begin_us(slot) for slot in range(2 * plan.pairs)])
+    lengths = np.array([plan.slot_length_s(slot) for slot in range(2 * plan.pairs)])
+    counted = lengths - np.minimum(plan.washout_s, lengths / 2)
+    for kind in KINDS:
+        rng = np.random.default_rng(40)
+        strength = strength_of(kind, 0.4, rate_rps)
+        drawn = make_slices(kind, strength, (begins - begins[0]) / US, counted, rate_rps, runs, rng)
+        called = {share: np.zeros((runs, challengers), dtype=bool) for share in (1, challengers)}
+        for place, arm in enumerate(plan.treatments):
+            found = differences(drawn, plan, 0.0, arm)
+            for share, by in called.items():
+                shown = shown_of_latency(found, rules.shared(share))
+                by[:, place] = (shown["better"] | shown["worse"]).any(axis=1)
+        rows.append({
+            "kind": kind,
+            "raw_noise": 0.4,
+            "challengers": challengers,
+            "pairs_each": single.pairs,
+            "any_equal_called_better_or_worse": round(float(called[challengers].any(axis=1).mean()), 4),
+            "alone": round(float(called[1].any(axis=1).mean()), 4),
+        })  # fmt: skip
+    return rows
+
+
+def differences(slices: Slices, experiment: Experiment, effect: float, arm: str = TREATMENT) -> Floats:
+    """What the product makes of the pairs of an arm, challenger less champion, shape (experiments, pairs)."""
+    treated = np.array([experiment.arm_of(slot) == arm for slot in range(2 * experiment.pairs)])
+    ours = np.array([experiment.treatment_of(pair) == arm for pair in range(experiment.pairs)])
     order = np.argsort(treated.reshape(-1, 2), axis=1) + 2 * np.arange(experiment.pairs)[:, None]
-    place = order.ravel()
+    place = order[ours].ravel()
     logs = slices.logs + np.where(treated, np.log1p(effect), 0.0)[:, None]
     names = tuple(map(str, range(logs.shape[-1])))
     found, arrived = [], []
@@ -281,6 +316,7 @@ def measure_experiments(
     return {
         "exposure": measure_exposure(),
         "sequences": measure_sequences(null_runs),
+        "several": measure_several(rate_rps, null_runs),
         "closed_arms": measure_closed_arms(schedule(Settings(), 1.0), rate_rps, *_few(watches), progress),
         "watch": measure_watch(rate_rps, watches, progress),
         "experiments": measure_power(rate_rps, runs, null_runs, progress),

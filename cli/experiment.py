@@ -14,6 +14,7 @@ from fingerpost.errors import FingerpostError, NoDataError
 from fingerpost.shown import visible
 
 if TYPE_CHECKING:
+    from fingerpost.abtest.experiment.store import Evaluation
     from fingerpost.abtest.experiment.verdict import Verdict
     from fingerpost.experiment import Experiment
 
@@ -76,20 +77,21 @@ def start(
     slot: Annotated[float | None, typer.Option(min=1, max=86_400, help="Length of a slot, seconds.")] = None,
     washout: Annotated[float | None, typer.Option(min=0, help="Left out at each slot's beginning, seconds.")] = None,
     pairs: Annotated[int | None, typer.Option(min=1, max=50_000, help="Pairs of slots at the most.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="A further version to compare as well; repeatable.")] = None,
     json_output: _Json = False,
 ) -> None:
     """Starts an experiment of challenger against champion, or goes on with the one that runs."""
     from fingerpost.abtest.experiment.store import start as begin
 
     settings = settings_with_registry()
-    begun = begin(settings, slot, washout, pairs)
+    begun = begin(settings, slot, washout, pairs, others=also or ())
     text = f"{'started' if begun.new else 'goes on'}: {_described(begun.experiment)}"
     _show({**asdict(begun.experiment), "new": begun.new}, json_output, text)
 
 
 def status(json_output: _Json = False) -> None:
     """Shows the experiment that runs, and its verdict so far."""
-    from fingerpost.abtest.experiment.store import evaluate, records_of, running, still_in_force
+    from fingerpost.abtest.experiment.store import evaluate_all, records_of, running, still_in_force
 
     settings = settings_with_registry()
     experiment = running(settings)
@@ -102,10 +104,12 @@ def status(json_output: _Json = False) -> None:
         ]
         _show({"running": False, "past": past}, json_output, "\n".join(["no experiment runs", *lines]))
         return
-    verdict, force = evaluate(settings, experiment).verdict, still_in_force(settings, experiment)
+    found, force = evaluate_all(settings, experiment), still_in_force(settings, experiment)
     warning = "" if force else "its versions are no longer champion and challenger: stop it\n"
-    text = "" if json_output else f"{_described(experiment)}\n{warning}{_told(verdict)}"
-    _show({"running": True, "still_in_force": force, **verdict.to_json()}, json_output, text)
+    told = "" if json_output else "\n".join(_told(each.verdict, treatment=_name(each)) for each in found)
+    others = [{"version": each.version, **each.verdict.to_json()} for each in found[1:]]
+    document = {"running": True, "still_in_force": force, **found[0].verdict.to_json(), "others": others}
+    _show(document, json_output, f"{_described(experiment)}\n{warning}{told}")
 
 
 def stop(
@@ -113,7 +117,7 @@ def stop(
     json_output: _Json = False,
 ) -> None:
     """Ends the experiment that runs, and keeps its record with the verdict so far."""
-    from fingerpost.abtest.experiment.store import evaluate, running
+    from fingerpost.abtest.experiment.store import Evaluation, evaluate_all, running
     from fingerpost.abtest.experiment.store import stop as end
 
     settings = settings_with_registry()
@@ -124,12 +128,14 @@ def stop(
         raise FingerpostError(f"removed an invalid experiment from the registry: {error}") from error
     if experiment is None:
         raise FingerpostError("no experiment runs")
-    verdict, unknown = None, ""
+    judged: list[Evaluation] = []
+    unknown = ""
     try:
-        verdict = evaluate(settings, experiment).verdict
+        judged = evaluate_all(settings, experiment)
     except Exception as error:  # what cannot be judged can be stopped all the same
         unknown = f"it cannot be judged: {type(error).__name__}: {error}"
-    path = end(settings, verdict, why)
+    verdict = judged[0].verdict if judged else None
+    path = end(settings, verdict, why, others=judged[1:])
     outcome = f"{verdict.verdict} ({verdict.reason})" if verdict else unknown
     found = {"id": experiment.id, "record": str(path), **(verdict.to_json() if verdict else {"verdict": None})}
     _show(found, json_output, f"{experiment.id} is stopped: {visible(outcome)}; record: {path}")
@@ -140,16 +146,18 @@ def report(
     json_output: _Json = False,
 ) -> None:
     """Writes the running experiment's report (Markdown) and pictures."""
-    from fingerpost.abtest.experiment.store import evaluate, running
+    from fingerpost.abtest.experiment.store import evaluate_all, running
     from fingerpost.abtest.reports import write_experiment_report
 
     settings = settings_with_registry()
     experiment = running(settings)
     if experiment is None:
         raise FingerpostError("no experiment runs; records of past ones: `fingerpost experiment status --json`")
-    found = evaluate(settings, experiment)
+    found, *others = evaluate_all(settings, experiment)
     folder = out or settings.home / "reports" / "experiments" / experiment.id
     write_experiment_report(found, folder)
+    for each in others:
+        write_experiment_report(each, folder / each.arm)
     text = f"{experiment.id}: {found.verdict.verdict}; report in {folder}"
     _show({"folder": str(folder), **found.verdict.to_json()}, json_output, text)
 
@@ -208,10 +216,16 @@ def _told(verdict: "Verdict", control: str = "champion", treatment: str = "chall
     )
 
 
+def _name(found: "Evaluation") -> str:
+    """What a challenger is called in a table of several."""
+    return f"version {found.version}" if found.experiment.others else "challenger"
+
+
 def _described(experiment: "Experiment") -> str:
     begin, end = (datetime.fromtimestamp(each / 1e6, UTC) for each in (experiment.begin_us, experiment.end_us))
+    challengers = ", ".join((experiment.challenger, *experiment.others))
     return (
-        f"{experiment.id}: version {experiment.challenger} against {experiment.champion}, {experiment.pairs} pairs of "
+        f"{experiment.id}: version {challengers} against {experiment.champion}, {experiment.pairs} pairs of "
         f"{experiment.slot_s:g} s, {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC"
     )
 

@@ -20,9 +20,9 @@ HELD_S = 30.0
 _CLOSINGS, _PERIODS = 2, 2.5
 
 
-def suspect(experiment: Experiment) -> str:
-    """The arm that may do harm: the new version's, which in a watch is the champion."""
-    return CONTROL if experiment.purpose == "watch" else TREATMENT
+def suspects(experiment: Experiment) -> tuple[str, ...]:
+    """The arms that may do harm: the new versions', which in a watch is the champion's."""
+    return (CONTROL,) if experiment.purpose == "watch" else experiment.treatments
 
 
 def other_arm(arm: str) -> str:
@@ -30,37 +30,37 @@ def other_arm(arm: str) -> str:
     return TREATMENT if arm == CONTROL else CONTROL
 
 
-def closing(experiment: Experiment, why: str, now_us: int) -> Event:
-    """The event by which the suspected arm is closed now."""
-    note = f"{_mark(experiment)}{why}"[:MAX_NOTE]
+def closing(experiment: Experiment, why: str, now_us: int, arm: str = "") -> Event:
+    """The event by which a suspected arm is closed now; empty: the first of them."""
+    note = f"{_mark(experiment, arm)}{why}"[:MAX_NOTE]
     return Event(CLOSED, experiment.service, "", now_us, None, note, told_us=now_us)
 
 
-def standing(events: Iterable[Event], experiment: Experiment) -> list[Event]:
-    """The closings of this experiment that were not withdrawn, the first one first."""
+def standing(events: Iterable[Event], experiment: Experiment, arm: str = "") -> list[Event]:
+    """The closings of this arm that were not withdrawn, the first one first."""
     return sorted(
-        (each for each in _own(events, experiment) if each.withdrawn_us is None), key=lambda each: each.told_us
+        (each for each in _own(events, experiment, arm) if each.withdrawn_us is None), key=lambda each: each.told_us
     )
 
 
-def closed_now(events: Iterable[Event], experiment: Experiment, now_us: int) -> bool:
-    """Whether the suspected arm is closed at a moment, microseconds since 1970."""
-    row = _in_a_row(events, experiment)
+def closed_now(events: Iterable[Event], experiment: Experiment, now_us: int, arm: str = "") -> bool:
+    """Whether a suspected arm is closed at a moment, microseconds since 1970."""
+    row = _in_a_row(events, experiment, arm)
     return len(row) >= _CLOSINGS or any(now_us < each.told_us + HELD_S * US for each in row[-1:])
 
 
-def confirmed(events: Iterable[Event], experiment: Experiment, now_us: int) -> str | None:
-    """Why the suspected arm is closed for good; None: it is not, or that may yet be withdrawn."""
-    row = _in_a_row(events, experiment)
+def confirmed(events: Iterable[Event], experiment: Experiment, now_us: int, arm: str = "") -> str | None:
+    """Why a suspected arm is closed for good; None: it is not, or that may yet be withdrawn."""
+    row = _in_a_row(events, experiment, arm)
     if len(row) < _CLOSINGS or now_us < row[_CLOSINGS - 1].told_us + HELD_S * US:
         return None
-    return row[_CLOSINGS - 1].note.removeprefix(_mark(experiment))
+    return row[_CLOSINGS - 1].note.removeprefix(_mark(experiment, arm))
 
 
-def _in_a_row(events: Iterable[Event], experiment: Experiment) -> list[Event]:
+def _in_a_row(events: Iterable[Event], experiment: Experiment, arm: str) -> list[Event]:
     """The latest closings that followed each other; of those that several engines told at once the first."""
     row: list[Event] = []
-    for each in standing(events, experiment):
+    for each in standing(events, experiment, arm):
         if row and each.told_us < row[-1].told_us + HELD_S * US:
             continue
         if row and each.told_us > row[-1].told_us + HELD_S * US + _PERIODS * _period_us(experiment, each.told_us):
@@ -72,23 +72,24 @@ def _in_a_row(events: Iterable[Event], experiment: Experiment) -> list[Event]:
 
 
 def _period_us(experiment: Experiment, time_us: int) -> float:
-    """From one pair to the next at a moment."""
+    """From one pair of an arm to its next at a moment."""
     since = time_us - experiment.begin_us
     for part in experiment.parts:
         since -= round(part.pairs * part.period_us)
         if since < 0:
-            return part.period_us
-    return experiment.parts[-1].period_us
+            return part.period_us * len(experiment.treatments)
+    return experiment.parts[-1].period_us * len(experiment.treatments)
 
 
-def withdrawn_us(events: Iterable[Event], experiment: Experiment) -> int:
-    """When a closing of this experiment was withdrawn last, microseconds since 1970; 0: none was."""
-    return max((each.withdrawn_us or 0 for each in _own(events, experiment)), default=0)
+def withdrawn_us(events: Iterable[Event], experiment: Experiment, arm: str = "") -> int:
+    """When a closing of this arm was withdrawn last, microseconds since 1970; 0: none was."""
+    return max((each.withdrawn_us or 0 for each in _own(events, experiment, arm)), default=0)
 
 
-def _own(events: Iterable[Event], experiment: Experiment) -> list[Event]:
-    return [each for each in events if each.kind == CLOSED and each.note.startswith(_mark(experiment))]
+def _own(events: Iterable[Event], experiment: Experiment, arm: str) -> list[Event]:
+    return [each for each in events if each.kind == CLOSED and each.note.startswith(_mark(experiment, arm))]
 
 
-def _mark(experiment: Experiment) -> str:
-    return f"{experiment.id}: "
+def _mark(experiment: Experiment, arm: str) -> str:
+    """What the notes of an arm's closings begin with; the first suspected arm is not named."""
+    return f"{experiment.id}: " if arm in ("", suspects(experiment)[0]) else f"{experiment.id}/{arm}: "

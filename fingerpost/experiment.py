@@ -22,6 +22,9 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 ALIASES = (CHAMPION, CHALLENGER)
 # Arms are named as the aliases whose versions they route by.
 CONTROL, TREATMENT = ALIASES
+# Those of further challengers, which need no alias: the experiment names their versions.
+MAX_CHALLENGERS = 4
+TREATMENTS = (TREATMENT, *(f"{TREATMENT}-{number}" for number in range(2, MAX_CHALLENGERS + 1)))
 _MAX_SLOTS = 100_000
 _MAX_STEPS = 10
 _MAX_ONE_IN = 1000
@@ -58,6 +61,9 @@ class Step:
 class Experiment:
     """Champion against challenger in alternating slots, each pair of slots in random order.
 
+    Several challengers take turns by pairs, each with the champion beside it: all are compared with the same version,
+    by the same coin.
+
     Both arms of a pair lie side by side in time, so what changes slowly (traffic, other tenants) meets both alike:
     randomised blocks, as in Bojinov, Simchi-Levi and Zhao, Design and Analysis of Switchback Experiments, 2023.
 
@@ -76,6 +82,8 @@ class Experiment:
             microseconds since 1970; 0: never.
         purpose: `compare` champion and challenger; or `watch`: the challenger is the champion of before, kept to judge
             a promotion by.
+        others: versions of further challengers, whose arms are `TREATMENTS` after the first.
+        out: arms of challengers that were found to be worse: in their slots the champion routes.
 
     Raises:
         FingerpostError: a value is out of its range; the message names it.
@@ -93,12 +101,17 @@ class Experiment:
     one_in: int = 2
     until_us: int = 0
     purpose: str = "compare"
+    others: tuple[str, ...] = ()
+    out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, list):
             object.__setattr__(
                 self, "steps", tuple(tuple(each) if isinstance(each, list) else each for each in self.steps)
             )
+        for name in ("others", "out"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         checks = {
             "id": isinstance(self.id, str) and is_name(self.id),
             "service": isinstance(self.service, str) and is_name(self.service),
@@ -112,10 +125,26 @@ class Experiment:
             "one_in": _is_number(self.one_in) and 2 <= self.one_in <= _MAX_ONE_IN,
             "until_us": _is_number(self.until_us) and self.until_us >= 0,
             "purpose": self.purpose in ("compare", "watch"),
+            "others": _are_versions(self.others, {self.champion, self.challenger}, self.purpose),
+            "out": isinstance(self.out, tuple) and set(self.out) <= set(TREATMENTS),
         }
         for name, good in checks.items():
             if not good:
                 raise FingerpostError(f"an experiment cannot have {name} = {getattr(self, name)!r}"[:300])
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """The arms of all challengers."""
+        return TREATMENTS[: 1 + len(self.others)]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All arms, the champion's first."""
+        return CONTROL, *self.treatments
+
+    def treatment_of(self, pair: int) -> str:
+        """The challenger's arm that a pair compares with the champion's."""
+        return self.treatments[pair % len(self.treatments)]
 
     @property
     def parts(self) -> tuple[Step, ...]:
@@ -181,19 +210,20 @@ class Experiment:
         return self.end_us
 
     def arm_of(self, slot: int) -> str:
-        """The arm of a slot: `champion` or `challenger`; each pair has both, the first drawn by a hash."""
+        """The arm of a slot: `champion` or a challenger's; each pair has both, the first drawn by a hash."""
         pair, second = divmod(slot, 2)
         drawn = hashlib.sha256(f"{self.id}/{pair}".encode()).digest()[0] & 1
-        return (CONTROL, TREATMENT)[drawn ^ second]
+        return (CONTROL, self.treatment_of(pair))[drawn ^ second]
 
     def arm_at(self, time_us: int) -> str:
         """The arm in force at a moment; the champion outside the experiment."""
         slot = self.slot_at(time_us)
-        return CONTROL if slot is None else self.arm_of(slot)
+        arm = CONTROL if slot is None else self.arm_of(slot)
+        return CONTROL if arm in self.out else arm
 
     def version_of(self, arm: str) -> str:
         """The model version of an arm."""
-        return {CONTROL: self.champion, TREATMENT: self.challenger}[arm]
+        return dict(zip(self.arms, (self.champion, self.challenger, *self.others), strict=True))[arm]
 
     def to_json(self) -> str:
         """As it lies in the registry: engines of before a field was there read what does without it."""
@@ -218,6 +248,14 @@ def experiment_from_json(text: str) -> Experiment:
         return Experiment(**found)
     except (ValueError, TypeError) as error:
         raise FingerpostError(f"not an experiment: {error}"[:300]) from error
+
+
+def _are_versions(others: object, compared: set[str], purpose: str) -> bool:
+    """Whether these are versions of further challengers, each another one."""
+    if not isinstance(others, tuple) or not all(isinstance(each, str) and each for each in others):
+        return False
+    apart = len({*others}) == len(others) and not compared & {*others}
+    return apart and len(others) < MAX_CHALLENGERS and (not others or purpose == "compare")
 
 
 def _are_steps(steps: object, pairs: object) -> bool:

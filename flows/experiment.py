@@ -7,6 +7,7 @@ from prefect import flow
 
 from fingerpost.abtest.experiment.advance import StepResult, advance_experiment
 from fingerpost.abtest.experiment.guardrails import Rules
+from fingerpost.abtest.experiment.store import Evaluation
 from fingerpost.abtest.experiment.verdict import primary_sequence
 from fingerpost.abtest.promotion.watch import WatchOutcome, check_promotion
 from fingerpost.abtest.reports import write_experiment_report
@@ -19,6 +20,8 @@ from fingerpost.training.registry import Registry
 
 logger = logging.getLogger(__name__)
 _WHO = "flow experiment"
+# Of the sequence of a further challenger, the latest among them.
+_MAX_POINTS = 100
 
 
 @flow(name="experiment", timeout_seconds=1800, on_failure=[tell_failure], on_crashed=[tell_failure])
@@ -48,5 +51,27 @@ def experiment_flow(service: str = "") -> dict[str, Any]:
         send_alert(settings, "guardrail", f"experiment {found.experiment.id} was stopped: {found.verdict.reason}")
     folder = settings.home / "reports" / "experiments" / found.experiment.id
     text = f"{write_experiment_report(found, folder)}\nPictures: {markdown_name(str(folder))}\n"
+    for each in done.others:
+        text += f"\n{write_experiment_report(each, folder / each.arm)}"
+        if each.verdict.verdict == "guardrail":
+            send_alert(settings, "guardrail", f"version {each.version} in {found.experiment.id}: {each.verdict.reason}")
     leave_markdown(settings, "experiment", text, description="What the experiment has shown so far")
-    return {**found.verdict.to_json(), **said, "sequence": primary_sequence(found.pairs, Rules.of(settings))}
+    rules = Rules.of(settings).shared(1 + len(done.others))
+    return {
+        **found.verdict.to_json(),
+        **said,
+        "sequence": primary_sequence(found.pairs, rules),
+        "others": [_short(each, rules) for each in done.others],
+    }
+
+
+def _short(each: Evaluation, rules: Rules) -> dict[str, Any]:
+    """What the page shows of a further challenger; a flow's result has to be short."""
+    told, sequence = each.verdict.to_json(), primary_sequence(each.pairs, rules)
+    step = 1 + len(sequence["pair"]) // _MAX_POINTS
+    names = ("verdict", "rule", "reason", "pairs", "planned", "effects")
+    return {
+        "version": each.version,
+        **{name: told[name] for name in names},
+        "sequence": {name: values[::-step][::-1] for name, values in sequence.items()},
+    }

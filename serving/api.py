@@ -287,7 +287,7 @@ async def table_endpoint(
     service: Service,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for another table.")] = 0.0,
     arm: Annotated[
-        Literal["champion", "challenger"] | None,
+        Literal["champion", "challenger", "challenger-2", "challenger-3", "challenger-4"] | None,
         Query(description="This arm's table, whichever is in force; for people to look at."),
     ] = None,
 ) -> Response:

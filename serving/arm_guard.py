@@ -3,18 +3,19 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fingerpost.arrays import Floats
 from fingerpost.clock import US, clock_us
-from fingerpost.closed_arms import HELD_S, closed_now, closing, standing, suspect, withdrawn_us
+from fingerpost.closed_arms import HELD_S, closed_now, closing, other_arm, standing, suspects, withdrawn_us
 from fingerpost.errors import RefusedError
-from fingerpost.experiment import ALIASES, Experiment
+from fingerpost.experiment import TREATMENT, Experiment
 from fingerpost.lake import INBOX, service_folder
 from fingerpost.request_status import CLIENT_GONE, failed
 from fingerpost.serving.gross_harm import HarmWatch, Requests
@@ -38,11 +39,12 @@ class _Looked:
     """What is known of an experiment.
 
     Args:
+        watches: by suspected arm.
         files: of the inbox that were read.
     """
 
     experiment: Experiment
-    watch: HarmWatch
+    watches: dict[str, HarmWatch]
     files: set[Path] = field(default_factory=set)
 
 
@@ -56,7 +58,7 @@ class ArmGuard:
     def __init__(self, models: Models, events: Events, settings: Settings, services: Callable[[], list[str]]) -> None:
         self._models, self._events, self._settings, self._services = models, events, settings, services
         self._looked: dict[str, _Looked] = {}
-        self._closed: dict[str, str] = {}
+        self._closed: dict[str, tuple[str, ...]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="arms", daemon=True)
 
@@ -67,9 +69,9 @@ class ArmGuard:
         self._stop.set()
         self._thread.join(10)
 
-    def closed(self, service: str) -> str:
-        """The arm that is closed now; empty: none."""
-        return self._closed.get(service, "")
+    def closed(self, service: str) -> tuple[str, ...]:
+        """The arms that are closed now."""
+        return self._closed.get(service, ())
 
     def _follow(self) -> None:
         while not self._stop.wait(_LOOK_EVERY_S):
@@ -94,25 +96,36 @@ class ArmGuard:
             return
         looked = self._of(service, experiment)
         for path in self._new_files(looked):
-            looked.watch.add(_requests(path, experiment))
+            requests, by = _requests(path, experiment)
+            for arm, watch in looked.watches.items():
+                watch.add(replace(requests, suspected=by == arm).where((by == arm) | (by == other_arm(arm))))
+        closed, harmful = [], {}
+        for arm, watch in looked.watches.items():
+            why = self._harm(service, experiment, arm, watch, now_us)
+            if why is not None:
+                closed.append(arm)
+            if why:
+                harmful[arm] = why
+        # Closed here even if it cannot be told to others.
+        self._closed[service] = tuple(closed)
+        for arm, why in harmful.items():
+            logger.error("arm closed: %s", why, extra={"experiment": experiment.id, "arm": arm})
+            self._events.take(closing(experiment, why, now_us, arm))
+
+    def _harm(self, service: str, experiment: Experiment, arm: str, watch: HarmWatch, now_us: int) -> str | None:
+        """Why an arm is to be closed now; empty: it is closed already; None: it is open."""
         told = self._events.closings(service)
-        for each in standing(told, experiment):
-            if now_us < each.told_us + HELD_S * US and looked.watch.refuted(each.told_us, now_us):
+        for each in standing(told, experiment, arm):
+            if now_us < each.told_us + HELD_S * US and watch.refuted(each.told_us, now_us):
                 logger.warning("opened again: the other arm does as badly", extra={"experiment": experiment.id})
                 self._events.withdraw(service, each.id, now_us)
                 told = self._events.closings(service)
-        closed, why = closed_now(told, experiment, now_us), None
-        if not closed and now_us >= withdrawn_us(told, experiment) + _PAUSE_S * US:
-            opened_us = max((each.told_us + round(HELD_S * US) for each in standing(told, experiment)), default=0)
-            why = looked.watch.harm(now_us, opened_us)
-        if closed or why:
-            # Closed here even if it cannot be told to others.
-            self._closed[service] = suspect(experiment)
-        else:
-            self._closed.pop(service, None)
-        if why:
-            logger.error("arm closed: %s", why, extra={"experiment": experiment.id, "arm": suspect(experiment)})
-            self._events.take(closing(experiment, why, now_us))
+        if closed_now(told, experiment, now_us, arm):
+            return ""
+        if now_us < withdrawn_us(told, experiment, arm) + _PAUSE_S * US:
+            return None
+        opened_us = max((each.told_us + round(HELD_S * US) for each in standing(told, experiment, arm)), default=0)
+        return watch.harm(now_us, opened_us)
 
     def _of(self, service: str, experiment: Experiment) -> _Looked:
         looked = self._looked.get(service)
@@ -120,7 +133,9 @@ class ArmGuard:
             watched = experiment.purpose == "watch"
             settings = self._settings
             tolerated = settings.watch_error_rise if watched else settings.max_error_increase
-            looked = self._looked[service] = _Looked(experiment, HarmWatch(tolerated))
+            looked = self._looked[service] = _Looked(
+                experiment, {arm: HarmWatch(tolerated) for arm in suspects(experiment)}
+            )
         return looked
 
     def _new_files(self, looked: _Looked) -> list[Path]:
@@ -132,8 +147,8 @@ class ArmGuard:
         return fresh
 
 
-def _requests(path: Path, experiment: Experiment) -> Requests:
-    """The requests of a batch that one of the two versions routed; none of a batch that cannot be read."""
+def _requests(path: Path, experiment: Experiment) -> tuple[Requests, NDArray[np.object_]]:
+    """The requests of a batch, and the arm that routed each, empty: none; none of a batch that cannot be read."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             return _of_table(None, experiment)
@@ -144,7 +159,7 @@ def _requests(path: Path, experiment: Experiment) -> Requests:
         return _of_table(None, experiment)
 
 
-def _of_table(table: pa.Table | None, experiment: Experiment) -> Requests:
+def _of_table(table: pa.Table | None, experiment: Experiment) -> tuple[Requests, NDArray[np.object_]]:
     """By the model version that routed a request, or else by its arm, if it came in the experiment's time."""
     if table is None or not {"time", "status", "duration_s"} <= set(table.column_names):
         table = pa.table({name: pa.array([], pa.int64()) for name in ("time", "status", "duration_s")})
@@ -155,13 +170,12 @@ def _of_table(table: pa.Table | None, experiment: Experiment) -> Requests:
         for name in ("arm", "model_version")
     )
     by = np.full(len(ended_us), "", dtype=object)
-    for alias in ALIASES:
+    for alias in experiment.arms:
         unnamed = np.array([each in (None, "") for each in version], dtype=bool)
         inside = unnamed & (arm == alias) & (ended_us >= experiment.begin_us)
         by[(version == experiment.version_of(alias)) | inside] = alias
     status, duration = (_floats(table[name]) for name in ("status", "duration_s"))
-    found = Requests(ended_us, duration, failed(status) | (status == CLIENT_GONE), by == suspect(experiment))
-    return found.where(by != "")
+    return Requests(ended_us, duration, failed(status) | (status == CLIENT_GONE), by == TREATMENT), by
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from fingerpost.experiment import MAX_CHALLENGERS
 from fingerpost.lake import write_text_atomically
 from fingerpost.names import is_name
 
 _REQUESTED_S = 600.0
-_KEPT = 4
+_KEPT = 4 + MAX_CHALLENGERS
 # What the folders begin with that models are fetched into.
 UNFINISHED = ".fetch-"
 
@@ -36,6 +37,7 @@ class AliasState:
     """The known state of a service's aliases.
 
     Args:
+        others: versions of an experiment's further challengers, in its order.
         experiment: the running experiment as JSON, of `Experiment.to_json`; None: there is none.
         known: whether the registry has ever answered.
         problem: why it does not answer now, or why a version could not be fetched.
@@ -43,6 +45,7 @@ class AliasState:
 
     champion: ResolvedAlias | None = None
     challenger: ResolvedAlias | None = None
+    others: tuple[ResolvedAlias, ...] = ()
     known: bool = False
     problem: str | None = None
     experiment: str | None = None

@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
 from fingerpost.environment import python_module
 from fingerpost.errors import FingerpostError
-from fingerpost.experiment import ALIASES, Experiment, experiment_from_json
+from fingerpost.experiment import ALIASES, TREATMENTS, Experiment, experiment_from_json
 from fingerpost.masking import described
 from fingerpost.serving.histories import HistoryForm
 from fingerpost.serving.metrics import EngineMetrics
@@ -118,7 +119,7 @@ class Models:
             self.registry_problem = state.problem
             self._metrics.registry_problem.set(0 if state.problem is None else 1)
         self._take_experiment(service, state.experiment)
-        for alias, found in zip(ALIASES, (state.champion, state.challenger), strict=True):
+        for alias, found in zip_longest((*ALIASES, *TREATMENTS[1:]), (state.champion, state.challenger, *state.others)):
             self._take(service, alias, found)
         self._metrics_of_problems()
 
@@ -180,8 +181,8 @@ class Models:
     def _most_off(self, service: str, alias: str, found: ResolvedAlias) -> float:
         """How far a version may be off the champion: a challenger is there to differ, and be compared; one that was
         challenger here has been."""
-        compared = self.slot(service, "challenger")
-        if alias == "challenger" or (compared.model is not None and compared.tried == found):
+        compared = [self.slot(service, each) for each in TREATMENTS]
+        if alias in TREATMENTS or any(each.model is not None and each.tried == found for each in compared):
             return float("inf")
         return self._settings.swap_max_ratio
 

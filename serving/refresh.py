@@ -64,7 +64,7 @@ class _Work:
     latest_us: int = 0
     heard_s: float = 0.0
     plan: ArmsPlan = field(default_factory=ArmsPlan)
-    challenger: Scored | None = None
+    challengers: dict[str, Scored] = field(default_factory=dict)
     contest: LiveContest | None = None
 
 
@@ -134,7 +134,8 @@ class Refresher:
         if work.plan.experiment is not None and work.view.scored is not None and not work.view.scored.by_model:
             return f"experiment {work.plan.experiment.id} cannot run: no agent has told of its host's history"
         if work.plan.experiment is not None and work.plan.closed:
-            return f"the {work.plan.closed} of experiment {work.plan.experiment.id} routes nothing, for gross harm"
+            closed = " and the ".join(work.plan.closed)
+            return f"the {closed} of experiment {work.plan.experiment.id} routes nothing, for gross harm"
         return work.plan.problem
 
     def scored(self, service: str) -> Scored | None:
@@ -303,7 +304,7 @@ class Refresher:
         work.heard_s = max((state.heard_s for state in work.states.hosts.values()), default=now_s)
         states = work.states.present()
         if not states:
-            view.scored = work.challenger = None
+            view.scored, work.challengers = None, {}
             view.publish({}, None, now_s)
             return
         before = view.scored
@@ -315,17 +316,21 @@ class Refresher:
         scored = self._contested(work, fleet, scorer, before)
         table, experiment = self._table(scored), work.plan.experiment
         tables = {NO_ARM: table}
-        work.challenger = self._score(fleet, work.plan.challenger, work.challenger) if work.plan.challenger else None
-        if experiment is not None and work.challenger is not None and scored.by_model:
+        work.challengers = {
+            arm: self._score(fleet, model, work.challengers.get(arm)) for arm, model in work.plan.challengers.items()
+        }
+        if experiment is not None and work.challengers and scored.by_model:
             tables[CONTROL] = of_arm(table, CONTROL, experiment.id)
-            tables[TREATMENT] = of_arm(self._table(work.challenger), TREATMENT, experiment.id)
+            for arm, of_challenger in work.challengers.items():
+                tables[arm] = of_arm(self._table(of_challenger), arm, experiment.id)
         view.scored = scored
         view.publish(tables, experiment, now_s, work.plan.closed)
         if work.arrived_us:
             self._metrics.arrival_seconds.observe(max(0.0, time.time() - work.arrived_us / 1e6))
             work.arrived_us = 0
         shadow = self._shadow.consider(scored, self.models.slot(view.service, "challenger").model)
-        self._live.take(view.service, self.windows.of(view.service).observe(scored, work.challenger or shadow))
+        seen = self.windows.of(view.service).observe(scored, work.challengers.get(TREATMENT) or shadow)
+        self._live.take(view.service, seen)
 
     def _contested(self, work: _Work, fleet: FleetState, scorer: ModelScorer | None, before: Scored | None) -> Scored:
         """The fleet as the champion, the baseline, or both by category serve it."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from fingerpost.environment import apply_tool_environment
 from fingerpost.errors import FingerpostError
-from fingerpost.experiment import ALIASES, CHAMPION, EXPERIMENT_TAG
+from fingerpost.experiment import ALIASES, CHAMPION, EXPERIMENT_TAG, experiment_from_json
 from fingerpost.logs import configure_logs
 from fingerpost.masking import described
 from fingerpost.serving.model_files import UNFINISHED, AliasState, ModelFiles, ResolvedAlias, write_to_disk
@@ -68,6 +68,10 @@ def sync_aliases(settings: Settings, files: ModelFiles, service: str, refused: R
         entries[CHAMPION] = registry.version(settings.model_version)
         if entries[CHAMPION] is None:
             raise NoModelError(f"{registry.name} has no version {settings.model_version} (FINGERPOST_MODEL_VERSION)")
+    # An experiment that cannot be read is passed on all the same: whoever serves it says what is wrong with it.
+    experiment = registry.tags().get(EXPERIMENT_TAG, "")[:_MAX_EXPERIMENT] or None
+    others = _other_challengers(experiment)
+    entries.update({version: registry.version(version) for version in others})
     aliases: dict[str, ResolvedAlias] = {}
     problems: dict[str, None] = {}
     refused, refetched = refused or Refused(), False
@@ -85,10 +89,19 @@ def sync_aliases(settings: Settings, files: ModelFiles, service: str, refused: R
         if why is not None:
             problems[why] = None
         aliases[alias] = ResolvedAlias(version, folder if why is None else "")
-    # The experiment is passed on unread: whoever serves it says what is wrong with it.
-    experiment = registry.tags().get(EXPERIMENT_TAG, "")[:_MAX_EXPERIMENT] or None
-    state = AliasState(known=True, problem="; ".join(problems) or None, experiment=experiment, **aliases)
+    further = tuple(aliases.pop(version, ResolvedAlias(version, "")) for version in others)
+    state = AliasState(
+        others=further, known=True, problem="; ".join(problems) or None, experiment=experiment, **aliases
+    )
     files.write_aliases(service, state, refetched)
+
+
+def _other_challengers(experiment: str | None) -> tuple[str, ...]:
+    """The versions of an experiment's further challengers; none of one that cannot be read."""
+    try:
+        return experiment_from_json(experiment).others if experiment else ()
+    except FingerpostError:
+        return ()
 
 
 def _fetch(registry: Registry, version: str, target: Path, refused: Refused) -> str | None:

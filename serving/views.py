@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fingerpost.clock import clock_us
-from fingerpost.closed_arms import other_arm
 from fingerpost.experiment import CONTROL, TREATMENT, Experiment
 from fingerpost.serving.models import Models
 from fingerpost.serving.scoring import ModelScorer, Scored
@@ -66,7 +65,7 @@ class ServiceView:
         self.asked_s = time.monotonic()
         self._tables: dict[str, Published] = {}
         self._experiment: Experiment | None = None
-        self._closed = ""
+        self._closed: tuple[str, ...] = ()
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._lock = threading.Lock()
 
@@ -78,8 +77,10 @@ class ServiceView:
     def at(self, now_us: int) -> Published | None:
         """The table in force at a moment, microseconds since 1970."""
         experiment, tables, closed = self._experiment, self._tables, self._closed
-        if experiment is not None and closed:
-            return (tables.get(TREATMENT) if other_arm(closed) == TREATMENT else None) or tables.get(NO_ARM)
+        if experiment is not None and CONTROL in closed:
+            return tables.get(TREATMENT) or tables.get(NO_ARM)
+        if experiment is not None and closed and (not experiment.others or experiment.arm_at(now_us) in closed):
+            return tables.get(NO_ARM)
         if experiment is not None and experiment.slot_in_force(now_us) is not None:
             of_arm = tables.get(experiment.arm_at(now_us))
             if of_arm is not None:
@@ -99,7 +100,7 @@ class ServiceView:
         tables: Mapping[str, RoutingTable],
         experiment: Experiment | None,
         confirmed_s: float,
-        closed: str = "",
+        closed: tuple[str, ...] = (),
     ) -> None:
         """Puts tables into service; those that are there already are known to be right again.
 
@@ -107,7 +108,7 @@ class ServiceView:
             tables: by arm, one of NO_ARM among them; nothing: there are no live hosts.
             experiment: that the arms are of.
             confirmed_s: see `Published`.
-            closed: the arm whose table is not served, whatever the slot; empty: none.
+            closed: the arms whose tables are not served, whatever the slot.
         """
         fresh = {}
         for arm, table in tables.items():
@@ -170,18 +171,18 @@ class ArmsPlan:
 
     Args:
         experiment: whose arms' tables are kept; None: there is none, or it cannot be run.
-        challenger: the model of its second arm.
+        challengers: by arm the models of its challengers.
         problem: why an experiment that should run does not.
-        closed: the arm that is closed for gross harm; empty: none.
+        closed: the arms that are closed for gross harm.
     """
 
     experiment: Experiment | None = None
-    challenger: ModelScorer | None = None
+    challengers: Mapping[str, ModelScorer] = field(default_factory=dict)
     problem: str | None = None
-    closed: str = ""
+    closed: tuple[str, ...] = ()
 
 
-def plan_arms(models: Models, service: str, now_us: int, closed: str = "") -> ArmsPlan:
+def plan_arms(models: Models, service: str, now_us: int, closed: tuple[str, ...] = ()) -> ArmsPlan:
     """Plans for a moment, microseconds since 1970; an experiment whose models are not loaded is not served at all.
 
     Then every table is the champion's, and names no arm: what is routed by it belongs to neither.
@@ -196,7 +197,8 @@ def plan_arms(models: Models, service: str, now_us: int, closed: str = "") -> Ar
         return ArmsPlan(problem=experiment)
     if not experiment.begin_us - _AHEAD_US <= now_us < experiment.end_us:
         return ArmsPlan()
-    for arm in (CONTROL, TREATMENT):
+    loaded: dict[str, ModelScorer] = {}
+    for arm in experiment.arms:
         model, wanted = models.slot(service, arm).model, experiment.version_of(arm)
         if model is None or model.version != wanted:
             there = f"version {model.version}" if model else "no version"
@@ -204,5 +206,6 @@ def plan_arms(models: Models, service: str, now_us: int, closed: str = "") -> Ar
                 problem=f"experiment {experiment.id} needs version {wanted} as {arm}, {there} is loaded: "
                 "the champion's table is served"
             )
-    challenger = models.slot(service, TREATMENT).model
-    return ArmsPlan(experiment, challenger, closed=closed)
+        loaded[arm] = model
+    loaded.pop(CONTROL)
+    return ArmsPlan(experiment, loaded, closed=closed)

@@ -103,8 +103,19 @@ class Registry(RunStore):
     def newer_than_champion(self) -> int:
         """How many versions were registered since the champion; all of them where there is none."""
         champion = int(self.version_of(CHAMPION) or 0)
-        versions = self.client.search_model_versions(f"name = '{self.name}'")
-        return sum(int(each.version) > champion for each in versions)
+        return len(self.versions_since(str(champion)))
+
+    def versions_since(self, version: str) -> "list[ModelVersion]":
+        """MLflow's entries of the versions that are newer than one, the newest first."""
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        return sorted((each for each in found if int(each.version) > int(version)), key=lambda each: -int(each.version))
+
+    def offline_evidence(self, version: str) -> dict[str, Any] | None:
+        """What the run that a version comes from says of it: its id, metrics and parameters; None: there is none."""
+        run = self.training_run(version)
+        if run is None:
+            return None
+        return {"run_id": run.info.run_id, "metrics": dict(run.data.metrics), "params": dict(run.data.params)}
 
     def set_champion(self, version: str) -> None:
         """Points `champion` at a version. It stops being challenger, and an experiment of other versions ends."""

@@ -50,6 +50,10 @@ class Rules:
     min_throughput_ratio: float = 0.8
     indifference: float = 0.01
 
+    def shared(self, challengers: int) -> "Rules":
+        """The rules for each of several challengers: what all of them are wrongly called stays alpha (Bonferroni)."""
+        return replace(self, alpha=self.alpha / challengers)
+
     @classmethod
     def of(cls, settings: Settings) -> "Rules":
         return cls(

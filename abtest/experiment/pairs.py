@@ -66,7 +66,7 @@ class Pairs:
         return len(self.begin_us)
 
 
-def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: int) -> Pairs:
+def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: int, treatment: str = TREATMENT) -> Pairs:
     """The pairs of slots that were over at a moment.
 
     A request belongs to the slot in which it was sent, since then it was decided where to. All requests of a slot
@@ -77,25 +77,30 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
         records: `time_us` (when requests ended), `duration_s`, `status`, `arm`, and if known `category`,
             `predicted_cost` and `weight`.
         until_us: later slots are not over.
+        treatment: the arm of the challenger whose pairs are wanted.
     """
     begun = _begun_us(records)
     slots = np.array([experiment.slot_begin_us(each) for each in range(2 * experiment.pairs)], dtype=np.int64)
     lengths = np.array([experiment.slot_length_s(each) for each in range(2 * experiment.pairs)])
     ends = slots + np.round(lengths * US).astype(np.int64)
+    numbers_of = {arm: number for number, arm in enumerate(experiment.arms)}
+    routing = np.array([numbers_of[experiment.arm_of(each)] for each in range(2 * experiment.pairs)], dtype=np.int64)
+    # Where no slot comes directly before, the champion routed.
+    before = np.concatenate(([0], np.where(ends[:-1] >= slots[1:], routing[:-1], 0)))
+    ours = np.array([experiment.treatment_of(each // 2) == treatment for each in range(2 * experiment.pairs)])
+    slots, lengths, ends, routing, before = (each[ours] for each in (slots, lengths, ends, routing, before))
     count = int((ends[1::2] <= until_us).sum())
     slots, ends, lengths = slots[: 2 * count], ends[: 2 * count], lengths[: 2 * count]
-    arms = np.array([experiment.arm_of(each) == TREATMENT for each in range(2 * count)], dtype=bool)
-    # Where no slot comes directly before, the champion routed.
-    before = np.concatenate(([False], arms[:-1] & (ends[:-1] >= slots[1:])))[: 2 * count]
+    arms, changed = routing[: 2 * count] > 0, (routing != before)[: 2 * count]
     slot = np.searchsorted(slots, begun, side="right") - 1
     of = slot >= 0
     of[of] = begun[of] < ends[slot[of]]
     within = (begun - slots[slot]) if count else begun
     inside, place, since_s = records[of], slot[of], within[of] / US
-    washout_s = washouts(inside, place, since_s, arms, arms != before, lengths[::2], experiment.washout_s)
+    washout_s = washouts(inside, place, since_s, arms, changed, lengths[::2], experiment.washout_s)
     counted = since_s >= washout_s[place // 2]
     chosen, place = inside[counted], place[counted]
-    names = np.array([CONTROL, TREATMENT], dtype=object)
+    names = np.array([CONTROL, treatment], dtype=object)
     told = chosen["arm"].to_numpy(dtype=object)
     followed = (told == names[arms[place].astype(np.int64)]) if len(chosen) else np.zeros(0, dtype=bool)
     side = place // 2 * 2 + arms[place]
@@ -103,7 +108,7 @@ def switchback_pairs(records: pd.DataFrame, experiment: Experiment, until_us: in
     waiting = np.log1p(in_flight_at(slots, begun.astype(np.int64), records["time_us"].to_numpy(np.int64)))
     load = np.where(arms[::2], -1.0, 1.0) * (waiting[1::2] - waiting[::2])
     length_s = lengths - np.repeat(washout_s, 2)
-    pairs = _paired((CONTROL, TREATMENT), slots[::2], chosen, side, length_s, routed, load, washout_s)
+    pairs = _paired((CONTROL, treatment), slots[::2], chosen, side, length_s, routed, load, washout_s)
     return replace(pairs, misrouted=int((~followed).sum()), without_arm=int(chosen["arm"].isna().sum()))
 
 

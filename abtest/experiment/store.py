@@ -49,10 +49,16 @@ class Evaluation:
     experiment: Experiment
     verdict: Verdict
     pairs: Pairs
+    arm: str = TREATMENT
+
+    @property
+    def version(self) -> str:
+        """The challenger that it judges."""
+        return self.experiment.version_of(self.arm)
 
     def result(self) -> ComparisonResult:
         """The result that is logged, and read by the promotion's gates."""
-        about = {"champion": self.experiment.champion, "challenger": self.experiment.challenger}
+        about = {"champion": self.experiment.champion, "challenger": self.version}
         return ComparisonResult.read({**self.verdict.to_json(), **about, "samples": self.verdict.pairs})
 
 
@@ -71,6 +77,7 @@ def start(
     washout_s: float | None = None,
     pairs: int | None = None,
     now_us: int | None = None,
+    others: Sequence[str] = (),
 ) -> Started:
     """Begins an experiment of the version that `challenger` points at against that of `champion`.
 
@@ -80,34 +87,43 @@ def start(
     Args:
         slot_s, washout_s, pairs: instead of the settings'.
         now_us: the present, microseconds since 1970; None: the clock's.
+        others: versions of further challengers; each has as many pairs as a single one.
 
     Raises:
-        FingerpostError: an alias is missing or both are the same version, or another experiment runs.
+        FingerpostError: one of the others is not there, an alias is missing, both are the same version, or another
+            experiment runs.
     """
     registry = Registry(settings)
     champion, challenger = (_alias(registry, each) for each in (CONTROL, TREATMENT))
     present = running(settings)
     if present is not None:
-        if (present.champion, present.challenger) == (champion, challenger):
+        asked = (champion, challenger, *(others or present.others))
+        if (present.champion, present.challenger, *present.others) == asked:
             return Started(present, new=False)
         raise FingerpostError(
             f"experiment {present.id} of versions {present.champion} and {present.challenger} is there: "
             "`fingerpost experiment stop` ends it"
         )
+    missing = [each for each in others if registry.version(each) is None]
+    if missing:
+        raise FingerpostError(f"{registry.name} has no version {missing[0]!r} to compare")
     now = clock_us() if now_us is None else now_us
     begin_us = begin_us_of(settings, now)
     slot_s = settings.experiment_slot_s if slot_s is None else slot_s
-    planned = settings.experiment_pairs if pairs is None else pairs
+    each_pairs = settings.experiment_pairs if pairs is None else pairs
+    steps = first_steps(load_policy(settings.promotion_policy).policy.experiment.steps, slot_s, each_pairs)
+    taking_turns = 1 + len(others)
     experiment = Experiment(
-        f"v{champion}-v{challenger}-{begin_us // US}",
+        f"v{champion}-v{'-v'.join((challenger, *others))}-{begin_us // US}",
         settings.service,
         champion,
         challenger,
         begin_us,
         slot_s,
         settings.experiment_washout_s if washout_s is None else washout_s,
-        planned,
-        steps=first_steps(load_policy(settings.promotion_policy).policy.experiment.steps, slot_s, planned),
+        each_pairs * taking_turns,
+        steps=tuple((count * taking_turns, one_in, length_s) for count, one_in, length_s in steps),
+        others=tuple(others),
         until_us=begin_us + round(settings.experiment_unattended_s * US),
     )
     registry.set_note(EXPERIMENT_TAG, experiment.to_note())
@@ -149,15 +165,28 @@ def usual_rate_rps(settings: Settings, now_us: int) -> float:
 
 
 def still_in_force(settings: Settings, experiment: Experiment) -> bool:
-    """Whether its versions still are champion and challenger; otherwise the engine serves something else."""
+    """Whether its versions still are champion and challenger; otherwise the engine serves something else.
+
+    Of several challengers any may have the alias: the best is given it at the end.
+    """
     registry = Registry(settings)
-    return all(registry.version_of(arm) == experiment.version_of(arm) for arm in (CONTROL, TREATMENT))
+    challengers = (experiment.challenger, *experiment.others)
+    return registry.version_of(CONTROL) == experiment.champion and registry.version_of(TREATMENT) in challengers
 
 
 def evaluate(
     settings: Settings, experiment: Experiment, now_us: int | None = None, ingested: bool = False
 ) -> Evaluation:
-    """Reads the request records of the experiment's time and judges them.
+    """Judges the first challenger of an experiment; see `evaluate_all`."""
+    return evaluate_all(settings, experiment, now_us, ingested)[0]
+
+
+def evaluate_all(
+    settings: Settings, experiment: Experiment, now_us: int | None = None, ingested: bool = False
+) -> list[Evaluation]:
+    """Reads the request records of the experiment's time and judges its challengers, each by its pairs.
+
+    What all of them are wrongly called together stays alpha: each has its part of it.
 
     A slot is over when its records can be in the lake, see `settle_us`.
 
@@ -170,17 +199,25 @@ def evaluate(
     until = min(now, experiment.end_us + settle)
     # Requests that end after the last slot began in it.
     records = records_between(settings.lake, experiment.service, experiment.begin_us, until + US)
-    pairs = switchback_pairs(records, experiment, until - settle)
     over = now >= experiment.end_us + settle
-    verdict = judge(pairs, Rules.of(settings), experiment.pairs, over)
-    closed = closed_for_harm(settings, experiment, now)
-    if closed and verdict.decided_at is None:
-        verdict = replace(
-            verdict, verdict="guardrail", rule="gross harm", reason=closed, decided_at=max(verdict.pairs, 1)
-        )
     known = kept_trusts(settings.home / "routing" / f"{experiment.service}.table")
-    trusts = {arm: known[version] for arm in (CONTROL, TREATMENT) if (version := experiment.version_of(arm)) in known}
-    return Evaluation(experiment, replace(verdict, experiment=asdict(experiment), trusts=trusts), pairs)
+    events = events_in_lake(settings.lake, experiment.service, (CLOSED,))
+    count = len(experiment.treatments)
+    rules, planned = Rules.of(settings).shared(count), experiment.pairs // count
+    found = []
+    for arm in experiment.treatments:
+        pairs = switchback_pairs(records, experiment, until - settle, arm)
+        verdict = judge(pairs, rules, planned, over)
+        closed = confirmed(events, experiment, now, arm)
+        if closed and verdict.decided_at is None:
+            verdict = replace(
+                verdict, verdict="guardrail", rule="gross harm", reason=closed, decided_at=max(verdict.pairs, 1)
+            )
+        versions = {each: experiment.version_of(each) for each in (CONTROL, arm)}
+        trusts = {side: known[version] for side, version in versions.items() if version in known}
+        about = replace(verdict, experiment=asdict(experiment), trusts=trusts)
+        found.append(Evaluation(experiment, about, pairs, arm))
+    return found
 
 
 def closed_for_harm(settings: Settings, experiment: Experiment, now_us: int) -> str | None:
@@ -212,7 +249,13 @@ def settle_us(settings: Settings, ingested: bool = False) -> int:
     )
 
 
-def stop(settings: Settings, verdict: Verdict | None, why: str, now_us: int | None = None) -> Path | None:
+def stop(
+    settings: Settings,
+    verdict: Verdict | None,
+    why: str,
+    now_us: int | None = None,
+    others: Sequence[Evaluation] = (),
+) -> Path | None:
     """Ends the experiment: its record is kept in the lake and, in short, on the challenger's version; then it goes.
 
     In this order, so that killed in between, the next call does the same again.
@@ -220,6 +263,7 @@ def stop(settings: Settings, verdict: Verdict | None, why: str, now_us: int | No
     Args:
         verdict: as of now, if it could be told.
         why: who or what ended it.
+        others: on further challengers.
 
     Returns:
         The record's file; None if no experiment was there. What lay there and was none is removed.
@@ -236,12 +280,16 @@ def stop(settings: Settings, verdict: Verdict | None, why: str, now_us: int | No
     stopped_us = clock_us() if now_us is None else now_us
     found = verdict.to_json() if verdict else None
     record = {"experiment": asdict(experiment), "stopped_us": stopped_us, "why": why, "verdict": found}
+    if experiment.others:
+        record["others"] = {each.version: each.verdict.to_json() for each in others}
     path = service_folder(settings.lake, KIND, experiment.service) / f"{experiment.id}.json"
     write_text_atomically(path, json.dumps(record, indent=1))
-    about = {name: found[name] for name in ("verdict", "rule", "reason", "pairs")} if found else {}
-    registry.tag_version(
-        experiment.challenger, RECORD_TAG, json.dumps({"id": experiment.id, "why": why[:200], **about})
-    )
+    verdicts = {experiment.challenger: found, **dict.fromkeys(experiment.others)}
+    verdicts.update({each.version: each.verdict.to_json() for each in others})
+    for version, of_version in verdicts.items():
+        names = ("verdict", "rule", "reason", "pairs")
+        about = {name: of_version[name] for name in names} if of_version else {}
+        registry.tag_version(version, RECORD_TAG, json.dumps({"id": experiment.id, "why": why[:200], **about}))
     registry.set_note(EXPERIMENT_TAG, None)
     return path
 

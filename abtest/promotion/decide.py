@@ -76,7 +76,7 @@ def decide(policy: Policy, evidence: Mapping[str, Any]) -> Decision:
             the policy asks for them `approval` and `veto`, see `outside`.
     """
     gates = [
-        _offline(policy.offline, evidence.get("offline")),
+        offline_gate(policy.offline, evidence.get("offline")),
         *(_comparison(name, getattr(policy, name), evidence) for name in COMPARISONS),
         _state("drift", policy.drift, evidence),
         _state("data", policy.data, evidence),
@@ -92,7 +92,8 @@ def decide(policy: Policy, evidence: Mapping[str, Any]) -> Decision:
     return Decision("reject" if failed else "wait" if waits else "promote", tuple(gates))
 
 
-def _offline(gate: OfflineGate, found: Any) -> Gate:
+def offline_gate(gate: OfflineGate, found: Any) -> Gate:
+    """What the gate of held-out skill says of a version; `found` as in the evidence."""
     if gate.use == "off":
         return Gate("offline", "off", "not asked for")
     metrics, params = (_object(found, name) for name in ("metrics", "params"))

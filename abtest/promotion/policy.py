@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fingerpost.errors import FingerpostError
+from fingerpost.experiment import MAX_CHALLENGERS
 
 Use = Literal["required", "optional", "off"]
 # While a new version routes: before its promotion, and after.
@@ -77,6 +78,7 @@ class ExperimentGate(ComparisonGate):
     max_age_h: float = Field(168.0, gt=0)
     regret: Use = "required"
     max_regret_rise: float = Field(0.0, ge=0, le=1)
+    challengers: int = Field(1, ge=1, le=MAX_CHALLENGERS)
     steps: list[RampStep] = Field(
         [
             RampStep(pairs=2, one_in=20, slot_s=10),

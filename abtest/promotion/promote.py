@@ -177,16 +177,9 @@ def gather(registry: Registry, challenger: str, now: datetime | None = None) -> 
         "challenger": challenger,
         "as_of": moment.isoformat(),
         "hold": _hold(registry, moment),
-        "offline": _offline(registry, challenger),
+        "offline": registry.offline_evidence(challenger),
         **{kind: registry.latest_result(kind, challenger) for kind in (*COMPARISONS, "drift")},
     }
-
-
-def _offline(registry: Registry, version: str) -> dict[str, Any] | None:
-    run = registry.training_run(version)
-    if run is None:
-        return None
-    return {"run_id": run.info.run_id, "metrics": dict(run.data.metrics), "params": dict(run.data.params)}
 
 
 def _hold(registry: Registry, moment: datetime) -> dict[str, Any] | None:

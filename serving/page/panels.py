@@ -191,7 +191,7 @@ def model_panel(
         "experiment_problem": experiment if isinstance(experiment, str) else None,
         "verdict": {
             name: verdict.get(name)
-            for name in ("verdict", "rule", "reason", "pairs", "planned", "effects", "sequence", "experiment")
+            for name in ("verdict", "rule", "reason", "pairs", "planned", "effects", "sequence", "experiment", "others")
         }
         if verdict.get("verdict")
         else None,
@@ -217,6 +217,7 @@ def _experiment(experiment: Experiment, now_us: int) -> dict[str, Any]:
         "id": experiment.id,
         "champion": experiment.champion,
         "challenger": experiment.challenger,
+        "others": list(experiment.others),
         "begin": experiment.begin_us / US,
         "end": experiment.end_us / US,
         "pairs": experiment.pairs,

@@ -1,12 +1,16 @@
 """From a challenger to its verdict by itself; experiments of versions that do not differ promote nothing."""
 
+import json
+
 import pytest
 
-from fingerpost.abtest.experiment.advance import advance_experiment
-from fingerpost.abtest.experiment.store import records_of, running, start
+from fingerpost.abtest.experiment.advance import advance_experiment, further_challengers
+from fingerpost.abtest.experiment.store import RECORD_TAG, records_of, running, settle_us, start
 from fingerpost.abtest.promotion.promote import consider_challenger
+from fingerpost.abtest.promotion.record import load_record, replay
 from fingerpost.abtest.results import ComparisonResult, log_result
 from fingerpost.clock import US
+from fingerpost.training.registry import OUTCOME_TAG
 from tests.support.experiment_records import BEGIN, keep_records, made_records
 
 pytestmark = pytest.mark.process
@@ -79,6 +83,68 @@ def test_a_challenger_that_is_not_worse_is_promoted_once_it_chooses_no_worse_hos
     due.result("shadow", "2", {**SHADOW.to_json(), "regret": {"difference": {"value": 0.0, "low": -0.1, "high": 0.1}}})
     assert consider_challenger(due.settings, "test").action == "promote"
     assert due.champion == "2"
+
+
+def test_of_several_challengers_the_best_is_promoted_and_the_others_are_recorded(due):
+    others = [due.version(0.3), due.version(0.25)]
+    experiment = start(due.settings, now_us=BEGIN, others=others).experiment
+    assert (experiment.others, experiment.pairs) == (("3", "4"), 3 * due.settings.experiment_pairs)
+    assert experiment.steps == tuple((3 * pairs, one_in, 10.0) for pairs, one_in in ((2, 20), (2, 10), (4, 5)))
+    effects = {"challenger": -0.1, "challenger-2": -0.4, "challenger-3": 1.5}
+    keep_records(due.settings, made_records(experiment, effect=effects, tail=0.3))
+    done = advance_experiment(due.settings)
+    assert done.action == "stopped"
+    verdicts = [each.verdict for each in (done.evaluation, *done.others)]
+    assert [each.verdict for each in verdicts] == ["better", "better", "guardrail"]
+    assert {each.planned for each in verdicts} == {30}
+    # What all are wrongly called together is alpha.
+    assert [each.alpha for each in verdicts] == pytest.approx([0.05 / 3] * 3)
+    assert due.challenger == "3"
+    [record] = records_of(due.settings)
+    assert {version: each["verdict"] for version, each in record["others"].items()} == {"3": "better", "4": "guardrail"}
+    for version in ("2", "3", "4"):
+        entry = due.registry.version(version)
+        assert json.loads(entry.tags[RECORD_TAG])["id"] == experiment.id
+        found = due.registry.latest_result("experiment", version)["result"]
+        assert found["chosen"] == "3"
+        assert set(found["rivals"]) == {"2", "3", "4"} - {version}
+    assert due.registry.version("2").tags[OUTCOME_TAG].startswith("better, not best: version 3 is")
+    assert due.registry.version("4").tags[OUTCOME_TAG].startswith("rejected: guardrail")
+    due.result("drift", "3", {"verdict": "no drift", "data": {"passed": True, "failed": []}})
+    decided = consider_challenger(due.settings, "test")
+    assert (decided.action, due.champion) == ("promote", "3")
+    again, same = replay(load_record(due.registry, decided.record))
+    assert (again.outcome, same) == ("promote", True)
+
+
+def test_a_challenger_that_is_worse_goes_out_while_the_others_go_on(due):
+    started = start(due.settings, now_us=BEGIN, others=[due.version(0.3)]).experiment
+    records = made_records(started, effect={"challenger": 0.0, "challenger-2": 2.0}, tail=0.3)
+    # Fourteen pairs of each are over.
+    until_us = started.slot_begin_us(56)
+    keep_records(due.settings, records[records["time_us"] < until_us])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fingerpost.abtest.experiment.store.clock_us", lambda: until_us + settle_us(due.settings))
+        done = advance_experiment(due.settings)
+    assert done.action == "goes on"
+    assert done.evaluation.verdict.decided_at is None
+    assert done.others[0].verdict.verdict == "guardrail"
+    assert running(due.settings).out == ("challenger-2",)
+    assert "version 3: guardrail" in done.why
+
+
+def test_the_policy_says_how_many_are_compared_at_once(due, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[experiment]\nchallengers = 3\n")
+    due.settings = due.settings.model_copy(update={"promotion_policy": policy})
+    bad, rejected, good, newest = (due.version(skill) for skill in (-0.5, 0.3, 0.2, 0.4))
+    due.registry.tag_version(rejected, OUTCOME_TAG, "rejected: worse")
+    assert further_challengers(due.settings, due.registry) == [newest, good]
+    assert advance_experiment(due.settings).action == "started"
+    assert running(due.settings).others == (newest, good)
+    assert bad not in running(due.settings).others
+    due.settings = due.settings.model_copy(update={"promotion_policy": None})
+    assert further_challengers(due.settings, due.registry) == []
 
 
 def test_no_difference_waits_and_does_not_reject(due):

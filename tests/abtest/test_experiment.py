@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fingerpost.clock import US
 from fingerpost.errors import FingerpostError
-from fingerpost.experiment import Experiment, experiment_from_json
+from fingerpost.experiment import CONTROL, TREATMENTS, Experiment, experiment_from_json
 
 BEGIN = 1_790_000_000_000_000
 GOOD: dict[str, Any] = {
@@ -108,6 +108,20 @@ def test_it_survives_the_registry() -> None:
     assert experiment.version_of("challenger") == "2"
 
 
+def test_several_challengers_take_turns_each_beside_the_champion() -> None:
+    experiment = Experiment(**{**GOOD, "pairs": 60, "others": ("3", "4")})
+    assert experiment_from_json(experiment.to_json()) == experiment
+    for pair in range(60):
+        both = {experiment.arm_of(2 * pair), experiment.arm_of(2 * pair + 1)}
+        assert both == {CONTROL, TREATMENTS[pair % 3]}
+    assert [experiment.version_of(arm) for arm in experiment.arms] == ["1", "2", "3", "4"]
+    without = Experiment(**{**GOOD, "pairs": 60, "others": ("3", "4"), "out": ("challenger-2",)})
+    for slot in range(120):
+        at_us, arm = experiment.slot_begin_us(slot), experiment.arm_of(slot)
+        assert experiment.arm_at(at_us) == arm
+        assert without.arm_at(at_us) == (CONTROL if arm == "challenger-2" else arm)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -118,6 +132,11 @@ def test_it_survives_the_registry() -> None:
         ({"challenger": "1"}, "challenger"),
         ({"id": "../x"}, "id"),
         ({"begin_us": True}, "begin_us"),
+        ({"others": ("2",)}, "others"),
+        ({"others": ("3", "3")}, "others"),
+        ({"others": ("3", "4", "5", "6")}, "others"),
+        ({"others": ("3",), "purpose": "watch"}, "others"),
+        ({"out": ("somebody",)}, "out"),
     ],
 )
 def test_bad_values_are_named(change: dict[str, object], named: str) -> None:

@@ -6,10 +6,12 @@ import pytest
 from benchmarks import closed_arms, experiments
 from benchmarks.closed_arms import measure_closed_arms
 from benchmarks.experiments import (
+    KINDS,
     differences,
     make_slices,
     measure_exposure,
     measure_power,
+    measure_several,
     measure_watch,
     schedule,
     strength_of,
@@ -65,6 +67,13 @@ def test_what_is_told_of_closed_arms(monkeypatch):
         assert harmed["first_s"][0] < 10
         assert harmed["routed_s"][0] < 25
         assert same["closed_for_good"] == 0
+
+
+def test_several_equal_challengers_are_called_no_oftener_than_one():
+    [row, *_] = rows = measure_several(50.0, 40)
+    assert [each["kind"] for each in rows] == [*KINDS]
+    assert row["challengers"] == 3
+    assert all(each["any_equal_called_better_or_worse"] <= min(each["alone"], 0.1) for each in rows)
 
 
 def test_what_is_told_of_sequences():

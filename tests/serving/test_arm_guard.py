@@ -53,7 +53,7 @@ class Landed:
 
     def look(self, at_us):
         self.guard.look("shop", at_us)
-        return self.guard.closed("shop")
+        return ",".join(self.guard.closed("shop"))
 
     def ingested(self):
         """The closings in the lake."""
@@ -75,7 +75,7 @@ def test_a_version_that_fails_is_closed_for_all_and_the_second_time_for_good(lan
     assert landed.look(NOW + US) == "challenger"
     another = landed.another()
     another.look("shop", NOW + 2 * US)
-    assert another.closed("shop") == "challenger"
+    assert another.closed("shop") == ("challenger",)
     assert [each.kind for each in landed.events.closings("shop")] == [CLOSED]
     # What people ask for are events that people told.
     assert landed.events.listing("shop") == []
@@ -127,6 +127,17 @@ def test_in_a_watch_it_is_the_champion_that_is_closed(landed):
     assert landed.look(NOW) == ""
     landed.land(None, NOW, status=503, arm="champion")
     assert landed.look(NOW + US) == "champion"
+
+
+def test_of_several_challengers_the_one_that_fails_is_closed(landed):
+    landed.experiment = replace(RUNNING, others=("3",))
+    landed.land(OLD, NOW - 60 * US)
+    landed.land(NEW, NOW)
+    landed.land("3", NOW, status=503)
+    assert landed.look(NOW + US) == "challenger-2"
+    told = landed.ingested()
+    assert closed_now(told, landed.experiment, NOW + 2 * US, "challenger-2")
+    assert not closed_now(told, landed.experiment, NOW + 2 * US)
 
 
 def test_what_is_no_batch_and_what_no_version_routed_is_left_out(landed):

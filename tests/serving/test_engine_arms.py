@@ -80,7 +80,7 @@ def test_the_clock_says_which_table_is_in_force(tables):
 
 
 @pytest.mark.parametrize(
-    ("purpose", "closed", "arm"), [("compare", "challenger", ""), ("watch", "champion", "challenger")]
+    ("purpose", "closed", "arm"), [("compare", ("challenger",), ""), ("watch", ("champion",), "challenger")]
 )
 def test_of_a_closed_arm_no_table_is_served_whatever_the_slot(tables, purpose, closed, arm):
     view, running = ServiceView("shop"), experiment(purpose=purpose)
@@ -89,6 +89,19 @@ def test_of_a_closed_arm_no_table_is_served_whatever_the_slot(tables, purpose, c
         assert view.at(running.slot_begin_us(slot)).table.arm == arm
     view.publish(tables, running, 0.0)
     assert {view.at(running.slot_begin_us(slot)).table.arm for slot in range(20)} == {"champion", "challenger"}
+
+
+def test_of_several_challengers_each_has_its_table_in_its_slots(tables):
+    view, running = ServiceView("shop"), experiment(others=("3",))
+    several = {**tables, "challenger-2": of_arm(tables[NO_ARM], "challenger-2", "x1")}
+    view.publish(several, running, 0.0)
+    arms = [running.arm_of(slot) for slot in range(20)]
+    assert set(arms) == {"champion", "challenger", "challenger-2"}
+    assert [view.at(running.slot_begin_us(slot)).table.arm for slot in range(20)] == arms
+    # One that is closed keeps nobody else from routing.
+    view.publish(several, running, 0.0, ("challenger-2",))
+    shown = [view.at(running.slot_begin_us(slot)).table.arm for slot in range(20)]
+    assert shown == [arm if arm != "challenger-2" else "" for arm in arms]
 
 
 def test_who_waits_is_woken_when_an_arm_is_closed(tables):
@@ -101,7 +114,7 @@ def test_who_waits_is_woken_when_an_arm_is_closed(tables):
     async def wait():
         waiting = asyncio.create_task(view.changed(before.version, 60.0))
         await asyncio.sleep(0)
-        view.publish(tables, running, 0.0, before.arm)
+        view.publish(tables, running, 0.0, (before.arm,))
         await waiting
 
     asyncio.run(wait())
@@ -146,6 +159,16 @@ def test_pickers_carry_the_arm(tables):
         table_from_json(data, Settings(arm_shares={"other": 1.0}), 1)
 
 
+def test_several_challengers_run_once_all_are_loaded(scorers, tmp_path):
+    running = experiment(others=("3",))
+    models = loaded(scorers, tmp_path, running.to_json())
+    during = BEGIN + 5 * US
+    assert "needs version 3 as challenger-2, no version is loaded" in plan_arms(models, "shop", during).problem
+    models._slots[("shop", "challenger-2")] = Slot(replace(scorers["challenger"], version="3"))
+    plan = plan_arms(models, "shop", during)
+    assert {arm: each.version for arm, each in plan.challengers.items()} == {"challenger": "2", "challenger-2": "3"}
+
+
 def loaded(scorers, tmp_path, text, versions=("1", "2")):
     """Models as they are after a look at the registry's files, with these versions in memory."""
     files = ModelFiles(tmp_path)
@@ -172,7 +195,7 @@ def test_an_experiment_runs_only_with_its_own_models(scorers, tmp_path):
     text = experiment().to_json()
     during, before = BEGIN + 5 * US, BEGIN - 3600 * US
     good = plan_arms(loaded(scorers, tmp_path, text), "shop", during)
-    assert (good.experiment, good.challenger.version, good.problem) == (experiment(), "2", None)
+    assert (good.experiment, good.challengers["challenger"].version, good.problem) == (experiment(), "2", None)
     assert plan_arms(loaded(scorers, tmp_path, text), "shop", before).experiment is None
     for versions, said in (
         (("1", None), "needs version 2 as challenger, no version is loaded"),

@@ -233,13 +233,24 @@ def test_the_page_is_frozen_into_one_file_that_draws_what_it_drew(engine, fed, b
 
 def test_an_experiment_is_drawn_as_a_confidence_sequence_that_narrows(fed, browser, tmp_path):
     effect = {"metric": "latency_geomean_s", "champion": 0.02, "challenger": 0.018, "unit": "ratio"}
+    found = {"latency_geomean_s": {**effect, "estimate": 1.0, "low": 0.71, "high": 1.33}}
+    other = {"version": "3", "verdict": "not worse", "reason": "below the margin", "pairs": 8, "effects": found}
+    later = {"pair": [7, 8], "low": [0.6, 0.7], "high": [1.5, 1.3], "estimate": [1.1, 1.0]}
     verdict = {
         "verdict": "no difference",
         "reason": "no interval excludes 1",
         "effects": {"latency": {**effect, "estimate": 0.9, "low": 0.7, "high": 1.2}},
+        "others": [{**other, "sequence": later}],
         "sequence": {"pair": [6, 7, 8], "low": [0.2, 0.5, 0.7], "high": [4.0, 1.8, 1.2], "estimate": [0.8, 0.95, 0.9]},
     }
-    experiment = {"id": "<i>x1</i>", "champion": "1", "challenger": "2", "pair": 8, "pairs": 8, "arm": "champion"}
+    experiment = {
+        "id": "<i>x1</i>",
+        "champion": "1",
+        "challenger": "2",
+        "pair": 8,
+        "pairs": 8,
+        "arm": "champion",
+    }
     model = {**fed["model"], "experiment": {**experiment, "end": fed["now"]}, "verdict": verdict}
     path = tmp_path / "frozen.html"
     path.write_text(frozen_now({**fed, "model": model}))
@@ -247,11 +258,12 @@ def test_an_experiment_is_drawn_as_a_confidence_sequence_that_narrows(fed, brows
     watched.open("")
     watched.page.wait_for_selector("#sequence-chart .main-svg")
     drawn = watched.page.evaluate("document.getElementById('sequence-chart').data.map((each) => Array.from(each.y))")
-    assert drawn == [verdict["sequence"][name] for name in ("low", "high", "estimate")]
-    assert "<i>x1</i>: version 2 against 1, pair 8 of 8, the champion routes now" in watched.text("#experiment")
+    assert drawn == [*(verdict["sequence"][name] for name in ("low", "high", "estimate")), [1.1, 1.0]]
+    assert "<i>x1</i>: version 2, 3 against 1, pair 8 of 8, the champion routes now" in watched.text("#experiment")
     shown = watched.text("main")
     assert "Latest verdict: no difference. no interval excludes 1." in shown
     assert "0.7 to 1.2" in shown
+    assert "version 3\tnot worse: below the margin\t8\t1\t0.71 to 1.33" in shown
     assert watched.errors == watched.elsewhere == []
     watched.page.close()
 

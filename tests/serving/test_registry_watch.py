@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fingerpost.experiment import EXPERIMENT_TAG, Experiment
 from fingerpost.features.definition import TARGETS
 from fingerpost.serving import registry_watch
 from fingerpost.serving.fleet_state import build_fleet
@@ -12,6 +13,7 @@ from fingerpost.serving.scoring import ModelScorer, load_model
 from fingerpost.settings import Settings
 from fingerpost.training.inspection import CHECKED, forget_inspection
 from fingerpost.training.manifest import DamagedModelError
+from fingerpost.training.registry import Registry
 from fingerpost.training.trees import compiled as compiled_trees
 from fingerpost.training.trees.compiled import COMPILED, save_trees
 from tests.support.made_fleet import FORM, MadeFleet, fit_model, register_model
@@ -61,6 +63,22 @@ def test_trees_are_compiled_where_a_model_is_fetched_and_not_where_it_is_served(
     found = load_model(folder, "1", "champion", FORM).output(fleet).logs
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_an_experiment_s_further_challengers_are_fetched_too(bundle, tmp_path):
+    settings = settings_of(tmp_path)
+    versions = [register_model(bundle, settings.mlflow, settings.model_name) for _ in range(3)]
+    registry, files = Registry(settings), ModelFiles(settings.home)
+    running = Experiment("x1", "shop", versions[2], versions[0], 1, 10.0, 1.0, 50, others=(versions[1], "99"))
+    registry.set_note(EXPERIMENT_TAG, running.to_note())
+    sync_aliases(settings, files, "shop")
+    state = files.read_aliases("shop")
+    assert [each.version for each in state.others] == [versions[1], "99"]
+    assert (files.folder("shop") / state.others[0].folder / "bundle.json").exists()
+    assert state.others[1].folder == ""
+    registry.set_note(EXPERIMENT_TAG, None)
+    sync_aliases(settings, files, "shop")
+    assert files.read_aliases("shop").others == ()
 
 
 def test_compiled_trees_that_an_artifact_brings_along_are_not_believed(bundle, tmp_path):

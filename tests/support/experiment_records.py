@@ -21,7 +21,7 @@ def made_experiment(pairs: int = 40, slot_s: float = 20.0, washout_s: float = 4.
 
 def made_records(
     experiment: Experiment,
-    effect: float = 0.0,
+    effect: float | dict[str, float] = 0.0,
     error_rates: tuple[float, float] = (0.0, 0.0),
     rate_rps: float = 10.0,
     seed: int = 0,
@@ -31,7 +31,7 @@ def made_records(
     """A record a request, also before and after the experiment.
 
     Args:
-        effect: relative change of the challenger's latency.
+        effect: relative change of the challenger's latency; of several, by arm.
         error_rates: of champion and challenger.
         tail: sigma of the log-normal latencies.
         categories: by name the share of the requests, and how many times as long they take; None: all are alike.
@@ -42,12 +42,14 @@ def made_records(
     begun = np.sort(experiment.begin_us - span // 20 + rng.integers(0, round(span * 1.1), count))
     arm = np.array([experiment.arm_at(int(each)) for each in begun], dtype=object)
     challenger = arm == TREATMENT
+    by_arm = effect if isinstance(effect, dict) else {TREATMENT: effect}
+    changes = np.array([by_arm.get(each, 0.0) for each in arm])
     # Load comes and goes over many slots.
     slots = ((begun - begun[0]) // round(experiment.slot_s * US)).astype(int)
     drift = np.zeros(slots.max() + 1)
     for place in range(1, len(drift)):
         drift[place] = 0.9 * drift[place - 1] + rng.normal(0, 0.1)
-    duration = 0.02 * np.exp(drift[slots] + rng.normal(0, tail, count)) * np.where(challenger, 1 + effect, 1.0)
+    duration = 0.02 * np.exp(drift[slots] + rng.normal(0, tail, count)) * (1 + changes)
     named = categories or {"GET /": (1.0, 1.0)}
     kind = rng.choice(len(named), count, p=[share for share, _ in named.values()])
     duration = duration * np.array([times for _, times in named.values()])[kind]

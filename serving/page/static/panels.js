@@ -256,10 +256,12 @@ function showModel(host, page) {
   fill(host, "experiment", [model.experiment, model.experiment_problem, model.verdict], () => [
     el("h3", {}, "Experiment"),
     model.experiment_problem ? el("p", { class: "bad" }, model.experiment_problem) : null,
-    model.experiment ? el("p", { id: "experiment" }, `${model.experiment.id}: version ${model.experiment.challenger} against ${model.experiment.champion}, pair ${model.experiment.pair ?? "–"} of ${model.experiment.pairs}, ${model.experiment.arm ? `the ${model.experiment.arm} routes now` : "between slots"}, until ${clock(model.experiment.end)}`) : empty("None is running."),
+    model.experiment ? el("p", { id: "experiment" }, `${model.experiment.id}: version ${[model.experiment.challenger, ...(model.experiment.others || [])].join(", ")} against ${model.experiment.champion}, pair ${model.experiment.pair ?? "–"} of ${model.experiment.pairs}, ${model.experiment.arm ? `the ${model.experiment.arm} routes now` : "between slots"}, until ${clock(model.experiment.end)}`) : empty("None is running."),
     model.verdict ? el("p", {}, `Latest verdict: ${model.verdict.verdict}. ${model.verdict.reason}.`) : null,
     model.verdict ? table([{ name: "what" }, { name: "champion", number: true }, { name: "challenger", number: true }, { name: "change", number: true }, { name: "interval" }],
       Object.values(model.verdict.effects || {}).map((each) => [each.metric, number(each.champion), number(each.challenger), `${number(each.estimate)} (${each.unit})`, `${number(each.low)} to ${number(each.high)}`]), "No pair can be used yet.") : null,
+    model.verdict?.others?.length ? table([{ name: "further challenger" }, { name: "verdict" }, { name: "pairs", number: true }, { name: "latency over the champion's", number: true }, { name: "interval" }],
+      model.verdict.others.map((each) => { const effect = (each.effects || {}).latency_geomean_s || {}; return [`version ${each.version}`, `${each.verdict}: ${each.reason}`, String(each.pairs), number(effect.estimate), `${number(effect.low)} to ${number(effect.high)}`]; })) : null,
   ]);
   const sequence = model.verdict?.sequence;
   if (sequence && sequence.pair.length) {
@@ -267,6 +269,7 @@ function showModel(host, page) {
       { type: "scatter", mode: "lines", x: sequence.pair, y: sequence.low, line: { width: 0 }, showlegend: false, hoverinfo: "skip" },
       { type: "scatter", mode: "lines", x: sequence.pair, y: sequence.high, line: { width: 0 }, fill: "tonexty", fillcolor: "rgba(80,140,200,0.25)", name: "holds at every look" },
       { type: "scatter", mode: "lines", x: sequence.pair, y: sequence.estimate, name: "estimate" },
+      ...(model.verdict.others || []).map((each) => ({ type: "scatter", mode: "lines", x: each.sequence.pair, y: each.sequence.estimate, name: `version ${each.version}` })),
     ], { title: { text: "latency, challenger over champion (1 is no difference)", font: { size: 13 }, x: 0, xanchor: "left" }, xaxis: { title: { text: "pairs" } },
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: { dash: "dot", width: 1 } }] });
   }
