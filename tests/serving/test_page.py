@@ -243,15 +243,9 @@ def test_an_experiment_is_drawn_as_a_confidence_sequence_that_narrows(fed, brows
         "others": [{**other, "sequence": later}],
         "sequence": {"pair": [6, 7, 8], "low": [0.2, 0.5, 0.7], "high": [4.0, 1.8, 1.2], "estimate": [0.8, 0.95, 0.9]},
     }
-    experiment = {
-        "id": "<i>x1</i>",
-        "champion": "1",
-        "challenger": "2",
-        "pair": 8,
-        "pairs": 8,
-        "arm": "champion",
-    }
-    model = {**fed["model"], "experiment": {**experiment, "end": fed["now"]}, "verdict": verdict}
+    experiment = {"id": "<i>x1</i>", "champion": "1", "challenger": "2", "pair": 8, "pairs": 8, "arm": "champion"}
+    running = {**experiment, "others": ["3"], "end": fed["now"]}
+    model = {**fed["model"], "experiment": running, "verdict": verdict}
     path = tmp_path / "frozen.html"
     path.write_text(frozen_now({**fed, "model": model}))
     watched = Watched(browser, path.as_uri())
