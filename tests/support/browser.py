@@ -36,7 +36,7 @@ class Watched:
         self.page, self.url = browser.new_page(viewport={"width": 1280, "height": 900}), url
         self.errors: list[str] = []
         self.elsewhere: list[str] = []
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
         self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
@@ -62,7 +62,7 @@ class Watched:
         """The text of one of the large figures."""
         return self.text(f"[data-figure='{name}']")
 
-    def expect(self, selector: str, timeout_s: float = 20.0) -> Any:
+    def expect(self, selector: str, timeout_s: float = 60.0) -> Any:
         """Playwright's assertions on an element, which wait until they hold."""
         from playwright.sync_api import expect
 
