@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.closed_arms import measure_closed_arms
+from benchmarks.interference import measure_interference
 from benchmarks.sequences import measure_sequences
 from fingerpost.abtest.experiment.adjustment import adjusted
 from fingerpost.abtest.experiment.guardrails import Rules, shown_harm, shown_of_latency, within_margin
@@ -317,6 +318,7 @@ def measure_experiments(
         "exposure": measure_exposure(),
         "sequences": measure_sequences(null_runs),
         "several": measure_several(rate_rps, null_runs),
+        "interference": measure_interference(max(1, watches // 10), 300.0),
         "closed_arms": measure_closed_arms(schedule(Settings(), 1.0), rate_rps, *_few(watches), progress),
         "watch": measure_watch(rate_rps, watches, progress),
         "experiments": measure_power(rate_rps, runs, null_runs, progress),

@@ -16,6 +16,7 @@ from benchmarks.experiments import (
     schedule,
     strength_of,
 )
+from benchmarks.interference import HORIZONS_S, make_arrivals, make_fleet, measure_interference, run
 from benchmarks.sequences import measure_sequences
 from fingerpost.settings import Settings
 
@@ -82,3 +83,25 @@ def test_what_is_told_of_sequences():
     assert found["normal", 0.0]["groups_found"] <= 0.07
     strong = found["normal", 0.8]
     assert strong["sequence_pairs_mean"] < strong["groups_pairs_mean"]
+
+
+def test_a_switchback_tells_what_is_true_where_arms_share_hosts():
+    found = measure_interference(3, 60.0)["designs"]
+    assert set(found) == {
+        *("hash split", "switchback", "replay", "off-policy"),
+        *(f"Q {each:g} s" for each in HORIZONS_S),
+    }
+    assert found["switchback"]["said"] == 3
+    assert found["switchback"]["told"] == pytest.approx(1.0, abs=0.2)
+    assert found["switchback"]["off"] < found["hash split"]["off"]
+
+
+def test_a_request_that_finds_a_free_place_takes_its_own_time():
+    fleet = make_fleet(0.0, np.random.default_rng(1))
+    arrivals = make_arrivals(fleet, 5.0, np.random.default_rng(2))
+    host, latency_s, seen = run(fleet, arrivals, np.zeros(len(arrivals.times_s), np.int64))
+    own = arrivals.size * fleet.service_s[host, arrivals.category]
+    free = seen[np.arange(len(host)), host] < 4
+    assert free.any()
+    assert latency_s[free] == pytest.approx(own[free])
+    assert (latency_s >= own - 1e-9).all()
