@@ -12,7 +12,6 @@ from fingerpost.agent.line_sample import LinePace, LineSample
 from fingerpost.agent.sources import FOLLOWS, LogSource
 from fingerpost.clock import US
 from fingerpost.errors import RefusedError
-from fingerpost.lake import write_text_atomically
 from fingerpost.locks import holder
 
 # Read at one go; in between reports are made, and signals heard.
@@ -121,7 +120,7 @@ class ProxyLog(LogSource):
         while self._passed and self._passed[0][0] < end_us:
             self._batch_start = self._passed.popleft()[1]
         text = json.dumps({**json.loads(self._batch_start.to_json()), "closed_us": end_us})
-        write_text_atomically(self._checkpoint, text)
+        self._save(text)
 
     def _choose(self, lines: list[bytes]) -> None:
         """Of how many lines one is to be read, by how much was written since the last look."""

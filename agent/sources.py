@@ -70,7 +70,7 @@ class LogSource:
         log: the access log; it need not exist yet.
         log_format: a name or a format string, as of `fingerpost.accesslog.formats.log_format`.
         service, host: whose lines are taken.
-        state: folder for the checkpoint and the lock, shared by the agents of the service.
+        state: folder for the checkpoint, a copy of it, and the lock, shared by the agents of the service.
     """
 
     # A log can wait, and is cheaper to read in large parts.
@@ -80,7 +80,7 @@ class LogSource:
     def __init__(self, log: Path, log_format: str, service: str, host: str, state: Path) -> None:
         self._service, self._host = service, host
         self._format = formats.log_format(log_format)
-        self._checkpoint = state / f"{host}.json"
+        self._checkpoint, self._copy = state / f"{host}.json", state / f"{host}.copy"
         # One lock a log: agents on logs of their own must not wait for each other.
         self._log_mark = f"{zlib.crc32(str(log).encode()):08x}"
         self._claim_path = state / f"unclaimed-{self._log_mark}.lock"
@@ -122,7 +122,7 @@ class LogSource:
 
     def commit(self) -> None:
         self._batch_start = self._tail.position
-        write_text_atomically(self._checkpoint, self._batch_start.to_json())
+        self._save(self._batch_start.to_json())
 
     def close(self) -> None:
         self._tail.close()
@@ -161,8 +161,13 @@ class LogSource:
             return Position()
         first = Position(about.st_ino, 0, "", about.st_mtime_ns)
         with contextlib.suppress(OSError):
-            write_text_atomically(self._checkpoint, first.to_json())
+            self._save(first.to_json())
         return first
+
+    def _save(self, text: str) -> None:
+        """Saves how far the log was read; twice, since without it all that the log holds is read again."""
+        write_text_atomically(self._checkpoint, text)
+        write_text_atomically(self._copy, text)
 
     def _load_position(self) -> Position:
         path = self._checkpoint
@@ -173,13 +178,25 @@ class LogSource:
         except (OSError, ValueError) as error:
             self.counts["checkpoints_refused"] += 1
             kept = set_aside(path)
+            found = self._copied()
             logger.warning(
-                "%s does not tell how far the log was read (%s): kept as %s; the log is read from its beginning",
+                "%s does not tell how far the log was read (%s): kept as %s; the log is read from %s",
                 path,
                 error,
                 kept.name,
+                "its beginning" if found is None else f"where {self._copy.name} says",
             )
-            return Position()
+            return Position() if found is None else found
+
+    def _copied(self) -> Position | None:
+        """The position in the copy, which becomes the checkpoint again; None: the copy is of no use either."""
+        try:
+            text = self._copy.read_text()
+            found = Position.from_json(text)
+            write_text_atomically(self._checkpoint, text)
+        except (OSError, ValueError):
+            return None
+        return found
 
 
 def _locked(path: Path) -> IO[str] | None:

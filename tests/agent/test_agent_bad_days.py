@@ -180,6 +180,24 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(tmp_path, caplog, damage)
     assert (state / "h1.json.bad").exists()
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_after_a_damaged_checkpoint_no_record_is_doubled(tmp_path, caplog, damage):
+    append(tmp_path / "access.log", range(3))
+    first = agent(tmp_path)
+    first.read()
+    first.report()
+    state = tmp_path / "lake" / "agents" / "service=shop"
+    (state / "h1.json").unlink()
+    DAMAGES[damage](state)
+    append(tmp_path / "access.log", range(3, 5))
+    again = agent(tmp_path)
+    again.read()
+    again.report()
+    assert [row["bytes_out"] for row in accepted(tmp_path)] == list(range(5))
+    assert "the log is read from where h1.copy says" in caplog.text
+    assert again.all_counts()["checkpoints_refused"] == 1
+
+
 def test_a_log_that_is_rotated_before_the_first_report_is_read_from_its_beginning(tmp_path):
     log = tmp_path / "access.log"
     append(log, range(3))

@@ -38,9 +38,13 @@ class Watched:
         self.elsewhere: list[str] = []
         self.page.set_default_timeout(60_000)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
+        self.page.on("console", self._hear)
         self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
         self.page.on("request", self._note)
+
+    def _hear(self, said: Any) -> None:
+        if said.type == "error":
+            self.errors.append(said.text)
 
     def _note(self, request: Any) -> None:
         if not request.url.startswith((self.url, "data:", "blob:")):
