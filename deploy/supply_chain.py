@@ -13,9 +13,17 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
-_LONGEST_S = 600
+_LONGEST_S = 300
 # How pip-audit ends where its source of advisories is out of reach; some of it are errors that it does not catch.
-_NO_SOURCE = ("Could not connect", "ConnectionError", "ServiceError", "HTTPError", "Timeout", "not redirecting")
+_NO_SOURCE = (
+    "Could not connect",
+    "requests.exceptions",
+    "ServiceError",
+    "HTTPError",
+    "Timeout",
+    "timed out",
+    "not redirecting",
+)
 _UNREACHABLE = "the source of advisories cannot be reached, so nothing was checked"
 
 
@@ -76,9 +84,12 @@ def audit(constraints: Path = CONSTRAINTS) -> tuple[int, list[str]]:
     command = [sys.executable, "-m", "pip_audit", "-r", str(constraints), "--no-deps", "--disable-pip"]
     command += ["--format", "json", "--progress-spinner", "off"]
     with tempfile.TemporaryDirectory() as cache:
-        done = subprocess.run(
-            [*command, "--cache-dir", cache], capture_output=True, text=True, timeout=_LONGEST_S, check=False
-        )
+        try:
+            done = subprocess.run(
+                [*command, "--cache-dir", cache], capture_output=True, text=True, timeout=_LONGEST_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            return verdict("", str(error))
     return verdict(done.stdout, done.stderr)
 
 

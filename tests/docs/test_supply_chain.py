@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 
 import pytest
 
@@ -44,6 +45,8 @@ def test_where_nothing_could_be_asked_it_says_so_and_does_not_fail():
     for errors in (
         "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed\n",
         "Traceback ...\nrequests.exceptions.ConnectionError: no route to host\n",
+        "Traceback ...\nrequests.exceptions.SSLError: certificate verify failed\n",
+        str(subprocess.TimeoutExpired("pip_audit", 300)),
         "Traceback ...\npip_audit._service.interface.ServiceError\n",
     ):
         code, [line] = SUPPLY["verdict"]("", errors)
