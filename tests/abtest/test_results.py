@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from fingerpost.abtest.drift.report import DataTest
 from fingerpost.abtest.drift.verdict import DriftVerdict
 from fingerpost.abtest.experiment.confidence import Estimate
 from fingerpost.abtest.experiment.guardrails import Rules
@@ -59,6 +60,9 @@ def test_what_cannot_be_estimated_is_no_result():
 
 def test_what_drift_writes_its_gates_read():
     verdict = DriftVerdict("fingerpost-shop", "2", "drift", ["h1 is slower"], {"current": 9}, {}, skill_then=math.nan)
+    # Live errors alone are drift too: then nothing is known of the data.
+    assert verdict.result().holds("data")[0] is None
+    verdict.tests = [DataTest("rows", True, "there are enough rows")]
     found = DriftResult.read(json.loads(json.dumps(verdict.to_json(), allow_nan=False)))
     assert found.model_version == "2"
     assert found.holds("drift") == (False, "h1 is slower")
