@@ -125,12 +125,16 @@ class Served:
         cells, values, now_us = self._forward()
         return FleetFeatures(cells, values, self._types, now_us)
 
+    @property
+    def _as_of_s(self) -> Floats:
+        """Up to when each host's windows are known, seconds since the start of the run, shape (H,)."""
+        return np.array([self._source.seconds(as_of_us) for as_of_us in self._as_of_us.tolist()])
+
     def _due_at(self, now_s: float) -> Floats:
         """What is due on each host now, between windows."""
         values = self._forward()[1]
         due, after = (values[:, HISTORY_HOST_PLACE[name]] for name in ("host_due", "host_due_after"))
-        as_of_s = np.array([self._source.seconds(as_of_us) for as_of_us in self._as_of_us.tolist()])
-        return due_between(due, after, np.maximum(np.floor(now_s) - as_of_s, 0.0), self._telling.window_s)
+        return due_between(due, after, np.maximum(np.floor(now_s) - self._as_of_s, 0.0), self._telling.window_s)
 
     def _note_reports(self, now_s: float, up: Bools) -> None:
         """An agent that is up reports, if only that its host is there."""
@@ -158,8 +162,7 @@ class Served:
     def _weights(self, now_s: float, live: Bools) -> Floats:
         known_s = np.maximum(now_s - self._first_s, 0.0)
         weights = np.ones(len(live))
-        since_s = np.array([self._source.seconds(as_of_us) for as_of_us in self._as_of_us.tolist()]) - self._first_s
-        again = measured_again(self._host_values, since_s, self._telling.window_s)
+        again = measured_again(self._host_values, self._as_of_s - self._first_s, self._telling.window_s)
         weights[live] = slow_start_weights(known_s[live], self._telling.slow_start_s, again[live])
         return weights
 

@@ -84,7 +84,7 @@ def live_signs(tested: pd.DataFrame, predict_log: Predict, live: pd.DataFrame, r
     """
     if tested.empty or live.empty:
         return []
-    known = {(name, target): values for (name, target), values in _tested_errors(tested, predict_log).items()}
+    known = _tested_errors(tested, predict_log)
     found = []
     busiest = live.groupby("category", observed=True)["requests"].sum().sort_values(ascending=False)
     names = busiest.index.astype(str)[: _MAX_CATEGORIES + 1]
